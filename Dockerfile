@@ -1,0 +1,42 @@
+# Sidegate's image: the builder makes a virtual environment, the second stage carries nothing else.
+#   docker build --tag sidegate:0.1.0 .
+# Base images are named by tag so that a rebuild brings fixes; pin them by digest in your pipeline.
+
+FROM python:3.13-slim AS builder
+WORKDIR /src
+RUN ["python", "-m", "venv", "/opt/sidegate"]
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY proxy ./proxy
+RUN ["/opt/sidegate/bin/pip", "install", "--no-cache-dir", "-c", "constraints.txt", "."]
+
+FROM python:3.13-slim
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Sidegate" \
+      org.opencontainers.image.description="Session validation beside an API gateway" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="docker.io/library/python:3.13-slim"
+
+COPY --from=builder /opt/sidegate /opt/sidegate
+# The SQLite file of the embedded default, and the gate's Unix socket.
+RUN ["install", "--directory", "--owner=65532", "--group=65532", "--mode=0750", \
+     "/var/lib/sidegate", "/run/sidegate"]
+
+ENV PATH="/opt/sidegate/bin:${PATH}" \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    SIDEGATE_DATA_DIR=/var/lib/sidegate
+
+# A number, not a name: Kubernetes cannot tell that a name is not root.
+USER 65532:65532
+WORKDIR /var/lib/sidegate
+
+# Every listener is on loopback until the settings say otherwise; see docs/deployment.md.
+# Gate and ops only: the admin listener is for the machine it runs on.
+EXPOSE 7080 7082
+STOPSIGNAL SIGTERM
+# For Docker and Compose; Kubernetes has its own probes.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 CMD ["sidegate", "healthcheck"]
+ENTRYPOINT ["sidegate"]
+CMD ["serve"]

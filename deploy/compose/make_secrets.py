@@ -1,0 +1,49 @@
+"""Write fresh random secrets into ./secrets beside this file, for compose.yaml. Run it once.
+
+The folder is closed to everybody but you. The files in it are readable by all, because each
+container mounts its own few and runs as a user of its own.
+"""
+
+import base64
+import hashlib
+import json
+import secrets
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "secrets"
+
+
+def main() -> None:
+    FOLDER.mkdir(mode=0o700)  # fails if it is there: new secrets would lock you out of the database
+    for name, text in texts().items():
+        file = FOLDER / name
+        file.write_text(text + "\n", encoding="ascii")
+        file.chmod(0o444)
+    print(f"secrets written to {FOLDER}; now: docker compose up --build")  # noqa: T201 - a script
+
+
+def texts() -> dict[str, str]:
+    """Return what each file holds."""
+    postgres, redis, grafana = (secrets.token_urlsafe(24) for _ in range(3))
+    token_key = base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode("ascii")
+    api_key = f"sgk_{secrets.token_urlsafe(32)}"
+    admin = {
+        "name": "compose",
+        "sha256": hashlib.sha256(api_key.encode("ascii")).hexdigest(),
+        "scopes": ["read", "write", "revoke"],
+    }
+    redis_hash = hashlib.sha256(redis.encode("ascii")).hexdigest()
+    return {
+        "postgres-password": postgres,
+        "database-url": f"postgresql://sidegate:{postgres}@postgres:5432/sidegate",
+        "redis-acl": f"user default on #{redis_hash} ~* &* +@all",
+        "redis-url": f"redis://:{redis}@redis:6379/0",
+        "grafana-password": grafana,
+        "token-keys": f"1:{token_key}",
+        "admin-keys": json.dumps([admin]),
+        "api-key": api_key,  # mounted nowhere: it is yours, for calls to the admin API
+    }
+
+
+if __name__ == "__main__":
+    main()

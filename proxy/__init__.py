@@ -1,0 +1,35 @@
+"""Sidegate: an API gateway asks whether a request may pass; Sidegate answers, and keeps sessions.
+
+The house has floors, and a room may only use what the plan says (tests/test_house.py checks it):
+
+    roof      cli, app, settings    knows everybody, decides nothing; app.py introduces the others
+    web       doors                 from bytes to a verdict and back; knows service and core
+    service   what is done          validate, create, revoke ...; knows core
+    stores    what is remembered    memory, Redis, Postgres, SQLite and their wrappers; knows core
+    observe   what is watched       metrics, logs; knows core
+    core      the rules             pure values and functions; knows nobody
+
+The path of a request, one way and without mutation:
+
+    Head -> Subrequest -> Token -> Digest -> Session -> Verdict -> Answer
+    web     web/gateways  core     core      stores     core       web/gateways
+
+    door reads the head, the gateway's adapter reads the subrequest, the key ring reads the token,
+    the finder finds the session by digest, judge decides, the adapter writes the answer.
+
+The finder is made of stores round stores (app.py):
+
+    ReadThrough(local, Deadline(RememberMisses(Coalesce(ReadThrough(redis, postgres)))))
+
+    where redis and postgres each are Guarded(Metered(Batched(leaf))).
+
+Where do I add ...
+
+    a gateway               web/gateways/<protocol>.py and a row in web/gate.py's table
+    a store                 stores/<name>.py and a row in tests/contracts
+    a behaviour of stores   a wrapper in stores/, itself a finder that passes the finder contract
+    a reason to deny        core/verdict.py, then core/judge.py
+    a verb                  core/session.py (the pure step), service/sessions.py, web/admin.py
+    a setting               settings.py; config/sidegate.yaml is compared with it by a test
+    a metric                observe/prometheus.py
+"""

@@ -1,0 +1,196 @@
+"""The composition root's outside: open the doors, keep the house running, close in order.
+
+serve           what `sidegate serve` does, until it is told to stop
+open_sessions   the verbs, for the command line
+migrate         bring the database up to date
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from hashlib import blake2s
+from typing import Final
+
+from proxy.core.clock import SystemClock
+from proxy.core.errors import StoreUnavailable
+from proxy.core.session import Session
+from proxy.house import House, built
+from proxy.observe.prometheus import registry
+from proxy.service.catch_up import CatchUp
+from proxy.service.sessions import Sessions
+from proxy.settings import Settings, first_admin_key, token_keys
+from proxy.stores.migrate import migrate_postgres
+from proxy.stores.postgres import PostgresStore
+from proxy.stores.sqlite import SqliteStore
+from proxy.web.admin import admin_app
+from proxy.web.admin_auth import ApiKey, ApiKeys, Scope
+from proxy.web.credentials import CredentialSources
+from proxy.web.door import Door, application_door
+from proxy.web.gate import Gate, Peers, gate_handler
+from proxy.web.gateways.base import Manners
+from proxy.web.ops import Readiness, ops_handler
+
+_log: Final = logging.getLogger("sidegate")
+
+
+@asynccontextmanager
+async def open_sessions(settings: Settings) -> AsyncIterator[Sessions]:
+    """Lend every verb but validate, on the stores of the settings, to one who opens no door."""
+    async with built(settings) as house:
+        yield house.sessions
+
+
+async def migrate(settings: Settings) -> list[str]:
+    """Bring the database up to date and return the names of what was applied."""
+    if settings.database_url is None:
+        store = await SqliteStore.open(settings.data_dir / "sidegate.db")  # does so by itself
+        await store.close()
+        return []
+    return await migrate_postgres(settings.database_url.get_secret_value())
+
+
+async def serve(settings: Settings) -> None:
+    """Open the doors and answer until SIGTERM or SIGINT, then drain and close."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with built(settings) as house:
+        await _refuse_another_schema(house)
+        async with _doors(settings, house) as drain, _background(settings, house):
+            _log.info("ready")
+            await stop.wait()
+            _log.info("draining")
+            drain()
+            await asyncio.sleep(settings.drain.delay.total_seconds())
+
+
+async def _refuse_another_schema(house: House) -> None:
+    """A database that answers must fit; one that does not answer is waited for with open doors."""
+    if isinstance(house.durable, PostgresStore):
+        try:
+            await house.durable.check_schema()
+        except StoreUnavailable as outage:
+            _log.warning("%s; answering 503 until it does", outage)
+
+
+@asynccontextmanager
+async def _doors(settings: Settings, house: House) -> AsyncIterator[Callable[[], None]]:
+    """Open every door and yield how to start draining. The first to open is the last to close."""
+    doors: list[Door] = []
+    draining = asyncio.Event()
+
+    def drain() -> None:
+        draining.set()
+        for door in doors:
+            door.drain()
+
+    house.metrics.watch_draining(draining.is_set)
+    async with AsyncExitStack() as closing:
+        for made, address in (
+            (_ops_door(house, draining.is_set), settings.ops.listen),
+            (_admin_door(settings, house), settings.admin.listen),
+            (_gate_door(settings, house), settings.gate.listen),
+        ):
+            door = await closing.enter_async_context(made)
+            if door is None:
+                continue
+            where = await door.open(address, socket_mode=settings.gate.socket_mode)
+            patience = settings.drain.timeout.total_seconds()
+            closing.push_async_callback(door.close, patience=patience)
+            doors.append(door)
+            _log.info("%s door open", door.name, extra={"address": str(where)})
+        yield drain
+
+
+@asynccontextmanager
+async def _ops_door(house: House, draining: Callable[[], bool]) -> AsyncIterator[Door]:
+    handler = ops_handler(Readiness(house.pings, draining), registry(house.metrics))
+    yield Door("ops", handler, on_bad_request=partial(house.metrics.bad_request, "ops"))
+
+
+@asynccontextmanager
+async def _admin_door(settings: Settings, house: House) -> AsyncIterator[Door | None]:
+    keys = _api_keys(settings)
+    if not keys:
+        _log.info("admin door shut: no admin.keys (`sidegate key new` makes one)")
+        yield None
+        return
+    newest = token_keys(settings)[0]
+    application = admin_app(
+        house.sessions,
+        house.validator,
+        ApiKeys(keys),
+        hosts=settings.admin.hosts,
+        lifetimes=settings.sessions.by_type(),
+        cursor_key=blake2s(b"page cursors", key=newest.secret).digest(),
+        clock=SystemClock(),
+        on_request=house.metrics.admin_request,
+    )
+    count = partial(house.metrics.bad_request, "admin")
+    async with application_door("admin", application, on_bad_request=count) as door:
+        yield door
+
+
+@asynccontextmanager
+async def _gate_door(settings: Settings, house: House) -> AsyncIterator[Door]:
+    wishes = settings.gate
+    sources = CredentialSources(
+        bearer=wishes.bearer,
+        cookie=None if wishes.cookie is None else wishes.cookie.encode("ascii"),
+        header=None if wishes.header is None else wishes.header.lower().encode("ascii"),
+    )
+    manners = Manners(sources=sources, realm=wishes.realm)
+    gate = Gate(house.validator, manners, checked=house.metrics.check)
+    peers = Peers(wishes.trusted_peers, refused=house.metrics.untrusted_peer)
+    count = partial(house.metrics.bad_request, "gate")
+    yield Door("gate", gate_handler(gate, peers), on_bad_request=count)
+
+
+def _api_keys(settings: Settings) -> list[ApiKey]:
+    keys = [
+        ApiKey(key.name, key.sha256, frozenset(Scope(scope) for scope in key.scopes))
+        for key in settings.admin.keys
+    ]
+    first = first_admin_key(settings)
+    if first is not None:
+        path, text = first
+        _log.info("the API key is in a file", extra={"path": str(path)})
+        keys.append(ApiKey.of("first", text, Scope))
+    return keys
+
+
+@asynccontextmanager
+async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
+    """Hear what other instances change. An error nobody foresaw here ends the process."""
+    up = house.metrics.feed_up
+    catch_up = CatchUp(
+        house.durable, hot=house.hot, every=settings.catch_up.interval.total_seconds()
+    )
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(catch_up.run(partial(up, "catch_up")))]
+        if house.feed is not None:
+            listening = house.feed.listen(
+                heard=partial(_hear, house),
+                gap=partial(_missed_something, house),
+                up=partial(up, "redis"),
+            )
+            running.append(tasks.create_task(listening))
+        try:
+            yield
+        finally:
+            for task in running:
+                task.cancel()
+
+
+def _hear(house: House, session: Session) -> None:
+    for copy in session.copies():
+        house.local.keep(copy)
+
+
+def _missed_something(house: House) -> None:
+    house.metrics.feed_gap("redis")
+    house.local.clear()

@@ -1,0 +1,31 @@
+"""Time is an argument: whoever needs it is handed a Clock."""
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Two readings that must not be mixed: deadlines compare `now`, ages compare `monotonic`."""
+
+    def now(self) -> datetime:
+        """Return the wall time, aware, in UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds from an arbitrary start; never goes back, and runs while suspended."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        # BOOTTIME, not MONOTONIC: a copy must age while the machine sleeps.
+        return time.clock_gettime(time.CLOCK_BOOTTIME) if _HAS_BOOTTIME else time.monotonic()
+
+
+_HAS_BOOTTIME = hasattr(time, "CLOCK_BOOTTIME")

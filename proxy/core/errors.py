@@ -1,0 +1,52 @@
+"""Every error the house raises on purpose, named by whose fault it is.
+
+SidegateError
+├── StoreUnavailable    the store's: it could not answer; says nothing about the session
+├── UnreadableRecord    the store's content: a record that cannot be what was written
+├── SessionEnded        the caller's: a transition was asked of a session that has ended
+├── SessionExists       the caller's: that id or digest is taken
+├── Conflict            nobody's: somebody else changed the session first; read it again
+├── SettingsError       the operator's: every mistake in the settings, each with its path
+└── SchemaMismatch      the operator's: the database's tables are older or newer than this program
+"""
+
+
+class SidegateError(Exception):
+    """Root of the tree."""
+
+
+class StoreUnavailable(SidegateError):
+    """The store could not answer. Never means that something is absent."""
+
+    def __init__(self, store: str, why: str) -> None:
+        super().__init__(f"{store} cannot answer: {why}")
+        self.store = store
+        self.why = why
+
+
+class UnreadableRecord(SidegateError):
+    """A stored record cannot be read. A hot store counts it and misses; a durable store raises."""
+
+
+class SessionEnded(SidegateError):
+    """An ended session has no transitions."""
+
+
+class SessionExists(SidegateError):
+    """A session with this id or digest is already stored."""
+
+
+class Conflict(SidegateError):
+    """The session kept changing under our hands: the caller may try again."""
+
+
+class SettingsError(SidegateError):
+    """The settings are wrong. `mistakes` lists them all, each as `path: what to do`."""
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
+
+
+class SchemaMismatch(SidegateError):
+    """The database's tables are not those this program works with; the message says what to do."""

@@ -1,0 +1,28 @@
+"""The one validity rule, used by every road."""
+
+from datetime import datetime
+
+from proxy.core.session import Session
+from proxy.core.verdict import Allow, Deny, Reason
+
+
+def judge(session: Session, now: datetime) -> Allow | Deny:
+    """Say whether `session` is valid at `now`. A deadline is the first moment of not being."""
+    if session.revoked_at is not None:
+        return Deny(Reason.REVOKED)
+    if session.digest == session.previous_digest and now >= session.previous_until:
+        return Deny(Reason.REUSED)
+    if now >= session.expires_at:
+        return Deny(Reason.EXPIRED)
+    if session.idle_timeout is not None and now >= session.last_seen_at + session.idle_timeout:
+        return Deny(Reason.IDLE)
+    return Allow(session)
+
+
+def may_have_moved(verdict: Allow | Deny) -> bool:
+    """Say whether a newer copy could turn this no into a yes.
+
+    Time-outs slide and deadlines are extended, perhaps by another instance a moment ago;
+    a revocation and the end of a grace are final.
+    """
+    return isinstance(verdict, Deny) and verdict.reason in (Reason.EXPIRED, Reason.IDLE)

@@ -1,0 +1,129 @@
+"""What stores promise. Absence is an answer; an error is an outage.
+
+Every method raises StoreUnavailable when the store cannot answer, and nothing else for that.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from proxy.core.session import Session, SessionId, SessionRecord
+from proxy.core.session_type import SessionType
+from proxy.core.token import Digest
+
+
+class SessionFinder(Protocol):
+    """Whoever can be asked for a session by digest: a leaf, or a wrapper round another finder."""
+
+    async def find(self, digest: Digest) -> Session | None:
+        """Return the copy that answers for `digest`, tombstones included, or None: not there.
+
+        StoreUnavailable: could not look.
+        """
+        ...
+
+
+class BatchFinder(Protocol):
+    """A leaf that answers many questions in one round trip."""
+
+    async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
+        """Return what is there; an absent digest is absent from the answer."""
+        ...
+
+
+class _Putting(Protocol):
+    async def put(self, session: Session) -> Session:
+        """Offer a copy for `session.digest`; keep the fresher of it and what is there.
+
+        Return the one that was kept.
+        """
+        ...
+
+
+class HotStore(SessionFinder, _Putting, Protocol):
+    """May forget, never goes back in time."""
+
+
+class HotLeaf(BatchFinder, _Putting, Protocol):
+    """A hot store that answers many questions at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a page ended: lists run from the newest session to the oldest."""
+
+    created_at: datetime
+    id: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Which sessions to revoke: those that match every field that is given."""
+
+    user_id: str
+    type: SessionType | None = None
+    except_id: SessionId | None = None
+
+
+class DurableStore(SessionFinder, BatchFinder, Protocol):
+    """The truth. Changes a session only by compare-and-set on its version."""
+
+    async def create(self, record: SessionRecord) -> None:
+        """Store a new session. SessionExists: its id or digest is taken, and nothing changed."""
+        ...
+
+    async def get(self, session_id: SessionId) -> SessionRecord | None:
+        """Return the session with this id, ended or not."""
+        ...
+
+    async def list_for_user(
+        self,
+        user_id: str,
+        *,
+        limit: int,
+        after: Cursor | None = None,
+        living_at: datetime | None = None,
+    ) -> list[SessionRecord]:
+        """Return at most `limit` sessions, newest first, beyond `after`.
+
+        With `living_at`, only those that have not ended by then.
+        """
+        ...
+
+    async def replace(self, record: SessionRecord, *, expected: int) -> bool:
+        """Store the next version of a session if the stored one still is version `expected`.
+
+        False: it is not (or there is no such session), and nothing changed.
+        """
+        ...
+
+    async def revoke_where(
+        self, condition: Condition, *, at: datetime, by: str, reason: str
+    ) -> list[Session]:
+        """Revoke every session matching `condition` that has not ended; return the tombstones."""
+        ...
+
+    async def changed_since(self, mark: int) -> tuple[int, list[Session]]:
+        """Return sessions changed by replace or revoke_where since `mark`, and the next mark.
+
+        A mark is opaque; 0 means "from now on" and returns no sessions. A change may be returned
+        twice, but is never left out, in whatever order concurrent writers commit.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Return when the store can answer."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything. The store is not asked again."""
+        ...
+
+
+class Feed(Protocol):
+    """Tells the other instances which sessions have changed."""
+
+    async def announce(self, sessions: Iterable[Session]) -> None:
+        """Tell everybody. Best effort: the catch-up on the durable store finds what is lost."""
+        ...

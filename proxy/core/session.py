@@ -1,0 +1,127 @@
+"""A session and its transitions: each returns a new value, and an ended session has none.
+
+`Session` is what judging and answering need, small enough for a hot store. `SessionDetails` is
+everything else and lives in the durable store only. A `SessionRecord` is both.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any, Final, NewType
+
+from proxy.core.errors import SessionEnded
+from proxy.core.session_type import SessionType
+from proxy.core.token import Digest
+
+SessionId = NewType("SessionId", str)
+"""UUIDv7 in its canonical text form. Opens nothing and may be logged."""
+
+NEVER: Final = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A user's being-known. All times are aware UTC; `digest` is what this copy answers for.
+
+    After a rotation the previous digest still leads here until `previous_until`; the copy that
+    answers for it has `digest == previous_digest`.
+    """
+
+    id: SessionId
+    digest: Digest = field(repr=False)
+    user_id: str
+    type: SessionType
+    scopes: tuple[str, ...]
+    created_at: datetime
+    authenticated_at: datetime
+    last_seen_at: datetime
+    expires_at: datetime
+    idle_timeout: timedelta | None
+    revoked_at: datetime | None = None
+    previous_digest: Digest | None = field(default=None, repr=False)
+    previous_until: datetime = NEVER
+    version: int = 1
+
+    @property
+    def freshness(self) -> tuple[bool, int, datetime]:
+        """Order copies of one session: a tombstone beats all, then the version, then last_seen."""
+        return self.revoked_at is not None, self.version, self.last_seen_at
+
+    def ended(self, at: datetime) -> bool:
+        """Say whether the session as a whole (not merely one rotated-out token) is over."""
+        return (
+            self.revoked_at is not None
+            or at >= self.expires_at
+            or (self.idle_timeout is not None and at >= self.last_seen_at + self.idle_timeout)
+        )
+
+    def copies(self) -> tuple["Session", ...]:
+        """Return this session under each digest that leads to it, the current one first."""
+        if self.previous_digest is None:
+            return (self,)
+        return self, replace(self, digest=self.previous_digest)
+
+    def touched(self, at: datetime) -> "Session":
+        """It was seen. Changes no version and no state, and never goes back in time."""
+        self._must_live(at)
+        return replace(self, last_seen_at=max(self.last_seen_at, at))
+
+    def extended(self, until: datetime, at: datetime) -> "Session":
+        """Its absolute deadline moves to `until`, never to an earlier moment."""
+        self._must_live(at)
+        return replace(
+            self,
+            expires_at=max(self.expires_at, until),
+            last_seen_at=max(self.last_seen_at, at),
+            version=self.version + 1,
+        )
+
+    def rotated(self, digest: Digest, grace: timedelta, at: datetime) -> "Session":
+        """A new token leads to it; the old one does so for `grace` more."""
+        self._must_live(at)
+        return replace(
+            self,
+            digest=digest,
+            previous_digest=self.digest,
+            previous_until=at + grace,
+            last_seen_at=max(self.last_seen_at, at),
+            version=self.version + 1,
+        )
+
+    def migrated(self, digest: Digest, at: datetime) -> "Session":
+        """It becomes an SSO session under a new token; the old token ends at once (fixation)."""
+        return replace(self.rotated(digest, timedelta(0), at), type=SessionType.SSO)
+
+    def revoked(self, at: datetime) -> "Session":
+        """Its tombstone: the next version, and the last."""
+        self._must_live(at)
+        return replace(self, revoked_at=at, version=self.version + 1)
+
+    def _must_live(self, at: datetime) -> None:
+        if self.ended(at):
+            raise SessionEnded(f"session {self.id} has ended")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionDetails:
+    """What the durable store keeps besides. `metadata` is any JSON object up to 16 KiB."""
+
+    ip: str | None = None
+    user_agent: str | None = None
+    device: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    access_count: int = 0
+    refresh_count: int = 0
+    provider: str | None = None
+    provider_session_id: str | None = None
+    revoked_by: str | None = None
+    revoked_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A session with its details, as the durable store knows it."""
+
+    session: Session
+    details: SessionDetails = field(default_factory=SessionDetails)

@@ -1,0 +1,114 @@
+"""The opaque token and its digest: minted, read, digested, forgotten.
+
+A token is `sg`, one letter for the session's type, `_`, and 56 base64url characters:
+
+    sgw_  AXk3…        42 bytes: key id (1) | random (32) | tag (9)
+
+The tag is a keyed BLAKE2s over everything before it, so that a forged token is refused before any
+store is asked. 42 bytes fill 56 characters exactly: there is no padding and there are no spare
+bits, hence exactly one spelling per token.
+"""
+
+import re
+import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hashlib import blake2s, sha256
+from hmac import compare_digest
+from typing import Final, NewType
+
+from proxy.core.session_type import SessionType
+from proxy.core.verdict import Deny, Reason
+
+Digest = NewType("Digest", bytes)
+"""SHA-256 of a whole token, 32 bytes: the only key any store knows."""
+
+_RANDOM: Final = 32
+_TAG: Final = 9
+_SPELLING: Final = re.compile(r"sg([wmavs])_([A-Za-z0-9_-]{56})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token this house issued: its spelling is canonical and its tag was verified."""
+
+    type: SessionType
+    text: str = field(repr=False)
+
+    def digest(self) -> Digest:
+        """Return the key under which stores know the session."""
+        return Digest(sha256(self.text.encode("ascii")).digest())
+
+    def __str__(self) -> str:
+        return repr(self)  # an f-string must not spell the secret either
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKey:
+    """One key of the ring. `id` (0 to 255) is written into each token; `secret` is 32 bytes."""
+
+    id: int
+    secret: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.id <= 255:
+            raise ValueError("a token key's id lies between 0 and 255")
+        if len(self.secret) != 32:
+            raise ValueError("a token key has 32 bytes")
+
+    @classmethod
+    def generate(cls, key_id: int = 1) -> "TokenKey":
+        return cls(key_id, secrets.token_bytes(32))
+
+    @classmethod
+    def parse(cls, text: str) -> "TokenKey":
+        """Read `id:base64url`, as `TokenKey.spell` writes it. ValueError says what is wrong."""
+        key_id, colon, secret = text.strip().partition(":")
+        if not colon or not key_id.isascii() or not key_id.isdigit():
+            raise ValueError("a token key is written id:base64url, as in 1:q83v…")
+        if not re.fullmatch(r"[A-Za-z0-9_-]{43}=?", secret):
+            raise ValueError("a token key's secret is 43 base64url characters (32 bytes)")
+        return cls(int(key_id), urlsafe_b64decode(secret.rstrip("=") + "="))
+
+    def spell(self) -> str:
+        return f"{self.id}:{urlsafe_b64encode(self.secret).decode().rstrip('=')}"
+
+
+class KeyRing:
+    """Mints with the newest key, reads with any. Old keys stay until their tokens have ended."""
+
+    def __init__(self, keys: Iterable[TokenKey]) -> None:
+        """Take keys newest first; ValueError when there is none or two share an id."""
+        ring = tuple(keys)
+        if not ring:
+            raise ValueError("a key ring needs at least one key")
+        self._newest = ring[0]
+        self._secrets = {key.id: key.secret for key in ring}
+        if len(self._secrets) != len(ring):
+            raise ValueError("two token keys share an id")
+
+    def mint(
+        self, type_: SessionType, random: Callable[[int], bytes] = secrets.token_bytes
+    ) -> Token:
+        """Make a token nobody has seen. `random(n)` yields n bytes; replace it only to derive."""
+        body = bytes([self._newest.id]) + random(_RANDOM)
+        tag = _tag(self._newest.secret, type_, body)
+        return Token(type_, f"sg{type_.letter}_{urlsafe_b64encode(body + tag).decode('ascii')}")
+
+    def read(self, text: str) -> Token | Deny:
+        """Return the token spelled by `text`, or why it cannot be one of ours. Asks no store."""
+        spelled = _SPELLING.fullmatch(text)
+        if spelled is None:
+            return Deny(Reason.MALFORMED)
+        type_ = SessionType.of_letter(spelled[1])
+        raw = urlsafe_b64decode(spelled[2])
+        body, tag = raw[:-_TAG], raw[-_TAG:]
+        secret = self._secrets.get(body[0])
+        if secret is None or not compare_digest(tag, _tag(secret, type_, body)):
+            return Deny(Reason.FORGED)
+        return Token(type_, text)
+
+
+def _tag(secret: bytes, type_: SessionType, body: bytes) -> bytes:
+    return blake2s(type_.letter.encode() + body, key=secret, digest_size=_TAG).digest()

@@ -1,0 +1,183 @@
+"""What one process consists of, built from the settings: stores, their wrappers, the services."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import version
+
+from uuid_utils import uuid7
+
+from proxy.core.clock import Clock, SystemClock
+from proxy.core.protocols import DurableStore, HotStore, SessionFinder
+from proxy.core.session import SessionId
+from proxy.core.token import KeyRing
+from proxy.observe.prometheus import Metrics
+from proxy.service.outward import Nobody
+from proxy.service.sessions import Sessions
+from proxy.service.validator import Validator
+from proxy.settings import Settings, token_keys
+from proxy.stores.batched import Batched, BatchedHot
+from proxy.stores.breaker import Breaker
+from proxy.stores.coalesce import Coalesce
+from proxy.stores.deadline import Deadline
+from proxy.stores.guarded import Guard, Guarded, GuardedHot
+from proxy.stores.local import LocalStore
+from proxy.stores.metered import Metered, MeteredHot
+from proxy.stores.postgres import PostgresStore
+from proxy.stores.read_through import ReadThrough
+from proxy.stores.redis import RedisStore
+from proxy.stores.redis_feed import RedisFeed
+from proxy.stores.remember_misses import RememberMisses
+from proxy.stores.sqlite import SqliteStore
+from proxy.web.ops import Ping
+
+
+@dataclass(frozen=True)
+class House:
+    """Everybody, introduced to each other. The doors and the comings and goings are app.py's."""
+
+    metrics: Metrics
+    durable: DurableStore
+    local: LocalStore
+    hot: tuple[HotStore, ...]
+    feed: RedisFeed | None
+    sessions: Sessions
+    validator: Validator
+    pings: Mapping[str, Ping]
+
+
+@asynccontextmanager
+async def built(settings: Settings) -> AsyncIterator[House]:
+    """Build the house, and take it down in the end.
+
+    SettingsError, SchemaMismatch: it cannot be built like this. A store that does not answer yet
+    is no reason not to build.
+    """
+    async with AsyncExitStack() as cellar:
+        clock = SystemClock()
+        ring = KeyRing(token_keys(settings))
+        metrics = Metrics(
+            version=version("sidegate"), revocation_bound=_seconds(settings.local.max_age)
+        )
+        durable = await _durable(settings)
+        cellar.push_async_callback(durable.close)
+        local = LocalStore(
+            max_sessions=settings.local.max_sessions,
+            max_age=_seconds(settings.local.max_age),
+            clock=clock,
+        )
+        metrics.watch_local(lambda: len(local))
+        redis = _redis(settings, metrics)
+        if redis is not None:
+            cellar.push_async_callback(redis.close)
+        yield _introduced(settings, clock, ring, metrics, durable, local, redis)
+
+
+def _introduced(
+    settings: Settings,
+    clock: Clock,
+    ring: KeyRing,
+    metrics: Metrics,
+    durable: DurableStore,
+    local: LocalStore,
+    redis: RedisStore | None,
+) -> House:
+    hot: list[HotStore] = [MeteredHot(local, store="local", observe=metrics.lookup)]
+    far = _guarded_durable(settings, clock, metrics, durable)
+    pings: dict[str, Ping] = {_durable_name(settings): durable.ping}
+    feed: RedisFeed | None = None
+    if redis is not None:
+        hot.append(_guarded_redis(settings, clock, metrics, redis))
+        far = ReadThrough(hot[-1], far, clock=clock)
+        pings["redis"] = redis.ping
+        feed = RedisFeed(redis, on_unreadable=metrics.unreadable_record)
+    patience = _seconds(settings.gate.deadline)
+    finder = ReadThrough(hot[0], _beyond_memory(settings, clock, far, patience), clock=clock)
+    sessions = Sessions(
+        durable,
+        hot=hot,
+        feed=feed or Nobody(),
+        ring=ring,
+        lifetimes=settings.sessions.by_type(),
+        clock=clock,
+        events=metrics,
+        new_id=lambda: SessionId(str(uuid7())),
+    )
+    return House(
+        metrics=metrics,
+        durable=durable,
+        local=local,
+        hot=tuple(hot),
+        feed=feed,
+        sessions=sessions,
+        validator=Validator(finder, ring=ring, clock=clock, deadline=patience),
+        pings=pings,
+    )
+
+
+def _beyond_memory(
+    settings: Settings, clock: Clock, far: SessionFinder, patience: float
+) -> SessionFinder:
+    remembered = RememberMisses(
+        Coalesce(far),
+        max_digests=settings.unknown.max_digests,
+        max_age=_seconds(settings.unknown.max_age),
+        clock=clock,
+    )
+    return Deadline(remembered, seconds=patience)
+
+
+def _guarded_durable(
+    settings: Settings, clock: Clock, metrics: Metrics, durable: DurableStore
+) -> SessionFinder:
+    name = _durable_name(settings)
+    deadline = settings.sqlite.deadline if name == "sqlite" else settings.postgres.deadline
+    breaker = Breaker(
+        failures=settings.postgres.breaker_failures,
+        probe_every=_seconds(settings.postgres.breaker_probe),
+        clock=clock,
+    )
+    metrics.watch_breaker(name, lambda: breaker.state)
+    guard = Guard(name, seconds=_seconds(deadline), breaker=breaker)
+    return Metered(Batched(Guarded(durable, guard=guard)), store=name, observe=metrics.lookup)
+
+
+def _guarded_redis(
+    settings: Settings, clock: Clock, metrics: Metrics, redis: RedisStore
+) -> HotStore:
+    breaker = Breaker(
+        failures=settings.redis.breaker_failures,
+        probe_every=_seconds(settings.redis.breaker_probe),
+        clock=clock,
+    )
+    metrics.watch_breaker("redis", lambda: breaker.state)
+    guard = Guard("redis", seconds=_seconds(settings.redis.deadline), breaker=breaker)
+    leaf = GuardedHot(redis, guard=guard)
+    return MeteredHot(BatchedHot(leaf), store="redis", observe=metrics.lookup)
+
+
+def _durable_name(settings: Settings) -> str:
+    return "sqlite" if settings.database_url is None else "postgres"
+
+
+async def _durable(settings: Settings) -> DurableStore:
+    if settings.database_url is None:
+        return await SqliteStore.open(settings.data_dir / "sidegate.db")
+    return await PostgresStore.open(
+        settings.database_url.get_secret_value(),
+        pool_max=settings.postgres.pool_max,
+        prepared_statements=settings.postgres.prepared_statements,
+    )
+
+
+def _redis(settings: Settings, metrics: Metrics) -> RedisStore | None:
+    if settings.redis_url is None:
+        return None
+    return RedisStore(
+        settings.redis_url.get_secret_value(), on_unreadable=metrics.unreadable_record
+    )
+
+
+def _seconds(duration: timedelta) -> float:
+    return duration.total_seconds()

@@ -1,0 +1,297 @@
+"""Everything Sidegate counts, kept as plain numbers and told to Prometheus when it asks.
+
+Counting is on the way of every check, so it is a dictionary and an integer; the names, labels and
+buckets that prometheus-client wants are made when a scrape comes. No label ever holds a token, a
+user, a path or an address.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from typing import Final
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from proxy.core.session import Session
+
+# From a hit in memory (tens of microseconds) to a store that is as good as gone.
+BUCKETS: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+)  # fmt: skip
+
+
+_Tally = dict[tuple[str, ...], int]
+
+
+class Histogram:
+    """One series of a histogram: how many values fell into each bucket, and their sum."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.total += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return (upper bound, how many at most that) as the exposition format wants them."""
+        bounds = [*(str(bound) for bound in BUCKETS), "+Inf"]
+        return list(zip(bounds, accumulate(self.counts), strict=True))
+
+
+class Metrics:
+    """The tallies. Whoever has something to count calls the method named after it."""
+
+    def __init__(self, *, version: str, revocation_bound: float) -> None:
+        """`revocation_bound`: seconds within which a revocation is certain to be everywhere."""
+        self._version = version
+        self._revocation_bound = revocation_bound
+        self._checks: _Tally = defaultdict(int)
+        self._check_seconds: dict[tuple[str, ...], Histogram] = defaultdict(Histogram)
+        self._lookup_seconds: dict[tuple[str, ...], Histogram] = defaultdict(Histogram)
+        self._created: _Tally = defaultdict(int)
+        self._ended: _Tally = defaultdict(int)
+        self._unreadable: _Tally = defaultdict(int)
+        self._bad_requests: _Tally = defaultdict(int)
+        self._admin_requests: _Tally = defaultdict(int)
+        self._feed_up: dict[tuple[str, ...], float] = {}
+        self._feed_gaps: _Tally = defaultdict(int)
+        self._untrusted_peers = 0
+        self._breakers: dict[str, Callable[[], str]] = {}
+        self._local_sessions: Callable[[], int] = lambda: 0
+        self._draining: Callable[[], bool] = lambda: False
+
+    # What is counted
+
+    def check(self, gateway: str, result: str, reason: str, seconds: float) -> None:
+        """A check was answered. The three labels come from short fixed lists."""
+        self._checks[gateway, result, reason] += 1
+        self._check_seconds[(gateway,)].observe(seconds)
+
+    def lookup(self, store: str, outcome: str, seconds: float) -> None:
+        """A store was asked: hit, miss or error."""
+        self._lookup_seconds[store, outcome].observe(seconds)
+
+    def created(self, session: Session) -> None:
+        self._created[(session.type,)] += 1
+
+    def ended(self, session: Session, cause: str) -> None:
+        """`cause` must come from a short fixed list: it is a label."""
+        self._ended[session.type, cause] += 1
+
+    def unreadable_record(self, store: str) -> None:
+        self._unreadable[(store,)] += 1
+
+    def bad_request(self, listener: str) -> None:
+        """Bytes that are no HTTP request arrived at a listener."""
+        self._bad_requests[(listener,)] += 1
+
+    def admin_request(self, route: str, method: str, status: int) -> None:
+        """`route` is the template, never the path that was asked for."""
+        self._admin_requests[route, method, str(status)] += 1
+
+    def untrusted_peer(self) -> None:
+        self._untrusted_peers += 1
+
+    def feed_up(self, feed: str, up: bool) -> None:
+        self._feed_up[(feed,)] = float(up)
+
+    def feed_gap(self, feed: str) -> None:
+        self._feed_gaps[(feed,)] += 1
+
+    # What is read when a scrape comes
+
+    def watch_breaker(self, store: str, state: Callable[[], str]) -> None:
+        self._breakers[store] = state
+
+    def watch_local(self, sessions: Callable[[], int]) -> None:
+        self._local_sessions = sessions
+
+    def watch_draining(self, draining: Callable[[], bool]) -> None:
+        self._draining = draining
+
+    def families(self) -> Iterator[Metric]:
+        """Yield everything as prometheus-client's families."""
+        yield InfoMetricFamily("sidegate_build", "The running version.", {"version": self._version})
+        yield from self._families_of_checks()
+        yield from self._families_of_stores()
+        yield from self._families_of_sessions()
+        yield from self._families_of_doors()
+
+    def _families_of_checks(self) -> Iterator[Metric]:
+        yield _counter(
+            "sidegate_checks",
+            "Checks answered, by gateway protocol, result and reason.",
+            ("gateway", "result", "reason"),
+            self._checks,
+        )
+        yield _histogram(
+            "sidegate_check_duration_seconds",
+            "Time from a parsed request to its answer.",
+            ("gateway",),
+            self._check_seconds,
+        )
+
+    def _families_of_stores(self) -> Iterator[Metric]:
+        yield _histogram(
+            "sidegate_lookup_duration_seconds",
+            "Look-ups of a session, by store and outcome (hit, miss, error).",
+            ("store", "outcome"),
+            self._lookup_seconds,
+        )
+        states = {store: state() for store, state in self._breakers.items()}
+        yield _gauge(
+            "sidegate_store_up",
+            "1 while the store's breaker is closed.",
+            ("store",),
+            {(store,): float(state == "closed") for store, state in states.items()},
+        )
+        yield _gauge(
+            "sidegate_breaker_state",
+            "1 for the state the store's breaker is in.",
+            ("store", "state"),
+            {
+                (store, each): float(state == each)
+                for store, state in states.items()
+                for each in ("closed", "half_open", "open")
+            },
+        )
+        yield _counter(
+            "sidegate_unreadable_records",
+            "Stored records that could not be read.",
+            ("store",),
+            self._unreadable,
+        )
+        yield _gauge(
+            "sidegate_local_sessions",
+            "Copies of sessions in this process's memory.",
+            (),
+            {(): float(self._local_sessions())},
+        )
+
+    def _families_of_sessions(self) -> Iterator[Metric]:
+        yield _counter(
+            "sidegate_sessions_created", "Sessions begun, by type.", ("type",), self._created
+        )
+        yield _counter(
+            "sidegate_sessions_ended",
+            "Sessions ended on purpose, by type and cause.",
+            ("type", "cause"),
+            self._ended,
+        )
+        yield _gauge(
+            "sidegate_feed_up",
+            "1 while changes made by other instances are heard through the feed.",
+            ("feed",),
+            self._feed_up,
+        )
+        yield _counter(
+            "sidegate_feed_gaps",
+            "Times that something may have been missed, after which memory is emptied.",
+            ("feed",),
+            self._feed_gaps,
+        )
+        yield _gauge(
+            "sidegate_revocation_bound_seconds",
+            "A revocation is certain to be everywhere within this time, whatever has failed.",
+            (),
+            {(): self._revocation_bound},
+        )
+
+    def _families_of_doors(self) -> Iterator[Metric]:
+        yield _counter(
+            "sidegate_untrusted_peers",
+            "Requests to the gate from addresses outside gate.trusted_peers.",
+            (),
+            {(): self._untrusted_peers},
+        )
+        yield _counter(
+            "sidegate_bad_requests",
+            "Requests that were not HTTP, by listener.",
+            ("listener",),
+            self._bad_requests,
+        )
+        yield _counter(
+            "sidegate_admin_requests",
+            "Requests to the admin API.",
+            ("route", "method", "status"),
+            self._admin_requests,
+        )
+        yield _gauge(
+            "sidegate_draining", "1 while shutting down.", (), {(): float(self._draining())}
+        )
+
+
+class _Told(Collector):
+    """The tallies of one Metrics, told at each scrape."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        return self._metrics.families()
+
+
+def registry(metrics: Metrics) -> CollectorRegistry:
+    """Return what a scrape asks: our tallies, and prometheus-client's of process and platform."""
+    told = CollectorRegistry(auto_describe=False)
+    told.register(_Told(metrics))
+    ProcessCollector(registry=told)
+    PlatformCollector(registry=told)
+    GCCollector(registry=told)
+    return told
+
+
+def _counter(
+    name: str, meaning: str, labels: tuple[str, ...], tally: Mapping[tuple[str, ...], int]
+) -> Metric:
+    family = CounterMetricFamily(name, meaning, labels=labels)
+    for values, count in tally.items():
+        family.add_metric(values, count)
+    return family
+
+
+def _gauge(
+    name: str, meaning: str, labels: tuple[str, ...], readings: Mapping[tuple[str, ...], float]
+) -> Metric:
+    family = GaugeMetricFamily(name, meaning, labels=labels)
+    for values, reading in readings.items():
+        family.add_metric(values, reading)
+    return family
+
+
+def _histogram(
+    name: str, meaning: str, labels: tuple[str, ...], tally: Mapping[tuple[str, ...], Histogram]
+) -> Metric:
+    family = HistogramMetricFamily(name, meaning, labels=labels)
+    for values, series in tally.items():
+        family.add_metric(values, series.buckets(), series.total)
+    return family
+
+
+def _names() -> frozenset[str]:
+    families = Metrics(version="", revocation_bound=0).families()
+    suffix = {
+        "counter": ("_total",),
+        "histogram": ("_bucket", "_count", "_sum"),
+        "info": ("_info",),
+    }
+    return frozenset(
+        family.name + ending for family in families for ending in suffix.get(family.type, ("",))
+    )
+
+
+METRIC_NAMES: Final = _names()
+"""Every series name Sidegate itself exports, as a query spells it."""

@@ -1,0 +1,159 @@
+"""The life of a session: each verb is one pure step, one compare-and-set, then the word outward.
+
+A verb is acknowledged after the durable store committed. Whatever follows (copies into the hot
+stores, the announcement to other instances) may fail without undoing it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, Protocol
+
+from proxy.core.clock import Clock
+from proxy.core.errors import Conflict, StoreUnavailable
+from proxy.core.lifetimes import Lifetimes
+from proxy.core.protocols import Condition, Cursor, DurableStore, Feed, HotStore
+from proxy.core.session import Session, SessionDetails, SessionId, SessionRecord
+from proxy.core.session_type import SessionType
+from proxy.core.token import KeyRing, Token
+from proxy.service.outward import offer
+
+# Each lost race means that somebody else made progress; five in a row is a storm, not a race.
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """What the caller decides about a session. `expires_in` only shortens the type's lifetime."""
+
+    user_id: str
+    type: SessionType = SessionType.WEB
+    scopes: tuple[str, ...] = ()
+    expires_in: timedelta | None = None
+    ip: str | None = None
+    user_agent: str | None = None
+    device: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A new session and its token, which is shown this once and kept by nobody."""
+
+    token: Token
+    record: SessionRecord
+
+
+class LifeEvents(Protocol):
+    """Whoever counts beginnings and ends. A cause is one of a few fixed words."""
+
+    def created(self, session: Session) -> None: ...
+
+    def ended(self, session: Session, cause: str) -> None: ...
+
+
+class Sessions:
+    """Every verb but validate."""
+
+    def __init__(
+        self,
+        durable: DurableStore,
+        *,
+        hot: Sequence[HotStore],
+        feed: Feed,
+        ring: KeyRing,
+        lifetimes: Mapping[SessionType, Lifetimes],
+        clock: Clock,
+        events: LifeEvents,
+        new_id: Callable[[], SessionId],
+    ) -> None:
+        """Take the truth, and the hot stores from the nearest to the farthest."""
+        self._durable = durable
+        self._hot = hot
+        self._feed = feed
+        self._ring = ring
+        self._lifetimes = lifetimes
+        self._clock = clock
+        self._events = events
+        self._new_id = new_id
+
+    async def create(self, wanted: NewSession) -> Issued:
+        """Begin a session. StoreUnavailable: none was begun that the caller could know of."""
+        token = self._ring.mint(wanted.type)
+        record = self._begun(wanted, token)
+        await self._durable.create(record)
+        self._events.created(record.session)
+        await offer([record.session], self._hot)
+        return Issued(token, record)
+
+    async def get(self, session_id: SessionId) -> SessionRecord | None:
+        """Return the session, ended or not, or None."""
+        return await self._durable.get(session_id)
+
+    async def list_for_user(
+        self, user_id: str, *, limit: int, after: Cursor | None = None, include_ended: bool = False
+    ) -> list[SessionRecord]:
+        """Return a page of a user's sessions, newest first."""
+        living_at = None if include_ended else self._clock.now()
+        return await self._durable.list_for_user(
+            user_id, limit=limit, after=after, living_at=living_at
+        )
+
+    async def revoke(self, session_id: SessionId, *, by: str, reason: str) -> SessionRecord | None:
+        """End a session for good and return its last state; None: there is no such session.
+
+        Idempotent: of a session that has ended already nothing changes.
+        """
+        for _ in range(_ATTEMPTS):
+            record = await self._durable.get(session_id)
+            now = self._clock.now()
+            if record is None or record.session.ended(now):
+                return record
+            tombstone = SessionRecord(
+                record.session.revoked(now),
+                replace(record.details, revoked_by=by, revoked_reason=reason),
+            )
+            if await self._durable.replace(tombstone, expected=record.session.version):
+                await self._over([tombstone.session], cause="revoke")
+                return tombstone
+        raise Conflict(f"session {session_id} kept changing")
+
+    async def revoke_where(self, condition: Condition, *, by: str, reason: str) -> int:
+        """End every living session that matches, and return how many those were."""
+        tombstones = await self._durable.revoke_where(
+            condition, at=self._clock.now(), by=by, reason=reason
+        )
+        await self._over(tombstones, cause="revoke_where")
+        return len(tombstones)
+
+    def _begun(self, wanted: NewSession, token: Token) -> SessionRecord:
+        now = self._clock.now()
+        lifetimes = self._lifetimes[wanted.type]
+        lifetime = min(lifetimes.lifetime, wanted.expires_in or lifetimes.lifetime)
+        session = Session(
+            id=self._new_id(),
+            digest=token.digest(),
+            user_id=wanted.user_id,
+            type=wanted.type,
+            scopes=wanted.scopes,
+            created_at=now,
+            authenticated_at=now,
+            last_seen_at=now,
+            expires_at=now + lifetime,
+            idle_timeout=lifetimes.idle_timeout,
+        )
+        details = SessionDetails(
+            ip=wanted.ip,
+            user_agent=wanted.user_agent,
+            device=wanted.device,
+            metadata=wanted.metadata,
+        )
+        return SessionRecord(session, details)
+
+    async def _over(self, tombstones: Sequence[Session], *, cause: str) -> None:
+        for tombstone in tombstones:
+            self._events.ended(tombstone, cause)
+        await offer(tombstones, self._hot)
+        with suppress(StoreUnavailable):  # the catch-up of the other instances finds them
+            await self._feed.announce(tombstones)

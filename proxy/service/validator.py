@@ -1,0 +1,73 @@
+"""From a presented credential to a verdict: read the token, find the session, judge it."""
+
+import asyncio
+from typing import Final, assert_never
+
+from proxy.core.clock import Clock
+from proxy.core.errors import StoreUnavailable, UnreadableRecord
+from proxy.core.judge import judge
+from proxy.core.protocols import SessionFinder
+from proxy.core.session import Session
+from proxy.core.token import KeyRing, Token
+from proxy.core.verdict import Deny, Reason, Unavailable, Verdict
+
+# Of the time a gateway says it will wait, a tenth is for the way back.
+_OURS: Final = 0.9
+
+
+class Validator:
+    """Answers for a token, whatever the stores do: an outage is Unavailable, never a no."""
+
+    def __init__(
+        self, finder: SessionFinder, *, ring: KeyRing, clock: Clock, deadline: float
+    ) -> None:
+        """`deadline`: the seconds within which `finder` answers, whatever happens."""
+        self._finder = finder
+        self._ring = ring
+        self._clock = clock
+        self._deadline = deadline
+
+    async def validate(self, credential: str, *, budget: float | None = None) -> Verdict:
+        """Judge the session that `credential`, the text of a token, leads to.
+
+        `budget`: the seconds the caller waits for the answer; None: as long as it takes.
+        """
+        found = await self._find(credential, budget)
+        return judge(found, self._clock.now()) if isinstance(found, Session) else found
+
+    async def find(self, credential: str) -> Session | Deny | Unavailable:
+        """Return the session `credential` leads to, unjudged: ended or rotated away from, too.
+
+        To end it, say, but never to let anybody in.
+        """
+        return await self._find(credential, None)
+
+    async def _find(self, credential: str, budget: float | None) -> Session | Deny | Unavailable:
+        match self._ring.read(credential):
+            case Deny() as no:
+                return no
+            case Token() as token:
+                return await self._look_up(token, budget)
+            case never:
+                assert_never(never)
+
+    async def _look_up(self, token: Token, budget: float | None) -> Session | Deny | Unavailable:
+        try:
+            session = await self._in_time(token, budget)
+        except StoreUnavailable as outage:
+            return Unavailable(outage.store)
+        except UnreadableRecord:  # of the durable store, or the next one would have been asked
+            return Unavailable("unreadable")
+        return Deny(Reason.UNKNOWN) if session is None else session
+
+    async def _in_time(self, token: Token, budget: float | None) -> Session | None:
+        if budget is None or budget * _OURS >= self._deadline:
+            return await self._finder.find(token.digest())  # answers within the deadline itself
+        patience = asyncio.timeout(max(0.0, budget * _OURS))
+        try:
+            async with patience:
+                return await self._finder.find(token.digest())
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise StoreUnavailable("deadline", "the caller does not wait longer") from None

@@ -1,0 +1,271 @@
+"""Every setting there is, with its default. config/sidegate.yaml says why each is as it is."""
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from proxy.core.address import Address
+from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes
+from proxy.core.session_type import SessionType
+from proxy.settings.values import (
+    DatabaseUrl,
+    Duration,
+    FileMode,
+    Folder,
+    ListenAddress,
+    PeerNetwork,
+    PositiveDuration,
+    RedisUrl,
+    TokenKeys,
+    Words,
+    lower,
+    none_spelled,
+    spelled,
+)
+
+PREFIX: Final = "SIDEGATE_"
+NESTING: Final = "__"
+
+
+def _millis(number: int) -> timedelta:
+    return timedelta(milliseconds=number)
+
+
+def _seconds(number: int) -> timedelta:
+    return timedelta(seconds=number)
+
+
+def _extra_source(name: str) -> str:
+    if name.lower() in ("authorization", "cookie"):
+        raise ValueError("this header is a source already (gate.bearer, gate.cookie)")
+    return name
+
+
+def _host_names(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    for host in hosts:
+        if not re.fullmatch(r"[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]+\]", host, re.ASCII):
+            raise ValueError("write host names without ports, as in localhost, 10.0.0.5 or [::1]")
+    return tuple(host.lower() for host in hosts)
+
+
+HeaderName = Annotated[
+    str,
+    spelled(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}", "write one name of letters, digits and dashes"),
+]
+ExtraSource = Annotated[HeaderName, AfterValidator(_extra_source)]
+OrNone = BeforeValidator(none_spelled)
+OptionalDuration = Annotated[Duration | None, OrNone]
+Count = Annotated[int, Field(ge=1, le=100_000_000)]
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, knows no others than its own, repeats no input in errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class TokenSection(Section):
+    keys: TokenKeys = ()
+
+
+class GateSection(Section):
+    listen: ListenAddress = Address("127.0.0.1", 7080)
+    socket_mode: FileMode = 0o660
+    trusted_peers: Annotated[tuple[PeerNetwork, ...], Words] = (
+        ip_network("127.0.0.0/8"),
+        ip_network("::1/128"),
+    )
+    cookie: Annotated[HeaderName | None, OrNone] = "__Host-session"
+    bearer: bool = True
+    header: Annotated[Annotated[HeaderName, AfterValidator(_extra_source)] | None, OrNone] = None
+    realm: Annotated[
+        str,
+        spelled(r"[ !#-\[\]-~]{1,64}", "write up to 64 ASCII characters, no quotes or backslashes"),
+    ] = "sidegate"
+    deadline: PositiveDuration = _millis(150)
+
+
+class ApiKey(Section):
+    """An admin API key: whoever shows a text with this SHA-256 may do what the scopes say."""
+
+    name: Annotated[
+        str, spelled(r"[A-Za-z0-9._-]{1,64}", "write up to 64 letters, digits, dots and dashes")
+    ]
+    sha256: Annotated[
+        str, spelled(r"[0-9a-fA-F]{64}", "write 64 hex digits"), AfterValidator(str.lower)
+    ]
+    scopes: Annotated[tuple[Literal["read", "write", "revoke"], ...], Field(min_length=1)]
+
+
+def _different_keys(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+    if len({key.name for key in keys}) != len(keys):
+        raise ValueError("two keys share a name; the audit must tell them apart")
+    if len({key.sha256 for key in keys}) != len(keys):
+        raise ValueError("two names share a key; make one for each with `sidegate key new`")
+    return keys
+
+
+class AdminSection(Section):
+    listen: ListenAddress = Address("127.0.0.1", 7081)
+    hosts: Annotated[tuple[str, ...], AfterValidator(_host_names), Words] = (
+        "localhost",
+        "127.0.0.1",
+        "[::1]",
+    )
+    keys: Annotated[tuple[ApiKey, ...], AfterValidator(_different_keys)] = ()
+
+
+class OpsSection(Section):
+    listen: ListenAddress = Address("127.0.0.1", 7082)
+
+
+class LocalSection(Section):
+    max_sessions: Count = 100_000
+    max_age: PositiveDuration = _seconds(5)
+
+
+class UnknownSection(Section):
+    max_digests: Count = 10_000
+    max_age: PositiveDuration = _seconds(2)
+
+
+class RedisSection(Section):
+    deadline: PositiveDuration = _millis(25)
+    breaker_failures: Count = 5
+    breaker_probe: PositiveDuration = _millis(250)
+
+
+class PostgresSection(Section):
+    deadline: PositiveDuration = _millis(80)
+    pool_max: Annotated[int, Field(ge=1, le=1000)] = 8
+    prepared_statements: bool = True
+    breaker_failures: Count = 5
+    breaker_probe: PositiveDuration = _millis(250)
+
+
+class SqliteSection(Section):
+    deadline: PositiveDuration = _millis(80)
+
+
+class LifetimesSection(Section):
+    """The deadlines of one session type; the five types differ in their defaults only."""
+
+    lifetime: Duration
+    idle_timeout: OptionalDuration
+    grace: Duration = DEFAULT_LIFETIMES[SessionType.WEB].grace
+    touch_threshold: Duration = DEFAULT_LIFETIMES[SessionType.WEB].touch_threshold
+
+    @model_validator(mode="after")
+    def _obey_the_rules(self) -> Self:
+        self.lifetimes()  # its ValueErrors are the rules
+        return self
+
+    def lifetimes(self) -> Lifetimes:
+        return Lifetimes(self.lifetime, self.idle_timeout, self.grace, self.touch_threshold)
+
+
+class WebLifetimes(LifetimesSection):
+    lifetime: Duration = DEFAULT_LIFETIMES[SessionType.WEB].lifetime
+    idle_timeout: OptionalDuration = DEFAULT_LIFETIMES[SessionType.WEB].idle_timeout
+
+
+class MobileLifetimes(LifetimesSection):
+    lifetime: Duration = DEFAULT_LIFETIMES[SessionType.MOBILE].lifetime
+    idle_timeout: OptionalDuration = DEFAULT_LIFETIMES[SessionType.MOBILE].idle_timeout
+
+
+class ApiLifetimes(LifetimesSection):
+    lifetime: Duration = DEFAULT_LIFETIMES[SessionType.API].lifetime
+    idle_timeout: OptionalDuration = DEFAULT_LIFETIMES[SessionType.API].idle_timeout
+
+
+class ServiceLifetimes(LifetimesSection):
+    lifetime: Duration = DEFAULT_LIFETIMES[SessionType.SERVICE].lifetime
+    idle_timeout: OptionalDuration = DEFAULT_LIFETIMES[SessionType.SERVICE].idle_timeout
+
+
+class SsoLifetimes(LifetimesSection):
+    lifetime: Duration = DEFAULT_LIFETIMES[SessionType.SSO].lifetime
+    idle_timeout: OptionalDuration = DEFAULT_LIFETIMES[SessionType.SSO].idle_timeout
+
+
+class SessionsSection(Section):
+    web: WebLifetimes = WebLifetimes()
+    mobile: MobileLifetimes = MobileLifetimes()
+    api: ApiLifetimes = ApiLifetimes()
+    service: ServiceLifetimes = ServiceLifetimes()
+    sso: SsoLifetimes = SsoLifetimes()
+
+    def by_type(self) -> Mapping[SessionType, Lifetimes]:
+        sections: dict[SessionType, LifetimesSection] = {
+            SessionType.WEB: self.web,
+            SessionType.MOBILE: self.mobile,
+            SessionType.API: self.api,
+            SessionType.SERVICE: self.service,
+            SessionType.SSO: self.sso,
+        }
+        return {type_: section.lifetimes() for type_, section in sections.items()}
+
+
+class CatchUpSection(Section):
+    interval: PositiveDuration = _millis(500)
+
+
+class LogsSection(Section):
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = "info"
+    format: Annotated[Literal["json", "console"], BeforeValidator(lower)] = "json"
+
+
+class DrainSection(Section):
+    delay: Duration = _seconds(2)
+    timeout: PositiveDuration = _seconds(10)
+
+
+class Settings(BaseSettings):
+    """All settings, checked. Only the roof holds it: whoever is below gets the values it needs.
+
+    `Settings()` is the defaults, whatever the environment says; `load` reads the sources.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        env_prefix=PREFIX,
+        env_nested_delimiter=NESTING,
+        validate_default=True,
+    )
+
+    data_dir: Folder = Path("~/.local/state/sidegate")
+    database_url: Annotated[DatabaseUrl | None, OrNone] = None
+    redis_url: Annotated[RedisUrl | None, OrNone] = None
+    token: TokenSection = TokenSection()
+    gate: GateSection = GateSection()
+    admin: AdminSection = AdminSection()
+    ops: OpsSection = OpsSection()
+    local: LocalSection = LocalSection()
+    unknown: UnknownSection = UnknownSection()
+    redis: RedisSection = RedisSection()
+    postgres: PostgresSection = PostgresSection()
+    sqlite: SqliteSection = SqliteSection()
+    sessions: SessionsSection = SessionsSection()
+    catch_up: CatchUpSection = CatchUpSection()
+    logs: LogsSection = LogsSection()
+    drain: DrainSection = DrainSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the name is the base class's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)

@@ -1,0 +1,38 @@
+"""Whoever cannot answer in time could not answer."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from proxy.core.errors import StoreUnavailable
+from proxy.core.protocols import SessionFinder
+from proxy.core.session import Session
+from proxy.core.token import Digest
+
+_T = TypeVar("_T")
+
+
+async def within(seconds: float, store: str, answer: Awaitable[_T]) -> _T:
+    """Return `answer` if it comes within `seconds`; StoreUnavailable in the name of `store` if not.
+
+    A TimeoutError that comes from inside passes as it is.
+    """
+    patience = asyncio.timeout(seconds)
+    try:
+        async with patience:
+            return await answer
+    except TimeoutError:
+        if not patience.expired():
+            raise
+        raise StoreUnavailable(store, f"no answer within {seconds * 1000:.0f} ms") from None
+
+
+class Deadline:
+    """A finder that answers in time or is unavailable, whatever lies behind it."""
+
+    def __init__(self, finder: SessionFinder, *, seconds: float) -> None:
+        self._finder = finder
+        self._seconds = seconds
+
+    async def find(self, digest: Digest) -> Session | None:
+        return await within(self._seconds, "deadline", self._finder.find(digest))

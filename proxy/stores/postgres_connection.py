@@ -1,0 +1,114 @@
+"""Reach the primary, and say what Postgres' errors mean to us."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+
+from proxy.core.errors import StoreUnavailable, UnreadableRecord
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    # Generic in the stubs only.
+    Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+
+OUTAGES: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (asyncpg.TargetServerAttributeNotMatched, "it is a standby"),
+    (asyncpg.ReadOnlySQLTransactionError, "it is read-only"),
+    (asyncpg.InvalidAuthorizationSpecificationError, "it refuses our user or password"),
+    (asyncpg.InsufficientPrivilegeError, "it denies our user a permission"),
+    (asyncpg.InvalidCatalogNameError, "there is no such database"),
+    (asyncpg.UndefinedTableError, "a table is missing"),
+    (asyncpg.TooManyConnectionsError, "it has too many connections"),
+    (asyncpg.DiskFullError, "its disk is full"),
+    (asyncpg.InsufficientResourcesError, "it lacks resources"),
+    (asyncpg.QueryCanceledError, "it cancelled the query"),
+    (asyncpg.CannotConnectNowError, "it is starting up or shutting down"),
+    (asyncpg.OperatorInterventionError, "it was shut down"),
+    (asyncpg.TransactionRollbackError, "too many changes met"),
+    (asyncpg.LockNotAvailableError, "a lock was held for too long"),
+    (asyncpg.IdleInTransactionSessionTimeoutError, "it ended our transaction"),
+    (asyncpg.TransactionTimeoutError, "it ended our transaction"),
+    (asyncpg.PostgresSystemError, "its disk or system failed"),
+    (asyncpg.InternalServerError, "it found an error in itself"),
+    (asyncpg.ConfigFileError, "its configuration is broken"),
+    (asyncpg.SnapshotTooOldError, "its snapshot is too old"),
+    (asyncpg.UnknownPostgresError, "it or a pooler answered with an unknown error"),
+    (asyncpg.InvalidSQLStatementNameError, "a pooler lost our prepared statements"),
+    (asyncpg.DuplicatePreparedStatementError, "a pooler mixed up our prepared statements"),
+    (asyncpg.PostgresConnectionError, "the connection was lost"),
+    (asyncpg.InternalClientError, "the connection is out of step"),
+    (asyncpg.InterfaceError, "the connection is closed"),
+    (TimeoutError, "it took too long to connect"),
+    (OSError, "it cannot be reached"),
+)
+"""The errors that mean "could not answer", the special before the general."""
+
+# Whatever a statement or a connection raises; OverflowError comes from decoding a row.
+_VENDOR: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    OverflowError,
+)
+_REFUSALS: Final = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+)
+
+
+def meaning(error: Exception) -> Exception:
+    """Return what to raise for an error of asyncpg: it itself when it is none of the stores'."""
+    if isinstance(error, OverflowError):
+        return UnreadableRecord("a row holds a value out of range")
+    if isinstance(error, asyncpg.UniqueViolationError) or _is_bad_input(error):
+        return error
+    if isinstance(error, _REFUSALS):
+        refused = getattr(error, "constraint_name", None) or type(error).__name__
+        return ValueError(f"the database refuses a value: {refused}")
+    for kind, why in OUTAGES:
+        if isinstance(error, kind):
+            return StoreUnavailable("postgres", why)
+    return error
+
+
+def _is_bad_input(error: Exception) -> bool:
+    # asyncpg refuses a value or an address; other InterfaceErrors are about the connection.
+    return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Raise what asyncpg's errors mean. The reasons given hold no address, password or digest."""
+    try:
+        yield
+    except _VENDOR as error:
+        means = meaning(error)
+        if means is error:
+            raise
+        # A refusal's message may quote the refused row, hence it is not told further.
+        raise means from (error if isinstance(means, StoreUnavailable) else None)
+
+
+def primary(*, prepared_statements: bool = True) -> dict[str, Any]:
+    """Return how asyncpg is to connect: to the primary only, under our name."""
+    return {
+        "target_session_attrs": "primary",
+        "server_settings": {"application_name": "sidegate"},
+        "statement_cache_size": 100 if prepared_statements else 0,
+    }
+
+
+@asynccontextmanager
+async def connect(dsn: str) -> "AsyncIterator[Connection]":
+    """Open one connection for a while. Errors inside mean what they mean to a store."""
+    with understood():
+        connection = await asyncpg.connect(dsn, **primary(prepared_statements=False))
+        try:
+            yield connection
+        finally:
+            await connection.close()

@@ -1,0 +1,256 @@
+"""Redis as a hot store: two verbs, and nothing that was written before a restart is believed.
+
+Keys are `sidegate:v1:<run_id>:s:{<digest>}`. The server's run_id, read once per new connection, is
+part of the key: a restart or a failover breaks every connection, so whatever an old snapshot or a
+promoted replica brings back lies under keys that nobody asks for. The braces keep a session's slot
+in a Cluster independent of the run_id.
+"""
+
+import asyncio
+from base64 import urlsafe_b64encode
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import Any, Final, NoReturn
+from weakref import WeakKeyDictionary
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
+
+from proxy.core.errors import StoreUnavailable, UnreadableRecord
+from proxy.core.session import Session
+from proxy.core.token import Digest
+from proxy.stores.codec import HEAD, decode, encode, microseconds
+from proxy.stores.redis_topology import Pool, topology
+
+NAME: Final = "redis"
+
+# So many questions are under way at once, each on a connection of its own; the others wait. Half of
+# what a pool may hold: subscriptions and connections that are being closed need room too.
+_LINES: Final = 32
+
+# Nobody writes a longer record; somebody else's huge value under our key must not be read whole.
+_LONGEST_RECORD: Final = 16 * 1024
+
+# A subscription that hears nothing for this many seconds pings, and waits as long for the pong.
+_QUIET: Final = 1.0
+
+# A record's head sorts as text by freshness. Whatever lies there without such a head, of whatever
+# type, is overwritten.
+_KEEP_THE_FRESHER: Final = b"""
+local kept = redis.pcall('GETRANGE', KEYS[1], 0, tonumber(ARGV[3]))
+if type(kept) == 'string' and #kept > %(head)d
+   and string.find(string.sub(kept, 1, %(head)d), '^[01]%%d+$')
+   and string.sub(kept, 1, %(head)d) > string.sub(ARGV[1], 1, %(head)d) then
+  return kept
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PXAT', ARGV[2])
+return false
+""" % {b"head": HEAD}
+_SCRIPT_SHA: Final = sha1(_KEEP_THE_FRESHER, usedforsecurity=False).hexdigest()
+
+
+# Everything the client raises, and what it lets through of the socket's and the loop's.
+VENDOR_ERRORS: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A borrowed connection and the namespace that its server's life gives it."""
+
+    connection: AbstractConnection
+    namespace: str
+
+    async def ask(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """Send commands in one packet and return the replies; an error reply is a value here."""
+        await self.connection.send_packed_command(self.connection.pack_commands(commands))
+        return [await self._reply() for _ in commands]
+
+    async def _reply(self) -> Any:
+        try:
+            return await self.connection.read_response(disable_decoding=True)
+        except ResponseError as error:
+            return error
+
+
+class RedisStore:
+    """A hot leaf. An unreadable record is counted and is a miss."""
+
+    def __init__(self, url: str, *, on_unreadable: Callable[[str], None]) -> None:
+        """Connect when first asked. ValueError: the URL has none of redis_topology's forms.
+
+        `on_unreadable` is told the store's name for each record that could not be read.
+        """
+        self._lives = _Lives()
+        self._turns = asyncio.Semaphore(_LINES)
+        self._topology = topology(url, self._lives.greet)
+        self._on_unreadable = on_unreadable
+
+    async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
+        with _outages():
+            by_pool: dict[Pool, list[Digest]] = {}
+            for digest in digests:
+                by_pool.setdefault(await self._pool_for(digest), []).append(digest)
+            answers = await asyncio.gather(*(self._ask(*group) for group in by_pool.items()))
+        return {digest: session for answer in answers for digest, session in answer.items()}
+
+    async def find(self, digest: Digest) -> Session | None:
+        return (await self.find_many((digest,))).get(digest)
+
+    async def put(self, session: Session) -> Session:
+        with _outages():
+            pool = await self._pool_for(session.digest)
+            async with self._turns, self._line(pool) as line:
+                kept = await self._keep_the_fresher(line, session)
+        return session if kept is None else kept
+
+    async def ping(self) -> None:
+        """Return when Redis answers. StoreUnavailable: it does not."""
+        with _outages():
+            async with self._line(await self._topology.pool_for(b"ping")) as line:
+                _checked(await line.ask(("PING",)))
+
+    async def publish(self, channel: str, messages: Iterable[bytes]) -> None:
+        """Send messages to whoever listens now."""
+        with _outages():
+            async with self._line(await self._topology.pool_for(b"feed")) as line:
+                _checked(await line.ask(*(("PUBLISH", channel, message) for message in messages)))
+
+    async def follow(
+        self, channel: str, *, subscribed: Callable[[], None], heard: Callable[[bytes], None]
+    ) -> NoReturn:
+        """Call `heard` for each message, `subscribed` from when on. StoreUnavailable ends it."""
+        with _outages():
+            async with self._line(await self._topology.pool_for(b"feed")) as line:
+                _checked(await line.ask(("SUBSCRIBE", channel)))
+                subscribed()
+                while True:
+                    kind, *_, message = await _next_message(line.connection)
+                    if kind == b"message":
+                        heard(message)
+
+    async def close(self) -> None:
+        await self._topology.close()
+
+    async def _ask(self, pool: Pool, digests: Sequence[Digest]) -> dict[Digest, Session]:
+        found = {}
+        async with self._turns, self._line(pool) as line:
+            commands = (
+                ("GETRANGE", _key(line.namespace, digest), 0, _LONGEST_RECORD) for digest in digests
+            )
+            replies = await line.ask(*commands)
+            for digest, reply in zip(digests, _checked(replies), strict=True):
+                session = await self._read(line, digest, reply)
+                if session is not None:
+                    found[digest] = session
+        return found
+
+    async def _keep_the_fresher(self, line: _Line, session: Session) -> Session | None:
+        key = _key(line.namespace, session.digest)
+        record = encode(session)
+        until = microseconds(session.expires_at) // 1000
+        arguments = (1, key, record, until, _LONGEST_RECORD)
+        [reply] = await line.ask(("EVALSHA", _SCRIPT_SHA, *arguments))
+        if isinstance(reply, NoScriptError):
+            [reply] = await line.ask(("EVAL", _KEEP_THE_FRESHER, *arguments))
+        kept = await self._read(line, session.digest, *_checked([reply]))
+        if reply and kept is None:
+            # A fresher head with an unreadable body would be in the way for ever.
+            _checked(await line.ask(("SET", key, record, "PXAT", until)))
+        return kept
+
+    async def _read(self, line: _Line, digest: Digest, reply: Any) -> Session | None:
+        """Return the session a reply holds if it answers for `digest`, else None."""
+        if not reply:
+            return None
+        try:
+            if not isinstance(reply, bytes):
+                raise UnreadableRecord("not a string")
+            session = decode(reply)
+            if session.digest != digest:
+                # Not our answer. Whatever comes next on this connection is not ours either.
+                await line.connection.disconnect(nowait=True)
+                raise UnreadableRecord("a record for another digest")
+        except UnreadableRecord:
+            self._on_unreadable(NAME)
+            return None
+        return session
+
+    async def _pool_for(self, digest: Digest) -> Pool:
+        return await self._topology.pool_for(_slot(digest).encode())
+
+    @asynccontextmanager
+    async def _line(self, pool: Pool) -> AsyncIterator[_Line]:
+        connection = await pool.get_connection()
+        try:
+            yield _Line(connection, self._lives.namespace(connection))
+        except BaseException as error:
+            # Replies may be on their way: nobody must take them for the answer to something else.
+            await connection.disconnect(nowait=True)
+            if isinstance(error, VENDOR_ERRORS):
+                self._topology.doubt()
+            raise
+        finally:
+            await pool.release(connection)
+
+
+class _Lives:
+    """Remembers which life of which server each connection leads to."""
+
+    def __init__(self) -> None:
+        self._namespaces: WeakKeyDictionary[AbstractConnection, str] = WeakKeyDictionary()
+
+    def namespace(self, connection: AbstractConnection) -> str:
+        return self._namespaces[connection]
+
+    async def greet(self, connection: AbstractConnection) -> None:
+        """Log in, make sure that it is a primary, and learn its run_id."""
+        try:
+            await connection.on_connect()
+            server, role = _checked(await _Line(connection, "").ask(("INFO", "server"), ("ROLE",)))
+        except BaseException:
+            await connection.disconnect(nowait=True)  # the replies may still be on their way
+            raise
+        if role[0] != b"master":
+            raise RedisConnectionError("not a primary")
+        facts = dict(line.split(":", 1) for line in server.decode().splitlines() if ":" in line)
+        self._namespaces[connection] = f"sidegate:v1:{facts['run_id'][:16]}"
+
+
+async def _next_message(connection: AbstractConnection) -> list[bytes]:
+    """Return what comes next on a subscribed connection; a server that is silent is asked."""
+    message = await connection.read_response(timeout=_QUIET)
+    if message is None:
+        await connection.send_command("PING")
+        message = await connection.read_response(timeout=_QUIET)
+    if not isinstance(message, list):
+        raise RedisConnectionError("the subscription fell silent")
+    return message
+
+
+def _checked(replies: list[Any]) -> list[Any]:
+    """Raise the first error reply; a key of another type is no error, but no record either."""
+    for reply in replies:
+        if isinstance(reply, ResponseError) and not str(reply).startswith("WRONGTYPE"):
+            raise reply
+    return replies
+
+
+def _slot(digest: Digest) -> str:
+    return f"{{{urlsafe_b64encode(digest).decode()[:43]}}}"
+
+
+def _key(namespace: str, digest: Digest) -> str:
+    return f"{namespace}:s:{_slot(digest)}"
+
+
+class _outages:  # noqa: N801  # reads as a statement: with _outages(): ...
+    """Whatever the vendor raises means: Redis could not answer. The reason names no secret."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, VENDOR_ERRORS):
+            raise StoreUnavailable(NAME, type(error).__name__) from error

@@ -1,0 +1,154 @@
+"""Where in Redis a key lives: one server, the primary of a Sentinel set, or a Cluster's node.
+
+redis://[user:password@]host:port/db        rediss:// for TLS        unix:///path
+redis+sentinel://[user:password@]host1:port,host2:port/service[/db]
+redis+cluster://[user:password@]host1:port,host2:port
+                                            rediss+sentinel, rediss+cluster for TLS
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from redis.asyncio import ConnectionPool, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import AbstractConnection, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+
+Pool = ConnectionPool
+
+Greet = Callable[[AbstractConnection], Awaitable[None]]
+"""Called once for each connection made to a data server, before anything else is asked of it."""
+
+# A wrong or slow answer is worth nothing to a check that has 150 ms, so nothing is tried twice and
+# nothing is waited for; the breaker does the trying again. RESP2: with RESP3's notifications on,
+# the pool no longer looks for unread replies before it lends a connection.
+_TIMEOUT: Final = 0.05
+_MAX_CONNECTIONS: Final = 64
+
+
+def _options(**more: Any) -> dict[str, Any]:
+    return {
+        "protocol": 2,
+        "socket_timeout": _TIMEOUT,
+        "socket_connect_timeout": _TIMEOUT,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+        "max_connections": _MAX_CONNECTIONS,
+        "driver_info": None,  # one round trip less for each connection
+    } | more
+
+
+class Topology(ABC):
+    """Finds the pool of connections that leads to a key's server."""
+
+    @abstractmethod
+    async def pool_for(self, key: bytes) -> Pool:
+        """Return the pool for the server that holds `key`; may have to ask where that is."""
+
+    def doubt(self) -> None:  # noqa: B027  # most forms have nothing to doubt
+        """A server said or showed that it is not the right one: look again before the next use."""
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+
+class OneServer(Topology):
+    """A single server, or whichever server a Sentinel set says is the primary."""
+
+    def __init__(self, pool: Pool, sentinel: Sentinel | None = None) -> None:
+        self._pool = pool
+        self._sentinel = sentinel
+
+    async def pool_for(self, key: bytes) -> Pool:  # noqa: ARG002  # every key lives there
+        return self._pool
+
+    async def close(self) -> None:
+        await self._pool.aclose()
+        if self._sentinel is not None:
+            await self._sentinel.aclose()
+
+
+class Cluster(Topology):
+    """A Redis Cluster. Its client is asked for the map only; the connections are ours."""
+
+    def __init__(self, client: RedisCluster, options: dict[str, Any]) -> None:
+        self._client = client
+        self._options = options
+        self._pools: dict[str, Pool] = {}
+        self._mapped = False
+
+    async def pool_for(self, key: bytes) -> Pool:
+        if not self._mapped:
+            await self._client.initialize()
+            self._mapped = True
+        node: ClusterNode | None = self._client.get_node_from_key(key.decode("ascii"))
+        assert node is not None  # only a replica's absence is told by None
+        if node.name not in self._pools:
+            self._pools[node.name] = ConnectionPool(
+                host=node.host, port=int(node.port), **self._options
+            )
+        return self._pools[node.name]
+
+    def doubt(self) -> None:
+        self._mapped = False
+
+    async def close(self) -> None:
+        for pool in self._pools.values():
+            await pool.aclose()
+        await self._client.aclose()
+
+
+def topology(url: str, greet: Greet) -> Topology:
+    """Return the topology an URL of one of the forms above names. ValueError: none of them."""
+    parts = urlsplit(url)
+    scheme, _, form = parts.scheme.partition("+")
+    if scheme not in ("redis", "rediss", "unix") or form not in ("", "sentinel", "cluster"):
+        raise ValueError("a Redis URL starts with redis://, rediss://, unix:// or the +forms")
+    tls = scheme == "rediss"
+    if form == "sentinel":
+        return _sentinel(parts, greet, tls=tls)
+    if form == "cluster":
+        return _cluster(parts, greet, tls=tls)
+    return OneServer(ConnectionPool.from_url(url, **_options(redis_connect_func=greet)))
+
+
+def _sentinel(parts: SplitResult, greet: Greet, *, tls: bool) -> Topology:
+    service, _, db = parts.path.strip("/").partition("/")
+    if not service:
+        raise ValueError("a Sentinel URL names the service: redis+sentinel://host:port/service")
+    sentinel = Sentinel(
+        _hosts(parts, default_port=26379),
+        sentinel_kwargs=_options(ssl=True) if tls else _options(),
+    )
+    options = _options(db=int(db or 0), redis_connect_func=greet, **_credentials(parts))
+    pool = SentinelConnectionPool(service, sentinel, ssl=tls, **options)
+    return OneServer(pool, sentinel)
+
+
+def _cluster(parts: SplitResult, greet: Greet, *, tls: bool) -> Topology:
+    nodes = [ClusterNode(host, port) for host, port in _hosts(parts, default_port=6379)]
+    options = _options(**_credentials(parts))
+    client = RedisCluster(startup_nodes=nodes, ssl=tls, **options)
+    if tls:
+        options["connection_class"] = SSLConnection
+    return Cluster(client, options | {"redis_connect_func": greet})
+
+
+def _credentials(parts: SplitResult) -> dict[str, str]:
+    named = {"username": parts.username, "password": parts.password}
+    return {name: unquote(value) for name, value in named.items() if value}
+
+
+def _hosts(parts: SplitResult, *, default_port: int) -> list[tuple[str, int]]:
+    """Read `host:port,host:port`, brackets round IPv6 addresses."""
+    hosts = []
+    for item in parts.netloc.rpartition("@")[2].split(","):
+        one = urlsplit(f"//{item}")
+        if not one.hostname:
+            raise ValueError("a Redis URL names its hosts: host:port, separated by commas")
+        hosts.append((one.hostname, one.port or default_port))
+    return hosts

@@ -1,0 +1,173 @@
+"""Keep sessions in one SQLite file: the durable store of a single machine."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Self
+
+from proxy.core.protocols import Condition, Cursor
+from proxy.core.session import Session, SessionId, SessionRecord
+from proxy.core.token import Digest
+from proxy.stores.codec import microseconds
+from proxy.stores.rows import (
+    BEYOND_ALL,
+    COLUMNS,
+    SEEN_COLUMNS,
+    SESSION_COLUMNS,
+    answering,
+    canonical,
+    is_canonical,
+    readable_sessions,
+    record_of,
+    values_of,
+)
+from proxy.stores.sqlite_connection import Connection, prepare
+
+# SQLite takes 32,766 parameters; a look-up names each digest twice.
+_MOST_AT_ONCE: Final = 1000
+
+_TIMES: Final = (
+    "previous_until",
+    "created_at",
+    "authenticated_at",
+    "last_seen_at",
+    "expires_at",
+    "revoked_at",
+)
+
+# ruff's S608 suspects every built statement: these are built from column names of this house only.
+_SESSION: Final = ", ".join(SESSION_COLUMNS)
+_RECORD: Final = ", ".join(COLUMNS)
+# The complement of Session.ended.
+_LIVING: Final = (
+    "revoked_at IS NULL AND expires_at > :at"
+    " AND (idle_timeout IS NULL OR last_seen_at + idle_timeout > :at)"
+)
+_CREATE: Final = (
+    f"INSERT INTO sessions ({_RECORD}) VALUES ({', '.join(f':{column}' for column in COLUMNS)})"  # noqa: S608
+)
+_GET: Final = f"SELECT {_RECORD} FROM sessions WHERE id = :id"  # noqa: S608
+_LIST: Final = (
+    f"SELECT {_RECORD} FROM sessions"  # noqa: S608
+    " WHERE user_id = :user_id AND (created_at, id) < (:created_at, :id)"
+    f" AND (:at IS NULL OR {_LIVING}) ORDER BY created_at DESC, id DESC LIMIT :limit"
+)
+_SET: Final = ", ".join(
+    f"{column} = max({column}, :{column})" if column in SEEN_COLUMNS else f"{column} = :{column}"
+    for column in COLUMNS
+    if column != "id"
+)
+_REPLACE: Final = f"UPDATE sessions SET {_SET} WHERE id = :id AND version = :expected RETURNING id"  # noqa: S608
+_REVOKE: Final = (
+    "UPDATE sessions SET revoked_at = :at, revoked_by = :by, revoked_reason = :reason,"  # noqa: S608
+    " version = version + 1 WHERE user_id = :user_id AND (:type IS NULL OR type = :type)"
+    f" AND (:except_id IS NULL OR id <> :except_id) AND {_LIVING} RETURNING {_SESSION}"
+)
+_NEXT: Final = "SELECT number + 1 AS mark FROM changes"
+_CHANGED: Final = (
+    f"SELECT number + 1 AS mark, {_SESSION} FROM changes LEFT JOIN sessions ON changed >= :mark"  # noqa: S608
+)
+
+
+class SqliteStore:
+    """A DurableStore. What it has acknowledged survives a crash and a power cut.
+
+    Each operation is one statement, hence whole: a caller that leaves interrupts none. Two
+    connections, so that look-ups do not wait for the disk to confirm a change.
+    """
+
+    def __init__(self, looking: Connection, changing: Connection) -> None:
+        self._looking = looking
+        self._changing = changing
+
+    @classmethod
+    async def open(cls, path: Path, *, busy_timeout: timedelta = timedelta(seconds=5)) -> Self:
+        """Open the file, create it (for its owner only) if there is none, and bring it up to date.
+
+        `busy_timeout` is how long a change waits for another process that changes something.
+        StoreUnavailable: the file cannot be used. SchemaMismatch: it is newer than this program.
+        """
+        await prepare(path, busy_timeout)
+        return cls(Connection(path, busy_timeout), Connection(path, busy_timeout))
+
+    async def find(self, digest: Digest) -> Session | None:
+        return (await self.find_many((digest,))).get(digest)
+
+    async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
+        found: dict[Digest, Session] = {}
+        for start in range(0, len(digests), _MOST_AT_ONCE):
+            some = digests[start : start + _MOST_AT_ONCE]
+            marks = ", ".join("?" * len(some))
+            query = (
+                f"SELECT {_SESSION} FROM sessions"  # noqa: S608
+                f" WHERE digest IN ({marks}) OR previous_digest IN ({marks})"
+            )
+            found |= answering(await self._looking.ask(query, (*some, *some)), some)
+        return found
+
+    async def create(self, record: SessionRecord) -> None:
+        await self._changing.ask(_CREATE, _values(record))
+
+    async def get(self, session_id: SessionId) -> SessionRecord | None:
+        if not is_canonical(session_id):
+            return None
+        rows = await self._looking.ask(_GET, {"id": session_id})
+        return record_of(rows[0]) if rows else None
+
+    async def list_for_user(
+        self,
+        user_id: str,
+        *,
+        limit: int,
+        after: Cursor | None = None,
+        living_at: datetime | None = None,
+    ) -> list[SessionRecord]:
+        begin = after or BEYOND_ALL
+        values = {
+            "user_id": user_id,
+            "created_at": microseconds(begin.created_at),
+            "id": begin.id,
+            "at": None if living_at is None else microseconds(living_at),
+            "limit": limit,
+        }
+        return [record_of(row) for row in await self._looking.ask(_LIST, values)]
+
+    async def replace(self, record: SessionRecord, *, expected: int) -> bool:
+        values = _values(record) | {"expected": expected}
+        return bool(await self._changing.ask(_REPLACE, values))
+
+    async def revoke_where(
+        self, condition: Condition, *, at: datetime, by: str, reason: str
+    ) -> list[Session]:
+        values = {
+            "at": microseconds(at),
+            "by": by,
+            "reason": reason,
+            "user_id": condition.user_id,
+            "type": condition.type,
+            "except_id": condition.except_id and canonical(condition.except_id),
+        }
+        return list(readable_sessions(await self._changing.ask(_REVOKE, values)))
+
+    async def changed_since(self, mark: int) -> tuple[int, list[Session]]:
+        """See the protocol. Writers take turns here: a mark is the number of the next change."""
+        if mark == 0:
+            rows = await self._looking.ask(_NEXT, {})
+            return rows[0]["mark"], []
+        rows = await self._looking.ask(_CHANGED, {"mark": mark})
+        changed = (row for row in rows if row["id"] is not None)
+        return rows[0]["mark"], list(readable_sessions(changed))
+
+    async def ping(self) -> None:
+        await self._looking.ask("SELECT number FROM changes", {})
+
+    async def close(self) -> None:
+        await self._looking.close()
+        await self._changing.close()
+
+
+def _values(record: SessionRecord) -> dict[str, Any]:
+    values = values_of(record)
+    values |= {name: microseconds(values[name]) for name in _TIMES if values[name] is not None}
+    return values | {"scopes": json.dumps(values["scopes"])}

@@ -1,0 +1,1 @@
+"""The doors: from bytes to a verdict and back."""

@@ -1,0 +1,130 @@
+"""The admin door: who may ask what, and where it is answered."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from proxy.core.clock import Clock
+from proxy.core.lifetimes import Lifetimes
+from proxy.core.session_type import SessionType
+from proxy.service.sessions import Sessions
+from proxy.service.validator import Validator
+from proxy.web import bodies
+from proxy.web.admin_auth import ApiKeys, Scope
+from proxy.web.admin_oauth2 import OAuth2Routes
+from proxy.web.admin_sessions import SessionRoutes
+from proxy.web.cursors import Cursors
+from proxy.web.middleware import (
+    CALLER,
+    UNMATCHED,
+    OnRequest,
+    accounted,
+    authenticated,
+    check_expectation,
+    expect,
+    host_checked,
+    insufficient,
+    rendered,
+    sign,
+)
+from proxy.web.problems import Mistake, invalid
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# Patterns are given because aiohttp's own leaves out braces, which a user id may have.
+_SESSION: Final = "/v1/sessions/{session_id:[^/]+}"
+_USER: Final = "/v1/users/{user_id:[^/]+}"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One row of the table: `scope` is what a key needs, `query` which parameters there are."""
+
+    method: str
+    path: str
+    scope: Scope
+    handler: _Handler
+    query: frozenset[str] = frozenset()
+
+
+def admin_app(
+    sessions: Sessions,
+    validator: Validator,
+    keys: ApiKeys,
+    *,
+    hosts: Iterable[str],
+    lifetimes: Mapping[SessionType, Lifetimes],
+    cursor_key: bytes,
+    clock: Clock,
+    on_request: OnRequest,
+) -> web.Application:
+    """Build the application of the admin listener.
+
+    `hosts` are the host names it answers to. `lifetimes` are those `sessions` works with, to refuse
+    what they would shorten. `cursor_key` is 32 secret bytes every instance shares. `on_request` is
+    told the route's template, the method and the status of each request.
+    """
+    app = web.Application(
+        client_max_size=bodies.LIMIT,
+        middlewares=[accounted(on_request), rendered, host_checked(hosts), authenticated(keys)],
+    )
+    app.on_response_prepare.append(sign)
+    life = SessionRoutes(sessions, Cursors(cursor_key), lifetimes=lifetimes, clock=clock)
+    for endpoint in _table(life, OAuth2Routes(sessions, validator)):
+        _add(app.router, endpoint)
+    # aiohttp's own 404 and 405 are not asked: they would answer an Expect line in their own way.
+    nowhere = app.router.add_resource("/{anything:.*}", name=UNMATCHED)
+    nowhere.add_route(hdrs.METH_ANY, _nowhere, expect_handler=expect)
+    return app
+
+
+def _table(life: SessionRoutes, oauth2: OAuth2Routes) -> tuple[Endpoint, ...]:
+    page = frozenset({"limit", "cursor", "include_ended"})
+    return (
+        Endpoint("POST", "/v1/sessions", Scope.WRITE, life.create),
+        Endpoint("GET", _SESSION, Scope.READ, life.show),
+        Endpoint("POST", f"{_SESSION}/revoke", Scope.REVOKE, life.revoke),
+        Endpoint("GET", f"{_USER}/sessions", Scope.READ, life.list_for_user, page),
+        Endpoint("POST", f"{_USER}/revoke", Scope.REVOKE, life.revoke_for_user),
+        Endpoint("POST", "/oauth2/introspect", Scope.READ, oauth2.introspect),
+        Endpoint("POST", "/oauth2/revoke", Scope.REVOKE, oauth2.revoke),
+    )
+
+
+def _add(router: web.UrlDispatcher, endpoint: Endpoint) -> None:
+    allowed = [endpoint.method, *([hdrs.METH_HEAD] if endpoint.method == hdrs.METH_GET else [])]
+    handler = _guarded(endpoint)
+
+    async def wrong_method(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPMethodNotAllowed(request.method, allowed)
+
+    resource = router.add_resource(endpoint.path)
+    for method in allowed:
+        resource.add_route(method, handler, expect_handler=expect)
+    resource.add_route(hdrs.METH_ANY, wrong_method, expect_handler=expect)
+
+
+async def _nowhere(_request: web.Request) -> web.StreamResponse:
+    raise web.HTTPNotFound
+
+
+def _guarded(endpoint: Endpoint) -> _Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if endpoint.scope not in request[CALLER].scopes:
+            raise insufficient(endpoint.scope)
+        check_expectation(request)
+        _check_query(request, endpoint.query)
+        return await endpoint.handler(request)
+
+    return handler
+
+
+def _check_query(request: web.Request, known: frozenset[str]) -> None:
+    query = request.rel_url.query
+    mistakes = [Mistake(name, "no such parameter") for name in sorted(set(query) - known)]
+    mistakes += [
+        Mistake(name, "given twice") for name in sorted(known) if len(query.getall(name, [])) > 1
+    ]
+    if mistakes:
+        raise invalid("invalid_query", mistakes)

@@ -1,0 +1,25 @@
+"""One line in the log for each change somebody made through the admin door."""
+
+import logging
+from typing import Final
+
+from aiohttp import web
+
+from proxy.web.middleware import CALLER, REQUEST_ID
+
+_log: Final = logging.getLogger("sidegate.admin")
+
+
+def actor(request: web.Request) -> str:
+    """Return who is calling, as stores and logs name them."""
+    return f"key:{request[CALLER].name}"
+
+
+def log_change(request: web.Request, action: str, **about: str | int) -> None:
+    """Log that the caller has done `action`. `about` holds ids and counts, never a token."""
+    fields: dict[str, str | int] = {
+        "actor": actor(request),
+        "action": action,
+        "request_id": request[REQUEST_ID],
+    }
+    _log.info("admin change", extra=fields | about)

@@ -1,0 +1,56 @@
+"""Introspection (RFC 7662) and revocation (RFC 7009), for clients that speak OAuth."""
+
+from typing import assert_never
+
+from aiohttp import web
+
+from proxy.core.session import Session
+from proxy.core.verdict import Allow, Deny, Unavailable
+from proxy.service.sessions import Sessions
+from proxy.service.validator import Validator
+from proxy.web import bodies, payloads
+from proxy.web.admin_log import actor, log_change
+from proxy.web.middleware import unavailable
+from proxy.web.problems import Mistake, invalid
+
+
+class OAuth2Routes:
+    """The two routes that take a token. It is read, and forgotten before they answer."""
+
+    def __init__(self, sessions: Sessions, validator: Validator) -> None:
+        self._sessions = sessions
+        self._validator = validator
+
+    async def introspect(self, request: web.Request) -> web.Response:
+        """Say whether a token is valid now, and whose; of others nothing but that they are not."""
+        match await self._validator.validate(await _token(request)):
+            case Allow(session):
+                return web.json_response(payloads.introspection_document(session))
+            case Deny():
+                return web.json_response({"active": False})
+            case Unavailable(store):
+                raise unavailable(store)
+            case never:
+                assert_never(never)
+
+    async def revoke(self, request: web.Request) -> web.Response:
+        """End the session a token leads to, or led to before a rotation; none is as good (200)."""
+        match await self._validator.find(await _token(request)):
+            case Session(id=session_id):
+                await self._sessions.revoke(session_id, by=actor(request), reason="token_revoked")
+                log_change(request, "token.revoke", session_id=session_id)
+            case Deny():
+                pass
+            case Unavailable(store):
+                raise unavailable(store)
+            case never:
+                assert_never(never)
+        return web.Response()
+
+
+async def _token(request: web.Request) -> str:
+    """Return the form's `token`; both RFCs say that unknown fields are to be ignored."""
+    token = (await bodies.form(request)).get("token")
+    if not token:  # RFC 6749 3.1: an empty parameter is an absent one
+        raise invalid("invalid_request", [Mistake("token", "the form has no token")])
+    return token

@@ -1,0 +1,155 @@
+"""A listener: aiohttp's server with our limits, our words for bad requests, and an orderly end.
+
+Whatever is not HTTP gets a short 400 that repeats nothing of what was sent, is counted, and closes
+the connection; aiohttp's own answer and log would hold the offending line, a token perhaps.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.http import HttpVersion10, HttpVersion11
+
+from proxy.core.address import Address
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+_log: Final = logging.getLogger("sidegate.door")
+
+_OPTIONS: Final[dict[str, Any]] = {
+    # Gateways let header fields of 8 to 60 KiB pass; a browser with big cookies must not be locked
+    # out by us.
+    "max_line_size": 32 * 1024,
+    "max_field_size": 64 * 1024,
+    "max_headers": 256,
+    # Outlives every gateway's own (Envoy's is an hour): none of them races with our closing of an
+    # idle connection.
+    "keepalive_timeout": 3630.0,
+    # A body nobody reads is thrown away for a second, then the connection is closed under it.
+    "lingering_time": 1.0,
+    "access_log": None,
+}
+
+
+class _Protocol(web.RequestHandler):
+    """aiohttp's protocol with our words for errors."""
+
+    def __init__(self, door: "Door") -> None:
+        super().__init__(door, loop=asyncio.get_running_loop(), **_OPTIONS)
+        self._door = door
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  # repeats what was sent
+    ) -> web.StreamResponse:
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            self._door.on_bad_request()
+        else:
+            _log.error("the %s door failed", self._door.name, exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer was already on its way")
+        return refusal(HTTPStatus(status))
+
+
+class Door(web.Server):
+    """One listener and its connections. Open it, and close it in the end."""
+
+    def __init__(
+        self,
+        name: str,
+        handler: Handler,
+        *,
+        on_bad_request: Callable[[], None],
+        request_factory: Any = None,
+    ) -> None:
+        """`on_bad_request` is called for each request that is not HTTP/1.0 or 1.1."""
+        super().__init__(self._handle, request_factory=request_factory)
+        self.name = name
+        self.on_bad_request = on_bad_request
+        self.draining = False
+        self._handler = handler
+        self._listener: asyncio.Server | None = None
+        self._path: str | None = None
+
+    def __call__(self) -> web.RequestHandler:
+        return _Protocol(self)
+
+    async def open(self, address: Address, *, socket_mode: int = 0o660) -> Address:
+        """Listen, and return where: the same address with the port the system chose."""
+        loop = asyncio.get_running_loop()
+        if address.path is None:
+            self._listener = await loop.create_server(self, address.host or None, address.port)
+            port = self._listener.sockets[0].getsockname()[1]
+            return Address(address.host, port)
+        self._path = address.path
+        _unlink(self._path)  # left behind by a process that was killed
+        self._listener = await loop.create_unix_server(self, self._path)
+        os.chmod(self._path, socket_mode)  # noqa: PTH101  # once, before anybody can be waiting
+        return address
+
+    def drain(self) -> None:
+        """From now on each answer asks its gateway to take another connection next time."""
+        self.draining = True
+
+    async def close(self, *, patience: float) -> None:
+        """Accept nobody any more, and end when what is begun is answered or `patience` is over."""
+        if self._listener is not None:
+            self._listener.close()
+        await asyncio.sleep(0)  # what arrived before is begun before the idle ones are closed
+        self.pre_shutdown()
+        await self.shutdown(patience)
+        if self._path is not None:
+            _unlink(self._path)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.version not in (HttpVersion10, HttpVersion11):
+            self.on_bad_request()
+            return refusal(HTTPStatus.BAD_REQUEST)
+        response = await self._handler(request)
+        if self.draining:
+            response.force_close()
+        return response
+
+
+@asynccontextmanager
+async def application_door(
+    name: str, application: web.Application, *, on_bad_request: Callable[[], None]
+) -> AsyncIterator[Door]:
+    """Yield the door of an aiohttp application, started, and clean the application up after it."""
+    runner = web.AppRunner(application)
+    await runner.setup()
+    server = runner.server
+    assert server is not None  # set up
+    yield Door(
+        name,
+        server.request_handler,
+        on_bad_request=on_bad_request,
+        request_factory=server.request_factory,
+    )
+    await runner.cleanup()
+
+
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):
+        Path(path).unlink()
+
+
+def refusal(status: HTTPStatus) -> web.Response:
+    """Say no in few words, and close the connection."""
+    response = web.Response(
+        status=status,
+        body=b'{"title":"%s","status":%d}' % (status.phrase.encode(), status),
+        content_type="application/problem+json",
+        headers={"Cache-Control": "no-store", "Server": "sidegate"},
+    )
+    response.force_close()
+    return response

@@ -1,0 +1,53 @@
+"""Envoy's ext_authz over HTTP, as Istio, Contour, Envoy Gateway and the Gateway API use it too.
+
+Envoy sends the original request line behind a prefix, and says how long it will wait.
+"""
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from proxy.core.verdict import Allow, Verdict
+from proxy.web.gateways.base import CREDENTIALS, Manners, gather, only
+from proxy.web.messages import Answer, Head, Subrequest
+
+PREFIX = "/ext-authz"
+
+_BUDGET = b"x-envoy-expected-rq-timeout-ms"
+_WANTED = CREDENTIALS | {b"x-real-ip", _BUDGET}
+
+
+@dataclass(frozen=True, slots=True)
+class ExtAuthz:
+    """Envoy overwrites what we answer and keeps what we do not: the aliases are to be removed."""
+
+    manners: Manners
+    name: ClassVar[str] = "ext-authz"
+    _removals: tuple[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        aliases = ",".join(self.manners.identity.aliases())
+        object.__setattr__(self, "_removals", ("x-envoy-auth-headers-to-remove", aliases))
+
+    def read(self, head: Head) -> Subrequest:
+        lines = gather(head.fields, self.manners.wanted(_WANTED))
+        return Subrequest(
+            credential=self.manners.sources.read(lines),
+            method=head.method,
+            uri=head.target.removeprefix(PREFIX) or "/",
+            client=only(lines, b"x-real-ip"),
+            budget=_seconds(only(lines, _BUDGET)),
+        )
+
+    def write(self, verdict: Verdict) -> Answer:
+        answer = self.manners.write(verdict)
+        if not isinstance(verdict, Allow):
+            return answer
+        return replace(answer, fields=(*answer.fields, self._removals))
+
+
+def _seconds(milliseconds: str | None) -> float | None:
+    """Whatever is not a plain number of milliseconds states nothing."""
+    if milliseconds is None or not re.fullmatch(r"[0-9]{1,9}", milliseconds, re.ASCII):
+        return None
+    return int(milliseconds) / 1000

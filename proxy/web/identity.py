@@ -1,0 +1,51 @@
+"""How a session is told to the application: one header per fact, ASCII, always all of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import quote
+
+from proxy.core.session import Session
+
+# Visible ASCII but for `%`, which must be unambiguous. A comma would let one value look like two.
+_AS_IT_IS = "!#$&'()*+-./:;<=>?@[]^_`{|}~"
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityNames:
+    """The names of the identity headers."""
+
+    user: str = "X-Auth-User"
+    session: str = "X-Auth-Session"
+    type: str = "X-Auth-Type"
+    scopes: str = "X-Auth-Scopes"
+    time: str = "X-Auth-Time"
+    expires: str = "X-Auth-Expires"
+
+    def all(self) -> tuple[str, ...]:
+        return self.user, self.session, self.type, self.scopes, self.time, self.expires
+
+    def aliases(self) -> Iterator[str]:
+        """Yield the spellings that some applications take for the real names."""
+        for name in self.all():
+            for other in "_.":
+                yield name.lower().replace("-", other)
+
+    def fields(self, session: Session) -> tuple[tuple[str, str], ...]:
+        """Return every identity header of `session`, empty where there is nothing to say.
+
+        The user id is percent-encoded as UTF-8, so that every id can be told and read back.
+        Times are seconds since 1970.
+        """
+        return (
+            (self.user, quote(session.user_id, safe=_AS_IT_IS)),
+            (self.session, session.id),
+            (self.type, session.type.value),
+            (self.scopes, " ".join(session.scopes)),
+            (self.time, _seconds(session.authenticated_at)),
+            (self.expires, _seconds(session.expires_at)),
+        )
+
+
+def _seconds(moment: datetime) -> str:
+    return str(int(moment.timestamp()))

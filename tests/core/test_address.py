@@ -1,0 +1,27 @@
+"""Addresses of doors."""
+
+import pytest
+
+from proxy.core.address import Address
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:7080", Address("127.0.0.1", 7080)),
+        ("[::1]:0", Address("::1", 0)),
+        (":7080", Address("", 7080)),
+        ("unix:/run/gate.sock", Address(path="/run/gate.sock")),
+    ],
+)
+def test_an_address_is_read_and_spelled_alike(text: str, address: Address) -> None:
+    assert Address.parse(text) == address
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "7080", "host", "host:", "host:70800", "::1:80", "unix:gate.sock", "a b:1"]
+)
+def test_a_misspelled_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="write"):
+        Address.parse(text)

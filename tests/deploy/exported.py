@@ -1,0 +1,37 @@
+"""The series Sidegate exports, with their labels, as a scrape shows them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.observe.prometheus import METRIC_NAMES, Metrics, registry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Given by Prometheus when it scrapes, or by the Operator.
+TARGET_LABELS = {"job", "instance", "namespace", "pod"}
+
+
+def exported() -> Mapping[str, set[str]]:
+    """Return each series name with its labels. `up` is Prometheus' own."""
+    told = {name: set[str]() for name in METRIC_NAMES} | {"up": set[str]()}
+    for family in registry(_one_of_each()).collect():
+        for sample in family.samples:
+            told.setdefault(sample.name, set()).update(sample.labels)
+    return told
+
+
+def _one_of_each() -> Metrics:
+    metrics = Metrics(version="1", revocation_bound=5)
+    metrics.check("forward-auth", "allow", "ok", 0.001)
+    metrics.lookup("local", "hit", 0.001)
+    metrics.session_created("web")
+    metrics.session_ended("web", "revoked")
+    metrics.unreadable_record("redis")
+    metrics.bad_request("gate")
+    metrics.admin_request("/v1/sessions", "POST", 201)
+    metrics.feed_up("redis", True)
+    metrics.feed_gap("redis")
+    metrics.watch_breaker("redis", lambda: "closed")
+    return metrics

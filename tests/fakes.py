@@ -1,0 +1,41 @@
+"""A store that breaks and waits on demand, for what real servers cannot be made to do at will."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from proxy.core.errors import StoreUnavailable, UnreadableRecord
+from proxy.core.session import Session
+from proxy.core.token import Digest
+
+
+class Shelf:
+    """A finder, a leaf and a hot store in one dictionary."""
+
+    def __init__(self, *sessions: Session) -> None:
+        self.sessions = {session.digest: session for session in sessions}
+        self.down = False
+        self.unreadable: set[Digest] = set()
+        self.open = asyncio.Event()  # clear it, and answers wait until it is set
+        self.open.set()
+        self.asked: list[tuple[Digest, ...]] = []
+
+    async def find(self, digest: Digest) -> Session | None:
+        return (await self.find_many((digest,))).get(digest)
+
+    async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
+        self.asked.append(tuple(digests))
+        await self.open.wait()
+        if self.down:
+            raise StoreUnavailable("shelf", "told to be down")
+        if self.unreadable.intersection(digests):
+            raise UnreadableRecord("told to be unreadable")
+        return {digest: self.sessions[digest] for digest in digests if digest in self.sessions}
+
+    async def put(self, session: Session) -> Session:
+        await self.open.wait()
+        if self.down:
+            raise StoreUnavailable("shelf", "told to be down")
+        kept = self.sessions.get(session.digest)
+        if kept is None or kept.freshness <= session.freshness:
+            self.sessions[session.digest] = kept = session
+        return kept

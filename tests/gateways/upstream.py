@@ -1,0 +1,56 @@
+"""The application behind the gateway: tells as JSON what reached it. `python -m ... PORT`"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sys
+
+from aiohttp import WSMsgType, web
+
+
+async def tell(request: web.Request) -> web.StreamResponse:
+    """Answer with the request as it came; echo one message to a WebSocket."""
+    if request.headers.get("Upgrade", "").lower() == "websocket":
+        return await _echo_once(request)
+    body = await request.read()
+    return web.json_response(
+        {
+            "method": request.method,
+            "path": request.raw_path,
+            "headers": _header_lines(request),
+            "body_length": len(body),
+            "body_sha256": hashlib.sha256(body).hexdigest(),
+        },
+        headers={"X-Upstream": "reached"},
+    )
+
+
+def _header_lines(request: web.BaseRequest) -> list[list[str]]:
+    return [
+        [name.decode("latin-1"), value.decode("latin-1")] for name, value in request.raw_headers
+    ]
+
+
+async def _echo_once(request: web.Request) -> web.StreamResponse:
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    message = await socket.receive()
+    if message.type is WSMsgType.TEXT:
+        user = request.headers.get("X-Auth-User", "nobody")
+        await socket.send_str(f"{user}: {message.data}")
+    await socket.close()
+    return socket
+
+
+async def serve(port: int) -> None:
+    application = web.Application(client_max_size=2**24)
+    application.router.add_route("*", "/{anything:.*}", tell)
+    runner = web.AppRunner(application, max_line_size=65536, max_field_size=65536)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[1])))

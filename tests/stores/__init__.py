@@ -1,0 +1,1 @@
+"""What is true of one store only; what all promise is in tests/contracts."""

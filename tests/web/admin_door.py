@@ -1,0 +1,170 @@
+"""The admin door of a test: a real HTTP server over a real store in a file."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from aiohttp.test_utils import TestClient, TestServer
+from uuid_utils import uuid7
+from yarl import URL
+
+from proxy.core.errors import StoreUnavailable
+from proxy.core.lifetimes import DEFAULT_LIFETIMES
+from proxy.core.protocols import DurableStore
+from proxy.core.session import Session, SessionId
+from proxy.core.token import KeyRing, TokenKey
+from proxy.service.sessions import Sessions
+from proxy.service.validator import Validator
+from proxy.stores.sqlite import SqliteStore
+from proxy.web.admin import admin_app
+from proxy.web.admin_auth import ApiKey, ApiKeys, Scope
+from tests.clock import FakeClock
+
+CURSOR_KEY = bytes(range(32))
+
+
+class Breakable:
+    """A store that cannot answer while it is broken, or fails as it is told."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self.failure: Exception | None = None
+
+    def breaks(self) -> None:
+        self.failure = StoreUnavailable("sqlite", "broken on purpose")
+
+    def __getattr__(self, name: str) -> Any:
+        verb = getattr(self._store, name)
+
+        async def asked(*args: Any, **named: Any) -> Any:
+            if self.failure is not None:
+                raise self.failure
+            return await verb(*args, **named)
+
+        return asked
+
+
+class Silence:
+    """A feed nobody follows, and events nobody counts."""
+
+    async def announce(self, sessions: Iterable[Session]) -> None: ...
+
+    def created(self, session: Session) -> None: ...
+
+    def ended(self, session: Session, cause: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back: `body` is the JSON in it, if there is any."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.text)
+
+
+@dataclass
+class Door:
+    """The door and what is behind it. `keys` holds a key of all scopes and one of each."""
+
+    client: TestClient[Any, Any]
+    store: Breakable
+    sessions: Sessions
+    validator: Validator
+    ring: KeyRing
+    clock: FakeClock
+    keys: Mapping[str, str]
+    counted: list[tuple[str, str, int]] = field(default_factory=list)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        key: str | None = "all",
+        headers: Iterable[tuple[str, str]] = (),
+        **about: Any,
+    ) -> Reply:
+        """Send a request as it stands: the path is not normalised."""
+        lines = list(headers)
+        if key is not None:
+            lines.append(("Authorization", f"Bearer {self.keys[key]}"))
+        url = URL(str(self.client.make_url("/"))[:-1] + path, encoded=True)
+        async with self.client.session.request(method, url, headers=lines, **about) as response:
+            return Reply(response.status, response.headers, await response.text())
+
+    async def create(self, user_id: str = "ada", **fields: Any) -> tuple[str, dict[str, Any]]:
+        """Create a session through the door; return its token and its document."""
+        reply = await self.call("POST", "/v1/sessions", json={"user_id": user_id, **fields})
+        assert reply.status == 201, reply.text
+        return reply.body["token"], reply.body["session"]
+
+    async def post_raw(self, path: str, body: bytes, kind: str = "application/json") -> Reply:
+        return await self.call("POST", path, data=body, headers=[("Content-Type", kind)])
+
+    async def send(self, sent: bytes) -> bytes:
+        """Write bytes to a connection of their own and return all that comes until its end."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.client.port)
+        try:
+            writer.write(sent)
+            async with asyncio.timeout(10):
+                return await reader.read()
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+    def head(self, request_line: str, *lines: str) -> bytes:
+        """Return a request's head that the door would let in."""
+        own = [request_line, "Host: localhost", f"Authorization: Bearer {self.keys['all']}"]
+        return "\r\n".join([*own, *lines, "", ""]).encode("latin-1")
+
+
+@asynccontextmanager
+async def admin_door(directory: Path) -> AsyncIterator[Door]:
+    """Open a door over an empty store."""
+    sqlite = await SqliteStore.open(directory / "sessions.db")
+    broken = Breakable(sqlite)
+    store = cast("DurableStore", broken)
+    clock, ring = FakeClock(), KeyRing([TokenKey.generate()])
+    silence = Silence()
+    sessions = Sessions(
+        store,
+        hot=[],
+        feed=silence,
+        ring=ring,
+        lifetimes=DEFAULT_LIFETIMES,
+        clock=clock,
+        events=silence,
+        new_id=lambda: SessionId(str(uuid7())),
+    )
+    validator = Validator(store, ring=ring, clock=clock, deadline=5)
+    texts, keys = {}, []
+    for name, scopes in [("all", list(Scope)), *((str(scope), [scope]) for scope in Scope)]:
+        texts[name], key = ApiKey.mint(name, scopes)
+        keys.append(key)
+    counted: list[tuple[str, str, int]] = []
+    app = admin_app(
+        sessions,
+        validator,
+        ApiKeys(keys),
+        hosts=["127.0.0.1", "LOCALHOST", "::1"],
+        lifetimes=DEFAULT_LIFETIMES,
+        cursor_key=CURSOR_KEY,
+        clock=clock,
+        on_request=lambda route, method, status: counted.append((route, method, status)),
+    )
+    try:
+        server = TestServer(app)
+        await server.start_server(access_log=None)  # as the composition root does: paths are data
+        async with TestClient(server) as client:
+            yield Door(client, broken, sessions, validator, ring, clock, texts, counted)
+    finally:
+        await sqlite.close()
