@@ -1,9 +1,9 @@
--- Ask Sidegate whether a request may pass: `http-request lua.sidegate URL TIMEOUT_MS`.
--- URL is http://HOST:PORT/auth-request or unix@/PATH. Only HAProxy's own httpclient is used.
+-- Ask Sidegate whether a request may pass: `http-request lua.sidegate http://HOST:PORT/auth-request`.
+-- Nothing but HAProxy's own httpclient is used.
 -- 200 sets the identity headers and lets the request go on. 401 and 403 end it, as Sidegate says.
 -- Anything else, silence too, is an outage: 503 and Retry-After, never a yes and never a no.
 
-local QUESTION = { "authorization", "cookie", "user-agent" }   -- all that Sidegate learns of the client's words
+local QUESTION = { "authorization", "cookie" }   -- all that Sidegate learns of the client's words
 local DENIAL = { "content-type", "cache-control", "www-authenticate" }   -- all that the client learns of its answer
 
 -- HAProxy's header tables start at 0.
@@ -31,15 +31,9 @@ local function question(txn)
     return headers
 end
 
-local function ask(txn, url, timeout)
-    local socket = url:match("^unix@.+")
+local function ask(txn, url)
     local asked, answer = pcall(function()
-        return core.httpclient():get {
-            url = socket and "http://sidegate/auth-request" or url,
-            dst = socket,
-            headers = question(txn),
-            timeout = tonumber(timeout),
-        }
+        return core.httpclient():get { url = url, headers = question(txn) }
     end)
     return asked and answer or { status = 0, headers = {} }
 end
@@ -64,8 +58,8 @@ local function unavailable(txn)
     txn:done(txn:reply { status = 503, headers = { ["retry-after"] = { "1" }, ["cache-control"] = { "no-store" } } })
 end
 
-core.register_action("sidegate", { "http-req" }, function(txn, url, timeout)
-    local answer = ask(txn, url, timeout)
+core.register_action("sidegate", { "http-req" }, function(txn, url)
+    local answer = ask(txn, url)
     if answer.status == 200 then
         allow(txn, answer)
     elseif answer.status == 401 or answer.status == 403 then
@@ -73,4 +67,4 @@ core.register_action("sidegate", { "http-req" }, function(txn, url, timeout)
     else
         unavailable(txn)
     end
-end, 2)
+end, 1)

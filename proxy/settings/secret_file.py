@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 
 from proxy.core.errors import SettingsError
 
@@ -33,7 +34,8 @@ def wrong(path: Path, setting: str, what: str) -> SettingsError:
 
 def _read(path: Path, setting: str) -> str:
     text = path.read_text("utf-8", errors="replace")
-    if path.stat().st_mode & 0o077:
+    # The group may read it: on a volume, Kubernetes' fsGroup gives it that at every start.
+    if path.stat().st_mode & 0o007:
         raise wrong(path, setting, f"is open to others: chmod 600 {path}, and consider a new one")
     return text.strip()
 
@@ -41,8 +43,7 @@ def _read(path: Path, setting: str) -> str:
 def _make(path: Path, text: str) -> None:
     """Write under another name and link it: whoever else starts now sees a whole file."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
+    draft = path.with_name(f".{path.name}.{token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "w") as file:

@@ -13,7 +13,7 @@ from proxy.core.protocols import Condition, Cursor
 from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.token import Digest
 from proxy.stores.migrate import lacking
-from proxy.stores.postgres_connection import primary, understood
+from proxy.stores.postgres_connection import Connector, primary, understood
 from proxy.stores.rows import (
     BEYOND_ALL,
     COLUMNS,
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 # A deadlock or a failed serialization undid one side: the other went on, so this one may follow.
 _ATTEMPTS: Final = 3
 # How long the server has to confirm that it dropped a query nobody waits for any more.
-_CANCELLING_SECONDS: Final = 2.0
-_CLOSING_SECONDS: Final = 5.0
+_CANCELLING_SECONDS: Final = 1.0
+_CLOSING_SECONDS: Final = 2.0
 
 # ruff's S608 suspects every built statement: these are built from column names of this house only.
 _SESSION: Final = ", ".join(SESSION_COLUMNS)
@@ -87,8 +87,9 @@ _CHANGED: Final = (
 class PostgresStore:
     """A DurableStore. It needs no database to be opened, and recovers by itself."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", connector: Connector) -> None:
         self._pool = pool
+        self._connector = connector
         self._schema_fits = False
         self._returning: set[asyncio.Task[None]] = set()
 
@@ -98,14 +99,16 @@ class PostgresStore:
 
         `prepared_statements=False` suits a pooler that hands each transaction another connection.
         """
+        connector = Connector()
         pool = asyncpg.create_pool(
             dsn,
+            connect=connector,
             min_size=0,
             max_size=pool_max,
             reset=_leave_as_it_is,
             **primary(prepared_statements=prepared_statements),
         )
-        return cls(await pool)
+        return cls(await pool, connector)
 
     async def check_schema(self) -> None:
         """Return when the tables fit this program. SchemaMismatch: they are older or newer.
@@ -158,7 +161,7 @@ class PostgresStore:
     async def revoke_where(
         self, condition: Condition, *, at: datetime, by: str, reason: str
     ) -> list[Session]:
-        spared = condition.except_id and canonical(condition.except_id)
+        spared = None if condition.except_id is None else canonical(condition.except_id)
         rows = await self._ask(_REVOKE, at, by, reason, condition.user_id, condition.type, spared)
         return list(readable_sessions(rows))
 
@@ -180,7 +183,7 @@ class PostgresStore:
                 await self._pool.close()
         except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             self._pool.terminate()
-        await asyncio.gather(*self._returning)
+        await asyncio.gather(self._connector.close(), *self._returning)
 
     async def _ask(self, query: str, *arguments: object) -> list[Row]:
         """Run one statement, which is its own transaction. An error leaves open if it happened."""

@@ -1,5 +1,6 @@
 """Reach the primary, and say what Postgres' errors mean to us."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +13,11 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
     # Generic in the stubs only.
-    Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+    _Made = asyncpg.Connection[asyncpg.Record]
+    Connection = _Made | PoolConnectionProxy[asyncpg.Record]
+
+# Longer than any handshake, shorter than a network takes to give up on one that went nowhere.
+_CONNECTING_SECONDS: Final = 2.0
 
 OUTAGES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (asyncpg.TargetServerAttributeNotMatched, "it is a standby"),
@@ -100,6 +105,7 @@ def primary(*, prepared_statements: bool = True) -> dict[str, Any]:
         "target_session_attrs": "primary",
         "server_settings": {"application_name": "sidegate"},
         "statement_cache_size": 100 if prepared_statements else 0,
+        "timeout": _CONNECTING_SECONDS,
     }
 
 
@@ -112,3 +118,37 @@ async def connect(dsn: str) -> "AsyncIterator[Connection]":
             yield connection
         finally:
             await connection.close()
+
+
+class Connector:
+    """Connects for a pool, and finishes what it began when the caller leaves: the next one gets it.
+
+    Otherwise callers who have less patience than a handshake takes would never see a connection.
+    """
+
+    def __init__(self) -> None:
+        self._unclaimed: list[asyncio.Task[_Made]] = []
+
+    async def __call__(self, *arguments: Any, **settings: Any) -> "_Made":
+        making = self._begun() or asyncio.create_task(asyncpg.connect(*arguments, **settings))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            self._unclaimed.append(making)
+            raise
+
+    async def close(self) -> None:
+        """Let go of what nobody claimed."""
+        for made in await asyncio.gather(*self._unclaimed, return_exceptions=True):
+            if not isinstance(made, BaseException):
+                made.terminate()
+
+    def _begun(self) -> "asyncio.Task[_Made] | None":
+        """Return a connection in the making, or a made one, but none that came to nothing."""
+        while self._unclaimed:
+            making = self._unclaimed.pop()
+            if not making.done() or (
+                making.exception() is None and not making.result().is_closed()
+            ):
+                return making
+        return None

@@ -146,7 +146,7 @@ class SqliteStore:
             "reason": reason,
             "user_id": condition.user_id,
             "type": condition.type,
-            "except_id": condition.except_id and canonical(condition.except_id),
+            "except_id": None if condition.except_id is None else canonical(condition.except_id),
         }
         return list(readable_sessions(await self._changing.ask(_REVOKE, values)))
 

@@ -14,7 +14,7 @@ from proxy.web import strict_json
 from proxy.web.problems import Mistake, Problem, invalid
 
 LIMIT: Final = 64 * 1024
-_PATIENCE: Final = 10.0  # seconds for a body of at most 64 KiB; a slower one is an attack or a ruin
+PATIENCE: Final = 10.0  # seconds for a body of at most 64 KiB; a slower one is an attack or a ruin
 _FIELDS: Final = 32  # of a form; RFC 7009 and 7662 know two
 _JSON: Final = "application/json"
 _FORM: Final = "application/x-www-form-urlencoded"
@@ -71,7 +71,7 @@ async def _read(request: web.Request) -> bytes:
     if (request.content_length or 0) > LIMIT:
         raise too_large
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(PATIENCE):
             return await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise too_large from None

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.gateways.launch import GATEWAYS, start_gateway
-from tests.gateways.sidegate import ROOT, Sidegate, start_sidegate
 from tests.processes import (
     Child,
     Server,
@@ -19,6 +18,7 @@ from tests.processes import (
     start_on_a_free_port,
     temporary_directory,
 )
+from tests.sidegate import ROOT, Sidegate, start_sidegate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

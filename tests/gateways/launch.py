@@ -31,6 +31,7 @@ PLAIN: Places = {
     "sidegate": ["127.0.0.1:7080"],
     "upstream": ["127.0.0.1:9000"],
 }
+WITH_HELPER: Places = {**PLAIN, "helper": ["127.0.0.1:8079"]}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ GATEWAYS: Mapping[str, Gateway] = {
         _program("traefik", SCRIPTS / "traefik"),
         files=["traefik.yaml", "dynamic.yaml"],
         arguments=["--configFile=traefik.yaml"],
-        places={**PLAIN, "helper": ["127.0.0.1:8079"]},
+        places=WITH_HELPER,
     ),
     "envoy": Gateway(
         _program("envoy", SITE_PACKAGES / "envoy/_bin/envoy"),  # the script only starts this
@@ -80,7 +81,7 @@ GATEWAYS: Mapping[str, Gateway] = {
         _program("haproxy"),
         files=["haproxy.cfg", "sidegate.lua"],
         arguments=["-db", "-f", "haproxy.cfg"],
-        places=PLAIN,
+        places=WITH_HELPER,
     ),
 }
 

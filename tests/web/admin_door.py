@@ -4,14 +4,15 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp import ClientSession
 from uuid_utils import uuid7
 from yarl import URL
 
+from proxy.core.address import Address
 from proxy.core.errors import StoreUnavailable
 from proxy.core.lifetimes import DEFAULT_LIFETIMES
 from proxy.core.protocols import DurableStore
@@ -22,6 +23,7 @@ from proxy.service.validator import Validator
 from proxy.stores.sqlite import SqliteStore
 from proxy.web.admin import admin_app
 from proxy.web.admin_auth import ApiKey, ApiKeys, Scope
+from proxy.web.door import application_door
 from tests.clock import FakeClock
 
 CURSOR_KEY = bytes(range(32))
@@ -71,18 +73,31 @@ class Reply:
         return json.loads(self.text)
 
 
+class Counted(list[tuple[str, str, int]]):
+    """The requests the door has told of; `another` is set at each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.another = asyncio.Event()
+
+    def __call__(self, route: str, method: str, status: int) -> None:
+        self.append((route, method, status))
+        self.another.set()
+
+
 @dataclass
 class Door:
     """The door and what is behind it. `keys` holds a key of all scopes and one of each."""
 
-    client: TestClient[Any, Any]
+    client: ClientSession
+    port: int
     store: Breakable
     sessions: Sessions
     validator: Validator
     ring: KeyRing
     clock: FakeClock
     keys: Mapping[str, str]
-    counted: list[tuple[str, str, int]] = field(default_factory=list)
+    counted: Counted
 
     async def call(
         self,
@@ -97,8 +112,8 @@ class Door:
         lines = list(headers)
         if key is not None:
             lines.append(("Authorization", f"Bearer {self.keys[key]}"))
-        url = URL(str(self.client.make_url("/"))[:-1] + path, encoded=True)
-        async with self.client.session.request(method, url, headers=lines, **about) as response:
+        url = URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
+        async with self.client.request(method, url, headers=lines, **about) as response:
             return Reply(response.status, response.headers, await response.text())
 
     async def create(self, user_id: str = "ada", **fields: Any) -> tuple[str, dict[str, Any]]:
@@ -112,7 +127,7 @@ class Door:
 
     async def send(self, sent: bytes) -> bytes:
         """Write bytes to a connection of their own and return all that comes until its end."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.client.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(sent)
             async with asyncio.timeout(10):
@@ -150,7 +165,7 @@ async def admin_door(directory: Path) -> AsyncIterator[Door]:
     for name, scopes in [("all", list(Scope)), *((str(scope), [scope]) for scope in Scope)]:
         texts[name], key = ApiKey.mint(name, scopes)
         keys.append(key)
-    counted: list[tuple[str, str, int]] = []
+    counted = Counted()
     app = admin_app(
         sessions,
         validator,
@@ -159,12 +174,64 @@ async def admin_door(directory: Path) -> AsyncIterator[Door]:
         lifetimes=DEFAULT_LIFETIMES,
         cursor_key=CURSOR_KEY,
         clock=clock,
-        on_request=lambda route, method, status: counted.append((route, method, status)),
+        on_request=counted,
     )
     try:
-        server = TestServer(app)
-        await server.start_server(access_log=None)  # as the composition root does: paths are data
-        async with TestClient(server) as client:
-            yield Door(client, broken, sessions, validator, ring, clock, texts, counted)
+        async with application_door("admin", app, on_bad_request=lambda: None) as listener:
+            port = (await listener.open(Address("127.0.0.1"))).port
+            async with ClientSession() as client:
+                yield Door(client, port, broken, sessions, validator, ring, clock, texts, counted)
+            await listener.close(patience=1)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+    def head(self, request_line: str, *lines: str) -> bytes:
+        """Return a request's head that the door would let in."""
+        own = [request_line, "Host: localhost", f"Authorization: Bearer {self.keys['all']}"]
+        return "\r\n".join([*own, *lines, "", ""]).encode("latin-1")
+
+
+@asynccontextmanager
+async def admin_door(directory: Path) -> AsyncIterator[Door]:
+    """Open a door over an empty store."""
+    sqlite = await SqliteStore.open(directory / "sessions.db")
+    broken = Breakable(sqlite)
+    store = cast("DurableStore", broken)
+    clock, ring = FakeClock(), KeyRing([TokenKey.generate()])
+    silence = Silence()
+    sessions = Sessions(
+        store,
+        hot=[],
+        feed=silence,
+        ring=ring,
+        lifetimes=DEFAULT_LIFETIMES,
+        clock=clock,
+        events=silence,
+        new_id=lambda: SessionId(str(uuid7())),
+    )
+    validator = Validator(store, ring=ring, clock=clock, deadline=5)
+    texts, keys = {}, []
+    for name, scopes in [("all", list(Scope)), *((str(scope), [scope]) for scope in Scope)]:
+        texts[name], key = ApiKey.mint(name, scopes)
+        keys.append(key)
+    counted = Counted()
+    app = admin_app(
+        sessions,
+        validator,
+        ApiKeys(keys),
+        hosts=["127.0.0.1", "LOCALHOST", "::1"],
+        lifetimes=DEFAULT_LIFETIMES,
+        cursor_key=CURSOR_KEY,
+        clock=clock,
+        on_request=counted,
+    )
+    runner = web.AppRunner(app, access_log=None)  # as the composition root does: paths are data
+    try:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        async with ClientSession() as client:
+            port = runner.addresses[0][1]
+            yield Door(client, port, broken, sessions, validator, ring, clock, texts, counted)
     finally:
         await sqlite.close()

@@ -669,3 +669,20 @@ async def test_a_token_in_the_wrong_place_is_not_repeated(door: Door) -> None:
     for reply in replies:
         assert 400 <= reply.status < 500
         assert token not in reply.text
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["Authorization : Bearer {}", "X {}", "Content-Length: {}", "X-A: {}\x00", "Cookie: {}\r\n x"],
+)
+async def test_a_token_in_a_line_that_is_no_header_is_neither_repeated_nor_logged(
+    door: Door, caplog: pytest.LogCaptureFixture, line: str
+) -> None:
+    token, _ = await door.create()
+    caplog.set_level(logging.DEBUG)
+
+    answer = await door.send(door.head("GET / HTTP/1.1", line.format(token), "Connection: close"))
+
+    assert answer.split(b" ", 2)[1] == b"400"
+    assert token.encode() not in answer
+    assert token not in _everything_logged(caplog)

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from tests.processes import Child, Server, free_port, python_module, start_on_a_free_port
 
-ROOT = Path(__file__).parents[2]
-STANDIN: list[str | Path] = (
-    [sys.executable, *os.environ.get("SIDEGATE_STANDIN", "").split()][:9]
-    if os.environ.get("SIDEGATE_STANDIN")
-    else []
-)
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -28,6 +23,8 @@ class Sidegate:
 
     server: Server
     admin_port: int
+    ops_port: int
+    admin_key: str
 
     @property
     def address(self) -> str:
@@ -45,20 +42,28 @@ class Sidegate:
         status, answer = self._call("POST", f"/v1/sessions/{session_id}/revoke", {})
         assert status == HTTPStatus.OK, answer
 
+    async def ops(self, http: aiohttp.ClientSession, path: str) -> int:
+        """Ask the ops door for its status."""
+        async with http.get(f"http://127.0.0.1:{self.ops_port}{path}") as answer:
+            return answer.status
+
     def _call(self, method: str, path: str, body: object) -> tuple[int, Any]:
-        key = (self.server.directory / "data/admin.key").read_text().strip()
-        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {self.admin_key}", "Content-Type": "application/json"}
         with closing(http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=10)) as door:
             door.request(method, path, json.dumps(body), headers)
             answer = door.getresponse()
             return answer.status, json.loads(answer.read() or b"null")
 
 
-def start_sidegate(directory: Path, **settings: str) -> Sidegate:
+def start_sidegate(
+    directory: Path, *, admin_key: str | None = None, wait: bool = True, **settings: str
+) -> Sidegate:
     """Start Sidegate on the embedded default; `settings` are further environment variables.
 
-    With SIDEGATE_DATABASE_URL and SIDEGATE_REDIS_URL it is a full deployment.
+    With SIDEGATE_DATABASE_URL and SIDEGATE_REDIS_URL it is a full deployment, whose `admin_key`
+    the settings must know. Without `wait` it need not be ready, only alive.
     """
+    path = "/readyz" if wait else "/livez"
     admin_port, ops_port = free_port(), free_port()
 
     def launch(port: int) -> Server:
@@ -71,21 +76,23 @@ def start_sidegate(directory: Path, **settings: str) -> Sidegate:
         }
         child = Child(
             "sidegate",
-            STANDIN or python_module("proxy", "serve"),
+            python_module("proxy", "serve"),
             directory,
-            lambda: _is_ready(ops_port),
+            lambda: _says_yes(ops_port, path),
             environment=environment | settings,
             demoted=False,  # this Python may lie where only root can read
         )
         return Server("sidegate", port, f"http://127.0.0.1:{port}", child)
 
-    return Sidegate(start_on_a_free_port(launch, None), admin_port)
+    server = start_on_a_free_port(launch, None)
+    key = admin_key or (directory / "data/admin.key").read_text().strip()
+    return Sidegate(server, admin_port, ops_port, key)
 
 
-def _is_ready(ops_port: int) -> bool:
+def _says_yes(ops_port: int, path: str) -> bool:
     try:
         with closing(http.client.HTTPConnection("127.0.0.1", ops_port, timeout=1)) as door:
-            door.request("GET", "/readyz")
+            door.request("GET", path)
             return door.getresponse().status == HTTPStatus.OK
     except OSError:
         return False

@@ -1,0 +1,152 @@
+"""The command line: `sidegate`, its exit codes, and how errors are told.
+
+Exit codes: 0 done, 1 it did not work out, 2 misspelled command, 78 wrong settings.
+"""
+
+from errno import EADDRINUSE
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from proxy.commands.config import config
+from proxy.commands.keys import key
+from proxy.commands.options import load, run, with_config, with_output
+from proxy.commands.sessions import session
+from proxy.commands.writing import as_json
+from proxy.core.errors import Conflict, SettingsError, SidegateError, StoreUnavailable
+
+EX_CONFIG: Final = 78  # sysexits.h: something is configured wrong
+
+
+class _Reporting(click.Group):
+    """Tells errors in words, on stderr, with what to do next."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SettingsError as error:
+            click.echo(_settings_report(error), err=True)
+            ctx.exit(EX_CONFIG)
+        except SidegateError as error:
+            raise click.ClickException(f"{error}\n{_next_step(error)}") from error
+        except OSError as error:
+            if error.errno != EADDRINUSE:
+                raise
+            raise click.ClickException(
+                f"{error.strerror}\nStop whoever listens there, or set another address: "
+                "gate.listen, admin.listen, ops.listen."
+            ) from error
+
+
+def _settings_report(error: SettingsError) -> str:
+    mistakes = "\n".join(f"  {mistake}" for mistake in error.mistakes)
+    next_step = "Mend them; `sidegate config check` looks again."
+    return f"Error: the settings are wrong:\n{mistakes}\n{next_step}"
+
+
+def _next_step(error: SidegateError) -> str:
+    match error:
+        case StoreUnavailable():
+            return "Does the store run, and is its address right? `sidegate config show` tells it."
+        case Conflict():
+            return "Try again."
+        case _:
+            return "`sidegate config check` looks at the settings."
+
+
+@click.group(cls=_Reporting, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Session validation beside your API gateway.
+
+    \b
+    Examples:
+      sidegate serve                               on a file of its own, for one machine
+      sidegate config check --config sidegate.yaml
+      sidegate session create --user alice
+    """
+
+
+for group in (config, key, session):
+    main.add_command(group)
+
+
+@main.command()
+@with_config
+def serve(config: Path | None) -> None:
+    """Answer the gateway until SIGTERM or SIGINT.
+
+    \b
+    Examples:
+      sidegate serve
+      sidegate serve --config /etc/sidegate/sidegate.yaml
+      SIDEGATE_GATE__LISTEN=unix:/run/sidegate/gate.sock sidegate serve
+    """
+    settings = load(config)
+    from proxy import app
+    from proxy.observe import logs
+
+    logs.configure(settings.logs.level, settings.logs.format)
+    run(app.serve(settings))
+
+
+@main.command()
+@with_config
+def migrate(config: Path | None) -> None:
+    """Bring the durable store's tables up to date. Safe to repeat, and while servers run.
+
+    \b
+    Examples:
+      sidegate migrate --config /etc/sidegate/sidegate.yaml
+      SIDEGATE_DATABASE_URL_FILE=/run/secrets/database_url sidegate migrate
+    """
+    settings = load(config)
+    from proxy import app
+
+    applied = run(app.migrate(settings))
+    click.echo("\n".join(f"applied {name}" for name in applied) or "up to date")
+
+
+@main.command()
+@with_config
+def healthcheck(config: Path | None) -> None:
+    """Ask the server of these settings whether it lives; exit 1 if not. For containers.
+
+    \b
+    Examples:
+      sidegate healthcheck
+      sidegate healthcheck --config /etc/sidegate/sidegate.yaml || restart-it
+    """
+    from proxy.healthcheck import PATIENCE, livez
+
+    address = load(config).ops.listen
+    try:
+        status = livez(address)
+    except OSError as error:
+        raise click.ClickException(
+            f"no answer from {address} within {PATIENCE:g} s: {error.strerror or error}\n"
+            "Does `sidegate serve` run with the same settings?"
+        ) from error
+    if status != 200:
+        raise click.ClickException(f"{address} answers {status}: its log says why.")
+    click.echo("ok")
+
+
+@main.command()
+@with_output
+def version(output: str) -> None:
+    """Print which Sidegate this is.
+
+    \b
+    Examples:
+      sidegate version
+      sidegate version --output json
+    """
+    import platform
+    from importlib.metadata import version as installed
+
+    number = installed("sidegate")
+    if output == "json":
+        click.echo(as_json({"version": number, "python": platform.python_version()}))
+    else:
+        click.echo(f"sidegate {number}, Python {platform.python_version()}")

@@ -1,0 +1,51 @@
+"""What commands have in common: their options, the settings, the event loop."""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from proxy.settings import Settings
+
+T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def with_config(command: Command) -> Command:
+    """Add `--config FILE`."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        help="Settings in YAML. SIDEGATE_* variables go before them.",
+    )(command)
+
+
+def with_output(command: Command) -> Command:
+    """Add `-o json|table`."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["json", "table"]),
+        default="table",
+        show_default=True,
+        help="json for programs, table for people.",
+    )(command)
+
+
+def load(config: Path | None) -> "Settings":
+    """Return the settings of the file and of this process's environment. SettingsError."""
+    from proxy import settings
+
+    return settings.load(config, os.environ)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Do asynchronous work to its end."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)

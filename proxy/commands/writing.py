@@ -1,0 +1,37 @@
+"""What commands print: JSON for programs, tables for people."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def as_json(document: object) -> str:
+    """Write for programs."""
+    return json.dumps(document, indent=2)
+
+
+def as_card(document: Mapping[str, Any]) -> str:
+    """Write one thing, a line for each of its facts."""
+    width = max(map(len, document))
+    return "\n".join(f"{name:<{width}}  {_cell(value)}" for name, value in document.items())
+
+
+def as_table(columns: Sequence[str], documents: Iterable[Mapping[str, Any]]) -> str:
+    """Write many things, a line each under a line of heads."""
+    rows = [columns, *([_cell(document[name]) for name in columns] for document in documents)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case str():
+            # What a client named itself must not steer the operator's terminal.
+            return "".join(c if c.isprintable() else repr(c)[1:-1] for c in value) or "-"
+        case list():
+            return " ".join(map(_cell, value)) or "-"
+        case _:
+            return json.dumps(value)

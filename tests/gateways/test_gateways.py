@@ -1,0 +1,348 @@
+"""What every gateway must do with the file we ship for it: one suite, five real gateways."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.gateways.http_client import Client, Line, Response, folded, say_over_websocket, send
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.sidegate import Sidegate
+
+IDENTITY = [
+    "X-Auth-User",
+    "X-Auth-Session",
+    "X-Auth-Type",
+    "X-Auth-Scopes",
+    "X-Auth-Time",
+    "X-Auth-Expires",
+]
+
+
+def bearer(token: str) -> list[Line]:
+    return [("Authorization", f"Bearer {token}")]
+
+
+def cookie(token: str) -> list[Line]:
+    return [("Cookie", f"theme=dark; __Host-session={token}; lang=en")]
+
+
+def is_refused(response: Response) -> bool:
+    """401 as RFC 6750 has it, not a word of a session, and the application saw nothing."""
+    return (
+        response.status == 401
+        and response.headers["WWW-Authenticate"].startswith('Bearer realm="sidegate"')
+        and not response.reached_upstream
+        and not identity_in(response)
+    )
+
+
+def is_unavailable(response: Response) -> bool:
+    return (
+        response.status == 503
+        and response.headers["Retry-After"] == "1"
+        and "WWW-Authenticate" not in response.headers
+        and not response.reached_upstream
+        and not identity_in(response)
+    )
+
+
+def identity_in(response: Response) -> list[str]:
+    ours = {folded(name) for name in IDENTITY}
+    return [name for name in response.headers if folded(name) in ours]
+
+
+# Yes
+
+
+@pytest.mark.parametrize("credential", [bearer, cookie])
+def test_a_live_session_passes_with_its_whole_identity(
+    gateway: int, alice: Created, credential: Credential
+) -> None:
+    response = send(gateway, "GET", "/page?x=1&y=%2F", credential(alice.token))
+
+    assert response.status == 200
+    assert response.told["path"] == "/page?x=1&y=%2F"
+    told = {name: response.upstream_values(name) for name in IDENTITY}
+    assert all(len(values) == 1 and values[0] for values in told.values()), told
+    assert told["X-Auth-User"] == ["alice"]
+    assert told["X-Auth-Session"] == [alice.session_id]
+    assert told["X-Auth-Type"] == ["web"]
+    assert told["X-Auth-Scopes"] == ["read write"]
+    assert not identity_in(response)
+
+
+@pytest.mark.parametrize("padding_first", [True, False])
+def test_a_nine_kilobyte_cookie_passes(gateway: int, alice: Created, padding_first: bool) -> None:
+    pairs = [f"__Host-session={alice.token}", f"padding={'x' * 9000}"]
+    line = "; ".join(reversed(pairs) if padding_first else pairs)
+
+    response = send(gateway, lines=[("Cookie", line)])
+
+    assert response.status == 200
+    assert response.upstream_values("Cookie") == [line]
+
+
+def test_a_websocket_opens_with_a_token_only(gateway: int, alice: Created) -> None:
+    assert say_over_websocket(gateway, bearer(alice.token), "hello") == (101, "alice: hello")
+    assert say_over_websocket(gateway, cookie(alice.token), "hello") == (101, "alice: hello")
+    assert say_over_websocket(gateway, [], "hello") == (401, "")
+
+
+# What the client says of itself
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "X-Auth-User",
+        "x-auth-user",
+        "X_Auth_User",
+        "x-auth_user",
+        "x.auth.user",
+        "X-Auth.User",
+        "X-Auth-Scopes",
+        "X_AUTH_SCOPES",
+        "X.Auth.Session",
+        "X-Auth-User ",
+    ],
+)
+def test_the_clients_own_identity_header_never_arrives(
+    gateway: int, alice: Created, spelling: str
+) -> None:
+    own = [(spelling, "mallory"), (spelling, "root")]
+
+    response = send(gateway, lines=[*own, *bearer(alice.token), *own])
+
+    if response.status != 200:
+        assert response.status == 400
+        assert not response.reached_upstream
+        return
+    identities = [response.upstream_values(name) for name in IDENTITY]
+    assert [len(values) for values in identities] == [1] * len(IDENTITY)
+    assert not {"mallory", "root"} & {value for _, value in response.told["headers"]}
+
+
+@pytest.mark.parametrize("name", IDENTITY)
+def test_naming_a_header_in_connection_does_not_remove_it(
+    gateway: int, alice: Created, name: str
+) -> None:
+    response = send(gateway, lines=[("Connection", f"keep-alive, {name}"), *bearer(alice.token)])
+
+    if response.status != 200:
+        assert response.status == 400
+        return
+    assert len(response.upstream_values(name)) == 1
+    # nor by the next proxy on the way
+    assert name.lower() not in "".join(response.upstream_values("Connection")).lower()
+
+
+def test_an_upgrade_to_anything_but_a_websocket_does_not_reach_the_application(
+    gateway: int, alice: Created
+) -> None:
+    upgrade = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c")]
+
+    response = send(gateway, lines=[*upgrade, ("HTTP2-Settings", "AAMAAABk"), *bearer(alice.token)])
+
+    assert not response.reached_upstream or not response.upstream_values("Upgrade")
+
+
+# No
+
+
+def test_no_credential_is_refused_without_an_error_code(gateway: int) -> None:
+    response = send(gateway)
+
+    assert is_refused(response)
+    assert "error" not in response.headers["WWW-Authenticate"]
+
+
+@pytest.mark.parametrize("credential", [bearer, cookie])
+@pytest.mark.parametrize("junk", ["junk", "sgw_", "sgw_" + "A" * 56, "%00", "a" * 3000])
+def test_junk_is_refused(gateway: int, credential: Credential, junk: str) -> None:
+    response = send(gateway, lines=credential(junk))
+
+    assert is_refused(response)
+    assert 'error="invalid_token"' in response.headers["WWW-Authenticate"]
+
+
+@pytest.mark.parametrize("credential", [bearer, cookie])
+def test_a_forged_token_is_refused(gateway: int, alice: Created, credential: Credential) -> None:
+    last = "A" if alice.token[-1] != "A" else "B"
+
+    assert is_refused(send(gateway, lines=credential(alice.token[:-1] + last)))
+
+
+def test_two_different_credentials_are_refused(
+    gateway: int, alice: Created, sidegate: Sidegate
+) -> None:
+    bob = sidegate.create_session(user_id="bob")
+
+    assert is_refused(send(gateway, lines=[*bearer(alice.token), *cookie(bob.token)]))
+
+
+@pytest.mark.parametrize("credential", [bearer, cookie])
+def test_a_revoked_session_is_refused_from_the_acknowledgement_on(
+    gateway: int, sidegate: Sidegate, credential: Credential
+) -> None:
+    created = sidegate.create_session(user_id="revoked")
+    assert send(gateway, lines=credential(created.token)).status == 200
+
+    sidegate.revoke_session(created.session_id)
+
+    assert is_refused(send(gateway, lines=credential(created.token)))
+
+
+def test_an_expired_session_is_refused(gateway: int, sidegate: Sidegate) -> None:
+    created = sidegate.create_session(user_id="short", expires_in=1)
+    deadline = time.monotonic() + 5
+    with Client(gateway) as client:
+        response = client.send(lines=bearer(created.token))
+        while response.status == 200 and time.monotonic() < deadline:
+            response = client.send(lines=bearer(created.token))
+
+    assert is_refused(response)
+
+
+# Every method and every body
+
+
+@pytest.mark.parametrize(
+    "method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"]
+)
+def test_every_method_is_checked(gateway: int, alice: Created, method: str) -> None:
+    allowed = send(gateway, method, "/thing", bearer(alice.token))
+
+    assert allowed.status == 200
+    assert allowed.reached_upstream
+    if method != "HEAD":
+        assert allowed.told["method"] == method
+        assert allowed.upstream_values("X-Auth-User") == ["alice"]
+    assert is_refused(send(gateway, method, "/thing", bearer("junk")))
+
+
+def test_twenty_bodies_on_one_connection_arrive_whole(gateway: int, alice: Created) -> None:
+    bodies = [f"{turn}:".encode() * 1000 for turn in range(20)]
+
+    with Client(gateway) as client:
+        responses = [client.send("POST", "/", bearer(alice.token), body) for body in bodies]
+
+    assert [response.told["body_sha256"] for response in responses] == [
+        hashlib.sha256(body).hexdigest() for body in bodies
+    ]
+
+
+def test_the_body_of_a_refused_request_is_not_taken_for_the_next_request(
+    gateway: int, alice: Created
+) -> None:
+    smuggled = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    with Client(gateway) as client:
+        for turn in range(20):
+            assert is_refused(client.send("POST", "/refused", bearer("junk"), smuggled))
+            response = client.send("POST", f"/{turn}", bearer(alice.token), b"body")
+            assert (response.told["path"], response.told["body_length"]) == (f"/{turn}", 4)
+
+
+def test_a_chunked_body_arrives_whole(gateway: int, alice: Created) -> None:
+    body = bytes(range(256)) * 100
+
+    response = send(gateway, "PUT", "/file", bearer(alice.token), body, chunked=True)
+
+    assert response.told["method"] == "PUT"
+    assert response.told["body_sha256"] == hashlib.sha256(body).hexdigest()
+    assert is_refused(send(gateway, "PUT", "/file", [], body, chunked=True))
+
+
+# Every path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/a/../b",
+        "/a/./b",
+        "//a//b",
+        "/../../etc/passwd",
+        "/%2e%2e/admin",
+        "/a%2Fb",
+        "/%61dmin",
+        "/a%00b",
+        "/a;b=c/d",
+        "/a\\b",
+        "/?a=../b",
+        "/favicon.ico",
+        "http://other.example.test/a",
+    ],
+)
+def test_no_spelling_of_a_path_goes_round_the_question(
+    gateway: int, alice: Created, path: str
+) -> None:
+    refused = send(gateway, "GET", path)
+    allowed = send(gateway, "GET", path, bearer(alice.token))
+
+    assert refused.status in {400, 401}
+    assert not refused.reached_upstream
+    assert allowed.status in {200, 400}
+    assert not allowed.reached_upstream or allowed.upstream_values("X-Auth-User") == ["alice"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/_sidegate", "/auth-request", "/forward-auth?x=1", "/ext-authz/x", "/outage", "/livez"],
+)
+def test_sidegate_itself_cannot_be_asked_from_outside(
+    gateway: int, alice: Created, path: str
+) -> None:
+    response = send(gateway, "GET", path, bearer(alice.token))
+
+    assert response.reached_upstream or response.status == 404
+    assert not identity_in(response)
+    assert send(gateway, "GET", path).status in {401, 404}
+
+
+# Neither
+
+
+@pytest.mark.parametrize("credential", [bearer, cookie])
+def test_sidegates_unavailable_arrives_as_503(
+    gateway_to_an_outage: int, unreachable: Created, credential: Credential
+) -> None:
+    """The stores are down: only Sidegate knows."""
+    assert is_unavailable(send(gateway_to_an_outage, lines=credential(unreachable.token)))
+    assert is_unavailable(
+        send(gateway_to_an_outage, "POST", "/", credential(unreachable.token), b"body")
+    )
+
+
+def test_a_sidegate_that_hangs_is_a_503_within_a_second_and_then_forgotten(
+    gateway: int, sidegate: Sidegate, alice: Created
+) -> None:
+    assert send(gateway, lines=bearer(alice.token)).status == 200  # its connections are open
+
+    sidegate.server.pause()
+    try:
+        begin = time.monotonic()
+        response = send(gateway, lines=bearer(alice.token))
+        took = time.monotonic() - begin
+    finally:
+        sidegate.server.resume()
+
+    assert is_unavailable(response)
+    assert took < 1
+    assert send(gateway, lines=bearer(alice.token)).status == 200
+
+
+def test_nobody_where_sidegate_should_be_is_a_503(bereft_gateway: int, alice: Created) -> None:
+    begin = time.monotonic()
+
+    assert is_unavailable(send(bereft_gateway, lines=bearer(alice.token)))
+    assert is_unavailable(send(bereft_gateway, "POST", "/", [], b"body"))
+    assert time.monotonic() - begin < 1

@@ -1,0 +1,74 @@
+"""A full deployment: Redis, Postgres and two instances, each a process of its own."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from hashlib import sha256
+
+import aiohttp
+import pytest
+
+from proxy.core.token import TokenKey
+from proxy.stores.migrate import migrate_postgres
+from tests.processes import Server, temporary_directory
+from tests.sidegate import Sidegate, start_sidegate
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Two instances on one Redis and one Postgres, all of them there to be hurt."""
+
+    redis: Server
+    postgres: Server
+    one: Sidegate
+    other: Sidegate
+
+    def environment(self) -> dict[str, str]:
+        """The settings both instances share, as the command line would be given them."""
+        return dict(self.one.server.child.environment)
+
+
+@pytest.fixture
+def shared_settings(own_redis: Server, own_postgres: Server) -> dict[str, str]:
+    asyncio.run(migrate_postgres(own_postgres.url))
+    return {
+        "SIDEGATE_DATABASE_URL": own_postgres.url,
+        "SIDEGATE_REDIS_URL": own_redis.url,
+        "SIDEGATE_TOKEN__KEYS": TokenKey.generate().spell(),
+        "SIDEGATE_DRAIN__DELAY": "200ms",
+    }
+
+
+@pytest.fixture
+def instances(shared_settings: dict[str, str]) -> Iterator[Callable[..., Sidegate]]:
+    """Start as many instances as a test asks for, with the shared settings and its own."""
+    key = f"sgk_{secrets.token_urlsafe(32)}"
+    scopes = ["read", "write", "revoke"]
+    hashed = {"name": "tests", "sha256": sha256(key.encode()).hexdigest(), "scopes": scopes}
+    with ExitStack() as stack:
+
+        def start(*, wait: bool = True, **settings: str) -> Sidegate:
+            directory = stack.enter_context(temporary_directory())
+            everything = shared_settings | {"SIDEGATE_ADMIN__KEYS": json.dumps([hashed])} | settings
+            sidegate = start_sidegate(directory, admin_key=key, wait=wait, **everything)
+            stack.callback(sidegate.server.stop)
+            return sidegate
+
+        yield start
+
+
+@pytest.fixture
+def deployment(
+    own_redis: Server, own_postgres: Server, instances: Callable[..., Sidegate]
+) -> Deployment:
+    return Deployment(own_redis, own_postgres, instances(), instances())
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    timeout = aiohttp.ClientTimeout(total=5)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        yield session
