@@ -2,7 +2,7 @@
 
 The house has floors, and a room may only use what the plan says (tests/test_house.py checks it):
 
-    roof      cli, app, settings    knows everybody, decides nothing; app.py introduces the others
+    roof      cli, app, settings    knows everybody, decides nothing; house.py introduces the others
     web       doors                 from bytes to a verdict and back; knows service and core
     service   what is done          validate, create, revoke ...; knows core
     stores    what is remembered    memory, Redis, Postgres, SQLite and their wrappers; knows core
@@ -17,11 +17,11 @@ The path of a request, one way and without mutation:
     door reads the head, the gateway's adapter reads the subrequest, the key ring reads the token,
     the finder finds the session by digest, judge decides, the adapter writes the answer.
 
-The finder is made of stores round stores (app.py):
+The finder is made of stores round stores (house.py):
 
     ReadThrough(local, Deadline(RememberMisses(Coalesce(ReadThrough(redis, postgres)))))
 
-    where redis and postgres each are Guarded(Metered(Batched(leaf))).
+    where redis and postgres each are Metered(Batched(Guarded(leaf))).
 
 Where do I add ...
 

@@ -8,13 +8,20 @@ from contextlib import closing
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
-from tests.processes import Child, Server, free_port, python_module, start_on_a_free_port
+from tests.processes import Child, Server, python_module, start_on_a_free_port
 
 ROOT = Path(__file__).parents[1]
+
+
+class Created(NamedTuple):
+    """What the admin API tells of a new session, and tells once."""
+
+    token: str
+    session_id: str
 
 
 @dataclass(frozen=True)
@@ -31,12 +38,12 @@ class Sidegate:
         """Where gateways ask."""
         return self.server.address
 
-    def create_session(self, **fields: object) -> tuple[str, str]:
-        """Create a session as the admin API takes it; return (token, session id)."""
+    def create_session(self, **fields: object) -> Created:
+        """Create a session; `fields` are those of the admin API."""
         asked = {"user_id": "alice", "type": "web", "scopes": ["read", "write"]} | fields
         status, created = self._call("POST", "/v1/sessions", asked)
         assert status == HTTPStatus.CREATED, created
-        return created["token"], created["session"]["id"]
+        return Created(created["token"], created["session"]["id"])
 
     def revoke_session(self, session_id: str) -> None:
         status, answer = self._call("POST", f"/v1/sessions/{session_id}/revoke", {})
@@ -64,9 +71,9 @@ def start_sidegate(
     the settings must know. Without `wait` it need not be ready, only alive.
     """
     path = "/readyz" if wait else "/livez"
-    admin_port, ops_port = free_port(), free_port()
 
     def launch(port: int) -> Server:
+        admin_port, ops_port = port + 1, port + 2
         environment = {
             "PYTHONPATH": str(ROOT),
             "SIDEGATE_DATA_DIR": str(directory / "data"),
@@ -84,9 +91,9 @@ def start_sidegate(
         )
         return Server("sidegate", port, f"http://127.0.0.1:{port}", child)
 
-    server = start_on_a_free_port(launch, None)
+    server = start_on_a_free_port(launch, None, 1, 2)
     key = admin_key or (directory / "data/admin.key").read_text().strip()
-    return Sidegate(server, admin_port, ops_port, key)
+    return Sidegate(server, server.port + 1, server.port + 2, key)
 
 
 def _says_yes(ops_port: int, path: str) -> bool:
@@ -94,5 +101,5 @@ def _says_yes(ops_port: int, path: str) -> bool:
         with closing(http.client.HTTPConnection("127.0.0.1", ops_port, timeout=1)) as door:
             door.request("GET", path)
             return door.getresponse().status == HTTPStatus.OK
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False

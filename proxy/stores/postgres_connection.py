@@ -147,8 +147,10 @@ class Connector:
         """Return a connection in the making, or a made one, but none that came to nothing."""
         while self._unclaimed:
             making = self._unclaimed.pop()
-            if not making.done() or (
-                making.exception() is None and not making.result().is_closed()
-            ):
+            if not making.done() or _came_to_something(making):
                 return making
         return None
+
+
+def _came_to_something(made: "asyncio.Task[_Made]") -> bool:
+    return not made.cancelled() and made.exception() is None and not made.result().is_closed()

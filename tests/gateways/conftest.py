@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import secrets
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
 
+from proxy.core.token import TokenKey
+from proxy.stores.migrate import migrate_postgres
 from tests.gateways.launch import GATEWAYS, start_gateway
 from tests.processes import (
     Child,
@@ -18,16 +25,21 @@ from tests.processes import (
     start_on_a_free_port,
     temporary_directory,
 )
-from tests.sidegate import ROOT, Sidegate, start_sidegate
+from tests.servers import copy_postgres, start_postgres
+from tests.sidegate import ROOT, Created, Sidegate, start_sidegate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+QUICK = {"SIDEGATE_DRAIN__DELAY": "0s"}
 
 
 @pytest.fixture(scope="session")
 def sidegate() -> Iterator[Sidegate]:
     with temporary_directory() as directory:
-        sidegate = start_sidegate(directory)
+        sidegate = start_sidegate(directory, **QUICK)
         yield sidegate
         sidegate.server.stop()
 
@@ -73,20 +85,20 @@ def start(upstream: Server) -> Iterator[Callable[[str, str], Server]]:
 
 
 @pytest.fixture(params=list(GATEWAYS))
-def name(request: pytest.FixtureRequest) -> str:
+def gateway_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-def gateway(name: str, sidegate: Sidegate, start: Callable[[str, str], Server]) -> int:
+def gateway(gateway_name: str, sidegate: Sidegate, start: Callable[[str, str], Server]) -> int:
     """The port of a gateway that asks Sidegate."""
-    return start(name, sidegate.address).port
+    return start(gateway_name, sidegate.address).port
 
 
 @pytest.fixture
-def bereft_gateway(name: str, start: Callable[[str, str], Server]) -> int:
+def bereft_gateway(gateway_name: str, start: Callable[[str, str], Server]) -> int:
     """The port of a gateway that asks where nobody listens."""
-    return start(name, _nowhere()).port
+    return start(gateway_name, _nowhere()).port
 
 
 @cache
@@ -95,6 +107,47 @@ def _nowhere() -> str:
 
 
 @pytest.fixture(scope="session")
-def token(sidegate: Sidegate) -> str:
-    """A token of alice's that opens for the whole run."""
-    return sidegate.create_session()[0]
+def alice(sidegate: Sidegate) -> Created:
+    """A session of alice's that opens for the whole run."""
+    return sidegate.create_session(user_id="alice", scopes=["read", "write"])
+
+
+@dataclass(frozen=True)
+class Outage:
+    """A Sidegate whose database is gone, and a session that stands nowhere else."""
+
+    sidegate: Sidegate
+    unreachable: Created
+
+
+@pytest.fixture(scope="session")
+def outage(postgres_template: Path) -> Iterator[Outage]:
+    key = f"sgk_{secrets.token_urlsafe(32)}"
+    known = {"name": "tests", "sha256": sha256(key.encode()).hexdigest(), "scopes": ["write"]}
+    with ExitStack() as stack:
+        before, after, data = (stack.enter_context(temporary_directory()) for _ in range(3))
+        copy_postgres(postgres_template, data)
+        postgres = start_postgres(data)
+        stack.callback(postgres.stop)
+        asyncio.run(migrate_postgres(postgres.url))
+        settings = {
+            "SIDEGATE_DATABASE_URL": postgres.url,
+            "SIDEGATE_TOKEN__KEYS": TokenKey.generate().spell(),
+            "SIDEGATE_ADMIN__KEYS": json.dumps([known]),
+            **QUICK,
+        }
+        healthy = start_sidegate(before, admin_key=key, wait=True, **settings)
+        unreachable = healthy.create_session(user_id="carol")
+        healthy.server.stop()
+        postgres.kill()
+        sidegate = start_sidegate(after, admin_key=key, wait=False, **settings)
+        stack.callback(sidegate.server.stop)
+        yield Outage(sidegate, unreachable)
+
+
+@pytest.fixture
+def gateway_in_an_outage(
+    gateway_name: str, outage: Outage, start: Callable[[str, str], Server]
+) -> int:
+    """The port of a gateway whose Sidegate answers, and cannot know."""
+    return start(gateway_name, outage.sidegate.address).port

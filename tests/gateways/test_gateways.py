@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,9 +11,12 @@ import pytest
 from tests.gateways.http_client import Client, Line, Response, folded, say_over_websocket, send
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
-    from tests.sidegate import Sidegate
+    from tests.gateways.conftest import Outage
+    from tests.sidegate import Created, Sidegate
+
+    Credential = Callable[[str], list[Line]]
 
 IDENTITY = [
     "X-Auth-User",
@@ -313,13 +315,12 @@ def test_sidegate_itself_cannot_be_asked_from_outside(
 
 @pytest.mark.parametrize("credential", [bearer, cookie])
 def test_sidegates_unavailable_arrives_as_503(
-    gateway_to_an_outage: int, unreachable: Created, credential: Credential
+    gateway_in_an_outage: int, outage: Outage, credential: Credential
 ) -> None:
-    """The stores are down: only Sidegate knows."""
-    assert is_unavailable(send(gateway_to_an_outage, lines=credential(unreachable.token)))
-    assert is_unavailable(
-        send(gateway_to_an_outage, "POST", "/", credential(unreachable.token), b"body")
-    )
+    lines = credential(outage.unreachable.token)
+
+    assert is_unavailable(send(gateway_in_an_outage, lines=lines))
+    assert is_unavailable(send(gateway_in_an_outage, "POST", "/", lines, b"body"))
 
 
 def test_a_sidegate_that_hangs_is_a_503_within_a_second_and_then_forgotten(
