@@ -4,10 +4,18 @@
 
 FROM python:3.13-slim AS builder
 WORKDIR /src
-RUN ["python", "-m", "venv", "/opt/sidegate"]
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+# Every package is pinned by hash, the build's own too; the head of the file says how it is cut.
+COPY constraints.txt ./
+RUN sed '/^# == build/,$d' constraints.txt > runtime.txt \
+    && sed '/^# == demo/,$d' constraints.txt > build.txt \
+    && python -m venv --without-pip /opt/sidegate \
+    && pip --python /opt/sidegate/bin/python install --no-cache-dir --require-hashes -r runtime.txt \
+    && pip install --no-cache-dir --require-hashes -r build.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY proxy ./proxy
-RUN ["/opt/sidegate/bin/pip", "install", "--no-cache-dir", "-c", "constraints.txt", "."]
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
+    && pip --python /opt/sidegate/bin/python install --no-cache-dir --no-deps dist/sidegate-*.whl
 
 FROM python:3.13-slim
 ARG REVISION=unknown

@@ -34,6 +34,7 @@ def configure(level: str, format_: Format, stream: TextIO | None = None) -> None
                 structlog.stdlib.add_log_level,
                 structlog.stdlib.add_logger_name,
                 structlog.stdlib.ExtraAdder(),
+                _without_echo,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
             ],
             processors=[
@@ -49,6 +50,12 @@ def configure(level: str, format_: Format, stream: TextIO | None = None) -> None
     root.addHandler(handler)
     root.setLevel(level.upper())
     logging.captureWarnings(capture=True)
+
+
+def _without_echo(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Drop what another handler's formatter left on the record: the event again."""
+    event.pop("message", None)
+    return event
 
 
 def _json() -> list[Processor]:

@@ -48,7 +48,6 @@ _WORDS: Final = {
     "model_attributes_type": "write a group of settings; in a variable as a JSON object",
     "string_type": "write a text; quote it if it looks like something else",
     "missing": "is required",
-    "too_short": "name at least one",
 }
 
 

@@ -91,6 +91,12 @@ class GateSection(Section):
     deadline: PositiveDuration = _millis(150)
 
 
+def _at_least_one(scopes: tuple[str, ...]) -> tuple[str, ...]:
+    if not scopes:
+        raise ValueError("name at least one of read, write and revoke")
+    return scopes
+
+
 class ApiKey(Section):
     """An admin API key: whoever shows a text with this SHA-256 may do what the scopes say."""
 
@@ -100,7 +106,11 @@ class ApiKey(Section):
     sha256: Annotated[
         str, spelled(r"[0-9a-fA-F]{64}", "write 64 hex digits"), AfterValidator(str.lower)
     ]
-    scopes: Annotated[tuple[Literal["read", "write", "revoke"], ...], Field(min_length=1)]
+    scopes: Annotated[
+        tuple[Literal["read", "write", "revoke"], ...],
+        AfterValidator(_at_least_one),
+        Field(json_schema_extra={"minItems": 1}),
+    ]
 
 
 def _different_keys(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:

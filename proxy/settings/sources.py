@@ -44,11 +44,15 @@ class Reading:
     mistakes: list[str] = field(default_factory=list)
 
     def origin(self, path: SettingPath) -> str | None:
-        """Return the variable or the file that gave `path`, or None: nobody did."""
+        """Return who gave `path`: a variable, the file, for a section perhaps several. None: nobody
+        did."""
         if _holds(self.from_variables, path):
-            prefixes = (path[:end] for end in range(len(path), 0, -1))
-            return next((self.variables[p] for p in prefixes if p in self.variables), None)
-        return str(self.file) if _holds(self.from_file, path) else None
+            for end in range(len(path), 0, -1):
+                if path[:end] in self.variables:
+                    return self.variables[path[:end]]
+        below = [name for p, name in self.variables.items() if p[: len(path)] == path]
+        files = [str(self.file)] if _holds(self.from_file, path) else []
+        return ", ".join(files + below) or None
 
     def mistake(self, path: SettingPath, what: str) -> str:
         """Word a mistake: `gate.listen: what to do (from SIDEGATE_GATE__LISTEN)`."""

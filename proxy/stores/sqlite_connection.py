@@ -64,7 +64,7 @@ class Connection:
         self._busy_timeout = busy_timeout
         self._current: aiosqlite.Connection | None = None
         self._file: _File | None = None
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[aiosqlite.Connection] | None = None
         self._closed = False
 
     async def ask(self, query: str, values: Mapping[str, Any] | Sequence[Any]) -> list[Row]:
@@ -76,6 +76,10 @@ class Connection:
             connection = await self._connection()
             try:
                 rows = await connection.execute_fetchall(query, values)
+            except (ValueError, sqlite3.ProgrammingError) as error:
+                if self._current is not connection:
+                    raise StoreUnavailable("sqlite", "the connection was closed") from error
+                raise
             except sqlite3.Error as error:
                 if _primary_code(error) in _SPOILING:
                     await self._drop(connection)
@@ -85,6 +89,8 @@ class Connection:
     async def close(self) -> None:
         """Let go of the file. Whoever asks later is told that the store cannot answer."""
         self._closed = True
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
         if self._current is not None:
             await self._drop(self._current)
 
@@ -92,16 +98,24 @@ class Connection:
         current = self._current
         if current is not None and _file_at(self._path) != self._file:
             await self._drop(current)
-        return self._current or await self._open()
+        if self._closed:
+            raise StoreUnavailable("sqlite", "it is closed")
+        return self._current or await self._opened()
+
+    async def _opened(self) -> aiosqlite.Connection:
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open())
+        return await asyncio.shield(self._opening)  # others may wait for it too
 
     async def _open(self) -> aiosqlite.Connection:
-        async with self._opening:
-            if self._closed:
-                raise StoreUnavailable("sqlite", "it is closed")
-            if self._current is None:
-                self._file = _file_at(self._path)
-                self._current = await _connect(self._path, self._busy_timeout)
+        try:
+            self._file = _file_at(self._path)
+            if self._file is None:
+                raise StoreUnavailable("sqlite", OUTAGES[sqlite3.SQLITE_CANTOPEN])
+            self._current = await _connect(self._path, self._busy_timeout)
             return self._current
+        finally:
+            self._opening = None
 
     async def _drop(self, connection: aiosqlite.Connection) -> None:
         if self._current is connection:  # else another caller has dropped it

@@ -28,6 +28,7 @@ from proxy.web.middleware import (
     insufficient,
     rendered,
     sign,
+    timely,
 )
 from proxy.web.problems import Mistake, invalid
 
@@ -58,16 +59,24 @@ def admin_app(
     cursor_key: bytes,
     clock: Clock,
     on_request: OnRequest,
+    patience: float = 5.0,
 ) -> web.Application:
     """Build the application of the admin listener.
 
     `hosts` are the host names it answers to. `lifetimes` are those `sessions` works with, to refuse
     what they would shorten. `cursor_key` is 32 secret bytes every instance shares. `on_request` is
-    told the route's template, the method and the status of each request.
+    told the route's template, the method and the status of each request. `patience` is how many
+    seconds a request may take.
     """
     app = web.Application(
         client_max_size=bodies.LIMIT,
-        middlewares=[accounted(on_request), rendered, host_checked(hosts), authenticated(keys)],
+        middlewares=[
+            accounted(on_request),
+            rendered,
+            host_checked(hosts),
+            authenticated(keys),
+            timely(patience),
+        ],
     )
     app.on_response_prepare.append(sign)
     life = SessionRoutes(sessions, Cursors(cursor_key), lifetimes=lifetimes, clock=clock)

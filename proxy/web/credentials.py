@@ -5,12 +5,17 @@ presented in any of them counts; two different ones are ambiguous, and nobody pi
 decoded, unquoted or folded, so that one token has one spelling everywhere.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from proxy.core.verdict import Deny, Reason
 
-_BLANKS = b" \t"
+_BLANKS: Final = b" \t"
+_BEARER: Final = re.compile(rb"bearer(?:[ \t]+|\Z)", re.IGNORECASE)
+# Closed where every parser sees it closed: `"a\"` ends in a quote that is escaped.
+_QUOTED: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +56,10 @@ class _Sandwich(Exception):
 
 def _bearer(line: bytes) -> Iterator[bytes]:
     """Another scheme is somebody else's credential, not a bad one of ours."""
-    scheme, _, value = line.strip(_BLANKS).partition(b" ")
-    if scheme.lower() == b"bearer":
-        yield value.strip(_BLANKS)
+    stripped = line.strip(_BLANKS)
+    scheme = _BEARER.match(stripped)
+    if scheme is not None:
+        yield stripped[scheme.end() :]
 
 
 def _cookies(line: bytes, wanted: bytes) -> Iterator[bytes]:
@@ -66,4 +72,4 @@ def _cookies(line: bytes, wanted: bytes) -> Iterator[bytes]:
 
 
 def _unclosed(value: bytes) -> bool:
-    return value.startswith(b'"') and (len(value) == 1 or not value.endswith(b'"'))
+    return value.startswith(b'"') and _QUOTED.fullmatch(value) is None

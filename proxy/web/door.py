@@ -129,13 +129,15 @@ async def application_door(
     await runner.setup()
     server = runner.server
     assert server is not None  # set up
-    yield Door(
-        name,
-        server.request_handler,
-        on_bad_request=on_bad_request,
-        request_factory=server.request_factory,
-    )
-    await runner.cleanup()
+    try:
+        yield Door(
+            name,
+            server.request_handler,
+            on_bad_request=on_bad_request,
+            request_factory=server.request_factory,
+        )
+    finally:
+        await runner.cleanup()
 
 
 def _unlink(path: str) -> None:

@@ -85,11 +85,16 @@ class Peers:
 
     def trust(self, request: web.BaseRequest) -> bool:
         """Say whether the connection comes from a trusted peer; count it if not."""
-        peer = None if request.transport is None else request.transport.get_extra_info("peername")
-        if not isinstance(peer, tuple) or self._trusts_host(peer[0]):
-            return True
-        self._refused()
-        return False
+        match _peer(request):
+            case None:  # has left, and who it was cannot be told any more
+                return False
+            case (str(host), *_):
+                trusted = self._trusts_host(host)
+            case _:
+                trusted = True  # through our Unix socket
+        if not trusted:
+            self._refused()
+        return trusted
 
     def _look_up(self, host: str) -> bool:
         address = ip_address(host.partition("%")[0])
@@ -99,6 +104,11 @@ class Peers:
         if not trusted:  # once per host, as long as it is remembered
             _log.warning("%s is refused: it is not in gate.trusted_peers", host)
         return trusted
+
+
+def _peer(request: web.BaseRequest) -> object:
+    """Return what the socket calls its other end: a tuple, but for a Unix socket a path."""
+    return None if request.transport is None else request.transport.get_extra_info("peername")
 
 
 def gate_handler(gate: Gate, peers: Peers) -> Handler:

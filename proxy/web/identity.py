@@ -34,17 +34,22 @@ class IdentityNames:
     def fields(self, session: Session) -> tuple[tuple[str, str], ...]:
         """Return every identity header of `session`, empty where there is nothing to say.
 
-        The user id is percent-encoded as UTF-8, so that every id can be told and read back.
-        Times are seconds since 1970.
+        The user id and each scope are percent-encoded as UTF-8, so that every one can be told and
+        read back. Times are seconds since 1970.
         """
         return (
-            (self.user, quote(session.user_id, safe=_AS_IT_IS)),
+            (self.user, _encoded(session.user_id)),
             (self.session, session.id),
             (self.type, session.type.value),
-            (self.scopes, " ".join(session.scopes)),
+            (self.scopes, " ".join(map(_encoded, session.scopes))),
             (self.time, _seconds(session.authenticated_at)),
             (self.expires, _seconds(session.expires_at)),
         )
+
+
+def _encoded(text: str) -> str:
+    # A store may hold what is no Unicode text; it must not fail, nor look like another's.
+    return quote(text, safe=_AS_IT_IS, errors="surrogatepass")
 
 
 def _seconds(moment: datetime) -> str:

@@ -4,11 +4,13 @@
     rendered       every error becomes a problem document; an unexpected one says nothing
     host_checked   the request was meant for us (DNS rebinding, request smuggling by target)
     authenticated  somebody we know is calling
+    timely         the stores answer in time, or are told to be unavailable
 
 The order is the one of `admin.admin_app`. What a stranger can learn is therefore 401, for every
 path there is or is not.
 """
 
+import asyncio
 import logging
 import re
 import traceback
@@ -114,6 +116,23 @@ def authenticated(keys: ApiKeys) -> Middleware:
     return middleware
 
 
+def timely(seconds: float) -> Middleware:
+    """Give up on a store that is silent. What was asked of it may happen yet: 503 says so."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        patience = asyncio.timeout(seconds)
+        try:
+            async with patience:
+                return await handler(request)
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise StoreUnavailable("deadline", f"no answer within {seconds:g} s") from None
+
+    return middleware
+
+
 def insufficient(scope: str) -> Problem:
     """Return the problem of a caller whose key does not have `scope`."""
     challenge = f'{_REALM}, error="insufficient_scope", scope="{scope}"'
@@ -137,15 +156,19 @@ async def sign(request: web.Request, response: web.StreamResponse) -> None:
 async def expect(request: web.Request) -> None:
     """Ask for the body when the client waits for that; `check_expectation` refuses the rest."""
     # In place of aiohttp's own, whose refusal is plain text that repeats the header.
-    if request.headers.getall(hdrs.EXPECT) == ["100-continue"]:
+    if _waits_for_us(request):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # as aiohttp does: this is not yet the answer
 
 
 def check_expectation(request: web.Request) -> None:
     """Refuse expectations nobody here can meet."""
-    if request.headers.getall(hdrs.EXPECT, ["100-continue"]) != ["100-continue"]:
+    if hdrs.EXPECT in request.headers and not _waits_for_us(request):
         raise Problem(417, "unknown_expectation", "only 100-continue is known")
+
+
+def _waits_for_us(request: web.Request) -> bool:
+    return [line.lower() for line in request.headers.getall(hdrs.EXPECT)] == ["100-continue"]
 
 
 def _hostname(host: str) -> str:

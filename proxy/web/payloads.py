@@ -155,7 +155,7 @@ class NewSessionPayload(_Payload):
         if type_ is not None and known.context is not None:  # else `type` is the mistake to mend
             longest = int(known.context[type_].lifetime.total_seconds())
             if seconds > longest:
-                raise ValueError(f"a {type_} session lives at most {longest} seconds")
+                raise ValueError(f"{type_} sessions live for at most {longest} seconds")
         return seconds
 
     def new_session(self) -> NewSession:

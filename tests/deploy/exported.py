@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.observe.prometheus import METRIC_NAMES, Metrics, registry
+from tests.contracts.values import a_session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,8 +27,8 @@ def _one_of_each() -> Metrics:
     metrics = Metrics(version="1", revocation_bound=5)
     metrics.check("forward-auth", "allow", "ok", 0.001)
     metrics.lookup("local", "hit", 0.001)
-    metrics.session_created("web")
-    metrics.session_ended("web", "revoked")
+    metrics.created(a_session())
+    metrics.ended(a_session(), "revoked")
     metrics.unreadable_record("redis")
     metrics.bad_request("gate")
     metrics.admin_request("/v1/sessions", "POST", 201)

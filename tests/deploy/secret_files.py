@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 def make_secrets() -> ModuleType:
     """The script, as a module."""
-    spec = importlib.util.spec_from_file_location("make_secrets", DEPLOY / "compose/make_secrets.py")
+    spec = importlib.util.spec_from_file_location(
+        "make_secrets", DEPLOY / "compose/make_secrets.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,18 +1,24 @@
-"""The Compose file: no default passwords, nothing more published than needed, settings that exist."""
+"""The Compose file: no default passwords, little published, settings that exist."""
 
 from __future__ import annotations
 
 import re
 import stat
-from pathlib import Path
-from typing import Any
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
 
 from tests.deploy.files import DEPLOY, caddyfile, document, settings, version
 from tests.deploy.secret_files import make_secrets, secret_files
+from tests.processes import Child, give_away, listens
 from tests.servers import start_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 FOLDER = DEPLOY / "compose"
 COMPOSE = document(FOLDER / "compose.yaml")
@@ -181,13 +187,28 @@ def test_the_gateway_is_configured_as_the_verified_one() -> None:
 
 def test_redis_asks_for_the_password_that_sidegate_has(workdir: Path) -> None:
     files = secret_files(workdir)
-    files["redis-acl"].chmod(0o444)
     url = files["redis-url"].read_text().strip()
-    server = start_redis(workdir, extra_args=["--aclfile", str(files["redis-acl"])])
-    try:
-        with redis.from_url(url.replace("redis:6379", f"127.0.0.1:{server.port}")) as client:
-            assert client.ping()
-        with redis.Redis(port=server.port) as stranger, pytest.raises(redis.AuthenticationError):
+    give_away(workdir)
+    with redis_with(["--aclfile", files["redis-acl"]], workdir) as port:
+        with redis.from_url(url.replace("redis:6379", f"127.0.0.1:{port}")) as client:
+            answered = client.ping()
+        with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.get("anything")
+
+    assert answered
+
+
+@contextmanager
+def redis_with(arguments: list[str | Path], directory: Path) -> Iterator[int]:
+    """A Redis on a free port that counts as ready when it listens: a stranger gets no answer."""
+    open_to_all = start_redis(directory)
+    open_to_all.stop()
+    port = open_to_all.port
+    child = Child(
+        "redis-acl", [*open_to_all.child.argv, *arguments], directory, partial(listens, port)
+    )
+    child.start()
+    try:
+        yield port
     finally:
-        server.stop()
+        child.stop()

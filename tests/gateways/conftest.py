@@ -33,13 +33,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-QUICK = {"SIDEGATE_DRAIN__DELAY": "0s"}
-
-
 @pytest.fixture(scope="session")
 def sidegate() -> Iterator[Sidegate]:
     with temporary_directory() as directory:
-        sidegate = start_sidegate(directory, **QUICK)
+        sidegate = start_sidegate(directory, SIDEGATE_DRAIN__DELAY="0s")
         yield sidegate
         sidegate.server.stop()
 
@@ -134,7 +131,7 @@ def outage(postgres_template: Path) -> Iterator[Outage]:
             "SIDEGATE_DATABASE_URL": postgres.url,
             "SIDEGATE_TOKEN__KEYS": TokenKey.generate().spell(),
             "SIDEGATE_ADMIN__KEYS": json.dumps([known]),
-            **QUICK,
+            "SIDEGATE_DRAIN__DELAY": "0s",
         }
         healthy = start_sidegate(before, admin_key=key, wait=True, **settings)
         unreachable = healthy.create_session(user_id="carol")

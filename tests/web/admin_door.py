@@ -35,6 +35,7 @@ class Breakable:
     def __init__(self, store: SqliteStore) -> None:
         self._store = store
         self.failure: Exception | None = None
+        self.silent = False
 
     def breaks(self) -> None:
         self.failure = StoreUnavailable("sqlite", "broken on purpose")
@@ -43,6 +44,8 @@ class Breakable:
         verb = getattr(self._store, name)
 
         async def asked(*args: Any, **named: Any) -> Any:
+            if self.silent:
+                await asyncio.Event().wait()
             if self.failure is not None:
                 raise self.failure
             return await verb(*args, **named)
@@ -143,7 +146,7 @@ class Door:
 
 
 @asynccontextmanager
-async def admin_door(directory: Path) -> AsyncIterator[Door]:
+async def admin_door(directory: Path, *, patience: float = 5.0) -> AsyncIterator[Door]:
     """Open a door over an empty store."""
     sqlite = await SqliteStore.open(directory / "sessions.db")
     broken = Breakable(sqlite)
@@ -175,6 +178,7 @@ async def admin_door(directory: Path) -> AsyncIterator[Door]:
         cursor_key=CURSOR_KEY,
         clock=clock,
         on_request=counted,
+        patience=patience,
     )
     try:
         async with application_door("admin", app, on_bad_request=lambda: None) as listener:

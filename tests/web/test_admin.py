@@ -473,6 +473,16 @@ async def test_an_outage_is_503_and_retry_after(
     assert reply.body["code"] == "store_unavailable"
 
 
+async def test_a_silent_store_is_given_up_on(tmp_path: Path) -> None:
+    async with admin_door(tmp_path, patience=0.05) as door:
+        door.store.silent = True
+
+        reply = await door.call("GET", f"/v1/sessions/{UNKNOWN}")
+
+        assert reply.status == 503
+        assert reply.body["code"] == "store_unavailable"
+
+
 @pytest.mark.parametrize("path", ["/oauth2/introspect", "/oauth2/revoke"])
 async def test_an_outage_is_never_an_answer_about_a_token(door: Door, path: str) -> None:
     token, shown = await door.create()

@@ -180,7 +180,7 @@ async def test_a_lifetime_too_long_is_refused_with_the_longest(door: Door) -> No
     reply = await door.call("POST", CREATE, json=creation(type="sso", expires_in=10**6))
 
     message = reply.body["errors"][0]["message"]
-    assert message == "a sso session lives at most 28800 seconds"
+    assert message == "sso sessions live for at most 28800 seconds"
 
 
 @pytest.mark.parametrize(
@@ -564,12 +564,26 @@ ODD_LINES: list[str] = [
 @pytest.mark.parametrize("path", [CREATE, "/oauth2/introspect", "/v1/users/ada/revoke", "/nowhere"])
 async def test_an_odd_header_line_is_never_a_crash(door: Door, path: str, line: str) -> None:
     head = door.head(f"POST {path} HTTP/1.1", line, "Connection: close")
+    framed = "-Length" in line or "Transfer-" in line  # else a body would be a second request
 
-    answer = await door.send(head + b"3\r\n{}\n\r\n0\r\n\r\n")
+    statuses = _statuses(await door.send(head + (b"3\r\n{}\n\r\n0\r\n\r\n" if framed else b"")))
 
-    statuses = _statuses(answer)
     assert statuses
     assert not [status for status in statuses if status >= 500]
+
+
+@pytest.mark.parametrize("line", ["Expect: x", "Expect: 100-continue\r\nExpect: 100-continue"])
+async def test_an_expectation_nobody_knows_is_417(door: Door, line: str) -> None:
+    head = door.head(f"POST {CREATE} HTTP/1.1", line, "Connection: close")
+
+    assert _statuses(await door.send(head)) == [417]
+
+
+async def test_a_client_that_waits_to_be_asked_for_the_body_is_asked(door: Door) -> None:
+    lines = ["Content-Type: application/json", "Content-Length: 17", "Expect: 100-Continue"]
+    head = door.head(f"POST {CREATE} HTTP/1.1", *lines, "Connection: close")
+
+    assert _statuses(await door.send(head + b'{"user_id":"ada"}')) == [100, 201]
 
 
 def _statuses(answer: bytes) -> list[int]:

@@ -1,0 +1,462 @@
+"""The command line, as a program: what it prints, where, and its exit code."""
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from proxy.cli import main
+from proxy.core.address import Address
+from proxy.core.token import KeyRing, Token, TokenKey
+from proxy.healthcheck import livez
+from tests.processes import PATIENCE, free_port
+
+NOBODY = "01936f2e-8f4a-7c3b-9d51-2f6f0e1c4b7a"
+
+
+def surroundings(home: Path, **more: str) -> dict[str, str]:
+    """This process's environment, which may hold a coverage run's, without settings."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("SIDEGATE_")}
+    return inherited | {"XDG_STATE_HOME": str(home)} | more
+
+
+def sidegate(home: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the program as an operator does."""
+    return subprocess.run(
+        [sys.executable, "-m", "proxy", *arguments],
+        env=surroundings(home, **environ),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def invoked(*arguments: str, **environ: str) -> Result:
+    """Run a command in this process: what has no exit code or loop of its own."""
+    inherited: dict[str, str | None] = {
+        name: None for name in os.environ if name.startswith("SIDEGATE_")
+    }
+    return CliRunner(env=inherited | environ).invoke(main, arguments, prog_name="sidegate")
+
+
+def every_command() -> Iterator[list[str]]:
+    def below(command: click.Command, path: list[str]) -> Iterator[list[str]]:
+        yield path
+        if isinstance(command, click.Group):
+            for name, one in command.commands.items():
+                yield from below(one, [*path, name])
+
+    yield from below(main, [])
+
+
+# --- help, misspelled commands, wrong settings
+
+
+@pytest.mark.parametrize("command", every_command(), ids=" ".join)
+def test_every_command_has_help_with_examples(command: list[str]) -> None:
+    told = invoked(*command, "--help")
+
+    assert told.exit_code == 0
+    assert "Examples:\n" in told.output
+    assert f"\n    {' '.join(['sidegate', *command])}" in told.output or "SIDEGATE_" in told.output
+
+
+def test_the_commands_are_these() -> None:
+    leaves = {" ".join(path) for path in every_command()}
+
+    assert leaves >= {
+        "serve",
+        "migrate",
+        "healthcheck",
+        "config check",
+        "config show",
+        "config schema",
+        "key new",
+        "key token",
+        "session create",
+        "session show",
+        "session list",
+        "session revoke",
+        "version",
+    }
+
+
+def test_help_is_quick_because_it_loads_nothing_but_click(tmp_path: Path) -> None:
+    code = "import sys, proxy.cli; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", code],
+        env=surroundings(tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+
+    assert "click" in loaded
+    assert not {"pydantic", "aiohttp", "asyncpg", "redis", "structlog", "uvloop"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serv"],
+        ["serve", "--configuration", "x"],
+        ["config"],
+        ["key", "new", "ci"],
+        ["key", "new", "c i", "--scope", "read"],
+        ["key", "new", "ci", "--scope", "root"],
+        ["key", "token", "--id", "256"],
+        ["session", "create"],
+        ["session", "create", "--user", "a", "--type", "desktop"],
+        ["session", "create", "--user", "a", "--expires-in", "soon"],
+        ["session", "create", "--user", "a", "--metadata", "[]"],
+        ["session", "create", "--user", "a", "--metadata", "{"],
+        ["session", "create", "--user", " a"],
+        ["session", "show", "42"],
+        ["session", "list", "--user", ""],
+        ["session", "revoke"],
+        ["session", "revoke", NOBODY, "--user", "alice"],
+        ["session", "revoke", NOBODY, "--type", "web"],
+        ["session", "revoke", NOBODY, "--reason", ""],
+    ],
+    ids=" ".join,
+)
+def test_a_misspelled_command_is_told_on_stderr_with_2(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    told = invoked(*arguments, XDG_STATE_HOME=str(tmp_path))
+
+    assert told.exit_code == 2
+    assert told.stdout == ""
+    assert "--help" in told.stderr or "Usage: " in told.stderr
+
+
+def test_all_mistakes_of_a_new_session_are_told_at_once(tmp_path: Path) -> None:
+    told = invoked(
+        *["session", "create", "--user", "", "--ip", "x", "--expires-in", "100d"],
+        XDG_STATE_HOME=str(tmp_path),
+    )
+
+    assert told.exit_code == 2
+    assert {"user_id", "ip", "expires_in"} <= {
+        line.removeprefix("Error: ").partition(":")[0] for line in told.stderr.splitlines()
+    }
+
+
+def test_settings_that_are_right_are_ok(tmp_path: Path) -> None:
+    told = sidegate(tmp_path, "config", "check")
+
+    assert (told.returncode, told.stdout, told.stderr) == (0, "ok\n", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["config", "check"],
+        ["config", "show"],
+        ["serve"],
+        ["migrate"],
+        ["healthcheck"],
+        ["session", "list", "--user", "alice"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_settings_are_all_told_on_stderr_with_78(command: list[str], tmp_path: Path) -> None:
+    config = tmp_path / "wrong.yaml"
+    config.write_text("gate: {deadline: soon}\nlog: {}")
+
+    told = sidegate(tmp_path, *command, "--config", str(config), SIDEGATE_OPS__LISTEN="x")
+
+    assert (told.returncode, told.stdout) == (78, "")
+    for path in ("gate.deadline", "log", "ops.listen"):
+        assert f"\n  {path}: " in told.stderr
+
+
+def test_the_settings_are_shown_with_their_origin() -> None:
+    told = invoked("config", "show", SIDEGATE_GATE__REALM="mine")
+
+    assert yaml.safe_load(told.stdout)["gate"]["realm"] == "mine"
+    assert "# SIDEGATE_GATE__REALM" in told.stdout
+
+
+def test_the_schema_is_json() -> None:
+    assert json.loads(invoked("config", "schema").stdout)["title"] == "Sidegate settings"
+
+
+# --- keys and version
+
+
+def test_a_new_api_key_comes_with_the_lines_the_settings_take(tmp_path: Path) -> None:
+    told = invoked("key", "new", "ci", "--scope", "read", "--scope", "revoke").stdout
+
+    key = told.splitlines()[0]
+    (kept,) = yaml.safe_load(told.removeprefix(key))["admin"]["keys"]
+    assert kept == {
+        "name": "ci",
+        "sha256": hashlib.sha256(key.encode()).hexdigest(),
+        "scopes": ["read", "revoke"],
+    }
+    config = tmp_path / "sidegate.yaml"
+    config.write_text(told.removeprefix(key))
+    assert invoked("config", "check", "--config", str(config)).exit_code == 0
+
+
+def test_a_new_api_key_is_never_the_same() -> None:
+    keys = {
+        json.loads(invoked("key", "new", "ci", "--scope", "read", "-o", "json").stdout)["key"]
+        for _ in range(3)
+    }
+
+    assert len(keys) == 3
+    assert {(key[:4], len(key)) for key in keys} == {("sgk_", 47)}
+
+
+def test_a_token_key_is_one_the_settings_take() -> None:
+    line = invoked("key", "token", "--id", "7").stdout.strip()
+
+    assert TokenKey.parse(line).id == 7
+
+
+def test_the_version_is_told_to_people_and_programs() -> None:
+    as_json = json.loads(invoked("version", "--output", "json").stdout)
+
+    assert invoked("version").stdout.startswith(f"sidegate {as_json['version']}, Python 3.")
+
+
+# --- sessions
+
+
+def created(home: Path, *options: str) -> dict[str, Any]:
+    told = sidegate(home, "session", "create", *options, "-o", "json")
+    assert told.returncode == 0, told.stderr
+    document: dict[str, Any] = json.loads(told.stdout)
+    return document
+
+
+def test_a_session_lives_from_create_to_revoke_and_its_token_is_told_once(tmp_path: Path) -> None:
+    begun = created(
+        tmp_path,
+        *["--user", "alice", "--type", "api", "--scope", "a", "--scope", "b"],
+        *["--expires-in", "1h", "--device", "laptop", "--metadata", '{"plan": "pro"}'],
+    )
+    session_id = begun["session"]["id"]
+
+    shown = sidegate(tmp_path, "session", "show", session_id)
+    listed = sidegate(tmp_path, "session", "list", "--user", "alice", "-o", "json")
+    revoked = sidegate(tmp_path, "session", "revoke", session_id, "--reason", "stolen")
+    again = sidegate(tmp_path, "session", "revoke", session_id, "-o", "json")
+    living = sidegate(tmp_path, "session", "list", "--user", "alice", "-o", "json")
+    ended = sidegate(tmp_path, "session", "list", "--user", "alice", "--ended")
+
+    assert begun["session"]["scopes"] == ["a", "b"]
+    assert begun["session"]["metadata"] == {"plan": "pro"}
+    assert json.loads(listed.stdout) == [begun["session"]]
+    assert json.loads(living.stdout) == []
+    assert "revoked_reason    stolen\n" in revoked.stdout
+    assert json.loads(again.stdout)["revoked_reason"] == "stolen"
+    assert json.loads(again.stdout)["revoked_by"].startswith("cli:")
+    assert [line.split()[:3] for line in ended.stdout.splitlines()[1:]] == [
+        [session_id, "api", "revoked"]
+    ]
+    later = (shown, listed, revoked, again, living, ended)
+    assert all(told.returncode == 0 for told in later)
+    assert begun["token"] not in "".join(told.stdout + told.stderr for told in later)
+
+
+def test_a_token_is_one_of_our_keys_and_is_not_stored(tmp_path: Path) -> None:
+    token = created(tmp_path, "--user", "alice")["token"]
+
+    home = tmp_path / "sidegate"
+    ring = KeyRing([TokenKey.parse((home / "token.keys").read_text())])
+    assert isinstance(ring.read(token), Token)
+    for file in home.iterdir():
+        assert token.encode() not in file.read_bytes()
+
+
+def test_the_sessions_of_a_user_are_revoked_by_type_or_all(tmp_path: Path) -> None:
+    for type_ in ("web", "mobile", "mobile"):
+        created(tmp_path, "--user", "alice", "--type", type_)
+    created(tmp_path, "--user", "bob")
+
+    revoke = ("session", "revoke", "--user", "alice")
+    mobiles = sidegate(tmp_path, *revoke, "--type", "mobile", "-o", "json")
+    rest = sidegate(tmp_path, *revoke)
+    bobs = sidegate(tmp_path, "session", "list", "--user", "bob", "-o", "json")
+
+    assert json.loads(mobiles.stdout) == {"revoked": 2}
+    assert rest.stdout == "revoked 1\n"
+    assert len(json.loads(bobs.stdout)) == 1
+
+
+def test_a_list_that_was_cut_says_so(tmp_path: Path) -> None:
+    for _ in range(2):
+        created(tmp_path, "--user", "alice")
+
+    told = sidegate(tmp_path, "session", "list", "--user", "alice", "--limit", "1", "-o", "json")
+
+    assert len(json.loads(told.stdout)) == 1
+    assert "--limit" in told.stderr
+
+
+@pytest.mark.parametrize("verb", ["show", "revoke"])
+def test_a_session_that_is_not_there_is_told_with_1(verb: str, tmp_path: Path) -> None:
+    told = sidegate(tmp_path, "session", verb, NOBODY)
+
+    assert (told.returncode, told.stdout) == (1, "")
+    assert "no session has this id" in told.stderr
+    assert "sidegate session list" in told.stderr
+
+
+def test_what_a_client_calls_itself_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    hostile = "evil\x1b[2J\nid  forged"
+    session_id = created(tmp_path, "--user", "alice", "--device", hostile)["session"]["id"]
+
+    told = sidegate(tmp_path, "session", "show", session_id).stdout
+
+    assert "\x1b" not in told
+    assert "device            evil\\x1b[2J\\nid  forged\n" in told
+
+
+def test_a_store_that_does_not_answer_is_told_with_1_and_what_to_do(tmp_path: Path) -> None:
+    nobody = f"postgresql://u:geheim@127.0.0.1:{free_port()}/x"
+
+    told = sidegate(
+        *(tmp_path, "session", "list", "--user", "alice"),
+        SIDEGATE_DATABASE_URL=nobody,
+        SIDEGATE_TOKEN__KEYS=TokenKey.generate().spell(),
+    )
+
+    assert (told.returncode, told.stdout) == (1, "")
+    assert "postgres cannot answer" in told.stderr
+    assert "sidegate config show" in told.stderr
+    assert "geheim" not in told.stderr
+
+
+def test_the_embedded_default_is_always_up_to_date(tmp_path: Path) -> None:
+    assert sidegate(tmp_path, "migrate").stdout == "up to date\n"
+
+
+# --- serving
+
+
+@contextmanager
+def serving(home: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
+    """`sidegate serve` on free ports, from when it lives until it has ended."""
+    ops = environ.setdefault("SIDEGATE_OPS__LISTEN", f"127.0.0.1:{free_port()}")
+    ports = {f"SIDEGATE_{door}__LISTEN": "127.0.0.1:0" for door in ("GATE", "ADMIN")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "proxy", "serve"],
+        env=surroundings(home, **(ports | {"SIDEGATE_DRAIN__DELAY": "0"} | environ)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            wait_until_alive(Address.parse(ops), process)
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_until_alive(ops: Address, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            assert livez(ops) == 200
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    process.kill()
+    pytest.fail(f"serve does not live: {process.communicate()}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_answers_until_it_is_told_to_stop_and_ends_well(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    with serving(tmp_path) as process:
+        process.send_signal(number)
+        out, err = process.communicate(timeout=PATIENCE)
+
+    assert (process.returncode, err) == (0, "")
+    events = [json.loads(line)["event"] for line in out.splitlines()]
+    assert "ready" in events
+
+
+def test_healthcheck_asks_the_server_of_its_settings(tmp_path: Path) -> None:
+    ops = f"unix:{tmp_path}/ops.sock"
+
+    with serving(tmp_path, SIDEGATE_OPS__LISTEN=ops):
+        alive = sidegate(tmp_path, "healthcheck", SIDEGATE_OPS__LISTEN=ops)
+    dead = sidegate(tmp_path, "healthcheck", SIDEGATE_OPS__LISTEN=ops)
+
+    assert (alive.returncode, alive.stdout) == (0, "ok\n")
+    assert (dead.returncode, dead.stdout) == (1, "")
+    assert "sidegate serve" in dead.stderr
+
+
+def test_a_taken_address_is_told_with_1_and_what_to_do(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ops = f"127.0.0.1:{taken.getsockname()[1]}"
+        told = sidegate(
+            *(tmp_path, "serve"),
+            SIDEGATE_OPS__LISTEN=ops,
+            SIDEGATE_GATE__LISTEN="127.0.0.1:0",
+            SIDEGATE_ADMIN__LISTEN="127.0.0.1:0",
+        )
+
+    assert told.returncode == 1
+    assert "ops.listen" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+class _Ill(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(500)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_a_server_that_is_ill_fails_the_healthcheck() -> None:
+    with HTTPServer(("127.0.0.1", 0), _Ill) as server:
+        Thread(target=server.serve_forever).start()
+        told = invoked("healthcheck", SIDEGATE_OPS__LISTEN=f"0.0.0.0:{server.server_port}")
+        server.shutdown()
+
+    assert told.exit_code == 1
+    assert "answers 500" in told.stderr
+
+
+def test_what_is_no_http_fails_the_healthcheck() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        Thread(target=_say_nonsense, args=[server]).start()
+        told = invoked("healthcheck", SIDEGATE_OPS__LISTEN=f"127.0.0.1:{server.getsockname()[1]}")
+
+    assert told.exit_code == 1
+    assert "no HTTP" in told.stderr
+
+
+def _say_nonsense(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(1000)
+        connection.sendall(b"SSH-2.0-OpenSSH\r\n")

@@ -1,0 +1,628 @@
+"""Settings: where they come from, what is refused, and that no secret is ever told."""
+
+import json
+import os
+import stat
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]  # comes with openapi-spec-validator, without types
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from proxy.core.address import Address
+from proxy.core.errors import SettingsError
+from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes
+from proxy.core.session_type import SessionType
+from proxy.core.token import TokenKey
+from proxy.settings import Settings, first_admin_key, load, token_keys
+from proxy.settings.show import schema, shown
+from proxy.settings.sources import leaves, variable_of
+from proxy.settings.values import read_duration, spell_duration
+
+CONFIG = Path(__file__).parent.parent / "config"
+KEY = TokenKey(1, bytes(32)).spell()
+SHARED = {"SIDEGATE_DATABASE_URL": "postgresql://db/sidegate", "SIDEGATE_TOKEN__KEYS": KEY}
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "sidegate.yaml"
+    path.write_text(text)
+    return path
+
+
+def mistakes(config: Path | None = None, **environ: str) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load(config, environ)
+    return caught.value.mistakes
+
+
+def the_mistake(config: Path | None = None, **environ: str) -> str:
+    (mistake,) = mistakes(config, **environ)
+    return mistake
+
+
+# --- where they come from
+
+
+def test_without_any_source_the_defaults_hold() -> None:
+    settings = load(None, {})
+
+    assert settings == Settings()
+    assert settings.gate.listen == Address("127.0.0.1", 7080)
+    assert settings.gate.deadline == timedelta(milliseconds=150)
+    assert settings.sessions.by_type() == DEFAULT_LIFETIMES
+
+
+def test_a_variable_goes_before_the_file_and_the_file_before_the_default(tmp_path: Path) -> None:
+    config = written(tmp_path, "gate: {realm: file, cookie: file}\nlogs: {level: debug}")
+
+    settings = load(config, {"SIDEGATE_GATE__REALM": "variable"})
+
+    assert (settings.gate.realm, settings.gate.cookie) == ("variable", "file")
+    assert settings.gate.bearer is True
+    assert settings.logs.level == "debug"
+
+
+def test_a_file_variable_gives_what_its_file_holds_without_the_last_line_break(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "url").write_text("postgresql://u:p@db/sidegate\n")
+    (tmp_path / "keys").write_text(f"{TokenKey(2, bytes(32)).spell()}\r\n{KEY}\r\n")
+
+    settings = load(
+        None,
+        {
+            "SIDEGATE_DATABASE_URL_FILE": str(tmp_path / "url"),
+            "SIDEGATE_TOKEN__KEYS_FILE": str(tmp_path / "keys"),
+        },
+    )
+
+    assert settings.database_url is not None
+    assert settings.database_url.get_secret_value() == "postgresql://u:p@db/sidegate"
+    assert [key.id for key in settings.token.keys] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "spelled", ['["10.0.0.0/8", "::1"]', "10.0.0.0/8,::1", "10.0.0.0/8, ::1", "10.0.0.0/8\n::1"]
+)
+def test_a_list_of_texts_is_json_or_has_commas_or_lines(spelled: str) -> None:
+    settings = load(None, {"SIDEGATE_GATE__TRUSTED_PEERS": spelled})
+
+    assert settings.gate.trusted_peers == (ip_network("10.0.0.0/8"), ip_network("::1/128"))
+
+
+def test_objects_are_json_and_single_variables_lie_over_them() -> None:
+    settings = load(
+        None,
+        {
+            "SIDEGATE_ADMIN__KEYS": json.dumps(
+                [{"name": "ci", "sha256": "AB" * 32, "scopes": ["read", "revoke"]}]
+            ),
+            "SIDEGATE_GATE": '{"realm": "object", "bearer": false}',
+            "SIDEGATE_GATE__REALM": "variable",
+        },
+    )
+
+    (key,) = settings.admin.keys
+    assert (key.name, key.sha256, key.scopes) == ("ci", "ab" * 32, ("read", "revoke"))
+    assert (settings.gate.realm, settings.gate.bearer) == ("variable", False)
+
+
+def test_an_empty_variable_is_one_that_is_not_set() -> None:
+    assert load(None, {"SIDEGATE_REDIS_URL": "", "SIDEGATE_DATABASE_URL_FILE": ""}) == Settings()
+
+
+def test_none_can_be_said_in_a_variable() -> None:
+    settings = load(
+        None, {"SIDEGATE_GATE__COOKIE": "none", "SIDEGATE_SESSIONS__WEB__IDLE_TIMEOUT": "null"}
+    )
+
+    assert settings.gate.cookie is None
+    assert settings.sessions.web.idle_timeout is None
+
+
+def test_the_data_directory_lies_where_xdg_says(tmp_path: Path) -> None:
+    assert load(None, {"XDG_STATE_HOME": str(tmp_path)}).data_dir == tmp_path / "sidegate"
+    assert load(None, {"XDG_STATE_HOME": "relative"}).data_dir == (
+        Path.home() / ".local/state/sidegate"
+    )
+    assert load(None, {"XDG_STATE_HOME": "/x", "SIDEGATE_DATA_DIR": "/y"}).data_dir == Path("/y")
+
+
+def test_the_variables_an_orchestrator_sets_for_a_service_of_our_name_are_not_ours() -> None:
+    names = [
+        "SIDEGATE_SERVICE_HOST",
+        "SIDEGATE_SERVICE_PORT",
+        "SIDEGATE_SERVICE_PORT_GATE",
+        "SIDEGATE_PORT",
+        "SIDEGATE_PORT_7080_TCP",
+        "SIDEGATE_PORT_7080_TCP_ADDR",
+        "SIDEGATE_ADMIN_SERVICE_HOST",
+        "SIDEGATE_ADMIN_PORT_7081_TCP_PROTO",
+    ]
+
+    assert load(None, dict.fromkeys(names, "tcp://10.0.0.1:7080")) == Settings()
+
+
+def test_no_setting_has_a_name_an_orchestrator_would_take() -> None:
+    environ = {variable_of(path): "{" for path, _ in leaves(Settings)}
+
+    told = "\n".join(mistakes(None, **environ))
+
+    # Each of these variables is read, or it could not be wrong; these two take any text.
+    untold = [p for p, _ in leaves(Settings) if variable_of(p) not in told]
+    assert untold == [("data_dir",), ("gate", "realm")]
+
+
+def test_an_api_key_of_one_scope_and_a_service_lifetime_stand_in_the_file(tmp_path: Path) -> None:
+    config = written(tmp_path, "sessions: {service: {lifetime: 90d, idle_timeout: 1d}}")
+
+    lifetimes = load(config, {}).sessions.by_type()
+
+    assert lifetimes[SessionType.SERVICE] == Lifetimes(timedelta(days=90), timedelta(days=1))
+    assert lifetimes[SessionType.WEB] == DEFAULT_LIFETIMES[SessionType.WEB]
+
+
+# --- what is refused
+
+
+def test_every_mistake_is_told_at_once_with_its_path_and_source(tmp_path: Path) -> None:
+    config = written(
+        tmp_path,
+        "gate: {deadline: soon, bearrer: true}\nadmin: {keys: [{name: x}]}\nredis_url: http://x",
+    )
+
+    told = mistakes(
+        config,
+        SIDEGATE_OPS__LISTEN="7082",
+        SIDEGATE_GATE__TRUSTED_PEERS="0.0.0.0/0",
+        SIDEGATE_FOO="1",
+        SIDEGATE_SESSIONS__WEB__GRACE="10m",
+    )
+
+    starts = [mistake.partition(": ")[0] for mistake in told]
+    assert sorted(starts) == [
+        "SIDEGATE_FOO",
+        "admin.keys[0].scopes",
+        "admin.keys[0].sha256",
+        "gate.bearrer",
+        "gate.deadline",
+        "gate.trusted_peers[0]",
+        "ops.listen",
+        "redis_url",
+        "redis_url",  # misspelled, and alone
+        "sessions.web",
+    ]
+    by_start = dict(zip(starts, told, strict=True))
+    assert by_start["gate.bearrer"].endswith(f"did you mean bearer? (from {config})")
+    assert by_start["ops.listen"].endswith("(from SIDEGATE_OPS__LISTEN)")
+    assert "between 0 and 300 seconds" in by_start["sessions.web"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("SIDEGATE_GATE__LISTENS", "SIDEGATE_GATE__LISTEN"),
+        ("SIDEGATE_GATE_LISTEN", "SIDEGATE_GATE__LISTEN"),
+        ("SIDEGATE_DATABASE_URLS_FILE", "SIDEGATE_DATABASE_URL"),
+        ("SIDEGATE_DATABASE_URL__X", "SIDEGATE_DATABASE_URL"),
+        ("SIDEGATE_gate__listen", "SIDEGATE_GATE__LISTEN"),
+    ],
+)
+def test_an_unknown_variable_is_refused_with_the_one_that_was_meant(name: str, meant: str) -> None:
+    assert the_mistake(None, **{name: "x"}) == f"{name}: no such setting; did you mean {meant}?"
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("gates: {}", "gates"),
+        ("gate: {lisen: x}", "gate.lisen"),
+        ("sessions: {web: {life: 1h}}", "sessions.web.life"),
+        ("_env_file: /etc/passwd", "_env_file"),
+        (
+            f"admin: {{keys: [{{name: a, sha256: '{'0' * 64}', scopes: [read], x: 1}}]}}",
+            "admin.keys[0].x",
+        ),
+    ],
+)
+def test_an_unknown_key_is_refused_at_any_depth(text: str, path: str, tmp_path: Path) -> None:
+    assert the_mistake(written(tmp_path, text)).startswith(f"{path}: no such setting")
+
+
+def test_a_value_and_a_file_for_it_are_one_too_many(tmp_path: Path) -> None:
+    (tmp_path / "realm").write_text("x")
+
+    told = the_mistake(
+        None, SIDEGATE_GATE__REALM="x", SIDEGATE_GATE__REALM_FILE=str(tmp_path / "realm")
+    )
+
+    assert told == "gate.realm: set SIDEGATE_GATE__REALM or SIDEGATE_GATE__REALM_FILE, not both"
+
+
+def test_a_secret_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+
+    assert "No such file" in the_mistake(None, SIDEGATE_GATE__REALM_FILE=str(tmp_path / "none"))
+    assert "UTF-8" in the_mistake(None, SIDEGATE_GATE__REALM_FILE=str(tmp_path / "binary"))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("gate: {", "is not YAML in line 1"),
+        ("- gate", "holds no settings"),
+        ("just text", "holds no settings"),
+        ("logs: {level: info}\nlogs: {level: debug}", "the key in line 2 stands twice"),
+        ("gate: {realm: a, realm: b}", "the key in line 1 stands twice"),
+        ("1: x", "the key in line 1 is not a text"),
+        ("gate: &a {realm: !!python/name:os.system x}", "is not YAML"),
+    ],
+)
+def test_a_file_that_says_nothing_clear_is_refused(text: str, told: str, tmp_path: Path) -> None:
+    config = written(tmp_path, text)
+
+    assert the_mistake(config).startswith(f"{config}: ")
+    assert told in the_mistake(config)
+
+
+def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+
+    assert "cannot be read: No such file" in the_mistake(tmp_path / "none.yaml")
+    assert "is not UTF-8" in the_mistake(tmp_path / "binary")
+
+
+def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+    assert load(written(tmp_path, "# nothing\n"), {}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("GATE__LISTEN", "localhost"),
+        ("GATE__LISTEN", "127.0.0.1:99999"),
+        ("GATE__LISTEN", "unix:relative.sock"),
+        ("GATE__SOCKET_MODE", "rw-rw----"),
+        ("GATE__SOCKET_MODE", "1660"),
+        ("GATE__TRUSTED_PEERS", "::/0"),
+        ("GATE__TRUSTED_PEERS", "10.0.0.1/8"),
+        ("GATE__TRUSTED_PEERS", "gateway.internal"),
+        ("GATE__TRUSTED_PEERS", '["10.0.0.0/8"'),
+        ("GATE__COOKIE", "a b"),
+        ("GATE__HEADER", "Authorization"),
+        ("GATE__HEADER", "X Token"),
+        ("GATE__REALM", 'a"b'),
+        ("GATE__DEADLINE", "0"),
+        ("GATE__DEADLINE", "-1s"),
+        ("GATE__DEADLINE", "1 fortnight"),
+        ("GATE__DEADLINE", "4000d"),
+        ("GATE", "x"),
+        ("GATE__BEARER", "maybe"),
+        ("ADMIN__HOSTS", "localhost:7081"),
+        ("ADMIN__KEYS", "x"),
+        ("ADMIN__KEYS", '[{"name": "a b", "sha256": "' + "0" * 64 + '", "scopes": ["read"]}]'),
+        ("ADMIN__KEYS", '[{"name": "a", "sha256": "0", "scopes": ["read"]}]'),
+        ("ADMIN__KEYS", '[{"name": "a", "sha256": "' + "0" * 64 + '", "scopes": []}]'),
+        ("ADMIN__KEYS", '[{"name": "a", "sha256": "' + "0" * 64 + '", "scopes": ["root"]}]'),
+        ("LOCAL__MAX_SESSIONS", "0"),
+        ("LOGS__LEVEL", "loud"),
+        ("POSTGRES__POOL_MAX", "many"),
+        ("TOKEN__KEYS", "1:short"),
+        ("TOKEN__KEYS", "256:" + "A" * 43),
+        ("TOKEN__KEYS", f"{KEY},{KEY}"),
+        ("SESSIONS__WEB__IDLE_TIMEOUT", "1m"),
+        ("SESSIONS__WEB__LIFETIME", "0"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(variable: str, value: str) -> None:
+    told = the_mistake(None, **{f"SIDEGATE_{variable}": value})
+
+    assert told.startswith(variable.lower().replace("__", ".")[:8])
+    assert f"(from SIDEGATE_{variable})" in told
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://db/x",
+        "postgresql:/db",
+        "postgresql://u:p/w@db/x",
+        "postgresql://u:p@db/x#y",
+        "db:5432",
+    ],
+)
+def test_a_database_url_of_another_form_is_refused(url: str) -> None:
+    told = the_mistake(None, SIDEGATE_DATABASE_URL=url, SIDEGATE_TOKEN__KEYS=KEY)
+
+    assert told.startswith("database_url: write postgresql://")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://cache",
+        "redis://:p%40ss@cache:6379/1",
+        "rediss://u:p@[::1]:6380",
+        "redis+sentinel://h1:26379,h2:26379/mymaster/0",
+        "redis+sentinel://:p@h1/mymaster",
+        "redis+cluster://h1:6379,h2:6379",
+        "unix:///run/redis.sock?db=1",
+    ],
+)
+def test_every_form_of_a_redis_url_is_taken(url: str) -> None:
+    settings = load(None, SHARED | {"SIDEGATE_REDIS_URL": url})
+
+    assert settings.redis_url is not None
+    assert settings.redis_url.get_secret_value() == url
+
+
+@pytest.mark.parametrize("url", ["http://cache", "redis://", "redis+sentinel://h1:26379", "redis"])
+def test_a_redis_url_of_another_form_is_refused(url: str) -> None:
+    told = the_mistake(None, **SHARED, SIDEGATE_REDIS_URL=url)
+
+    assert told.startswith("redis_url: write redis://")
+
+
+def test_redis_alone_is_refused_for_it_is_not_the_truth() -> None:
+    assert "Redis alone is not the truth" in the_mistake(None, SIDEGATE_REDIS_URL="redis://cache")
+
+
+def test_a_database_is_refused_without_the_token_keys_all_instances_share() -> None:
+    told = the_mistake(None, SIDEGATE_DATABASE_URL="postgresql://db/sidegate")
+
+    assert told.startswith("token.keys: is required with database_url")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("127.0.0.1:7000", "127.0.0.1:7000"),
+        ("0.0.0.0:7000", "127.0.0.1:7000"),
+        ("[::]:7000", "10.0.0.1:7000"),
+        ("unix:/run/a.sock", "unix:/run/a.sock"),
+    ],
+)
+def test_two_listeners_on_one_address_are_refused(one: str, other: str) -> None:
+    told = the_mistake(None, SIDEGATE_GATE__LISTEN=one, SIDEGATE_ADMIN__LISTEN=other)
+
+    assert told.startswith("admin.listen: listens where gate.listen does")
+
+
+def test_two_listeners_may_both_take_any_port_that_is_free() -> None:
+    load(None, {"SIDEGATE_GATE__LISTEN": "[::1]:0", "SIDEGATE_ADMIN__LISTEN": "[::1]:0"})
+
+
+def test_a_gate_that_reads_no_credential_is_refused() -> None:
+    none = {"SIDEGATE_GATE__BEARER": "false", "SIDEGATE_GATE__COOKIE": "none"}
+
+    assert the_mistake(None, **none).startswith("gate: no credential is read")
+    load(None, none | {"SIDEGATE_GATE__HEADER": "X-Token"})
+
+
+def test_two_admin_keys_of_one_name_or_one_hash_are_refused() -> None:
+    def keys(*pairs: tuple[str, str]) -> str:
+        return json.dumps([{"name": n, "sha256": h * 64, "scopes": ["read"]} for n, h in pairs])
+
+    one_name = the_mistake(None, SIDEGATE_ADMIN__KEYS=keys(("a", "0"), ("a", "1")))
+    one_hash = the_mistake(None, SIDEGATE_ADMIN__KEYS=keys(("a", "0"), ("b", "0")))
+
+    assert "share a name" in one_name
+    assert "share a key" in one_hash
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load(None, {}).gate.realm = "other"
+
+
+# --- what is kept to itself
+
+
+SECRET = "geheim" + "A" * 37
+WRONG = {
+    "SIDEGATE_DATABASE_URL": f"mysql://user:{SECRET}@db",
+    "SIDEGATE_REDIS_URL": f"http://:{SECRET}@cache",
+    "SIDEGATE_TOKEN__KEYS": f"1:{SECRET}!",
+    "SIDEGATE_GATE": f'{{"{SECRET}": 1}}',
+    "SIDEGATE_ADMIN__KEYS": json.dumps(
+        [{"name": f"{SECRET} x", "sha256": SECRET, "scopes": SECRET}]
+    ),
+    "SIDEGATE_OPS__LISTEN": SECRET,
+    "SIDEGATE_LOCAL__MAX_SESSIONS": SECRET,
+    "SIDEGATE_LOGS__LEVEL": SECRET,
+    "SIDEGATE_SESSIONS__WEB__LIFETIME": SECRET,
+}
+
+
+def test_no_mistake_repeats_what_was_given() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(None, WRONG)
+
+    assert len(caught.value.mistakes) >= len(WRONG)
+    assert SECRET not in str(caught.value)
+    assert SECRET not in repr(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"token: {{'1:{SECRET}': x}}",
+        f"database_url: *{SECRET}",
+        f'database_url: "\\q{SECRET}"',
+        f"database_url: [{SECRET}]",
+        f"database_url: {SECRET}: x",
+    ],
+)
+def test_a_secret_in_the_wrong_place_of_a_file_is_not_repeated(text: str, tmp_path: Path) -> None:
+    assert SECRET not in "\n".join(mistakes(written(tmp_path, text)))
+
+
+def test_neither_repr_nor_show_tells_a_secret() -> None:
+    environ = {
+        "SIDEGATE_DATABASE_URL": f"postgresql://u:{SECRET}@db:5432/x?password={SECRET}",
+        "SIDEGATE_REDIS_URL": f"redis+sentinel://:{SECRET}@h1,h2/mymaster/0",
+        "SIDEGATE_TOKEN__KEYS": f"7:{SECRET}",
+    }
+
+    settings = load(None, environ)
+    text = shown(None, environ)
+
+    for told in (repr(settings), str(settings), text, settings.model_dump_json()):
+        assert SECRET not in told
+    assert "database_url: postgresql://***@db:5432/x?***" in text
+    assert "redis_url: redis+sentinel://***@h1,h2/mymaster/0" in text
+    assert "keys: ['7:***']" in text
+
+
+# --- show, the file of all settings, the schema
+
+
+def test_show_tells_where_each_value_came_from(tmp_path: Path) -> None:
+    config = written(tmp_path, "gate: {realm: mine}\nlocal: {max_age: 1s}")
+    (tmp_path / "age").write_text("2s")
+
+    text = shown(config, {"SIDEGATE_LOCAL__MAX_AGE_FILE": str(tmp_path / "age")})
+
+    lines = {" ".join(line.split()) for line in text.splitlines()}
+    assert f"realm: mine # {config}" in lines
+    assert "max_age: 2s # SIDEGATE_LOCAL__MAX_AGE_FILE" in lines
+    assert "listen: 127.0.0.1:7080 # default" in lines
+
+
+def test_what_is_shown_can_be_read_again(tmp_path: Path) -> None:
+    config = written(tmp_path, shown(None, {"SIDEGATE_GATE__HEADER": "X-Token"}))
+
+    assert load(config, {}) == load(None, {"SIDEGATE_GATE__HEADER": "X-Token"})
+
+
+def test_the_file_of_all_settings_has_every_one_with_its_default() -> None:
+    file = yaml.safe_load((CONFIG / "sidegate.yaml").read_text())
+    defaults = Settings(data_dir=Path("/")).model_dump(mode="json")
+    defaults["data_dir"] = "~/.local/state/sidegate"
+
+    assert flat(file) == flat(defaults)
+    assert load(CONFIG / "sidegate.yaml", {}) == Settings()
+
+
+def flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            result |= flat(value, f"{path}{name}.")
+        else:
+            result[path + name] = value
+    return result
+
+
+def test_the_example_for_production_is_right_once_it_has_its_secrets() -> None:
+    load(CONFIG / "production.yaml", SHARED)
+
+
+def test_the_committed_schema_is_the_codes() -> None:
+    committed = (CONFIG / "sidegate.schema.json").read_text()
+
+    assert committed == schema(), "sidegate config schema > config/sidegate.schema.json"
+
+
+@pytest.mark.parametrize("name", ["sidegate.yaml", "production.yaml"])
+def test_the_schema_takes_our_files(name: str) -> None:
+    file = yaml.safe_load((CONFIG / name).read_text())
+
+    jsonschema.Draft202012Validator(json.loads(schema())).validate(file)
+
+
+@pytest.mark.parametrize("wrong", [{"gates": {}}, {"gate": {"deadline": "soon"}}, {"gate": 1}])
+def test_the_schema_refuses_what_the_code_refuses(wrong: dict[str, Any]) -> None:
+    assert not jsonschema.Draft202012Validator(json.loads(schema())).is_valid(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("250ms", 0.25), ("30s", 30), ("15m", 900), ("12h", 43200), ("30d", 2592000), ("1.5h", 5400)],
+)
+def test_durations_are_read_and_spelled(text: str, seconds: float) -> None:
+    duration = read_duration(text)
+
+    assert duration == timedelta(seconds=seconds) == read_duration(seconds)
+    assert read_duration(spell_duration(duration)) == duration
+
+
+@pytest.mark.parametrize("given", [None, True, "", "s", "1", ".5s", "1e3", "NaN", "٣s", 1e300])
+def test_a_duration_is_plain_seconds_or_has_a_unit(given: object) -> None:
+    if given == "1":
+        assert read_duration(given) == timedelta(seconds=1)
+        return
+    with pytest.raises(ValueError, match="duration"):
+        read_duration(given)
+
+
+# --- what the embedded default makes for itself
+
+
+def embedded(folder: Path) -> Settings:
+    return load(None, {"SIDEGATE_DATA_DIR": str(folder / "data")})
+
+
+def test_the_first_start_makes_secrets_for_us_alone_and_the_next_ones_keep_them(
+    tmp_path: Path,
+) -> None:
+    settings = embedded(tmp_path)
+
+    keys, admin = token_keys(settings), first_admin_key(settings)
+
+    assert admin is not None
+    assert (token_keys(settings), first_admin_key(settings)) == (keys, admin)
+    assert admin == (tmp_path / "data/admin.key", (tmp_path / "data/admin.key").read_text().strip())
+    files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "data").iterdir()}
+    assert files == {"token.keys": 0o600, "admin.key": 0o600}
+
+
+def test_keys_of_the_settings_are_taken_and_no_file_is_made(tmp_path: Path) -> None:
+    settings = load(None, SHARED | {"SIDEGATE_DATA_DIR": str(tmp_path / "data")})
+
+    assert token_keys(settings) == (TokenKey.parse(KEY),)
+    assert first_admin_key(settings) is None
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_secret_file_everybody_can_read_is_refused(tmp_path: Path) -> None:
+    settings = embedded(tmp_path)
+    token_keys(settings)
+    (tmp_path / "data/token.keys").chmod(0o644)
+
+    with pytest.raises(SettingsError, match="chmod 600"):
+        token_keys(settings)
+
+
+def test_a_secret_file_with_something_else_in_it_is_refused_and_kept(tmp_path: Path) -> None:
+    settings = embedded(tmp_path)
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data/token.keys"
+    path.touch(0o600)
+    path.write_text("1:something")
+
+    with pytest.raises(SettingsError, match=r"token\.keys: .* a token key's secret is 43"):
+        token_keys(settings)
+    assert path.read_text() == "1:something"
+
+
+def test_a_data_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+
+    with pytest.raises(SettingsError, match=r"token\.keys: .*cannot be"):
+        token_keys(embedded(tmp_path))
+
+
+def test_the_operators_environment_is_not_read_behind_our_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SIDEGATE_GATE__REALM", "from the process")
+
+    assert os.environ["SIDEGATE_GATE__REALM"]
+    assert load(None, {}).gate.realm == "sidegate"
+    assert Settings().gate.realm == "sidegate"

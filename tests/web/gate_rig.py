@@ -1,0 +1,171 @@
+"""A running gate for tests, on a shelf instead of stores: who is known to it, and what it counts."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from hashlib import sha256
+from ipaddress import ip_network
+from typing import Final
+
+from proxy.core.address import Address
+from proxy.core.protocols import SessionFinder
+from proxy.core.session import Session
+from proxy.core.session_type import SessionType
+from proxy.core.token import KeyRing, Token, TokenKey
+from proxy.service.validator import Validator
+from proxy.web.door import Door
+from proxy.web.gate import Gate, Peers, gate_handler
+from proxy.web.gateways.base import Manners
+from tests.clock import NOON, FakeClock
+from tests.contracts.values import a_digest, a_session
+from tests.fakes import Shelf
+from tests.web.raw_http import Reply
+
+RING: Final = KeyRing([TokenKey(7, bytes(range(32)))])
+STRANGERS: Final = KeyRing([TokenKey(7, bytes(range(1, 33)))])
+ROUTES: Final = ("/auth-request", "/forward-auth", "/ext-authz/app/page")
+IDENTITY: Final = (
+    "X-Auth-User",
+    "X-Auth-Session",
+    "X-Auth-Type",
+    "X-Auth-Scopes",
+    "X-Auth-Time",
+    "X-Auth-Expires",
+)
+
+
+def a_token(name: str, ring: KeyRing = RING) -> Token:
+    """Return the token of that name, the same in every run."""
+    return ring.mint(SessionType.WEB, random=lambda size: sha256(name.encode()).digest()[:size])
+
+
+ALICE: Final = a_token("alice")
+BOB: Final = a_token("bob")
+CAROL: Final = a_token("carol")
+NEVER_ISSUED: Final = a_token("nobody")
+FORGED: Final = a_token("alice", STRANGERS)
+EXPIRED: Final = a_token("expired")
+IDLE: Final = a_token("idle")
+REVOKED: Final = a_token("revoked")
+REUSED: Final = a_token("reused")
+TOKENS: Final = (ALICE, BOB, CAROL, NEVER_ISSUED, FORGED, EXPIRED, IDLE, REVOKED, REUSED)
+
+
+def known_sessions() -> tuple[Session, ...]:
+    """Alice, Bob and Carol live; of every way to have ended there is one."""
+    hour = timedelta(hours=1)
+    rotated = a_session(digest=REUSED.digest(), at=NOON - timedelta(minutes=5)).rotated(
+        a_digest(), timedelta(seconds=10), NOON - timedelta(minutes=1)
+    )
+    return (
+        a_session(user_id="alice", digest=ALICE.digest()),
+        a_session(user_id="bob", digest=BOB.digest()),
+        a_session(user_id="carol", digest=CAROL.digest()),
+        a_session(digest=EXPIRED.digest(), expires_at=NOON),
+        a_session(digest=IDLE.digest(), at=NOON - hour),
+        a_session(digest=REVOKED.digest()).revoked(NOON),
+        *rotated.copies(),
+    )
+
+
+def bearer(token: Token | bytes) -> bytes:
+    """Return a request's line."""
+    return b"Authorization: Bearer " + _text(token)
+
+
+def cookie(token: Token | bytes) -> bytes:
+    return b"Cookie: __Host-session=" + _text(token)
+
+
+def request(
+    *lines: bytes, target: str = "/auth-request", method: bytes = b"GET", end: bytes = b"\r\n\r\n"
+) -> bytes:
+    """Return the bytes of a request with these header lines besides Host."""
+    start = b"%s %s HTTP/1.1" % (method, target.encode("latin-1"))
+    return b"\r\n".join((start, b"Host: gateway.test", *lines)) + end
+
+
+@dataclass
+class Gatehouse:
+    """A running gate and everything that can be seen of it."""
+
+    address: Address
+    door: Door
+    clock: FakeClock
+    shelf: Shelf
+    checks: list[tuple[str, str, str]] = field(default_factory=list)
+    bad_requests: int = 0
+    untrusted: int = 0
+
+    def checked(self, gateway: str, result: str, reason: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.checks.append((gateway, result, reason))
+
+    def bad_request(self) -> None:
+        self.bad_requests += 1
+
+    def refused(self) -> None:
+        self.untrusted += 1
+
+
+LOOPBACK: Final = Address("127.0.0.1", 0)
+
+
+@asynccontextmanager
+async def open_gate(
+    address: Address = LOOPBACK,
+    *,
+    finder: SessionFinder | None = None,
+    deadline: float = 60.0,
+    trusted: Iterable[str] = ("127.0.0.1/32",),
+    manners: Manners | None = None,
+) -> AsyncIterator[Gatehouse]:
+    """Open a gate at `address`, and close it in the end."""
+    shelf, clock = Shelf(*known_sessions()), FakeClock()
+    validator = Validator(finder or shelf, ring=RING, clock=clock, deadline=deadline)
+    gate = Gate(validator, manners or Manners(), checked=lambda *told: house.checked(*told))
+    peers = Peers(map(ip_network, trusted), refused=lambda: house.refused())
+    door = Door("gate", gate_handler(gate, peers), on_bad_request=lambda: house.bad_request())
+    house = Gatehouse(address, door, clock, shelf)
+    house.address = await door.open(address)
+    try:
+        yield house
+    finally:
+        shelf.open.set()
+        await door.close(patience=0.2)
+
+
+def check_manners(reply: Reply) -> None:
+    """Assert what holds for every answer of the gate, whatever was asked."""
+    names = [name.lower() for name, _ in reply.fields]
+    identity = [name for name in names if name in {each.lower() for each in IDENTITY}]
+    assert reply.only("Cache-Control") == "no-store"
+    assert reply.only("Server") == "sidegate"  # no versions of anything
+    assert "set-cookie" not in names
+    assert "location" not in names
+    assert not spells_a_token(reply.raw)
+    assert b"Traceback" not in reply.raw
+    assert len(reply.body) < 1024
+    if reply.status == 200:
+        assert sorted(identity) == sorted(each.lower() for each in IDENTITY)
+        assert reply.body == b""
+    else:
+        assert identity == []
+        assert reply.only("Content-Type") == "application/problem+json"
+        assert reply.only("Content-Length") == str(len(reply.body))
+    assert ("www-authenticate" in names) == (reply.status == 401)
+    assert ("retry-after" in names) == (reply.status == 503)
+
+
+def spells_a_token(raw: bytes) -> bool:
+    """Say whether any piece of a dozen characters of any of our tokens stands in `raw`."""
+    return any(
+        token.text[start : start + 12].encode() in raw
+        for token in TOKENS
+        for start in range(4, len(token.text) - 11)
+    )
+
+
+def _text(token: Token | bytes) -> bytes:
+    return token.text.encode("ascii") if isinstance(token, Token) else token
