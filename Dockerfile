@@ -45,6 +45,6 @@ WORKDIR /var/lib/sidegate
 EXPOSE 7080 7082
 STOPSIGNAL SIGTERM
 # For Docker and Compose; Kubernetes has its own probes.
-HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 CMD ["sidegate", "healthcheck"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=5s --retries=3 CMD ["sidegate", "healthcheck"]
 ENTRYPOINT ["sidegate"]
 CMD ["serve"]

@@ -60,10 +60,11 @@ def _resolved(wanted: list[str], pins: Path | None, folder: Path) -> dict[str, s
     uv += ["--constraint", str(pins)] if pins else []
     # uv brings its own certificates; whoever gave pip others means them for uv too.
     certificates = {"SSL_CERT_FILE": os.environ["PIP_CERT"]} if "PIP_CERT" in os.environ else {}
-    text = subprocess.run(
+    text = subprocess.run(  # noqa: S603 - our own words
         uv, env=os.environ | certificates, check=True, stdout=subprocess.PIPE, text=True
     ).stdout
-    return {s.partition("==")[0]: s for s in re.findall(r"^[\w.-]+==.*\n(?: .*\n)*", text, re.M)}
+    stanzas = re.findall(r"^[\w.-]+==.*\n(?: .*\n)*", text, re.MULTILINE)
+    return {stanza.partition("==")[0]: stanza for stanza in stanzas}
 
 
 if __name__ == "__main__":

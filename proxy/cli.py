@@ -63,7 +63,7 @@ def main() -> None:
     Examples:
       sidegate serve                               on a file of its own, for one machine
       sidegate config check --config sidegate.yaml
-      sidegate session create --user alice
+      sidegate session create alice
     """
 
 

@@ -68,7 +68,7 @@ def every_command() -> Iterator[list[str]]:
 # --- help, misspelled commands, wrong settings
 
 
-@pytest.mark.parametrize("command", every_command(), ids=" ".join)
+@pytest.mark.parametrize("command", [*every_command()], ids=" ".join)
 def test_every_command_has_help_with_examples(command: list[str]) -> None:
     told = invoked(*command, "--help")
 
@@ -123,13 +123,13 @@ def test_help_is_quick_because_it_loads_nothing_but_click(tmp_path: Path) -> Non
         ["key", "new", "ci", "--scope", "root"],
         ["key", "token", "--id", "256"],
         ["session", "create"],
-        ["session", "create", "--user", "a", "--type", "desktop"],
-        ["session", "create", "--user", "a", "--expires-in", "soon"],
-        ["session", "create", "--user", "a", "--metadata", "[]"],
-        ["session", "create", "--user", "a", "--metadata", "{"],
-        ["session", "create", "--user", " a"],
+        ["session", "create", "a", "--type", "desktop"],
+        ["session", "create", "a", "--expires-in", "soon"],
+        ["session", "create", "a", "--metadata", "[]"],
+        ["session", "create", "a", "--metadata", "{"],
+        ["session", "create", " a"],
         ["session", "show", "42"],
-        ["session", "list", "--user", ""],
+        ["session", "list", ""],
         ["session", "revoke"],
         ["session", "revoke", NOBODY, "--user", "alice"],
         ["session", "revoke", NOBODY, "--type", "web"],
@@ -149,7 +149,7 @@ def test_a_misspelled_command_is_told_on_stderr_with_2(
 
 def test_all_mistakes_of_a_new_session_are_told_at_once(tmp_path: Path) -> None:
     told = invoked(
-        *["session", "create", "--user", "", "--ip", "x", "--expires-in", "100d"],
+        *["session", "create", "", "--ip", "x", "--expires-in", "100d"],
         XDG_STATE_HOME=str(tmp_path),
     )
 
@@ -174,7 +174,7 @@ def test_settings_that_are_right_are_ok(tmp_path: Path) -> None:
         ["serve"],
         ["migrate"],
         ["healthcheck"],
-        ["session", "list", "--user", "alice"],
+        ["session", "list", "alice"],
     ],
     ids=" ".join,
 )
@@ -243,9 +243,14 @@ def test_the_version_is_told_to_people_and_programs() -> None:
 # --- sessions
 
 
+def session(home: Path, *arguments: str) -> Result:
+    """Run a session command on the embedded default in `home`."""
+    return invoked("session", *arguments, XDG_STATE_HOME=str(home))
+
+
 def created(home: Path, *options: str) -> dict[str, Any]:
-    told = sidegate(home, "session", "create", *options, "-o", "json")
-    assert told.returncode == 0, told.stderr
+    told = session(home, "create", *options, "-o", "json")
+    assert told.exit_code == 0, told.stderr
     document: dict[str, Any] = json.loads(told.stdout)
     return document
 
@@ -253,17 +258,17 @@ def created(home: Path, *options: str) -> dict[str, Any]:
 def test_a_session_lives_from_create_to_revoke_and_its_token_is_told_once(tmp_path: Path) -> None:
     begun = created(
         tmp_path,
-        *["--user", "alice", "--type", "api", "--scope", "a", "--scope", "b"],
+        *["alice", "--type", "api", "--scope", "a", "--scope", "b"],
         *["--expires-in", "1h", "--device", "laptop", "--metadata", '{"plan": "pro"}'],
     )
     session_id = begun["session"]["id"]
 
-    shown = sidegate(tmp_path, "session", "show", session_id)
-    listed = sidegate(tmp_path, "session", "list", "--user", "alice", "-o", "json")
-    revoked = sidegate(tmp_path, "session", "revoke", session_id, "--reason", "stolen")
-    again = sidegate(tmp_path, "session", "revoke", session_id, "-o", "json")
-    living = sidegate(tmp_path, "session", "list", "--user", "alice", "-o", "json")
-    ended = sidegate(tmp_path, "session", "list", "--user", "alice", "--ended")
+    shown = session(tmp_path, "show", session_id)
+    listed = session(tmp_path, "list", "alice", "-o", "json")
+    revoked = session(tmp_path, "revoke", session_id, "--reason", "stolen")
+    again = session(tmp_path, "revoke", session_id, "-o", "json")
+    living = session(tmp_path, "list", "alice", "-o", "json")
+    ended = session(tmp_path, "list", "alice", "--ended")
 
     assert begun["session"]["scopes"] == ["a", "b"]
     assert begun["session"]["metadata"] == {"plan": "pro"}
@@ -276,12 +281,21 @@ def test_a_session_lives_from_create_to_revoke_and_its_token_is_told_once(tmp_pa
         [session_id, "api", "revoked"]
     ]
     later = (shown, listed, revoked, again, living, ended)
-    assert all(told.returncode == 0 for told in later)
+    assert all(told.exit_code == 0 for told in later)
     assert begun["token"] not in "".join(told.stdout + told.stderr for told in later)
 
 
+def test_stdout_holds_the_token_alone(tmp_path: Path) -> None:
+    told = sidegate(tmp_path, "session", "create", "alice")
+
+    (token,) = told.stdout.splitlines()
+    assert token.startswith("sgw_")
+    assert "user_id           alice\n" in told.stderr
+    assert token not in told.stderr
+
+
 def test_a_token_is_one_of_our_keys_and_is_not_stored(tmp_path: Path) -> None:
-    token = created(tmp_path, "--user", "alice")["token"]
+    token = created(tmp_path, "alice")["token"]
 
     home = tmp_path / "sidegate"
     ring = KeyRing([TokenKey.parse((home / "token.keys").read_text())])
@@ -292,13 +306,13 @@ def test_a_token_is_one_of_our_keys_and_is_not_stored(tmp_path: Path) -> None:
 
 def test_the_sessions_of_a_user_are_revoked_by_type_or_all(tmp_path: Path) -> None:
     for type_ in ("web", "mobile", "mobile"):
-        created(tmp_path, "--user", "alice", "--type", type_)
-    created(tmp_path, "--user", "bob")
+        created(tmp_path, "alice", "--type", type_)
+    created(tmp_path, "bob")
 
-    revoke = ("session", "revoke", "--user", "alice")
-    mobiles = sidegate(tmp_path, *revoke, "--type", "mobile", "-o", "json")
-    rest = sidegate(tmp_path, *revoke)
-    bobs = sidegate(tmp_path, "session", "list", "--user", "bob", "-o", "json")
+    revoke = ("revoke", "--user", "alice")
+    mobiles = session(tmp_path, *revoke, "--type", "mobile", "-o", "json")
+    rest = session(tmp_path, *revoke)
+    bobs = session(tmp_path, "list", "bob", "-o", "json")
 
     assert json.loads(mobiles.stdout) == {"revoked": 2}
     assert rest.stdout == "revoked 1\n"
@@ -307,9 +321,9 @@ def test_the_sessions_of_a_user_are_revoked_by_type_or_all(tmp_path: Path) -> No
 
 def test_a_list_that_was_cut_says_so(tmp_path: Path) -> None:
     for _ in range(2):
-        created(tmp_path, "--user", "alice")
+        created(tmp_path, "alice")
 
-    told = sidegate(tmp_path, "session", "list", "--user", "alice", "--limit", "1", "-o", "json")
+    told = session(tmp_path, "list", "alice", "--limit", "1", "-o", "json")
 
     assert len(json.loads(told.stdout)) == 1
     assert "--limit" in told.stderr
@@ -317,18 +331,18 @@ def test_a_list_that_was_cut_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["show", "revoke"])
 def test_a_session_that_is_not_there_is_told_with_1(verb: str, tmp_path: Path) -> None:
-    told = sidegate(tmp_path, "session", verb, NOBODY)
+    told = session(tmp_path, verb, NOBODY)
 
-    assert (told.returncode, told.stdout) == (1, "")
+    assert (told.exit_code, told.stdout) == (1, "")
     assert "no session has this id" in told.stderr
     assert "sidegate session list" in told.stderr
 
 
 def test_what_a_client_calls_itself_does_not_steer_the_terminal(tmp_path: Path) -> None:
     hostile = "evil\x1b[2J\nid  forged"
-    session_id = created(tmp_path, "--user", "alice", "--device", hostile)["session"]["id"]
+    session_id = created(tmp_path, "alice", "--device", hostile)["session"]["id"]
 
-    told = sidegate(tmp_path, "session", "show", session_id).stdout
+    told = session(tmp_path, "show", session_id).stdout
 
     assert "\x1b" not in told
     assert "device            evil\\x1b[2J\\nid  forged\n" in told
@@ -338,7 +352,7 @@ def test_a_store_that_does_not_answer_is_told_with_1_and_what_to_do(tmp_path: Pa
     nobody = f"postgresql://u:geheim@127.0.0.1:{free_port()}/x"
 
     told = sidegate(
-        *(tmp_path, "session", "list", "--user", "alice"),
+        *(tmp_path, "session", "list", "alice"),
         SIDEGATE_DATABASE_URL=nobody,
         SIDEGATE_TOKEN__KEYS=TokenKey.generate().spell(),
     )

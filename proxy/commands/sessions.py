@@ -30,8 +30,8 @@ def session() -> None:
 
     \b
     Examples:
-      sidegate session create --user alice
-      sidegate session list --user alice
+      sidegate session create alice
+      sidegate session list alice
       sidegate session revoke --user alice
     """
 
@@ -48,7 +48,7 @@ def _ask(settings: "Settings", verb: "Callable[[Sessions], Awaitable[T]]") -> T:
 
 
 @session.command("create")
-@click.option("--user", required=True, help="Whose session it is.")
+@click.argument("user")
 @click.option("--type", "type_", type=_TYPE, default="web", show_default=True, help="Its kind.")
 @click.option("--scope", "scopes", multiple=True, help="Give it once for each.")
 @click.option("--expires-in", help="Shorter than the type's lifetime: 30s, 15m, 12h.")
@@ -59,12 +59,12 @@ def _ask(settings: "Settings", verb: "Callable[[Sessions], Awaitable[T]]") -> T:
 @with_config
 @with_output
 def session_create(config: Path | None, output: str, **wanted: Any) -> None:
-    """Begin a session. Its token is shown this once and kept nowhere.
+    """Begin a session of USER. Its token is shown this once, on stdout, and kept nowhere.
 
     \b
     Examples:
-      sidegate session create --user alice
-      sidegate session create --user ci --type api --scope deploy --expires-in 1h -o json
+      TOKEN=$(sidegate session create alice)
+      sidegate session create ci --type api --scope deploy --expires-in 1h -o json
     """
     settings = load(config)
     new = _new_session(wanted, settings)
@@ -73,7 +73,8 @@ def session_create(config: Path | None, output: str, **wanted: Any) -> None:
     if output == "json":
         click.echo(as_json({"token": token, "session": document}))
     else:
-        click.echo(as_card({"token": token, **document}))
+        click.echo(as_card(document), err=True)  # so that $(...) holds the token alone
+        click.echo(token)
 
 
 def _new_session(wanted: Mapping[str, Any], settings: "Settings") -> "NewSession":
@@ -114,7 +115,7 @@ def _session_id(text: str) -> "SessionId":
 def _user_id(text: str) -> str:
     from proxy.web.payloads import user_id
 
-    with _by_the_rules("--user"):
+    with _by_the_rules("USER"):
         return user_id(text)
 
 
@@ -153,7 +154,7 @@ def session_show(session_id: str, config: Path | None, output: str) -> None:
 
 
 @session.command("list")
-@click.option("--user", required=True, help="Whose sessions.")
+@click.argument("user")
 @click.option("--ended", is_flag=True, help="Those that have ended as well.")
 @click.option(
     "--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="At most."
@@ -161,12 +162,12 @@ def session_show(session_id: str, config: Path | None, output: str) -> None:
 @with_config
 @with_output
 def session_list(user: str, ended: bool, limit: int, config: Path | None, output: str) -> None:
-    """List a user's sessions, newest first.
+    """List the sessions of USER, newest first.
 
     \b
     Examples:
-      sidegate session list --user alice
-      sidegate session list --user alice --ended -o json
+      sidegate session list alice
+      sidegate session list alice --ended -o json
     """
     wanted = _user_id(user)
     records = _ask(
@@ -250,7 +251,7 @@ def _document(record: "SessionRecord") -> dict[str, Any]:
 def _print_session(record: "SessionRecord | None", output: str) -> None:
     if record is None:
         raise click.ClickException(
-            "no session has this id.\n`sidegate session list --user USER` shows a user's."
+            "no session has this id.\n`sidegate session list USER` shows a user's."
         )
     document = _document(record)
     click.echo(as_json(document) if output == "json" else as_card(document))

@@ -13,7 +13,7 @@ async def offer(sessions: Iterable[Session], hot: Sequence[HotStore]) -> None:
     for session in sessions:
         for copy in session.copies():
             for store in hot:
-                with suppress(StoreUnavailable):  # counted by its guard; the catch-up comes back
+                with suppress(StoreUnavailable):  # the catch-up comes back
                     await store.put(copy)
 
 

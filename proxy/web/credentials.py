@@ -14,8 +14,9 @@ from proxy.core.verdict import Deny, Reason
 
 _BLANKS: Final = b" \t"
 _BEARER: Final = re.compile(rb"bearer(?:[ \t]+|\Z)", re.IGNORECASE)
-# Closed where every parser sees it closed: `"a\"` ends in a quote that is escaped.
-_QUOTED: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# Closed as every parser sees it: `"a\"` ends in a quote that is escaped, `"a"b"` opens another.
+_INSIDE: Final = rb'[^"\\]*(?:\\.[^"\\]*)*'
+_CLOSED: Final = re.compile(rb'"%b"(?:[^"\\]*"%b")*' % (_INSIDE, _INSIDE), re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,4 +73,4 @@ def _cookies(line: bytes, wanted: bytes) -> Iterator[bytes]:
 
 
 def _unclosed(value: bytes) -> bool:
-    return value.startswith(b'"') and _QUOTED.fullmatch(value) is None
+    return value.startswith(b'"') and _CLOSED.fullmatch(value) is None

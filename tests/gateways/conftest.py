@@ -109,6 +109,40 @@ def alice(sidegate: Sidegate) -> Created:
     return sidegate.create_session(user_id="alice", scopes=["read", "write"])
 
 
+@pytest.fixture(scope="session")
+def one_second(sidegate: Sidegate) -> Created:
+    """A session that lives for a second; the first test that needs it waits for its end."""
+    return sidegate.create_session(user_id="mayfly", expires_in=1)
+
+
+@pytest.fixture(scope="session")
+def sidegate_on_a_socket() -> Iterator[Sidegate]:
+    with temporary_directory() as directory:
+        listen = f"unix:{directory}/gate.sock"
+        sidegate = start_sidegate(
+            directory,
+            SIDEGATE_GATE__LISTEN=listen,
+            SIDEGATE_GATE__SOCKET_MODE="0666",  # the gateways run as somebody else
+            SIDEGATE_DRAIN__DELAY="0s",
+        )
+        yield sidegate
+        sidegate.server.stop()
+
+
+@pytest.fixture(scope="session")
+def alice_on_a_socket(sidegate_on_a_socket: Sidegate) -> Created:
+    return sidegate_on_a_socket.create_session(user_id="alice")
+
+
+@pytest.fixture
+def gateway_on_a_socket(
+    gateway_name: str, sidegate_on_a_socket: Sidegate, start: Callable[[str, str], Server]
+) -> int:
+    """The port of a gateway that asks Sidegate through its Unix socket."""
+    directory = sidegate_on_a_socket.server.directory
+    return start(gateway_name, f"unix:{directory}/gate.sock").port
+
+
 @dataclass(frozen=True)
 class Outage:
     """A Sidegate whose database is gone, and a session that stands nowhere else."""

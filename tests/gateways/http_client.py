@@ -9,7 +9,7 @@ import socket
 from contextlib import closing
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPMessage
+from http.client import HTTPMessage, HTTPResponse
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -44,16 +44,17 @@ def folded(name: str) -> str:
 
 
 class Client:
-    """One kept-alive connection."""
+    """One connection, kept alive as long as the other side wants; then the next one."""
 
     def __init__(self, port: int) -> None:
-        self._connection = HTTPConnection("127.0.0.1", port, timeout=5)
+        self._port = port
+        self._connection: socket.socket | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self._close()
 
     def send(
         self,
@@ -64,21 +65,41 @@ class Client:
         *,
         chunked: bool = False,
     ) -> Response:
-        self._connection.putrequest(method, path, skip_accept_encoding=True)
-        for name, value in lines:
-            self._connection.putheader(name, value)
-        if chunked:
-            self._connection.putheader("Transfer-Encoding", "chunked")
-        elif body is not None:
-            self._connection.putheader("Content-Length", str(len(body)))
-        self._connection.endheaders(_pieces(body) if chunked else body, encode_chunked=chunked)
-        with closing(self._connection.getresponse()) as response:
-            return Response(response.status, response.headers, response.read())
+        """Send head and body in one piece, so that an early answer meets no half-sent request."""
+        if self._connection is None:
+            self._connection = socket.create_connection(("127.0.0.1", self._port), 5)
+        self._connection.sendall(
+            _head(method, path, [*lines, *_framing(body, chunked)]) + _framed(body, chunked)
+        )
+        with closing(HTTPResponse(self._connection, method=method)) as answer:
+            answer.begin()
+            response = Response(answer.status, answer.headers, answer.read())
+            if answer.will_close:
+                self._close()
+        return response
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
 
 
-def _pieces(body: bytes | None) -> Iterable[bytes]:
-    assert body is not None
-    return (body[at : at + 1000] for at in range(0, len(body), 1000))
+def _head(method: str, path: str, lines: Iterable[Line]) -> bytes:
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines)
+    return f"{method} {path} HTTP/1.1\r\nHost: app.example.test\r\n{head}\r\n".encode()
+
+
+def _framing(body: bytes | None, chunked: bool) -> list[Line]:
+    if body is None:
+        return []
+    return [("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(len(body)))]
+
+
+def _framed(body: bytes | None, chunked: bool) -> bytes:
+    if body is None or not chunked:
+        return body or b""
+    pieces = [body[at : at + 1000] for at in range(0, len(body), 1000)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in [*pieces, b""])
 
 
 def send(
@@ -98,11 +119,10 @@ def send(
 def say_over_websocket(port: int, lines: Iterable[Line], text: str) -> tuple[int, str]:
     """Upgrade, say one short text, return the status and the answer (or "" if refused)."""
     key = base64.b64encode(os.urandom(16)).decode()
-    head = "GET /socket HTTP/1.1\r\nHost: app.example.test\r\nConnection: Upgrade\r\n"
-    head += f"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
-    head += "".join(f"{name}: {value}\r\n" for name, value in lines) + "\r\n"
+    upgrade = [("Connection", "Upgrade"), ("Upgrade", "websocket")]
+    upgrade += [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", key)]
     with socket.create_connection(("127.0.0.1", port), 5) as connection:
-        connection.sendall(head.encode())
+        connection.sendall(_head("GET", "/socket", [*upgrade, *lines]))
         with connection.makefile("rb") as answer:
             status = int(answer.readline().split()[1])
             while answer.readline().strip():

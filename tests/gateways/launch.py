@@ -22,16 +22,16 @@ from tests.processes import (
 )
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+SOCKET = "/run/sidegate/gate.sock"  # in a comment of every gateway that can use one
 
-# What stands in the files, as a whole word: the gateway's own address, Sidegate's, the upstream's.
-# A place that asks for a port alone (Envoy, Caddy's site) is written another way.
-Places = Mapping[str, Sequence[str]]
+# What stands in the files for a port on this machine. All end in the four digits of the port.
+Places = Mapping[str, str]
 PLAIN: Places = {
-    "gateway": ["127.0.0.1:8080"],
-    "sidegate": ["127.0.0.1:7080"],
-    "upstream": ["127.0.0.1:9000"],
+    "gateway": "127.0.0.1:8080",
+    "sidegate": "127.0.0.1:7080",
+    "upstream": "127.0.0.1:9000",
 }
-WITH_HELPER: Places = {**PLAIN, "helper": ["127.0.0.1:8079"]}
+WITH_HELPER: Places = {**PLAIN, "helper": "127.0.0.1:8079"}
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,16 @@ GATEWAYS: Mapping[str, Gateway] = {
         files=["envoy.yaml"],
         arguments=["-c", "envoy.yaml", "--disable-hot-restart", "--concurrency", "1"],
         places={
-            "gateway": ["port_value: 8080"],
-            "sidegate": ["port_value: 7080"],
-            "upstream": ["port_value: 9000"],
+            "gateway": "port_value: 8080",
+            "sidegate": "port_value: 7080",
+            "upstream": "port_value: 9000",
         },
     ),
     "caddy": Gateway(
         _program("caddy", SCRIPTS / "caddy"),
         files=["Caddyfile"],
         arguments=["run", "--config", "Caddyfile"],
-        places={**PLAIN, "gateway": ["http://:8080"]},
+        places={**PLAIN, "gateway": "http://:8080"},
     ),
     "haproxy": Gateway(
         _program("haproxy"),
@@ -89,19 +89,18 @@ GATEWAYS: Mapping[str, Gateway] = {
 def start_gateway(name: str, directory: Path, *, sidegate: str, upstream: str) -> Server:
     """Start a gateway that asks `sidegate` and serves `upstream` (both "127.0.0.1:PORT").
 
-    It is ready when it has its routes, not only a listening socket. Skips if it is not installed.
+    `sidegate` may be "unix:/PATH" where the file has a commented line for that. The gateway is
+    ready when it has its routes, not only a listening socket. Skips if it is not installed.
     """
     gateway = GATEWAYS[name]
     program = gateway.program()
 
     def launch(port: int) -> Server:
-        ports = {
-            "gateway": port,
-            "sidegate": int(sidegate.rpartition(":")[2]),
-            "upstream": int(upstream.rpartition(":")[2]),
-            "helper": free_port(),
-        }
-        _write_files(name, directory, ports)
+        ports = {"gateway": port, "upstream": _port(upstream), "helper": free_port()}
+        if sidegate.startswith("unix:"):
+            _write_files(name, directory, ports, socket=sidegate.removeprefix("unix:"))
+        else:
+            _write_files(name, directory, ports | {"sidegate": _port(sidegate)})
         arguments = [argument.format(directory=directory) for argument in gateway.arguments]
         child = Child(name, [program, *arguments], directory, lambda: _has_routes(port))
         return Server(name, port, f"http://127.0.0.1:{port}", child)
@@ -109,21 +108,36 @@ def start_gateway(name: str, directory: Path, *, sidegate: str, upstream: str) -
     return start_on_a_free_port(launch, None)
 
 
-def _write_files(name: str, directory: Path, ports: Mapping[str, int]) -> None:
+def _write_files(
+    name: str, directory: Path, ports: Mapping[str, int], socket: str | None = None
+) -> None:
     gateway = GATEWAYS[name]
     texts = {file: (DEPLOY / name / file).read_text() for file in gateway.files}
-    for role, places in gateway.places.items():
-        for place in places:
-            assert any(place in text for text in texts.values()), f"{name} never says {place}"
-            ours = _with_port(place, ports[role])
+    for role, place in gateway.places.items():
+        assert any(place in text for text in texts.values()), f"{name} never says {place}"
+        if role == "sidegate" and socket is not None:
+            texts = {file: _through_socket(text, place, socket) for file, text in texts.items()}
+        elif role in ports:
+            ours = place[: -len("0000")] + str(ports[role])
             texts = {file: text.replace(place, ours) for file, text in texts.items()}
     for file, text in texts.items():
         (directory / file).write_text(text)
     give_away(directory)
 
 
-def _with_port(place: str, port: int) -> str:
-    return place[: -len("0000")] + str(port)
+def _through_socket(text: str, place: str, socket: str) -> str:
+    """Do what the file tells its reader: take the commented line instead of the one with TCP."""
+    lines = []
+    for line in text.splitlines():
+        if SOCKET in line:
+            lines.append(line.replace("# ", "", 1).replace(SOCKET, socket))
+        elif place not in line:
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
 def _has_routes(port: int) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.gateways.http_client import Client, Line, Response, folded, say_over_websocket, send
+from tests.gateways.launch import GATEWAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,6 +97,16 @@ def test_a_websocket_opens_with_a_token_only(gateway: int, alice: Created) -> No
     assert say_over_websocket(gateway, bearer(alice.token), "hello") == (101, "alice: hello")
     assert say_over_websocket(gateway, cookie(alice.token), "hello") == (101, "alice: hello")
     assert say_over_websocket(gateway, [], "hello") == (401, "")
+
+
+@pytest.mark.parametrize("gateway_name", [name for name in GATEWAYS if name != "traefik"])
+def test_the_commented_line_for_a_unix_socket_works(
+    gateway_on_a_socket: int, alice_on_a_socket: Created
+) -> None:
+    response = send(gateway_on_a_socket, lines=bearer(alice_on_a_socket.token))
+
+    assert response.upstream_values("X-Auth-User") == ["alice"]
+    assert is_refused(send(gateway_on_a_socket))
 
 
 # What the client says of itself
@@ -202,13 +213,12 @@ def test_a_revoked_session_is_refused_from_the_acknowledgement_on(
     assert is_refused(send(gateway, lines=credential(created.token)))
 
 
-def test_an_expired_session_is_refused(gateway: int, sidegate: Sidegate) -> None:
-    created = sidegate.create_session(user_id="short", expires_in=1)
+def test_an_expired_session_is_refused(gateway: int, one_second: Created) -> None:
     deadline = time.monotonic() + 5
     with Client(gateway) as client:
-        response = client.send(lines=bearer(created.token))
+        response = client.send(lines=bearer(one_second.token))
         while response.status == 200 and time.monotonic() < deadline:
-            response = client.send(lines=bearer(created.token))
+            response = client.send(lines=bearer(one_second.token))
 
     assert is_refused(response)
 

@@ -1,4 +1,4 @@
-"""A running gate for tests, on a shelf instead of stores: who is known to it, and what it counts."""
+"""A running gate for tests, on a shelf instead of stores: whom it knows, and what it counts."""
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager

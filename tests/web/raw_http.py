@@ -36,7 +36,7 @@ class Reply:
     def closes(self) -> bool:
         """Whether the server says that this connection ends here."""
         wish = [each.lower() for each in self.every("Connection")]
-        return "close" in wish or (self.version == "HTTP/1.0" and "keep-alive" not in wish)
+        return "close" in wish or (self.version != "HTTP/1.1" and "keep-alive" not in wish)
 
 
 class Wire:

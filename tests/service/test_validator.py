@@ -1,0 +1,177 @@
+"""Three answers: who knows says yes or no, and who cannot look says neither."""
+
+import asyncio
+from datetime import timedelta
+from hashlib import sha256
+
+import pytest
+
+from proxy.core.session import Session
+from proxy.core.session_type import SessionType
+from proxy.core.token import Digest, KeyRing, TokenKey
+from proxy.core.verdict import Allow, Deny, Reason, Unavailable
+from proxy.service.validator import Validator
+from tests.clock import NOON, FakeClock
+from tests.contracts.values import a_digest, a_session, a_tombstone
+from tests.fakes import Shelf
+
+RING = KeyRing([TokenKey(1, bytes(range(32)))])
+TOKEN = RING.mint(SessionType.WEB)
+ENDLESS = 3600.0
+
+
+def a_validator(
+    shelf: Shelf, clock: FakeClock | None = None, *, deadline: float = ENDLESS
+) -> Validator:
+    return Validator(shelf, ring=RING, clock=clock or FakeClock(), deadline=deadline)
+
+
+async def test_a_living_session_is_allowed() -> None:
+    session = a_session(digest=TOKEN.digest())
+
+    assert await a_validator(Shelf(session)).validate(TOKEN.text) == Allow(session)
+
+
+async def test_a_store_that_knows_nothing_of_it_denies() -> None:
+    assert await a_validator(Shelf()).validate(TOKEN.text) == Deny(Reason.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("session", "reason"),
+    [
+        (a_tombstone(digest=TOKEN.digest()), Reason.REVOKED),
+        (a_session(digest=TOKEN.digest(), expires_at=NOON), Reason.EXPIRED),
+        (a_session(digest=TOKEN.digest(), at=NOON - timedelta(minutes=30)), Reason.IDLE),
+    ],
+)
+async def test_an_ended_session_is_denied_for_what_ended_it(
+    session: Session, reason: Reason
+) -> None:
+    assert await a_validator(Shelf(session)).validate(TOKEN.text) == Deny(reason)
+
+
+async def test_a_rotated_out_token_opens_until_its_grace_is_over() -> None:
+    clock = FakeClock()
+    rotated = a_session(digest=TOKEN.digest()).rotated(a_digest(), timedelta(seconds=10), NOON)
+    validator = a_validator(Shelf(*rotated.copies()), clock)
+
+    within = await validator.validate(TOKEN.text)
+    clock.advance(10)
+    after = await validator.validate(TOKEN.text)
+
+    assert isinstance(within, Allow)
+    assert after == Deny(Reason.REUSED)
+
+
+async def test_time_passes_between_two_answers() -> None:
+    clock = FakeClock()
+    validator = a_validator(Shelf(a_session(digest=TOKEN.digest(), idle_timeout=None)), clock)
+
+    assert isinstance(await validator.validate(TOKEN.text), Allow)
+    clock.advance(timedelta(hours=12))
+    assert await validator.validate(TOKEN.text) == Deny(Reason.EXPIRED)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", Reason.MALFORMED),
+        ("junk", Reason.MALFORMED),
+        (TOKEN.text + "x", Reason.MALFORMED),
+        ("\udcff", Reason.MALFORMED),
+        (sha256(TOKEN.text.encode()).hexdigest(), Reason.MALFORMED),
+        (
+            KeyRing([TokenKey(1, bytes(32))]).mint(SessionType.WEB).text,
+            Reason.FORGED,
+        ),
+    ],
+)
+async def test_what_is_no_token_of_ours_costs_no_store_a_question(
+    text: str, reason: Reason
+) -> None:
+    shelf = Shelf()
+
+    assert await a_validator(shelf).validate(text) == Deny(reason)
+    assert await a_validator(shelf).find(text) == Deny(reason)
+    assert shelf.asked == []
+
+
+async def test_an_outage_is_no_no() -> None:
+    shelf = Shelf(a_session(digest=TOKEN.digest()))
+    shelf.down = True
+
+    assert await a_validator(shelf).validate(TOKEN.text) == Unavailable("shelf")
+    assert await a_validator(shelf).find(TOKEN.text) == Unavailable("shelf")
+
+
+async def test_a_record_that_cannot_be_read_is_no_no() -> None:
+    shelf = Shelf()
+    shelf.unreadable.add(TOKEN.digest())
+
+    assert await a_validator(shelf).validate(TOKEN.text) == Unavailable("unreadable")
+
+
+async def test_an_outage_ends_with_the_outage() -> None:
+    shelf = Shelf(a_session(digest=TOKEN.digest()))
+    validator = a_validator(shelf)
+    shelf.down = True
+    await validator.validate(TOKEN.text)
+    shelf.down = False
+
+    assert isinstance(await validator.validate(TOKEN.text), Allow)
+
+
+async def test_find_judges_nobody() -> None:
+    tombstone = a_tombstone(digest=TOKEN.digest())
+
+    assert await a_validator(Shelf(tombstone)).find(TOKEN.text) == tombstone
+    assert await a_validator(Shelf()).find(TOKEN.text) == Deny(Reason.UNKNOWN)
+
+
+@pytest.mark.parametrize("budget", [0.0, 0.02])
+async def test_a_caller_who_waits_no_longer_is_answered_in_time(budget: float) -> None:
+    shelf = Shelf(a_session(digest=TOKEN.digest()))
+    shelf.open.clear()
+
+    async with asyncio.timeout(1):
+        verdict = await a_validator(shelf).validate(TOKEN.text, budget=budget)
+
+    assert verdict == Unavailable("deadline")
+
+
+@pytest.mark.parametrize("budget", [0.0, 0.001, 60.0, None])
+async def test_a_store_that_need_not_wait_answers_within_any_budget(budget: float | None) -> None:
+    session = a_session(digest=TOKEN.digest())
+
+    assert await a_validator(Shelf(session)).validate(TOKEN.text, budget=budget) == Allow(session)
+
+
+@pytest.mark.parametrize("budget", [None, 2.0, 60.0])
+async def test_a_patient_caller_waits_as_long_as_the_house_does(budget: float | None) -> None:
+    shelf = Shelf(a_session(digest=TOKEN.digest()))
+    shelf.open.clear()
+    validator = a_validator(shelf, deadline=1.0)
+
+    asyncio.get_running_loop().call_later(0.03, shelf.open.set)
+
+    assert isinstance(await validator.validate(TOKEN.text, budget=budget), Allow)
+
+
+class Odd(Shelf):
+    """Fails as nobody expects."""
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__()
+        self.failure = failure
+
+    async def find(self, digest: Digest) -> Session | None:  # noqa: ARG002  # the protocol's
+        raise self.failure
+
+
+@pytest.mark.parametrize("budget", [None, 0.5])
+@pytest.mark.parametrize("failure", [RuntimeError("a bug"), TimeoutError("not the caller's")])
+async def test_a_bug_is_neither_a_no_nor_an_outage(
+    failure: Exception, budget: float | None
+) -> None:
+    with pytest.raises(type(failure), match=str(failure)):
+        await a_validator(Odd(failure)).validate(TOKEN.text, budget=budget)

@@ -1,0 +1,192 @@
+"""The look-ups of one tick travel together, and each is answered for itself."""
+
+import asyncio
+
+import pytest
+
+from proxy.core.errors import StoreUnavailable, UnreadableRecord
+from proxy.core.session import Session
+from proxy.core.token import Digest
+from proxy.stores.batched import Batched, BatchedHot
+from tests.clock import NOON
+from tests.contracts.values import a_digest, a_session
+from tests.fakes import Shelf
+from tests.stores.waiting import nothing_is_left, until
+
+
+async def test_the_lookups_of_one_tick_are_one_round_trip() -> None:
+    sessions = [a_session() for _ in range(20)]
+    shelf = Shelf(*sessions)
+    batched = Batched(shelf)
+    digests = [session.digest for session in sessions]
+    assert await asyncio.gather(*map(batched.find, digests)) == sessions
+    assert shelf.asked == [tuple(digests)]
+
+
+async def test_a_digest_asked_for_twice_in_a_tick_travels_once() -> None:
+    session = a_session()
+    shelf = Shelf(session)
+    batched = Batched(shelf)
+    assert await asyncio.gather(*(batched.find(session.digest) for _ in range(3))) == [session] * 3
+    assert shelf.asked == [(session.digest,)]
+
+
+async def test_the_next_tick_travels_by_itself_and_does_not_wait() -> None:
+    first, second = a_digest(), a_digest()
+    shelf = Shelf()
+    shelf.open.clear()
+    batched = Batched(shelf)
+    callers = []
+    for digest in (first, second):
+        callers.append(asyncio.create_task(batched.find(digest)))
+        await until(lambda digest=digest: (digest,) in shelf.asked)  # type: ignore[misc]  # mypy infers no lambda with a default
+    shelf.open.set()
+    assert await asyncio.gather(*callers) == [None, None]
+
+
+async def test_a_tick_that_asks_for_too_much_sends_several() -> None:
+    sessions = [a_session() for _ in range(10)]
+    shelf = Shelf(*sessions)
+    batched = Batched(shelf, max_batch=4)
+    found = await asyncio.gather(*(batched.find(session.digest) for session in sessions))
+    assert found == sessions
+    assert [len(batch) for batch in shelf.asked] == [4, 4, 2]
+
+
+async def test_an_unreadable_record_hurts_only_those_who_ask_for_it() -> None:
+    good, bad = [a_session() for _ in range(5)], a_session()
+    missing = a_digest()
+    shelf = Shelf(*good, bad)
+    shelf.unreadable = {bad.digest}
+    batched = Batched(shelf)
+    asked = [*(session.digest for session in good), bad.digest, missing]
+    async with nothing_is_left():
+        answers = await asyncio.gather(*map(batched.find, asked), return_exceptions=True)
+    assert answers[:5] == good
+    assert isinstance(answers[5], UnreadableRecord)
+    assert answers[6] is None
+
+
+async def test_an_unreadable_record_alone_is_asked_for_once() -> None:
+    bad = a_session()
+    shelf = Shelf(bad)
+    shelf.unreadable = {bad.digest}
+    with pytest.raises(UnreadableRecord):
+        await Batched(shelf).find(bad.digest)
+    assert len(shelf.asked) == 1
+
+
+async def test_an_outage_while_each_is_asked_alone_is_everybodys() -> None:
+    class GoesDown(Shelf):
+        async def find_many(self, digests: tuple[Digest, ...]) -> dict[Digest, Session]:  # type: ignore[override]  # narrower is enough here
+            self.down = len(self.asked) > 2
+            return dict(await super().find_many(digests))
+
+    sessions = [a_session() for _ in range(4)]
+    shelf = GoesDown(*sessions)
+    shelf.unreadable = {sessions[0].digest}
+    batched = Batched(shelf)
+    async with nothing_is_left():
+        answers = await asyncio.gather(
+            *(batched.find(session.digest) for session in sessions), return_exceptions=True
+        )
+    assert isinstance(answers[0], UnreadableRecord)
+    assert all(isinstance(answer, StoreUnavailable) for answer in answers[1:])
+
+
+async def test_an_outage_is_everybodys() -> None:
+    shelf = Shelf()
+    shelf.down = True
+    batched = Batched(shelf)
+    async with nothing_is_left():
+        answers = await asyncio.gather(
+            *(batched.find(a_digest()) for _ in range(9)), return_exceptions=True
+        )
+    assert [type(answer) for answer in answers] == [StoreUnavailable] * 9
+
+
+async def test_whatever_a_leaf_raises_reaches_those_who_wait() -> None:
+    class Broken(Shelf):
+        async def find_many(self, digests: object) -> dict[Digest, Session]:  # type: ignore[override]  # it looks at nothing
+            raise ZeroDivisionError
+
+    batched = Batched(Broken())
+    async with nothing_is_left():
+        answers = await asyncio.gather(
+            *(batched.find(a_digest()) for _ in range(3)), return_exceptions=True
+        )
+    assert [type(answer) for answer in answers] == [ZeroDivisionError] * 3
+
+
+async def test_an_error_is_forgotten_with_its_batch() -> None:
+    session = a_session()
+    shelf = Shelf(session)
+    batched = Batched(shelf)
+    shelf.down = True
+    with pytest.raises(StoreUnavailable):
+        await batched.find(session.digest)
+    shelf.down = False
+    assert await batched.find(session.digest) == session
+
+
+@pytest.mark.parametrize("down", [False, True])
+async def test_a_batch_that_everybody_left_makes_no_noise(down: bool) -> None:
+    session = a_session()
+    shelf = Shelf(session)
+    shelf.down = down
+    shelf.open.clear()
+    batched = Batched(shelf)
+    async with nothing_is_left():
+        callers = [asyncio.create_task(batched.find(session.digest)) for _ in range(5)]
+        await until(lambda: bool(shelf.asked))
+        for caller in callers:
+            caller.cancel()
+        await asyncio.wait(callers)
+        shelf.open.set()
+    assert shelf.asked == [(session.digest,)]
+
+
+async def test_the_first_of_a_tick_may_leave_before_the_batch_does() -> None:
+    session = a_session()
+    shelf = Shelf(session)
+    batched = Batched(shelf)
+    first, second = (asyncio.create_task(batched.find(session.digest)) for _ in range(2))
+    asyncio.get_running_loop().call_soon(first.cancel)
+    assert await second == session
+
+
+async def test_a_batch_that_is_cancelled_leaves_nobody_waiting() -> None:
+    shelf = Shelf()
+    shelf.open.clear()
+    batched = Batched(shelf)
+    callers = [asyncio.create_task(batched.find(a_digest())) for _ in range(3)]
+    await until(lambda: bool(shelf.asked))
+    [batch] = asyncio.all_tasks() - {*callers, asyncio.current_task()}
+    async with nothing_is_left():
+        batch.cancel()
+        await asyncio.wait_for(asyncio.wait(callers), 5)
+    assert all(caller.cancelled() for caller in callers)
+
+
+def test_a_batch_that_the_end_of_the_loop_cuts_short_makes_no_noise() -> None:
+    complaints: list[object] = []
+
+    async def leave_in_the_air() -> list[asyncio.Task[Session | None]]:
+        asyncio.get_running_loop().set_exception_handler(lambda _, about: complaints.append(about))
+        shelf = Shelf()
+        shelf.open.clear()
+        batched = Batched(shelf)
+        callers = [asyncio.create_task(batched.find(a_digest())) for _ in range(3)]
+        await until(lambda: bool(shelf.asked))
+        return callers
+
+    callers = asyncio.run(leave_in_the_air())
+    assert all(caller.cancelled() for caller in callers)
+    assert complaints == []
+
+
+async def test_what_is_put_is_not_gathered() -> None:
+    session = a_session()
+    tombstone = session.revoked(NOON)
+    shelf = Shelf(tombstone)
+    assert await BatchedHot(shelf).put(session) == tombstone

@@ -1,0 +1,381 @@
+"""Connections to the gate: bodies nobody reads, many requests on one, who may connect, the end."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import uvloop
+
+from proxy.core.address import Address
+from tests.web.gate_rig import (
+    ALICE,
+    BOB,
+    CAROL,
+    LOOPBACK,
+    NEVER_ISSUED,
+    ROUTES,
+    Gatehouse,
+    bearer,
+    check_manners,
+    cookie,
+    open_gate,
+    request,
+)
+from tests.web.raw_http import Reply, ask, wire
+
+AT_ONCE = 0.5  # a body that is waited for takes for ever
+
+
+@pytest.fixture
+async def gate() -> AsyncIterator[Gatehouse]:
+    async with open_gate() as opened:
+        yield opened
+
+
+async def until(condition: asyncio.Event) -> None:
+    async with asyncio.timeout(5):
+        await condition.wait()
+
+
+# Bodies
+
+ANNOUNCED = {
+    "a length": request(bearer(ALICE), b"Content-Length: 10"),
+    "a huge length": request(bearer(ALICE), b"Content-Length: 1000000000", method=b"POST"),
+    "part of a body": request(bearer(ALICE), b"Content-Length: 10") + b"12345",
+    "a whole body": request(bearer(ALICE), b"Content-Length: 5", method=b"POST") + b"12345",
+    "chunks": request(bearer(ALICE), b"Transfer-Encoding: chunked", method=b"PUT"),
+    "a chunk": request(bearer(ALICE), b"Transfer-Encoding: chunked") + b"5\r\n12345\r\n",
+    "an expectation": request(bearer(ALICE), b"Expect: 100-continue", b"Content-Length: 5"),
+    "compressed": request(bearer(ALICE), b"Content-Encoding: gzip", b"Content-Length: 9") + b"gzip",
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("raw", ANNOUNCED.values(), ids=ANNOUNCED.keys())
+async def test_an_announced_body_is_not_waited_for(
+    gate: Gatehouse, raw: bytes, route: str
+) -> None:
+    start = time.monotonic()
+    reply = await ask(gate.address, raw.replace(b"/auth-request", route.encode()))
+
+    check_manners(reply)
+    assert time.monotonic() - start < AT_ONCE
+    assert (reply.status, reply.only("X-Auth-User"), reply.closes) == (200, "alice", True)
+
+
+async def test_a_denial_does_not_wait_for_a_body_either(gate: Gatehouse) -> None:
+    reply = await ask(gate.address, request(bearer(NEVER_ISSUED), b"Content-Length: 10"))
+
+    assert (reply.status, reply.closes) == (401, True)
+
+
+async def test_a_connection_with_an_announced_body_ends_by_itself(gate: Gatehouse) -> None:
+    async def left_over(raw: bytes) -> bytes:
+        async with wire(gate.address) as line:
+            await line.send(raw)
+            await line.reply()
+            return await line.until_closed()
+
+    left = await asyncio.gather(*map(left_over, ANNOUNCED.values()))
+
+    assert set(left) == {b""}
+
+
+async def test_what_follows_an_announced_body_is_nobodys_answer(gate: Gatehouse) -> None:
+    following = request(bearer(BOB))
+    async with wire(gate.address) as line:
+        await line.send(request(bearer(ALICE), b"Content-Length: %d" % len(following)) + following)
+        first = await line.reply()
+        assert await line.until_closed() == b""
+
+    again = await ask(gate.address, following)
+
+    assert (first.only("X-Auth-User"), again.only("X-Auth-User")) == ("alice", "bob")
+    assert len(gate.checks) == 2
+
+
+async def test_an_empty_body_does_not_end_the_connection(gate: Gatehouse) -> None:
+    async with wire(gate.address) as line:
+        for token, user in ((ALICE, "alice"), (BOB, "bob")):
+            await line.send(request(bearer(token), b"Content-Length: 0", method=b"POST"))
+            reply = await line.reply()
+            assert (reply.only("X-Auth-User"), reply.closes) == (user, False)
+
+
+async def test_trailers_without_end_are_not_collected(gate: Gatehouse) -> None:
+    start = request(bearer(ALICE), b"Transfer-Encoding: chunked", method=b"POST")
+    trailers = b"".join(b"T%d: %s\r\n" % (number, b"a" * 100) for number in range(10_000))
+    async with wire(gate.address) as line:
+        await line.send(start + b"0\r\n" + trailers)
+        said = await line.until_closed()
+
+    assert said == b"" or said.startswith((b"HTTP/1.1 200", b"HTTP/1.0 400"))
+    assert (await ask(gate.address, request(bearer(BOB)))).only("X-Auth-User") == "bob"
+
+
+async def test_a_head_without_end_is_given_up(gate: Gatehouse) -> None:
+    async with wire(gate.address) as line:
+        await line.send(b"GET /auth-request HTTP/1.1\r\nX: ")
+        for _ in range(1000):
+            await line.send(b"a" * 100)
+        reply = await line.reply()
+        assert (reply.status, reply.closes) == (400, True)
+
+
+async def test_a_head_may_come_byte_by_byte(gate: Gatehouse) -> None:
+    async with wire(gate.address) as line:
+        for byte in request(cookie(ALICE)):
+            await line.send(bytes([byte]))
+        assert (await line.reply()).only("X-Auth-User") == "alice"
+
+
+# Many requests on one connection
+
+
+async def test_a_connection_is_kept_for_the_next_request(gate: Gatehouse) -> None:
+    async with wire(gate.address) as line:
+        for token in (ALICE, NEVER_ISSUED, BOB, CAROL) * 5:
+            await line.send(request(bearer(token)))
+            assert not (await line.reply()).closes
+
+
+async def test_pipelined_requests_are_answered_in_order(gate: Gatehouse) -> None:
+    tokens = (ALICE, NEVER_ISSUED, BOB, CAROL)
+    async with wire(gate.address) as line:
+        await line.send(b"".join(request(bearer(token)) for token in tokens * 25))
+        replies = await line.replies(100)
+
+    told = [(reply.status, *reply.every("X-Auth-User")) for reply in replies]
+    assert told == [(200, "alice"), (401,), (200, "bob"), (200, "carol")] * 25
+
+
+async def test_pipelined_requests_stay_in_order_when_a_store_is_slow(gate: Gatehouse) -> None:
+    gate.shelf.open.clear()
+    async with wire(gate.address) as line:
+        await line.send(request(bearer(ALICE)) + request(cookie(b"junk")) + request(cookie(BOB)))
+        gate.shelf.open.set()
+        replies = await line.replies(3)
+
+    assert [reply.every("X-Auth-User") for reply in replies] == [["alice"], [], ["bob"]]
+
+
+async def test_ten_thousand_pipelined_requests_nobody_reads_harm_nobody(gate: Gatehouse) -> None:
+    async with wire(gate.address) as flood:
+        sending = asyncio.create_task(flood.send(request(bearer(ALICE)) * 10_000))
+        other = await ask(gate.address, request(bearer(BOB)))
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+    assert other.only("X-Auth-User") == "bob"
+    assert len(gate.checks) < 10_000
+
+
+async def test_junk_behind_a_good_request_is_nobodys_answer(gate: Gatehouse) -> None:
+    async with wire(gate.address) as line:
+        await line.send(request(bearer(ALICE)))
+        assert (await line.reply()).status == 200
+        await line.send(b"\0\r\n\r\n" + request(bearer(BOB)))
+        assert (await line.reply()).status == 400
+        assert await line.until_closed() == b""
+
+
+async def test_an_upgrade_is_declined_and_the_connection_goes_on(gate: Gatehouse) -> None:
+    upgrade = (b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: 13")
+    async with wire(gate.address) as line:
+        await line.send(request(bearer(ALICE), *upgrade) + request(bearer(BOB)))
+        replies = await line.replies(2)
+        await line.send(request(bearer(CAROL)))
+        replies.append(await line.reply())
+
+    assert [reply.status for reply in replies] == [200, 200, 200]
+    assert [reply.only("X-Auth-User") for reply in replies] == ["alice", "bob", "carol"]
+
+
+async def test_connection_close_is_obeyed(gate: Gatehouse) -> None:
+    async with wire(gate.address) as line:
+        await line.send(request(bearer(ALICE), b"Connection: close"))
+        assert (await line.reply()).closes
+        assert await line.until_closed() == b""
+
+
+async def test_http_1_0_is_kept_alive_only_when_asked(gate: Gatehouse) -> None:
+    old = request(bearer(ALICE)).replace(b"HTTP/1.1", b"HTTP/1.0")
+    async with wire(gate.address) as line:
+        await line.send(old.replace(b"Host: ", b"Connection: keep-alive\r\nHost: "))
+        assert not (await line.reply()).closes
+        await line.send(old)
+        assert (await line.reply()).closes
+        assert await line.until_closed() == b""
+
+
+async def test_clients_that_hang_up_harm_nobody(gate: Gatehouse) -> None:
+    gate.shelf.open.clear()
+    for _ in range(50):
+        async with wire(gate.address) as line:
+            await line.send(request(bearer(ALICE)))
+    gate.shelf.open.set()
+
+    for token, user in ((BOB, "bob"), (CAROL, "carol")) * 10:
+        assert (await ask(gate.address, request(bearer(token)))).only("X-Auth-User") == user
+
+
+# Who may connect
+
+
+async def test_an_untrusted_peer_is_refused_and_counted(gate: Gatehouse) -> None:
+    reply = await ask(gate.address, request(bearer(ALICE)), source="127.0.0.2")
+
+    check_manners(reply)
+    assert (reply.status, reply.closes) == (403, True)
+    assert (gate.untrusted, gate.checks, gate.shelf.asked) == (1, [], [])
+
+
+async def test_an_untrusted_peer_does_not_learn_which_paths_there_are(gate: Gatehouse) -> None:
+    replies = [
+        await ask(gate.address, request(target=target), source="127.0.0.2")
+        for target in ("/auth-request", "/", "/metrics")
+    ]
+
+    assert [reply.status for reply in replies] == [403, 403, 403]
+    assert len({reply.body for reply in replies}) == 1
+    assert gate.untrusted == 3
+
+
+async def test_no_header_makes_a_peer_trusted(gate: Gatehouse) -> None:
+    claims = (b"X-Forwarded-For: 127.0.0.1", b"X-Real-IP: 127.0.0.1", b"Forwarded: for=127.0.0.1")
+
+    reply = await ask(gate.address, request(bearer(ALICE), *claims), source="127.0.0.2")
+
+    assert reply.status == 403
+
+
+async def test_every_request_of_a_trusted_connection_is_heard() -> None:
+    async with open_gate(trusted=["127.0.0.2/31", "10.0.0.0/8"]) as gate:
+        trusted = await ask(gate.address, request(bearer(ALICE)), source="127.0.0.3")
+        untrusted = await ask(gate.address, request(bearer(ALICE)), source="127.0.0.1")
+
+    assert (trusted.status, untrusted.status) == (200, 403)
+
+
+async def test_an_empty_list_trusts_nobody() -> None:
+    async with open_gate(trusted=[]) as gate:
+        assert (await ask(gate.address, request(bearer(ALICE)))).status == 403
+
+
+async def test_ipv4_inside_ipv6_is_the_same_peer(gate: Gatehouse) -> None:
+    both = socket.create_server(
+        ("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=8
+    )
+    port = both.getsockname()[1]
+    async with await asyncio.get_running_loop().create_server(gate.door, sock=both):
+        trusted = await ask(Address("127.0.0.1", port), request(bearer(ALICE)))
+        untrusted = await ask(
+            Address("127.0.0.1", port), request(bearer(ALICE)), source="127.0.0.2"
+        )
+        ipv6 = await ask(Address("::1", port), request(bearer(ALICE)))
+
+    assert [trusted.status, untrusted.status, ipv6.status] == [200, 403, 403]
+
+
+async def test_an_ipv6_peer_is_trusted_by_its_own_network() -> None:
+    async with open_gate(Address("::1", 0), trusted=["::1/128"]) as gate:
+        assert (await ask(gate.address, request(bearer(ALICE)))).status == 200
+
+
+def test_the_loop_that_serves_knows_its_peers_as_well(tmp_path_factory: pytest.TempPathFactory) -> (
+    None
+):
+    path = str(tmp_path_factory.mktemp("gate") / "gate.sock")
+
+    async def ask_everywhere() -> list[int]:
+        raw = request(bearer(ALICE))
+        async with open_gate() as tcp, open_gate(Address(path=path), trusted=[]) as unix:
+            return [
+                (await ask(tcp.address, raw)).status,
+                (await ask(tcp.address, raw, source="127.0.0.2")).status,
+                (await ask(unix.address, raw)).status,
+            ]
+
+    assert uvloop.run(ask_everywhere()) == [200, 403, 200]
+
+
+async def test_whoever_opens_the_unix_socket_is_trusted(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    path = tmp_path_factory.mktemp("gate") / "gate.sock"
+    async with open_gate(Address(path=str(path)), trusted=[]) as gate:
+        assert (await ask(gate.address, request(bearer(ALICE)))).status == 200
+
+
+# The end
+
+
+async def test_while_draining_each_answer_asks_for_another_connection(gate: Gatehouse) -> None:
+    async with wire(gate.address) as line:
+        await line.send(request(bearer(ALICE)))
+        before = await line.reply()
+        gate.door.drain()
+        await line.send(request(bearer(BOB)))
+        after = await line.reply()
+        assert await line.until_closed() == b""
+    denial = await ask(gate.address, request())
+
+    assert [before.closes, after.closes, denial.closes] == [False, True, True]
+    assert (after.only("X-Auth-User"), denial.status) == ("bob", 401)
+
+
+async def test_closing_waits_for_what_is_begun(gate: Gatehouse) -> None:
+    gate.shelf.open.clear()
+    async with wire(gate.address) as begun, wire(gate.address) as idle:
+        await begun.send(request(bearer(ALICE)))
+        await idle.send(request())
+        await idle.reply()
+        await until_asked(gate)
+
+        closing = asyncio.create_task(gate.door.close(patience=5))
+        assert await idle.until_closed() == b""
+        assert not closing.done()
+        gate.shelf.open.set()
+        reply = await begun.reply()
+        await closing
+
+    assert reply.only("X-Auth-User") == "alice"
+
+
+async def test_closing_does_not_wait_for_ever(gate: Gatehouse) -> None:
+    gate.shelf.open.clear()
+    async with wire(gate.address) as begun:
+        await begun.send(request(bearer(ALICE)))
+        await until_asked(gate)
+
+        async with asyncio.timeout(2):
+            await gate.door.close(patience=0.1)
+
+        assert await begun.until_closed() == b""
+
+
+async def test_a_closed_gate_accepts_nobody(gate: Gatehouse) -> None:
+    await gate.door.close(patience=1)
+
+    with pytest.raises(ConnectionError):
+        await ask(gate.address, request())
+
+
+async def test_a_port_given_up_can_be_opened_again(gate: Gatehouse) -> None:
+    async with wire(gate.address) as line:
+        await line.send(request())
+        await line.reply()
+        await gate.door.close(patience=1)
+
+        async with open_gate(gate.address) as next_one:
+            assert next_one.address == gate.address
+
+
+async def until_asked(gate: Gatehouse) -> None:
+    """Wait until the store has been asked."""
+    async with asyncio.timeout(5):
+        while not gate.shelf.asked:  # noqa: ASYNC110  # a shelf has no event for it
+            await asyncio.sleep(0.001)
