@@ -60,7 +60,7 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     async with built(settings) as house:
         await _refuse_another_schema(house)
-        async with _doors(settings, house) as drain, _background(settings, house):
+        async with _background(settings, house), _doors(settings, house) as drain:
             _log.info("ready")
             await stop.wait()
             _log.info("draining")
@@ -171,7 +171,10 @@ async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
         house.durable, hot=house.hot, every=settings.catch_up.interval.total_seconds()
     )
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(catch_up.run(partial(up, "catch_up")))]
+        running = [
+            tasks.create_task(catch_up.run(partial(up, "catch_up"))),
+            tasks.create_task(house.toucher.run(every=settings.touch.interval.total_seconds())),
+        ]
         if house.feed is not None:
             listening = house.feed.listen(
                 heard=partial(_hear, house),

@@ -15,6 +15,7 @@ from proxy.core.token import KeyRing
 from proxy.observe.prometheus import Metrics
 from proxy.service.outward import Nobody
 from proxy.service.sessions import Sessions
+from proxy.service.toucher import Toucher
 from proxy.service.validator import Validator
 from proxy.settings import Settings, token_keys
 from proxy.stores.batched import Batched, BatchedHot
@@ -44,6 +45,7 @@ class House:
     feed: RedisFeed | None
     sessions: Sessions
     validator: Validator
+    toucher: Toucher
     pings: Mapping[str, Ping]
 
 
@@ -94,12 +96,21 @@ def _introduced(
         feed = RedisFeed(redis, on_unreadable=metrics.unreadable_record)
     patience = _seconds(settings.gate.deadline)
     finder = ReadThrough(hot[0], _beyond_memory(settings, clock, far, patience), clock=clock)
+    lifetimes = settings.sessions.by_type()
+    toucher = Toucher(
+        durable,
+        hot=hot,
+        lifetimes=lifetimes,
+        clock=clock,
+        counted=metrics.touches,
+        max_notes=settings.touch.max_sessions,
+    )
     sessions = Sessions(
         durable,
         hot=hot,
         feed=feed or Nobody(),
         ring=ring,
-        lifetimes=settings.sessions.by_type(),
+        lifetimes=lifetimes,
         clock=clock,
         events=metrics,
         new_id=lambda: SessionId(str(uuid7())),
@@ -111,7 +122,8 @@ def _introduced(
         hot=tuple(hot),
         feed=feed,
         sessions=sessions,
-        validator=Validator(finder, ring=ring, clock=clock, deadline=patience),
+        validator=Validator(finder, ring=ring, clock=clock, deadline=patience, seen=toucher.seen),
+        toucher=toucher,
         pings=pings,
     )
 

@@ -45,6 +45,11 @@ class Sidegate:
         assert status == HTTPStatus.CREATED, created
         return Created(created["token"], created["session"]["id"])
 
+    def show_session(self, session_id: str) -> dict[str, Any]:
+        status, session = self._call("GET", f"/v1/sessions/{session_id}")
+        assert status == HTTPStatus.OK, session
+        return dict(session)
+
     def revoke_session(self, session_id: str) -> None:
         status, answer = self._call("POST", f"/v1/sessions/{session_id}/revoke", {})
         assert status == HTTPStatus.OK, answer
@@ -54,10 +59,10 @@ class Sidegate:
         async with http.get(f"http://127.0.0.1:{self.ops_port}{path}") as answer:
             return answer.status
 
-    def _call(self, method: str, path: str, body: object) -> tuple[int, Any]:
+    def _call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         headers = {"Authorization": f"Bearer {self.admin_key}", "Content-Type": "application/json"}
         with closing(http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=10)) as door:
-            door.request(method, path, json.dumps(body), headers)
+            door.request(method, path, None if body is None else json.dumps(body), headers)
             answer = door.getresponse()
             return answer.status, json.loads(answer.read() or b"null")
 

@@ -66,6 +66,15 @@ class Condition:
     except_id: SessionId | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """A session was seen so many times, the last time at `seen_at`."""
+
+    id: SessionId
+    seen_at: datetime
+    times: int
+
+
 class DurableStore(SessionFinder, BatchFinder, Protocol):
     """The truth. Changes a session only by compare-and-set on its version."""
 
@@ -102,6 +111,14 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         self, condition: Condition, *, at: datetime, by: str, reason: str
     ) -> list[Session]:
         """Revoke every session matching `condition` that has not ended; return the tombstones."""
+        ...
+
+    async def touch(self, touches: Sequence[Touch]) -> None:
+        """Raise last_seen_at and access_count; change no version, no state, and nothing else.
+
+        A session that is gone, revoked, or had already ended at `seen_at` is passed over: a touch
+        revives nobody. No id may appear twice.
+        """
         ...
 
     async def changed_since(self, mark: int) -> tuple[int, list[Session]]:

@@ -63,6 +63,7 @@ class Metrics:
         self._lookup_seconds: dict[tuple[str, ...], Histogram] = defaultdict(Histogram)
         self._created: _Tally = defaultdict(int)
         self._ended: _Tally = defaultdict(int)
+        self._touches: _Tally = defaultdict(int)
         self._unreadable: _Tally = defaultdict(int)
         self._bad_requests: _Tally = defaultdict(int)
         self._admin_requests: _Tally = defaultdict(int)
@@ -90,6 +91,10 @@ class Metrics:
     def ended(self, session: Session, cause: str) -> None:
         """`cause` must come from a short fixed list: it is a label."""
         self._ended[session.type, cause] += 1
+
+    def touches(self, outcome: str, count: int) -> None:
+        """So many notes of sessions seen were written, failed or dropped."""
+        self._touches[(outcome,)] += count
 
     def unreadable_record(self, store: str) -> None:
         self._unreadable[(store,)] += 1
@@ -190,6 +195,12 @@ class Metrics:
             "Sessions ended on purpose, by type and cause.",
             ("type", "cause"),
             self._ended,
+        )
+        yield _counter(
+            "sidegate_touches",
+            "Sessions whose last_seen was written, failed (and is tried again), or was dropped.",
+            ("outcome",),
+            self._touches,
         )
         yield _gauge(
             "sidegate_feed_up",

@@ -1,6 +1,8 @@
 """From a presented credential to a verdict: read the token, find the session, judge it."""
 
 import asyncio
+from collections.abc import Callable
+from datetime import datetime
 from typing import Final, assert_never
 
 from proxy.core.clock import Clock
@@ -9,7 +11,10 @@ from proxy.core.judge import judge
 from proxy.core.protocols import SessionFinder
 from proxy.core.session import Session
 from proxy.core.token import KeyRing, Token
-from proxy.core.verdict import Deny, Reason, Unavailable, Verdict
+from proxy.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
+
+Seen = Callable[[Session, datetime], None]
+"""Told of each session that was allowed, and when; must neither wait nor fail."""
 
 # Of the time a gateway says it will wait, a tenth is for the way back.
 _OURS: Final = 0.9
@@ -19,13 +24,20 @@ class Validator:
     """Answers for a token, whatever the stores do: an outage is Unavailable, never a no."""
 
     def __init__(
-        self, finder: SessionFinder, *, ring: KeyRing, clock: Clock, deadline: float
+        self,
+        finder: SessionFinder,
+        *,
+        ring: KeyRing,
+        clock: Clock,
+        deadline: float,
+        seen: Seen = lambda _, __: None,
     ) -> None:
         """`deadline`: the seconds within which `finder` answers, whatever happens."""
         self._finder = finder
         self._ring = ring
         self._clock = clock
         self._deadline = deadline
+        self._seen = seen
 
     async def validate(self, credential: str, *, budget: float | None = None) -> Verdict:
         """Judge the session that `credential`, the text of a token, leads to.
@@ -33,7 +45,13 @@ class Validator:
         `budget`: the seconds the caller waits for the answer; None: as long as it takes.
         """
         found = await self._find(credential, budget)
-        return judge(found, self._clock.now()) if isinstance(found, Session) else found
+        if not isinstance(found, Session):
+            return found
+        now = self._clock.now()
+        verdict = judge(found, now)
+        if isinstance(verdict, Allow):
+            self._seen(found, now)
+        return verdict
 
     async def find(self, credential: str) -> Session | Deny | Unavailable:
         """Return the session `credential` leads to, unjudged: ended or rotated away from, too.

@@ -227,6 +227,11 @@ class CatchUpSection(Section):
     interval: PositiveDuration = _millis(500)
 
 
+class TouchSection(Section):
+    interval: PositiveDuration = _seconds(1)
+    max_sessions: Count = 100_000
+
+
 class LogsSection(Section):
     level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = "info"
     format: Annotated[Literal["json", "console"], BeforeValidator(lower)] = "json"
@@ -266,6 +271,7 @@ class Settings(BaseSettings):
     sqlite: SqliteSection = SqliteSection()
     sessions: SessionsSection = SessionsSection()
     catch_up: CatchUpSection = CatchUpSection()
+    touch: TouchSection = TouchSection()
     logs: LogsSection = LogsSection()
     drain: DrainSection = DrainSection()
 

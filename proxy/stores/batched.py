@@ -7,6 +7,7 @@ from proxy.core.errors import UnreadableRecord
 from proxy.core.protocols import BatchFinder, HotLeaf
 from proxy.core.session import Session
 from proxy.core.token import Digest
+from proxy.stores.share import share
 
 _Waiting = dict[Digest, asyncio.Future[Session | None]]
 
@@ -32,7 +33,7 @@ class Batched:
             if not self._waiting:
                 loop.call_soon(self._depart)
             future = self._waiting[digest] = loop.create_future()
-        return await asyncio.shield(future)
+        return await share(future)
 
     def _depart(self) -> None:
         everybody, self._waiting = list(self._waiting.items()), {}

@@ -5,6 +5,7 @@ import asyncio
 from proxy.core.protocols import SessionFinder
 from proxy.core.session import Session
 from proxy.core.token import Digest
+from proxy.stores.share import share
 
 
 class Coalesce:
@@ -24,7 +25,7 @@ class Coalesce:
             flight = asyncio.create_task(self._finder.find(digest))
             self._flights[digest] = flight
             flight.add_done_callback(lambda done: self._landed(digest, done))
-        return await asyncio.shield(flight)
+        return await share(flight)
 
     def _landed(self, digest: Digest, flight: asyncio.Task[Session | None]) -> None:
         del self._flights[digest]

@@ -17,6 +17,7 @@ from proxy.core.session_type import SessionType
 from proxy.core.token import Digest
 
 HEAD: Final = 39
+_DIGEST: Final = 32
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -75,7 +76,7 @@ def decode(record: bytes) -> Session:
         session = _session(body)
         if record[:HEAD] != _head(session):
             raise UnreadableRecord("head and body disagree")
-    except (msgspec.DecodeError, msgspec.ValidationError, ValueError, TypeError) as error:
+    except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
         raise UnreadableRecord(type(error).__name__) from None
     except OverflowError:
         raise UnreadableRecord("a time out of range") from None
@@ -88,9 +89,7 @@ def _head(session: Session) -> bytes:
 
 
 def _session(body: _Body) -> Session:
-    moments = (body.created_at, body.authenticated_at, body.last_seen_at, body.expires_at)
-    if any(moment.tzinfo is None for moment in moments) or len(body.digest) != 32:
-        raise UnreadableRecord("a time without a zone, or a digest of another length")
+    _must_make_sense(body)
     return Session(
         id=SessionId(body.id),
         digest=Digest(body.digest),
@@ -101,11 +100,28 @@ def _session(body: _Body) -> Session:
         authenticated_at=body.authenticated_at,
         last_seen_at=body.last_seen_at,
         expires_at=body.expires_at,
-        idle_timeout=None
-        if body.idle_timeout is None
-        else timedelta(microseconds=body.idle_timeout),
+        idle_timeout=_idle_timeout(body),
         revoked_at=body.revoked_at,
         previous_digest=cast("Digest | None", body.previous_digest),
         previous_until=body.previous_until or NEVER,
         version=body.version,
     )
+
+
+def _must_make_sense(body: _Body) -> None:
+    """Whoever judges the session compares these, and a comparison must not fail there."""
+    moments = (body.created_at, body.authenticated_at, body.last_seen_at, body.expires_at)
+    for moment in (*moments, body.revoked_at, body.previous_until):
+        if moment is not None and moment.tzinfo is None:
+            raise UnreadableRecord("a time without a zone")
+    for digest in (body.digest, body.previous_digest):
+        if digest is not None and len(digest) != _DIGEST:
+            raise UnreadableRecord("a digest of another length")
+
+
+def _idle_timeout(body: _Body) -> timedelta | None:
+    if body.idle_timeout is None:
+        return None
+    silence = timedelta(microseconds=body.idle_timeout)
+    _ = body.last_seen_at + silence  # OverflowError, now rather than when it is judged
+    return silence

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
-from proxy.core.errors import StoreUnavailable
+from proxy.core.errors import StoreUnavailable, UnreadableRecord
 from proxy.core.protocols import BatchFinder, HotLeaf
 from proxy.core.session import Session
 from proxy.core.token import Digest
@@ -29,6 +29,9 @@ class Guard:
             answer = await within(self._seconds, self._store, ask())
         except StoreUnavailable:
             self._breaker.failed()
+            raise
+        except UnreadableRecord:
+            self._breaker.succeeded()  # the store has answered; it is the record that is bad
             raise
         self._breaker.succeeded()
         return answer

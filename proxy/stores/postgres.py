@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 import asyncpg
 
 from proxy.core.errors import SchemaMismatch, SessionExists, StoreUnavailable
-from proxy.core.protocols import Condition, Cursor
+from proxy.core.protocols import Condition, Cursor, Touch
 from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.token import Digest
 from proxy.stores.migrate import lacking
@@ -72,6 +72,13 @@ _REVOKE: Final = (
     " version = version + 1, changed_xid = pg_current_xact_id()"
     " WHERE user_id = $4 AND ($5::text IS NULL OR type = $5) AND ($6::uuid IS NULL OR id <> $6)"
     f" AND {_LIVING} RETURNING {_SESSION}"
+)
+_TOUCH: Final = (
+    "UPDATE sessions SET last_seen_at = greatest(last_seen_at, seen_at),"
+    " access_count = access_count + times"
+    " FROM unnest($1::uuid[], $2::timestamptz[], $3::bigint[]) AS touch (touched, seen_at, times)"
+    " WHERE id = touched AND revoked_at IS NULL AND expires_at > seen_at AND (idle_timeout IS NULL"
+    " OR last_seen_at + idle_timeout * interval '1 microsecond' > seen_at)"
 )
 _NOW: Final = "SELECT pg_current_snapshot()::text AS seen"
 # What the snapshot $1 did not see and the present one, which becomes the next mark, does. The upper
@@ -164,6 +171,16 @@ class PostgresStore:
         spared = None if condition.except_id is None else canonical(condition.except_id)
         rows = await self._ask(_REVOKE, at, by, reason, condition.user_id, condition.type, spared)
         return list(readable_sessions(rows))
+
+    async def touch(self, touches: Sequence[Touch]) -> None:
+        # In one order everywhere: two batches that meet do not wait for each other crosswise.
+        ordered = sorted(touches, key=lambda touch: touch.id)
+        await self._ask(
+            _TOUCH,
+            [touch.id for touch in ordered],
+            [touch.seen_at for touch in ordered],
+            [touch.times for touch in ordered],
+        )
 
     async def changed_since(self, mark: int) -> tuple[int, list[Session]]:
         """See the protocol. A mark spells a snapshot: what that one saw is not told again."""

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Self
 
-from proxy.core.protocols import Condition, Cursor
+from proxy.core.protocols import Condition, Cursor, Touch
 from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.token import Digest
 from proxy.stores.codec import microseconds
@@ -63,6 +63,15 @@ _REVOKE: Final = (
     "UPDATE sessions SET revoked_at = :at, revoked_by = :by, revoked_reason = :reason,"  # noqa: S608
     " version = version + 1 WHERE user_id = :user_id AND (:type IS NULL OR type = :type)"
     f" AND (:except_id IS NULL OR id <> :except_id) AND {_LIVING} RETURNING {_SESSION}"
+)
+_TOUCH: Final = (
+    "UPDATE sessions SET last_seen_at = max(last_seen_at, seen_at),"
+    " access_count = access_count + times"
+    " FROM (SELECT json_extract(value, '$[0]') AS touched,"
+    " json_extract(value, '$[1]') AS seen_at, json_extract(value, '$[2]') AS times"
+    " FROM json_each(:touches))"
+    " WHERE id = touched AND revoked_at IS NULL AND expires_at > seen_at"
+    " AND (idle_timeout IS NULL OR last_seen_at + idle_timeout > seen_at)"
 )
 _NEXT: Final = "SELECT number + 1 AS mark FROM changes"
 _CHANGED: Final = (
@@ -149,6 +158,10 @@ class SqliteStore:
             "except_id": None if condition.except_id is None else canonical(condition.except_id),
         }
         return list(readable_sessions(await self._changing.ask(_REVOKE, values)))
+
+    async def touch(self, touches: Sequence[Touch]) -> None:
+        values = [(touch.id, microseconds(touch.seen_at), touch.times) for touch in touches]
+        await self._changing.ask(_TOUCH, {"touches": json.dumps(values)})
 
     async def changed_since(self, mark: int) -> tuple[int, list[Session]]:
         """See the protocol. Writers take turns here: a mark is the number of the next change."""

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import web
-from aiohttp.http import HttpVersion10, HttpVersion11
+from aiohttp.http import HttpVersion, HttpVersion10, HttpVersion11
+from yarl import URL
 
 from proxy.core.address import Address
 
@@ -73,6 +74,7 @@ class Door(web.Server):
     ) -> None:
         """`on_bad_request` is called for each request that is not HTTP/1.0 or 1.1."""
         super().__init__(self._handle, request_factory=request_factory)
+        self.request_factory = _with_a_target(self.request_factory)
         self.name = name
         self.on_bad_request = on_bad_request
         self.draining = False
@@ -138,6 +140,20 @@ async def application_door(
         )
     finally:
         await runner.cleanup()
+
+
+def _with_a_target(make: Any) -> Any:
+    """Let no request be made without a target: aiohttp would fall over it, and never hang up.
+
+    Its parser lets one pass, `CONNECT ` and an end of line. It becomes the HTTP/0.9 it looks like.
+    """
+
+    def request(message: Any, *rest: Any) -> Any:
+        if message.path is None:
+            message = message._replace(path="/", url=URL("/"), version=HttpVersion(0, 9))
+        return make(message, *rest)
+
+    return request
 
 
 def _unlink(path: str) -> None:

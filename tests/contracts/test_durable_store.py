@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.core.errors import SessionExists, StoreUnavailable, UnreadableRecord
-from proxy.core.protocols import Condition, Cursor, DurableStore
+from proxy.core.protocols import Condition, Cursor, DurableStore, Touch
 from proxy.core.session import Session, SessionDetails, SessionId, SessionRecord
 from proxy.core.session_type import SessionType
 from tests.clock import NOON
@@ -684,3 +684,87 @@ async def test_callers_that_leave_do_the_store_no_harm(durable: DurableStore) ->
     assert (await durable.find(session.digest)) is not None
     for call in CALLS.values():
         await call(durable)
+
+
+# --- touch
+
+
+async def test_a_touch_is_noted_and_nothing_else_changes(durable: DurableStore) -> None:
+    record = a_record(a_session(), access_count=3)
+    await durable.create(record)
+    seen_at = NOON + timedelta(minutes=5)
+
+    await durable.touch([Touch(record.session.id, seen_at, 4)])
+
+    stored = await durable.get(record.session.id)
+    assert stored is not None
+    assert stored.session == record.session.touched(seen_at)
+    assert stored.details == replace(record.details, access_count=7)
+
+
+async def test_a_touch_never_goes_back_in_time(durable: DurableStore) -> None:
+    record = a_record(a_session(last_seen_at=NOON + timedelta(minutes=9)))
+    await durable.create(record)
+
+    await durable.touch([Touch(record.session.id, NOON + timedelta(minutes=5), 1)])
+
+    stored = await durable.get(record.session.id)
+    assert stored is not None
+    assert stored.session.last_seen_at == NOON + timedelta(minutes=9)
+    assert stored.details.access_count == 1
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        a_session().revoked(NOON),
+        a_session(expires_at=NOON + timedelta(minutes=1)),
+        a_session(idle_timeout=timedelta(minutes=1)),
+    ],
+    ids=["revoked", "expired", "idle"],
+)
+async def test_a_touch_revives_nobody(durable: DurableStore, ended: Session) -> None:
+    record = a_record(replace(ended, id=an_id(), digest=a_digest()))
+    await durable.create(record)
+
+    await durable.touch([Touch(record.session.id, NOON + timedelta(minutes=1), 1)])
+
+    assert await durable.get(record.session.id) == record
+
+
+async def test_a_touch_of_nobody_is_passed_over(durable: DurableStore) -> None:
+    record = a_record()
+    await durable.create(record)
+    seen_at = NOON + timedelta(minutes=5)
+
+    await durable.touch([Touch(an_id(), seen_at, 1), Touch(record.session.id, seen_at, 1)])
+
+    stored = await durable.get(record.session.id)
+    assert stored is not None
+    assert stored.session.last_seen_at == seen_at
+
+
+async def test_crosswise_batches_of_touches_do_not_block_each_other(durable: DurableStore) -> None:
+    ids = [an_id() for _ in range(40)]
+    for id_ in ids:
+        await durable.create(a_record(a_session(id=id_)))
+    seen_at = NOON + timedelta(minutes=5)
+    batches = [ids, ids[::-1], ids[20:] + ids[:20]] * 4
+
+    await asyncio.gather(
+        *(durable.touch([Touch(id_, seen_at, 1) for id_ in batch]) for batch in batches)
+    )
+
+    records = [await durable.get(id_) for id_ in ids]
+    assert {record.details.access_count for record in records if record} == {12}
+
+
+async def test_a_touch_is_no_change_to_catch_up_with(durable: DurableStore) -> None:
+    record = a_record()
+    await durable.create(record)
+    mark, _ = await durable.changed_since(0)
+
+    await durable.touch([Touch(record.session.id, NOON + timedelta(minutes=5), 1)])
+
+    _, changed = await durable.changed_since(mark)
+    assert changed == []

@@ -1,5 +1,6 @@
 """Transitions and the one validity rule, over every order of events."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
@@ -16,6 +17,17 @@ from tests.clock import NOON
 from tests.contracts.values import a_digest, a_rotated_session, a_session
 
 A_MOMENT = timedelta(microseconds=1)
+
+
+def transitions(session: Session, at: datetime) -> list[Callable[[], Session]]:
+    """Return every transition there is, ready to be made."""
+    return [
+        lambda: session.touched(at),
+        lambda: session.extended(at + timedelta(days=9), at),
+        lambda: session.rotated(a_digest(), timedelta(seconds=300), at),
+        lambda: session.migrated(a_digest(), at),
+        lambda: session.revoked(at),
+    ]
 
 
 def test_a_living_session_is_allowed() -> None:
@@ -115,13 +127,7 @@ def test_the_digest_is_not_shown() -> None:
 )
 def test_an_ended_session_has_no_transitions(ended: Session) -> None:
     later = NOON + A_MOMENT
-    for transition in (
-        lambda: ended.touched(later),
-        lambda: ended.extended(later + timedelta(days=1), later),
-        lambda: ended.rotated(a_digest(), timedelta(0), later),
-        lambda: ended.migrated(a_digest(), later),
-        lambda: ended.revoked(later),
-    ):
+    for transition in transitions(ended, later):
         with pytest.raises(SessionEnded):
             transition()
 
@@ -174,19 +180,9 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.over)
     @rule(data=st.data())
     def nothing_works_any_more(self, data: st.DataObject) -> None:
-        step = data.draw(
-            st.sampled_from(
-                [
-                    lambda: self.session.touched(self.now),
-                    lambda: self.session.extended(self.now + timedelta(days=9), self.now),
-                    lambda: self.session.rotated(a_digest(), timedelta(300), self.now),
-                    lambda: self.session.migrated(a_digest(), self.now),
-                    lambda: self.session.revoked(self.now),
-                ]
-            )
-        )
+        transition = data.draw(st.sampled_from(transitions(self.session, self.now)))
         with pytest.raises(SessionEnded):
-            step()
+            transition()
 
     @invariant()
     def an_ended_session_is_allowed_by_no_token(self) -> None:

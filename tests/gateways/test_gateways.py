@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     Credential = Callable[[str], list[Line]]
 
+# Half a second by our files, three to sixty by the gateways' own; the rest is for a busy machine.
+SOON = 2.0
+
 IDENTITY = [
     "X-Auth-User",
     "X-Auth-Session",
@@ -157,9 +160,7 @@ def test_naming_a_header_in_connection_does_not_remove_it(
     assert name.lower() not in "".join(response.upstream_values("Connection")).lower()
 
 
-def test_an_upgrade_to_anything_but_a_websocket_does_not_reach_the_application(
-    gateway: int, alice: Created
-) -> None:
+def test_an_upgrade_to_h2c_does_not_reach_the_application(gateway: int, alice: Created) -> None:
     upgrade = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c")]
 
     response = send(gateway, lines=[*upgrade, ("HTTP2-Settings", "AAMAAABk"), *bearer(alice.token)])
@@ -333,7 +334,7 @@ def test_sidegates_unavailable_arrives_as_503(
     assert is_unavailable(send(gateway_in_an_outage, "POST", "/", lines, b"body"))
 
 
-def test_a_sidegate_that_hangs_is_a_503_within_a_second_and_then_forgotten(
+def test_a_sidegate_that_hangs_is_a_503_soon_and_then_forgotten(
     gateway: int, sidegate: Sidegate, alice: Created
 ) -> None:
     assert send(gateway, lines=bearer(alice.token)).status == 200  # its connections are open
@@ -347,7 +348,7 @@ def test_a_sidegate_that_hangs_is_a_503_within_a_second_and_then_forgotten(
         sidegate.server.resume()
 
     assert is_unavailable(response)
-    assert took < 1
+    assert took < SOON
     assert send(gateway, lines=bearer(alice.token)).status == 200
 
 
@@ -356,4 +357,4 @@ def test_nobody_where_sidegate_should_be_is_a_503(bereft_gateway: int, alice: Cr
 
     assert is_unavailable(send(bereft_gateway, lines=bearer(alice.token)))
     assert is_unavailable(send(bereft_gateway, "POST", "/", [], b"body"))
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < SOON

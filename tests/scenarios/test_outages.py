@@ -45,13 +45,14 @@ async def test_killing_redis_under_load_changes_no_answer(
 ) -> None:
     known = await asyncio.to_thread(tokens, deployment.one, 40)
     answers: list[int] = []
-    killed = asyncio.Event()
+    under_load, killed = asyncio.Event(), asyncio.Event()
 
     async def load(sidegate: Sidegate, mine: list[str]) -> None:
         after = 0
         while after < 150:
             for token in mine:
                 answers.append(await check(http, sidegate, token))
+            under_load.set()
             after += killed.is_set() * len(mine)
 
     half = [known[:20], known[20:]]
@@ -60,8 +61,7 @@ async def test_killing_redis_under_load_changes_no_answer(
         for sidegate in (deployment.one, deployment.other)
         for mine in half
     ]
-    while len(answers) < 200:
-        await asyncio.sleep(0)
+    await under_load.wait()
     await asyncio.to_thread(deployment.redis.kill)
     killed.set()
     await asyncio.gather(*work)

@@ -1,6 +1,7 @@
 """The look-ups of one tick travel together, and each is answered for itself."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -36,12 +37,12 @@ async def test_the_next_tick_travels_by_itself_and_does_not_wait() -> None:
     shelf = Shelf()
     shelf.open.clear()
     batched = Batched(shelf)
-    callers = []
-    for digest in (first, second):
-        callers.append(asyncio.create_task(batched.find(digest)))
-        await until(lambda digest=digest: (digest,) in shelf.asked)  # type: ignore[misc]  # mypy infers no lambda with a default
+    caller = asyncio.create_task(batched.find(first))
+    await until(lambda: shelf.asked == [(first,)])
+    another = asyncio.create_task(batched.find(second))
+    await until(lambda: shelf.asked == [(first,), (second,)])
     shelf.open.set()
-    assert await asyncio.gather(*callers) == [None, None]
+    assert [await caller, await another] == [None, None]
 
 
 async def test_a_tick_that_asks_for_too_much_sends_several() -> None:
@@ -78,9 +79,9 @@ async def test_an_unreadable_record_alone_is_asked_for_once() -> None:
 
 async def test_an_outage_while_each_is_asked_alone_is_everybodys() -> None:
     class GoesDown(Shelf):
-        async def find_many(self, digests: tuple[Digest, ...]) -> dict[Digest, Session]:  # type: ignore[override]  # narrower is enough here
+        async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
             self.down = len(self.asked) > 2
-            return dict(await super().find_many(digests))
+            return await super().find_many(digests)
 
     sessions = [a_session() for _ in range(4)]
     shelf = GoesDown(*sessions)
@@ -107,8 +108,8 @@ async def test_an_outage_is_everybodys() -> None:
 
 async def test_whatever_a_leaf_raises_reaches_those_who_wait() -> None:
     class Broken(Shelf):
-        async def find_many(self, digests: object) -> dict[Digest, Session]:  # type: ignore[override]  # it looks at nothing
-            raise ZeroDivisionError
+        async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
+            raise ZeroDivisionError(len(digests))
 
     batched = Batched(Broken())
     async with nothing_is_left():

@@ -126,6 +126,6 @@ def test_instances_that_lost_the_store_together_probe_apart() -> None:
         breaker = an_open_one(clock, jitter=jitter)
         start = clock.monotonic()
         while not breaker.admits():
-            clock.advance(0.001)
-        due.append(round(clock.monotonic() - start, 3))
-    assert due == [0.188, 0.25, 0.313]
+            clock.advance(0.0625)  # a quarter of it, which floats and microseconds hold exactly
+        due.append((clock.monotonic() - start) / 0.25)
+    assert due == [0.75, 1.0, 1.25]

@@ -23,7 +23,9 @@ class Observer:
 
 async def test_a_hit_is_told_as_a_hit() -> None:
     session, observer = a_session(), Observer()
-    assert await Metered(Shelf(session), store="x", observe=observer).find(session.digest) == session
+    assert (
+        await Metered(Shelf(session), store="x", observe=observer).find(session.digest) == session
+    )
     assert observer.outcomes == [("x", "hit")]
 
 

@@ -1,6 +1,7 @@
 """Wait for what nobody announces, with a deadline."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,14 +10,14 @@ from typing import Any
 async def until(holds: Callable[[], bool], *, within: float = 10.0) -> None:
     """Return when `holds` does. TimeoutError: it never did."""
     async with asyncio.timeout(within):
-        while not holds():
-            await asyncio.sleep(0.002)  # noqa: ASYNC110  # no event tells of it
+        while not holds():  # noqa: ASYNC110  # no event tells of it
+            await asyncio.sleep(0.002)
 
 
 async def until_answered(asks: Callable[[], Awaitable[bool]], *, within: float = 10.0) -> None:
     """Return when `asks`, put to somebody else's process, is answered with yes."""
     async with asyncio.timeout(within):
-        while not await asks():
+        while not await asks():  # noqa: ASYNC110  # no event tells of it
             await asyncio.sleep(0.002)
 
 
@@ -40,8 +41,6 @@ async def nothing_is_left() -> AsyncIterator[list[dict[str, Any]]]:
 
 async def _forget_everything() -> None:
     """Let callbacks run and futures die, so that one nobody looked at can complain."""
-    import gc
-
     await asyncio.sleep(0)
     gc.collect()
     await asyncio.sleep(0)

@@ -128,6 +128,19 @@ async def test_a_target_that_is_no_path_is_not_there(
     assert (reply.status, reply.closes) == (404, True)
 
 
+@pytest.mark.parametrize("before", [b"", request(bearer(ALICE))])
+async def test_a_tunnel_to_nowhere_is_no_request(gate: Gatehouse, before: bytes) -> None:
+    async with wire(gate.address) as line:
+        if before:
+            await line.send(before)
+            assert (await line.reply()).status == 200
+        await line.send(b"CONNECT \r\n\r\n")
+        reply = await line.reply()
+        assert (reply.status, reply.closes) == (400, True)
+        assert await line.until_closed() == b""
+    assert gate.bad_requests == 1
+
+
 @pytest.mark.parametrize("path", ["/ext-authz/../metrics", "/ext-authz//v1/sessions", "/ext-authz"])
 async def test_what_follows_envoys_prefix_is_told_and_never_gone_to(
     gate: Gatehouse, path: str
