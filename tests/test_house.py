@@ -36,6 +36,7 @@ ROOMS = {
     "uuid_utils": ["house.py"],
     "uvloop": ["commands/options.py"],
     "yaml": ["settings/*"],
+    "yarl": ["web/*"],  # aiohttp's word for a URL
 }
 
 

@@ -541,9 +541,30 @@ def test_the_schema_refuses_what_the_code_refuses(wrong: dict[str, Any]) -> None
     assert not jsonschema.Draft202012Validator(json.loads(schema())).is_valid(wrong)
 
 
+@pytest.mark.parametrize("mode", ["0660", "660", '"0660"', "0o660"])
+def test_a_mode_is_octal_however_the_file_spells_it(mode: str, tmp_path: Path) -> None:
+    config = written(tmp_path, f"gate: {{socket_mode: {mode}}}")
+
+    if mode == "660":  # a decimal number to YAML, and beyond any mode
+        assert the_mistake(config).startswith("gate.socket_mode: write the mode in octal")
+    elif mode == "0o660":  # a text to YAML 1.1
+        assert the_mistake(config).startswith("gate.socket_mode: ")
+    else:
+        assert load(config, {}).gate.socket_mode == 0o660
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("250ms", 0.25), ("30s", 30), ("15m", 900), ("12h", 43200), ("30d", 2592000), ("1.5h", 5400)],
+    [
+        ("250ms", 0.25),
+        ("30s", 30),
+        ("15m", 900),
+        ("0", 0),
+        ("0.0001s", 0.0001),
+        ("12h", 43200),
+        ("30d", 2592000),
+        ("1.5h", 5400),
+    ],
 )
 def test_durations_are_read_and_spelled(text: str, seconds: float) -> None:
     duration = read_duration(text)
@@ -616,6 +637,13 @@ def test_a_data_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(SettingsError, match=r"token\.keys: .*cannot be"):
         token_keys(embedded(tmp_path))
+
+
+def test_a_data_directory_in_an_impossible_place_is_told() -> None:
+    settings = load(None, {"SIDEGATE_DATA_DIR": "/proc/sidegate"})
+
+    with pytest.raises(SettingsError, match=r"token\.keys: .*cannot be made"):
+        token_keys(settings)
 
 
 def test_the_operators_environment_is_not_read_behind_our_back(

@@ -44,8 +44,18 @@ def load(config: Path | None) -> "Settings":
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Do asynchronous work to its end."""
+    """Do asynchronous work to its end, and raise what went wrong, without the groups round it."""
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
+        try:
+            return runner.run(work)
+        except BaseExceptionGroup as group:
+            raise _unwrapped(group) from None
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """Return the one error in a task group's group; a group of several stays one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

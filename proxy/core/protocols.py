@@ -86,6 +86,10 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         """Return the session with this id, ended or not."""
         ...
 
+    async def owner(self, digest: Digest) -> SessionRecord | None:
+        """Return the session to which `digest` leads or ever led, ended or not."""
+        ...
+
     async def list_for_user(
         self,
         user_id: str,
@@ -103,6 +107,7 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
     async def replace(self, record: SessionRecord, *, expected: int) -> bool:
         """Store the next version of a session if the stored one still is version `expected`.
 
+        The digest a rotation leaves behind is remembered as long as the session is.
         False: it is not (or there is no such session), and nothing changed.
         """
         ...

@@ -62,6 +62,10 @@ class Session:
             return (self,)
         return self, replace(self, digest=self.previous_digest)
 
+    def rotated_out(self, digest: Digest) -> "Session":
+        """Return the copy for a digest that led here before the previous one did: it is over."""
+        return replace(self, digest=digest, previous_digest=digest, previous_until=NEVER)
+
     def touched(self, at: datetime) -> "Session":
         """It was seen. Changes no version and no state, and never goes back in time."""
         self._must_live(at)
@@ -105,7 +109,11 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class SessionDetails:
-    """What the durable store keeps besides. `metadata` is any JSON object up to 16 KiB."""
+    """What the durable store keeps besides. `metadata` is any JSON object up to 16 KiB.
+
+    `rotation_nonce` belongs to the last rotation: with the token that was presented then it gives
+    the token that followed, and without that token nothing.
+    """
 
     ip: str | None = None
     user_agent: str | None = None
@@ -117,6 +125,7 @@ class SessionDetails:
     provider_session_id: str | None = None
     revoked_by: str | None = None
     revoked_reason: str | None = None
+    rotation_nonce: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ bits, hence exactly one spelling per token.
 import re
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2s, sha256
 from hmac import compare_digest
@@ -92,9 +92,16 @@ class KeyRing:
         self, type_: SessionType, random: Callable[[int], bytes] = secrets.token_bytes
     ) -> Token:
         """Make a token nobody has seen. `random(n)` yields n bytes; replace it only to derive."""
-        body = bytes([self._newest.id]) + random(_RANDOM)
-        tag = _tag(self._newest.secret, type_, body)
-        return Token(type_, f"sg{type_.letter}_{urlsafe_b64encode(body + tag).decode('ascii')}")
+        return self._spelled(self._newest.id, type_, random(_RANDOM))
+
+    def successors(self, token: Token, nonce: bytes) -> Iterator[Token]:
+        """Yield what may follow `token` in a rotation with this nonce, the newest key's first.
+
+        Whoever knows both gets the same tokens, whenever and on whichever instance; nobody learns
+        one from the nonce alone. There are several only because keys may change in between.
+        """
+        for key in self._secrets:
+            yield self._spelled(key, token.type, _derived(token, nonce))
 
     def read(self, text: str) -> Token | Deny:
         """Return the token spelled by `text`, or why it cannot be one of ours. Asks no store."""
@@ -108,6 +115,17 @@ class KeyRing:
         if secret is None or not compare_digest(tag, _tag(secret, type_, body)):
             return Deny(Reason.FORGED)
         return Token(type_, text)
+
+    def _spelled(self, key_id: int, type_: SessionType, random: bytes) -> Token:
+        body = bytes([key_id]) + random
+        tag = _tag(self._secrets[key_id], type_, body)
+        return Token(type_, f"sg{type_.letter}_{urlsafe_b64encode(body + tag).decode('ascii')}")
+
+
+def _derived(token: Token, nonce: bytes) -> bytes:
+    return blake2s(
+        token.text.encode("ascii"), key=nonce, digest_size=_RANDOM, person=b"rotation"
+    ).digest()
 
 
 def _tag(secret: bytes, type_: SessionType, body: bytes) -> bytes:

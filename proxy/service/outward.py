@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from proxy.core.errors import StoreUnavailable
-from proxy.core.protocols import HotStore
+from proxy.core.protocols import Feed, HotStore
 from proxy.core.session import Session
 
 
@@ -15,6 +15,13 @@ async def offer(sessions: Iterable[Session], hot: Sequence[HotStore]) -> None:
             for store in hot:
                 with suppress(StoreUnavailable):  # the catch-up comes back
                     await store.put(copy)
+
+
+async def tell(changed: Sequence[Session], hot: Sequence[HotStore], feed: Feed) -> None:
+    """Offer what has changed to our hot stores, and announce it to the other instances."""
+    await offer(changed, hot)
+    with suppress(StoreUnavailable):  # the catch-up of the other instances finds it
+        await feed.announce(changed)
 
 
 class Nobody:

@@ -5,19 +5,18 @@ stores, the announcement to other instances) may fail without undoing it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Protocol
 
 from proxy.core.clock import Clock
-from proxy.core.errors import Conflict, StoreUnavailable
+from proxy.core.errors import Conflict
 from proxy.core.lifetimes import Lifetimes
 from proxy.core.protocols import Condition, Cursor, DurableStore, Feed, HotStore
 from proxy.core.session import Session, SessionDetails, SessionId, SessionRecord
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, Token
-from proxy.service.outward import offer
+from proxy.service.outward import offer, tell
 
 # Each lost race means that somebody else made progress; five in a row is a storm, not a race.
 _ATTEMPTS = 5
@@ -154,6 +153,4 @@ class Sessions:
     async def _over(self, tombstones: Sequence[Session], *, cause: str) -> None:
         for tombstone in tombstones:
             self._events.ended(tombstone, cause)
-        await offer(tombstones, self._hot)
-        with suppress(StoreUnavailable):  # the catch-up of the other instances finds them
-            await self._feed.announce(tombstones)
+        await tell(tombstones, self._hot, self._feed)

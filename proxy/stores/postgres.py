@@ -50,10 +50,19 @@ _LIVING: Final = (
     " OR last_seen_at + idle_timeout * interval '1 microsecond' > $1)"
 )
 _CREATE: Final = f"INSERT INTO sessions ({_RECORD}) VALUES ({', '.join(_NUMBER.values())})"  # noqa: S608
+# The current digest, the previous one, or one rotated out before that.
 _FIND: Final = (
-    f"SELECT {_SESSION} FROM sessions WHERE digest = ANY($1) OR previous_digest = ANY($1)"  # noqa: S608
+    f"SELECT {_SESSION}, NULL::bytea AS rotated_digest FROM sessions"  # noqa: S608
+    " WHERE digest = ANY($1) OR previous_digest = ANY($1) UNION ALL"
+    f" SELECT {', '.join(f'sessions.{column}' for column in SESSION_COLUMNS)}, rotated.digest"
+    " FROM rotated_digests AS rotated JOIN sessions ON sessions.id = rotated.session_id"
+    " WHERE rotated.digest = ANY($1) AND rotated.digest <> sessions.previous_digest"
 )
 _GET: Final = f"SELECT {_RECORD} FROM sessions WHERE id = $1"  # noqa: S608
+_OWNER: Final = (
+    f"SELECT {_RECORD} FROM sessions WHERE digest = $1 OR previous_digest = $1"  # noqa: S608
+    " OR id = (SELECT session_id FROM rotated_digests WHERE digest = $1)"
+)
 _LIST: Final = (
     f"SELECT {_RECORD} FROM sessions WHERE user_id = $2 AND (created_at, id) < ($3, $4)"  # noqa: S608
     f" AND ($1::timestamptz IS NULL OR {_LIVING}) ORDER BY created_at DESC, id DESC LIMIT $5"
@@ -64,8 +73,10 @@ _SET: Final = ", ".join(
     if column != "id"
 )
 _REPLACE: Final = (
-    f"UPDATE sessions SET {_SET}, changed_xid = pg_current_xact_id()"  # noqa: S608
-    f" WHERE id = $1 AND version = ${len(COLUMNS) + 1} RETURNING id"
+    f"WITH replaced AS (UPDATE sessions SET {_SET}, changed_xid = pg_current_xact_id()"  # noqa: S608
+    f" WHERE id = $1 AND version = ${len(COLUMNS) + 1} RETURNING id, previous_digest),"
+    " remembered AS (INSERT INTO rotated_digests SELECT previous_digest, id FROM replaced"
+    " WHERE previous_digest IS NOT NULL ON CONFLICT DO NOTHING) SELECT id FROM replaced"
 )
 _REVOKE: Final = (
     "UPDATE sessions SET revoked_at = $1, revoked_by = $2, revoked_reason = $3,"  # noqa: S608
@@ -145,6 +156,10 @@ class PostgresStore:
         if not is_canonical(session_id):
             return None
         rows = await self._ask(_GET, session_id)
+        return record_of(rows[0]) if rows else None
+
+    async def owner(self, digest: Digest) -> SessionRecord | None:
+        rows = await self._ask(_OWNER, digest)
         return record_of(rows[0]) if rows else None
 
     async def list_for_user(

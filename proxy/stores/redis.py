@@ -7,6 +7,7 @@ in a Cluster independent of the run_id.
 """
 
 import asyncio
+import re
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,9 +16,10 @@ from hashlib import sha1
 from typing import Any, Final, NoReturn
 from weakref import WeakKeyDictionary
 
+import redis.exceptions
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from proxy.core.errors import StoreUnavailable, UnreadableRecord
 from proxy.core.session import Session
@@ -37,23 +39,36 @@ _LONGEST_RECORD: Final = 16 * 1024
 # A subscription that hears nothing for this many seconds pings, and waits as long for the pong.
 _QUIET: Final = 1.0
 
+# Sixteen of its forty digits tell a server's lives apart.
+_RUN_ID: Final = re.compile(rb"^run_id:([0-9a-f]{16})", re.MULTILINE)
+
 # A record's head sorts as text by freshness. Whatever lies there without such a head, of whatever
-# type, is overwritten.
+# type, is overwritten; so is what the caller could not read (the last argument), if it is still
+# there. The reply is the record that was kept: nothing else can be taken for it.
 _KEEP_THE_FRESHER: Final = b"""
 local kept = redis.pcall('GETRANGE', KEYS[1], 0, tonumber(ARGV[3]))
-if type(kept) == 'string' and #kept > %(head)d
+if type(kept) == 'string' and #kept > %(head)d and kept ~= ARGV[4]
    and string.find(string.sub(kept, 1, %(head)d), '^[01]%%d+$')
    and string.sub(kept, 1, %(head)d) > string.sub(ARGV[1], 1, %(head)d) then
   return kept
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PXAT', ARGV[2])
-return false
+return ARGV[1]
 """ % {b"head": HEAD}
 _SCRIPT_SHA: Final = sha1(_KEEP_THE_FRESHER, usedforsecurity=False).hexdigest()
 
 
-# Everything the client raises, and what it lets through of the socket's and the loop's.
-VENDOR_ERRORS: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
+# Everything the client raises, whatever its version calls it, and what it lets through of the
+# socket's and the loop's.
+VENDOR_ERRORS: Final[tuple[type[Exception], ...]] = (
+    *(
+        kind
+        for kind in vars(redis.exceptions).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ),
+    OSError,
+    TimeoutError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +85,7 @@ class _Line:
 
     async def _reply(self) -> Any:
         try:
-            return await self.connection.read_response(disable_decoding=True)
+            return await _next_reply(self.connection, disable_decoding=True)
         except ResponseError as error:
             return error
 
@@ -103,8 +118,7 @@ class RedisStore:
         with _outages():
             pool = await self._pool_for(session.digest)
             async with self._turns, self._line(pool) as line:
-                kept = await self._keep_the_fresher(line, session)
-        return session if kept is None else kept
+                return await self._keep_the_fresher(line, session)
 
     async def ping(self) -> None:
         """Return when Redis answers. StoreUnavailable: it does not."""
@@ -147,19 +161,31 @@ class RedisStore:
                     found[digest] = session
         return found
 
-    async def _keep_the_fresher(self, line: _Line, session: Session) -> Session | None:
-        key = _key(line.namespace, session.digest)
-        record = encode(session)
+    async def _keep_the_fresher(self, line: _Line, session: Session) -> Session:
+        record, unreadable = encode(session), b""
+        for _ in range(2):
+            reply = await self._offered(line, session, record, unreadable)
+            if reply == record:
+                return session
+            kept = await self._read(line, session.digest, reply)
+            if kept is not None and kept.freshness > session.freshness:
+                return kept
+            # Either an unreadable body under a fresher head, which would be in the way for ever, or
+            # not our reply at all; then what lies there is not known, and may be a tombstone.
+            await line.connection.disconnect(nowait=True)
+            unreadable = reply if isinstance(reply, bytes) else b""
+        raise RedisConnectionError("the reply to another question")
+
+    async def _offered(
+        self, line: _Line, session: Session, record: bytes, unreadable: bytes
+    ) -> Any:
         until = microseconds(session.expires_at) // 1000
-        arguments = (1, key, record, until, _LONGEST_RECORD)
+        key = _key(line.namespace, session.digest)
+        arguments = (1, key, record, until, _LONGEST_RECORD, unreadable)
         [reply] = await line.ask(("EVALSHA", _SCRIPT_SHA, *arguments))
         if isinstance(reply, NoScriptError):
             [reply] = await line.ask(("EVAL", _KEEP_THE_FRESHER, *arguments))
-        kept = await self._read(line, session.digest, *_checked([reply]))
-        if reply and kept is None:
-            # A fresher head with an unreadable body would be in the way for ever.
-            _checked(await line.ask(("SET", key, record, "PXAT", until)))
-        return kept
+        return _checked([reply])[0]
 
     async def _read(self, line: _Line, digest: Digest, reply: Any) -> Session | None:
         """Return the session a reply holds if it answers for `digest`, else None."""
@@ -210,24 +236,33 @@ class _Lives:
         try:
             await connection.on_connect()
             server, role = _checked(await _Line(connection, "").ask(("INFO", "server"), ("ROLE",)))
+            if not isinstance(role, list) or role[:1] != [b"master"]:
+                raise RedisConnectionError("not a primary")
+            run_id = _RUN_ID.search(server) if isinstance(server, bytes) else None
+            if run_id is None:
+                raise RedisConnectionError("it does not tell its run_id")
         except BaseException:
             await connection.disconnect(nowait=True)  # the replies may still be on their way
             raise
-        if role[0] != b"master":
-            raise RedisConnectionError("not a primary")
-        facts = dict(line.split(":", 1) for line in server.decode().splitlines() if ":" in line)
-        self._namespaces[connection] = f"sidegate:v1:{facts['run_id'][:16]}"
+        self._namespaces[connection] = f"sidegate:v1:{run_id[1].decode()}"
 
 
 async def _next_message(connection: AbstractConnection) -> list[bytes]:
     """Return what comes next on a subscribed connection; a server that is silent is asked."""
-    message = await connection.read_response(timeout=_QUIET)
+    message = await _next_reply(connection, timeout=_QUIET)
     if message is None:
         await connection.send_command("PING")
-        message = await connection.read_response(timeout=_QUIET)
-    if not isinstance(message, list):
-        raise RedisConnectionError("the subscription fell silent")
+        message = await _next_reply(connection, timeout=_QUIET)
+    if not isinstance(message, list) or len(message) < 2:
+        raise RedisConnectionError("the subscription fell silent, or says what none says")
     return message
+
+
+async def _next_reply(connection: AbstractConnection, **how: Any) -> Any:
+    try:
+        return await connection.read_response(**how)
+    except (ValueError, TypeError) as error:  # the vendor's parser stumbled
+        raise RedisConnectionError("a reply that no Redis sends") from error
 
 
 def _checked(replies: list[Any]) -> list[Any]:

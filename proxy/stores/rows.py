@@ -46,6 +46,7 @@ COLUMNS: Final = (
     "provider_session_id",
     "revoked_by",
     "revoked_reason",
+    "rotation_nonce",
 )
 SEEN_COLUMNS: Final = frozenset({"last_seen_at", "access_count"})
 """What a touch changes without a new version: a replace may raise these, never lower them."""
@@ -105,6 +106,7 @@ def values_of(record: SessionRecord) -> dict[str, Any]:
         "provider_session_id": details.provider_session_id,
         "revoked_by": details.revoked_by,
         "revoked_reason": details.revoked_reason,
+        "rotation_nonce": details.rotation_nonce,
     }
     if any(isinstance(value, datetime) and value.tzinfo is None for value in values.values()):
         raise ValueError("a moment without a time zone")  # a driver would take it for local time
@@ -143,13 +145,15 @@ def readable_sessions(rows: Iterable[Row]) -> Iterator[Session]:
 def answering(rows: Iterable[Row], digests: Sequence[Digest]) -> dict[Digest, Session]:
     """Return, for each digest that one of the rows answers for, its copy."""
     asked = set(digests)
-    sessions = (session_of(row) for row in rows)
-    return {
-        copy.digest: copy
-        for session in sessions
-        for copy in session.copies()
-        if copy.digest in asked
-    }
+    copies = (copy for row in rows for copy in _copies(row))
+    return {copy.digest: copy for copy in copies if copy.digest in asked}
+
+
+def _copies(row: Row) -> tuple[Session, ...]:
+    """Return the copies a row tells of: those of its session, or the one that was rotated out."""
+    session = session_of(row)
+    rotated = row["rotated_digest"]
+    return session.copies() if rotated is None else (session.rotated_out(_digest(rotated)),)
 
 
 def _session(row: Row) -> Session:
@@ -187,6 +191,7 @@ def _details(row: Row) -> SessionDetails:
         provider_session_id=row["provider_session_id"],
         revoked_by=row["revoked_by"],
         revoked_reason=row["revoked_reason"],
+        rotation_nonce=row["rotation_nonce"],
     )
 
 

@@ -24,7 +24,7 @@ from proxy.stores.rows import (
 )
 from proxy.stores.sqlite_connection import Connection, prepare
 
-# SQLite takes 32,766 parameters; a look-up names each digest twice.
+# SQLite takes 32,766 parameters; a look-up names each digest thrice.
 _MOST_AT_ONCE: Final = 1000
 
 _TIMES: Final = (
@@ -46,6 +46,18 @@ _LIVING: Final = (
 )
 _CREATE: Final = (
     f"INSERT INTO sessions ({_RECORD}) VALUES ({', '.join(f':{column}' for column in COLUMNS)})"  # noqa: S608
+)
+# The current digest, the previous one, or one rotated out before that.
+_FIND: Final = (
+    f"SELECT {_SESSION}, NULL AS rotated_digest FROM sessions"  # noqa: S608
+    " WHERE digest IN ({marks}) OR previous_digest IN ({marks}) UNION ALL"
+    f" SELECT {', '.join(f'sessions.{column}' for column in SESSION_COLUMNS)}, rotated.digest"
+    " FROM rotated_digests AS rotated JOIN sessions ON sessions.id = rotated.session_id"
+    " WHERE rotated.digest IN ({marks}) AND rotated.digest <> sessions.previous_digest"
+)
+_OWNER: Final = (
+    f"SELECT {_RECORD} FROM sessions WHERE digest = :digest OR previous_digest = :digest"  # noqa: S608
+    " OR id = (SELECT session_id FROM rotated_digests WHERE digest = :digest)"
 )
 _GET: Final = f"SELECT {_RECORD} FROM sessions WHERE id = :id"  # noqa: S608
 _LIST: Final = (
@@ -108,11 +120,8 @@ class SqliteStore:
         for start in range(0, len(digests), _MOST_AT_ONCE):
             some = digests[start : start + _MOST_AT_ONCE]
             marks = ", ".join("?" * len(some))
-            query = (
-                f"SELECT {_SESSION} FROM sessions"  # noqa: S608
-                f" WHERE digest IN ({marks}) OR previous_digest IN ({marks})"
-            )
-            found |= answering(await self._looking.ask(query, (*some, *some)), some)
+            query = _FIND.format(marks=marks)
+            found |= answering(await self._looking.ask(query, (*some, *some, *some)), some)
         return found
 
     async def create(self, record: SessionRecord) -> None:
@@ -122,6 +131,10 @@ class SqliteStore:
         if not is_canonical(session_id):
             return None
         rows = await self._looking.ask(_GET, {"id": session_id})
+        return record_of(rows[0]) if rows else None
+
+    async def owner(self, digest: Digest) -> SessionRecord | None:
+        rows = await self._looking.ask(_OWNER, {"digest": digest})
         return record_of(rows[0]) if rows else None
 
     async def list_for_user(

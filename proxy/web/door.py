@@ -81,6 +81,7 @@ class Door(web.Server):
         self._handler = handler
         self._listener: asyncio.Server | None = None
         self._path: str | None = None
+        self._inode: int | None = None
 
     def __call__(self) -> web.RequestHandler:
         return _Protocol(self)
@@ -96,6 +97,7 @@ class Door(web.Server):
         _unlink(self._path)  # left behind by a process that was killed
         self._listener = await loop.create_unix_server(self, self._path)
         os.chmod(self._path, socket_mode)  # noqa: PTH101  # once, before anybody can be waiting
+        self._inode = _inode(self._path)
         return address
 
     def drain(self) -> None:
@@ -104,13 +106,13 @@ class Door(web.Server):
 
     async def close(self, *, patience: float) -> None:
         """Accept nobody any more, and end when what is begun is answered or `patience` is over."""
+        if self._path is not None and _inode(self._path) == self._inode:  # no successor's
+            _unlink(self._path)
         if self._listener is not None:
             self._listener.close()
         await asyncio.sleep(0)  # what arrived before is begun before the idle ones are closed
         self.pre_shutdown()
         await self.shutdown(patience)
-        if self._path is not None:
-            _unlink(self._path)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.version not in (HttpVersion10, HttpVersion11):
@@ -154,6 +156,12 @@ def _with_a_target(make: Any) -> Any:
         return make(message, *rest)
 
     return request
+
+
+def _inode(path: str) -> int | None:
+    with suppress(FileNotFoundError):
+        return Path(path).stat().st_ino
+    return None
 
 
 def _unlink(path: str) -> None:

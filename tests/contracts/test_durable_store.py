@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from proxy.core.errors import SessionExists, StoreUnavailable, UnreadableRecord
+from proxy.core.judge import judge
 from proxy.core.protocols import Condition, Cursor, DurableStore, Touch
 from proxy.core.session import Session, SessionDetails, SessionId, SessionRecord
 from proxy.core.session_type import SessionType
+from proxy.core.verdict import Deny, Reason
 from tests.clock import NOON
 from tests.contracts.values import (
     a_digest,
@@ -187,7 +189,7 @@ async def test_after_a_rotation_both_digests_lead_to_the_session(durable: Durabl
     }
 
 
-async def test_after_the_second_rotation_the_first_digest_leads_nowhere(
+async def test_after_the_second_rotation_the_first_digest_is_recognised_and_over(
     durable: DurableStore,
 ) -> None:
     first = a_session()
@@ -196,7 +198,10 @@ async def test_after_the_second_rotation_the_first_digest_leads_nowhere(
     await durable.create(a_record(first))
     await durable.replace(a_record(second), expected=1)
     await durable.replace(a_record(third), expected=2)
-    assert await durable.find(first.digest) is None
+    found = await durable.find(first.digest)
+    assert found is not None
+    assert found.id == first.id
+    assert judge(found, NOON) == Deny(Reason.REUSED)
     assert await durable.find(second.digest) == third.copies()[1]
 
 
@@ -768,3 +773,38 @@ async def test_a_touch_is_no_change_to_catch_up_with(durable: DurableStore) -> N
 
     _, changed = await durable.changed_since(mark)
     assert changed == []
+
+
+# --- rotated-out digests
+
+
+async def test_every_digest_that_ever_led_here_names_its_session(durable: DurableStore) -> None:
+    session = a_session()
+    await durable.create(a_record(session))
+    digests = [session.digest]
+    for _ in range(4):
+        version = session.version
+        session = session.rotated(a_digest(), SECOND, NOON)
+        assert await durable.replace(a_record(session), expected=version)
+        digests.append(session.digest)
+
+    for digest in digests:
+        assert await durable.owner(digest) == a_record(session)
+    assert await durable.owner(a_digest()) is None
+
+
+async def test_of_a_revoked_session_every_digest_is_refused_as_revoked(
+    durable: DurableStore,
+) -> None:
+    first = a_session()
+    second = first.rotated(a_digest(), SECOND, NOON)
+    third = second.rotated(a_digest(), SECOND, NOON)
+    last = third.revoked(NOON)
+    await durable.create(a_record(first))
+    for session, version in ((second, 1), (third, 2), (last, 3)):
+        await durable.replace(a_record(session), expected=version)
+
+    found = await durable.find_many([first.digest, second.digest, third.digest])
+
+    assert {judge(copy, NOON) for copy in found.values()} == {Deny(Reason.REVOKED)}
+    assert len(found) == 3

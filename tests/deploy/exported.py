@@ -29,6 +29,7 @@ def _one_of_each() -> Metrics:
     metrics.lookup("local", "hit", 0.001)
     metrics.created(a_session())
     metrics.ended(a_session(), "revoked")
+    metrics.touches("written", 1)
     metrics.unreadable_record("redis")
     metrics.bad_request("gate")
     metrics.admin_request("/v1/sessions", "POST", 201)

@@ -56,7 +56,7 @@ def everything_happens_to(metrics: Metrics, session: Session = SESSION) -> None:
     metrics.ended(session, "revoked")
     metrics.admin_request("/v1/sessions/{id}", "GET", 200)
     metrics.untrusted_peer()
-    for outcome in ("written", "lost"):
+    for outcome in ("written", "failed", "dropped"):
         metrics.touches(outcome, 1)
 
 

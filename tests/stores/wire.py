@@ -52,7 +52,7 @@ class Wire:
             link.cut()
 
     def hold(self) -> None:
-        """Fall silent: nothing is read, nothing is written, nothing is closed; links still begin."""
+        """Fall silent: nothing is read, written or closed, though links still begin."""
         self._flowing.clear()
 
     def let_go(self) -> None:

@@ -127,6 +127,7 @@ def test_our_cookie_is_found_among_others(line: bytes) -> None:
         b'"__Host-session"=' + A,
         b"__Host-session = " + A,
         b"\x85" + OURS + A,
+        b"\x0b" + OURS + A,
         b"\xe2\x80\x80" + OURS + A,
         b"a=1, " + OURS + A,
         b"a=" + OURS + A,

@@ -6,6 +6,7 @@ A running gate is spoken to in raw bytes, over TCP and over a Unix socket.
 import logging
 import socket
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -246,6 +247,15 @@ async def test_a_unix_socket_left_behind_is_in_nobodys_way(tmp_path: Path) -> No
 
     async with open_gate(address) as gate:
         assert (await ask(gate.address, request(bearer(ALICE)))).status == 200
+
+
+async def test_a_gate_that_closes_leaves_its_successors_socket_alone(tmp_path: Path) -> None:
+    address = Address(path=str(tmp_path / "gate.sock"))
+    async with AsyncExitStack() as later, open_gate(address) as predecessor:
+        await later.enter_async_context(open_gate(address))
+        await predecessor.door.close(patience=1)
+
+        assert (await ask(address, request(bearer(ALICE)))).status == 200
 
 
 def without_date(reply: Reply) -> tuple[tuple[str, str], ...]:

@@ -1,0 +1,171 @@
+"""Rotation: a new token for the same session, the same one for everybody who asks at once.
+
+The successor is derived from the token that is presented and a stored nonce. So callers that race,
+on whichever instances, and one whose answer was lost, get the same successor; and the store, which
+holds the nonce but no token, could not say what it is.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final, assert_never
+
+from proxy.core.clock import Clock
+from proxy.core.errors import Conflict
+from proxy.core.judge import judge
+from proxy.core.lifetimes import Lifetimes
+from proxy.core.protocols import DurableStore, Feed, HotStore
+from proxy.core.session import Session, SessionId, SessionRecord
+from proxy.core.session_type import SessionType
+from proxy.core.token import KeyRing, Token
+from proxy.core.verdict import Deny, Reason
+from proxy.service.outward import tell
+from proxy.service.sessions import Issued, LifeEvents
+
+# Each lost race means that somebody else made progress; so many in a row is a storm.
+_ATTEMPTS: Final = 5
+_NONCE: Final = 32
+
+
+class Rotation:
+    """The two verbs that give a living session another token: refresh and migrate."""
+
+    def __init__(
+        self,
+        durable: DurableStore,
+        *,
+        hot: Sequence[HotStore],
+        feed: Feed,
+        ring: KeyRing,
+        lifetimes: Mapping[SessionType, Lifetimes],
+        clock: Clock,
+        events: LifeEvents,
+    ) -> None:
+        """Take the truth, and the hot stores from the nearest to the farthest."""
+        self._durable = durable
+        self._hot = hot
+        self._feed = feed
+        self._ring = ring
+        self._lifetimes = lifetimes
+        self._clock = clock
+        self._events = events
+
+    async def refresh(
+        self, credential: str, *, extend_by: timedelta | None = None
+    ) -> Issued | Deny:
+        """Rotate the session that `credential`, the text of a token, leads to.
+
+        Within the grace the token that was rotated out gets the same successor again. After it,
+        whoever presents any token that was ever rotated out is a thief or was robbed: the session
+        ends, reason `token_reuse`. `extend_by` moves the deadline to that long from now, never
+        past the lifetime of the session's type.
+        """
+        match self._ring.read(credential):
+            case Deny() as no:
+                return no
+            case Token() as token:
+                return await self._refresh(token, extend_by)
+            case never:
+                assert_never(never)
+
+    async def migrate(
+        self,
+        session_id: SessionId,
+        *,
+        provider: str,
+        provider_session_id: str | None,
+        attributes: Mapping[str, object],
+    ) -> Issued | None:
+        """Make it an SSO session of `provider`, under a new token; the old token ends at once.
+
+        `attributes` join the session's metadata. None: there is no such session. SessionEnded: it
+        has ended.
+        """
+        for _ in range(_ATTEMPTS):
+            record = await self._durable.get(session_id)
+            if record is None:
+                return None
+            token = self._ring.mint(SessionType.SSO)
+            details = replace(
+                record.details,
+                provider=provider,
+                provider_session_id=provider_session_id,
+                metadata={**record.details.metadata, **attributes},
+                rotation_nonce=None,
+            )
+            migrated = record.session.migrated(token.digest(), self._clock.now())
+            after = SessionRecord(migrated, details)
+            if await self._replaced(record.session, after):
+                return Issued(token, after)
+        raise Conflict(f"session {session_id} kept changing")
+
+    async def _refresh(self, token: Token, extend_by: timedelta | None) -> Issued | Deny:
+        digest = token.digest()
+        for _ in range(_ATTEMPTS):
+            record = await self._durable.owner(digest)
+            if record is None:
+                return Deny(Reason.UNKNOWN)
+            now = self._clock.now()
+            verdict = judge(record.session, now)
+            if isinstance(verdict, Deny):
+                return verdict
+            if digest == record.session.digest:
+                done = await self._rotate(token, record, extend_by, now)
+            elif digest == record.session.previous_digest and now < record.session.previous_until:
+                done = self._again(token, record)
+            else:
+                done = await self._reused(record, now)
+            if done is not None:
+                return done
+        raise Conflict(f"session {record.session.id} kept changing")
+
+    async def _rotate(
+        self, token: Token, before: SessionRecord, extend_by: timedelta | None, now: datetime
+    ) -> Issued | None:
+        """Rotate; None: somebody else has changed the session meanwhile."""
+        nonce = secrets.token_bytes(_NONCE)
+        successor = next(self._ring.successors(token, nonce))
+        lifetimes = self._lifetimes[before.session.type]
+        session = before.session.rotated(successor.digest(), lifetimes.grace, now)
+        if extend_by is not None:
+            latest = session.authenticated_at + lifetimes.lifetime
+            session = replace(
+                session, expires_at=max(session.expires_at, min(now + extend_by, latest))
+            )
+        details = replace(
+            before.details,
+            refresh_count=before.details.refresh_count + 1,
+            rotation_nonce=nonce,
+        )
+        after = SessionRecord(session, details)
+        return Issued(successor, after) if await self._replaced(before.session, after) else None
+
+    def _again(self, token: Token, record: SessionRecord) -> Issued | Deny:
+        """Return what the winner of the race was given."""
+        if record.details.rotation_nonce is not None:
+            for successor in self._ring.successors(token, record.details.rotation_nonce):
+                if successor.digest() == record.session.digest:
+                    return Issued(successor, record)
+        # The key that made it has left the ring since.
+        return Deny(Reason.REUSED)
+
+    async def _reused(self, record: SessionRecord, now: datetime) -> Deny | None:
+        """End the session; None: somebody else has changed it meanwhile."""
+        details = replace(record.details, revoked_by="sidegate", revoked_reason="token_reuse")
+        after = SessionRecord(record.session.revoked(now), details)
+        if not await self._replaced(record.session, after):
+            return None
+        self._events.ended(after.session, "token_reuse")
+        return Deny(Reason.REUSED)
+
+    async def _replaced(self, before: Session, after: SessionRecord) -> bool:
+        if not await self._durable.replace(after, expected=before.version):
+            return False
+        changed = [after.session]
+        older = before.previous_digest
+        if older is not None and older != after.session.previous_digest:
+            # Its grace may not be over, and it is no copy of the session any more.
+            changed.append(after.session.rotated_out(older))
+        await tell(changed, self._hot, self._feed)
+        return True
