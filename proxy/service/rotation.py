@@ -110,6 +110,7 @@ class Rotation:
             verdict = judge(record.session, now)
             if isinstance(verdict, Deny):
                 return verdict
+            done: Issued | Deny | None
             if digest == record.session.digest:
                 done = await self._rotate(token, record, extend_by, now)
             elif digest == record.session.previous_digest and now < record.session.previous_until:
@@ -118,7 +119,7 @@ class Rotation:
                 done = await self._reused(record, now)
             if done is not None:
                 return done
-        raise Conflict(f"session {record.session.id} kept changing")
+        raise Conflict("the session kept changing")
 
     async def _rotate(
         self, token: Token, before: SessionRecord, extend_by: timedelta | None, now: datetime

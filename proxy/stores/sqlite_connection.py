@@ -187,6 +187,7 @@ def _file_at(path: Path) -> _File | None:
 
 
 def _create(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # O_EXCL: to open and close a file which SQLite has open elsewhere in this process would
     # silently drop its locks.
     with suppress(FileExistsError):

@@ -1,0 +1,322 @@
+"""What one instance announces another hears, and it knows when it may have missed something."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Final
+
+import pytest
+
+from proxy.core.errors import StoreUnavailable
+from proxy.core.session import Session
+from proxy.stores.codec import encode
+from proxy.stores.redis import RedisStore
+from proxy.stores.redis_feed import CHANNEL, RedisFeed
+from tests.contracts.rigs import ignore
+from tests.contracts.values import a_digest, a_rotated_session, a_session, a_tombstone
+from tests.processes import Server
+from tests.stores.conftest import Raw, counting
+from tests.stores.waiting import nothing_is_left, until, until_answered
+from tests.stores.wire import Wire
+
+NOW: Final = datetime.now(UTC)
+
+
+class Listener:
+    """Writes down what it is told, in order."""
+
+    def __init__(self) -> None:
+        self.heard: list[Session] = []
+        self.news: list[str] = []
+
+    def hear(self, session: Session) -> None:
+        self.heard.append(session)
+
+    def miss(self) -> None:
+        self.news.append("gap")
+
+    def up(self, up: bool) -> None:
+        if self.news[-1:] != ["down"] or up:  # an outage is told again and again
+            self.news.append("up" if up else "down")
+
+    async def hears(self, *sessions: Session) -> None:
+        """Return when it has heard these, in this order and nothing else."""
+        await until(lambda: len(self.heard) >= len(sessions))
+        assert self.heard == list(sessions)
+
+    async def is_told(self, *news: str) -> None:
+        await until(lambda: len(self.news) >= len(news))
+        assert self.news == list(news)
+
+
+def feed_of(store: RedisStore, unreadable: Counter[str]) -> RedisFeed:
+    def count(name: str) -> None:
+        unreadable[name] += 1
+
+    return RedisFeed(store, on_unreadable=count)
+
+
+@asynccontextmanager
+async def listening(feed: RedisFeed) -> AsyncIterator[Listener]:
+    """A listener that is subscribed when the block begins."""
+    listener = Listener()
+    async with asyncio.TaskGroup() as tasks:
+        listen = feed.listen(heard=listener.hear, gap=listener.miss, up=listener.up)
+        task = tasks.create_task(listen)
+        await until(lambda: "up" in listener.news or task.done())
+        try:
+            yield listener
+        finally:
+            task.cancel()
+
+
+@pytest.fixture
+async def another(redis_url: str, unreadable: Counter[str]) -> AsyncIterator[RedisFeed]:
+    """The feed of another instance, at the same Redis."""
+    store = counting(redis_url, unreadable)
+    yield feed_of(store, unreadable)
+    await store.close()
+
+
+async def subscribers(raw: Raw) -> int:
+    [(_, count)] = await raw.pubsub_numsub(CHANNEL)
+    return int(count)
+
+
+# --- What is heard
+
+
+async def test_what_is_announced_is_heard_by_everybody_who_listens(
+    store: RedisStore, another: RedisFeed, unreadable: Counter[str]
+) -> None:
+    feed = feed_of(store, unreadable)
+    sessions = [a_tombstone(at=NOW), a_rotated_session(at=NOW), a_session(at=NOW, user_id="Zoë")]
+    async with listening(feed) as one, listening(another) as other:
+        await another.announce(sessions)
+        await one.hears(*sessions)
+        await other.hears(*sessions)
+    assert unreadable == {}
+
+
+async def test_many_announcements_are_heard_in_order(
+    store: RedisStore, another: RedisFeed, unreadable: Counter[str]
+) -> None:
+    sessions = [a_session(at=NOW) for _ in range(300)]
+    async with listening(feed_of(store, unreadable)) as listener:
+        for start in range(0, 300, 100):
+            await another.announce(sessions[start : start + 100])
+        await listener.hears(*sessions)
+
+
+async def test_announcing_nothing_asks_for_nothing(unreadable: Counter[str]) -> None:
+    nowhere = counting("redis://127.0.0.1:1/0", unreadable)
+    await feed_of(nowhere, unreadable).announce([])
+    await nowhere.close()
+
+
+async def test_announcing_to_nobody_is_no_error(another: RedisFeed) -> None:
+    await another.announce([a_session(at=NOW)])
+
+
+async def test_announcing_to_a_redis_that_is_not_there_is_an_outage(
+    unreadable: Counter[str],
+) -> None:
+    nowhere = counting("redis://127.0.0.1:1/0", unreadable)
+    with pytest.raises(StoreUnavailable):
+        await feed_of(nowhere, unreadable).announce([a_session(at=NOW)])
+    await nowhere.close()
+
+
+async def test_the_store_still_answers_while_its_feed_listens(
+    store: RedisStore, unreadable: Counter[str]
+) -> None:
+    session = a_session(at=NOW)
+    async with listening(feed_of(store, unreadable)):
+        await store.put(session)
+        assert await store.find(session.digest) == session
+        assert await store.find(a_digest()) is None
+
+
+async def test_junk_on_the_channel_is_counted_and_passed_over(
+    store: RedisStore, another: RedisFeed, raw: Raw, unreadable: Counter[str]
+) -> None:
+    session = a_session(at=NOW)
+    junk = [b"", b"\x80", b"{}", b"1" * 500, encode(session)[:-1], bytes(100_000)]
+    async with listening(feed_of(store, unreadable)) as listener:
+        for message in junk:
+            await raw.publish(CHANNEL, message)
+        await another.announce([session])
+        await listener.hears(session)
+        assert listener.news == ["gap", "up"]
+    assert unreadable == {"redis": len(junk)}
+
+
+# --- What may have been missed
+
+
+async def test_at_each_subscription_something_may_have_been_missed(
+    store: RedisStore, another: RedisFeed, raw: Raw, unreadable: Counter[str]
+) -> None:
+    session = a_session(at=NOW)
+    async with listening(feed_of(store, unreadable)) as listener:
+        await listener.is_told("gap", "up")
+        await raw.execute_command("CLIENT KILL TYPE pubsub")
+        await listener.is_told("gap", "up", "down", "gap", "up")
+        await another.announce([session])
+        await listener.hears(session)
+
+
+async def test_the_gap_is_told_when_nothing_can_be_missed_any_more(
+    store: RedisStore, raw: Raw, unreadable: Counter[str]
+) -> None:
+    """Else what is announced between the gap and the subscription would be lost."""
+    looks: list[asyncio.Task[int]] = []
+
+    def gap() -> None:
+        looks.append(asyncio.create_task(subscribers(raw)))
+
+    async with asyncio.TaskGroup() as tasks:
+        feed = feed_of(store, unreadable)
+        task = tasks.create_task(feed.listen(heard=ignore, gap=gap, up=ignore))
+        await until(lambda: bool(looks))
+        assert await looks[0] == 1
+        task.cancel()
+
+
+async def test_it_is_down_while_redis_is_and_up_with_a_gap_when_it_is_back(
+    mortal: RedisStore, own_redis: Server, unreadable: Counter[str]
+) -> None:
+    feed, session = feed_of(mortal, unreadable), a_session(at=NOW)
+    async with listening(feed) as listener:
+        await asyncio.to_thread(own_redis.kill)
+        await listener.is_told("gap", "up", "down")
+        await asyncio.to_thread(own_redis.restart)
+        await listener.is_told("gap", "up", "down", "gap", "up")
+        await until_answered(lambda: announced(feed, session))
+        await listener.hears(session)
+
+
+async def announced(feed: RedisFeed, session: Session) -> bool:
+    with suppress(StoreUnavailable):
+        await feed.announce([session])
+        return True
+    return False
+
+
+async def test_listening_may_begin_before_redis_is_there(unreadable: Counter[str]) -> None:
+    nowhere = counting("redis://127.0.0.1:1/0", unreadable)
+    listener = Listener()
+    feed = feed_of(nowhere, unreadable)
+    task = asyncio.create_task(feed.listen(heard=listener.hear, gap=listener.miss, up=listener.up))
+    await listener.is_told("down")
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait([task])
+    await nowhere.close()
+
+
+async def test_a_subscription_that_falls_silent_is_found_out(
+    wire: Wire, wired: RedisStore, unreadable: Counter[str]
+) -> None:
+    async with listening(feed_of(wired, unreadable)) as listener:
+        wire.hold()
+        await listener.is_told("gap", "up", "down")
+        wire.let_go()
+        await listener.is_told("gap", "up", "down", "gap", "up")
+
+
+async def test_a_quiet_subscription_is_not_taken_for_a_silent_one(
+    store: RedisStore, another: RedisFeed, raw: Raw, unreadable: Counter[str]
+) -> None:
+    async def pinged() -> bool:
+        return bool((await raw.info("commandstats")).get("cmdstat_ping"))
+
+    session = a_session(at=NOW)
+    await raw.config_resetstat()
+    async with listening(feed_of(store, unreadable)) as listener:
+        await until_answered(pinged)
+        await another.announce([session])
+        await listener.hears(session)
+        assert listener.news == ["gap", "up"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"$1\r\nx\r\n",
+        b"*0\r\n",
+        b"*1\r\n$7\r\nmessage\r\n",
+        b":1\r\n",
+        b"-ERR nobody asked\r\n",
+        b"-MOVED\r\n",
+        b"no language\r\n",
+    ],
+)
+async def test_a_stray_word_ends_a_subscription_and_another_begins(
+    wire: Wire, wired: RedisStore, another: RedisFeed, unreadable: Counter[str], words: bytes
+) -> None:
+    session = a_session(at=NOW)
+    async with listening(feed_of(wired, unreadable)) as listener:
+        wire.inject(words)
+        await listener.is_told("gap", "up", "down", "gap", "up")
+        await another.announce([session])
+        await listener.hears(session)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n:1\r\n",
+        b"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$-1\r\n",
+        b"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n*0\r\n",
+    ],
+)
+async def test_a_message_that_is_no_string_is_counted_and_passed_over(
+    wire: Wire, wired: RedisStore, another: RedisFeed, unreadable: Counter[str], words: bytes
+) -> None:
+    session = a_session(at=NOW)
+    async with listening(feed_of(wired, unreadable)) as listener:
+        wire.inject(words)
+        await until(lambda: unreadable["redis"] == 1)
+        await another.announce([session])
+        await listener.hears(session)
+
+
+# --- The end
+
+
+async def test_cancelling_leaves_no_task_and_no_connection(
+    redis_url: str, raw: Raw, unreadable: Counter[str]
+) -> None:
+    store = counting(redis_url, unreadable)
+    async with nothing_is_left(), listening(feed_of(store, unreadable)):
+        assert await subscribers(raw) == 1
+        assert len(await raw.client_list(_type="pubsub")) == 1
+
+    async def nobody_is_left() -> bool:
+        return len(await raw.client_list()) == 1  # we ourselves
+
+    await until_answered(nobody_is_left)
+    await store.close()
+
+
+async def test_a_subscription_that_was_left_is_not_lent_to_a_finder(
+    store: RedisStore, unreadable: Counter[str]
+) -> None:
+    session = a_session(at=NOW)
+    for _ in range(3):
+        async with listening(feed_of(store, unreadable)):
+            pass
+        await store.put(session)
+        assert await store.find(session.digest) == session
+    assert unreadable == {}
+
+
+async def test_listening_can_be_cancelled_during_an_outage(
+    mortal: RedisStore, own_redis: Server, unreadable: Counter[str]
+) -> None:
+    async with nothing_is_left(), listening(feed_of(mortal, unreadable)) as listener:
+        await asyncio.to_thread(own_redis.kill)
+        await listener.is_told("gap", "up", "down")
