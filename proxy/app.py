@@ -122,6 +122,7 @@ async def _admin_door(settings: Settings, house: House) -> AsyncIterator[Door | 
     newest = token_keys(settings)[0]
     application = admin_app(
         house.sessions,
+        house.rotation,
         house.validator,
         ApiKeys(keys),
         hosts=settings.admin.hosts,

@@ -14,6 +14,7 @@ from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
 from proxy.observe.prometheus import Metrics
 from proxy.service.outward import Nobody
+from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.toucher import Toucher
 from proxy.service.validator import Validator
@@ -44,6 +45,7 @@ class House:
     hot: tuple[HotStore, ...]
     feed: RedisFeed | None
     sessions: Sessions
+    rotation: Rotation
     validator: Validator
     toucher: Toucher
     pings: Mapping[str, Ping]
@@ -115,6 +117,15 @@ def _introduced(
         events=metrics,
         new_id=lambda: SessionId(str(uuid7())),
     )
+    rotation = Rotation(
+        durable,
+        hot=hot,
+        feed=feed or Nobody(),
+        ring=ring,
+        lifetimes=lifetimes,
+        clock=clock,
+        events=metrics,
+    )
     return House(
         metrics=metrics,
         durable=durable,
@@ -122,6 +133,7 @@ def _introduced(
         hot=tuple(hot),
         feed=feed,
         sessions=sessions,
+        rotation=rotation,
         validator=Validator(finder, ring=ring, clock=clock, deadline=patience, seen=toucher.seen),
         toucher=toucher,
         pings=pings,

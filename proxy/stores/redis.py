@@ -9,10 +9,11 @@ in a Cluster independent of the run_id.
 import asyncio
 import re
 from base64 import urlsafe_b64encode
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha1
+from itertools import islice
 from typing import Any, Final, NoReturn
 from weakref import WeakKeyDictionary
 
@@ -25,13 +26,16 @@ from proxy.core.errors import StoreUnavailable, UnreadableRecord
 from proxy.core.session import Session
 from proxy.core.token import Digest
 from proxy.stores.codec import HEAD, decode, encode, microseconds
-from proxy.stores.redis_topology import Pool, topology
+from proxy.stores.redis_topology import TIMEOUT, Pool, topology
 
 NAME: Final = "redis"
 
 # So many questions are under way at once, each on a connection of its own; the others wait. Half of
 # what a pool may hold: subscriptions and connections that are being closed need room too.
 _LINES: Final = 32
+
+# So many commands are sent before their replies are read, within one time-out.
+_PACKET: Final = 256
 
 # Nobody writes a longer record; somebody else's huge value under our key must not be read whole.
 _LONGEST_RECORD: Final = 16 * 1024
@@ -80,8 +84,9 @@ class _Line:
 
     async def ask(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Send commands in one packet and return the replies; an error reply is a value here."""
-        await self.connection.send_packed_command(self.connection.pack_commands(commands))
-        return [await self._reply() for _ in commands]
+        async with asyncio.timeout(TIMEOUT):
+            await self.connection.send_packed_command(self.connection.pack_commands(commands))
+            return [await self._reply() for _ in commands]
 
     async def _reply(self) -> Any:
         try:
@@ -130,7 +135,8 @@ class RedisStore:
         """Send messages to whoever listens now."""
         with _outages():
             async with self._line(await self._topology.pool_for(b"feed")) as line:
-                _checked(await line.ask(*(("PUBLISH", channel, message) for message in messages)))
+                for packet in _in_packets(("PUBLISH", channel, message) for message in messages):
+                    _checked(await line.ask(*packet))
 
     async def follow(
         self, channel: str, *, subscribed: Callable[[], None], heard: Callable[[bytes], None]
@@ -234,7 +240,8 @@ class _Lives:
     async def greet(self, connection: AbstractConnection) -> None:
         """Log in, make sure that it is a primary, and learn its run_id."""
         try:
-            await connection.on_connect()
+            async with asyncio.timeout(TIMEOUT):
+                await connection.on_connect()
             server, role = _checked(await _Line(connection, "").ask(("INFO", "server"), ("ROLE",)))
             if not isinstance(role, list) or role[:1] != [b"master"]:
                 raise RedisConnectionError("not a primary")
@@ -263,6 +270,12 @@ async def _next_reply(connection: AbstractConnection, **how: Any) -> Any:
         return await connection.read_response(**how)
     except (ValueError, TypeError) as error:  # the vendor's parser stumbled
         raise RedisConnectionError("a reply that no Redis sends") from error
+
+
+def _in_packets(commands: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
+    rest = iter(commands)
+    while packet := list(islice(rest, _PACKET)):
+        yield packet
 
 
 def _checked(replies: list[Any]) -> list[Any]:

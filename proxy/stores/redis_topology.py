@@ -26,20 +26,31 @@ Greet = Callable[[AbstractConnection], Awaitable[None]]
 # A wrong or slow answer is worth nothing to a check that has 150 ms, so nothing is tried twice and
 # nothing is waited for; the breaker does the trying again. RESP2: with RESP3's notifications on,
 # the pool no longer looks for unread replies before it lends a connection.
-_TIMEOUT: Final = 0.05
+TIMEOUT: Final = 0.05
+"""Seconds in which a server of ours connects, and in which it answers."""
+
 _MAX_CONNECTIONS: Final = 64
 
 
 def _options(**more: Any) -> dict[str, Any]:
     return {
         "protocol": 2,
-        "socket_timeout": _TIMEOUT,
-        "socket_connect_timeout": _TIMEOUT,
+        "socket_timeout": TIMEOUT,
+        "socket_connect_timeout": TIMEOUT,
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
         "max_connections": _MAX_CONNECTIONS,
         "driver_info": None,  # one round trip less for each connection
     } | more
+
+
+def _to_data(greet: Greet, **more: Any) -> dict[str, Any]:
+    """Return the options of connections that are asked for sessions.
+
+    They have no time-out of their own, for whoever asks has one: where the vendor writes with a
+    time-out, Python 3.11's `wait_for` now and then loses the cancellation of who is writing.
+    """
+    return _options(redis_connect_func=greet, socket_timeout=None, **more)
 
 
 class Topology(ABC):
@@ -113,7 +124,7 @@ def topology(url: str, greet: Greet) -> Topology:
         return _sentinel(parts, greet, tls=tls)
     if form == "cluster":
         return _cluster(parts, greet, tls=tls)
-    return OneServer(ConnectionPool.from_url(url, **_options(redis_connect_func=greet)))
+    return OneServer(ConnectionPool.from_url(url, **_to_data(greet)))
 
 
 def _sentinel(parts: SplitResult, greet: Greet, *, tls: bool) -> Topology:
@@ -124,18 +135,18 @@ def _sentinel(parts: SplitResult, greet: Greet, *, tls: bool) -> Topology:
         _hosts(parts, default_port=26379),
         sentinel_kwargs=_options(ssl=True) if tls else _options(),
     )
-    options = _options(db=int(db or 0), redis_connect_func=greet, **_credentials(parts))
+    options = _to_data(greet, db=int(db or 0), **_credentials(parts))
     pool = SentinelConnectionPool(service, sentinel, ssl=tls, **options)
     return OneServer(pool, sentinel)
 
 
 def _cluster(parts: SplitResult, greet: Greet, *, tls: bool) -> Topology:
     nodes = [ClusterNode(host, port) for host, port in _hosts(parts, default_port=6379)]
-    options = _options(**_credentials(parts))
-    client = RedisCluster(startup_nodes=nodes, ssl=tls, **options)
+    client = RedisCluster(startup_nodes=nodes, ssl=tls, **_options(**_credentials(parts)))
+    options = _to_data(greet, **_credentials(parts))
     if tls:
         options["connection_class"] = SSLConnection
-    return Cluster(client, options | {"redis_connect_func": greet})
+    return Cluster(client, options)
 
 
 def _credentials(parts: SplitResult) -> dict[str, str]:

@@ -9,11 +9,13 @@ from aiohttp import hdrs, web
 from proxy.core.clock import Clock
 from proxy.core.lifetimes import Lifetimes
 from proxy.core.session_type import SessionType
+from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.validator import Validator
 from proxy.web import bodies
 from proxy.web.admin_auth import ApiKeys, Scope
 from proxy.web.admin_oauth2 import OAuth2Routes
+from proxy.web.admin_rotation import RotationRoutes
 from proxy.web.admin_sessions import SessionRoutes
 from proxy.web.cursors import Cursors
 from proxy.web.middleware import (
@@ -51,6 +53,7 @@ class Endpoint:
 
 def admin_app(
     sessions: Sessions,
+    rotation: Rotation,
     validator: Validator,
     keys: ApiKeys,
     *,
@@ -80,7 +83,8 @@ def admin_app(
     )
     app.on_response_prepare.append(sign)
     life = SessionRoutes(sessions, Cursors(cursor_key), lifetimes=lifetimes, clock=clock)
-    for endpoint in _table(life, OAuth2Routes(sessions, validator)):
+    rotating = RotationRoutes(rotation, clock=clock)
+    for endpoint in _table(life, rotating, OAuth2Routes(sessions, validator)):
         _add(app.router, endpoint)
     # aiohttp's own 404 and 405 are not asked: they would answer an Expect line in their own way.
     nowhere = app.router.add_resource("/{anything:.*}", name=UNMATCHED)
@@ -88,12 +92,16 @@ def admin_app(
     return app
 
 
-def _table(life: SessionRoutes, oauth2: OAuth2Routes) -> tuple[Endpoint, ...]:
+def _table(
+    life: SessionRoutes, rotating: RotationRoutes, oauth2: OAuth2Routes
+) -> tuple[Endpoint, ...]:
     page = frozenset({"limit", "cursor", "include_ended"})
     return (
         Endpoint("POST", "/v1/sessions", Scope.WRITE, life.create),
         Endpoint("GET", _SESSION, Scope.READ, life.show),
         Endpoint("POST", f"{_SESSION}/revoke", Scope.REVOKE, life.revoke),
+        Endpoint("POST", f"{_SESSION}/sso", Scope.WRITE, rotating.migrate),
+        Endpoint("POST", "/v1/refresh", Scope.WRITE, rotating.refresh),
         Endpoint("GET", f"{_USER}/sessions", Scope.READ, life.list_for_user, page),
         Endpoint("POST", f"{_USER}/revoke", Scope.REVOKE, life.revoke_for_user),
         Endpoint("POST", "/oauth2/introspect", Scope.READ, oauth2.introspect),

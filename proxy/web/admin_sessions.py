@@ -57,11 +57,11 @@ class SessionRoutes:
 
     async def show(self, request: web.Request) -> web.Response:
         """Show a session, ended or not."""
-        return self._answer(await self._sessions.get(_session_id(request)))
+        return self._answer(await self._sessions.get(session_id_of(request)))
 
     async def revoke(self, request: web.Request) -> web.Response:
         """End a session; one that has ended stays as it is, and that is no error."""
-        session_id = _session_id(request)
+        session_id = session_id_of(request)
         document = await bodies.json_object(request, optional=True)
         wanted = payloads.read(payloads.RevokePayload, document)
         record = await self._sessions.revoke(session_id, by=actor(request), reason=wanted.reason)
@@ -128,7 +128,8 @@ def _list_name(user_id: str, include_ended: bool) -> str:
     return json.dumps([user_id, include_ended])
 
 
-def _session_id(request: web.Request) -> SessionId:
+def session_id_of(request: web.Request) -> SessionId:
+    """Return the session id in the path. Problem: it is none."""
     try:
         return payloads.session_id(_variable(request))
     except ValueError:

@@ -190,6 +190,24 @@ class RevokeUserPayload(RevokePayload):
         return Condition(of, type=self.type, except_id=except_id)
 
 
+class RefreshPayload(_Payload):
+    """POST /v1/refresh: by the token, never by the id: whoever knows an id could mint tokens."""
+
+    token: Annotated[str, Field(max_length=_TEXT)]
+    expires_in: Annotated[int, Field(ge=1, le=315_360_000)] | None = None
+
+    def extend_by(self) -> timedelta | None:
+        return None if self.expires_in is None else timedelta(seconds=self.expires_in)
+
+
+class MigratePayload(_Payload):
+    """POST /v1/sessions/{id}/sso."""
+
+    provider: Annotated[str, AfterValidator(_reason)]
+    provider_session_id: Annotated[str, Field(min_length=1), AfterValidator(_text)] | None = None
+    attributes: Annotated[dict[str, Any], AfterValidator(_metadata)] = {}
+
+
 PayloadT = TypeVar("PayloadT", bound=_Payload)
 
 
@@ -236,6 +254,8 @@ def session_document(record: SessionRecord, now: datetime) -> dict[str, Any]:
         "metadata": dict(details.metadata),
         "access_count": details.access_count,
         "refresh_count": details.refresh_count,
+        "provider": details.provider,
+        "provider_session_id": details.provider_session_id,
         "version": session.version,
     }
 

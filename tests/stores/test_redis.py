@@ -22,7 +22,7 @@ from proxy.core.token import Digest
 from proxy.stores.codec import HEAD, encode
 from proxy.stores.redis import VENDOR_ERRORS, RedisStore
 from tests.contracts.values import a_digest, a_rotated_session, a_session, a_tombstone
-from tests.processes import Server
+from tests.processes import Server, free_port, give_away
 from tests.servers import start_redis
 from tests.stores.conftest import Raw, client, counting
 from tests.stores.waiting import nothing_is_left, until, until_answered
@@ -471,12 +471,13 @@ async def test_a_wire_that_falls_silent_is_an_outage_soon(wire: Wire, wired: Red
 async def is_an_outage_within(seconds: float, store: RedisStore) -> None:
     """Check that the store says so in time, for each verb."""
     loop = asyncio.get_running_loop()
-    for verb in (
+    verbs: list[Callable[[], Awaitable[object]]] = [
         lambda: store.find(a_digest()),
         lambda: store.put(a_session(at=NOW)),
         lambda: store.publish("channel", [b"message"]),
         store.ping,
-    ):
+    ]
+    for verb in verbs:
         start = loop.time()
         with pytest.raises(StoreUnavailable):
             await verb()
@@ -578,13 +579,14 @@ async def test_a_redis_that_forbids_us_our_commands_is_an_outage(
 async def test_a_redis_that_is_still_loading_is_an_outage(
     workdir: Path, unreadable: Counter[str]
 ) -> None:
-    server = await asyncio.to_thread(start_redis, workdir, extra_args=["--appendonly", "yes"])
-    store = counting(server.url, unreadable)
-    await answers_again(store)
-    await asyncio.to_thread(server.kill)
     command = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n"
-    (workdir / "appendonly.aof").write_bytes(command * 500_000)
-    starting = asyncio.create_task(asyncio.to_thread(server.child.start))
+    (workdir / "appendonly.aof").write_bytes(command * 500_000)  # takes about half a second
+    give_away(workdir)
+    port = free_port()
+    store = counting(f"redis://127.0.0.1:{port}/0", unreadable)
+    starting = asyncio.create_task(
+        asyncio.to_thread(start_redis, workdir, port, ["--appendonly", "yes"])
+    )
     reasons = set()
     while not starting.done():
         try:
@@ -592,7 +594,7 @@ async def test_a_redis_that_is_still_loading_is_an_outage(
         except StoreUnavailable as outage:
             reasons.add(outage.why)
         await asyncio.sleep(0)
-    await starting
+    server = await starting
     assert "BusyLoadingError" in reasons
     await answers_again(store)
     await store.close()

@@ -314,6 +314,19 @@ async def test_a_subscription_that_was_left_is_not_lent_to_a_finder(
     assert unreadable == {}
 
 
+async def test_listening_can_be_cancelled_at_any_moment(
+    store: RedisStore, unreadable: Counter[str]
+) -> None:
+    feed = feed_of(store, unreadable)
+    async with nothing_is_left():
+        for moment in range(200):
+            task = asyncio.create_task(feed.listen(heard=ignore, gap=ignore, up=ignore))
+            for _ in range(moment % 40):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait_for(asyncio.wait([task]), 5)
+
+
 async def test_listening_can_be_cancelled_during_an_outage(
     mortal: RedisStore, own_redis: Server, unreadable: Counter[str]
 ) -> None:

@@ -18,6 +18,7 @@ from proxy.core.lifetimes import DEFAULT_LIFETIMES
 from proxy.core.protocols import DurableStore
 from proxy.core.session import Session, SessionId
 from proxy.core.token import KeyRing, TokenKey
+from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.validator import Validator
 from proxy.stores.sqlite import SqliteStore
@@ -163,6 +164,15 @@ async def admin_door(directory: Path, *, patience: float = 5.0) -> AsyncIterator
         events=silence,
         new_id=lambda: SessionId(str(uuid7())),
     )
+    rotation = Rotation(
+        store,
+        hot=[],
+        feed=silence,
+        ring=ring,
+        lifetimes=DEFAULT_LIFETIMES,
+        clock=clock,
+        events=silence,
+    )
     validator = Validator(store, ring=ring, clock=clock, deadline=5)
     texts, keys = {}, []
     for name, scopes in [("all", list(Scope)), *((str(scope), [scope]) for scope in Scope)]:
@@ -171,6 +181,7 @@ async def admin_door(directory: Path, *, patience: float = 5.0) -> AsyncIterator
     counted = Counted()
     app = admin_app(
         sessions,
+        rotation,
         validator,
         ApiKeys(keys),
         hosts=["127.0.0.1", "LOCALHOST", "::1"],

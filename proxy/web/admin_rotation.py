@@ -1,0 +1,56 @@
+"""The routes that give a session another token: refresh, and migration to SSO."""
+
+from aiohttp import web
+
+from proxy.core.clock import Clock
+from proxy.core.verdict import Deny
+from proxy.service.rotation import Rotation
+from proxy.service.sessions import Issued
+from proxy.web import bodies, payloads
+from proxy.web.admin_log import log_change
+from proxy.web.admin_sessions import session_id_of
+from proxy.web.problems import Problem
+
+
+class RotationRoutes:
+    """From requests to the verbs of `Rotation`, and back."""
+
+    def __init__(self, rotation: Rotation, *, clock: Clock) -> None:
+        self._rotation = rotation
+        self._clock = clock
+
+    async def refresh(self, request: web.Request) -> web.Response:
+        """Rotate a session by its token; whoever races gets the same successor."""
+        document = await bodies.json_object(request)
+        wanted = payloads.read(payloads.RefreshPayload, document)
+        match await self._rotation.refresh(wanted.token, extend_by=wanted.extend_by()):
+            case Deny(reason):
+                log_change(request, "session.refresh_refused", reason=reason.value)
+                raise Problem(400, "invalid_token", f"the token cannot be refreshed: {reason}")
+            case issued:
+                log_change(request, "session.refresh", session_id=issued.record.session.id)
+                return self._answer(issued)
+
+    async def migrate(self, request: web.Request) -> web.Response:
+        """Make a session an SSO session; its old token ends at once."""
+        session_id = session_id_of(request)
+        document = await bodies.json_object(request)
+        wanted = payloads.read(payloads.MigratePayload, document)
+        issued = await self._rotation.migrate(
+            session_id,
+            provider=wanted.provider,
+            provider_session_id=wanted.provider_session_id,
+            attributes=wanted.attributes,
+        )
+        if issued is None:
+            raise Problem(404, "not_found", "there is no such session")
+        log_change(request, "session.migrate", session_id=session_id, provider=wanted.provider)
+        return self._answer(issued)
+
+    def _answer(self, issued: Issued) -> web.Response:
+        return web.json_response(
+            {
+                "token": issued.token.text,
+                "session": payloads.session_document(issued.record, self._clock.now()),
+            }
+        )

@@ -1,0 +1,265 @@
+"""Refresh and migration: one successor for everybody, and no way back for what was left behind."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.core.errors import SessionEnded
+from proxy.core.judge import judge
+from proxy.core.lifetimes import DEFAULT_LIFETIMES
+from proxy.core.protocols import DurableStore
+from proxy.core.session import Session, SessionId, SessionRecord
+from proxy.core.session_type import SessionType
+from proxy.core.token import KeyRing, Token, TokenKey
+from proxy.core.verdict import Allow, Deny, Reason
+from proxy.service.rotation import Rotation
+from proxy.service.sessions import Issued
+from proxy.stores.migrate import migrate_postgres
+from proxy.stores.postgres import PostgresStore
+from proxy.stores.sqlite import SqliteStore
+from tests.clock import FakeClock
+from tests.contracts.values import a_record, a_session
+from tests.fakes import Shelf
+
+GRACE = DEFAULT_LIFETIMES[SessionType.WEB].grace
+MOMENT = timedelta(microseconds=1)
+KEYS = [TokenKey(2, bytes(range(32))), TokenKey(1, bytes(32))]
+
+
+@dataclass
+class Scene:
+    """Two instances on one durable store, and what they announced."""
+
+    durable: DurableStore
+    clock: FakeClock = field(default_factory=FakeClock)
+    near: Shelf = field(default_factory=Shelf)
+    announced: list[Session] = field(default_factory=list)
+    ended_by: list[str] = field(default_factory=list)
+    ring: KeyRing = field(default_factory=lambda: KeyRing(KEYS))
+
+    def instance(self, ring: KeyRing | None = None) -> Rotation:
+        return Rotation(
+            self.durable,
+            hot=[self.near],
+            feed=self,
+            ring=ring or self.ring,
+            lifetimes=DEFAULT_LIFETIMES,
+            clock=self.clock,
+            events=self,
+        )
+
+    async def announce(self, sessions: Iterable[Session]) -> None:
+        self.announced.extend(sessions)
+
+    def created(self, _: Session) -> None: ...
+
+    def ended(self, session: Session, cause: str) -> None:
+        self.ended_by.append(cause)
+
+    async def session(self, **changes: Any) -> tuple[Token, Session]:
+        token = self.ring.mint(SessionType.WEB)
+        session = a_session(digest=token.digest(), **changes)
+        await self.durable.create(a_record(session))
+        return token, session
+
+    async def stored(self, session_id: SessionId) -> SessionRecord:
+        record = await self.durable.get(session_id)
+        assert record is not None
+        return record
+
+    async def verdict(self, token: Token) -> Allow | Deny:
+        session = await self.durable.find(token.digest())
+        return Deny(Reason.UNKNOWN) if session is None else judge(session, self.clock.now())
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def scene(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Scene]:
+    store: SqliteStore | PostgresStore
+    if request.param == "sqlite":
+        store = await SqliteStore.open(tmp_path / "sidegate.db")
+    else:
+        url = request.getfixturevalue("database_url")
+        await migrate_postgres(url)
+        store = await PostgresStore.open(url)
+    yield Scene(store)
+    await store.close()
+
+
+async def refreshed(rotation: Rotation, token: Token, **how: Any) -> Issued:
+    issued = await rotation.refresh(token.text, **how)
+    assert isinstance(issued, Issued)
+    return issued
+
+
+async def test_a_refresh_gives_another_token_for_the_same_session(scene: Scene) -> None:
+    token, session = await scene.session()
+    issued = await refreshed(scene.instance(), token)
+    assert issued.token != token
+    assert issued.record.session.id == session.id
+    assert issued.record.details.refresh_count == 1
+    assert isinstance(await scene.verdict(issued.token), Allow)
+
+
+async def test_the_old_token_opens_until_the_grace_ends(scene: Scene) -> None:
+    token, _ = await scene.session()
+    await refreshed(scene.instance(), token)
+    scene.clock.advance(GRACE - MOMENT)
+    assert isinstance(await scene.verdict(token), Allow)
+    scene.clock.advance(MOMENT)
+    assert await scene.verdict(token) == Deny(Reason.REUSED)
+
+
+async def test_thirty_who_race_on_two_instances_get_the_same_successor(scene: Scene) -> None:
+    token, session = await scene.session()
+    instances = [scene.instance(), scene.instance()]
+    answers = await asyncio.gather(*(refreshed(instances[n % 2], token) for n in range(30)))
+    assert len({answer.token.text for answer in answers}) == 1
+    record = await scene.stored(session.id)
+    assert record.details.refresh_count == 1
+    assert record.session.version == session.version + 1
+
+
+async def test_whose_answer_was_lost_may_ask_again(scene: Scene) -> None:
+    token, _ = await scene.session()
+    lost = await refreshed(scene.instance(), token)
+    scene.clock.advance(GRACE - MOMENT)
+    assert (await refreshed(scene.instance(), token)).token == lost.token
+
+
+async def test_an_instance_with_a_newer_key_gives_the_same_successor(scene: Scene) -> None:
+    token, _ = await scene.session()
+    first = await refreshed(scene.instance(), token)
+    newer = KeyRing([TokenKey(3, bytes(range(1, 33))), *KEYS])
+    assert (await refreshed(scene.instance(newer), token)).token == first.token
+
+
+async def test_a_token_refreshed_after_its_grace_ends_the_session(scene: Scene) -> None:
+    token, session = await scene.session()
+    successor = (await refreshed(scene.instance(), token)).token
+    scene.clock.advance(GRACE)
+    assert await scene.instance().refresh(token.text) == Deny(Reason.REUSED)
+    assert await scene.verdict(successor) == Deny(Reason.REVOKED)
+    record = await scene.stored(session.id)
+    assert record.details.revoked_reason == "token_reuse"
+    assert scene.ended_by == ["token_reuse"]
+
+
+async def test_any_token_ever_rotated_out_ends_the_session_not_only_the_last(
+    scene: Scene,
+) -> None:
+    first, session = await scene.session()
+    token = first
+    for _ in range(3):
+        token = (await refreshed(scene.instance(), token)).token
+        scene.clock.advance(GRACE)
+    assert await scene.verdict(first) == Deny(Reason.REUSED)
+    assert await scene.instance().refresh(first.text) == Deny(Reason.REUSED)
+    assert (await scene.stored(session.id)).session.revoked_at is not None
+
+
+async def test_at_the_gate_a_reused_token_is_refused_and_ends_nothing(scene: Scene) -> None:
+    token, session = await scene.session()
+    await refreshed(scene.instance(), token)
+    scene.clock.advance(GRACE)
+    assert await scene.verdict(token) == Deny(Reason.REUSED)
+    assert (await scene.stored(session.id)).session.revoked_at is None
+
+
+async def test_a_second_rotation_within_the_grace_ends_the_first_token_everywhere(
+    scene: Scene,
+) -> None:
+    first, _ = await scene.session()
+    second = (await refreshed(scene.instance(), first)).token
+    await refreshed(scene.instance(), second)
+    near = scene.near.sessions[first.digest()]
+    assert judge(near, scene.clock.now()) == Deny(Reason.REUSED)
+    assert first.digest() in {session.digest for session in scene.announced}
+
+
+async def test_a_refresh_extends_when_asked_but_never_past_the_lifetime(scene: Scene) -> None:
+    hour = timedelta(hours=1)
+    token, session = await scene.session(expires_at=scene.clock.now() + hour)
+    plain = await refreshed(scene.instance(), token)
+    assert plain.record.session.expires_at == session.expires_at
+    longer = await refreshed(scene.instance(), plain.token, extend_by=2 * hour)
+    assert longer.record.session.expires_at == scene.clock.now() + 2 * hour
+    longest = await refreshed(scene.instance(), longer.token, extend_by=1000 * hour)
+    lifetime = DEFAULT_LIFETIMES[SessionType.WEB].lifetime
+    assert longest.record.session.expires_at == session.authenticated_at + lifetime
+
+
+@pytest.mark.parametrize("reason", [Reason.REVOKED, Reason.EXPIRED, Reason.IDLE])
+async def test_an_ended_session_cannot_be_refreshed(scene: Scene, reason: Reason) -> None:
+    now = scene.clock.now()
+    match reason:
+        case Reason.REVOKED:
+            token, _ = await scene.session(revoked_at=now)
+        case Reason.EXPIRED:
+            token, _ = await scene.session(expires_at=now + MOMENT)
+        case _:
+            token, _ = await scene.session(idle_timeout=MOMENT)
+    scene.clock.advance(MOMENT)
+    assert await scene.instance().refresh(token.text) == Deny(reason)
+
+
+async def test_what_is_no_token_of_ours_or_nobodys_is_refused(scene: Scene) -> None:
+    unknown = scene.ring.mint(SessionType.WEB)
+    assert await scene.instance().refresh(unknown.text) == Deny(Reason.UNKNOWN)
+    assert await scene.instance().refresh(unknown.text[:-1] + "!") == Deny(Reason.MALFORMED)
+
+
+async def test_the_store_cannot_say_what_the_successor_is(scene: Scene) -> None:
+    token, session = await scene.session()
+    issued = await refreshed(scene.instance(), token)
+    record = await scene.stored(session.id)
+    assert record.details.rotation_nonce is not None
+    stranger = scene.ring.mint(SessionType.WEB)
+    derived = scene.ring.successors(stranger, record.details.rotation_nonce)
+    assert issued.token not in set(derived)
+    assert record.details.rotation_nonce.hex() not in repr(record)
+
+
+async def test_a_revocation_during_a_rotation_closes_both_tokens(scene: Scene) -> None:
+    token, session = await scene.session()
+    issued = await refreshed(scene.instance(), token)
+    tombstone = SessionRecord(issued.record.session.revoked(scene.clock.now()))
+    assert await scene.durable.replace(tombstone, expected=session.version + 1)
+    assert await scene.verdict(token) == Deny(Reason.REVOKED)
+    assert await scene.verdict(issued.token) == Deny(Reason.REVOKED)
+
+
+async def migrated(scene: Scene, session_id: SessionId) -> Issued | None:
+    return await scene.instance().migrate(
+        session_id,
+        provider="https://id.example",
+        provider_session_id="idp-42",
+        attributes={"groups": ["staff"]},
+    )
+
+
+async def test_a_migrated_session_is_an_sso_session_under_another_token(scene: Scene) -> None:
+    token, session = await scene.session()
+    issued = await migrated(scene, session.id)
+    assert issued is not None
+    assert issued.token.type is SessionType.SSO
+    record = await scene.stored(session.id)
+    assert record.session.type is SessionType.SSO
+    assert record.details.provider_session_id == "idp-42"
+    assert record.details.metadata == {"groups": ["staff"]}
+    assert await scene.verdict(token) == Deny(Reason.REUSED)
+    assert isinstance(await scene.verdict(issued.token), Allow)
+
+
+async def test_nobody_cannot_be_migrated(scene: Scene) -> None:
+    assert await migrated(scene, a_session().id) is None
+
+
+async def test_an_ended_session_cannot_be_migrated(scene: Scene) -> None:
+    _, session = await scene.session(revoked_at=scene.clock.now())
+    with pytest.raises(SessionEnded):
+        await migrated(scene, session.id)
