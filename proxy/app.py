@@ -32,6 +32,7 @@ from proxy.web.door import Door, application_door
 from proxy.web.gate import Gate, Peers, gate_handler
 from proxy.web.gateways.base import Manners
 from proxy.web.ops import Readiness, ops_handler
+from proxy.web.session_status import SessionStatus
 
 _log: Final = logging.getLogger("sidegate")
 
@@ -148,7 +149,8 @@ async def _gate_door(settings: Settings, house: House) -> AsyncIterator[Door]:
     gate = Gate(house.validator, manners, checked=house.metrics.check)
     peers = Peers(wishes.trusted_peers, refused=house.metrics.untrusted_peer)
     count = partial(house.metrics.bad_request, "gate")
-    yield Door("gate", gate_handler(gate, peers), on_bad_request=count)
+    status = SessionStatus(house.validator, manners, clock=SystemClock())
+    yield Door("gate", gate_handler(gate, peers, status=status), on_bad_request=count)
 
 
 def _api_keys(settings: Settings) -> list[ApiKey]:

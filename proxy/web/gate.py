@@ -16,12 +16,14 @@ from aiohttp import web
 
 from proxy.core.verdict import Allow, Deny, Unavailable, Verdict
 from proxy.service.validator import Validator
+from proxy.web import session_status
 from proxy.web.door import Handler, refusal
 from proxy.web.gateways.auth_request import AuthRequest
 from proxy.web.gateways.base import Gateway, Manners
 from proxy.web.gateways.ext_authz import ExtAuthz
 from proxy.web.gateways.forward_auth import ForwardAuth
 from proxy.web.messages import Answer, Head, Subrequest
+from proxy.web.session_status import SessionStatus
 
 Network = IPv4Network | IPv6Network
 
@@ -111,18 +113,19 @@ def _peer(request: web.BaseRequest) -> object:
     return None if request.transport is None else request.transport.get_extra_info("peername")
 
 
-def gate_handler(gate: Gate, peers: Peers) -> Handler:
-    """Return the aiohttp lane to `gate`."""
+def gate_handler(gate: Gate, peers: Peers, *, status: SessionStatus) -> Handler:
+    """Return the aiohttp lane to `gate`, and to `status` beside it."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         if not peers.trust(request):
             return refusal(HTTPStatus.FORBIDDEN)
-        gateway = gate.gateway(request.raw_path)
-        if gateway is None:
-            return refusal(HTTPStatus.NOT_FOUND)
         head = Head(request.method, request.raw_path, request.raw_headers)
-        answer = await gate.answer(gateway, head)
-        return _response(request, answer)
+        gateway = gate.gateway(head.target)
+        if gateway is not None:
+            return _response(request, await gate.answer(gateway, head))
+        if head.target.partition("?")[0] == session_status.PATH:
+            return _response(request, await status.answer(head))
+        return refusal(HTTPStatus.NOT_FOUND)
 
     return handle
 

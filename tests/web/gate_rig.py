@@ -17,6 +17,7 @@ from proxy.service.validator import Validator
 from proxy.web.door import Door
 from proxy.web.gate import Gate, Peers, gate_handler
 from proxy.web.gateways.base import Manners
+from proxy.web.session_status import SessionStatus
 from tests.clock import NOON, FakeClock
 from tests.contracts.values import a_digest, a_session
 from tests.fakes import Shelf
@@ -124,9 +125,12 @@ async def open_gate(
     """Open a gate at `address`, and close it in the end."""
     shelf, clock = Shelf(*known_sessions()), FakeClock()
     validator = Validator(finder or shelf, ring=RING, clock=clock, deadline=deadline)
-    gate = Gate(validator, manners or Manners(), checked=lambda *told: house.checked(*told))
+    manners = manners or Manners()
+    gate = Gate(validator, manners, checked=lambda *told: house.checked(*told))
     peers = Peers(map(ip_network, trusted), refused=lambda: house.refused())
-    door = Door("gate", gate_handler(gate, peers), on_bad_request=lambda: house.bad_request())
+    status = SessionStatus(validator, manners, clock=clock)
+    handler = gate_handler(gate, peers, status=status)
+    door = Door("gate", handler, on_bad_request=lambda: house.bad_request())
     house = Gatehouse(address, door, clock, shelf)
     house.address = await door.open(address)
     try:

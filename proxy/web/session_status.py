@@ -1,0 +1,69 @@
+"""`GET /session` on the gate: a front end asks how long its own session still lasts.
+
+Nothing else is told, and asking is not being active: a page that watches the clock must not keep
+the session alive.
+"""
+
+import json
+from datetime import datetime
+from typing import assert_never
+
+from proxy.core.clock import Clock
+from proxy.core.judge import judge
+from proxy.core.session import Session
+from proxy.core.verdict import Allow, Deny, Unavailable, Verdict
+from proxy.service.validator import Validator
+from proxy.web.gateways.base import CREDENTIALS, Manners, gather
+from proxy.web.messages import Answer, Head
+
+PATH = "/session"
+
+
+class SessionStatus:
+    """Answers for the token of the request, and for no other."""
+
+    def __init__(self, validator: Validator, manners: Manners, *, clock: Clock) -> None:
+        self._validator = validator
+        self._manners = manners
+        self._clock = clock
+
+    async def answer(self, head: Head) -> Answer:
+        """Answer 200 with the session's times, or refuse as the gate does."""
+        verdict = await self._verdict(head)
+        refused_or_allowed = self._manners.write(verdict)
+        if not isinstance(verdict, Allow):
+            return refused_or_allowed
+        fields = (("Cache-Control", "no-store"), ("Content-Type", "application/json"))
+        return Answer(200, fields, _document(verdict.session))
+
+    async def _verdict(self, head: Head) -> Verdict:
+        lines = gather(head.fields, self._manners.wanted(CREDENTIALS))
+        match self._manners.sources.read(lines):
+            case Deny() as no:
+                return no
+            case credential:
+                found = await self._validator.find(credential)
+        match found:
+            case Session():
+                return judge(found, self._clock.now())
+            case Deny() | Unavailable():
+                return found
+            case never:
+                assert_never(never)
+
+
+def _document(session: Session) -> bytes:
+    """`refresh_after` is half-way to the end: early enough to try again if it fails."""
+    idle_at = None if session.idle_timeout is None else session.last_seen_at + session.idle_timeout
+    middle = session.created_at + (session.expires_at - session.created_at) / 2
+    document = {
+        "type": session.type.value,
+        "ends_at": _rfc3339(session.expires_at),
+        "idle_at": _rfc3339(idle_at),
+        "refresh_after": _rfc3339(middle),
+    }
+    return json.dumps(document).encode("ascii")
+
+
+def _rfc3339(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="seconds").replace("+00:00", "Z")
