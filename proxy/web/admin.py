@@ -37,6 +37,8 @@ from proxy.web.problems import Mistake, invalid
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # Patterns are given because aiohttp's own leaves out braces, which a user id may have.
 _SESSION: Final = "/v1/sessions/{session_id:[^/]+}"
+# Seconds for a request, more than the body alone may take.
+_PATIENCE: Final = 15.0
 _USER: Final = "/v1/users/{user_id:[^/]+}"
 
 
@@ -62,7 +64,7 @@ def admin_app(
     cursor_key: bytes,
     clock: Clock,
     on_request: OnRequest,
-    patience: float = 5.0,
+    patience: float = _PATIENCE,
 ) -> web.Application:
     """Build the application of the admin listener.
 
