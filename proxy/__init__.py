@@ -2,7 +2,8 @@
 
 The house has floors, and a room may only use what the plan says (tests/test_house.py checks it):
 
-    roof      cli, app, settings    knows everybody, decides nothing; house.py introduces the others
+    roof      cli, commands, app, house, settings, healthcheck
+                                    knows everybody, decides nothing; house.py introduces the others
     web       doors                 from bytes to a verdict and back; knows service and core
     service   what is done          validate, create, revoke ...; knows core
     stores    what is remembered    memory, Redis, Postgres, SQLite and their wrappers; knows core
@@ -27,9 +28,12 @@ Where do I add ...
 
     a gateway               web/gateways/<protocol>.py and a row in web/gate.py's table
     a store                 stores/<name>.py and a row in tests/contracts
-    a behaviour of stores   a wrapper in stores/, itself a finder that passes the finder contract
+    a behaviour of stores   a wrapper in stores/, which passes the finder contract like a leaf
     a reason to deny        core/verdict.py, then core/judge.py
-    a verb                  core/session.py (the pure step), service/sessions.py, web/admin.py
-    a setting               settings.py; config/sidegate.yaml is compared with it by a test
+    a verb                  core/session.py (the pure step), service/sessions.py or rotation.py,
+                            web/payloads.py and a row in web/admin.py's table
+    a command               commands/, and cli.py
+    a migration             the next number in stores/migrations/postgres and /sqlite
+    a setting               settings/sections.py; config/sidegate.yaml is compared with it by a test
     a metric                observe/prometheus.py
 """

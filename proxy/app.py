@@ -2,6 +2,7 @@
 
 serve           what `sidegate serve` does, until it is told to stop
 open_sessions   the verbs, for the command line
+cleanup         delete what ended long ago
 migrate         bring the database up to date
 """
 
@@ -31,8 +32,10 @@ from proxy.web.credentials import CredentialSources
 from proxy.web.door import Door, application_door
 from proxy.web.gate import Gate, Peers, gate_handler
 from proxy.web.gateways.base import Manners
+from proxy.web.identity import IdentityNames
 from proxy.web.ops import Readiness, ops_handler
 from proxy.web.session_status import SessionStatus
+from proxy.web.signals import SignalSources
 
 _log: Final = logging.getLogger("sidegate")
 
@@ -42,6 +45,13 @@ async def open_sessions(settings: Settings) -> AsyncIterator[Sessions]:
     """Lend every verb but validate, on the stores of the settings, to one who opens no door."""
     async with built(settings) as house:
         yield house.sessions
+
+
+async def cleanup(settings: Settings) -> AsyncIterator[int]:
+    """Delete what ended long ago, and yield after each batch how many sessions that were."""
+    async with built(settings) as house:
+        async for purged in house.janitor.clean():
+            yield purged
 
 
 async def migrate(settings: Settings) -> list[str]:
@@ -145,12 +155,23 @@ async def _gate_door(settings: Settings, house: House) -> AsyncIterator[Door]:
         cookie=None if wishes.cookie is None else wishes.cookie.encode("ascii"),
         header=None if wishes.header is None else wishes.header.lower().encode("ascii"),
     )
-    manners = Manners(sources=sources, realm=wishes.realm)
-    gate = Gate(house.validator, manners, checked=house.metrics.check)
+    identity = IdentityNames(**wishes.identity.model_dump())
+    signals = _signals(settings, house)
+    manners = Manners(sources=sources, identity=identity, realm=wishes.realm, signals=signals)
+    gate = Gate(house.validator, manners, checked=house.metrics.check, binding=house.binding)
     peers = Peers(wishes.trusted_peers, refused=house.metrics.untrusted_peer)
     count = partial(house.metrics.bad_request, "gate")
-    status = SessionStatus(house.validator, manners, clock=SystemClock())
+    status = SessionStatus(house.validator, manners)
     yield Door("gate", gate_handler(gate, peers, status=status), on_bad_request=count)
+
+
+def _signals(settings: Settings, house: House) -> SignalSources:
+    header = settings.binding.header.name
+    return SignalSources(
+        wanted=house.binding.watched,
+        header=None if header is None else header.lower().encode("ascii"),
+        trusted_hops=settings.gate.trusted_hops,
+    )
 
 
 def _api_keys(settings: Settings) -> list[ApiKey]:
@@ -177,6 +198,8 @@ async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
         running = [
             tasks.create_task(catch_up.run(partial(up, "catch_up"))),
             tasks.create_task(house.toucher.run(every=settings.touch.interval.total_seconds())),
+            tasks.create_task(house.revoke_behind.run()),
+            tasks.create_task(house.janitor.run(every=settings.cleanup.interval.total_seconds())),
         ]
         if house.feed is not None:
             listening = house.feed.listen(

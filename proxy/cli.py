@@ -3,7 +3,6 @@
 Exit codes: 0 done, 1 it did not work out, 2 misspelled command, 78 wrong settings.
 """
 
-from errno import EADDRINUSE
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +13,14 @@ from proxy.commands.keys import key
 from proxy.commands.options import load, run, with_config, with_output
 from proxy.commands.sessions import session
 from proxy.commands.writing import as_json
-from proxy.core.errors import Conflict, SettingsError, SidegateError, StoreUnavailable
+from proxy.core.errors import (
+    CannotListen,
+    Conflict,
+    SchemaMismatch,
+    SettingsError,
+    SidegateError,
+    StoreUnavailable,
+)
 
 EX_CONFIG: Final = 78  # sysexits.h: something is configured wrong
 
@@ -30,13 +36,6 @@ class _Reporting(click.Group):
             ctx.exit(EX_CONFIG)
         except SidegateError as error:
             raise click.ClickException(f"{error}\n{_next_step(error)}") from error
-        except OSError as error:
-            if error.errno != EADDRINUSE:
-                raise
-            raise click.ClickException(
-                f"{error.strerror}\nStop whoever listens there, or set another address: "
-                "gate.listen, admin.listen, ops.listen."
-            ) from error
 
 
 def _settings_report(error: SettingsError) -> str:
@@ -51,6 +50,10 @@ def _next_step(error: SidegateError) -> str:
             return "Does the store run, and is its address right? `sidegate config show` tells it."
         case Conflict():
             return "Try again."
+        case CannotListen():
+            return "Set another address (gate.listen, admin.listen, ops.listen), or free this one."
+        case SchemaMismatch():
+            return "`sidegate migrate` brings an older one up to date."
         case _:
             return "`sidegate config check` looks at the settings."
 
@@ -105,6 +108,31 @@ def migrate(config: Path | None) -> None:
 
     applied = run(app.migrate(settings))
     click.echo("\n".join(f"applied {name}" for name in applied) or "up to date")
+
+
+@main.command()
+@with_config
+def cleanup(config: Path | None) -> None:
+    """Delete sessions that ended long ago (cleanup.retention), and say how many.
+
+    Servers do so by themselves; this is for whoever does not want to wait.
+
+    \b
+    Examples:
+      sidegate cleanup
+      SIDEGATE_CLEANUP__RETENTION=1d sidegate cleanup
+    """
+    settings = load(config)
+    from proxy import app
+
+    async def all_of_it() -> int:
+        total = 0
+        async for purged in app.cleanup(settings):
+            total += purged
+            click.echo(f"{total} deleted so far", err=True)
+        return total
+
+    click.echo(f"{run(all_of_it())} sessions deleted")
 
 
 @main.command()

@@ -13,12 +13,15 @@ from proxy.core.protocols import DurableStore, HotStore, SessionFinder
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
 from proxy.observe.prometheus import Metrics
+from proxy.service.binding import ClientBinding, RevokeBehind
+from proxy.service.janitor import Janitor
 from proxy.service.outward import Nobody
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.toucher import Toucher
 from proxy.service.validator import Validator
 from proxy.settings import Settings, token_keys
+from proxy.settings.sections import StoreSection
 from proxy.stores.batched import Batched, BatchedHot
 from proxy.stores.breaker import Breaker
 from proxy.stores.coalesce import Coalesce
@@ -48,6 +51,9 @@ class House:
     rotation: Rotation
     validator: Validator
     toucher: Toucher
+    janitor: Janitor
+    binding: ClientBinding
+    revoke_behind: RevokeBehind
     pings: Mapping[str, Ping]
 
 
@@ -116,7 +122,9 @@ def _introduced(
         clock=clock,
         events=metrics,
         new_id=lambda: SessionId(str(uuid7())),
+        widths=settings.binding.widths(),
     )
+    revoke_behind = RevokeBehind(sessions, events=metrics)
     rotation = Rotation(
         durable,
         hot=hot,
@@ -136,6 +144,20 @@ def _introduced(
         rotation=rotation,
         validator=Validator(finder, ring=ring, clock=clock, deadline=patience, seen=toucher.seen),
         toucher=toucher,
+        janitor=Janitor(
+            durable,
+            retention=settings.cleanup.retention,
+            batch=settings.cleanup.batch,
+            clock=clock,
+            counted=metrics.cleanups,
+        ),
+        binding=ClientBinding(
+            settings.binding.policies(),
+            widths=settings.binding.widths(),
+            events=metrics,
+            revoke=revoke_behind.revoke,
+        ),
+        revoke_behind=revoke_behind,
         pings=pings,
     )
 
@@ -152,32 +174,27 @@ def _beyond_memory(
     return Deadline(remembered, seconds=patience)
 
 
+def _guard(name: str, limits: StoreSection, clock: Clock, metrics: Metrics) -> Guard:
+    breaker = Breaker(
+        failures=limits.breaker_failures, probe_every=_seconds(limits.breaker_probe), clock=clock
+    )
+    metrics.watch_breaker(name, lambda: breaker.state)
+    return Guard(name, seconds=_seconds(limits.deadline), breaker=breaker)
+
+
 def _guarded_durable(
     settings: Settings, clock: Clock, metrics: Metrics, durable: DurableStore
 ) -> SessionFinder:
     name = _durable_name(settings)
-    deadline = settings.sqlite.deadline if name == "sqlite" else settings.postgres.deadline
-    breaker = Breaker(
-        failures=settings.postgres.breaker_failures,
-        probe_every=_seconds(settings.postgres.breaker_probe),
-        clock=clock,
-    )
-    metrics.watch_breaker(name, lambda: breaker.state)
-    guard = Guard(name, seconds=_seconds(deadline), breaker=breaker)
+    limits = settings.sqlite if name == "sqlite" else settings.postgres
+    guard = _guard(name, limits, clock, metrics)
     return Metered(Batched(Guarded(durable, guard=guard)), store=name, observe=metrics.lookup)
 
 
 def _guarded_redis(
     settings: Settings, clock: Clock, metrics: Metrics, redis: RedisStore
 ) -> HotStore:
-    breaker = Breaker(
-        failures=settings.redis.breaker_failures,
-        probe_every=_seconds(settings.redis.breaker_probe),
-        clock=clock,
-    )
-    metrics.watch_breaker("redis", lambda: breaker.state)
-    guard = Guard("redis", seconds=_seconds(settings.redis.deadline), breaker=breaker)
-    leaf = GuardedHot(redis, guard=guard)
+    leaf = GuardedHot(redis, guard=_guard("redis", settings.redis, clock, metrics))
     return MeteredHot(BatchedHot(leaf), store="redis", observe=metrics.lookup)
 
 

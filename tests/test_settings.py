@@ -334,6 +334,8 @@ def test_what_cannot_be_meant_is_refused(variable: str, value: str) -> None:
         "postgresql://u:p/w@db/x",
         "postgresql://u:p@db/x#y",
         "db:5432",
+        "postgresql://db:abc/x",
+        "postgresql://db:5432:1/x",
     ],
 )
 def test_a_database_url_of_another_form_is_refused(url: str) -> None:
@@ -361,7 +363,17 @@ def test_every_form_of_a_redis_url_is_taken(url: str) -> None:
     assert settings.redis_url.get_secret_value() == url
 
 
-@pytest.mark.parametrize("url", ["http://cache", "redis://", "redis+sentinel://h1:26379", "redis"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://cache",
+        "redis://",
+        "redis+sentinel://h1:26379",
+        "redis",
+        "redis://cache:abc/0",
+        "redis+cluster://h1:6379,h2:abc",
+    ],
+)
 def test_a_redis_url_of_another_form_is_refused(url: str) -> None:
     told = the_mistake(None, **SHARED, SIDEGATE_REDIS_URL=url)
 

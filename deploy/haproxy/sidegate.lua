@@ -3,7 +3,8 @@
 -- 200 sets the identity headers and lets the request go on. 401 and 403 end it, as Sidegate says.
 -- Anything else, silence too, is an outage: 503 and Retry-After, never a yes and never a no.
 
-local QUESTION = { "authorization", "cookie" }   -- all that Sidegate learns of the client's words
+-- All that Sidegate learns of the client's words: credentials, and what sessions may be bound to.
+local QUESTION = { "authorization", "cookie", "user-agent", "accept-language" }
 local DENIAL = { "content-type", "cache-control", "www-authenticate" }   -- all that the client learns of its answer
 
 -- HAProxy's header tables start at 0.
@@ -22,6 +23,7 @@ local function question(txn)
         headers[name] = lines(sent[name])
     end
     headers["cookie"] = { table.concat(headers["cookie"], "; ") }   -- several lines are one list (RFC 9113, 8.2.3)
+    if #headers["user-agent"] > 1 then headers["user-agent"] = {} end   -- two are no HTTP (RFC 9110, 5.3)
     headers["x-original-method"] = { txn.f:method() }
     headers["x-original-uri"] = { txn.f:pathq() }
     headers["x-real-ip"] = { txn.f:src() }

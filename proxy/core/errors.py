@@ -5,6 +5,7 @@ SidegateError
 ├── UnreadableRecord    the store's content: a record that cannot be what was written
 ├── SessionEnded        the caller's: a transition was asked of a session that has ended
 ├── SessionExists       the caller's: that id or digest is taken
+├── CannotListen        the operator's: a door cannot open at its address
 ├── Conflict            nobody's: somebody else changed the session first; read it again
 ├── SettingsError       the operator's: every mistake in the settings, each with its path
 └── SchemaMismatch      the operator's: the database's tables are older or newer than this program
@@ -34,6 +35,10 @@ class SessionEnded(SidegateError):
 
 class SessionExists(SidegateError):
     """A session with this id or digest is already stored."""
+
+
+class CannotListen(SidegateError):
+    """A door cannot open there. The message names the door, the address and why."""
 
 
 class Conflict(SidegateError):

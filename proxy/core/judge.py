@@ -14,7 +14,7 @@ def judge(session: Session, now: datetime) -> Allow | Deny:
         return Deny(Reason.REUSED)
     if now >= session.expires_at:
         return Deny(Reason.EXPIRED)
-    if session.idle_timeout is not None and now >= session.last_seen_at + session.idle_timeout:
+    if session.idle_at is not None and now >= session.idle_at:
         return Deny(Reason.IDLE)
     return Allow(session)
 

@@ -126,6 +126,13 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         """
         ...
 
+    async def purge(self, expired_before: datetime, *, limit: int) -> int:
+        """Delete at most `limit` sessions whose absolute deadline lies before; return how many.
+
+        0, too, while another instance is purging.
+        """
+        ...
+
     async def changed_since(self, mark: int) -> tuple[int, list[Session]]:
         """Return sessions changed by replace or revoke_where since `mark`, and the next mark.
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final, NewType
 
+from proxy.core.binding import Binding
 from proxy.core.errors import SessionEnded
 from proxy.core.session_type import SessionType
 from proxy.core.token import Digest
@@ -42,18 +43,24 @@ class Session:
     previous_digest: Digest | None = field(default=None, repr=False)
     previous_until: datetime = NEVER
     version: int = 1
+    binding: Binding = ()
 
     @property
     def freshness(self) -> tuple[bool, int, datetime]:
         """Order copies of one session: a tombstone beats all, then the version, then last_seen."""
         return self.revoked_at is not None, self.version, self.last_seen_at
 
+    @property
+    def idle_at(self) -> datetime | None:
+        """Return when the silence will have been too long; None: it may last."""
+        return None if self.idle_timeout is None else self.last_seen_at + self.idle_timeout
+
     def ended(self, at: datetime) -> bool:
         """Say whether the session as a whole (not merely one rotated-out token) is over."""
         return (
             self.revoked_at is not None
             or at >= self.expires_at
-            or (self.idle_timeout is not None and at >= self.last_seen_at + self.idle_timeout)
+            or (self.idle_at is not None and at >= self.idle_at)
         )
 
     def copies(self) -> tuple["Session", ...]:

@@ -40,7 +40,7 @@ class Deny:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """Nobody who knows could answer. `store` names who failed us, or `deadline`."""
+    """Nobody who knows could answer. `store` names who failed us, `deadline`, or `unreadable`."""
 
     store: str
 

@@ -48,7 +48,9 @@ def configure(level: str, format_: Format, stream: TextIO | None = None) -> None
         if isinstance(old, _Handler):
             root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(level.upper())
+    # Others' debug lines would tell too much: aiosqlite spells every statement with its values.
+    root.setLevel(max(logging.INFO, logging.getLevelName(level.upper())))
+    logging.getLogger("sidegate").setLevel(level.upper())
     logging.captureWarnings(capture=True)
 
 

@@ -64,6 +64,9 @@ class Metrics:
         self._created: _Tally = defaultdict(int)
         self._ended: _Tally = defaultdict(int)
         self._touches: _Tally = defaultdict(int)
+        self._cleanups: _Tally = defaultdict(int)
+        self._mismatches: _Tally = defaultdict(int)
+        self._binding_revocations: _Tally = defaultdict(int)
         self._unreadable: _Tally = defaultdict(int)
         self._bad_requests: _Tally = defaultdict(int)
         self._admin_requests: _Tally = defaultdict(int)
@@ -95,6 +98,18 @@ class Metrics:
     def touches(self, outcome: str, count: int) -> None:
         """So many notes of sessions seen were written, failed or dropped."""
         self._touches[(outcome,)] += count
+
+    def cleanups(self, outcome: str, count: int) -> None:
+        """So many sessions were purged, or that many attempts failed."""
+        self._cleanups[(outcome,)] += count
+
+    def binding_mismatch(self, signal: str, policy: str) -> None:
+        """A session was presented by another client than it is bound to, and what followed."""
+        self._mismatches[signal, policy] += 1
+
+    def binding_revocation(self, outcome: str) -> None:
+        """A session that was to end for it was revoked, failed to be, or was dropped."""
+        self._binding_revocations[(outcome,)] += 1
 
     def unreadable_record(self, store: str) -> None:
         self._unreadable[(store,)] += 1
@@ -201,6 +216,24 @@ class Metrics:
             "Sessions whose last_seen was written, failed (and is tried again), or was dropped.",
             ("outcome",),
             self._touches,
+        )
+        yield _counter(
+            "sidegate_cleanups",
+            "Sessions purged long after their end, and attempts to clean up that failed.",
+            ("outcome",),
+            self._cleanups,
+        )
+        yield _counter(
+            "sidegate_binding_mismatches",
+            "Sessions presented by another client than they are bound to, by signal and policy.",
+            ("signal", "policy"),
+            self._mismatches,
+        )
+        yield _counter(
+            "sidegate_binding_revocations",
+            "Sessions to be ended for a mismatch: revoked, failed or dropped.",
+            ("outcome",),
+            self._binding_revocations,
         )
         yield _gauge(
             "sidegate_feed_up",

@@ -128,12 +128,11 @@ class Rotation:
         nonce = secrets.token_bytes(_NONCE)
         successor = next(self._ring.successors(token, nonce))
         lifetimes = self._lifetimes[before.session.type]
-        session = before.session.rotated(successor.digest(), lifetimes.grace, now)
+        session = before.session
         if extend_by is not None:
             latest = session.authenticated_at + lifetimes.lifetime
-            session = replace(
-                session, expires_at=max(session.expires_at, min(now + extend_by, latest))
-            )
+            session = session.extended(min(now + extend_by, latest), now)
+        session = session.rotated(successor.digest(), lifetimes.grace, now)
         details = replace(
             before.details,
             refresh_count=before.details.refresh_count + 1,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Protocol
 
+from proxy.core.binding import DEFAULT_WIDTHS, Signals, Widths, bind
 from proxy.core.clock import Clock
 from proxy.core.errors import Conflict
 from proxy.core.lifetimes import Lifetimes
@@ -34,6 +35,7 @@ class NewSession:
     user_agent: str | None = None
     device: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    binding: Signals = field(default_factory=Signals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class LifeEvents(Protocol):
 
 
 class Sessions:
-    """Every verb but validate."""
+    """Every verb that leaves the token alone; service/rotation.py has the others."""
 
     def __init__(
         self,
@@ -66,8 +68,12 @@ class Sessions:
         clock: Clock,
         events: LifeEvents,
         new_id: Callable[[], SessionId],
+        widths: Widths = DEFAULT_WIDTHS,
     ) -> None:
-        """Take the truth, and the hot stores from the nearest to the farthest."""
+        """Take the truth, and the hot stores from the nearest to the farthest.
+
+        `widths`: how much of an address a session is bound to.
+        """
         self._durable = durable
         self._hot = hot
         self._feed = feed
@@ -76,9 +82,13 @@ class Sessions:
         self._clock = clock
         self._events = events
         self._new_id = new_id
+        self._widths = widths
 
     async def create(self, wanted: NewSession) -> Issued:
-        """Begin a session. StoreUnavailable: none was begun that the caller could know of."""
+        """Begin a session. StoreUnavailable: none was begun that the caller could know of.
+
+        ValueError: it cannot be bound to what is malformed.
+        """
         token = self._ring.mint(wanted.type)
         record = self._begun(wanted, token)
         await self._durable.create(record)
@@ -127,11 +137,11 @@ class Sessions:
         return len(tombstones)
 
     def _begun(self, wanted: NewSession, token: Token) -> SessionRecord:
-        now = self._clock.now()
+        now, session_id = self._clock.now(), self._new_id()
         lifetimes = self._lifetimes[wanted.type]
         lifetime = min(lifetimes.lifetime, wanted.expires_in or lifetimes.lifetime)
         session = Session(
-            id=self._new_id(),
+            id=session_id,
             digest=token.digest(),
             user_id=wanted.user_id,
             type=wanted.type,
@@ -141,6 +151,7 @@ class Sessions:
             last_seen_at=now,
             expires_at=now + lifetime,
             idle_timeout=lifetimes.idle_timeout,
+            binding=bind(session_id, wanted.binding, self._widths),
         )
         details = SessionDetails(
             ip=wanted.ip,

@@ -16,6 +16,9 @@ from proxy.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
 Seen = Callable[[Session, datetime], None]
 """Told of each session that was allowed, and when; must neither wait nor fail."""
 
+Further = Callable[[Session], Allow | Deny]
+"""What else must hold of a session that is valid."""
+
 # Of the time a gateway says it will wait, a tenth is for the way back.
 _OURS: Final = 0.9
 
@@ -39,19 +42,24 @@ class Validator:
         self._deadline = deadline
         self._seen = seen
 
-    async def validate(self, credential: str, *, budget: float | None = None) -> Verdict:
+    async def validate(
+        self, credential: str, *, budget: float | None = None, further: Further | None = None
+    ) -> Verdict:
         """Judge the session that `credential`, the text of a token, leads to.
 
         `budget`: the seconds the caller waits for the answer; None: as long as it takes.
+        `further` is asked about a valid session, before it counts as seen; None: nothing is.
         """
-        found = await self._find(credential, budget)
-        if not isinstance(found, Session):
-            return found
-        now = self._clock.now()
-        verdict = judge(found, now)
+        verdict = await self._judged(credential, budget)
+        if further is not None and isinstance(verdict, Allow):
+            verdict = further(verdict.session)
         if isinstance(verdict, Allow):
-            self._seen(found, now)
+            self._seen(verdict.session, self._clock.now())
         return verdict
+
+    async def look(self, credential: str) -> Verdict:
+        """Judge as `validate` does, but let nobody be seen: whoever asks is not the client."""
+        return await self._judged(credential, None)
 
     async def find(self, credential: str) -> Session | Deny | Unavailable:
         """Return the session `credential` leads to, unjudged: ended or rotated away from, too.
@@ -59,6 +67,10 @@ class Validator:
         To end it, say, but never to let anybody in.
         """
         return await self._find(credential, None)
+
+    async def _judged(self, credential: str, budget: float | None) -> Verdict:
+        found = await self._find(credential, budget)
+        return judge(found, self._clock.now()) if isinstance(found, Session) else found
 
     async def _find(self, credential: str, budget: float | None) -> Session | Deny | Unavailable:
         match self._ring.read(credential):

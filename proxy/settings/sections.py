@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from proxy.core.address import Address
+from proxy.core.binding import DEFAULT_WIDTHS, Policy, Signal, Widths
 from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes
 from proxy.core.session_type import SessionType
 from proxy.settings.values import (
@@ -74,6 +75,15 @@ class TokenSection(Section):
     keys: TokenKeys = ()
 
 
+class IdentitySection(Section):
+    user: HeaderName = "X-Auth-User"
+    session: HeaderName = "X-Auth-Session"
+    type: HeaderName = "X-Auth-Type"
+    scopes: HeaderName = "X-Auth-Scopes"
+    time: HeaderName = "X-Auth-Time"
+    expires: HeaderName = "X-Auth-Expires"
+
+
 class GateSection(Section):
     listen: ListenAddress = Address("127.0.0.1", 7080)
     socket_mode: FileMode = 0o660
@@ -84,11 +94,52 @@ class GateSection(Section):
     cookie: Annotated[HeaderName | None, OrNone] = "__Host-session"
     bearer: bool = True
     header: Annotated[Annotated[HeaderName, AfterValidator(_extra_source)] | None, OrNone] = None
+    identity: IdentitySection = IdentitySection()
     realm: Annotated[
         str,
         spelled(r"[ !#-\[\]-~]{1,64}", "write up to 64 ASCII characters, no quotes or backslashes"),
     ] = "sidegate"
     deadline: PositiveDuration = _millis(150)
+    trusted_hops: Annotated[int, Field(ge=0, le=16)] = 0
+
+
+def _policy(given: object) -> object:
+    """YAML reads a bare `off` as false."""
+    return "off" if given is False else lower(given)
+
+
+PolicyName = Annotated[Literal["off", "log", "deny", "revoke"], BeforeValidator(_policy)]
+
+
+class BoundHeaderSection(Section):
+    name: Annotated[ExtraSource | None, OrNone] = None
+    policy: PolicyName = "off"
+
+    @model_validator(mode="after")
+    def _has_a_name(self) -> Self:
+        if self.name is None and self.policy != "off":
+            raise ValueError("name the header, or set the policy to off")
+        return self
+
+
+class BindingSection(Section):
+    ip: PolicyName = "off"
+    ipv4_prefix: Annotated[int, Field(ge=1, le=32)] = DEFAULT_WIDTHS.ipv4
+    ipv6_prefix: Annotated[int, Field(ge=1, le=128)] = DEFAULT_WIDTHS.ipv6
+    user_agent: PolicyName = "off"
+    accept_language: PolicyName = "off"
+    header: BoundHeaderSection = BoundHeaderSection()
+
+    def policies(self) -> Mapping[Signal, Policy]:
+        return {
+            Signal.IP: Policy(self.ip),
+            Signal.USER_AGENT: Policy(self.user_agent),
+            Signal.ACCEPT_LANGUAGE: Policy(self.accept_language),
+            Signal.HEADER: Policy(self.header.policy),
+        }
+
+    def widths(self) -> Widths:
+        return Widths(self.ipv4_prefix, self.ipv6_prefix)
 
 
 def _at_least_one(scopes: tuple[str, ...]) -> tuple[str, ...]:
@@ -145,22 +196,25 @@ class UnknownSection(Section):
     max_age: PositiveDuration = _seconds(2)
 
 
-class RedisSection(Section):
-    deadline: PositiveDuration = _millis(25)
+class StoreSection(Section):
+    """How long a store may take, and when it is not asked any more."""
+
+    deadline: PositiveDuration = _millis(80)
     breaker_failures: Count = 5
     breaker_probe: PositiveDuration = _millis(250)
 
 
-class PostgresSection(Section):
-    deadline: PositiveDuration = _millis(80)
+class RedisSection(StoreSection):
+    deadline: PositiveDuration = _millis(25)
+
+
+class PostgresSection(StoreSection):
     pool_max: Annotated[int, Field(ge=1, le=1000)] = 8
     prepared_statements: bool = True
-    breaker_failures: Count = 5
-    breaker_probe: PositiveDuration = _millis(250)
 
 
-class SqliteSection(Section):
-    deadline: PositiveDuration = _millis(80)
+class SqliteSection(StoreSection):
+    """SQLite has nothing to set but what every store has."""
 
 
 class LifetimesSection(Section):
@@ -232,6 +286,12 @@ class TouchSection(Section):
     max_sessions: Count = 100_000
 
 
+class CleanupSection(Section):
+    interval: PositiveDuration = _seconds(60)
+    retention: Duration = timedelta(days=7)
+    batch: Annotated[int, Field(ge=1, le=10_000)] = 1000
+
+
 class LogsSection(Section):
     level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = "info"
     format: Annotated[Literal["json", "console"], BeforeValidator(lower)] = "json"
@@ -262,6 +322,7 @@ class Settings(BaseSettings):
     redis_url: Annotated[RedisUrl | None, OrNone] = None
     token: TokenSection = TokenSection()
     gate: GateSection = GateSection()
+    binding: BindingSection = BindingSection()
     admin: AdminSection = AdminSection()
     ops: OpsSection = OpsSection()
     local: LocalSection = LocalSection()
@@ -272,6 +333,7 @@ class Settings(BaseSettings):
     sessions: SessionsSection = SessionsSection()
     catch_up: CatchUpSection = CatchUpSection()
     touch: TouchSection = TouchSection()
+    cleanup: CleanupSection = CleanupSection()
     logs: LogsSection = LogsSection()
     drain: DrainSection = DrainSection()
 

@@ -192,14 +192,27 @@ _REDIS_FORMS: Final = (_REDIS_URL, _REDIS_SOCKET, _SENTINEL_URL)
 _ESCAPE: Final = "(escape @ : / ? # in a password as %40 %3A %2F %3F %23)"
 
 
+# host:port, host alone, [v6]:port; several are separated by commas.
+_HOSTS: Final = re.compile(
+    r"(?:(?:\[[0-9A-Fa-f:.]+\]|[^,:\[\]\s]*)(?::\d{1,5})?(?:,|\Z))+", re.ASCII
+)
+
+
+def _fits(form: re.Pattern[str], text: str) -> bool:
+    parts = form.fullmatch(text)
+    return parts is not None and (
+        not parts["hosts"] or _HOSTS.fullmatch(parts["hosts"]) is not None
+    )
+
+
 def _database_url(given: SecretStr) -> SecretStr:
-    if _DATABASE_URL.fullmatch(given.get_secret_value()) is None:
+    if not _fits(_DATABASE_URL, given.get_secret_value()):
         raise ValueError(f"write postgresql://user:password@host:5432/database {_ESCAPE}")
     return given
 
 
 def _redis_url(given: SecretStr) -> SecretStr:
-    if not any(form.fullmatch(given.get_secret_value()) for form in _REDIS_FORMS):
+    if not any(_fits(form, given.get_secret_value()) for form in _REDIS_FORMS):
         raise ValueError(
             "write redis://host:6379/0, rediss://host:6379/0 (TLS), "
             "redis+sentinel://h1:26379,h2:26379/mymaster/0 or redis+cluster://h1:6379,h2:6379 "

@@ -37,6 +37,7 @@ class _Body(msgspec.Struct, array_like=True, frozen=True):
     previous_digest: bytes | None
     previous_until: datetime | None
     version: int
+    binding: tuple[tuple[str, bytes], ...] = ()
 
 
 _encode_body = msgspec.msgpack.Encoder().encode
@@ -65,6 +66,7 @@ def encode(session: Session) -> bytes:
         previous_digest=session.previous_digest,
         previous_until=None if session.previous_digest is None else session.previous_until,
         version=session.version,
+        binding=session.binding,
     )
     return _head(session) + _encode_body(body)
 
@@ -105,6 +107,7 @@ def _session(body: _Body) -> Session:
         previous_digest=cast("Digest | None", body.previous_digest),
         previous_until=body.previous_until or NEVER,
         version=body.version,
+        binding=body.binding,
     )
 
 

@@ -91,6 +91,15 @@ _TOUCH: Final = (
     " WHERE id = touched AND revoked_at IS NULL AND expires_at > seen_at AND (idle_timeout IS NULL"
     " OR last_seen_at + idle_timeout * interval '1 microsecond' > seen_at)"
 )
+# One instance at a time; the lock ends with the statement.
+_PURGE: Final = (
+    "WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($3) AS ours),"
+    " old AS (SELECT id FROM sessions, turn WHERE turn.ours AND expires_at < $1"
+    " ORDER BY expires_at LIMIT $2 FOR UPDATE OF sessions SKIP LOCKED)"
+    " DELETE FROM sessions USING old WHERE sessions.id = old.id RETURNING sessions.id"
+)
+# Any number that nobody else takes in this database.
+_PURGE_LOCK: Final = 0x5347_7075_7267_6500
 _NOW: Final = "SELECT pg_current_snapshot()::text AS seen"
 # What the snapshot $1 did not see and the present one, which becomes the next mark, does. The upper
 # bound matters after a restore into a younger cluster: its rows carry numbers from the future.
@@ -196,6 +205,9 @@ class PostgresStore:
             [touch.seen_at for touch in ordered],
             [touch.times for touch in ordered],
         )
+
+    async def purge(self, expired_before: datetime, *, limit: int) -> int:
+        return len(await self._ask(_PURGE, expired_before, limit, _PURGE_LOCK))
 
     async def changed_since(self, mark: int) -> tuple[int, list[Session]]:
         """See the protocol. A mark spells a snapshot: what that one saw is not told again."""

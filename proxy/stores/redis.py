@@ -26,7 +26,7 @@ from proxy.core.errors import StoreUnavailable, UnreadableRecord
 from proxy.core.session import Session
 from proxy.core.token import Digest
 from proxy.stores.codec import HEAD, decode, encode, microseconds
-from proxy.stores.redis_topology import TIMEOUT, Pool, topology
+from proxy.stores.redis_topology import Pool, topology
 
 NAME: Final = "redis"
 
@@ -81,10 +81,11 @@ class _Line:
 
     connection: AbstractConnection
     namespace: str
+    timeout: float
 
     async def ask(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Send commands in one packet and return the replies; an error reply is a value here."""
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(self.timeout):
             await self.connection.send_packed_command(self.connection.pack_commands(commands))
             return [await self._reply() for _ in commands]
 
@@ -98,14 +99,18 @@ class _Line:
 class RedisStore:
     """A hot leaf. An unreadable record is counted and is a miss."""
 
-    def __init__(self, url: str, *, on_unreadable: Callable[[str], None]) -> None:
+    def __init__(
+        self, url: str, *, on_unreadable: Callable[[str], None], timeout: float = 0.05
+    ) -> None:
         """Connect when first asked. ValueError: the URL has none of redis_topology's forms.
 
-        `on_unreadable` is told the store's name for each record that could not be read.
+        `on_unreadable` is told the store's name for each record that could not be read. A server
+        connects, and answers what is sent at once, within `timeout` seconds.
         """
-        self._lives = _Lives()
+        self._lives = _Lives(timeout)
+        self._timeout = timeout
         self._turns = asyncio.Semaphore(_LINES)
-        self._topology = topology(url, self._lives.greet)
+        self._topology = topology(url, self._lives.greet, timeout=timeout)
         self._on_unreadable = on_unreadable
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
@@ -217,7 +222,7 @@ class RedisStore:
     async def _line(self, pool: Pool) -> AsyncIterator[_Line]:
         connection = await pool.get_connection()
         try:
-            yield _Line(connection, self._lives.namespace(connection))
+            yield _Line(connection, self._lives.namespace(connection), self._timeout)
         except BaseException as error:
             # Replies may be on their way: nobody must take them for the answer to something else.
             await connection.disconnect(nowait=True)
@@ -231,7 +236,8 @@ class RedisStore:
 class _Lives:
     """Remembers which life of which server each connection leads to."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
         self._namespaces: WeakKeyDictionary[AbstractConnection, str] = WeakKeyDictionary()
 
     def namespace(self, connection: AbstractConnection) -> str:
@@ -240,9 +246,10 @@ class _Lives:
     async def greet(self, connection: AbstractConnection) -> None:
         """Log in, make sure that it is a primary, and learn its run_id."""
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(self._timeout):
                 await connection.on_connect()
-            server, role = _checked(await _Line(connection, "").ask(("INFO", "server"), ("ROLE",)))
+            line = _Line(connection, "", self._timeout)
+            server, role = _checked(await line.ask(("INFO", "server"), ("ROLE",)))
             if not isinstance(role, list) or role[:1] != [b"master"]:
                 raise RedisConnectionError("not a primary")
             run_id = _RUN_ID.search(server) if isinstance(server, bytes) else None

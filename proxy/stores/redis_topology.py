@@ -26,17 +26,14 @@ Greet = Callable[[AbstractConnection], Awaitable[None]]
 # A wrong or slow answer is worth nothing to a check that has 150 ms, so nothing is tried twice and
 # nothing is waited for; the breaker does the trying again. RESP2: with RESP3's notifications on,
 # the pool no longer looks for unread replies before it lends a connection.
-TIMEOUT: Final = 0.05
-"""Seconds in which a server of ours connects, and in which it answers."""
-
 _MAX_CONNECTIONS: Final = 64
 
 
-def _options(**more: Any) -> dict[str, Any]:
+def _options(timeout: float, **more: Any) -> dict[str, Any]:
     return {
         "protocol": 2,
-        "socket_timeout": TIMEOUT,
-        "socket_connect_timeout": TIMEOUT,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
         "max_connections": _MAX_CONNECTIONS,
@@ -44,13 +41,13 @@ def _options(**more: Any) -> dict[str, Any]:
     } | more
 
 
-def _to_data(greet: Greet, **more: Any) -> dict[str, Any]:
+def _to_data(timeout: float, greet: Greet, **more: Any) -> dict[str, Any]:
     """Return the options of connections that are asked for sessions.
 
-    They have no time-out of their own, for whoever asks has one: where the vendor writes with a
-    time-out, Python 3.11's `wait_for` now and then loses the cancellation of who is writing.
+    Once made, they have no time-out of their own, for whoever asks has one: where the vendor writes
+    with a time-out, Python 3.11's `wait_for` may lose the cancellation of whoever is writing.
     """
-    return _options(redis_connect_func=greet, socket_timeout=None, **more)
+    return _options(timeout, redis_connect_func=greet, **more) | {"socket_timeout": None}
 
 
 class Topology(ABC):
@@ -113,37 +110,41 @@ class Cluster(Topology):
         await self._client.aclose()
 
 
-def topology(url: str, greet: Greet) -> Topology:
-    """Return the topology an URL of one of the forms above names. ValueError: none of them."""
+def topology(url: str, greet: Greet, *, timeout: float) -> Topology:
+    """Return the topology an URL of one of the forms above names. ValueError: none of them.
+
+    Servers connect, and say where a key lives, within `timeout` seconds.
+    """
     parts = urlsplit(url)
     scheme, _, form = parts.scheme.partition("+")
     if scheme not in ("redis", "rediss", "unix") or form not in ("", "sentinel", "cluster"):
         raise ValueError("a Redis URL starts with redis://, rediss://, unix:// or the +forms")
     tls = scheme == "rediss"
     if form == "sentinel":
-        return _sentinel(parts, greet, tls=tls)
+        return _sentinel(parts, timeout, greet, tls=tls)
     if form == "cluster":
-        return _cluster(parts, greet, tls=tls)
-    return OneServer(ConnectionPool.from_url(url, **_to_data(greet)))
+        return _cluster(parts, timeout, greet, tls=tls)
+    return OneServer(ConnectionPool.from_url(url, **_to_data(timeout, greet)))
 
 
-def _sentinel(parts: SplitResult, greet: Greet, *, tls: bool) -> Topology:
+def _sentinel(parts: SplitResult, timeout: float, greet: Greet, *, tls: bool) -> Topology:
     service, _, db = parts.path.strip("/").partition("/")
     if not service:
         raise ValueError("a Sentinel URL names the service: redis+sentinel://host:port/service")
     sentinel = Sentinel(
         _hosts(parts, default_port=26379),
-        sentinel_kwargs=_options(ssl=True) if tls else _options(),
+        sentinel_kwargs=_options(timeout, ssl=True) if tls else _options(timeout),
     )
-    options = _to_data(greet, db=int(db or 0), **_credentials(parts))
+    options = _to_data(timeout, greet, db=int(db or 0), **_credentials(parts))
     pool = SentinelConnectionPool(service, sentinel, ssl=tls, **options)
     return OneServer(pool, sentinel)
 
 
-def _cluster(parts: SplitResult, greet: Greet, *, tls: bool) -> Topology:
+def _cluster(parts: SplitResult, timeout: float, greet: Greet, *, tls: bool) -> Topology:
     nodes = [ClusterNode(host, port) for host, port in _hosts(parts, default_port=6379)]
-    client = RedisCluster(startup_nodes=nodes, ssl=tls, **_options(**_credentials(parts)))
-    options = _to_data(greet, **_credentials(parts))
+    known = _credentials(parts)
+    client = RedisCluster(startup_nodes=nodes, ssl=tls, **_options(timeout, **known))
+    options = _to_data(timeout, greet, **known)
     if tls:
         options["connection_class"] = SSLConnection
     return Cluster(client, options)

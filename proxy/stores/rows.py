@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
+from proxy.core.binding import Binding
 from proxy.core.errors import UnreadableRecord
 from proxy.core.protocols import Cursor
 from proxy.core.session import NEVER, Session, SessionDetails, SessionId, SessionRecord
@@ -16,7 +17,7 @@ from proxy.core.token import Digest
 
 Row = Mapping[str, Any]
 """Column to value. A moment is aware, or counts microseconds since 1970; scopes are a list, or JSON
-text; idle_timeout counts microseconds; metadata is JSON text."""
+text; idle_timeout counts microseconds; metadata and binding are JSON text."""
 
 SESSION_COLUMNS: Final = (
     "id",
@@ -33,6 +34,7 @@ SESSION_COLUMNS: Final = (
     "idle_timeout",
     "revoked_at",
     "version",
+    "binding",
 )
 COLUMNS: Final = (
     *SESSION_COLUMNS,
@@ -58,7 +60,7 @@ BEYOND_ALL: Final = Cursor(
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-_log = logging.getLogger(__name__)
+_log: Final = logging.getLogger("sidegate.stores")
 
 
 def is_canonical(session_id: str) -> bool:
@@ -96,6 +98,7 @@ def values_of(record: SessionRecord) -> dict[str, Any]:
         else session.idle_timeout // _MICROSECOND,
         "revoked_at": session.revoked_at,
         "version": session.version,
+        "binding": _spelled(session.binding),
         "ip": details.ip,
         "user_agent": details.user_agent,
         "device": details.device,
@@ -173,6 +176,7 @@ def _session(row: Row) -> Session:
         previous_digest=None if previous is None else _digest(previous),
         previous_until=NEVER if previous is None else _moment(row["previous_until"]),
         version=row["version"],
+        binding=_binding(row["binding"]),
     )
 
 
@@ -214,6 +218,19 @@ def _scopes(value: Sequence[object] | str) -> tuple[str, ...]:
     if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
         raise TypeError("scopes that are no list of text")
     return tuple(scopes)
+
+
+def _spelled(binding: Binding) -> str | None:
+    return json.dumps({signal: digest.hex() for signal, digest in binding}) if binding else None
+
+
+def _binding(value: str | None) -> Binding:
+    if value is None:
+        return ()
+    digests = json.loads(value)
+    if not isinstance(digests, dict):
+        raise TypeError("a binding that is no object")
+    return tuple((signal, bytes.fromhex(digest)) for signal, digest in digests.items())
 
 
 def _unreadable(row: Row, error: Exception) -> UnreadableRecord:

@@ -85,6 +85,10 @@ _TOUCH: Final = (
     " WHERE id = touched AND revoked_at IS NULL AND expires_at > seen_at"
     " AND (idle_timeout IS NULL OR last_seen_at + idle_timeout > seen_at)"
 )
+_PURGE: Final = (
+    "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < :before"
+    " ORDER BY expires_at LIMIT :limit) RETURNING id"
+)
 _NEXT: Final = "SELECT number + 1 AS mark FROM changes"
 _CHANGED: Final = (
     f"SELECT number + 1 AS mark, {_SESSION} FROM changes LEFT JOIN sessions ON changed >= :mark"  # noqa: S608
@@ -175,6 +179,10 @@ class SqliteStore:
     async def touch(self, touches: Sequence[Touch]) -> None:
         values = [(touch.id, microseconds(touch.seen_at), touch.times) for touch in touches]
         await self._changing.ask(_TOUCH, {"touches": json.dumps(values)})
+
+    async def purge(self, expired_before: datetime, *, limit: int) -> int:
+        values = {"before": microseconds(expired_before), "limit": limit}
+        return len(await self._changing.ask(_PURGE, values))
 
     async def changed_since(self, mark: int) -> tuple[int, list[Session]]:
         """See the protocol. Writers take turns here: a mark is the number of the next change."""

@@ -18,6 +18,7 @@ from aiohttp.http import HttpVersion, HttpVersion10, HttpVersion11
 from yarl import URL
 
 from proxy.core.address import Address
+from proxy.core.errors import CannotListen
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -87,7 +88,17 @@ class Door(web.Server):
         return _Protocol(self)
 
     async def open(self, address: Address, *, socket_mode: int = 0o660) -> Address:
-        """Listen, and return where: the same address with the port the system chose."""
+        """Listen, and return where: the same address with the port the system chose.
+
+        CannotListen: the address is taken, or not ours to take.
+        """
+        try:
+            return await self._open(address, socket_mode)
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else "no such address"
+            raise CannotListen(f"the {self.name} door cannot open at {address}: {why}") from error
+
+    async def _open(self, address: Address, socket_mode: int) -> Address:
         loop = asyncio.get_running_loop()
         if address.path is None:
             self._listener = await loop.create_server(self, address.host or None, address.port)

@@ -15,7 +15,8 @@ from typing import Final, assert_never
 from aiohttp import web
 
 from proxy.core.verdict import Allow, Deny, Unavailable, Verdict
-from proxy.service.validator import Validator
+from proxy.service.binding import ClientBinding
+from proxy.service.validator import Further, Validator
 from proxy.web import session_status
 from proxy.web.door import Handler, refusal
 from proxy.web.gateways.auth_request import AuthRequest
@@ -36,9 +37,18 @@ _log: Final = logging.getLogger("sidegate.gate")
 class Gate:
     """Every gateway protocol behind one door."""
 
-    def __init__(self, validator: Validator, manners: Manners, *, checked: Checked) -> None:
+    def __init__(
+        self,
+        validator: Validator,
+        manners: Manners,
+        *,
+        checked: Checked,
+        binding: ClientBinding | None = None,
+    ) -> None:
+        """`binding` judges the signals that `manners` have read."""
         self._validator = validator
         self._checked = checked
+        self._binding = binding
         self._exact: dict[str, Gateway] = {
             "/auth-request": AuthRequest(manners),
             "/forward-auth": ForwardAuth(manners),
@@ -73,7 +83,15 @@ class Gate:
             case Deny() as no:
                 return no
             case credential:
-                return await self._validator.validate(credential, budget=subrequest.budget)
+                return await self._validator.validate(
+                    credential, budget=subrequest.budget, further=self._further(subrequest)
+                )
+
+    def _further(self, subrequest: Subrequest) -> Further | None:
+        binding, signals = self._binding, subrequest.signals
+        if binding is None or signals is None:
+            return None
+        return lambda session: binding.judge(session, signals)
 
 
 class Peers:

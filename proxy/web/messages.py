@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from proxy.core.binding import Signals
 from proxy.core.verdict import Deny
 
 Field = tuple[bytes, bytes]
@@ -24,6 +25,7 @@ class Subrequest:
 
     `method`, `uri` and `client` are the original request's as the gateway states them, None where
     it states nothing or contradicts itself. `budget` is how many seconds the gateway waits.
+    `signals` is what the client shows, None if nobody wants to know.
     """
 
     credential: str | Deny
@@ -31,6 +33,7 @@ class Subrequest:
     uri: str | None = None
     client: str | None = None
     budget: float | None = None
+    signals: Signals | None = None
 
 
 @dataclass(frozen=True, slots=True)

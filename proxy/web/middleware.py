@@ -213,9 +213,15 @@ def _problem(error: Exception) -> Problem:
 
 def unavailable(store: str) -> Problem:
     """Return the problem of a store that could not answer: nothing is known, try again."""
-    return Problem(
-        503, "store_unavailable", f"{store} cannot answer", headers={hdrs.RETRY_AFTER: "1"}
-    )
+    detail = _NO_STORES.get(store, f"{store} cannot answer")
+    return Problem(503, "store_unavailable", detail, headers={hdrs.RETRY_AFTER: "1"})
+
+
+# What Unavailable names besides stores.
+_NO_STORES: Final = {
+    "deadline": "the stores did not answer in time",
+    "unreadable": "a stored record cannot be read",
+}
 
 
 def _log_crash(request: web.Request, error: Exception) -> None:

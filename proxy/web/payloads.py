@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ValidationInfo
 
+from proxy.core.binding import DEFAULT_WIDTHS, Signal, Signals, reduced
 from proxy.core.judge import judge
 from proxy.core.lifetimes import Lifetimes
 from proxy.core.protocols import Condition
@@ -29,6 +30,12 @@ _SCOPES_BYTES: Final = 2048
 _METADATA_BYTES: Final = 16 * 1024
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+", re.ASCII)  # RFC 6749 3.3
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_SHOWABLE: Final = {
+    Signal.IP: "an IPv4 or IPv6 address without a zone",
+    Signal.USER_AGENT: "a User-Agent header: name/version first, ASCII, at most 1024 characters",
+    Signal.ACCEPT_LANGUAGE: "an Accept-Language header, as in de-CH,de;q=0.9",
+    Signal.HEADER: "1 to 1024 ASCII characters, no control characters, not only blanks",
+}
 
 
 def user_id(text: str) -> str:
@@ -132,6 +139,29 @@ class _Payload(BaseModel):
 _Type = Annotated[SessionType, Field(strict=False)]
 
 
+def _showable(signal: Signal) -> AfterValidator:
+    """Refuse what no request could show: a session bound to it would open for nobody."""
+
+    def check(text: str) -> str:
+        if reduced(signal, text, DEFAULT_WIDTHS) is None:
+            raise ValueError(_SHOWABLE[signal])
+        return text
+
+    return AfterValidator(check)
+
+
+class BindingPayload(_Payload):
+    """What the client showed when it logged in, as it was sent."""
+
+    ip: Annotated[str, _showable(Signal.IP)] | None = None
+    user_agent: Annotated[str, _showable(Signal.USER_AGENT)] | None = None
+    accept_language: Annotated[str, _showable(Signal.ACCEPT_LANGUAGE)] | None = None
+    header: Annotated[str, _showable(Signal.HEADER)] | None = None
+
+    def signals(self) -> Signals:
+        return Signals(self.ip, self.user_agent, self.accept_language, self.header)
+
+
 class NewSessionPayload(_Payload):
     """POST /v1/sessions. The caller chooses neither token nor id."""
 
@@ -143,6 +173,7 @@ class NewSessionPayload(_Payload):
     user_agent: Annotated[str, AfterValidator(_text)] | None = None
     device: Annotated[str, AfterValidator(_text)] | None = None
     metadata: Annotated[dict[str, Any], AfterValidator(_metadata)] = {}
+    binding: BindingPayload = BindingPayload()
 
     @field_validator("expires_in")
     @classmethod
@@ -168,6 +199,7 @@ class NewSessionPayload(_Payload):
             user_agent=self.user_agent,
             device=self.device,
             metadata=self.metadata,
+            binding=self.binding.signals(),
         )
 
 
@@ -233,7 +265,6 @@ def _mistake(error: ErrorDetails) -> Mistake:
 def session_document(record: SessionRecord, now: datetime) -> dict[str, Any]:
     """Return a session as the API shows it: never its digest, let alone a token."""
     session, details = record.session, record.details
-    idle_at = None if session.idle_timeout is None else session.last_seen_at + session.idle_timeout
     return {
         "id": session.id,
         "user_id": session.user_id,
@@ -244,7 +275,7 @@ def session_document(record: SessionRecord, now: datetime) -> dict[str, Any]:
         "authenticated_at": _rfc3339(session.authenticated_at),
         "last_seen_at": _rfc3339(session.last_seen_at),
         "expires_at": _rfc3339(session.expires_at),
-        "idle_at": _rfc3339(idle_at),
+        "idle_at": _rfc3339(session.idle_at),
         "revoked_at": _rfc3339(session.revoked_at),
         "revoked_by": details.revoked_by,
         "revoked_reason": details.revoked_reason,
@@ -252,6 +283,7 @@ def session_document(record: SessionRecord, now: datetime) -> dict[str, Any]:
         "user_agent": details.user_agent,
         "device": details.device,
         "metadata": dict(details.metadata),
+        "binding": [signal for signal, _ in session.binding],
         "access_count": details.access_count,
         "refresh_count": details.refresh_count,
         "provider": details.provider,

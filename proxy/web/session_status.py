@@ -6,12 +6,9 @@ the session alive.
 
 import json
 from datetime import datetime
-from typing import assert_never
 
-from proxy.core.clock import Clock
-from proxy.core.judge import judge
 from proxy.core.session import Session
-from proxy.core.verdict import Allow, Deny, Unavailable, Verdict
+from proxy.core.verdict import Allow, Deny, Verdict
 from proxy.service.validator import Validator
 from proxy.web.gateways.base import CREDENTIALS, Manners, gather
 from proxy.web.messages import Answer, Head
@@ -22,10 +19,9 @@ PATH = "/session"
 class SessionStatus:
     """Answers for the token of the request, and for no other."""
 
-    def __init__(self, validator: Validator, manners: Manners, *, clock: Clock) -> None:
+    def __init__(self, validator: Validator, manners: Manners) -> None:
         self._validator = validator
         self._manners = manners
-        self._clock = clock
 
     async def answer(self, head: Head) -> Answer:
         """Answer 200 with the session's times, or refuse as the gate does."""
@@ -42,24 +38,16 @@ class SessionStatus:
             case Deny() as no:
                 return no
             case credential:
-                found = await self._validator.find(credential)
-        match found:
-            case Session():
-                return judge(found, self._clock.now())
-            case Deny() | Unavailable():
-                return found
-            case never:
-                assert_never(never)
+                return await self._validator.look(credential)
 
 
 def _document(session: Session) -> bytes:
     """`refresh_after` is half-way to the end: early enough to try again if it fails."""
-    idle_at = None if session.idle_timeout is None else session.last_seen_at + session.idle_timeout
     middle = session.created_at + (session.expires_at - session.created_at) / 2
     document = {
         "type": session.type.value,
         "ends_at": _rfc3339(session.expires_at),
-        "idle_at": _rfc3339(idle_at),
+        "idle_at": _rfc3339(session.idle_at),
         "refresh_after": _rfc3339(middle),
     }
     return json.dumps(document).encode("ascii")

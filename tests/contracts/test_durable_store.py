@@ -49,6 +49,7 @@ def a_full_record() -> SessionRecord:
         previous_digest=a_digest(),
         previous_until=datetime(2026, 1, 2, 3, 4, 8, 123_456, tzinfo=UTC),
         version=2**53 + 1,
+        binding=(("ip", bytes(range(8))), ("a signal of tomorrow", b"\xff" * 8)),
     )
     details = SessionDetails(
         ip="2001:db8::1",
@@ -808,3 +809,51 @@ async def test_of_a_revoked_session_every_digest_is_refused_as_revoked(
 
     assert {judge(copy, NOON) for copy in found.values()} == {Deny(Reason.REVOKED)}
     assert len(found) == 3
+
+
+# --- purge
+
+
+async def test_only_what_expired_before_is_purged_and_the_oldest_first(
+    durable: DurableStore,
+) -> None:
+    records = [a_record(a_session(expires_at=NOON + n * SECOND)) for n in range(1, 6)]
+    for record in records:
+        await durable.create(record)
+
+    assert await durable.purge(NOON + 4 * SECOND, limit=2) == 2
+    assert await durable.purge(NOON + 4 * SECOND, limit=2) == 1
+
+    kept = [await durable.get(record.session.id) for record in records]
+    assert kept == [None, None, None, *records[3:]]
+
+
+async def test_a_revoked_session_is_kept_until_its_deadline(durable: DurableStore) -> None:
+    record = a_record(a_session().revoked(NOON))
+    await durable.create(record)
+
+    assert await durable.purge(NOON + timedelta(hours=11), limit=9) == 0
+
+    assert await durable.get(record.session.id) == record
+
+
+async def test_with_a_session_its_rotated_out_digests_go(durable: DurableStore) -> None:
+    session = a_session()
+    rotated = session.rotated(a_digest(), SECOND, NOON)
+    await durable.create(a_record(session))
+    await durable.replace(a_record(rotated), expected=1)
+
+    assert await durable.purge(NOON + timedelta(days=1), limit=9) == 1
+
+    assert await durable.owner(session.digest) is None
+    assert await durable.find_many([session.digest, rotated.digest]) == {}
+
+
+async def test_two_who_purge_at_once_delete_each_session_once(durable: DurableStore) -> None:
+    for _ in range(40):
+        await durable.create(a_record(a_session(expires_at=NOON + SECOND)))
+
+    async def purge_all() -> int:
+        return sum([await durable.purge(NOON + 2 * SECOND, limit=5) for _ in range(20)])
+
+    assert sum(await asyncio.gather(purge_all(), purge_all(), purge_all())) == 40

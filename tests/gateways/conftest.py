@@ -36,7 +36,14 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def sidegate() -> Iterator[Sidegate]:
     with temporary_directory() as directory:
-        sidegate = start_sidegate(directory, SIDEGATE_DRAIN__DELAY="0s")
+        # The policies concern sessions that are bound to something; most here are not.
+        sidegate = start_sidegate(
+            directory,
+            SIDEGATE_DRAIN__DELAY="0s",
+            SIDEGATE_BINDING__IP="deny",
+            SIDEGATE_BINDING__USER_AGENT="deny",
+            SIDEGATE_BINDING__ACCEPT_LANGUAGE="deny",
+        )
         yield sidegate
         sidegate.server.stop()
 

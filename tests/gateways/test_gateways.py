@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Half a second by our files, three to sixty by the gateways' own; the rest is for a busy machine.
 SOON = 2.0
 
+FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
+
 IDENTITY = [
     "X-Auth-User",
     "X-Auth-Session",
@@ -222,6 +224,48 @@ def test_an_expired_session_is_refused(gateway: int, one_second: Created) -> Non
             response = client.send(lines=bearer(one_second.token))
 
     assert is_refused(response)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [("User-Agent", "curl/8.5.0"), ("Accept-Language", "de-CH,de")],
+        [("User-Agent", FIREFOX), ("Accept-Language", "en")],
+        [("User-Agent", FIREFOX)],
+        [("Accept-Language", "de-CH,de")],
+        [],
+    ],
+    ids=["another program", "another language", "no language", "no program", "nothing"],
+)
+def test_a_bound_session_opens_for_its_client_and_for_no_other(
+    gateway: int, sidegate: Sidegate, other: list[Line]
+) -> None:
+    binding = {"user_agent": FIREFOX, "accept_language": "de-CH,de;q=0.9", "ip": "127.0.0.1"}
+    created = sidegate.create_session(binding=binding)
+    own = [("User-Agent", FIREFOX.replace("128.0", "128.9")), ("Accept-Language", "de-CH")]
+
+    assert send(gateway, lines=[*own, *bearer(created.token)]).status == 200
+    assert is_refused(send(gateway, lines=[*other, *bearer(created.token)]))
+
+
+def test_a_second_user_agent_does_not_help(gateway: int, sidegate: Sidegate) -> None:
+    created = sidegate.create_session(binding={"user_agent": FIREFOX})
+    two = [("User-Agent", "curl/8.5.0"), ("User-Agent", FIREFOX)]
+
+    response = send(gateway, lines=[*two, *bearer(created.token)])
+
+    assert response.status in {400, 401}
+    assert not response.reached_upstream
+
+
+def test_a_session_bound_to_another_address_is_refused_whatever_the_client_says(
+    gateway: int, sidegate: Sidegate
+) -> None:
+    created = sidegate.create_session(binding={"ip": "192.0.2.7"})
+    claims = [("X-Forwarded-For", "192.0.2.7"), ("X-Real-IP", "192.0.2.7")]
+
+    assert is_refused(send(gateway, lines=bearer(created.token)))
+    assert is_refused(send(gateway, lines=[*claims, *bearer(created.token), *claims]))
 
 
 # Every method and every body

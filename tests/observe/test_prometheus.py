@@ -58,6 +58,8 @@ def everything_happens_to(metrics: Metrics, session: Session = SESSION) -> None:
     metrics.untrusted_peer()
     for outcome in ("written", "failed", "dropped"):
         metrics.touches(outcome, 1)
+    metrics.binding_mismatch("ip", "deny")
+    metrics.binding_revocation("revoked")
 
 
 def told(metrics: Metrics) -> list[Metric]:
@@ -256,7 +258,7 @@ def test_every_label_has_few_values(metrics: Metrics) -> None:
 
     assert values.keys() == {
         "gateway", "result", "reason", "store", "outcome", "state", "type", "cause", "listener",
-        "route", "method", "status", "feed", "version", "le",
+        "route", "method", "status", "feed", "version", "le", "signal", "policy",
     }  # fmt: skip
     assert values["result"] == {"allow", "deny", "unavailable"}
     assert values["reason"] == {"ok", *(reason.value for reason in Reason), *OUTAGES}

@@ -23,11 +23,13 @@ def unreadable() -> Counter[str]:
     return Counter()
 
 
-def counting(url: str, unreadable: Counter[str]) -> RedisStore:
+def counting(url: str, unreadable: Counter[str], *, timeout: float = 5.0) -> RedisStore:
+    """A store that has patience with a machine that is busy with other tests."""
+
     def count(store: str) -> None:
         unreadable[store] += 1
 
-    return RedisStore(url, on_unreadable=count)
+    return RedisStore(url, on_unreadable=count, timeout=timeout)
 
 
 @pytest.fixture
@@ -47,6 +49,14 @@ async def mortal(own_redis: Server, unreadable: Counter[str]) -> AsyncIterator[R
 
 
 @pytest.fixture
+async def hasty_mortal(own_redis: Server, unreadable: Counter[str]) -> AsyncIterator[RedisStore]:
+    """A store in `own_redis` that waits no longer than it does in service."""
+    store = counting(own_redis.url, unreadable, timeout=0.05)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
 async def wire(redis_server: Server) -> AsyncIterator[Wire]:
     """A wire to the shared Redis."""
     async with Wire(redis_server.port) as wire:
@@ -58,6 +68,15 @@ async def wired(wire: Wire, raw: Raw, unreadable: Counter[str]) -> AsyncIterator
     """A store at the end of `wire`; `raw` reaches the same Redis directly."""
     del raw  # it has emptied the Redis
     store = counting(f"redis://127.0.0.1:{wire.port}/0", unreadable)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def hasty_wired(wire: Wire, raw: Raw, unreadable: Counter[str]) -> AsyncIterator[RedisStore]:
+    """As `wired`, but it waits no longer than it does in service."""
+    del raw
+    store = counting(f"redis://127.0.0.1:{wire.port}/0", unreadable, timeout=0.05)
     yield store
     await store.close()
 

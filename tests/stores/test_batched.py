@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from proxy.stores.batched import Batched, BatchedHot
 from tests.clock import NOON
 from tests.contracts.values import a_digest, a_session
 from tests.fakes import Shelf
-from tests.stores.waiting import nothing_is_left, until
+from tests.stores.waiting import all_leave, nothing_is_left, until
 
 
 async def test_the_lookups_of_one_tick_are_one_round_trip() -> None:
@@ -138,11 +139,11 @@ async def test_a_batch_that_everybody_left_makes_no_noise(down: bool) -> None:
     shelf.open.clear()
     batched = Batched(shelf)
     async with nothing_is_left():
-        callers = [asyncio.create_task(batched.find(session.digest)) for _ in range(5)]
+        callers: list[asyncio.Task[Any]] = [
+            asyncio.create_task(batched.find(session.digest)) for _ in range(5)
+        ]
         await until(lambda: bool(shelf.asked))
-        for caller in callers:
-            caller.cancel()
-        await asyncio.wait(callers)
+        await all_leave(callers)
         shelf.open.set()
     assert shelf.asked == [(session.digest,)]
 

@@ -1,6 +1,7 @@
 """One flight for many callers: who may leave, who hears of errors, and that nothing is left."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -9,9 +10,9 @@ from proxy.core.session import Session
 from proxy.stores.coalesce import Coalesce
 from tests.contracts.values import a_digest, a_session
 from tests.fakes import Shelf
-from tests.stores.waiting import nothing_is_left, until
+from tests.stores.waiting import all_leave, nothing_is_left, until
 
-Caller = asyncio.Task[Session | None]
+Caller = asyncio.Task[Any]
 
 
 async def callers_in_the_air(shelf: Shelf, session: Session, count: int) -> list[Caller]:
@@ -109,9 +110,7 @@ async def test_an_error_that_nobody_waited_for_makes_no_noise() -> None:
     shelf.down = True
     async with nothing_is_left():
         callers = await callers_in_the_air(shelf, session, 10)
-        for caller in callers:
-            caller.cancel()
-        await asyncio.wait(callers)
+        await all_leave(callers)
         shelf.open.set()
 
 

@@ -5,6 +5,7 @@ import pickle
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.core.binding import Signal
 from proxy.core.errors import UnreadableRecord
 from proxy.core.judge import judge
 from proxy.core.session import NEVER, Session, SessionId
@@ -51,6 +53,7 @@ def sessions(draw: st.DrawFn) -> Session:
         previous_digest=draw(digests) if rotated else None,
         previous_until=draw(moments) if rotated else NEVER,
         version=draw(versions),
+        binding=tuple(draw(st.lists(st.tuples(st.text(max_size=16), st.binary(max_size=8))))),
     )
 
 
@@ -88,7 +91,10 @@ def test_times_come_back_in_utc_to_the_microsecond() -> None:
 
 def test_a_typical_record_is_small() -> None:
     scopes = tuple(f"https://api.example.org/scope/{number}" for number in range(5))
-    session = a_rotated_session(user_id="auth0|" + "5f7c8ec7c33c6c004bbafe82", scopes=scopes)
+    binding = tuple((signal.value, bytes(8)) for signal in Signal)
+    session = a_rotated_session(
+        user_id="auth0|" + "5f7c8ec7c33c6c004bbafe82", scopes=scopes, binding=binding
+    )
     assert len(encode(session.revoked(NOON))) < 500
 
 
@@ -125,19 +131,30 @@ def test_a_head_has_its_length_at_the_end_of_time() -> None:
     for session in EXTREMES:
         assert encode(session)[:HEAD].isdigit()
         assert not encode(session)[HEAD:].isdigit()
-        assert encode(session)[HEAD:].startswith(b"\x9e")  # a body: fourteen elements
+        assert encode(session)[HEAD:].startswith(b"\x9f")  # a body: fifteen elements
 
 
 # --- Newer and older writers
 
 
-@pytest.mark.parametrize("more", [[None], ["binding", {"ip": "10.0.0.1"}], [[1, [2, [3]]], b"x"]])
+@pytest.mark.parametrize("more", [[None], ["tenant", {"name": "shop"}], [[1, [2, [3]]], b"x"]])
 def test_what_a_newer_writer_adds_is_skipped(more: list[Any]) -> None:
     session = a_rotated_session()
     assert decode(a_record([*fields(session), *more], like=session)) == session
 
 
-@pytest.mark.parametrize("missing", range(1, 14))
+def test_a_record_from_before_there_were_bindings_is_bound_to_nothing() -> None:
+    session = a_session()
+    assert decode(a_record(fields(session)[:14], like=session)) == session
+
+
+def test_an_older_reader_needs_no_more_than_it_knew() -> None:
+    session = a_session(binding=(("ip", bytes(8)), ("a signal of tomorrow", bytes(8))))
+    assert fields(session)[:14] == fields(replace(session, binding=()))[:14]
+    assert decode(encode(session)) == session
+
+
+@pytest.mark.parametrize("missing", range(2, 15))
 def test_a_record_that_lacks_elements_is_unreadable(missing: int) -> None:
     session = a_session()
     with pytest.raises(UnreadableRecord):

@@ -160,6 +160,7 @@ def test_what_is_too_old_to_be_answered_still_wins_over_a_staler_copy() -> None:
     session = a_session()
     tombstone = store.keep(session.revoked(NOON))
     clock.advance(MAX_AGE * 100)
+    assert store.peek(session.digest) is None
     assert store.keep(session) == tombstone
     assert store.peek(session.digest) is None
 

@@ -56,16 +56,21 @@ async def is_unavailable(call: Awaitable[object]) -> bool:
     return False
 
 
-async def answers_again(store: RedisStore) -> None:
-    """Return when the store answers, and check that it answers right."""
-    session = a_session(at=NOW)
+async def make_known(store: RedisStore, session: Session) -> None:
+    """Put a session, however long it takes a store that is in a hurry."""
 
-    async def answers() -> bool:
+    async def put() -> bool:
         return not await is_unavailable(store.put(session))
 
-    await until_answered(answers)
-    assert await store.find(session.digest) == session
-    assert await store.find(a_digest()) is None
+    await until_answered(put)
+
+
+async def answers_again(store: RedisStore) -> None:
+    """Return when the store answers, and check that it answers right."""
+    session = await session_under(store)
+    await comes_right(store, session)
+    with suppress(StoreUnavailable):
+        assert await store.find(a_digest()) is None
 
 
 # --- Keys and lives
@@ -149,7 +154,7 @@ async def seconds_off(raw: Raw, session: Session) -> float:
 
 async def test_a_key_ends_with_its_session(store: RedisStore, raw: Raw) -> None:
     for lifetime in (SECOND * 30, HOUR, HOUR * 24 * 365 * 50):
-        session = a_session(at=NOW, expires_at=NOW + lifetime)
+        session = a_session(at=NOW, expires_at=datetime.now(UTC) + lifetime)
         await store.put(session)
         assert await seconds_off(raw, session) < 1
         await raw.flushall()
@@ -270,8 +275,9 @@ def bulk(value: bytes) -> bytes:
 
 
 async def session_under(store: RedisStore) -> Session:
+    """Return a session that the store knows."""
     session = a_session(at=NOW)
-    await store.put(session)
+    await make_known(store, session)
     return session
 
 
@@ -328,16 +334,16 @@ class Once:
 
 @pytest.mark.parametrize("name", STRAYS)
 async def test_a_stray_word_on_a_busy_connection_gives_nobody_anothers_session(
-    wire: Wire, wired: RedisStore, name: str
+    wire: Wire, hasty_wired: RedisStore, name: str
 ) -> None:
-    sessions = [await session_under(wired) for _ in range(3)]
+    sessions = [await session_under(hasty_wired) for _ in range(3)]
     for _ in range(3):
         wire.answers = Once(STRAYS[name])
         for session in sessions * 2:
             with suppress(StoreUnavailable):
-                assert await wired.find(session.digest) in (session, None)
+                assert await hasty_wired.find(session.digest) in (session, None)
     for session in sessions:
-        await comes_right(wired, session)
+        await comes_right(hasty_wired, session)
 
 
 async def comes_right(store: RedisStore, session: Session) -> None:
@@ -355,31 +361,31 @@ async def comes_right(store: RedisStore, session: Session) -> None:
 
 @pytest.mark.parametrize("name", STRAYS)
 async def test_a_stray_word_at_the_greeting_gives_nobody_a_wrong_connection(
-    wire: Wire, wired: RedisStore, raw: Raw, name: str
+    wire: Wire, hasty_wired: RedisStore, raw: Raw, name: str
 ) -> None:
-    session = await session_under(wired)
+    session = await session_under(hasty_wired)
     wire.cut()
     wire.answers = stray = Once(STRAYS[name])
     while not stray.said:  # a connection that was reset is found out by the first who uses it
         with suppress(StoreUnavailable):
-            assert await wired.find(session.digest) in (session, None)
-    await comes_right(wired, session)
-    await wired.put(session)
+            assert await hasty_wired.find(session.digest) in (session, None)
+    await comes_right(hasty_wired, session)
+    await make_known(hasty_wired, session)
     assert await raw.dbsize() == 1  # nothing was written under the key of another life
 
 
 @pytest.mark.parametrize("name", STRAYS)
 async def test_a_stray_word_brings_no_dead_session_back(
-    wire: Wire, wired: RedisStore, name: str
+    wire: Wire, hasty_wired: RedisStore, name: str
 ) -> None:
     session = a_session(at=NOW)
     tombstone = session.revoked(NOW)
-    await wired.put(tombstone)
+    await make_known(hasty_wired, tombstone)
     for _ in range(3):
         wire.answers = Once(STRAYS[name])
         with suppress(StoreUnavailable):
-            assert await wired.put(session) == tombstone
-        await comes_right(wired, tombstone)
+            assert await hasty_wired.put(session) == tombstone
+        await comes_right(hasty_wired, tombstone)
 
 
 @pytest.mark.parametrize("which", ["nothing", "stale"])
@@ -460,12 +466,14 @@ async def test_an_idle_connection_that_the_server_closed_costs_none(
         assert await mortal.find(session.digest) == session
 
 
-async def test_a_wire_that_falls_silent_is_an_outage_soon(wire: Wire, wired: RedisStore) -> None:
-    session = await session_under(wired)
+async def test_a_wire_that_falls_silent_is_an_outage_soon(
+    wire: Wire, hasty_wired: RedisStore
+) -> None:
+    session = await session_under(hasty_wired)
     wire.hold()
-    await is_an_outage_within(0.2, wired)
+    await is_an_outage_within(0.2, hasty_wired)
     wire.let_go()
-    assert await wired.find(session.digest) == session
+    await comes_right(hasty_wired, session)
 
 
 async def is_an_outage_within(seconds: float, store: RedisStore) -> None:
@@ -478,30 +486,33 @@ async def is_an_outage_within(seconds: float, store: RedisStore) -> None:
         store.ping,
     ]
     for verb in verbs:
-        start = loop.time()
-        with pytest.raises(StoreUnavailable):
-            await verb()
-        assert loop.time() - start < seconds
+        taken = []
+        for _ in range(3):  # the machine may be busy with something else for once
+            start = loop.time()
+            with pytest.raises(StoreUnavailable):
+                await verb()
+            taken.append(loop.time() - start)
+        assert min(taken) < seconds
 
 
 # --- A Redis that cannot answer
 
 
 async def test_a_frozen_redis_is_an_outage_soon_and_answers_right_when_it_thaws(
-    mortal: RedisStore, own_redis: Server
+    hasty_mortal: RedisStore, own_redis: Server
 ) -> None:
-    sessions = [await session_under(mortal) for _ in range(5)]
+    sessions = [await session_under(hasty_mortal) for _ in range(5)]
     tombstone = sessions[0].revoked(NOW)
     own_redis.pause()
-    await is_an_outage_within(0.2, mortal)
+    await is_an_outage_within(0.2, hasty_mortal)
     with pytest.raises(StoreUnavailable):
-        await mortal.put(tombstone)  # it may or may not arrive
+        await hasty_mortal.put(tombstone)  # it may or may not arrive
     own_redis.resume()
-    await answers_again(mortal)
-    assert [await mortal.find(session.digest) for session in sessions[1:]] == sessions[1:]
-    assert await mortal.find(tombstone.digest) in (tombstone, sessions[0])
-    await mortal.put(tombstone)
-    assert await mortal.find(tombstone.digest) == tombstone
+    await answers_again(hasty_mortal)
+    for session in sessions[1:]:
+        await comes_right(hasty_mortal, session)
+    await make_known(hasty_mortal, tombstone)
+    await comes_right(hasty_mortal, tombstone)
 
 
 async def test_a_redis_without_memory_is_an_outage_for_what_is_put_only(
@@ -650,11 +661,11 @@ async def test_callers_who_leave_at_any_moment_shift_nobodys_answer(
         for digest, answer in zip(
             asked, await asyncio.gather(*callers, return_exceptions=True), strict=True
         ):
-            if isinstance(answer, asyncio.CancelledError | StoreUnavailable):
-                continue  # the latter for want of speed: a connection has 50 ms
+            if isinstance(answer, asyncio.CancelledError):
+                continue
             assert answer == known.get(digest)
             right += 1
-    assert right > 1000
+    assert right > 2000
     assert unreadable == {}
 
 
@@ -672,7 +683,7 @@ async def test_puts_that_are_left_midway_shift_nobodys_answer(
         for session, kept in zip(
             sessions, await asyncio.gather(*putting, return_exceptions=True), strict=True
         ):
-            assert kept == session or isinstance(kept, asyncio.CancelledError | StoreUnavailable)
+            assert kept == session or isinstance(kept, asyncio.CancelledError)
     assert unreadable == {}
 
 
@@ -744,7 +755,7 @@ async def test_closing_and_failing_leave_no_task(
     own_redis: Server, unreadable: Counter[str]
 ) -> None:
     async with nothing_is_left():
-        store = counting(own_redis.url, unreadable)
+        store = counting(own_redis.url, unreadable, timeout=0.05)
         await session_under(store)
         own_redis.pause()
         callers = [asyncio.create_task(store.find(a_digest())) for _ in range(50)]

@@ -118,9 +118,9 @@ asyncio.run(main())
 """
 
 
-async def test_a_place_where_no_file_can_be_is_an_outage(tmp_path: Path) -> None:
+async def test_a_place_where_no_file_can_be_is_an_outage() -> None:
     with pytest.raises(StoreUnavailable, match="cannot be created"):
-        await SqliteStore.open(tmp_path / "missing" / "sidegate.db")
+        await SqliteStore.open(Path("/dev/null/sidegate.db"))
 
 
 async def test_a_file_that_is_no_database_is_an_outage_and_left_alone(path: Path) -> None:

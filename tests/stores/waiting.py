@@ -40,6 +40,14 @@ async def nothing_is_left() -> AsyncIterator[list[dict[str, Any]]]:
     assert complaints == []
 
 
+async def all_leave(callers: list[asyncio.Task[Any]]) -> None:
+    """Let every caller leave, and forget them: who remembers one keeps alive what it waited for."""
+    for caller in callers:
+        caller.cancel()
+    await asyncio.wait(callers)
+    callers.clear()
+
+
 async def _forget_everything() -> None:
     """Let callbacks run and futures die, so that one nobody looked at can complain."""
     await asyncio.sleep(0)

@@ -20,7 +20,7 @@ from proxy.core.session import Session, SessionId
 from proxy.core.token import KeyRing, TokenKey
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
-from proxy.service.validator import Validator
+from proxy.service.validator import Seen, Validator
 from proxy.stores.sqlite import SqliteStore
 from proxy.web.admin import admin_app
 from proxy.web.admin_auth import ApiKey, ApiKeys, Scope
@@ -147,7 +147,9 @@ class Door:
 
 
 @asynccontextmanager
-async def admin_door(directory: Path, *, patience: float = 5.0) -> AsyncIterator[Door]:
+async def admin_door(
+    directory: Path, *, patience: float = 5.0, seen: Seen = lambda _, __: None
+) -> AsyncIterator[Door]:
     """Open a door over an empty store."""
     sqlite = await SqliteStore.open(directory / "sessions.db")
     broken = Breakable(sqlite)
@@ -173,7 +175,7 @@ async def admin_door(directory: Path, *, patience: float = 5.0) -> AsyncIterator
         clock=clock,
         events=silence,
     )
-    validator = Validator(store, ring=ring, clock=clock, deadline=5)
+    validator = Validator(store, ring=ring, clock=clock, deadline=5, seen=seen)
     texts, keys = {}, []
     for name, scopes in [("all", list(Scope)), *((str(scope), [scope]) for scope in Scope)]:
         texts[name], key = ApiKey.mint(name, scopes)

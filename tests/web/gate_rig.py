@@ -13,6 +13,7 @@ from proxy.core.protocols import SessionFinder
 from proxy.core.session import Session
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, Token, TokenKey
+from proxy.service.binding import ClientBinding
 from proxy.service.validator import Validator
 from proxy.web.door import Door
 from proxy.web.gate import Gate, Peers, gate_handler
@@ -121,14 +122,15 @@ async def open_gate(
     deadline: float = 60.0,
     trusted: Iterable[str] = ("127.0.0.1/32",),
     manners: Manners | None = None,
+    binding: ClientBinding | None = None,
 ) -> AsyncIterator[Gatehouse]:
     """Open a gate at `address`, and close it in the end."""
     shelf, clock = Shelf(*known_sessions()), FakeClock()
     validator = Validator(finder or shelf, ring=RING, clock=clock, deadline=deadline)
     manners = manners or Manners()
-    gate = Gate(validator, manners, checked=lambda *told: house.checked(*told))
+    gate = Gate(validator, manners, checked=lambda *told: house.checked(*told), binding=binding)
     peers = Peers(map(ip_network, trusted), refused=lambda: house.refused())
-    status = SessionStatus(validator, manners, clock=clock)
+    status = SessionStatus(validator, manners)
     handler = gate_handler(gate, peers, status=status)
     door = Door("gate", handler, on_bad_request=lambda: house.bad_request())
     house = Gatehouse(address, door, clock, shelf)

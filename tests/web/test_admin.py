@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from proxy.core.binding import Signals, Widths, bind
 from proxy.core.errors import Conflict, SessionEnded, SessionExists, UnreadableRecord
 from proxy.core.protocols import Cursor
-from proxy.core.session import SessionId
+from proxy.core.session import Session, SessionId
 from proxy.core.session_type import SessionType
 from proxy.core.verdict import Allow
 from proxy.web.cursors import Cursors
@@ -93,8 +94,22 @@ async def test_what_was_told_at_creation_is_shown(door: Door) -> None:
         "revoked_reason": None,
         "access_count": 0,
         "refresh_count": 0,
+        "binding": [],
+        "provider": None,
+        "provider_session_id": None,
         "version": 1,
     }
+
+
+async def test_a_session_is_bound_to_what_its_client_showed(door: Door) -> None:
+    shown = {"ip": "192.0.2.7:5555", "user_agent": "curl/8.5.0", "header": "device 7"}
+
+    token, session = await door.create(binding=shown)
+
+    verdict = await door.validator.validate(token)
+    assert isinstance(verdict, Allow)
+    assert verdict.session.binding == bind(session["id"], Signals(**shown), Widths())
+    assert session["binding"] == ["ip", "user_agent", "header"]
 
 
 @pytest.mark.parametrize("type_", list(SessionType))
@@ -471,6 +486,15 @@ async def test_an_outage_is_503_and_retry_after(
     assert reply.status == 503
     assert reply.headers["Retry-After"] == "1"
     assert reply.body["code"] == "store_unavailable"
+
+
+async def test_introspecting_is_not_being_seen(tmp_path: Path) -> None:
+    seen: list[Session] = []
+    async with admin_door(tmp_path, seen=lambda session, _: seen.append(session)) as door:
+        token, _ = await door.create()
+
+        assert (await _introspect(door, token))["active"] is True
+        assert seen == []
 
 
 async def test_a_silent_store_is_given_up_on(tmp_path: Path) -> None:

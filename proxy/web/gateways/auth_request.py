@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from proxy.core.verdict import Verdict
-from proxy.web.gateways.base import CREDENTIALS, Manners, gather, only
+from proxy.web.gateways.base import CREDENTIALS, Manners, gather
+from proxy.web.lines import only
 from proxy.web.messages import Answer, Head, Subrequest
 
 _WANTED = CREDENTIALS | {b"x-original-method", b"x-original-uri", b"x-real-ip"}
@@ -23,11 +24,13 @@ class AuthRequest:
 
     def read(self, head: Head) -> Subrequest:
         lines = gather(head.fields, self.manners.wanted(_WANTED))
+        client = only(lines, b"x-real-ip")
         return Subrequest(
             credential=self.manners.sources.read(lines),
             method=only(lines, b"x-original-method"),
             uri=only(lines, b"x-original-uri"),
-            client=only(lines, b"x-real-ip"),
+            client=client,
+            signals=self.manners.signals.read(lines, address=client),
         )
 
     def write(self, verdict: Verdict) -> Answer:

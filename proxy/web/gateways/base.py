@@ -1,6 +1,6 @@
 """What every gateway protocol shares: the statuses, the headers, and how lines are gathered."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, assert_never
 
@@ -8,9 +8,7 @@ from proxy.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
 from proxy.web.credentials import CredentialSources
 from proxy.web.identity import IdentityNames
 from proxy.web.messages import Answer, Field, Head, Subrequest
-
-Lines = Mapping[bytes, Sequence[bytes]]
-"""Header values by lower-case name, in the order they came."""
+from proxy.web.signals import SignalSources
 
 _ALWAYS = (("Cache-Control", "no-store"),)
 _PROBLEM = (("Content-Type", "application/problem+json"),)
@@ -36,11 +34,13 @@ class Manners:
     sources: CredentialSources = field(default_factory=CredentialSources)
     identity: IdentityNames = field(default_factory=IdentityNames)
     realm: str = "sidegate"
+    signals: SignalSources = field(default_factory=SignalSources)
 
     def wanted(self, facts: frozenset[bytes]) -> frozenset[bytes]:
-        """Return the headers to gather: a gateway's own facts, and where credentials stand."""
+        """Return the headers to gather: a gateway's own facts, and what counts for everybody."""
         header = self.sources.header
-        return facts if header is None else facts | {header}
+        wanted = facts if header is None else facts | {header}
+        return wanted | self.signals.headers if self.signals.headers else wanted
 
     def write(self, verdict: Verdict) -> Answer:
         """Answer 200 with the identity, 401 or 403, or 503.
@@ -75,12 +75,6 @@ def gather(fields: Iterable[Field], wanted: frozenset[bytes]) -> dict[bytes, lis
         if lowered in wanted:
             lines.setdefault(lowered, []).append(value)
     return lines
-
-
-def only(lines: Lines, name: bytes) -> str | None:
-    """Return the value of a header that was sent once; a repeated one states nothing."""
-    values = lines.get(name, ())
-    return values[0].decode("latin-1") if len(values) == 1 else None
 
 
 CREDENTIALS = frozenset({b"authorization", b"cookie"})

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from proxy.core.verdict import Allow, Verdict
-from proxy.web.gateways.base import CREDENTIALS, Manners, gather, only
+from proxy.web.gateways.base import CREDENTIALS, Manners, gather
+from proxy.web.lines import only
 from proxy.web.messages import Answer, Head, Subrequest
 
 PREFIX = "/ext-authz"
@@ -31,12 +32,14 @@ class ExtAuthz:
 
     def read(self, head: Head) -> Subrequest:
         lines = gather(head.fields, self.manners.wanted(_WANTED))
+        client = only(lines, b"x-real-ip")
         return Subrequest(
             credential=self.manners.sources.read(lines),
             method=head.method,
             uri=head.target.removeprefix(PREFIX) or "/",
-            client=only(lines, b"x-real-ip"),
+            client=client,
             budget=_seconds(only(lines, _BUDGET)),
+            signals=self.manners.signals.read(lines, address=client),
         )
 
     def write(self, verdict: Verdict) -> Answer:

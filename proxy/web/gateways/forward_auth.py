@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from proxy.core.verdict import Verdict
-from proxy.web.gateways.base import CREDENTIALS, Manners, gather, only
+from proxy.web.gateways.base import CREDENTIALS, Manners, gather
+from proxy.web.lines import only
 from proxy.web.messages import Answer, Head, Subrequest
 
 _WANTED = CREDENTIALS | {b"x-forwarded-method", b"x-forwarded-uri", b"x-forwarded-for"}
@@ -19,11 +20,13 @@ class ForwardAuth:
 
     def read(self, head: Head) -> Subrequest:
         lines = gather(head.fields, self.manners.wanted(_WANTED))
+        client = only(lines, b"x-forwarded-for")
         return Subrequest(
             credential=self.manners.sources.read(lines),
             method=only(lines, b"x-forwarded-method"),
             uri=only(lines, b"x-forwarded-uri"),
-            client=only(lines, b"x-forwarded-for"),
+            client=client,
+            signals=self.manners.signals.read(lines, address=client, listed=True),
         )
 
     def write(self, verdict: Verdict) -> Answer:

@@ -1,0 +1,2 @@
+-- Signal to digest, in hex: {"ip": "9c1f…"}; null while the session is bound to nothing.
+ALTER TABLE sessions ADD COLUMN binding TEXT;
