@@ -29,6 +29,7 @@ Where do I add ...
     a gateway               web/gateways/<protocol>.py and a row in web/gate.py's table
     a store                 stores/<name>.py and a row in tests/contracts
     a behaviour of stores   a wrapper in stores/, which passes the finder contract like a leaf
+    a signal of a client    core/binding.py, web/signals.py, BindingSection, BindingPayload
     a reason to deny        core/verdict.py, then core/judge.py
     a verb                  core/session.py (the pure step), service/sessions.py or rotation.py,
                             web/payloads.py and a row in web/admin.py's table

@@ -16,6 +16,7 @@ from proxy.commands.writing import as_json
 from proxy.core.errors import (
     CannotListen,
     Conflict,
+    LimitReached,
     SchemaMismatch,
     SettingsError,
     SidegateError,
@@ -50,6 +51,8 @@ def _next_step(error: SidegateError) -> str:
             return "Does the store run, and is its address right? `sidegate config show` tells it."
         case Conflict():
             return "Try again."
+        case LimitReached():
+            return "`sidegate session list USER` shows them: end one, or allow more."
         case CannotListen():
             return "Set another address (gate.listen, admin.listen, ops.listen), or free this one."
         case SchemaMismatch():

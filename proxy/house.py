@@ -123,6 +123,7 @@ def _introduced(
         events=metrics,
         new_id=lambda: SessionId(str(uuid7())),
         widths=settings.binding.widths(),
+        limits=settings.sessions.limits(),
     )
     revoke_behind = RevokeBehind(sessions, events=metrics)
     rotation = Rotation(

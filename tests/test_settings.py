@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from proxy.core.address import Address
+from proxy.core.binding import Policy, Signal
 from proxy.core.errors import SettingsError
 from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes
 from proxy.core.session_type import SessionType
@@ -425,6 +426,48 @@ def test_two_admin_keys_of_one_name_or_one_hash_are_refused() -> None:
 
     assert "share a name" in one_name
     assert "share a key" in one_hash
+
+
+@pytest.mark.parametrize("policy", ["off", "log", "deny", "revoke", '"deny"', "Revoke", "OFF"])
+def test_a_policy_is_written_as_it_is_spoken(policy: str, tmp_path: Path) -> None:
+    config = written(
+        tmp_path, f"binding: {{ip: {policy}, header: {{name: X-Id, policy: {policy}}}}}"
+    )
+
+    policies = load(config, {}).binding.policies()
+
+    meant = Policy(policy.strip('"').lower())
+    assert policies == {
+        Signal.IP: meant,
+        Signal.USER_AGENT: Policy.OFF,
+        Signal.ACCEPT_LANGUAGE: Policy.OFF,
+        Signal.HEADER: meant,
+    }
+
+
+def test_a_policy_can_be_said_in_a_variable() -> None:
+    environ = {"SIDEGATE_BINDING__IP": "off", "SIDEGATE_BINDING__USER_AGENT": "deny"}
+
+    policies = load(None, environ).binding.policies()
+
+    assert (policies[Signal.IP], policies[Signal.USER_AGENT]) == (Policy.OFF, Policy.DENY)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("binding: {ip: on}", "binding.ip"),
+        ("binding: {ip: strict}", "binding.ip"),
+        ("binding: {ipv4_prefix: 33}", "binding.ipv4_prefix"),
+        ("binding: {ipv6_prefix: 0}", "binding.ipv6_prefix"),
+        ("binding: {header: {policy: deny}}", "binding.header"),
+        ("binding: {header: {name: Cookie}}", "binding.header.name"),
+        ("binding: {header: {name: 'X Id'}}", "binding.header.name"),
+        ("gate: {trusted_hops: -1}", "gate.trusted_hops"),
+    ],
+)
+def test_a_binding_that_means_nothing_is_refused(text: str, path: str, tmp_path: Path) -> None:
+    assert the_mistake(written(tmp_path, text)).startswith(f"{path}: ")
 
 
 def test_settings_are_frozen() -> None:

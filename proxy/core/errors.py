@@ -5,6 +5,8 @@ SidegateError
 ├── UnreadableRecord    the store's content: a record that cannot be what was written
 ├── SessionEnded        the caller's: a transition was asked of a session that has ended
 ├── SessionExists       the caller's: that id or digest is taken
+├── LimitReached        the user's: as many sessions live as may, and none is to end for another
+├── AnotherRequest      the caller's: an Idempotency-Key that stands for another request
 ├── CannotListen        the operator's: a door cannot open at its address
 ├── Conflict            nobody's: somebody else changed the session first; read it again
 ├── SettingsError       the operator's: every mistake in the settings, each with its path
@@ -39,6 +41,17 @@ class SessionExists(SidegateError):
 
 class CannotListen(SidegateError):
     """A door cannot open there. The message names the door, the address and why."""
+
+
+class LimitReached(SidegateError):
+    """The user has as many living sessions of this type as the settings allow, and keeps them."""
+
+    def __init__(self, type_: str, most: int) -> None:
+        super().__init__(f"the user has {most} living {type_} sessions (sessions.{type_}.limit)")
+
+
+class AnotherRequest(SidegateError):
+    """This Idempotency-Key was sent with another request before."""
 
 
 class Conflict(SidegateError):

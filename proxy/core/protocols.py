@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from proxy.core.limits import Limit
 from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.session_type import SessionType
 from proxy.core.token import Digest
@@ -78,8 +79,17 @@ class Touch:
 class DurableStore(SessionFinder, BatchFinder, Protocol):
     """The truth. Changes a session only by compare-and-set on its version."""
 
-    async def create(self, record: SessionRecord) -> None:
-        """Store a new session. SessionExists: its id or digest is taken, and nothing changed."""
+    async def create(self, record: SessionRecord, *, limit: Limit | None = None) -> list[Session]:
+        """Store a new session, and return the tombstones of those that had to end for it.
+
+        Of all that live when it begins, its user keeps at most as many of its type as `limit` says,
+        it included, however many are created at once. LimitReached: none was to end for it.
+        SessionExists: its id, digest or claim is taken. In either case nothing changed.
+        """
+        ...
+
+    async def claimed(self, claim: bytes) -> SessionRecord | None:
+        """Return the session that was created under `claim`, ended or not."""
         ...
 
     async def get(self, session_id: SessionId) -> SessionRecord | None:

@@ -119,7 +119,8 @@ class SessionDetails:
     """What the durable store keeps besides. `metadata` is any JSON object up to 16 KiB.
 
     `rotation_nonce` belongs to the last rotation: with the token that was presented then it gives
-    the token that followed, and without that token nothing.
+    the token that followed, and without that token nothing. `claim` is core/idempotency.py's: under
+    it the request that began the session finds it again.
     """
 
     ip: str | None = None
@@ -133,6 +134,7 @@ class SessionDetails:
     revoked_by: str | None = None
     revoked_reason: str | None = None
     rotation_nonce: bytes | None = field(default=None, repr=False)
+    claim: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

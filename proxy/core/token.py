@@ -103,6 +103,15 @@ class KeyRing:
         for key in self._secrets:
             yield self._spelled(key, token.type, _derived(token, nonce))
 
+    def derived(self, type_: SessionType, seed: bytes) -> Iterator[Token]:
+        """Yield the tokens that `seed` gives, the newest key's first: the same ones every time.
+
+        Nobody gets one from the seed alone. There are several only because keys change.
+        """
+        for key, secret in self._secrets.items():
+            random = blake2s(seed, key=secret, digest_size=_RANDOM, person=b"derived").digest()
+            yield self._spelled(key, type_, random)
+
     def read(self, text: str) -> Token | Deny:
         """Return the token spelled by `text`, or why it cannot be one of ours. Asks no store."""
         spelled = _SPELLING.fullmatch(text)

@@ -4,15 +4,24 @@ A verb is acknowledged after the durable store committed. Whatever follows (copi
 stores, the announcement to other instances) may fail without undoing it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from proxy.core.binding import DEFAULT_WIDTHS, Signals, Widths, bind
 from proxy.core.clock import Clock
-from proxy.core.errors import Conflict
+from proxy.core.errors import (
+    AnotherRequest,
+    Conflict,
+    LimitReached,
+    SessionEnded,
+    SessionExists,
+)
+from proxy.core.idempotency import Idempotency
 from proxy.core.lifetimes import Lifetimes
+from proxy.core.limits import Limit
 from proxy.core.protocols import Condition, Cursor, DurableStore, Feed, HotStore
 from proxy.core.session import Session, SessionDetails, SessionId, SessionRecord
 from proxy.core.session_type import SessionType
@@ -69,10 +78,12 @@ class Sessions:
         events: LifeEvents,
         new_id: Callable[[], SessionId],
         widths: Widths = DEFAULT_WIDTHS,
+        limits: Mapping[SessionType, Limit] = MappingProxyType({}),
     ) -> None:
         """Take the truth, and the hot stores from the nearest to the farthest.
 
-        `widths`: how much of an address a session is bound to.
+        `widths`: how much of an address a session is bound to. `limits`: of the types that have
+        one, how many sessions of a user may live at once.
         """
         self._durable = durable
         self._hot = hot
@@ -83,18 +94,29 @@ class Sessions:
         self._events = events
         self._new_id = new_id
         self._widths = widths
+        self._limits = limits
 
-    async def create(self, wanted: NewSession) -> Issued:
-        """Begin a session. StoreUnavailable: none was begun that the caller could know of.
+    async def create(self, wanted: NewSession, *, key: Idempotency | None = None) -> Issued:
+        """Begin a session; at the limit, end others for it, or LimitReached.
 
-        ValueError: it cannot be bound to what is malformed.
+        StoreUnavailable: none was begun that the caller could know of. With a `key` that has begun
+        one already, return that one and its token again; AnotherRequest: for another request;
+        SessionEnded: it is over; SessionExists: its token has been changed since. ValueError: it
+        cannot be bound to what is malformed.
         """
-        token = self._ring.mint(wanted.type)
-        record = self._begun(wanted, token)
-        await self._durable.create(record)
-        self._events.created(record.session)
-        await offer([record.session], self._hot)
-        return Issued(token, record)
+        if key is None:
+            return await self._begin(wanted, self._new_id(), self._ring.mint(wanted.type), None)
+        before = await self._durable.claimed(key.claim)
+        if before is None:
+            session_id = self._new_id()
+            token = next(self._derived(wanted.type, key, session_id))
+            try:
+                return await self._begin(wanted, session_id, token, key.claim)
+            except (SessionExists, LimitReached):  # the same request, at the same time
+                before = await self._durable.claimed(key.claim)
+                if before is None:
+                    raise
+        return await self._again(wanted, key, before)
 
     async def get(self, session_id: SessionId) -> SessionRecord | None:
         """Return the session, ended or not, or None."""
@@ -136,8 +158,38 @@ class Sessions:
         await self._over(tombstones, cause="revoke_where")
         return len(tombstones)
 
-    def _begun(self, wanted: NewSession, token: Token) -> SessionRecord:
-        now, session_id = self._clock.now(), self._new_id()
+    async def _begin(
+        self, wanted: NewSession, session_id: SessionId, token: Token, claim: bytes | None
+    ) -> Issued:
+        record = self._begun(wanted, session_id, token, claim)
+        evicted = await self._durable.create(record, limit=self._limits.get(wanted.type))
+        self._events.created(record.session)
+        await offer([record.session], self._hot)
+        await self._over(evicted, cause="limit")
+        return Issued(token, record)
+
+    async def _again(self, wanted: NewSession, key: Idempotency, before: SessionRecord) -> Issued:
+        """Return what `key` has begun, with the token made again."""
+        for token in self._derived(wanted.type, key, before.session.id):
+            record = await self._durable.owner(token.digest())
+            if record is None:
+                continue
+            if record.session.ended(self._clock.now()):
+                raise SessionEnded(f"session {record.session.id} has ended")
+            if record.session.digest != token.digest():
+                raise SessionExists(f"session {record.session.id} has another token by now")
+            return Issued(token, record)
+        raise AnotherRequest("the key stands for another request")
+
+    def _derived(
+        self, type_: SessionType, key: Idempotency, session_id: SessionId
+    ) -> Iterator[Token]:
+        return self._ring.derived(type_, key.seed + session_id.encode())
+
+    def _begun(
+        self, wanted: NewSession, session_id: SessionId, token: Token, claim: bytes | None
+    ) -> SessionRecord:
+        now = self._clock.now()
         lifetimes = self._lifetimes[wanted.type]
         lifetime = min(lifetimes.lifetime, wanted.expires_in or lifetimes.lifetime)
         session = Session(
@@ -158,6 +210,7 @@ class Sessions:
             user_agent=wanted.user_agent,
             device=wanted.device,
             metadata=wanted.metadata,
+            claim=claim,
         )
         return SessionRecord(session, details)
 

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from proxy.core.address import Address
 from proxy.core.binding import DEFAULT_WIDTHS, Policy, Signal, Widths
 from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes
+from proxy.core.limits import AtLimit, Limit
 from proxy.core.session_type import SessionType
 from proxy.settings.values import (
     DatabaseUrl,
@@ -218,12 +219,16 @@ class SqliteSection(StoreSection):
 
 
 class LifetimesSection(Section):
-    """The deadlines of one session type; the five types differ in their defaults only."""
+    """One session type's deadlines and limit; the five types differ in their defaults only."""
 
     lifetime: Duration
     idle_timeout: OptionalDuration
     grace: Duration = DEFAULT_LIFETIMES[SessionType.WEB].grace
     touch_threshold: Duration = DEFAULT_LIFETIMES[SessionType.WEB].touch_threshold
+    limit: Annotated[Count | None, OrNone] = None
+    at_limit: Annotated[
+        Literal["evict_oldest", "evict_idle_longest", "refuse"], BeforeValidator(lower)
+    ] = "evict_oldest"
 
     @model_validator(mode="after")
     def _obey_the_rules(self) -> Self:
@@ -232,6 +237,9 @@ class LifetimesSection(Section):
 
     def lifetimes(self) -> Lifetimes:
         return Lifetimes(self.lifetime, self.idle_timeout, self.grace, self.touch_threshold)
+
+    def live_limit(self) -> Limit | None:
+        return None if self.limit is None else Limit(self.limit, AtLimit(self.at_limit))
 
 
 class WebLifetimes(LifetimesSection):
@@ -267,14 +275,21 @@ class SessionsSection(Section):
     sso: SsoLifetimes = SsoLifetimes()
 
     def by_type(self) -> Mapping[SessionType, Lifetimes]:
-        sections: dict[SessionType, LifetimesSection] = {
+        return {type_: section.lifetimes() for type_, section in self._sections().items()}
+
+    def limits(self) -> Mapping[SessionType, Limit]:
+        """Return the limits of the types that have one."""
+        limits = {type_: section.live_limit() for type_, section in self._sections().items()}
+        return {type_: limit for type_, limit in limits.items() if limit is not None}
+
+    def _sections(self) -> dict[SessionType, LifetimesSection]:
+        return {
             SessionType.WEB: self.web,
             SessionType.MOBILE: self.mobile,
             SessionType.API: self.api,
             SessionType.SERVICE: self.service,
             SessionType.SSO: self.sso,
         }
-        return {type_: section.lifetimes() for type_, section in sections.items()}
 
 
 class CatchUpSection(Section):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import asyncpg
 
-from proxy.core.errors import SchemaMismatch, SessionExists, StoreUnavailable
+from proxy.core.errors import LimitReached, SchemaMismatch, SessionExists, StoreUnavailable
+from proxy.core.limits import EVICTED_BY, EVICTED_REASON, Limit
 from proxy.core.protocols import Condition, Cursor, Touch
 from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.token import Digest
@@ -50,6 +51,13 @@ _LIVING: Final = (
     " OR last_seen_at + idle_timeout * interval '1 microsecond' > $1)"
 )
 _CREATE: Final = f"INSERT INTO sessions ({_RECORD}) VALUES ({', '.join(_NUMBER.values())})"  # noqa: S608
+# Made room for first, because the insertion asks what came of it: a row of nulls is a refusal.
+_CREATE_WITHIN: Final = (
+    "WITH room AS MATERIALIZED (SELECT * FROM sidegate_make_room("  # noqa: S608
+    f"{', '.join(f'${len(COLUMNS) + number}' for number in range(1, 8))})),"
+    f" created AS (INSERT INTO sessions ({_RECORD}) SELECT {', '.join(_NUMBER.values())}"
+    f" WHERE NOT EXISTS (SELECT FROM room WHERE id IS NULL)) SELECT {_SESSION} FROM room"
+)
 # The current digest, the previous one, or one rotated out before that.
 _FIND: Final = (
     f"SELECT {_SESSION}, NULL::bytea AS rotated_digest FROM sessions"  # noqa: S608
@@ -63,6 +71,7 @@ _OWNER: Final = (
     f"SELECT {_RECORD} FROM sessions WHERE digest = $1 OR previous_digest = $1"  # noqa: S608
     " OR id = (SELECT session_id FROM rotated_digests WHERE digest = $1)"
 )
+_CLAIMED: Final = f"SELECT {_RECORD} FROM sessions WHERE claim = $1"  # noqa: S608
 _LIST: Final = (
     f"SELECT {_RECORD} FROM sessions WHERE user_id = $2 AND (created_at, id) < ($3, $4)"  # noqa: S608
     f" AND ($1::timestamptz IS NULL OR {_LIVING}) ORDER BY created_at DESC, id DESC LIMIT $5"
@@ -155,16 +164,27 @@ class PostgresStore:
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
         return answering(await self._ask(_FIND, digests), digests)
 
-    async def create(self, record: SessionRecord) -> None:
+    async def create(self, record: SessionRecord, *, limit: Limit | None = None) -> list[Session]:
+        values = values_of(record).values()
         try:
-            await self._ask(_CREATE, *values_of(record).values())
+            if limit is None:
+                rows = await self._ask(_CREATE, *values)
+            else:
+                rows = await self._ask(_CREATE_WITHIN, *values, *_room(record.session, limit))
         except asyncpg.UniqueViolationError:
             raise SessionExists(f"session {record.session.id} or its digest is taken") from None
+        if limit is not None and rows and rows[0]["id"] is None:
+            raise LimitReached(record.session.type, limit.most)
+        return list(readable_sessions(rows))
 
     async def get(self, session_id: SessionId) -> SessionRecord | None:
         if not is_canonical(session_id):
             return None
         rows = await self._ask(_GET, session_id)
+        return record_of(rows[0]) if rows else None
+
+    async def claimed(self, claim: bytes) -> SessionRecord | None:
+        rows = await self._ask(_CLAIMED, claim)
         return record_of(rows[0]) if rows else None
 
     async def owner(self, digest: Digest) -> SessionRecord | None:
@@ -281,6 +301,18 @@ class PostgresStore:
 
 async def _leave_as_it_is(_: "asyncpg.Connection[Any]") -> None:
     """Skip the reset between two borrowers, one round trip: we keep no state in a connection."""
+
+
+def _room(session: Session, limit: Limit) -> tuple[object, ...]:
+    return (
+        session.user_id,
+        session.type.value,
+        limit.most,
+        limit.at_limit.value,
+        session.created_at,
+        EVICTED_BY,
+        EVICTED_REASON,
+    )
 
 
 def _mark(snapshot: str) -> int:

@@ -49,6 +49,7 @@ COLUMNS: Final = (
     "revoked_by",
     "revoked_reason",
     "rotation_nonce",
+    "claim",
 )
 SEEN_COLUMNS: Final = frozenset({"last_seen_at", "access_count"})
 """What a touch changes without a new version: a replace may raise these, never lower them."""
@@ -110,6 +111,7 @@ def values_of(record: SessionRecord) -> dict[str, Any]:
         "revoked_by": details.revoked_by,
         "revoked_reason": details.revoked_reason,
         "rotation_nonce": details.rotation_nonce,
+        "claim": details.claim,
     }
     if any(isinstance(value, datetime) and value.tzinfo is None for value in values.values()):
         raise ValueError("a moment without a time zone")  # a driver would take it for local time
@@ -196,6 +198,7 @@ def _details(row: Row) -> SessionDetails:
         revoked_by=row["revoked_by"],
         revoked_reason=row["revoked_reason"],
         rotation_nonce=row["rotation_nonce"],
+        claim=row["claim"],
     )
 
 

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Self
 
+from proxy.core.errors import LimitReached
+from proxy.core.limits import EVICTED_BY, EVICTED_REASON, AtLimit, Limit
 from proxy.core.protocols import Condition, Cursor, Touch
 from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.token import Digest
@@ -47,6 +49,22 @@ _LIVING: Final = (
 _CREATE: Final = (
     f"INSERT INTO sessions ({_RECORD}) VALUES ({', '.join(f':{column}' for column in COLUMNS)})"  # noqa: S608
 )
+_OF_TYPE: Final = f"FROM sessions WHERE user_id = :user_id AND type = :type AND {_LIVING}"
+_CREATE_IF_ROOM: Final = (
+    f"INSERT INTO sessions ({_RECORD}) SELECT {', '.join(f':{column}' for column in COLUMNS)}"
+    f" WHERE (SELECT count(*) {_OF_TYPE}) < :most RETURNING id"
+)
+_MAKE_ROOM: Final = (
+    "UPDATE sessions SET revoked_at = :at, revoked_by = :by, revoked_reason = :reason,"  # noqa: S608
+    f" version = version + 1 WHERE id IN (SELECT id {_OF_TYPE}"
+    " ORDER BY {order} LIMIT -1 OFFSET :most - 1)"
+    f" RETURNING {_SESSION}"
+)
+_NEWEST: Final = "created_at DESC, id DESC"
+_STAY_FIRST: Final = {
+    AtLimit.EVICT_OLDEST: _NEWEST,
+    AtLimit.EVICT_IDLE_LONGEST: f"last_seen_at DESC, {_NEWEST}",
+}
 # The current digest, the previous one, or one rotated out before that.
 _FIND: Final = (
     f"SELECT {_SESSION}, NULL AS rotated_digest FROM sessions"  # noqa: S608
@@ -60,6 +78,7 @@ _OWNER: Final = (
     " OR id = (SELECT session_id FROM rotated_digests WHERE digest = :digest)"
 )
 _GET: Final = f"SELECT {_RECORD} FROM sessions WHERE id = :id"  # noqa: S608
+_CLAIMED: Final = f"SELECT {_RECORD} FROM sessions WHERE claim = :claim"  # noqa: S608
 _LIST: Final = (
     f"SELECT {_RECORD} FROM sessions"  # noqa: S608
     " WHERE user_id = :user_id AND (created_at, id) < (:created_at, :id)"
@@ -98,8 +117,8 @@ _CHANGED: Final = (
 class SqliteStore:
     """A DurableStore. What it has acknowledged survives a crash and a power cut.
 
-    Each operation is one statement, hence whole: a caller that leaves interrupts none. Two
-    connections, so that look-ups do not wait for the disk to confirm a change.
+    Each operation is one statement or one transaction, hence whole: a caller that leaves interrupts
+    none. Two connections, so that look-ups do not wait for the disk to confirm a change.
     """
 
     def __init__(self, looking: Connection, changing: Connection) -> None:
@@ -128,13 +147,31 @@ class SqliteStore:
             found |= answering(await self._looking.ask(query, (*some, *some, *some)), some)
         return found
 
-    async def create(self, record: SessionRecord) -> None:
-        await self._changing.ask(_CREATE, _values(record))
+    async def create(self, record: SessionRecord, *, limit: Limit | None = None) -> list[Session]:
+        values = _values(record)
+        if limit is None:
+            await self._changing.ask(_CREATE, values)
+            return []
+        session = record.session
+        if limit.at_limit is AtLimit.REFUSE:
+            room = {"at": microseconds(session.created_at), "most": limit.most}
+            if not await self._changing.ask(_CREATE_IF_ROOM, values | room):
+                raise LimitReached(session.type, limit.most)
+            return []
+        make_room = _MAKE_ROOM.format(order=_STAY_FIRST[limit.at_limit])
+        evicted, _ = await self._changing.ask_all(
+            (make_room, _room(session, limit)), (_CREATE, values)
+        )
+        return list(readable_sessions(evicted))
 
     async def get(self, session_id: SessionId) -> SessionRecord | None:
         if not is_canonical(session_id):
             return None
         rows = await self._looking.ask(_GET, {"id": session_id})
+        return record_of(rows[0]) if rows else None
+
+    async def claimed(self, claim: bytes) -> SessionRecord | None:
+        rows = await self._looking.ask(_CLAIMED, {"claim": claim})
         return record_of(rows[0]) if rows else None
 
     async def owner(self, digest: Digest) -> SessionRecord | None:
@@ -199,6 +236,17 @@ class SqliteStore:
     async def close(self) -> None:
         await self._looking.close()
         await self._changing.close()
+
+
+def _room(session: Session, limit: Limit) -> dict[str, Any]:
+    return {
+        "user_id": session.user_id,
+        "type": session.type.value,
+        "most": limit.most,
+        "at": microseconds(session.created_at),
+        "by": EVICTED_BY,
+        "reason": EVICTED_REASON,
+    }
 
 
 def _values(record: SessionRecord) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -45,6 +45,7 @@ _SPOILING: Final = frozenset(
         sqlite3.SQLITE_NOTADB,
     }
 )
+_Values = Mapping[str, Any] | Sequence[Any]
 _File = tuple[int, int]
 """Device and inode: which file it is, whatever it is called."""
 
@@ -66,33 +67,73 @@ class Connection:
         self._file: _File | None = None
         self._opening: asyncio.Task[aiosqlite.Connection] | None = None
         self._closed = False
+        # Statements of others must not become part of a transaction, and be undone with it.
+        self._turn = asyncio.Lock()
+        self._under_way: set[asyncio.Task[list[list[Row]]]] = set()
 
-    async def ask(self, query: str, values: Mapping[str, Any] | Sequence[Any]) -> list[Row]:
+    async def ask(self, query: str, values: _Values) -> list[Row]:
         """Run one statement, which is its own transaction, and return its rows.
 
         It runs to its end even if the caller leaves.
         """
         with understood():
-            connection = await self._connection()
-            try:
-                rows = await connection.execute_fetchall(query, values)
-            except (ValueError, sqlite3.ProgrammingError) as error:
-                if self._current is not connection:
-                    raise StoreUnavailable("sqlite", "the connection was closed") from error
-                raise
-            except sqlite3.Error as error:
-                if _primary_code(error) in _SPOILING:
-                    await self._drop(connection)
-                raise
-        return cast("list[Row]", rows)  # a sqlite3.Row is a mapping in all but name
+            async with self._turn:
+                return await self._ask(await self._connection(), query, values)
+
+    async def ask_all(self, *statements: tuple[str, _Values]) -> list[list[Row]]:
+        """Run several statements as one transaction, and return the rows of each.
+
+        It runs to its end even if the caller leaves.
+        """
+        with understood():
+            task = asyncio.create_task(self._ask_all(statements))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+            return await asyncio.shield(task)
 
     async def close(self) -> None:
         """Let go of the file. Whoever asks later is told that the store cannot answer."""
         self._closed = True
         if self._opening is not None:
             await asyncio.wait([self._opening])
-        if self._current is not None:
-            await self._drop(self._current)
+        async with self._turn:  # what has begun is finished
+            if self._current is not None:
+                await self._drop(self._current)
+
+    async def _ask(
+        self, connection: aiosqlite.Connection, query: str, values: _Values
+    ) -> list[Row]:
+        try:
+            rows = await connection.execute_fetchall(query, values)
+        except (ValueError, sqlite3.ProgrammingError) as error:
+            if self._current is not connection:
+                raise StoreUnavailable("sqlite", "the connection was closed") from error
+            raise
+        except sqlite3.Error as error:
+            if _primary_code(error) in _SPOILING:
+                await self._drop(connection)
+            raise
+        return cast("list[Row]", rows)  # a sqlite3.Row is a mapping in all but name
+
+    async def _ask_all(self, statements: Iterable[tuple[str, _Values]]) -> list[list[Row]]:
+        async with self._turn:
+            connection = await self._connection()
+            try:
+                await self._ask(connection, "BEGIN IMMEDIATE", ())
+                done = [await self._ask(connection, *statement) for statement in statements]
+                await self._ask(connection, "COMMIT", ())
+            except BaseException:
+                await self._undo(connection)
+                raise
+            return done
+
+    async def _undo(self, connection: aiosqlite.Connection) -> None:
+        """Leave no transaction open; a connection in which that fails is of no use any more."""
+        if self._current is connection and connection.in_transaction:
+            try:
+                await connection.execute_fetchall("ROLLBACK")
+            except sqlite3.Error:
+                await self._drop(connection)
 
     async def _connection(self) -> aiosqlite.Connection:
         current = self._current

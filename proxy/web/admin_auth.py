@@ -69,14 +69,18 @@ class ApiKeys:
 
         Two lines are two opinions about who is calling: neither is taken.
         """
-        if len(lines) != 1:
+        text = presented(lines)
+        if text is None:
             return None
-        spelled = _BEARER.fullmatch(lines[0])
-        if spelled is None:
-            return None
-        presented = sha256(spelled["key"].encode("ascii")).digest()
+        hashed = sha256(text.encode("ascii")).digest()
         found = None
         for key, digest in self._keys:  # all of them, so that time tells nothing about the place
-            if compare_digest(digest, presented):
+            if compare_digest(digest, hashed):
                 found = key
         return found
+
+
+def presented(lines: Sequence[str]) -> str | None:
+    """Return the text in the `Authorization` lines of a request that may be a key; known or not."""
+    spelled = _BEARER.fullmatch(lines[0]) if len(lines) == 1 else None
+    return None if spelled is None else spelled["key"]

@@ -17,6 +17,7 @@ from proxy.service.sessions import Sessions
 from proxy.web import bodies, payloads
 from proxy.web.admin_log import actor, log_change
 from proxy.web.cursors import Cursors
+from proxy.web.idempotency_key import idempotency_of
 from proxy.web.problems import Mistake, Problem, invalid
 
 _PAGE: Final = 50
@@ -43,10 +44,14 @@ class SessionRoutes:
         self._clock = clock
 
     async def create(self, request: web.Request) -> web.Response:
-        """Begin a session; its token is in this answer and nowhere else, ever."""
+        """Begin a session; its token is in this answer and nowhere else, ever.
+
+        Only who sends the same request again, with its Idempotency-Key, gets that answer again.
+        """
         document = await bodies.json_object(request)
         wanted = payloads.read(payloads.NewSessionPayload, document, self._lifetimes)
-        issued = await self._sessions.create(wanted.new_session())
+        key = idempotency_of(request, document)
+        issued = await self._sessions.create(wanted.new_session(), key=key)
         session_id = issued.record.session.id
         log_change(request, "session.create", session_id=session_id)
         return web.json_response(

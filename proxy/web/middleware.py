@@ -21,7 +21,14 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from proxy.core.errors import Conflict, SessionEnded, SessionExists, StoreUnavailable
+from proxy.core.errors import (
+    AnotherRequest,
+    Conflict,
+    LimitReached,
+    SessionEnded,
+    SessionExists,
+    StoreUnavailable,
+)
 from proxy.web.admin_auth import ApiKey, ApiKeys
 from proxy.web.problems import Problem, respond
 
@@ -196,6 +203,12 @@ def _problem(error: Exception) -> Problem:
             return unavailable(error.store)
         case SessionExists():
             return Problem(409, "session_exists", "a session with this id or token exists already")
+        case LimitReached():
+            return Problem(409, "limit_reached", f"{error}; end one of them first")
+        case AnotherRequest():
+            return Problem(
+                422, "idempotency_key_reused", "this Idempotency-Key stands for another request"
+            )
         case SessionEnded():
             return Problem(409, "session_ended", "the session has ended")
         case Conflict():

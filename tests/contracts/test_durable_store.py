@@ -225,7 +225,7 @@ async def test_of_many_who_create_the_same_one_succeeds(durable: DurableStore) -
     outcomes = await asyncio.gather(
         *(durable.create(record) for _ in range(20)), return_exceptions=True
     )
-    assert outcomes.count(None) == 1
+    assert outcomes.count([]) == 1
     assert sum(isinstance(outcome, SessionExists) for outcome in outcomes) == 19
 
 
@@ -570,11 +570,36 @@ async def test_no_change_is_left_out_while_many_write(
     assert told | {s.id for s in changed} == {s.id for s in sessions}
 
 
+# --- Binding
+
+
+async def test_a_session_stays_bound_whatever_becomes_of_it(durable: DurableStore) -> None:
+    binding = (("user_agent", bytes(range(8))),)
+    session = a_session(binding=binding)
+    await durable.create(a_record(session))
+    rotated = session.rotated(a_digest(), SECOND, NOON)
+    assert await durable.replace(a_record(rotated), expected=1)
+    await durable.touch([Touch(session.id, NOON, 1)])
+    copies = await durable.find_many([session.digest, rotated.digest])
+    assert [copy.binding for copy in copies.values()] == [binding, binding]
+    (tombstone,) = await revoke(durable, Condition("ada"))
+    assert tombstone.binding == binding
+
+
 # --- What cannot be read
 
 
 @pytest.mark.parametrize(
-    "damage", ["type = 'q'", "metadata = '[]'", "metadata = '{broken'", "scopes = '{\"a\": 1}'"]
+    "damage",
+    [
+        "type = 'q'",
+        "metadata = '[]'",
+        "metadata = '{broken'",
+        "scopes = '{\"a\": 1}'",
+        "binding = '[]'",
+        "binding = '{\"ip\": 7}'",
+        'binding = \'{"ip": "no hex"}\'',
+    ],
 )
 async def test_a_row_that_cannot_be_read_is_an_error_and_not_an_absence(
     durable: DurableStore, database: Database, damage: str

@@ -58,6 +58,8 @@ def everything_happens_to(metrics: Metrics, session: Session = SESSION) -> None:
     metrics.untrusted_peer()
     for outcome in ("written", "failed", "dropped"):
         metrics.touches(outcome, 1)
+    for outcome in ("purged", "failed"):
+        metrics.cleanups(outcome, 1)
     metrics.binding_mismatch("ip", "deny")
     metrics.binding_revocation("revoked")
 

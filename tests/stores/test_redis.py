@@ -763,3 +763,20 @@ async def test_closing_and_failing_leave_no_task(
         own_redis.resume()
         await store.close()
         assert all(isinstance(caller.exception(), StoreUnavailable) for caller in callers)
+
+
+async def test_who_is_still_asking_when_it_is_closed_is_told_of_an_outage(
+    redis_url: str, raw: Raw, unreadable: Counter[str]
+) -> None:
+    async with nothing_is_left():
+        for moment in range(0, 60, 3):
+            store = counting(redis_url, unreadable)
+            session = await session_under(store)
+            callers = [asyncio.create_task(store.find(session.digest)) for _ in range(100)]
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            await store.close()
+            for answer in await asyncio.gather(*callers, return_exceptions=True):
+                assert answer == session or isinstance(answer, StoreUnavailable)
+            await store.close()
+    await until_answered(lambda: at_most(0, raw))

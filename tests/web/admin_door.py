@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from aiohttp import ClientSession
@@ -15,8 +16,10 @@ from yarl import URL
 from proxy.core.address import Address
 from proxy.core.errors import StoreUnavailable
 from proxy.core.lifetimes import DEFAULT_LIFETIMES
+from proxy.core.limits import Limit
 from proxy.core.protocols import DurableStore
 from proxy.core.session import Session, SessionId
+from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, TokenKey
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
@@ -148,7 +151,11 @@ class Door:
 
 @asynccontextmanager
 async def admin_door(
-    directory: Path, *, patience: float = 5.0, seen: Seen = lambda _, __: None
+    directory: Path,
+    *,
+    patience: float = 5.0,
+    seen: Seen = lambda _, __: None,
+    limits: Mapping[SessionType, Limit] = MappingProxyType({}),
 ) -> AsyncIterator[Door]:
     """Open a door over an empty store."""
     sqlite = await SqliteStore.open(directory / "sessions.db")
@@ -165,6 +172,7 @@ async def admin_door(
         clock=clock,
         events=silence,
         new_id=lambda: SessionId(str(uuid7())),
+        limits=limits,
     )
     rotation = Rotation(
         store,

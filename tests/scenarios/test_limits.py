@@ -1,0 +1,123 @@
+"""Fifty logins of one user at once, at two instances: never more sessions live than may."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+import aiohttp
+import pytest
+
+from tests.processes import temporary_directory
+from tests.scenarios.test_outages import check, statuses_until
+from tests.sidegate import Sidegate, start_sidegate
+
+LOGINS, LIMIT = 50, 3
+
+
+class Login(NamedTuple):
+    status: int
+    body: dict[str, Any]
+
+
+async def log_in(
+    http: aiohttp.ClientSession, sidegate: Sidegate, user_id: str = "ada", **headers: str
+) -> Login:
+    url = f"http://127.0.0.1:{sidegate.admin_port}/v1/sessions"
+    headers |= {"Authorization": f"Bearer {sidegate.admin_key}"}
+    async with http.post(url, json={"user_id": user_id}, headers=headers) as answer:
+        return Login(answer.status, await answer.json(content_type=None))
+
+
+async def log_in_fifty_times(
+    http: aiohttp.ClientSession, instances: tuple[Sidegate, Sidegate]
+) -> list[Login]:
+    return await asyncio.gather(*(log_in(http, instances[n % 2]) for n in range(LOGINS)))
+
+
+async def living(http: aiohttp.ClientSession, sidegate: Sidegate) -> set[str]:
+    url = f"http://127.0.0.1:{sidegate.admin_port}/v1/users/ada/sessions?limit=200"
+    headers = {"Authorization": f"Bearer {sidegate.admin_key}"}
+    async with http.get(url, headers=headers) as answer:
+        return {session["id"] for session in (await answer.json())["sessions"]}
+
+
+def limited(at_limit: str, limit: int = LIMIT) -> dict[str, str]:
+    return {
+        "SIDEGATE_SESSIONS__WEB__LIMIT": str(limit),
+        "SIDEGATE_SESSIONS__WEB__AT_LIMIT": at_limit,
+    }
+
+
+@pytest.mark.parametrize("at_limit", ["evict_oldest", "evict_idle_longest"])
+async def test_of_fifty_logins_at_once_at_two_instances_three_stay_and_the_rest_is_refused_soon(
+    instances: Callable[..., Sidegate], http: aiohttp.ClientSession, at_limit: str
+) -> None:
+    settings = limited(at_limit)
+    one, other = await asyncio.to_thread(lambda: (instances(**settings), instances(**settings)))
+    logins = await log_in_fifty_times(http, (one, other))
+    done = time.monotonic()
+    assert [login.status for login in logins] == [HTTPStatus.CREATED] * LOGINS
+    stayed = await living(http, other)
+    assert len(stayed) == LIMIT
+    for sidegate in (one, other):
+        for login in logins:
+            expected = 200 if login.body["session"]["id"] in stayed else 401
+            await statuses_until(http, sidegate, login.body["token"], last=expected)
+    assert time.monotonic() - done < 1.0
+
+
+async def test_of_fifty_logins_at_once_at_two_instances_three_are_let_in(
+    instances: Callable[..., Sidegate], http: aiohttp.ClientSession
+) -> None:
+    settings = limited("refuse")
+    one, other = await asyncio.to_thread(lambda: (instances(**settings), instances(**settings)))
+    logins = await log_in_fifty_times(http, (one, other))
+    created = [login for login in logins if login.status == HTTPStatus.CREATED]
+    refused = [login.body["code"] for login in logins if login.status == HTTPStatus.CONFLICT]
+    assert len(created) == LIMIT
+    assert refused == ["limit_reached"] * (LOGINS - LIMIT)
+    assert await living(http, one) == {login.body["session"]["id"] for login in created}
+
+
+async def test_two_processes_on_one_file_keep_the_limit_too(http: aiohttp.ClientSession) -> None:
+    with temporary_directory() as directory:
+        one, other = await asyncio.to_thread(
+            lambda: tuple(start_sidegate(directory, **limited("evict_oldest")) for _ in range(2))
+        )
+        try:
+            logins = await log_in_fifty_times(http, (one, other))
+            assert [login.status for login in logins] == [HTTPStatus.CREATED] * LOGINS
+            assert len(await living(http, one)) == LIMIT
+        finally:
+            for sidegate in (one, other):
+                await asyncio.to_thread(sidegate.server.stop)
+
+
+async def test_a_limit_lowered_at_a_restart_takes_effect_at_the_next_login(
+    instances: Callable[..., Sidegate], http: aiohttp.ClientSession
+) -> None:
+    generous, strict = await asyncio.to_thread(
+        lambda: (
+            instances(**limited("evict_oldest", 10)),
+            instances(**limited("evict_oldest", 2)),
+        )
+    )
+    logins = [await log_in(http, generous) for _ in range(10)]
+    assert len(await living(http, strict)) == 10
+    logins.append(await log_in(http, strict))
+    assert await living(http, generous) == {login.body["session"]["id"] for login in logins[-2:]}
+
+
+async def test_a_login_sent_to_both_instances_with_one_key_is_one_login(
+    instances: Callable[..., Sidegate], http: aiohttp.ClientSession
+) -> None:
+    settings = limited("refuse", 1)
+    both = await asyncio.to_thread(lambda: (instances(**settings), instances(**settings)))
+    key = {"Idempotency-Key": "9d3f6a52-login"}
+    logins = await asyncio.gather(*(log_in(http, both[n % 2], **key) for n in range(20)))
+    assert {login.status for login in logins} == {HTTPStatus.CREATED}
+    [token] = {login.body["token"] for login in logins}
+    assert [await check(http, sidegate, token) for sidegate in both] == [200, 200]
+    assert len(await living(http, both[0])) == 1

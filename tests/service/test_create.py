@@ -1,0 +1,106 @@
+"""To create a session: whom it ends is told everybody, and a key begins one session only."""
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from uuid_utils import uuid7
+
+from proxy.core.errors import LimitReached
+from proxy.core.idempotency import Idempotency
+from proxy.core.lifetimes import DEFAULT_LIFETIMES
+from proxy.core.limits import AtLimit, Limit
+from proxy.core.protocols import DurableStore
+from proxy.core.session import Session, SessionId
+from proxy.core.session_type import SessionType
+from proxy.core.token import KeyRing, TokenKey
+from proxy.service.sessions import NewSession, Sessions
+from proxy.stores.migrate import migrate_postgres
+from proxy.stores.postgres import PostgresStore
+from proxy.stores.sqlite import SqliteStore
+from tests.clock import FakeClock
+from tests.fakes import Shelf
+
+OLD, NEW = TokenKey(1, bytes(32)), TokenKey(2, bytes(range(32)))
+ADA = NewSession("ada")
+KEY = Idempotency.of(api_key="sgk_secret", key="login-1", body=b"{}")
+
+
+@dataclass
+class Scene:
+    """A durable store, a hot one, and what was announced and counted."""
+
+    durable: DurableStore
+    clock: FakeClock = field(default_factory=FakeClock)
+    near: Shelf = field(default_factory=Shelf)
+    announced: list[Session] = field(default_factory=list)
+    counted: list[tuple[str, SessionId]] = field(default_factory=list)
+
+    def sessions(self, *keys: TokenKey, limit: Limit | None = None) -> Sessions:
+        return Sessions(
+            self.durable,
+            hot=[self.near],
+            feed=self,
+            ring=KeyRing(keys or [OLD]),
+            lifetimes=DEFAULT_LIFETIMES,
+            clock=self.clock,
+            events=self,
+            new_id=lambda: SessionId(str(uuid7())),
+            limits={} if limit is None else {SessionType.WEB: limit},
+        )
+
+    async def announce(self, sessions: Iterable[Session]) -> None:
+        self.announced.extend(sessions)
+
+    def created(self, session: Session) -> None:
+        self.counted.append(("created", session.id))
+
+    def ended(self, session: Session, cause: str) -> None:
+        self.counted.append((cause, session.id))
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def scene(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Scene]:
+    store: SqliteStore | PostgresStore
+    if request.param == "sqlite":
+        store = await SqliteStore.open(tmp_path / "sidegate.db")
+    else:
+        url = request.getfixturevalue("database_url")
+        await migrate_postgres(url)
+        store = await PostgresStore.open(url)
+    yield Scene(store)
+    await store.close()
+
+
+async def test_everybody_is_told_of_one_that_had_to_go(scene: Scene) -> None:
+    sessions = scene.sessions(limit=Limit(1))
+    old = (await sessions.create(ADA)).record.session
+    now = scene.clock.advance(1)
+    new = (await sessions.create(ADA)).record.session
+    tombstone = old.revoked(now)
+    assert scene.announced == [tombstone]
+    assert scene.near.sessions == {old.digest: tombstone, new.digest: new}
+    assert scene.counted == [("created", old.id), ("created", new.id), ("limit", old.id)]
+
+
+async def test_a_refused_login_is_neither_counted_nor_kept(scene: Scene) -> None:
+    sessions = scene.sessions(limit=Limit(1, AtLimit.REFUSE))
+    old = (await sessions.create(ADA)).record.session
+    with pytest.raises(LimitReached):
+        await sessions.create(ADA, key=KEY)
+    assert scene.counted == [("created", old.id)]
+    assert list(scene.near.sessions) == [old.digest]
+
+
+async def test_what_a_key_began_is_counted_once(scene: Scene) -> None:
+    first = await scene.sessions(limit=Limit(1)).create(ADA, key=KEY)
+    scene.clock.advance(1)
+    again = await scene.sessions(limit=Limit(1)).create(ADA, key=KEY)
+    assert again == first
+    assert scene.counted == [("created", first.record.session.id)]
+
+
+async def test_a_new_token_key_does_not_change_what_a_key_began(scene: Scene) -> None:
+    first = await scene.sessions(OLD).create(ADA, key=KEY)
+    assert await scene.sessions(NEW, OLD).create(ADA, key=KEY) == first
