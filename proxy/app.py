@@ -37,6 +37,9 @@ from proxy.web.ops import Readiness, ops_handler
 from proxy.web.session_status import SessionStatus
 from proxy.web.signals import SignalSources
 
+# Seconds that the start waits for the database before the doors open without it.
+_FIRST_CONTACT: Final = 3.0
+
 _log: Final = logging.getLogger("sidegate")
 
 
@@ -44,6 +47,8 @@ _log: Final = logging.getLogger("sidegate")
 async def open_sessions(settings: Settings) -> AsyncIterator[Sessions]:
     """Lend every verb but validate, on the stores of the settings, to one who opens no door."""
     async with built(settings) as house:
+        if house.redis is not None:
+            house.redis.believe(await house.durable.generation())
         yield house.sessions
 
 
@@ -83,9 +88,10 @@ async def _refuse_another_schema(house: House) -> None:
     """A database that answers must fit; one that does not answer is waited for with open doors."""
     if isinstance(house.durable, PostgresStore):
         try:
-            await house.durable.check_schema()
-        except StoreUnavailable as outage:
-            _log.warning("%s; answering 503 until it does", outage)
+            async with asyncio.timeout(_FIRST_CONTACT):
+                await house.durable.check_schema()
+        except (StoreUnavailable, TimeoutError):
+            _log.warning("the database does not answer; answering 503 until it does")
 
 
 @asynccontextmanager
@@ -109,7 +115,8 @@ async def _doors(settings: Settings, house: House) -> AsyncIterator[Callable[[],
             door = await closing.enter_async_context(made)
             if door is None:
                 continue
-            where = await door.open(address, socket_mode=settings.gate.socket_mode)
+            mode = settings.gate.socket_mode if door.name == "gate" else 0o600
+            where = await door.open(address, socket_mode=mode)
             patience = settings.drain.timeout.total_seconds()
             closing.push_async_callback(door.close, patience=patience)
             doors.append(door)
@@ -192,7 +199,10 @@ async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
     """Hear what other instances change. An error nobody foresaw here ends the process."""
     up = house.metrics.feed_up
     catch_up = CatchUp(
-        house.durable, hot=house.hot, every=settings.catch_up.interval.total_seconds()
+        house.durable,
+        hot=house.hot,
+        believe=_nobody if house.redis is None else house.redis.believe,
+        every=settings.catch_up.interval.total_seconds(),
     )
     async with asyncio.TaskGroup() as tasks:
         running = [
@@ -213,6 +223,10 @@ async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
         finally:
             for task in running:
                 task.cancel()
+
+
+def _nobody(_: int) -> None:
+    """Where there is no hot store but memory, there is nothing to believe."""
 
 
 def _hear(house: House, session: Session) -> None:

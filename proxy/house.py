@@ -46,6 +46,7 @@ class House:
     durable: DurableStore
     local: LocalStore
     hot: tuple[HotStore, ...]
+    redis: RedisStore | None
     feed: RedisFeed | None
     sessions: Sessions
     rotation: Rotation
@@ -110,6 +111,7 @@ def _introduced(
         hot=hot,
         lifetimes=lifetimes,
         clock=clock,
+        keep_near=local.keep,
         counted=metrics.touches,
         max_notes=settings.touch.max_sessions,
     )
@@ -140,6 +142,7 @@ def _introduced(
         durable=durable,
         local=local,
         hot=tuple(hot),
+        redis=redis,
         feed=feed,
         sessions=sessions,
         rotation=rotation,
@@ -217,7 +220,10 @@ def _redis(settings: Settings, metrics: Metrics) -> RedisStore | None:
     if settings.redis_url is None:
         return None
     return RedisStore(
-        settings.redis_url.get_secret_value(), on_unreadable=metrics.unreadable_record
+        settings.redis_url.get_secret_value(),
+        on_unreadable=metrics.unreadable_record,
+        timeout=max(0.05, _seconds(settings.redis.deadline)),
+        generation=None,  # the durable store says which
     )
 
 

@@ -385,6 +385,17 @@ def test_a_store_that_does_not_answer_is_told_with_1_and_what_to_do(tmp_path: Pa
     assert "geheim" not in told.stderr
 
 
+def test_a_login_beyond_the_limit_is_told_with_1_and_what_to_do(tmp_path: Path) -> None:
+    settings = {"SIDEGATE_SESSIONS__WEB__LIMIT": "1", "SIDEGATE_SESSIONS__WEB__AT_LIMIT": "refuse"}
+    created(tmp_path, "alice")
+
+    told = sidegate(tmp_path, "session", "create", "alice", **settings)
+
+    assert (told.returncode, told.stdout) == (1, "")
+    assert "the user has 1 living web sessions (sessions.web.limit)" in told.stderr
+    assert "sidegate session list USER" in told.stderr
+
+
 def test_the_embedded_default_is_always_up_to_date(tmp_path: Path) -> None:
     assert sidegate(tmp_path, "migrate").stdout == "up to date\n"
 

@@ -17,6 +17,7 @@ from proxy.core.address import Address
 from proxy.core.binding import Policy, Signal
 from proxy.core.errors import SettingsError
 from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes
+from proxy.core.limits import AtLimit, Limit
 from proxy.core.session_type import SessionType
 from proxy.core.token import TokenKey
 from proxy.settings import Settings, first_admin_key, load, token_keys
@@ -171,6 +172,18 @@ def test_an_api_key_of_one_scope_and_a_service_lifetime_stand_in_the_file(tmp_pa
 # --- what is refused
 
 
+def test_a_type_has_a_limit_when_one_is_set(tmp_path: Path) -> None:
+    config = written(tmp_path, "sessions: {web: {limit: 5}, api: {limit: 1, at_limit: refuse}}")
+
+    settings = load(config, {"SIDEGATE_SESSIONS__SSO__LIMIT": "2"})
+
+    assert settings.sessions.limits() == {
+        SessionType.WEB: Limit(5, AtLimit.EVICT_OLDEST),
+        SessionType.API: Limit(1, AtLimit.REFUSE),
+        SessionType.SSO: Limit(2, AtLimit.EVICT_OLDEST),
+    }
+
+
 def test_every_mistake_is_told_at_once_with_its_path_and_source(tmp_path: Path) -> None:
     config = written(
         tmp_path,
@@ -318,6 +331,9 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
         ("TOKEN__KEYS", f"{KEY},{KEY}"),
         ("SESSIONS__WEB__IDLE_TIMEOUT", "1m"),
         ("SESSIONS__WEB__LIFETIME", "0"),
+        ("SESSIONS__WEB__LIMIT", "0"),
+        ("SESSIONS__WEB__LIMIT", "few"),
+        ("SESSIONS__WEB__AT_LIMIT", "evict"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(variable: str, value: str) -> None:

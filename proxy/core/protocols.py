@@ -4,7 +4,7 @@ Every method raises StoreUnavailable when the store cannot answer, and nothing e
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -62,7 +62,8 @@ class Cursor:
 class Condition:
     """Which sessions to revoke: those that match every field that is given."""
 
-    user_id: str
+    user_id: str | None = None
+    session_id: SessionId | None = None
     type: SessionType | None = None
     except_id: SessionId | None = None
 
@@ -74,6 +75,17 @@ class Touch:
     id: SessionId
     seen_at: datetime
     times: int
+
+
+@dataclass(frozen=True, slots=True)
+class RotatedOut:
+    """A digest opened until `until`; with its token, `nonce` gives the successor.
+
+    Without a nonce nobody may ask for the successor: the session was migrated.
+    """
+
+    until: datetime
+    nonce: bytes | None = field(repr=False)
 
 
 class DurableStore(SessionFinder, BatchFinder, Protocol):
@@ -94,6 +106,10 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
 
     async def get(self, session_id: SessionId) -> SessionRecord | None:
         """Return the session with this id, ended or not."""
+        ...
+
+    async def rotated_out(self, digest: Digest) -> RotatedOut | None:
+        """Return how a digest was rotated out; None: it was not."""
         ...
 
     async def owner(self, digest: Digest) -> SessionRecord | None:
@@ -125,15 +141,29 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
     async def revoke_where(
         self, condition: Condition, *, at: datetime, by: str, reason: str
     ) -> list[Session]:
-        """Revoke every session matching `condition` that has not ended; return the tombstones."""
+        """Revoke every session matching `condition` that is neither revoked nor past its absolute
+        deadline; return the tombstones.
+
+        One that looks idle is revoked too: that it was seen may be told late, by a touch.
+        """
         ...
 
-    async def touch(self, touches: Sequence[Touch]) -> None:
+    async def touch(self, touches: Sequence[Touch]) -> list[Session]:
         """Raise last_seen_at and access_count; change no version, no state, and nothing else.
 
-        A session that is gone, revoked, or had already ended at `seen_at` is passed over: a touch
-        revives nobody. No id may appear twice.
+        Whoever touches has allowed the session at `seen_at`: that others saw it idle by then, since
+        they had not been told, is mended. A session that is gone, revoked or past
+        its absolute deadline at `seen_at` is passed over: a touch revives nobody. No id may appear
+        twice. Return the touched sessions as they are now.
         """
+        ...
+
+    async def generation(self) -> int:
+        """Return which generation of copies hot stores may be believed. Only ever grows."""
+        ...
+
+    async def next_generation(self) -> int:
+        """Begin another: a hot store missed a change, and no copy in it is believed any more."""
         ...
 
     async def purge(self, expired_before: datetime, *, limit: int) -> int:

@@ -18,7 +18,8 @@ from proxy.core.token import Digest
 SessionId = NewType("SessionId", str)
 """UUIDv7 in its canonical text form. Opens nothing and may be logged."""
 
-NEVER: Final = datetime.min.replace(tzinfo=UTC)
+NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""Before any clock of ours: what lasted until then is over everywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,12 @@ class Session:
         )
 
     def migrated(self, digest: Digest, at: datetime) -> "Session":
-        """It becomes an SSO session under a new token; the old token ends at once (fixation)."""
-        return replace(self.rotated(digest, timedelta(0), at), type=SessionType.SSO)
+        """It becomes an SSO session under a new token; the old token ends at once (fixation).
+
+        At once on every clock: an instance whose clock is behind must not wait for `at`.
+        """
+        rotated = self.rotated(digest, timedelta(0), at)
+        return replace(rotated, type=SessionType.SSO, previous_until=NEVER)
 
     def revoked(self, at: datetime) -> "Session":
         """Its tombstone: the next version, and the last."""

@@ -4,24 +4,43 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from proxy.core.errors import StoreUnavailable
-from proxy.core.protocols import Feed, HotStore
+from proxy.core.protocols import DurableStore, Feed, HotStore
 from proxy.core.session import Session
 
 
-async def offer(sessions: Iterable[Session], hot: Sequence[HotStore]) -> None:
-    """Put every copy of each session into every hot store that can take it."""
-    for session in sessions:
-        for copy in session.copies():
-            for store in hot:
-                with suppress(StoreUnavailable):  # the catch-up comes back
-                    await store.put(copy)
+async def offer(sessions: Sequence[Session], hot: Sequence[HotStore]) -> bool:
+    """Put every copy of each session into every hot store; say whether all of them took all."""
+    taken = [await _taken(sessions, store) for store in hot]
+    return all(taken)
 
 
-async def tell(changed: Sequence[Session], hot: Sequence[HotStore], feed: Feed) -> None:
-    """Offer what has changed to our hot stores, and announce it to the other instances."""
-    await offer(changed, hot)
+async def tell(
+    changed: Sequence[Session], durable: DurableStore, hot: Sequence[HotStore], feed: Feed
+) -> None:
+    """Tell our own memory, then the other instances, then the hot stores beyond.
+
+    A hot store that cannot be told keeps what it had, and may answer with it when it is back: from
+    the next generation on nobody believes it.
+    """
+    if not changed:
+        return
+    near, far = hot[:1], hot[1:]
+    await offer(changed, near)
     with suppress(StoreUnavailable):  # the catch-up of the other instances finds it
         await feed.announce(changed)
+    if not await offer(changed, far):
+        with suppress(StoreUnavailable):  # then the catch-up does it
+            await durable.next_generation()
+
+
+async def _taken(sessions: Sequence[Session], store: HotStore) -> bool:
+    try:
+        for session in sessions:
+            for copy in session.copies():
+                await store.put(copy)
+    except StoreUnavailable:
+        return False
+    return True
 
 
 class Nobody:

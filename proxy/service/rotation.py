@@ -113,10 +113,8 @@ class Rotation:
             done: Issued | Deny | None
             if digest == record.session.digest:
                 done = await self._rotate(token, record, extend_by, now)
-            elif digest == record.session.previous_digest and now < record.session.previous_until:
-                done = self._again(token, record)
             else:
-                done = await self._reused(record, now)
+                done = await self._left_behind(token, record, now)
             if done is not None:
                 return done
         raise Conflict("the session kept changing")
@@ -141,13 +139,29 @@ class Rotation:
         after = SessionRecord(session, details)
         return Issued(successor, after) if await self._replaced(before.session, after) else None
 
-    def _again(self, token: Token, record: SessionRecord) -> Issued | Deny:
+    async def _left_behind(
+        self, token: Token, record: SessionRecord, now: datetime
+    ) -> Issued | Deny | None:
+        """Answer for a token that was rotated out; None: the session has changed meanwhile.
+
+        A migration left no nonce: the session has not been stolen, its owner has moved on.
+        """
+        left = await self._durable.rotated_out(token.digest())
+        if left is None:
+            return None
+        if left.nonce is None:
+            return Deny(Reason.REUSED)
+        if now < left.until:
+            return await self._again(token, left.nonce, record)
+        return await self._reused(record, now)
+
+    async def _again(self, token: Token, nonce: bytes, record: SessionRecord) -> Issued | Deny:
         """Return what the winner of the race was given."""
-        if record.details.rotation_nonce is not None:
-            for successor in self._ring.successors(token, record.details.rotation_nonce):
-                if successor.digest() == record.session.digest:
-                    return Issued(successor, record)
-        # The key that made it has left the ring since.
+        for successor in self._ring.successors(token, nonce):
+            owner = await self._durable.owner(successor.digest())
+            if owner is not None:
+                return Issued(successor, record)
+        # The key that made it is not in our ring.
         return Deny(Reason.REUSED)
 
     async def _reused(self, record: SessionRecord, now: datetime) -> Deny | None:
@@ -167,5 +181,5 @@ class Rotation:
         if older is not None and older != after.session.previous_digest:
             # Its grace may not be over, and it is no copy of the session any more.
             changed.append(after.session.rotated_out(older))
-        await tell(changed, self._hot, self._feed)
+        await tell(changed, self._durable, self._hot, self._feed)
         return True

@@ -5,7 +5,7 @@ stores, the announcement to other instances) may fail without undoing it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -14,7 +14,6 @@ from proxy.core.binding import DEFAULT_WIDTHS, Signals, Widths, bind
 from proxy.core.clock import Clock
 from proxy.core.errors import (
     AnotherRequest,
-    Conflict,
     LimitReached,
     SessionEnded,
     SessionExists,
@@ -134,21 +133,14 @@ class Sessions:
     async def revoke(self, session_id: SessionId, *, by: str, reason: str) -> SessionRecord | None:
         """End a session for good and return its last state; None: there is no such session.
 
-        Idempotent: of a session that has ended already nothing changes.
+        Idempotent: of a session that was revoked or has expired nothing changes. One statement, not
+        a compare-and-set: nobody outruns a revocation by refreshing faster.
         """
-        for _ in range(_ATTEMPTS):
-            record = await self._durable.get(session_id)
-            now = self._clock.now()
-            if record is None or record.session.ended(now):
-                return record
-            tombstone = SessionRecord(
-                record.session.revoked(now),
-                replace(record.details, revoked_by=by, revoked_reason=reason),
-            )
-            if await self._durable.replace(tombstone, expected=record.session.version):
-                await self._over([tombstone.session], cause="revoke")
-                return tombstone
-        raise Conflict(f"session {session_id} kept changing")
+        tombstones = await self._durable.revoke_where(
+            Condition(session_id=session_id), at=self._clock.now(), by=by, reason=reason
+        )
+        await self._over(tombstones, cause="revoke")
+        return await self._durable.get(session_id)
 
     async def revoke_where(self, condition: Condition, *, by: str, reason: str) -> int:
         """End every living session that matches, and return how many those were."""
@@ -217,4 +209,4 @@ class Sessions:
     async def _over(self, tombstones: Sequence[Session], *, cause: str) -> None:
         for tombstone in tombstones:
             self._events.ended(tombstone, cause)
-        await tell(tombstones, self._hot, self._feed)
+        await tell(tombstones, self._durable, self._hot, self._feed)

@@ -7,6 +7,7 @@ silence is written at once): nobody who keeps coming back looks idle on another 
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NoReturn
@@ -44,26 +45,41 @@ class Toucher:
         hot: Sequence[HotStore],
         lifetimes: Mapping[SessionType, Lifetimes],
         clock: Clock,
+        keep_near: Callable[[Session], object],
         counted: Counted,
         max_notes: int = 100_000,
+        patience: float = 5.0,
     ) -> None:
-        """Hold at most `max_notes` sessions' notes; beyond that they are dropped, and counted."""
+        """Hold at most `max_notes` sessions' notes; beyond that they are dropped, and counted.
+
+        `keep_near` takes a copy into this process's memory at once. `patience` is how many seconds
+        a silent store is waited for, also when all is over.
+        """
         self._durable = durable
         self._hot = hot
         self._thresholds = {type_: each.touch_threshold for type_, each in lifetimes.items()}
         self._clock = clock
+        self._keep_near = keep_near
         self._counted = counted
         self._max_notes = max_notes
+        self._patience = patience
         self._notes: dict[SessionId, _Note] = {}
 
     def seen(self, session: Session, at: datetime) -> None:
         """Note that `session`, which is alive, was seen. Never waits and never fails."""
+        overdue = at - session.last_seen_at >= self._thresholds[session.type]
+        if overdue:
+            # The others learn of it when it is written. Here it must not look idle until then.
+            self._remember(session, at)
         note = self._notes.get(session.id)
         if note is not None:
             note.seen_at = at
             note.times += 1
+            if overdue:
+                note.due = 0.0
         elif len(self._notes) < self._max_notes:
-            self._notes[session.id] = _Note(session, at, 1, self._due(session, at))
+            wait = 0.0 if overdue else self._thresholds[session.type].total_seconds()
+            self._notes[session.id] = _Note(session, at, 1, self._clock.monotonic() + wait)
         else:
             self._counted("dropped", 1)
 
@@ -72,9 +88,9 @@ class Toucher:
         try:
             while True:
                 await asyncio.sleep(every)
-                await self.flush()
+                await self._flush_in_time(everything=False)
         finally:
-            await self.flush(everything=True)
+            await self._flush_in_time(everything=True)
 
     async def flush(self, *, everything: bool = False) -> None:
         """Write what is due. What cannot be written is noted again and tried next time."""
@@ -83,19 +99,28 @@ class Toucher:
         for start in range(0, len(due), _BATCH):
             await self._write(due[start : start + _BATCH])
 
+    async def _flush_in_time(self, *, everything: bool) -> None:
+        with suppress(TimeoutError):  # what was not written is noted still
+            async with asyncio.timeout(self._patience):
+                await self.flush(everything=everything)
+
     async def _write(self, notes: Sequence[_Note]) -> None:
         for note in notes:
             del self._notes[note.session.id]  # whoever is seen from here on is noted anew
         try:
-            await self._durable.touch(
+            touched = await self._durable.touch(
                 [Touch(note.session.id, note.seen_at, note.times) for note in notes]
             )
         except StoreUnavailable:
             self._counted("failed", len(notes))
             self._keep(notes)
             return
+        except asyncio.CancelledError:
+            self._keep(notes)  # perhaps it was written: rather counted twice than never
+            raise
         self._counted("written", len(notes))
-        await offer(_touched(notes), self._hot)
+        # Not what was noted but what is true: it may have been revoked since.
+        await offer(touched, self._hot)
 
     def _keep(self, notes: Sequence[_Note]) -> None:
         for old in notes:
@@ -107,17 +132,6 @@ class Toucher:
             else:
                 self._counted("dropped", 1)
 
-    def _due(self, session: Session, at: datetime) -> float:
-        threshold = self._thresholds[session.type]
-        overdue = at - session.last_seen_at >= threshold
-        return self._clock.monotonic() + (0.0 if overdue else threshold.total_seconds())
-
-
-def _touched(notes: Sequence[_Note]) -> list[Session]:
-    touched = []
-    for note in notes:
-        try:
-            touched.append(note.session.touched(note.seen_at))
-        except SessionEnded:  # seen in the moment of its end
-            continue
-    return touched
+    def _remember(self, session: Session, at: datetime) -> None:
+        with suppress(SessionEnded):  # seen in the moment of its end
+            self._keep_near(session.touched(at))

@@ -199,7 +199,7 @@ _HOSTS: Final = re.compile(
 
 
 def _fits(form: re.Pattern[str], text: str) -> bool:
-    parts = form.fullmatch(text)
+    parts = form.fullmatch(text) if text.isascii() else None
     return parts is not None and (
         not parts["hosts"] or _HOSTS.fullmatch(parts["hosts"]) is not None
     )

@@ -10,7 +10,7 @@ import asyncpg
 
 from proxy.core.errors import LimitReached, SchemaMismatch, SessionExists, StoreUnavailable
 from proxy.core.limits import EVICTED_BY, EVICTED_REASON, Limit
-from proxy.core.protocols import Condition, Cursor, Touch
+from proxy.core.protocols import Condition, Cursor, RotatedOut, Touch
 from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.token import Digest
 from proxy.stores.migrate import lacking
@@ -26,6 +26,7 @@ from proxy.stores.rows import (
     is_canonical,
     readable_sessions,
     record_of,
+    rotated_out_of,
     values_of,
 )
 
@@ -67,6 +68,7 @@ _FIND: Final = (
     " WHERE rotated.digest = ANY($1) AND rotated.digest <> sessions.previous_digest"
 )
 _GET: Final = f"SELECT {_RECORD} FROM sessions WHERE id = $1"  # noqa: S608
+_ROTATED_OUT: Final = "SELECT until, nonce FROM rotated_digests WHERE digest = $1"
 _OWNER: Final = (
     f"SELECT {_RECORD} FROM sessions WHERE digest = $1 OR previous_digest = $1"  # noqa: S608
     " OR id = (SELECT session_id FROM rotated_digests WHERE digest = $1)"
@@ -83,23 +85,28 @@ _SET: Final = ", ".join(
 )
 _REPLACE: Final = (
     f"WITH replaced AS (UPDATE sessions SET {_SET}, changed_xid = pg_current_xact_id()"  # noqa: S608
-    f" WHERE id = $1 AND version = ${len(COLUMNS) + 1} RETURNING id, previous_digest),"
-    " remembered AS (INSERT INTO rotated_digests SELECT previous_digest, id FROM replaced"
+    f" WHERE id = $1 AND version = ${len(COLUMNS) + 1} RETURNING id, previous_digest,"
+    " previous_until, rotation_nonce),"
+    " remembered AS (INSERT INTO rotated_digests"
+    " SELECT previous_digest, id, previous_until, rotation_nonce FROM replaced"
     " WHERE previous_digest IS NOT NULL ON CONFLICT DO NOTHING) SELECT id FROM replaced"
 )
 _REVOKE: Final = (
     "UPDATE sessions SET revoked_at = $1, revoked_by = $2, revoked_reason = $3,"  # noqa: S608
     " version = version + 1, changed_xid = pg_current_xact_id()"
-    " WHERE user_id = $4 AND ($5::text IS NULL OR type = $5) AND ($6::uuid IS NULL OR id <> $6)"
-    f" AND {_LIVING} RETURNING {_SESSION}"
+    " WHERE ($4::text IS NULL OR user_id = $4) AND ($5::text IS NULL OR type = $5)"
+    " AND ($6::uuid IS NULL OR id <> $6) AND ($7::uuid IS NULL OR id = $7)"
+    f" AND revoked_at IS NULL AND expires_at > $1 RETURNING {_SESSION}"
 )
 _TOUCH: Final = (
-    "UPDATE sessions SET last_seen_at = greatest(last_seen_at, seen_at),"
+    "UPDATE sessions SET last_seen_at = greatest(last_seen_at, seen_at),"  # noqa: S608
     " access_count = access_count + times"
     " FROM unnest($1::uuid[], $2::timestamptz[], $3::bigint[]) AS touch (touched, seen_at, times)"
-    " WHERE id = touched AND revoked_at IS NULL AND expires_at > seen_at AND (idle_timeout IS NULL"
-    " OR last_seen_at + idle_timeout * interval '1 microsecond' > seen_at)"
+    " WHERE id = touched AND revoked_at IS NULL AND expires_at > seen_at"
+    f" RETURNING {_SESSION}"
 )
+_GENERATION: Final = "SELECT max(number) AS number FROM hot_generation"
+_NEXT_GENERATION: Final = "UPDATE hot_generation SET number = number + 1 RETURNING number"
 # One instance at a time; the lock ends with the statement.
 _PURGE: Final = (
     "WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($3) AS ours),"
@@ -187,6 +194,10 @@ class PostgresStore:
         rows = await self._ask(_CLAIMED, claim)
         return record_of(rows[0]) if rows else None
 
+    async def rotated_out(self, digest: Digest) -> RotatedOut | None:
+        rows = await self._ask(_ROTATED_OUT, digest)
+        return rotated_out_of(rows[0]) if rows else None
+
     async def owner(self, digest: Digest) -> SessionRecord | None:
         rows = await self._ask(_OWNER, digest)
         return record_of(rows[0]) if rows else None
@@ -213,18 +224,28 @@ class PostgresStore:
         self, condition: Condition, *, at: datetime, by: str, reason: str
     ) -> list[Session]:
         spared = None if condition.except_id is None else canonical(condition.except_id)
-        rows = await self._ask(_REVOKE, at, by, reason, condition.user_id, condition.type, spared)
+        only = None if condition.session_id is None else canonical(condition.session_id)
+        rows = await self._ask(
+            _REVOKE, at, by, reason, condition.user_id, condition.type, spared, only
+        )
         return list(readable_sessions(rows))
 
-    async def touch(self, touches: Sequence[Touch]) -> None:
+    async def touch(self, touches: Sequence[Touch]) -> list[Session]:
         # In one order everywhere: two batches that meet do not wait for each other crosswise.
         ordered = sorted(touches, key=lambda touch: touch.id)
-        await self._ask(
+        rows = await self._ask(
             _TOUCH,
             [touch.id for touch in ordered],
             [touch.seen_at for touch in ordered],
             [touch.times for touch in ordered],
         )
+        return list(readable_sessions(rows))
+
+    async def generation(self) -> int:
+        return int((await self._ask(_GENERATION))[0]["number"])
+
+    async def next_generation(self) -> int:
+        return int((await self._ask(_NEXT_GENERATION))[0]["number"])
 
     async def purge(self, expired_before: datetime, *, limit: int) -> int:
         return len(await self._ask(_PURGE, expired_before, limit, _PURGE_LOCK))

@@ -1,16 +1,17 @@
 """Redis as a hot store: two verbs, and nothing that was written before a restart is believed.
 
-Keys are `sidegate:v1:<run_id>:s:{<digest>}`. The server's run_id, read once per new connection, is
-part of the key: a restart or a failover breaks every connection, so whatever an old snapshot or a
-promoted replica brings back lies under keys that nobody asks for. The braces keep a session's slot
-in a Cluster independent of the run_id.
+Keys are `sidegate:v1:<life>:<generation>:s:{<digest>}`. The server's run_id and master_replid, read
+once per new connection, are its life: a restart or a failover breaks every connection, so whatever
+an old snapshot or a promoted replica brings back lies under keys that nobody asks for. The durable
+store says which generation is believed; it begins another when a Redis could not be told of a
+change. The braces keep a session's slot in a Cluster independent of all that.
 """
 
 import asyncio
 import re
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha1
 from itertools import islice
@@ -27,6 +28,7 @@ from proxy.core.session import Session
 from proxy.core.token import Digest
 from proxy.stores.codec import HEAD, decode, encode, microseconds
 from proxy.stores.redis_topology import Pool, topology
+from proxy.stores.share import share
 
 NAME: Final = "redis"
 
@@ -43,8 +45,8 @@ _LONGEST_RECORD: Final = 16 * 1024
 # A subscription that hears nothing for this many seconds pings, and waits as long for the pong.
 _QUIET: Final = 1.0
 
-# Sixteen of its forty digits tell a server's lives apart.
-_RUN_ID: Final = re.compile(rb"^run_id:([0-9a-f]{16})", re.MULTILINE)
+# Sixteen of their forty digits tell a server's lives apart.
+_LIFE: Final = re.compile(rb"^(?:run_id|master_replid):([0-9a-f]{16})", re.MULTILINE)
 
 # A record's head sorts as text by freshness. Whatever lies there without such a head, of whatever
 # type, is overwritten; so is what the caller could not read (the last argument), if it is still
@@ -100,20 +102,29 @@ class RedisStore:
     """A hot leaf. An unreadable record is counted and is a miss."""
 
     def __init__(
-        self, url: str, *, on_unreadable: Callable[[str], None], timeout: float = 0.05
+        self,
+        url: str,
+        *,
+        on_unreadable: Callable[[str], None],
+        timeout: float = 0.05,
+        generation: int | None = 0,
     ) -> None:
         """Connect when first asked. ValueError: the URL has none of redis_topology's forms.
 
         `on_unreadable` is told the store's name for each record that could not be read. A server
-        connects, and answers what is sent at once, within `timeout` seconds.
+        connects, and answers what is sent at once, within `timeout` seconds. Of copies only those
+        of `generation` are believed; None: of none, until `believe` says which.
         """
+        self._generation = generation
         self._lives = _Lives(timeout)
         self._timeout = timeout
         self._turns = asyncio.Semaphore(_LINES)
+        self._errands: set[asyncio.Future[None]] = set()
         self._topology = topology(url, self._lives.greet, timeout=timeout)
         self._on_unreadable = on_unreadable
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
+        self._must_believe()
         with _outages():
             by_pool: dict[Pool, list[Digest]] = {}
             for digest in digests:
@@ -125,10 +136,15 @@ class RedisStore:
         return (await self.find_many((digest,))).get(digest)
 
     async def put(self, session: Session) -> Session:
+        self._must_believe()
         with _outages():
             pool = await self._pool_for(session.digest)
             async with self._turns, self._line(pool) as line:
                 return await self._keep_the_fresher(line, session)
+
+    def believe(self, generation: int) -> None:
+        """From now on believe copies of this generation, and of no other."""
+        self._generation = generation
 
     async def ping(self) -> None:
         """Return when Redis answers. StoreUnavailable: it does not."""
@@ -157,6 +173,7 @@ class RedisStore:
                         heard(message)
 
     async def close(self) -> None:
+        await asyncio.gather(*self._errands)
         await self._topology.close()
 
     async def _ask(self, pool: Pool, digests: Sequence[Digest]) -> dict[Digest, Session]:
@@ -215,14 +232,19 @@ class RedisStore:
             return None
         return session
 
+    def _must_believe(self) -> None:
+        if self._generation is None:
+            raise StoreUnavailable(NAME, "nobody has said yet which generation to believe")
+
     async def _pool_for(self, digest: Digest) -> Pool:
         return await self._topology.pool_for(_slot(digest).encode())
 
     @asynccontextmanager
     async def _line(self, pool: Pool) -> AsyncIterator[_Line]:
-        connection = await pool.get_connection()
+        connection = await self._borrowed(pool)
         try:
-            yield _Line(connection, self._lives.namespace(connection), self._timeout)
+            life = self._lives.namespace(connection)
+            yield _Line(connection, f"{life}:{self._generation}", self._timeout)
         except BaseException as error:
             # Replies may be on their way: nobody must take them for the answer to something else.
             await connection.disconnect(nowait=True)
@@ -231,6 +253,27 @@ class RedisStore:
             raise
         finally:
             await pool.release(connection)
+
+    async def _borrowed(self, pool: Pool) -> AbstractConnection:
+        """Borrow a connection. One that is being made for a caller who leaves is kept for the next.
+
+        Where making it takes longer than a check may wait, there would never be one otherwise.
+        """
+        making = asyncio.ensure_future(pool.get_connection())
+        try:
+            return await share(making)
+        except asyncio.CancelledError:
+            self._keep(asyncio.ensure_future(_given_back(pool, making)))
+            raise
+
+    def _keep(self, errand: asyncio.Future[None]) -> None:
+        self._errands.add(errand)
+        errand.add_done_callback(self._errands.discard)
+
+
+async def _given_back(pool: Pool, making: asyncio.Future[AbstractConnection]) -> None:
+    with suppress(*VENDOR_ERRORS):
+        await pool.release(await making)
 
 
 class _Lives:
@@ -244,21 +287,25 @@ class _Lives:
         return self._namespaces[connection]
 
     async def greet(self, connection: AbstractConnection) -> None:
-        """Log in, make sure that it is a primary, and learn its run_id."""
+        """Log in, make sure that it is a primary, and learn which life of it this is.
+
+        The run_id changes when it restarts, the master_replid when it is promoted: one that was
+        primary before, and is again, has missed what happened in between.
+        """
         try:
             async with asyncio.timeout(self._timeout):
                 await connection.on_connect()
             line = _Line(connection, "", self._timeout)
-            server, role = _checked(await line.ask(("INFO", "server"), ("ROLE",)))
+            server, role = _checked(await line.ask(("INFO",), ("ROLE",)))
             if not isinstance(role, list) or role[:1] != [b"master"]:
                 raise RedisConnectionError("not a primary")
-            run_id = _RUN_ID.search(server) if isinstance(server, bytes) else None
-            if run_id is None:
-                raise RedisConnectionError("it does not tell its run_id")
+            life = _LIFE.findall(server) if isinstance(server, bytes) else []
+            if len(life) != 2:
+                raise RedisConnectionError("it tells neither run_id nor master_replid")
         except BaseException:
             await connection.disconnect(nowait=True)  # the replies may still be on their way
             raise
-        self._namespaces[connection] = f"sidegate:v1:{run_id[1].decode()}"
+        self._namespaces[connection] = "sidegate:v1:" + b"-".join(life).decode()
 
 
 async def _next_message(connection: AbstractConnection) -> list[bytes]:

@@ -91,7 +91,8 @@ class Cluster(Topology):
 
     async def pool_for(self, key: bytes) -> Pool:
         if not self._mapped:
-            await self._client.initialize()
+            await self._client.initialize()  # once; it does not look again
+            await self._client.nodes_manager.initialize()
             self._mapped = True
         node: ClusterNode | None = self._client.get_node_from_key(key.decode("ascii"))
         assert node is not None  # only a replica's absence is told by None

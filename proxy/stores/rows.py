@@ -10,7 +10,7 @@ from uuid import UUID
 
 from proxy.core.binding import Binding
 from proxy.core.errors import UnreadableRecord
-from proxy.core.protocols import Cursor
+from proxy.core.protocols import Cursor, RotatedOut
 from proxy.core.session import NEVER, Session, SessionDetails, SessionId, SessionRecord
 from proxy.core.session_type import SessionType
 from proxy.core.token import Digest
@@ -133,6 +133,11 @@ def record_of(row: Row) -> SessionRecord:
         return SessionRecord(session, _details(row))
     except (KeyError, TypeError, ValueError) as error:
         raise _unreadable(row, error) from None
+
+
+def rotated_out_of(row: Row) -> RotatedOut:
+    """Return how a digest was rotated out."""
+    return RotatedOut(_moment(row["until"]), row["nonce"])
 
 
 def readable_sessions(rows: Iterable[Row]) -> Iterator[Session]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from proxy.core.errors import LimitReached
-from proxy.core.limits import EVICTED_BY, EVICTED_REASON, AtLimit, Limit
-from proxy.core.protocols import Condition, Cursor, Touch
+from proxy.core.limits import EVICTED_BY, EVICTED_REASON, Limit
+from proxy.core.protocols import Condition, Cursor, RotatedOut, Touch
 from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.token import Digest
 from proxy.stores.codec import microseconds
@@ -22,6 +22,7 @@ from proxy.stores.rows import (
     is_canonical,
     readable_sessions,
     record_of,
+    rotated_out_of,
     values_of,
 )
 from proxy.stores.sqlite_connection import Connection, prepare
@@ -49,22 +50,23 @@ _LIVING: Final = (
 _CREATE: Final = (
     f"INSERT INTO sessions ({_RECORD}) VALUES ({', '.join(f':{column}' for column in COLUMNS)})"  # noqa: S608
 )
-_OF_TYPE: Final = f"FROM sessions WHERE user_id = :user_id AND type = :type AND {_LIVING}"
-_CREATE_IF_ROOM: Final = (
-    f"INSERT INTO sessions ({_RECORD}) SELECT {', '.join(f':{column}' for column in COLUMNS)}"
-    f" WHERE (SELECT count(*) {_OF_TYPE}) < :most RETURNING id"
+# Two steps of one transaction: no row of the first is a refusal.
+_CREATE_WITHIN: Final = (
+    f"INSERT INTO sessions ({_RECORD}) SELECT {', '.join(f':{column}' for column in COLUMNS)}"  # noqa: S608
+    " WHERE :at_limit <> 'refuse' OR (SELECT count(*) FROM sessions"
+    f" WHERE user_id = :user_id AND type = :type AND {_LIVING}) < :most RETURNING id"
 )
+# One that looks idle takes no room, but what does not fit beside the living ends for good: it may
+# have been seen, and a touch that comes late would make it one too many.
 _MAKE_ROOM: Final = (
     "UPDATE sessions SET revoked_at = :at, revoked_by = :by, revoked_reason = :reason,"  # noqa: S608
-    f" version = version + 1 WHERE id IN (SELECT id {_OF_TYPE}"
-    " ORDER BY {order} LIMIT -1 OFFSET :most - 1)"
-    f" RETURNING {_SESSION}"
+    " version = version + 1 WHERE id IN (SELECT id FROM sessions WHERE user_id = :user_id"
+    " AND type = :type AND revoked_at IS NULL AND expires_at > :at AND id <> :id"
+    f" ORDER BY ({_LIVING}) DESC,"
+    " CASE :at_limit WHEN 'evict_idle_longest' THEN last_seen_at END DESC,"
+    " created_at DESC, id DESC LIMIT -1 OFFSET :most - 1)"
+    f" AND EXISTS (SELECT 1 FROM sessions WHERE id = :id) RETURNING {_SESSION}"
 )
-_NEWEST: Final = "created_at DESC, id DESC"
-_STAY_FIRST: Final = {
-    AtLimit.EVICT_OLDEST: _NEWEST,
-    AtLimit.EVICT_IDLE_LONGEST: f"last_seen_at DESC, {_NEWEST}",
-}
 # The current digest, the previous one, or one rotated out before that.
 _FIND: Final = (
     f"SELECT {_SESSION}, NULL AS rotated_digest FROM sessions"  # noqa: S608
@@ -73,6 +75,7 @@ _FIND: Final = (
     " FROM rotated_digests AS rotated JOIN sessions ON sessions.id = rotated.session_id"
     " WHERE rotated.digest IN ({marks}) AND rotated.digest <> sessions.previous_digest"
 )
+_ROTATED_OUT: Final = "SELECT until, nonce FROM rotated_digests WHERE digest = :digest"
 _OWNER: Final = (
     f"SELECT {_RECORD} FROM sessions WHERE digest = :digest OR previous_digest = :digest"  # noqa: S608
     " OR id = (SELECT session_id FROM rotated_digests WHERE digest = :digest)"
@@ -92,18 +95,22 @@ _SET: Final = ", ".join(
 _REPLACE: Final = f"UPDATE sessions SET {_SET} WHERE id = :id AND version = :expected RETURNING id"  # noqa: S608
 _REVOKE: Final = (
     "UPDATE sessions SET revoked_at = :at, revoked_by = :by, revoked_reason = :reason,"  # noqa: S608
-    " version = version + 1 WHERE user_id = :user_id AND (:type IS NULL OR type = :type)"
-    f" AND (:except_id IS NULL OR id <> :except_id) AND {_LIVING} RETURNING {_SESSION}"
+    " version = version + 1 WHERE (:user_id IS NULL OR user_id = :user_id)"
+    " AND (:type IS NULL OR type = :type) AND (:except_id IS NULL OR id <> :except_id)"
+    " AND (:session_id IS NULL OR id = :session_id)"
+    f" AND revoked_at IS NULL AND expires_at > :at RETURNING {_SESSION}"
 )
 _TOUCH: Final = (
-    "UPDATE sessions SET last_seen_at = max(last_seen_at, seen_at),"
+    "UPDATE sessions SET last_seen_at = max(last_seen_at, seen_at),"  # noqa: S608
     " access_count = access_count + times"
     " FROM (SELECT json_extract(value, '$[0]') AS touched,"
     " json_extract(value, '$[1]') AS seen_at, json_extract(value, '$[2]') AS times"
     " FROM json_each(:touches))"
     " WHERE id = touched AND revoked_at IS NULL AND expires_at > seen_at"
-    " AND (idle_timeout IS NULL OR last_seen_at + idle_timeout > seen_at)"
+    f" RETURNING {_SESSION}"
 )
+_GENERATION: Final = "SELECT number FROM hot_generation"
+_NEXT_GENERATION: Final = "UPDATE hot_generation SET number = number + 1 RETURNING number"
 _PURGE: Final = (
     "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < :before"
     " ORDER BY expires_at LIMIT :limit) RETURNING id"
@@ -152,16 +159,18 @@ class SqliteStore:
         if limit is None:
             await self._changing.ask(_CREATE, values)
             return []
-        session = record.session
-        if limit.at_limit is AtLimit.REFUSE:
-            room = {"at": microseconds(session.created_at), "most": limit.most}
-            if not await self._changing.ask(_CREATE_IF_ROOM, values | room):
-                raise LimitReached(session.type, limit.most)
-            return []
-        make_room = _MAKE_ROOM.format(order=_STAY_FIRST[limit.at_limit])
-        evicted, _ = await self._changing.ask_all(
-            (make_room, _room(session, limit)), (_CREATE, values)
+        values |= {
+            "most": limit.most,
+            "at_limit": limit.at_limit.value,
+            "at": values["created_at"],
+            "by": EVICTED_BY,
+            "reason": EVICTED_REASON,
+        }
+        created, evicted = await self._changing.ask_all(
+            (_CREATE_WITHIN, values), (_MAKE_ROOM, values)
         )
+        if not created:
+            raise LimitReached(record.session.type, limit.most)
         return list(readable_sessions(evicted))
 
     async def get(self, session_id: SessionId) -> SessionRecord | None:
@@ -173,6 +182,10 @@ class SqliteStore:
     async def claimed(self, claim: bytes) -> SessionRecord | None:
         rows = await self._looking.ask(_CLAIMED, {"claim": claim})
         return record_of(rows[0]) if rows else None
+
+    async def rotated_out(self, digest: Digest) -> RotatedOut | None:
+        rows = await self._looking.ask(_ROTATED_OUT, {"digest": digest})
+        return rotated_out_of(rows[0]) if rows else None
 
     async def owner(self, digest: Digest) -> SessionRecord | None:
         rows = await self._looking.ask(_OWNER, {"digest": digest})
@@ -209,13 +222,22 @@ class SqliteStore:
             "reason": reason,
             "user_id": condition.user_id,
             "type": condition.type,
+            "session_id": None if condition.session_id is None else canonical(condition.session_id),
             "except_id": None if condition.except_id is None else canonical(condition.except_id),
         }
         return list(readable_sessions(await self._changing.ask(_REVOKE, values)))
 
-    async def touch(self, touches: Sequence[Touch]) -> None:
+    async def touch(self, touches: Sequence[Touch]) -> list[Session]:
         values = [(touch.id, microseconds(touch.seen_at), touch.times) for touch in touches]
-        await self._changing.ask(_TOUCH, {"touches": json.dumps(values)})
+        return list(
+            readable_sessions(await self._changing.ask(_TOUCH, {"touches": json.dumps(values)}))
+        )
+
+    async def generation(self) -> int:
+        return int((await self._looking.ask(_GENERATION, {}))[0]["number"])
+
+    async def next_generation(self) -> int:
+        return int((await self._changing.ask(_NEXT_GENERATION, {}))[0]["number"])
 
     async def purge(self, expired_before: datetime, *, limit: int) -> int:
         values = {"before": microseconds(expired_before), "limit": limit}
@@ -236,17 +258,6 @@ class SqliteStore:
     async def close(self) -> None:
         await self._looking.close()
         await self._changing.close()
-
-
-def _room(session: Session, limit: Limit) -> dict[str, Any]:
-    return {
-        "user_id": session.user_id,
-        "type": session.type.value,
-        "most": limit.most,
-        "at": microseconds(session.created_at),
-        "by": EVICTED_BY,
-        "reason": EVICTED_REASON,
-    }
 
 
 def _values(record: SessionRecord) -> dict[str, Any]:

@@ -5,8 +5,11 @@ the connection; aiohttp's own answer and log would hold the offending line, a to
 """
 
 import asyncio
+import errno
 import logging
 import os
+import socket
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
@@ -104,8 +107,8 @@ class Door(web.Server):
             self._listener = await loop.create_server(self, address.host or None, address.port)
             port = self._listener.sockets[0].getsockname()[1]
             return Address(address.host, port)
+        _make_way(address.path)
         self._path = address.path
-        _unlink(self._path)  # left behind by a process that was killed
         self._listener = await loop.create_unix_server(self, self._path)
         os.chmod(self._path, socket_mode)  # noqa: PTH101  # once, before anybody can be waiting
         self._inode = _inode(self._path)
@@ -173,6 +176,23 @@ def _inode(path: str) -> int | None:
     with suppress(FileNotFoundError):
         return Path(path).stat().st_ino
     return None
+
+
+def _make_way(path: str) -> None:
+    """Remove a socket that a killed process left behind; leave a living one's, and any other file.
+
+    OSError: somebody else has the path.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(Path(path).stat().st_mode):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                _unlink(path)
+            else:
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _unlink(path: str) -> None:

@@ -393,9 +393,7 @@ async def test_the_end_of_a_session_is_judged_as_the_core_does(
     await durable.create(a_record(session))
     moment = NOON + span - early
     listed = await durable.list_for_user("ada", limit=1, living_at=moment)
-    revoked = await durable.revoke_where(Condition("ada"), at=moment, by="test", reason="test")
     assert bool(listed) is not session.ended(moment)
-    assert bool(revoked) is not session.ended(moment)
 
 
 # --- Revoke by condition
@@ -452,12 +450,31 @@ async def test_an_exception_that_is_no_id_revokes_nothing(durable: DurableStore)
     assert await durable.find(session.digest) == session
 
 
-async def test_what_has_ended_is_not_revoked(durable: DurableStore) -> None:
-    ended = all_ways_to_have_ended_at(NOON)
+async def test_what_has_ended_for_good_is_not_revoked(durable: DurableStore) -> None:
+    minute = timedelta(minutes=1)
+    ended = [a_tombstone(at=NOON - minute), a_session(at=NOON - minute, expires_at=NOON)]
     await created(durable, *ended)
     assert await revoke(durable, Condition("ada"), at=NOON) == []
     for session in ended:
         assert await durable.find(session.digest) == session
+
+
+async def test_what_looks_idle_is_revoked_for_a_touch_may_be_on_its_way(
+    durable: DurableStore,
+) -> None:
+    session = a_session(at=NOON - timedelta(hours=1))
+    await created(durable, session)
+    [tombstone] = await revoke(durable, Condition("ada"), at=NOON)
+    assert await durable.touch([Touch(session.id, NOON - timedelta(minutes=31), 1)]) == []
+    assert await durable.find(session.digest) == tombstone
+
+
+async def test_one_session_is_revoked_by_its_id(durable: DurableStore) -> None:
+    session, other = a_session(), a_session()
+    await created(durable, session, other)
+    [tombstone] = await revoke(durable, Condition(session_id=session.id))
+    assert tombstone.id == session.id
+    assert await durable.find(other.digest) == other
 
 
 async def test_revoking_twice_revokes_once(durable: DurableStore, another: DurableStore) -> None:
@@ -750,9 +767,8 @@ async def test_a_touch_never_goes_back_in_time(durable: DurableStore) -> None:
     [
         a_session().revoked(NOON),
         a_session(expires_at=NOON + timedelta(minutes=1)),
-        a_session(idle_timeout=timedelta(minutes=1)),
     ],
-    ids=["revoked", "expired", "idle"],
+    ids=["revoked", "expired"],
 )
 async def test_a_touch_revives_nobody(durable: DurableStore, ended: Session) -> None:
     record = a_record(replace(ended, id=an_id(), digest=a_digest()))
@@ -761,6 +777,26 @@ async def test_a_touch_revives_nobody(durable: DurableStore, ended: Session) -> 
     await durable.touch([Touch(record.session.id, NOON + timedelta(minutes=1), 1)])
 
     assert await durable.get(record.session.id) == record
+
+
+async def test_a_touch_that_comes_late_undoes_an_idle_time_that_was_none(
+    durable: DurableStore,
+) -> None:
+    record = a_record(a_session(idle_timeout=timedelta(minutes=1)))
+    await durable.create(record)
+    seen_at = NOON + timedelta(minutes=5)
+
+    [touched] = await durable.touch([Touch(record.session.id, seen_at, 1)])
+
+    assert touched.last_seen_at == seen_at
+    assert await durable.find(record.session.digest) == touched
+
+
+async def test_generations_only_grow(durable: DurableStore) -> None:
+    first = await durable.generation()
+
+    assert await durable.next_generation() == first + 1
+    assert await durable.generation() == first + 1
 
 
 async def test_a_touch_of_nobody_is_passed_over(durable: DurableStore) -> None:

@@ -62,12 +62,26 @@ async def test_what_has_ended_when_the_new_one_begins_does_not_count(
     ended = [
         a_tombstone(),
         a_session(expires_at=NOON + MINUTE),
-        a_session(idle_timeout=MINUTE),
+        a_session(expires_at=NOON + MINUTE, idle_timeout=None),
     ]
-    await begun(durable, *ended)
-    new = a_session(at=NOON + MINUTE)
-    assert await begun(durable, new, limit=Limit(1, at_limit)) == []
-    assert await living(durable, NOON + MINUTE) == [new]
+    idle, alive, new = a_session(idle_timeout=MINUTE), a_session(), a_session(at=NOON + MINUTE)
+    await begun(durable, *ended, idle, alive)
+    evicted = await begun(durable, new, limit=Limit(2, at_limit))
+    assert alive.id not in {tombstone.id for tombstone in evicted}
+    assert await living(durable, NOON + MINUTE) == [new, alive]
+
+
+@pytest.mark.parametrize("at_limit", AtLimit)
+async def test_a_touch_that_comes_late_makes_none_too_many(
+    durable: DurableStore, at_limit: AtLimit
+) -> None:
+    at = NOON + MINUTE
+    idle = [a_session(idle_timeout=MINUTE), a_session(idle_timeout=MINUTE)]
+    await begun(durable, *idle)
+    evicted = await begun(durable, a_session(at=at), limit=Limit(2, at_limit))
+    await durable.touch([Touch(session.id, at - MINUTE / 2, 1) for session in idle])
+    assert len(evicted) == 1
+    assert len(await living(durable, at)) <= 2
 
 
 @pytest.mark.parametrize("at_limit", AtLimit)

@@ -138,6 +138,30 @@ async def test_an_instance_with_a_newer_key_gives_the_same_successor(scene: Scen
     assert (await refreshed(scene.instance(newer), token)).token == first.token
 
 
+async def test_within_its_grace_a_token_gets_its_successor_though_that_moved_on(
+    scene: Scene,
+) -> None:
+    first, session = await scene.session()
+    second = (await refreshed(scene.instance(), first)).token
+    await refreshed(scene.instance(), second)
+    assert (await refreshed(scene.instance(), first)).token == second
+    assert (await scene.stored(session.id)).session.revoked_at is None
+
+
+async def test_a_refresh_that_loses_to_a_migration_ends_nothing(scene: Scene) -> None:
+    token, session = await scene.session()
+    await migrated(scene, session.id)
+    assert await scene.instance().refresh(token.text) == Deny(Reason.REUSED)
+    assert (await scene.stored(session.id)).session.revoked_at is None
+
+
+async def test_the_token_from_before_a_migration_is_over_on_every_clock(scene: Scene) -> None:
+    token, session = await scene.session()
+    await migrated(scene, session.id)
+    scene.clock.advance(timedelta(hours=-1))
+    assert await scene.verdict(token) == Deny(Reason.REUSED)
+
+
 async def test_a_token_refreshed_after_its_grace_ends_the_session(scene: Scene) -> None:
     token, session = await scene.session()
     successor = (await refreshed(scene.instance(), token)).token

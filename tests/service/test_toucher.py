@@ -1,5 +1,6 @@
 """Touches: written behind everybody's back, never lost while we live, never in the way."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
@@ -9,10 +10,12 @@ from types import MappingProxyType
 import pytest
 
 from proxy.core.errors import StoreUnavailable
+from proxy.core.judge import judge
 from proxy.core.lifetimes import Lifetimes
 from proxy.core.protocols import Touch
 from proxy.core.session import Session, SessionRecord
 from proxy.core.session_type import SessionType
+from proxy.core.verdict import Allow, Deny, Reason
 from proxy.service.toucher import Toucher
 from proxy.stores.sqlite import SqliteStore
 from tests.clock import NOON, FakeClock
@@ -29,13 +32,18 @@ class Truth(SqliteStore):
     """A real store that can be told to be away, for touches only."""
 
     away = False
+    slow = False
     written = 0
+    asked: asyncio.Event
 
-    async def touch(self, touches: Sequence[Touch]) -> None:
+    async def touch(self, touches: Sequence[Touch]) -> list[Session]:
         if self.away:
             raise StoreUnavailable("sqlite", "told to be away")
+        self.asked.set()
+        if self.slow:
+            await asyncio.Event().wait()
         self.written += len(touches)
-        await super().touch(touches)
+        return await super().touch(touches)
 
 
 class Scene:
@@ -50,10 +58,14 @@ class Scene:
             truth,
             hot=[self.near],
             lifetimes=LIFETIMES,
+            keep_near=self.keep,
             clock=self.clock,
             counted=lambda outcome, count: self.counts.update({outcome: count}),
             max_notes=max_notes,
         )
+
+    def keep(self, session: Session) -> None:
+        self.near.sessions[session.digest] = session
 
     async def known(self) -> Session:
         session = a_session()
@@ -73,6 +85,7 @@ class Scene:
 @pytest.fixture
 async def truth(tmp_path: Path) -> AsyncIterator[Truth]:
     store = await Truth.open(tmp_path / "sidegate.db")
+    store.asked = asyncio.Event()
     yield store
     await store.close()
 
@@ -111,7 +124,7 @@ async def test_a_busy_session_is_written_once_per_threshold_and_every_access_cou
         scene.clock.advance(1)
         scene.see(session)
         await scene.toucher.flush()
-    assert scene.truth.written == 1
+    assert scene.truth.written == 2
     await scene.toucher.flush(everything=True)
     record = await scene.stored(session)
     assert record.details.access_count == 120
@@ -146,6 +159,44 @@ async def test_a_touch_that_comes_after_the_end_revives_nobody(scene: Scene) -> 
     await scene.toucher.flush()
     assert (await scene.stored(session)).session == tombstone
     assert scene.near.sessions[session.digest] == tombstone
+
+
+async def test_what_was_revoked_meanwhile_is_not_offered_as_it_was_noted(scene: Scene) -> None:
+    session = await scene.known()
+    scene.clock.advance(5)
+    scene.see(session)
+    tombstone = session.revoked(scene.clock.now())
+    await scene.truth.replace(SessionRecord(tombstone), expected=session.version)
+    scene.near.sessions.clear()  # a store that has forgotten the tombstone
+    await scene.toucher.flush(everything=True)
+    assert scene.near.sessions == {}
+
+
+async def test_while_nothing_can_be_written_nobody_in_use_looks_idle(scene: Scene) -> None:
+    session = await scene.known()
+    scene.truth.away = True
+    for _ in range(40):
+        now = scene.clock.advance(MINUTE)
+        assert judge(scene.near.sessions.get(session.digest, session), now) != Deny(Reason.IDLE)
+        scene.see(session)
+        await scene.toucher.flush()
+    scene.truth.away = False
+    await scene.toucher.flush()
+    stored = (await scene.stored(session)).session
+    assert isinstance(judge(stored, scene.clock.now()), Allow)
+
+
+async def test_an_interrupted_writing_forgets_nothing(scene: Scene) -> None:
+    session = await scene.known()
+    scene.clock.advance(MINUTE * 10)
+    scene.see(session)
+    scene.truth.slow = True
+    running = asyncio.create_task(scene.toucher.run(every=0.001))
+    await scene.truth.asked.wait()
+    scene.truth.slow = False
+    running.cancel()
+    await asyncio.wait([running])
+    assert (await scene.stored(session)).session.last_seen_at == NOON + MINUTE * 10
 
 
 async def test_an_outage_loses_no_touch(scene: Scene) -> None:

@@ -79,9 +79,12 @@ async def answers_again(store: RedisStore) -> None:
 async def test_a_key_names_the_servers_life_and_the_digest(store: RedisStore, raw: Raw) -> None:
     session = a_session(at=NOW)
     await store.put(session)
-    run_id = (await raw.info("server"))["run_id"]
+    info = await raw.info()
+    run_id, replid = info["run_id"], info["master_replid"]
     spelled = urlsafe_b64encode(session.digest).decode().rstrip("=")
-    assert await the_key(raw) == f"sidegate:v1:{run_id[:16]}:s:{{{spelled}}}".encode()
+    assert (
+        await the_key(raw) == f"sidegate:v1:{run_id[:16]}-{replid[:16]}:0:s:{{{spelled}}}".encode()
+    )
 
 
 @pytest.fixture

@@ -1,0 +1,143 @@
+"""The dead stay dead: Redis is out of reach, refuses to write, forgets, or remembers too much."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import pytest
+import redis as vendor
+
+from proxy.core.token import Token, TokenKey
+from proxy.core.verdict import Allow, Deny, Reason
+from proxy.house import House, built
+from proxy.service.catch_up import CatchUp
+from proxy.service.sessions import Issued, NewSession
+from proxy.settings import load
+from proxy.stores.migrate import migrate_postgres
+from tests.processes import Server
+from tests.stores.wire import Wire
+
+Instance = Callable[[], AbstractAsyncContextManager[House]]
+
+
+@pytest.fixture
+async def wire(own_redis: Server) -> AsyncIterator[Wire]:
+    """What leads every instance to Redis, to be cut."""
+    async with Wire(own_redis.port) as wire:
+        yield wire
+
+
+@pytest.fixture
+async def instance(wire: Wire, database_url: str) -> Instance:
+    """Build an instance that has caught up, without doors; its catch-up is the test's to call."""
+    await migrate_postgres(database_url)
+    settings = load(
+        None,
+        {
+            "SIDEGATE_DATABASE_URL": database_url,
+            "SIDEGATE_REDIS_URL": f"redis://127.0.0.1:{wire.port}/0",
+            "SIDEGATE_REDIS__DEADLINE": "1s",  # nothing here is about speed
+            "SIDEGATE_TOKEN__KEYS": TokenKey.generate().spell(),
+            "SIDEGATE_SESSIONS__WEB__GRACE": "0s",
+        },
+    )
+
+    @asynccontextmanager
+    async def instance() -> AsyncIterator[House]:
+        async with built(settings) as house:
+            await catch_up(house)
+            yield house
+
+    return instance
+
+
+async def catch_up(house: House) -> None:
+    """Let the instance go one round."""
+    assert house.redis is not None
+    await CatchUp(house.durable, hot=house.hot, believe=house.redis.believe, every=1).once()
+
+
+async def from_redis(house: House, token: Token) -> Allow | Deny | None:
+    """Return the verdict of an instance that has nothing in its own memory."""
+    house.local.clear()
+    verdict = await house.validator.look(token.text)
+    return verdict if isinstance(verdict, Allow | Deny) else None
+
+
+def lose(wire: Wire) -> None:
+    wire.refusing = True
+    wire.cut()
+
+
+async def revoke(house: House, issued: Issued) -> None:
+    await house.sessions.revoke(issued.record.session.id, by="admin", reason="stolen")
+
+
+async def test_what_redis_could_not_be_told_is_not_believed_even_by_who_starts_later(
+    instance: Instance, wire: Wire
+) -> None:
+    async with instance() as house:
+        issued = await house.sessions.create(NewSession("alice"))
+        assert isinstance(await from_redis(house, issued.token), Allow)
+        lose(wire)
+        await revoke(house, issued)
+    wire.refusing = False
+    async with instance() as later:
+        assert await from_redis(later, issued.token) == Deny(Reason.REVOKED)
+
+
+async def test_a_redis_that_reads_but_does_not_write_is_not_believed(
+    instance: Instance, own_redis: Server
+) -> None:
+    async with instance() as house, instance() as other:
+        issued = await house.sessions.create(NewSession("alice"))
+        with vendor.Redis(port=own_redis.port) as raw:
+            raw.config_set("maxmemory", 1)
+        await revoke(house, issued)
+        await catch_up(other)
+        assert await from_redis(other, issued.token) == Deny(Reason.REVOKED)
+
+
+async def test_a_touch_brings_nobody_back_into_a_redis_that_has_forgotten_the_end(
+    instance: Instance, own_redis: Server
+) -> None:
+    async with instance() as house, instance() as other:
+        issued = await house.sessions.create(NewSession("alice"))
+        assert isinstance(await other.validator.validate(issued.token.text), Allow)
+        await revoke(house, issued)
+        own_redis.restart()
+        await other.toucher.flush(everything=True)
+        assert await from_redis(other, issued.token) == Deny(Reason.REVOKED)
+
+
+async def test_a_token_rotated_out_while_redis_was_away_does_not_come_back_with_it(
+    instance: Instance, wire: Wire
+) -> None:
+    async with instance() as house:
+        first = await house.sessions.create(NewSession("alice"))
+        assert isinstance(await from_redis(house, first.token), Allow)
+        lose(wire)
+        second = await house.rotation.refresh(first.token.text)
+        assert isinstance(second, Issued)
+        third = await house.rotation.refresh(second.token.text)
+        assert isinstance(third, Issued)
+        wire.refusing = False
+        await catch_up(house)
+        assert await from_redis(house, first.token) == Deny(Reason.REUSED)
+        await revoke(house, third)
+        for issued in (first, second, third):
+            assert isinstance(await from_redis(house, issued.token), Deny)
+
+
+async def test_a_primary_that_was_one_before_has_missed_what_happened_since(
+    instance: Instance, own_redis: Server, wire: Wire
+) -> None:
+    async with instance() as house:
+        issued = await house.sessions.create(NewSession("alice"))
+        assert isinstance(await from_redis(house, issued.token), Allow)
+        with vendor.Redis(port=own_redis.port) as raw:  # demoted, and promoted again
+            raw.replicaof("127.0.0.1", 1)
+            wire.cut()
+            await revoke(house, issued)
+            raw.replicaof("NO", "ONE")
+        wire.cut()
+        assert await from_redis(house, issued.token) == Deny(Reason.REVOKED)
