@@ -58,7 +58,7 @@ class Scene:
 
     def created(self, _: Session) -> None: ...
 
-    def ended(self, session: Session, cause: str) -> None:
+    def ended(self, _: Session, cause: str) -> None:
         self.ended_by.append(cause)
 
     async def session(self, **changes: Any) -> tuple[Token, Session]:
