@@ -82,9 +82,10 @@ async def test_of_fifty_logins_at_once_at_two_instances_three_are_let_in(
 
 
 async def test_two_processes_on_one_file_keep_the_limit_too(http: aiohttp.ClientSession) -> None:
+    start: Callable[..., Sidegate] = start_sidegate
     with temporary_directory() as directory:
         one, other = await asyncio.to_thread(
-            lambda: tuple(start_sidegate(directory, **limited("evict_oldest")) for _ in range(2))
+            lambda: tuple(start(directory, **limited("evict_oldest")) for _ in range(2))
         )
         try:
             logins = await log_in_fifty_times(http, (one, other))
