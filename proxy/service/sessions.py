@@ -21,7 +21,7 @@ from proxy.core.errors import (
 from proxy.core.idempotency import Idempotency
 from proxy.core.lifetimes import Lifetimes
 from proxy.core.limits import Limit
-from proxy.core.protocols import Condition, Cursor, DurableStore, Feed, HotStore
+from proxy.core.protocols import Condition, Cursor, DurableStore, Feed, HotStore, Touch
 from proxy.core.session import Session, SessionDetails, SessionId, SessionRecord
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, Token
@@ -140,6 +140,22 @@ class Sessions:
             Condition(session_id=session_id), at=self._clock.now(), by=by, reason=reason
         )
         await self._over(tombstones, cause="revoke")
+        return await self._durable.get(session_id)
+
+    async def touch(self, session_id: SessionId) -> SessionRecord | None:
+        """Note that a session was seen, elsewhere than at the gate; None: there is no such session.
+
+        SessionEnded: it was over already.
+        """
+        record, now = await self._durable.get(session_id), self._clock.now()
+        if record is None:
+            return None
+        touched = []
+        if not record.session.ended(now):
+            touched = await self._durable.touch([Touch(session_id, now, 1)])
+        if not touched:
+            raise SessionEnded(f"session {session_id} has ended")
+        await offer(touched, self._hot)
         return await self._durable.get(session_id)
 
     async def revoke_where(self, condition: Condition, *, by: str, reason: str) -> int:

@@ -133,6 +133,9 @@ class PostgresStore:
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", connector: Connector) -> None:
         self._pool = pool
         self._connector = connector
+        # Look-ups have half of the connections to themselves: what waits for a lock must not keep
+        # everybody from being checked.
+        self._others = asyncio.Semaphore(max(1, pool.get_max_size() // 2))
         self._schema_fits = False
         self._returning: set[asyncio.Task[None]] = set()
 
@@ -169,7 +172,7 @@ class PostgresStore:
         return (await self.find_many((digest,))).get(digest)
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
-        return answering(await self._ask(_FIND, digests), digests)
+        return answering(await self._ask_at_once(_FIND, digests), digests)
 
     async def create(self, record: SessionRecord, *, limit: Limit | None = None) -> list[Session]:
         values = values_of(record).values()
@@ -272,6 +275,10 @@ class PostgresStore:
 
     async def _ask(self, query: str, *arguments: object) -> list[Row]:
         """Run one statement, which is its own transaction. An error leaves open if it happened."""
+        async with self._others:
+            return await self._ask_at_once(query, *arguments)
+
+    async def _ask_at_once(self, query: str, *arguments: object) -> list[Row]:
         with understood():
             for _ in range(_ATTEMPTS - 1):
                 with suppress(asyncpg.SerializationError, asyncpg.DeadlockDetectedError):

@@ -102,6 +102,7 @@ def _table(
         Endpoint("POST", "/v1/sessions", Scope.WRITE, life.create),
         Endpoint("GET", _SESSION, Scope.READ, life.show),
         Endpoint("POST", f"{_SESSION}/revoke", Scope.REVOKE, life.revoke),
+        Endpoint("POST", f"{_SESSION}/touch", Scope.WRITE, life.touch),
         Endpoint("POST", f"{_SESSION}/sso", Scope.WRITE, rotating.migrate),
         Endpoint("POST", "/v1/refresh", Scope.WRITE, rotating.refresh),
         Endpoint("GET", f"{_USER}/sessions", Scope.READ, life.list_for_user, page),

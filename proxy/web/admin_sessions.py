@@ -64,6 +64,10 @@ class SessionRoutes:
         """Show a session, ended or not."""
         return self._answer(await self._sessions.get(session_id_of(request)))
 
+    async def touch(self, request: web.Request) -> web.Response:
+        """Note that an application saw the session, where the gate did not."""
+        return self._answer(await self._sessions.touch(session_id_of(request)))
+
     async def revoke(self, request: web.Request) -> web.Response:
         """End a session; one that has ended stays as it is, and that is no error."""
         session_id = session_id_of(request)

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from proxy.core.errors import SchemaMismatch, SessionExists, StoreUnavailable, UnreadableRecord
-from proxy.core.protocols import Condition
+from proxy.core.protocols import Condition, Touch
 from proxy.core.session import Session
 from proxy.stores.migrate import migrate_postgres
 from proxy.stores.postgres import PostgresStore
@@ -442,3 +442,21 @@ async def test_a_look_up_uses_the_indexes_of_both_digests(
     text = "\n".join(row[0] for row in plan)
     assert "sessions_digest_key" in text
     assert "sessions_previous_digest_key" in text
+
+
+async def test_what_waits_for_a_lock_keeps_nobody_from_being_found(
+    store: PostgresStore, database_url: str
+) -> None:
+    stuck, other = a_record(), a_record()
+    await store.create(stuck)
+    await store.create(other)
+    async with raw(database_url) as locker:
+        async with locker.transaction():
+            await locker.execute(
+                "SELECT 1 FROM sessions WHERE id = $1 FOR UPDATE", stuck.session.id
+            )
+            touch = Touch(stuck.session.id, NOON, 1)
+            waiting = [asyncio.create_task(store.touch([touch])) for _ in range(20)]
+            async with asyncio.timeout(5):
+                assert await store.find(other.session.digest) == other.session
+        await asyncio.gather(*waiting)

@@ -488,6 +488,28 @@ async def test_an_outage_is_503_and_retry_after(
     assert reply.body["code"] == "store_unavailable"
 
 
+async def test_a_touch_moves_the_idle_deadline(door: Door) -> None:
+    _, session = await door.create()
+    door.clock.advance(timedelta(minutes=29))
+
+    reply = await door.call("POST", f"/v1/sessions/{session['id']}/touch")
+
+    assert reply.status == 200
+    assert reply.body["access_count"] == 1
+    assert reply.body["last_seen_at"] == "2026-03-04T12:29:00.123456Z"
+    door.clock.advance(timedelta(minutes=29))
+    assert await _state(door, session["id"]) == "active"
+
+
+async def test_who_has_ended_cannot_be_touched(door: Door) -> None:
+    _, session = await door.create()
+    door.clock.advance(timedelta(minutes=31))
+    reply = await door.call("POST", f"/v1/sessions/{session['id']}/touch")
+    assert (reply.status, reply.body["code"]) == (409, "session_ended")
+    assert await _state(door, session["id"]) == "idle"
+    assert (await door.call("POST", f"/v1/sessions/{UNKNOWN}/touch")).status == 404
+
+
 async def test_introspecting_is_not_being_seen(tmp_path: Path) -> None:
     seen: list[Session] = []
     async with admin_door(tmp_path, seen=lambda session, _: seen.append(session)) as door:
