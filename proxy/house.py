@@ -15,6 +15,7 @@ from proxy.core.token import KeyRing
 from proxy.observe.prometheus import Metrics
 from proxy.service.binding import ClientBinding, RevokeBehind
 from proxy.service.janitor import Janitor
+from proxy.service.means import Means
 from proxy.service.outward import Nobody
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
@@ -115,28 +116,14 @@ def _introduced(
         counted=metrics.touches,
         max_notes=settings.touch.max_sessions,
     )
+    means = Means(durable, hot, feed or Nobody(), ring, lifetimes, clock, metrics)
     sessions = Sessions(
-        durable,
-        hot=hot,
-        feed=feed or Nobody(),
-        ring=ring,
-        lifetimes=lifetimes,
-        clock=clock,
-        events=metrics,
+        means,
         new_id=lambda: SessionId(str(uuid7())),
         widths=settings.binding.widths(),
         limits=settings.sessions.limits(),
     )
     revoke_behind = RevokeBehind(sessions, events=metrics)
-    rotation = Rotation(
-        durable,
-        hot=hot,
-        feed=feed or Nobody(),
-        ring=ring,
-        lifetimes=lifetimes,
-        clock=clock,
-        events=metrics,
-    )
     return House(
         metrics=metrics,
         durable=durable,
@@ -145,7 +132,7 @@ def _introduced(
         redis=redis,
         feed=feed,
         sessions=sessions,
-        rotation=rotation,
+        rotation=Rotation(means),
         validator=Validator(finder, ring=ring, clock=clock, deadline=patience, seen=toucher.seen),
         toucher=toucher,
         janitor=Janitor(

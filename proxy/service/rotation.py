@@ -6,22 +6,19 @@ holds the nonce but no token, could not say what it is.
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, assert_never
 
-from proxy.core.clock import Clock
 from proxy.core.errors import Conflict
 from proxy.core.judge import judge
-from proxy.core.lifetimes import Lifetimes
-from proxy.core.protocols import DurableStore, Feed, HotStore
 from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.session_type import SessionType
-from proxy.core.token import KeyRing, Token
+from proxy.core.token import Token
 from proxy.core.verdict import Deny, Reason
-from proxy.service.outward import tell
-from proxy.service.sessions import Issued, LifeEvents
+from proxy.service.means import Means
+from proxy.service.sessions import Issued
 
 # Each lost race means that somebody else made progress; so many in a row is a storm.
 _ATTEMPTS: Final = 5
@@ -31,25 +28,8 @@ _NONCE: Final = 32
 class Rotation:
     """The two verbs that give a living session another token: refresh and migrate."""
 
-    def __init__(
-        self,
-        durable: DurableStore,
-        *,
-        hot: Sequence[HotStore],
-        feed: Feed,
-        ring: KeyRing,
-        lifetimes: Mapping[SessionType, Lifetimes],
-        clock: Clock,
-        events: LifeEvents,
-    ) -> None:
-        """Take the truth, and the hot stores from the nearest to the farthest."""
-        self._durable = durable
-        self._hot = hot
-        self._feed = feed
-        self._ring = ring
-        self._lifetimes = lifetimes
-        self._clock = clock
-        self._events = events
+    def __init__(self, means: Means) -> None:
+        self._means = means
 
     async def refresh(
         self, credential: str, *, extend_by: timedelta | None = None
@@ -61,7 +41,7 @@ class Rotation:
         ends, reason `token_reuse`. `extend_by` moves the deadline to that long from now, never
         past the lifetime of the session's type.
         """
-        match self._ring.read(credential):
+        match self._means.ring.read(credential):
             case Deny() as no:
                 return no
             case Token() as token:
@@ -83,10 +63,10 @@ class Rotation:
         has ended.
         """
         for _ in range(_ATTEMPTS):
-            record = await self._durable.get(session_id)
+            record = await self._means.durable.get(session_id)
             if record is None:
                 return None
-            token = self._ring.mint(SessionType.SSO)
+            token = self._means.ring.mint(SessionType.SSO)
             details = replace(
                 record.details,
                 provider=provider,
@@ -94,7 +74,7 @@ class Rotation:
                 metadata={**record.details.metadata, **attributes},
                 rotation_nonce=None,
             )
-            migrated = record.session.migrated(token.digest(), self._clock.now())
+            migrated = record.session.migrated(token.digest(), self._means.clock.now())
             after = SessionRecord(migrated, details)
             if await self._replaced(record.session, after):
                 return Issued(token, after)
@@ -103,10 +83,10 @@ class Rotation:
     async def _refresh(self, token: Token, extend_by: timedelta | None) -> Issued | Deny:
         digest = token.digest()
         for _ in range(_ATTEMPTS):
-            record = await self._durable.owner(digest)
+            record = await self._means.durable.owner(digest)
             if record is None:
                 return Deny(Reason.UNKNOWN)
-            now = self._clock.now()
+            now = self._means.clock.now()
             verdict = judge(record.session, now)
             if isinstance(verdict, Deny):
                 return verdict
@@ -124,8 +104,8 @@ class Rotation:
     ) -> Issued | None:
         """Rotate; None: somebody else has changed the session meanwhile."""
         nonce = secrets.token_bytes(_NONCE)
-        successor = next(self._ring.successors(token, nonce))
-        lifetimes = self._lifetimes[before.session.type]
+        successor = next(self._means.ring.successors(token, nonce))
+        lifetimes = self._means.lifetimes[before.session.type]
         session = before.session
         if extend_by is not None:
             latest = session.authenticated_at + lifetimes.lifetime
@@ -146,7 +126,7 @@ class Rotation:
 
         A migration left no nonce: the session has not been stolen, its owner has moved on.
         """
-        left = await self._durable.rotated_out(token.digest())
+        left = await self._means.durable.rotated_out(token.digest())
         if left is None:
             return None
         if left.nonce is None:
@@ -157,8 +137,8 @@ class Rotation:
 
     async def _again(self, token: Token, nonce: bytes, record: SessionRecord) -> Issued | Deny:
         """Return what the winner of the race was given."""
-        for successor in self._ring.successors(token, nonce):
-            owner = await self._durable.owner(successor.digest())
+        for successor in self._means.ring.successors(token, nonce):
+            owner = await self._means.durable.owner(successor.digest())
             if owner is not None:
                 return Issued(successor, record)
         # The key that made it is not in our ring.
@@ -170,16 +150,16 @@ class Rotation:
         after = SessionRecord(record.session.revoked(now), details)
         if not await self._replaced(record.session, after):
             return None
-        self._events.ended(after.session, "token_reuse")
+        self._means.events.ended(after.session, "token_reuse")
         return Deny(Reason.REUSED)
 
     async def _replaced(self, before: Session, after: SessionRecord) -> bool:
-        if not await self._durable.replace(after, expected=before.version):
+        if not await self._means.durable.replace(after, expected=before.version):
             return False
         changed = [after.session]
         older = before.previous_digest
         if older is not None and older != after.session.previous_digest:
             # Its grace may not be over, and it is no copy of the session any more.
             changed.append(after.session.rotated_out(older))
-        await tell(changed, self._durable, self._hot, self._feed)
+        await self._means.tell(changed)
         return True

@@ -1,17 +1,16 @@
-"""The life of a session: each verb is one pure step, one compare-and-set, then the word outward.
+"""The life of a session: each verb changes the truth, and then the word goes outward.
 
 A verb is acknowledged after the durable store committed. Whatever follows (copies into the hot
 stores, the announcement to other instances) may fail without undoing it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from proxy.core.binding import DEFAULT_WIDTHS, Signals, Widths, bind
-from proxy.core.clock import Clock
 from proxy.core.errors import (
     AnotherRequest,
     LimitReached,
@@ -19,16 +18,13 @@ from proxy.core.errors import (
     SessionExists,
 )
 from proxy.core.idempotency import Idempotency
-from proxy.core.lifetimes import Lifetimes
 from proxy.core.limits import Limit
-from proxy.core.protocols import Condition, Cursor, DurableStore, Feed, HotStore, Touch
+from proxy.core.protocols import Condition, Cursor, Touch
 from proxy.core.session import Session, SessionDetails, SessionId, SessionRecord
 from proxy.core.session_type import SessionType
-from proxy.core.token import KeyRing, Token
-from proxy.service.outward import offer, tell
-
-# Each lost race means that somebody else made progress; five in a row is a storm, not a race.
-_ATTEMPTS = 5
+from proxy.core.token import Token
+from proxy.service.means import Means
+from proxy.service.outward import offer
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,43 +50,21 @@ class Issued:
     record: SessionRecord
 
 
-class LifeEvents(Protocol):
-    """Whoever counts beginnings and ends. A cause is one of a few fixed words."""
-
-    def created(self, session: Session) -> None: ...
-
-    def ended(self, session: Session, cause: str) -> None: ...
-
-
 class Sessions:
     """Every verb that leaves the token alone; service/rotation.py has the others."""
 
     def __init__(
         self,
-        durable: DurableStore,
+        means: Means,
         *,
-        hot: Sequence[HotStore],
-        feed: Feed,
-        ring: KeyRing,
-        lifetimes: Mapping[SessionType, Lifetimes],
-        clock: Clock,
-        events: LifeEvents,
         new_id: Callable[[], SessionId],
         widths: Widths = DEFAULT_WIDTHS,
         limits: Mapping[SessionType, Limit] = MappingProxyType({}),
     ) -> None:
-        """Take the truth, and the hot stores from the nearest to the farthest.
-
-        `widths`: how much of an address a session is bound to. `limits`: of the types that have
+        """`widths`: how much of an address a session is bound to. `limits`: of the types that have
         one, how many sessions of a user may live at once.
         """
-        self._durable = durable
-        self._hot = hot
-        self._feed = feed
-        self._ring = ring
-        self._lifetimes = lifetimes
-        self._clock = clock
-        self._events = events
+        self._means = means
         self._new_id = new_id
         self._widths = widths
         self._limits = limits
@@ -104,29 +78,31 @@ class Sessions:
         cannot be bound to what is malformed.
         """
         if key is None:
-            return await self._begin(wanted, self._new_id(), self._ring.mint(wanted.type), None)
-        before = await self._durable.claimed(key.claim)
+            return await self._begin(
+                wanted, self._new_id(), self._means.ring.mint(wanted.type), None
+            )
+        before = await self._means.durable.claimed(key.claim)
         if before is None:
             session_id = self._new_id()
             token = next(self._derived(wanted.type, key, session_id))
             try:
                 return await self._begin(wanted, session_id, token, key.claim)
             except (SessionExists, LimitReached):  # the same request, at the same time
-                before = await self._durable.claimed(key.claim)
+                before = await self._means.durable.claimed(key.claim)
                 if before is None:
                     raise
         return await self._again(wanted, key, before)
 
     async def get(self, session_id: SessionId) -> SessionRecord | None:
         """Return the session, ended or not, or None."""
-        return await self._durable.get(session_id)
+        return await self._means.durable.get(session_id)
 
     async def list_for_user(
         self, user_id: str, *, limit: int, after: Cursor | None = None, include_ended: bool = False
     ) -> list[SessionRecord]:
         """Return a page of a user's sessions, newest first."""
-        living_at = None if include_ended else self._clock.now()
-        return await self._durable.list_for_user(
+        living_at = None if include_ended else self._means.clock.now()
+        return await self._means.durable.list_for_user(
             user_id, limit=limit, after=after, living_at=living_at
         )
 
@@ -136,53 +112,53 @@ class Sessions:
         Idempotent: of a session that was revoked or has expired nothing changes. One statement, not
         a compare-and-set: nobody outruns a revocation by refreshing faster.
         """
-        tombstones = await self._durable.revoke_where(
-            Condition(session_id=session_id), at=self._clock.now(), by=by, reason=reason
+        tombstones = await self._means.durable.revoke_where(
+            Condition(session_id=session_id), at=self._means.clock.now(), by=by, reason=reason
         )
-        await self._over(tombstones, cause="revoke")
-        return await self._durable.get(session_id)
+        await self._means.over(tombstones, cause="revoke")
+        return await self._means.durable.get(session_id)
 
     async def touch(self, session_id: SessionId) -> SessionRecord | None:
         """Note that a session was seen, elsewhere than at the gate; None: there is no such session.
 
         SessionEnded: it was over already.
         """
-        record, now = await self._durable.get(session_id), self._clock.now()
+        record, now = await self._means.durable.get(session_id), self._means.clock.now()
         if record is None:
             return None
         touched = []
         if not record.session.ended(now):
-            touched = await self._durable.touch([Touch(session_id, now, 1)])
+            touched = await self._means.durable.touch([Touch(session_id, now, 1)])
         if not touched:
             raise SessionEnded(f"session {session_id} has ended")
-        await offer(touched, self._hot)
-        return await self._durable.get(session_id)
+        await offer(touched, self._means.hot)
+        return await self._means.durable.get(session_id)
 
     async def revoke_where(self, condition: Condition, *, by: str, reason: str) -> int:
         """End every living session that matches, and return how many those were."""
-        tombstones = await self._durable.revoke_where(
-            condition, at=self._clock.now(), by=by, reason=reason
+        tombstones = await self._means.durable.revoke_where(
+            condition, at=self._means.clock.now(), by=by, reason=reason
         )
-        await self._over(tombstones, cause="revoke_where")
+        await self._means.over(tombstones, cause="revoke_where")
         return len(tombstones)
 
     async def _begin(
         self, wanted: NewSession, session_id: SessionId, token: Token, claim: bytes | None
     ) -> Issued:
         record = self._begun(wanted, session_id, token, claim)
-        evicted = await self._durable.create(record, limit=self._limits.get(wanted.type))
-        self._events.created(record.session)
-        await offer([record.session], self._hot)
-        await self._over(evicted, cause="limit")
+        evicted = await self._means.durable.create(record, limit=self._limits.get(wanted.type))
+        self._means.events.created(record.session)
+        await offer([record.session], self._means.hot)
+        await self._means.over(evicted, cause="limit")
         return Issued(token, record)
 
     async def _again(self, wanted: NewSession, key: Idempotency, before: SessionRecord) -> Issued:
         """Return what `key` has begun, with the token made again."""
         for token in self._derived(wanted.type, key, before.session.id):
-            record = await self._durable.owner(token.digest())
+            record = await self._means.durable.owner(token.digest())
             if record is None:
                 continue
-            if record.session.ended(self._clock.now()):
+            if record.session.ended(self._means.clock.now()):
                 raise SessionEnded(f"session {record.session.id} has ended")
             if record.session.digest != token.digest():
                 raise SessionExists(f"session {record.session.id} has another token by now")
@@ -192,13 +168,13 @@ class Sessions:
     def _derived(
         self, type_: SessionType, key: Idempotency, session_id: SessionId
     ) -> Iterator[Token]:
-        return self._ring.derived(type_, key.seed + session_id.encode())
+        return self._means.ring.derived(type_, key.seed + session_id.encode())
 
     def _begun(
         self, wanted: NewSession, session_id: SessionId, token: Token, claim: bytes | None
     ) -> SessionRecord:
-        now = self._clock.now()
-        lifetimes = self._lifetimes[wanted.type]
+        now = self._means.clock.now()
+        lifetimes = self._means.lifetimes[wanted.type]
         lifetime = min(lifetimes.lifetime, wanted.expires_in or lifetimes.lifetime)
         session = Session(
             id=session_id,
@@ -221,8 +197,3 @@ class Sessions:
             claim=claim,
         )
         return SessionRecord(session, details)
-
-    async def _over(self, tombstones: Sequence[Session], *, cause: str) -> None:
-        for tombstone in tombstones:
-            self._events.ended(tombstone, cause)
-        await tell(tombstones, self._durable, self._hot, self._feed)

@@ -17,6 +17,7 @@ from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, TokenKey
 from proxy.core.verdict import Allow, Deny, Reason
 from proxy.service.binding import ClientBinding, RevokeBehind
+from proxy.service.means import Means
 from proxy.service.outward import Nobody
 from proxy.service.sessions import NewSession, Sessions
 from proxy.service.validator import Validator
@@ -76,13 +77,15 @@ class Scene:
         self.truth = truth
         self.noted = Noted()
         self.sessions = Sessions(
-            truth,
-            hot=[],
-            feed=Nobody(),
-            ring=RING,
-            lifetimes=DEFAULT_LIFETIMES,
-            clock=FakeClock(),
-            events=self.noted,
+            Means(
+                truth,
+                hot=[],
+                feed=Nobody(),
+                ring=RING,
+                lifetimes=DEFAULT_LIFETIMES,
+                clock=FakeClock(),
+                events=self.noted,
+            ),
             new_id=lambda: SessionId(str(uuid7())),
         )
         self.behind = RevokeBehind(self.sessions, events=self.noted, max_waiting=max_waiting)

@@ -15,6 +15,7 @@ from proxy.core.protocols import DurableStore
 from proxy.core.session import Session, SessionId
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, TokenKey
+from proxy.service.means import Means
 from proxy.service.sessions import NewSession, Sessions
 from proxy.stores.migrate import migrate_postgres
 from proxy.stores.postgres import PostgresStore
@@ -39,13 +40,15 @@ class Scene:
 
     def sessions(self, *keys: TokenKey, limit: Limit | None = None) -> Sessions:
         return Sessions(
-            self.durable,
-            hot=[self.near],
-            feed=self,
-            ring=KeyRing(keys or [OLD]),
-            lifetimes=DEFAULT_LIFETIMES,
-            clock=self.clock,
-            events=self,
+            Means(
+                self.durable,
+                hot=[self.near],
+                feed=self,
+                ring=KeyRing(keys or [OLD]),
+                lifetimes=DEFAULT_LIFETIMES,
+                clock=self.clock,
+                events=self,
+            ),
             new_id=lambda: SessionId(str(uuid7())),
             limits={} if limit is None else {SessionType.WEB: limit},
         )

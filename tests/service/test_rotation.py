@@ -17,6 +17,7 @@ from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, Token, TokenKey
 from proxy.core.verdict import Allow, Deny, Reason
+from proxy.service.means import Means
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Issued
 from proxy.stores.migrate import migrate_postgres
@@ -44,13 +45,15 @@ class Scene:
 
     def instance(self, ring: KeyRing | None = None) -> Rotation:
         return Rotation(
-            self.durable,
-            hot=[self.near],
-            feed=self,
-            ring=ring or self.ring,
-            lifetimes=DEFAULT_LIFETIMES,
-            clock=self.clock,
-            events=self,
+            Means(
+                self.durable,
+                hot=[self.near],
+                feed=self,
+                ring=ring or self.ring,
+                lifetimes=DEFAULT_LIFETIMES,
+                clock=self.clock,
+                events=self,
+            ),
         )
 
     async def announce(self, sessions: Iterable[Session]) -> None:

@@ -21,6 +21,7 @@ from proxy.core.protocols import DurableStore
 from proxy.core.session import Session, SessionId
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, TokenKey
+from proxy.service.means import Means
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.validator import Seen, Validator
@@ -163,26 +164,9 @@ async def admin_door(
     store = cast("DurableStore", broken)
     clock, ring = FakeClock(), KeyRing([TokenKey.generate()])
     silence = Silence()
-    sessions = Sessions(
-        store,
-        hot=[],
-        feed=silence,
-        ring=ring,
-        lifetimes=DEFAULT_LIFETIMES,
-        clock=clock,
-        events=silence,
-        new_id=lambda: SessionId(str(uuid7())),
-        limits=limits,
-    )
-    rotation = Rotation(
-        store,
-        hot=[],
-        feed=silence,
-        ring=ring,
-        lifetimes=DEFAULT_LIFETIMES,
-        clock=clock,
-        events=silence,
-    )
+    means = Means(store, [], silence, ring, DEFAULT_LIFETIMES, clock, silence)
+    sessions = Sessions(means, new_id=lambda: SessionId(str(uuid7())), limits=limits)
+    rotation = Rotation(means)
     validator = Validator(store, ring=ring, clock=clock, deadline=5, seen=seen)
     texts, keys = {}, []
     for name, scopes in [("all", list(Scope)), *((str(scope), [scope]) for scope in Scope)]:

@@ -1,0 +1,44 @@
+"""What the verbs work with: the truth, who is to be told, and the rules."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.core.clock import Clock
+from proxy.core.lifetimes import Lifetimes
+from proxy.core.protocols import DurableStore, Feed, HotStore
+from proxy.core.session import Session
+from proxy.core.session_type import SessionType
+from proxy.core.token import KeyRing
+from proxy.service.outward import tell
+
+
+class LifeEvents(Protocol):
+    """Whoever counts beginnings and ends. A cause is one of a few fixed words."""
+
+    def created(self, session: Session) -> None: ...
+
+    def ended(self, session: Session, cause: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Means:
+    """Handed to every verb's class by the composition root; `hot` runs from near to far."""
+
+    durable: DurableStore
+    hot: Sequence[HotStore]
+    feed: Feed
+    ring: KeyRing
+    lifetimes: Mapping[SessionType, Lifetimes]
+    clock: Clock
+    events: LifeEvents
+
+    async def tell(self, changed: Sequence[Session]) -> None:
+        """Tell whoever holds copies what the durable store has acknowledged."""
+        await tell(changed, self.durable, self.hot, self.feed)
+
+    async def over(self, tombstones: Sequence[Session], *, cause: str) -> None:
+        """Count and tell that these sessions have ended."""
+        for tombstone in tombstones:
+            self.events.ended(tombstone, cause)
+        await self.tell(tombstones)
