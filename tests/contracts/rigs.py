@@ -117,7 +117,8 @@ async def postgres(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
 
 
 def redis_at(url: str) -> RedisStore:
-    return RedisStore(url, on_unreadable=ignore)
+    # Patient: a busy machine is not what these contracts are about.
+    return RedisStore(url, on_unreadable=ignore, timeout=5.0)
 
 
 @asynccontextmanager

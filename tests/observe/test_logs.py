@@ -38,6 +38,7 @@ def _as_it_was() -> Iterator[None]:
     yield
     root.handlers[:] = [h for h in root.handlers if type(h).__module__ != logs.__name__]
     root.setLevel(level)
+    logging.getLogger("sidegate").setLevel(logging.NOTSET)
     logging.captureWarnings(capture=False)
     warnings.showwarning = show
 
@@ -91,7 +92,7 @@ def test_the_last_configuration_counts(written: Written) -> None:
     later = Written()
     logs.configure("debug", "json", later)
 
-    logging.getLogger("proxy").debug("loud")
+    logging.getLogger("sidegate.gate").debug("loud")
 
     assert (written.getvalue(), later.line()["event"]) == ("", "loud")
 

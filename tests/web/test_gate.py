@@ -4,6 +4,7 @@ A running gate is spoken to in raw bytes, over TCP and over a Unix socket.
 """
 
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxy.core.address import Address
+from proxy.core.errors import CannotListen
 from proxy.web.credentials import CredentialSources
 from proxy.web.gateways.base import Manners
 from tests.web.attack_table import ATTACKS, MARK, STRAY_TARGETS, Attack
@@ -252,6 +254,7 @@ async def test_a_unix_socket_left_behind_is_in_nobodys_way(tmp_path: Path) -> No
 async def test_a_gate_that_closes_leaves_its_successors_socket_alone(tmp_path: Path) -> None:
     address = Address(path=str(tmp_path / "gate.sock"))
     async with AsyncExitStack() as later, open_gate(address) as predecessor:
+        os.unlink(str(address.path))  # noqa: PTH108  # somebody cleared the way, too early
         await later.enter_async_context(open_gate(address))
         await predecessor.door.close(patience=1)
 
@@ -262,3 +265,29 @@ def without_date(reply: Reply) -> tuple[tuple[str, str], ...]:
     """Return the headers that mean something: of nothing, HEAD need not tell the length."""
     dull = ("Content-Length", "0")
     return tuple(field for field in reply.fields if field[0] != "Date" and field != dull)
+
+
+async def test_a_second_gate_does_not_take_the_socket_of_a_living_one(tmp_path: Path) -> None:
+    address = Address(path=str(tmp_path / "gate.sock"))
+    async with open_gate(address):
+        with pytest.raises(CannotListen, match="in use"):
+            async with open_gate(address):
+                pass
+        assert (await ask(address, request(bearer(ALICE)))).status == 200
+
+
+async def test_a_gate_takes_the_socket_that_a_killed_one_left(tmp_path: Path) -> None:
+    address = Address(path=str(tmp_path / "gate.sock"))
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(address.path))
+    async with open_gate(address):
+        assert (await ask(address, request(bearer(ALICE)))).status == 200
+
+
+async def test_a_file_in_the_way_of_a_socket_is_left_alone(tmp_path: Path) -> None:
+    precious = tmp_path / "gate.sock"
+    precious.write_text("precious")
+    with pytest.raises(CannotListen):
+        async with open_gate(Address(path=str(precious))):
+            pass
+    assert precious.read_text() == "precious"
