@@ -1,8 +1,7 @@
 """To create a session: whom it ends is told everybody, and a key begins one session only."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 from uuid_utils import uuid7
@@ -17,9 +16,6 @@ from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, TokenKey
 from proxy.service.means import Means
 from proxy.service.sessions import NewSession, Sessions
-from proxy.stores.migrate import migrate_postgres
-from proxy.stores.postgres import PostgresStore
-from proxy.stores.sqlite import SqliteStore
 from tests.clock import FakeClock
 from tests.fakes import Shelf
 
@@ -63,17 +59,9 @@ class Scene:
         self.counted.append((cause, session.id))
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-async def scene(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Scene]:
-    store: SqliteStore | PostgresStore
-    if request.param == "sqlite":
-        store = await SqliteStore.open(tmp_path / "sidegate.db")
-    else:
-        url = request.getfixturevalue("database_url")
-        await migrate_postgres(url)
-        store = await PostgresStore.open(url)
-    yield Scene(store)
-    await store.close()
+@pytest.fixture
+def scene(durable: DurableStore) -> Scene:
+    return Scene(durable)
 
 
 async def test_everybody_is_told_of_one_that_had_to_go(scene: Scene) -> None:

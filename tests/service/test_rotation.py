@@ -1,10 +1,9 @@
 """Refresh and migration: one successor for everybody, and no way back for what was left behind."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +19,6 @@ from proxy.core.verdict import Allow, Deny, Reason
 from proxy.service.means import Means
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Issued
-from proxy.stores.migrate import migrate_postgres
-from proxy.stores.postgres import PostgresStore
-from proxy.stores.sqlite import SqliteStore
 from tests.clock import FakeClock
 from tests.contracts.values import a_record, a_session
 from tests.fakes import Shelf
@@ -80,17 +76,9 @@ class Scene:
         return Deny(Reason.UNKNOWN) if session is None else judge(session, self.clock.now())
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-async def scene(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Scene]:
-    store: SqliteStore | PostgresStore
-    if request.param == "sqlite":
-        store = await SqliteStore.open(tmp_path / "sidegate.db")
-    else:
-        url = request.getfixturevalue("database_url")
-        await migrate_postgres(url)
-        store = await PostgresStore.open(url)
-    yield Scene(store)
-    await store.close()
+@pytest.fixture
+def scene(durable: DurableStore) -> Scene:
+    return Scene(durable)
 
 
 async def refreshed(rotation: Rotation, token: Token, **how: Any) -> Issued:
