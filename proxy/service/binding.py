@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final, NoReturn, Protocol
 
 from proxy.core.binding import Policy, Signal, Signals, Widths, mismatches
@@ -76,12 +77,21 @@ class RevokeBehind:
     """
 
     def __init__(
-        self, sessions: Sessions, *, events: BindingEvents, max_waiting: int = 1000
+        self,
+        sessions: Sessions,
+        *,
+        events: BindingEvents,
+        max_waiting: int = 1000,
+        patience: float = 5.0,
     ) -> None:
-        """Let at most `max_waiting` sessions wait; beyond that they are dropped, and counted."""
+        """Let at most `max_waiting` sessions wait; beyond that they are dropped, and counted.
+
+        `patience` is how many seconds a silent store is waited for when all is over.
+        """
         self._sessions = sessions
         self._events = events
         self._max_waiting = max_waiting
+        self._patience = patience
         self._waiting: dict[SessionId, None] = {}  # in order, and each once
         self._more = asyncio.Event()
 
@@ -102,7 +112,9 @@ class RevokeBehind:
                 await self._more.wait()
                 await self._end_all()
         finally:
-            await self._end_all()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._patience):
+                    await self._end_all()
 
     async def _end_all(self) -> None:
         while self._waiting:

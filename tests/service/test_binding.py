@@ -12,7 +12,8 @@ from uuid_utils import uuid7
 from proxy.core.binding import Policy, Signal, Signals, Widths, bind
 from proxy.core.errors import StoreUnavailable
 from proxy.core.lifetimes import DEFAULT_LIFETIMES
-from proxy.core.session import Session, SessionId, SessionRecord
+from proxy.core.protocols import Condition
+from proxy.core.session import Session, SessionId
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, TokenKey
 from proxy.core.verdict import Allow, Deny, Reason
@@ -36,13 +37,15 @@ class Truth(SqliteStore):
     away = False
     waiting: asyncio.Event | None = None
 
-    async def get(self, session_id: SessionId) -> SessionRecord | None:
+    async def revoke_where(
+        self, condition: Condition, *, at: datetime, by: str, reason: str
+    ) -> list[Session]:
         if self.away:
             raise StoreUnavailable("sqlite", "told to be away")
         if self.waiting is not None:
             self.waiting.set()
             await asyncio.Event().wait()
-        return await super().get(session_id)
+        return await super().revoke_where(condition, at=at, by=by, reason=reason)
 
 
 class Noted(Counter[str]):
@@ -73,7 +76,7 @@ class Noted(Counter[str]):
 class Scene:
     """A worker over a real store."""
 
-    def __init__(self, truth: Truth, *, max_waiting: int = 100) -> None:
+    def __init__(self, truth: Truth, *, max_waiting: int = 100, patience: float = 5.0) -> None:
         self.truth = truth
         self.noted = Noted()
         self.sessions = Sessions(
@@ -88,7 +91,9 @@ class Scene:
             ),
             new_id=lambda: SessionId(str(uuid7())),
         )
-        self.behind = RevokeBehind(self.sessions, events=self.noted, max_waiting=max_waiting)
+        self.behind = RevokeBehind(
+            self.sessions, events=self.noted, max_waiting=max_waiting, patience=patience
+        )
 
     async def known(self, count: int = 1) -> list[Session]:
         sessions = [a_session() for _ in range(count)]
@@ -182,6 +187,20 @@ async def test_what_waits_when_we_stop_is_ended_first(scene: Scene) -> None:
     await scene.cancelled(worker)
 
     assert await scene.reasons(sessions) == [("sidegate", "binding")] * 3
+
+
+async def test_a_silent_store_does_not_keep_us_from_stopping(truth: Truth) -> None:
+    scene = Scene(truth, patience=0.01)
+    (session,) = await scene.known()
+    worker = asyncio.create_task(scene.behind.run())
+    truth.waiting = asyncio.Event()
+    scene.behind.revoke(session)
+    await truth.waiting.wait()
+
+    worker.cancel()
+    stopped, _ = await asyncio.wait([worker], timeout=2)
+
+    assert stopped == {worker}
 
 
 # Which policy holds
