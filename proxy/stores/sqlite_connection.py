@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -173,7 +174,7 @@ async def prepare(path: Path, busy_timeout: timedelta) -> None:
         _create(path)
         connection = await _connect(path, busy_timeout)
         try:
-            await connection.execute_fetchall("PRAGMA journal_mode = WAL")
+            await _into_wal(connection, busy_timeout)
             await _migrate(connection)
         finally:
             await connection.close()
@@ -256,6 +257,20 @@ async def _connect(path: Path, busy_timeout: timedelta) -> aiosqlite.Connection:
         await connection.close()
         raise
     return connection
+
+
+async def _into_wal(connection: aiosqlite.Connection, busy_timeout: timedelta) -> None:
+    """Switch to WAL. SQLite's own patience does not hold for this: others may be switching too."""
+    deadline = time.monotonic() + busy_timeout.total_seconds()
+    while True:
+        try:
+            await connection.execute_fetchall("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            await asyncio.sleep(0.01)
+        else:
+            return
 
 
 async def _migrate(connection: aiosqlite.Connection) -> None:
