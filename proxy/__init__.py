@@ -32,7 +32,7 @@ Where do I add ...
     a signal of a client    core/binding.py, web/signals.py, BindingSection, BindingPayload
     a reason to deny        core/verdict.py, then core/judge.py
     a verb                  core/session.py (the pure step), service/sessions.py or rotation.py,
-                            web/payloads.py and a row in web/admin.py's table
+                            web/payloads/ and a row in web/admin.py's table
     a command               commands/, and cli.py
     a migration             the next number in stores/migrations/postgres and /sqlite
     a setting               settings/sections.py; config/sidegate.yaml is compared with it by a test

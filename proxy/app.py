@@ -1,7 +1,7 @@
 """The composition root's outside: open the doors, keep the house running, close in order.
 
 serve           what `sidegate serve` does, until it is told to stop
-open_sessions   the verbs, for the command line
+opened          everything but the doors, for the command line
 cleanup         delete what ended long ago
 migrate         bring the database up to date
 """
@@ -21,7 +21,6 @@ from proxy.core.session import Session
 from proxy.house import House, built
 from proxy.observe.prometheus import registry
 from proxy.service.catch_up import CatchUp
-from proxy.service.sessions import Sessions
 from proxy.settings import Settings, first_admin_key, token_keys
 from proxy.stores.migrate import migrate_postgres
 from proxy.stores.postgres import PostgresStore
@@ -44,12 +43,12 @@ _log: Final = logging.getLogger("sidegate")
 
 
 @asynccontextmanager
-async def open_sessions(settings: Settings) -> AsyncIterator[Sessions]:
-    """Lend every verb but validate, on the stores of the settings, to one who opens no door."""
+async def opened(settings: Settings) -> AsyncIterator[House]:
+    """Lend everything but the doors, on the stores of the settings."""
     async with built(settings) as house:
         if house.redis is not None:
             house.redis.believe(await house.durable.generation())
-        yield house.sessions
+        yield house
 
 
 async def cleanup(settings: Settings) -> AsyncIterator[int]:
@@ -142,6 +141,7 @@ async def _admin_door(settings: Settings, house: House) -> AsyncIterator[Door | 
         house.sessions,
         house.rotation,
         house.validator,
+        house.audit,
         ApiKeys(keys),
         hosts=settings.admin.hosts,
         lifetimes=settings.sessions.by_type(),
@@ -210,6 +210,7 @@ async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
             tasks.create_task(house.toucher.run(every=settings.touch.interval.total_seconds())),
             tasks.create_task(house.revoke_behind.run()),
             tasks.create_task(house.janitor.run(every=settings.cleanup.interval.total_seconds())),
+            tasks.create_task(house.audit.run(every=settings.audit.interval.total_seconds())),
         ]
         if house.feed is not None:
             listening = house.feed.listen(

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from proxy.commands.audit import audit
 from proxy.commands.config import config
 from proxy.commands.keys import key
 from proxy.commands.options import load, run, with_config, with_output
@@ -73,7 +74,7 @@ def main() -> None:
     """
 
 
-for group in (config, key, session):
+for group in (audit, config, key, session):
     main.add_command(group)
 
 

@@ -9,10 +9,11 @@ from importlib.metadata import version
 from uuid_utils import uuid7
 
 from proxy.core.clock import Clock, SystemClock
-from proxy.core.protocols import DurableStore, HotStore, SessionFinder
+from proxy.core.protocols import AuditLog, DurableStore, HotStore, SessionFinder
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
 from proxy.observe.prometheus import Metrics
+from proxy.service.audit import Audit
 from proxy.service.binding import ClientBinding, RevokeBehind
 from proxy.service.janitor import Janitor
 from proxy.service.means import Means
@@ -31,11 +32,15 @@ from proxy.stores.guarded import Guard, Guarded, GuardedHot
 from proxy.stores.local import LocalStore
 from proxy.stores.metered import Metered, MeteredHot
 from proxy.stores.postgres import PostgresStore
+from proxy.stores.postgres_audit import PostgresAudit
+from proxy.stores.postgres_database import PostgresDatabase
 from proxy.stores.read_through import ReadThrough
 from proxy.stores.redis import RedisStore
 from proxy.stores.redis_feed import RedisFeed
 from proxy.stores.remember_misses import RememberMisses
 from proxy.stores.sqlite import SqliteStore
+from proxy.stores.sqlite_audit import SqliteAudit
+from proxy.stores.sqlite_database import SqliteDatabase
 from proxy.web.ops import Ping
 
 
@@ -51,6 +56,7 @@ class House:
     feed: RedisFeed | None
     sessions: Sessions
     rotation: Rotation
+    audit: Audit
     validator: Validator
     toucher: Toucher
     janitor: Janitor
@@ -72,7 +78,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         metrics = Metrics(
             version=version("sidegate"), revocation_bound=_seconds(settings.local.max_age)
         )
-        durable = await _durable(settings)
+        durable, audit_log = await _durable(settings)
         cellar.push_async_callback(durable.close)
         local = LocalStore(
             max_sessions=settings.local.max_sessions,
@@ -83,7 +89,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         redis = _redis(settings, metrics)
         if redis is not None:
             cellar.push_async_callback(redis.close)
-        yield _introduced(settings, clock, ring, metrics, durable, local, redis)
+        yield _introduced(settings, clock, ring, metrics, durable, audit_log, local, redis)
 
 
 def _introduced(
@@ -92,6 +98,7 @@ def _introduced(
     ring: KeyRing,
     metrics: Metrics,
     durable: DurableStore,
+    audit_log: AuditLog,
     local: LocalStore,
     redis: RedisStore | None,
 ) -> House:
@@ -116,12 +123,10 @@ def _introduced(
         counted=metrics.touches,
         max_notes=settings.touch.max_sessions,
     )
-    means = Means(durable, hot, feed or Nobody(), ring, lifetimes, clock, metrics)
+    limits = settings.sessions.limits()
+    means = Means(durable, hot, feed or Nobody(), ring, lifetimes, clock, metrics, limits)
     sessions = Sessions(
-        means,
-        new_id=lambda: SessionId(str(uuid7())),
-        widths=settings.binding.widths(),
-        limits=settings.sessions.limits(),
+        means, new_id=lambda: SessionId(str(uuid7())), widths=settings.binding.widths()
     )
     revoke_behind = RevokeBehind(sessions, events=metrics)
     return House(
@@ -133,6 +138,12 @@ def _introduced(
         feed=feed,
         sessions=sessions,
         rotation=Rotation(means),
+        audit=Audit(
+            audit_log,
+            retention=settings.audit.retention,
+            clock=clock,
+            counted=metrics.audit_events,
+        ),
         validator=Validator(finder, ring=ring, clock=clock, deadline=patience, seen=toucher.seen),
         toucher=toucher,
         janitor=Janitor(
@@ -193,14 +204,16 @@ def _durable_name(settings: Settings) -> str:
     return "sqlite" if settings.database_url is None else "postgres"
 
 
-async def _durable(settings: Settings) -> DurableStore:
+async def _durable(settings: Settings) -> tuple[DurableStore, AuditLog]:
     if settings.database_url is None:
-        return await SqliteStore.open(settings.data_dir / "sidegate.db")
-    return await PostgresStore.open(
+        file = await SqliteDatabase.open(settings.data_dir / "sidegate.db")
+        return SqliteStore(file), SqliteAudit(file)
+    database = await PostgresDatabase.open(
         settings.database_url.get_secret_value(),
         pool_max=settings.postgres.pool_max,
         prepared_statements=settings.postgres.prepared_statements,
     )
+    return PostgresStore(database), PostgresAudit(database)
 
 
 def _redis(settings: Settings, metrics: Metrics) -> RedisStore | None:

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from proxy.core.actor import Actor
+from proxy.core.audit import AuditEvent, AuditFilter, Seal
+from proxy.core.condition import Condition
 from proxy.core.limits import Limit
 from proxy.core.session import Session, SessionId, SessionRecord
-from proxy.core.session_type import SessionType
+from proxy.core.session_state import SessionState
 from proxy.core.token import Digest
 
 
@@ -59,16 +62,6 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
-    """Which sessions to revoke: those that match every field that is given."""
-
-    user_id: str | None = None
-    session_id: SessionId | None = None
-    type: SessionType | None = None
-    except_id: SessionId | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Touch:
     """A session was seen so many times, the last time at `seen_at`."""
 
@@ -94,9 +87,9 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
     async def create(self, record: SessionRecord, *, limit: Limit | None = None) -> list[Session]:
         """Store a new session, and return the tombstones of those that had to end for it.
 
-        Of all that live when it begins, its user keeps at most as many of its type as `limit` says,
-        it included, however many are created at once. LimitReached: none was to end for it.
-        SessionExists: its id, digest or claim is taken. In either case nothing changed.
+        Of all that live when it begins, its user keeps at most as many of its type and tenant as
+        `limit` says, it included, however many are created at once. LimitReached: none was to end
+        for it. SessionExists: its id, digest or claim is taken. In either case nothing changed.
         """
         ...
 
@@ -116,18 +109,22 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         """Return the session to which `digest` leads or ever led, ended or not."""
         ...
 
-    async def list_for_user(
+    async def list_where(
         self,
-        user_id: str,
+        condition: Condition,
         *,
         limit: int,
         after: Cursor | None = None,
-        living_at: datetime | None = None,
+        state: tuple[SessionState, datetime] | None = None,
     ) -> list[SessionRecord]:
-        """Return at most `limit` sessions, newest first, beyond `after`.
+        """Return at most `limit` sessions that match, newest first, beyond `after`.
 
-        With `living_at`, only those that have not ended by then.
+        With `state`, only those that are in it at that moment.
         """
+        ...
+
+    async def count_where(self, condition: Condition, *, at: datetime) -> int:
+        """Return how many sessions `revoke_where` would revoke, without its limit."""
         ...
 
     async def replace(self, record: SessionRecord, *, expected: int) -> bool:
@@ -138,13 +135,31 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         """
         ...
 
-    async def revoke_where(
-        self, condition: Condition, *, at: datetime, by: str, reason: str
-    ) -> list[Session]:
-        """Revoke every session matching `condition` that is neither revoked nor past its absolute
-        deadline; return the tombstones.
+    async def replace_within(
+        self, record: SessionRecord, *, expected: int, limit: Limit, at: datetime
+    ) -> list[Session] | None:
+        """Replace, where that makes it one more living session of its type, as `create` would.
 
-        One that looks idle is revoked too: that it was seen may be told late, by a touch.
+        Return the tombstones of those that had to end for it; None: the stored one is not version
+        `expected`. LimitReached: none was to end for it. In either case nothing changed.
+        """
+        ...
+
+    async def revoke_where(
+        self,
+        condition: Condition,
+        *,
+        at: datetime,
+        by: Actor,
+        reason: str,
+        limit: int,
+        after: SessionId | None = None,
+    ) -> list[Session]:
+        """Revoke sessions matching `condition` that are neither revoked nor past their absolute
+        deadline, the `limit` lowest ids beyond `after`; return the tombstones in that order.
+
+        Fewer than `limit` say that there are no more. One that looks idle is revoked too: that it
+        was seen may be told late, by a touch.
         """
         ...
 
@@ -187,6 +202,45 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
 
     async def close(self) -> None:
         """Let go of everything. The store is not asked again."""
+        ...
+
+
+class AuditLog(Protocol):
+    """The events of the durable store, and their chain. Nobody writes an event but the store."""
+
+    async def events(
+        self, wanted: AuditFilter, *, limit: int, before: int | None = None
+    ) -> list[AuditEvent]:
+        """Return at most `limit` events that match, the highest number first, below `before`."""
+        ...
+
+    async def unsealed(self, *, limit: int) -> list[AuditEvent]:
+        """Return at most `limit` events that have no seal yet, the lowest number first."""
+        ...
+
+    async def head(self) -> Seal:
+        """Return the last seal; where there is none, what the first one follows."""
+        ...
+
+    async def seal(self, seals: Sequence[tuple[int, Seal]]) -> bool:
+        """Give the events of these numbers their seals; False: another instance was quicker.
+
+        They follow the head in the order of the numbers. Then some may be sealed, but all rightly.
+        """
+        ...
+
+    async def anchor(self) -> Seal:
+        """Return what the oldest sealed event that is left is sealed to."""
+        ...
+
+    async def chain(self, *, after: int, limit: int) -> list[tuple[AuditEvent, Seal]]:
+        """Return at most `limit` sealed events in the order of their links, beyond link `after`."""
+        ...
+
+    async def forget(self, before: datetime, *, limit: int) -> int:
+        """Delete sealed events from the beginning of the chain, at most `limit`, up to the first
+        that is not older than `before`; return how many. The anchor moves with them.
+        """
         ...
 
 

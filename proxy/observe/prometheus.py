@@ -65,6 +65,7 @@ class Metrics:
         self._ended: _Tally = defaultdict(int)
         self._touches: _Tally = defaultdict(int)
         self._cleanups: _Tally = defaultdict(int)
+        self._audit_events: _Tally = defaultdict(int)
         self._mismatches: _Tally = defaultdict(int)
         self._binding_revocations: _Tally = defaultdict(int)
         self._unreadable: _Tally = defaultdict(int)
@@ -102,6 +103,10 @@ class Metrics:
     def cleanups(self, outcome: str, count: int) -> None:
         """So many sessions were purged, or that many attempts failed."""
         self._cleanups[(outcome,)] += count
+
+    def audit_events(self, outcome: str, count: int) -> None:
+        """So many audit events were sealed or forgotten, or that many rounds of it failed."""
+        self._audit_events[(outcome,)] += count
 
     def binding_mismatch(self, signal: str, policy: str) -> None:
         """A session was presented by another client than it is bound to, and what followed."""
@@ -222,6 +227,12 @@ class Metrics:
             "Sessions purged long after their end, and attempts to clean up that failed.",
             ("outcome",),
             self._cleanups,
+        )
+        yield _counter(
+            "sidegate_audit_events",
+            "Audit events sealed, or forgotten after their retention, and rounds that failed.",
+            ("outcome",),
+            self._audit_events,
         )
         yield _counter(
             "sidegate_binding_mismatches",

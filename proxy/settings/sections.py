@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from proxy.core.address import Address
 from proxy.core.binding import DEFAULT_WIDTHS, Policy, Signal, Widths
-from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes
+from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, preset_lifetimes
 from proxy.core.limits import AtLimit, Limit
 from proxy.core.session_type import SessionType
 from proxy.settings.values import (
@@ -267,12 +267,29 @@ class SsoLifetimes(LifetimesSection):
     idle_timeout: OptionalDuration = DEFAULT_LIFETIMES[SessionType.SSO].idle_timeout
 
 
+def _over(begun: Mapping[str, object], said: object) -> object:
+    return {**begun, **said} if isinstance(said, dict) else said
+
+
 class SessionsSection(Section):
+    preset: Annotated[Literal["aal1", "aal2", "aal3"] | None, BeforeValidator(lower), OrNone] = None
     web: WebLifetimes = WebLifetimes()
     mobile: MobileLifetimes = MobileLifetimes()
     api: ApiLifetimes = ApiLifetimes()
     service: ServiceLifetimes = ServiceLifetimes()
     sso: SsoLifetimes = SsoLifetimes()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _begin_with_the_preset(cls, given: object) -> object:
+        """What is said of a type goes before the preset, which goes before the defaults."""
+        if not isinstance(given, dict) or lower(given.get("preset")) not in set(Preset):
+            return given  # what is wrong with it is said elsewhere
+        begun = {
+            type_.value: {"lifetime": these.lifetime, "idle_timeout": these.idle_timeout}
+            for type_, these in preset_lifetimes(Preset(given["preset"].lower())).items()
+        }
+        return given | {name: _over(begun[name], given.get(name, {})) for name in begun}
 
     def by_type(self) -> Mapping[SessionType, Lifetimes]:
         return {type_: section.lifetimes() for type_, section in self._sections().items()}
@@ -305,6 +322,11 @@ class CleanupSection(Section):
     interval: PositiveDuration = _seconds(60)
     retention: Duration = timedelta(days=7)
     batch: Annotated[int, Field(ge=1, le=10_000)] = 1000
+
+
+class AuditSection(Section):
+    interval: PositiveDuration = _seconds(1)
+    retention: PositiveDuration = timedelta(days=365)
 
 
 class LogsSection(Section):
@@ -349,6 +371,7 @@ class Settings(BaseSettings):
     catch_up: CatchUpSection = CatchUpSection()
     touch: TouchSection = TouchSection()
     cleanup: CleanupSection = CleanupSection()
+    audit: AuditSection = AuditSection()
     logs: LogsSection = LogsSection()
     drain: DrainSection = DrainSection()
 

@@ -1,6 +1,6 @@
 """The admin door: who may ask what, and where it is answered."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,11 +9,14 @@ from aiohttp import hdrs, web
 from proxy.core.clock import Clock
 from proxy.core.lifetimes import Lifetimes
 from proxy.core.session_type import SessionType
+from proxy.service.audit import Audit
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.validator import Validator
 from proxy.web import bodies
+from proxy.web.admin_audit import AUDIT_QUERY, AuditRoutes
 from proxy.web.admin_auth import ApiKeys, Scope
+from proxy.web.admin_many import PAGE_QUERY, PROVIDER_QUERY, ManySessionsRoutes
 from proxy.web.admin_oauth2 import OAuth2Routes
 from proxy.web.admin_rotation import RotationRoutes
 from proxy.web.admin_sessions import SessionRoutes
@@ -57,6 +60,7 @@ def admin_app(
     sessions: Sessions,
     rotation: Rotation,
     validator: Validator,
+    audit: Audit,
     keys: ApiKeys,
     *,
     hosts: Iterable[str],
@@ -84,10 +88,16 @@ def admin_app(
         ],
     )
     app.on_response_prepare.append(sign)
-    life = SessionRoutes(sessions, Cursors(cursor_key), lifetimes=lifetimes, clock=clock)
-    rotating = RotationRoutes(rotation, clock=clock)
-    for endpoint in _table(life, rotating, OAuth2Routes(sessions, validator)):
-        _add(app.router, endpoint)
+    cursors = Cursors(cursor_key)
+    table = _table(
+        SessionRoutes(sessions, lifetimes=lifetimes, clock=clock),
+        ManySessionsRoutes(sessions, cursors, clock=clock),
+        RotationRoutes(rotation, clock=clock),
+        AuditRoutes(audit, cursors),
+        OAuth2Routes(sessions, validator),
+    )
+    for path in dict.fromkeys(endpoint.path for endpoint in table):
+        _add(app.router, path, [endpoint for endpoint in table if endpoint.path == path])
     # aiohttp's own 404 and 405 are not asked: they would answer an Expect line in their own way.
     nowhere = app.router.add_resource("/{anything:.*}", name=UNMATCHED)
     nowhere.add_route(hdrs.METH_ANY, _nowhere, expect_handler=expect)
@@ -95,34 +105,41 @@ def admin_app(
 
 
 def _table(
-    life: SessionRoutes, rotating: RotationRoutes, oauth2: OAuth2Routes
+    one: SessionRoutes,
+    many: ManySessionsRoutes,
+    rotating: RotationRoutes,
+    audit: AuditRoutes,
+    oauth2: OAuth2Routes,
 ) -> tuple[Endpoint, ...]:
-    page = frozenset({"limit", "cursor", "include_ended"})
     return (
-        Endpoint("POST", "/v1/sessions", Scope.WRITE, life.create),
-        Endpoint("GET", _SESSION, Scope.READ, life.show),
-        Endpoint("POST", f"{_SESSION}/revoke", Scope.REVOKE, life.revoke),
-        Endpoint("POST", f"{_SESSION}/touch", Scope.WRITE, life.touch),
+        Endpoint("POST", "/v1/sessions", Scope.WRITE, one.create),
+        Endpoint("GET", "/v1/sessions", Scope.READ, many.list_for_provider, PROVIDER_QUERY),
+        Endpoint("GET", _SESSION, Scope.READ, one.show),
+        Endpoint("POST", f"{_SESSION}/revoke", Scope.REVOKE, one.revoke),
+        Endpoint("POST", f"{_SESSION}/touch", Scope.WRITE, one.touch),
         Endpoint("POST", f"{_SESSION}/sso", Scope.WRITE, rotating.migrate),
         Endpoint("POST", "/v1/refresh", Scope.WRITE, rotating.refresh),
-        Endpoint("GET", f"{_USER}/sessions", Scope.READ, life.list_for_user, page),
-        Endpoint("POST", f"{_USER}/revoke", Scope.REVOKE, life.revoke_for_user),
+        Endpoint("GET", f"{_USER}/sessions", Scope.READ, many.list_for_user, PAGE_QUERY),
+        Endpoint("POST", f"{_USER}/revoke", Scope.REVOKE, many.revoke_for_user),
+        Endpoint("POST", "/v1/revoke", Scope.REVOKE, many.revoke_where),
+        Endpoint("GET", "/v1/audit", Scope.READ, audit.list_events, AUDIT_QUERY),
         Endpoint("POST", "/oauth2/introspect", Scope.READ, oauth2.introspect),
         Endpoint("POST", "/oauth2/revoke", Scope.REVOKE, oauth2.revoke),
     )
 
 
-def _add(router: web.UrlDispatcher, endpoint: Endpoint) -> None:
-    allowed = [endpoint.method, *([hdrs.METH_HEAD] if endpoint.method == hdrs.METH_GET else [])]
-    handler = _guarded(endpoint)
+def _add(router: web.UrlDispatcher, path: str, endpoints: Sequence[Endpoint]) -> None:
+    """Open a path for the methods of its endpoints, and tell whoever comes with another."""
+    handlers = {endpoint.method: _guarded(endpoint) for endpoint in endpoints}
+    if hdrs.METH_GET in handlers:
+        handlers[hdrs.METH_HEAD] = handlers[hdrs.METH_GET]
 
     async def wrong_method(request: web.Request) -> web.StreamResponse:
-        raise web.HTTPMethodNotAllowed(request.method, allowed)
+        raise web.HTTPMethodNotAllowed(request.method, handlers)
 
-    resource = router.add_resource(endpoint.path)
-    for method in allowed:
+    resource = router.add_resource(path)
+    for method, handler in (*handlers.items(), (hdrs.METH_ANY, wrong_method)):
         resource.add_route(method, handler, expect_handler=expect)
-    resource.add_route(hdrs.METH_ANY, wrong_method, expect_handler=expect)
 
 
 async def _nowhere(_request: web.Request) -> web.StreamResponse:

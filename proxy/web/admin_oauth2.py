@@ -8,9 +8,10 @@ from proxy.core.session import Session
 from proxy.core.verdict import Allow, Deny, Unavailable
 from proxy.service.sessions import Sessions
 from proxy.service.validator import Validator
-from proxy.web import bodies, payloads
+from proxy.web import bodies
 from proxy.web.admin_log import actor, log_change
 from proxy.web.middleware import unavailable
+from proxy.web.payloads.documents import introspection_document
 from proxy.web.problems import Mistake, invalid
 
 
@@ -25,7 +26,7 @@ class OAuth2Routes:
         """Say whether a token is valid now, and whose; of others nothing but that they are not."""
         match await self._validator.look(await _token(request)):
             case Allow(session):
-                return web.json_response(payloads.introspection_document(session))
+                return web.json_response(introspection_document(session))
             case Deny():
                 return web.json_response({"active": False})
             case Unavailable(store):

@@ -5,10 +5,12 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from proxy.core.condition import Condition
 from proxy.core.errors import LimitReached, SessionExists
 from proxy.core.limits import AtLimit, Limit
 from proxy.core.protocols import DurableStore, Touch
 from proxy.core.session import Session
+from proxy.core.session_state import SessionState
 from proxy.core.session_type import SessionType
 from tests.clock import NOON
 from tests.contracts.values import a_digest, a_record, a_session, a_tombstone
@@ -28,7 +30,9 @@ async def begun(
 
 
 async def living(durable: DurableStore, at: datetime, user_id: str = "ada") -> list[Session]:
-    records = await durable.list_for_user(user_id, limit=1000, living_at=at)
+    records = await durable.list_where(
+        Condition(user_id), limit=1000, state=(SessionState.ACTIVE, at)
+    )
     return [record.session for record in records]
 
 

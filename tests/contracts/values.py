@@ -7,10 +7,13 @@ from typing import Any
 
 from uuid_utils import uuid7
 
+from proxy.core.actor import Actor
 from proxy.core.session import Session, SessionDetails, SessionId, SessionRecord
 from proxy.core.session_type import SessionType
 from proxy.core.token import Digest
 from tests.clock import NOON
+
+TESTER = Actor("tests")
 
 
 def a_digest() -> Digest:

@@ -20,7 +20,7 @@ from proxy.service.means import Means
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Issued
 from tests.clock import FakeClock
-from tests.contracts.values import a_record, a_session
+from tests.contracts.values import TESTER, a_record, a_session
 from tests.fakes import Shelf
 
 GRACE = DEFAULT_LIFETIMES[SessionType.WEB].grace
@@ -82,7 +82,7 @@ def scene(durable: DurableStore) -> Scene:
 
 
 async def refreshed(rotation: Rotation, token: Token, **how: Any) -> Issued:
-    issued = await rotation.refresh(token.text, **how)
+    issued = await rotation.refresh(token.text, by=TESTER, **how)
     assert isinstance(issued, Issued)
     return issued
 
@@ -142,7 +142,7 @@ async def test_within_its_grace_a_token_gets_its_successor_though_that_moved_on(
 async def test_a_refresh_that_loses_to_a_migration_ends_nothing(scene: Scene) -> None:
     token, session = await scene.session()
     await migrated(scene, session.id)
-    assert await scene.instance().refresh(token.text) == Deny(Reason.REUSED)
+    assert await scene.instance().refresh(token.text, by=TESTER) == Deny(Reason.REUSED)
     assert (await scene.stored(session.id)).session.revoked_at is None
 
 
@@ -157,7 +157,7 @@ async def test_a_token_refreshed_after_its_grace_ends_the_session(scene: Scene) 
     token, session = await scene.session()
     successor = (await refreshed(scene.instance(), token)).token
     scene.clock.advance(GRACE)
-    assert await scene.instance().refresh(token.text) == Deny(Reason.REUSED)
+    assert await scene.instance().refresh(token.text, by=TESTER) == Deny(Reason.REUSED)
     assert await scene.verdict(successor) == Deny(Reason.REVOKED)
     record = await scene.stored(session.id)
     assert record.details.revoked_reason == "token_reuse"
@@ -173,7 +173,7 @@ async def test_any_token_ever_rotated_out_ends_the_session_not_only_the_last(
         token = (await refreshed(scene.instance(), token)).token
         scene.clock.advance(GRACE)
     assert await scene.verdict(first) == Deny(Reason.REUSED)
-    assert await scene.instance().refresh(first.text) == Deny(Reason.REUSED)
+    assert await scene.instance().refresh(first.text, by=TESTER) == Deny(Reason.REUSED)
     assert (await scene.stored(session.id)).session.revoked_at is not None
 
 
@@ -219,13 +219,14 @@ async def test_an_ended_session_cannot_be_refreshed(scene: Scene, reason: Reason
         case _:
             token, _ = await scene.session(idle_timeout=MOMENT)
     scene.clock.advance(MOMENT)
-    assert await scene.instance().refresh(token.text) == Deny(reason)
+    assert await scene.instance().refresh(token.text, by=TESTER) == Deny(reason)
 
 
 async def test_what_is_no_token_of_ours_or_nobodys_is_refused(scene: Scene) -> None:
     unknown = scene.ring.mint(SessionType.WEB)
-    assert await scene.instance().refresh(unknown.text) == Deny(Reason.UNKNOWN)
-    assert await scene.instance().refresh(unknown.text[:-1] + "!") == Deny(Reason.MALFORMED)
+    assert await scene.instance().refresh(unknown.text, by=TESTER) == Deny(Reason.UNKNOWN)
+    broken = unknown.text[:-1] + "!"
+    assert await scene.instance().refresh(broken, by=TESTER) == Deny(Reason.MALFORMED)
 
 
 async def test_the_store_cannot_say_what_the_successor_is(scene: Scene) -> None:
@@ -251,6 +252,7 @@ async def test_a_revocation_during_a_rotation_closes_both_tokens(scene: Scene) -
 async def migrated(scene: Scene, session_id: SessionId) -> Issued | None:
     return await scene.instance().migrate(
         session_id,
+        by=TESTER,
         provider="https://id.example",
         provider_session_id="idp-42",
         attributes={"groups": ["staff"]},

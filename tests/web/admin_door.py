@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -17,15 +18,18 @@ from proxy.core.address import Address
 from proxy.core.errors import StoreUnavailable
 from proxy.core.lifetimes import DEFAULT_LIFETIMES
 from proxy.core.limits import Limit
-from proxy.core.protocols import DurableStore
+from proxy.core.protocols import AuditLog, DurableStore
 from proxy.core.session import Session, SessionId
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, TokenKey
+from proxy.service.audit import Audit
 from proxy.service.means import Means
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.validator import Seen, Validator
 from proxy.stores.sqlite import SqliteStore
+from proxy.stores.sqlite_audit import SqliteAudit
+from proxy.stores.sqlite_database import SqliteDatabase
 from proxy.web.admin import admin_app
 from proxy.web.admin_auth import ApiKey, ApiKeys, Scope
 from proxy.web.door import application_door
@@ -35,10 +39,11 @@ CURSOR_KEY = bytes(range(32))
 
 
 class Breakable:
-    """A store that cannot answer while it is broken, or fails as it is told."""
+    """A store that cannot answer while it is broken, or fails as it is told; `like` another."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: object, *, like: "Breakable | None" = None) -> None:
         self._store = store
+        self._like = like or self
         self.failure: Exception | None = None
         self.silent = False
 
@@ -49,10 +54,10 @@ class Breakable:
         verb = getattr(self._store, name)
 
         async def asked(*args: Any, **named: Any) -> Any:
-            if self.silent:
+            if self._like.silent:
                 await asyncio.Event().wait()
-            if self.failure is not None:
-                raise self.failure
+            if self._like.failure is not None:
+                raise self._like.failure
             return await verb(*args, **named)
 
         return asked
@@ -159,15 +164,17 @@ async def admin_door(
     limits: Mapping[SessionType, Limit] = MappingProxyType({}),
 ) -> AsyncIterator[Door]:
     """Open a door over an empty store."""
-    sqlite = await SqliteStore.open(directory / "sessions.db")
-    broken = Breakable(sqlite)
+    file = await SqliteDatabase.open(directory / "sessions.db")
+    broken = Breakable(SqliteStore(file))
     store = cast("DurableStore", broken)
     clock, ring = FakeClock(), KeyRing([TokenKey.generate()])
     silence = Silence()
-    means = Means(store, [], silence, ring, DEFAULT_LIFETIMES, clock, silence)
-    sessions = Sessions(means, new_id=lambda: SessionId(str(uuid7())), limits=limits)
+    means = Means(store, [], silence, ring, DEFAULT_LIFETIMES, clock, silence, limits)
+    sessions = Sessions(means, new_id=lambda: SessionId(str(uuid7())))
     rotation = Rotation(means)
     validator = Validator(store, ring=ring, clock=clock, deadline=5, seen=seen)
+    trail = cast("AuditLog", Breakable(SqliteAudit(file), like=broken))
+    audit = Audit(trail, retention=timedelta(days=1), clock=clock, counted=lambda _, __: None)
     texts, keys = {}, []
     for name, scopes in [("all", list(Scope)), *((str(scope), [scope]) for scope in Scope)]:
         texts[name], key = ApiKey.mint(name, scopes)
@@ -177,6 +184,7 @@ async def admin_door(
         sessions,
         rotation,
         validator,
+        audit,
         ApiKeys(keys),
         hosts=["127.0.0.1", "LOCALHOST", "::1"],
         lifetimes=DEFAULT_LIFETIMES,
@@ -192,4 +200,4 @@ async def admin_door(
                 yield Door(client, port, broken, sessions, validator, ring, clock, texts, counted)
             await listener.close(patience=1)
     finally:
-        await sqlite.close()
+        await file.close()
