@@ -1,17 +1,21 @@
 """The databases that a durable store can live in, seen from behind: SQL, damage, and repair."""
 
 import sqlite3
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import asyncpg
 
-from proxy.core.protocols import DurableStore
+from proxy.core.protocols import AuditLog, DurableStore
+from proxy.stores import postgres_database, sqlite_database
 from proxy.stores.migrate import migrate_postgres
 from proxy.stores.postgres import PostgresStore
+from proxy.stores.postgres_audit import PostgresAudit
 from proxy.stores.sqlite import SqliteStore
+from proxy.stores.sqlite_audit import SqliteAudit
 from tests.processes import Server
 
 
@@ -20,6 +24,10 @@ class Database(Protocol):
 
     async def open(self) -> DurableStore:
         """Open a store in it: each as separate as one of another process."""
+        ...
+
+    def audit_log(self) -> AbstractAsyncContextManager[AuditLog]:
+        """Open the audit trail of the stores in it, over connections of its own."""
         ...
 
     async def execute(self, statement: str) -> None:
@@ -42,6 +50,12 @@ class PostgresDatabase:
     async def open(self) -> DurableStore:
         await migrate_postgres(self.url)
         return await PostgresStore.open(self.url)
+
+    @asynccontextmanager
+    async def audit_log(self) -> AsyncIterator[AuditLog]:
+        database = await postgres_database.PostgresDatabase.open(self.url)
+        yield PostgresAudit(database)
+        await database.close()
 
     async def execute(self, statement: str) -> None:
         connection = await asyncpg.connect(self.url)
@@ -68,6 +82,12 @@ class SqliteDatabase:
 
     async def open(self) -> DurableStore:
         return await SqliteStore.open(self.path)
+
+    @asynccontextmanager
+    async def audit_log(self) -> AsyncIterator[AuditLog]:
+        database = await sqlite_database.SqliteDatabase.open(self.path)
+        yield SqliteAudit(database)
+        await database.close()
 
     async def execute(self, statement: str) -> None:
         # the same SQL for both, but for casts
