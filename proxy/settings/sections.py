@@ -283,7 +283,7 @@ class SessionsSection(Section):
     @classmethod
     def _begin_with_the_preset(cls, given: object) -> object:
         """What is said of a type goes before the preset, which goes before the defaults."""
-        if not isinstance(given, dict) or lower(given.get("preset")) not in set(Preset):
+        if not isinstance(given, dict) or lower(given.get("preset")) not in list(Preset):
             return given  # what is wrong with it is said elsewhere
         begun = {
             type_.value: {"lifetime": these.lifetime, "idle_timeout": these.idle_timeout}
