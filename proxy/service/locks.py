@@ -55,15 +55,13 @@ class Locks:
         if await self._has_ended(session_id):
             raise SessionEnded(f"session {session_id} has ended")
         lease = Lease.mint()
-        match await self._locks.acquire(session_id, lease.digest(), ttl=ttl, holder=holder):
-            case Hold() as hold:
-                self._counted("acquired")
-                return Acquired(lease, hold)
-            case Contended() as contended:
-                self._counted("contended")
-                return contended
-            case None:
-                return None
+        got = await self._locks.acquire(session_id, lease.digest(), ttl=ttl, holder=holder)
+        if isinstance(got, Hold):
+            self._counted("acquired")
+            return Acquired(lease, got)
+        if got is not None:
+            self._counted("contended")
+        return got
 
     async def renew(self, session_id: SessionId, lease: Lease, *, ttl: timedelta) -> Hold | None:
         """Hold it for `ttl` from now, or for as long as before if that is longer.
