@@ -148,6 +148,7 @@ async def _admin_door(settings: Settings, house: House) -> AsyncIterator[Door | 
     application = admin_app(
         house.sessions,
         house.rotation,
+        house.locks,
         house.validator,
         house.audit,
         ApiKeys(keys),
