@@ -28,7 +28,7 @@ ROOMS = {
     "click": ["cli.py", "commands/*"],
     "jwt": ["web/logout/jose.py"],
     "msgspec": ["stores/codec.py"],
-    "prometheus_client": ["observe/prometheus.py", "web/ops.py"],
+    "prometheus_client": ["observe/*", "web/ops.py", "web/worker_ops.py"],
     "pydantic": ["settings/*", "web/payloads/*"],
     "pydantic_core": ["web/payloads/*"],
     "pydantic_settings": ["settings/*"],

@@ -433,6 +433,8 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    jobs: bool = True
     data_dir: Folder = Path("~/.local/state/sidegate")
     database_url: Annotated[DatabaseUrl | None, OrNone] = None
     redis_url: Annotated[RedisUrl | None, OrNone] = None
