@@ -21,6 +21,7 @@ from proxy.core.limits import AtLimit, Limit
 from proxy.core.session_type import SessionType
 from proxy.core.token import TokenKey
 from proxy.settings import Settings, first_admin_key, load, token_keys
+from proxy.settings.sections import ProviderSection
 from proxy.settings.show import schema, shown
 from proxy.settings.sources import leaves, variable_of
 from proxy.settings.values import read_duration, spell_duration
@@ -694,6 +695,14 @@ def test_the_file_of_all_settings_has_every_one_with_its_default() -> None:
 
     assert flat(file) == flat(defaults)
     assert load(CONFIG / "sidegate.yaml", {}) == Settings()
+
+
+def test_the_file_of_all_settings_tells_what_can_be_said_of_a_provider() -> None:
+    comment = (
+        (CONFIG / "sidegate.yaml").read_text().partition("\nsso:")[2].partition("providers: [")[0]
+    )
+
+    assert [name for name in ProviderSection.model_fields if name not in comment] == []
 
 
 def flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
