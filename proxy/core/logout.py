@@ -46,19 +46,20 @@ class Logout:
     provider: str
     id: bytes = field(repr=False)
     until: datetime
-    session_id: str | None
-    subject: str | None
+    provider_session_id: str | None
+    provider_subject: str | None
 
     def conditions(self) -> tuple[Condition, ...]:
         """Return which sessions are to end. With both ids, a session must fit both, or fit the
         first and not say whose it is."""
-        if self.session_id is None:
-            return (Condition(provider=self.provider, provider_subject=self.subject),)
-        of_session = Condition(provider=self.provider, provider_session_id=self.session_id)
-        if self.subject is None:
+        session_id, subject = self.provider_session_id, self.provider_subject
+        if session_id is None:
+            return (Condition(provider=self.provider, provider_subject=subject),)
+        of_session = Condition(provider=self.provider, provider_session_id=session_id)
+        if subject is None:
             return (of_session,)
         return (
-            of_session.narrowed(provider_subject=self.subject),
+            of_session.narrowed(provider_subject=subject),
             of_session.narrowed(subject_unknown=True),
         )
 
@@ -78,8 +79,8 @@ def read_logout(claims: Mapping[str, object], provider: Provider, now: datetime)
         provider=provider.name,
         id=sha256(json.dumps([provider.name, token_id]).encode("ascii")).digest(),
         until=datetime.fromtimestamp(over + _OUR_CLOCKS, UTC),
-        session_id=session_id,
-        subject=subject,
+        provider_session_id=session_id,
+        provider_subject=subject,
     )
 
 
@@ -99,8 +100,9 @@ def _check_parties(claims: Mapping[str, object], provider: Provider) -> None:
 def _check_event(claims: Mapping[str, object]) -> None:
     """A token that says anything else is an ID token, or one of another kind."""
     events = claims.get("events")
-    _insist(isinstance(events, dict) and list(events) == [EVENT], "events is not the one of logout")
-    _insist(isinstance(events, dict) and isinstance(events[EVENT], dict), "the event is no object")
+    if not isinstance(events, dict) or list(events) != [EVENT]:
+        raise BadLogoutToken("events is not the one of logout")
+    _insist(isinstance(events[EVENT], dict), "the event is no object")
     _insist("nonce" not in claims, "it has a nonce")
 
 

@@ -505,8 +505,8 @@ async def test_whatever_a_provider_signs_is_read_or_refused(
 
     if logout is not None:
         assert changes.keys() <= {"iat", "exp", "nbf", "jti", "sid", "sub"}
-        assert logout.session_id == changes.get("sid", "s1")
-        assert logout.subject == changes.get("sub")
+        assert logout.provider_session_id == changes.get("sid", "s1")
+        assert logout.provider_subject == changes.get("sub")
 
 
 @settings(max_examples=200, deadline=None)

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxy.core.errors import BadLogoutToken
 from proxy.web.logout.jose import read_keys
@@ -392,6 +394,27 @@ def bare(signer: Signer, **more: object) -> dict[str, Any]:
 )
 def test_a_key_is_used_for_what_it_is_for(jwk: dict[str, Any], algorithms: list[str]) -> None:
     assert usable(jwk, *EVERY) == algorithms
+
+
+_anything = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+_members = st.sampled_from(
+    ["kty", "crv", "n", "e", "x", "y", "d", "k", "use", "key_ops", "alg", "kid", "x5c"]
+)
+_right = st.sampled_from([OLD.jwk(), Signer.of("ES256").jwk(), Signer.of("EdDSA").jwk()])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    right=_right,
+    wrong=st.dictionaries(_members, _anything | st.lists(_anything, max_size=2), max_size=4),
+    without=st.sets(_members, max_size=2),
+)
+def test_a_key_of_any_shape_is_taken_or_passed_over(
+    right: dict[str, Any], wrong: dict[str, Any], without: set[str]
+) -> None:
+    jwk = {name: value for name, value in (right | wrong).items() if name not in without}
+
+    assert set(usable(jwk, *EVERY)) <= set(EVERY)
 
 
 def test_a_key_tells_neither_itself_nor_its_parts() -> None:

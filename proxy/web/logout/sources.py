@@ -79,8 +79,10 @@ async def _fetched(url: str) -> bytes:
     try:
         async with (
             # Whoever asks has patience, and says how much.
-            ClientSession(headers=_HEADERS, timeout=ClientTimeout(), auto_decompress=False) as web,
-            web.get(url, allow_redirects=False) as answer,
+            ClientSession(
+                headers=_HEADERS, timeout=ClientTimeout(), auto_decompress=False
+            ) as client,
+            client.get(url, allow_redirects=False) as answer,
         ):
             if answer.status != 200:
                 raise Unfetched(f"the provider answers {answer.status}")
