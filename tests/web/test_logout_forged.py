@@ -94,6 +94,16 @@ def raw(payload: bytes | Callable[[str], bytes], header: object = None) -> Forge
     return forge
 
 
+def raw_part(payload: str) -> Forge:
+    """Sign a payload that is spelled as it stands."""
+
+    def forge(_: IdentityProvider) -> str:
+        signed = f"{encoded(spelled(RS256.header()))}.{payload}"
+        return f"{signed}.{encoded(RS256.signature(signed))}"
+
+    return forge
+
+
 def shared_secret(secret: bytes, **header: Any) -> Forge:
     """Sign with HMAC, by a secret that everybody knows."""
 
@@ -325,6 +335,7 @@ CLAIMS: dict[str, Forge] = {
     "nbf of the future": saying(nbf=NOW + 31),
     "nbf a text": saying(nbf="now"),
     "nbf null": saying(nbf=None),
+    "nbf true": saying(nbf=True),
     "jti missing": saying(jti=...),
     "jti null": saying(jti=None),
     "jti empty": saying(jti=""),
@@ -396,7 +407,10 @@ STRUCTURES: dict[str, Forge] = {
     "a line break after it": altered(lambda parts: ".".join(parts) + "\n"),
     "a line break in it": altered(lambda parts: ".\n".join(parts)),
     "the other base64": altered(lambda parts: f"{parts[0]}.{parts[1]}.+/+/"),
-    "a part of 4n + 1 characters": altered(lambda parts: f"{parts[0]}.{parts[1]}.AAAAA"),
+    "a signature of 4n + 1 characters": altered(lambda parts: f"{parts[0]}.{parts[1]}.AAAAA"),
+    "a header of 4n + 1 characters": altered(lambda parts: f"AAAAA.{parts[1]}.{parts[2]}"),
+    "a payload of 4n + 1 characters": raw_part("AAAAA"),
+    "a payload with spare bits": raw_part(encoded(b'{"a": 1}')[:-1] + "R"),
     "digits of another script": altered(lambda parts: ".".join(parts).replace("1", "\u0661")),
     "a bearer": altered(lambda parts: "Bearer " + ".".join(parts)),
     "a session token of ours": no_jwt("sgs_" + "A" * 56),

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from proxy.core.errors import BadLogoutToken
 from proxy.web.logout.jose import read_keys
-from proxy.web.logout.keys import KeysUnavailable, ProviderKeys, Source
-from proxy.web.logout.sources import LIMIT, by_discovery, from_file, from_url
+from proxy.web.logout.keys import KeysUnavailable, ProviderKeys, Source, Unfetched
+from proxy.web.logout.sources import LIMIT, by_discovery, discovered, from_file, from_url
 from tests.certificate import certificate
 from tests.clock import FakeClock
 from tests.web.identity_provider import IdentityProvider, Signer, identity_provider, private_key
@@ -296,6 +296,14 @@ async def test_a_discovery_document_that_leads_elsewhere_is_not_followed(
     with pytest.raises(KeysUnavailable):
         await finds(keys_of(by_discovery(idp.issuer), clock), "old")
     assert idp.asked == [CONFIGURATION]
+
+
+def test_an_issuer_elsewhere_does_not_lead_to_a_port_of_this_machine() -> None:
+    issuer, inside = "https://id.example", "http://localhost:6379/"
+
+    with pytest.raises(Unfetched):
+        discovered({"issuer": issuer, "jwks_uri": inside}, issuer)
+    assert discovered({"issuer": "http://[::1]:1", "jwks_uri": inside}, "http://[::1]:1") == inside
 
 
 @pytest.mark.parametrize("answer", [b"[]", b"{", web.Response(status=302), b"\0" * (LIMIT + 1)])

@@ -50,7 +50,7 @@ def by_discovery(issuer: str) -> Source:
 
     async def fetch() -> bytes:
         found = await _fetched(issuer.removesuffix("/") + _WELL_KNOWN)
-        return await _fetched(_jwks_uri(strict_json.read(found), issuer))
+        return await _fetched(discovered(strict_json.read(found), issuer))
 
     return fetch
 
@@ -60,7 +60,8 @@ def _beginning(path: Path) -> bytes:
         return _small(file.read(LIMIT + 1))
 
 
-def _jwks_uri(document: object, issuer: str) -> str:
+def discovered(document: object, issuer: str) -> str:
+    """Return where a discovery document says the keys are. Unfetched: nowhere we would go."""
     found = document if isinstance(document, dict) else {}
     if found.get("issuer") != issuer:
         raise Unfetched("the discovery document is another issuer's")
