@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from hashlib import blake2s
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from proxy import pauses
 from proxy.core.clock import SystemClock
@@ -36,6 +36,9 @@ from proxy.web.identity import IdentityNames
 from proxy.web.ops import Readiness, always, ops_handler
 from proxy.web.session_status import SessionStatus
 from proxy.web.signals import SignalSources
+
+if TYPE_CHECKING:
+    from proxy.web.logout.routes import LogoutRoutes
 
 # Seconds that the start waits for the database before the doors open without it.
 _FIRST_CONTACT: Final = 3.0
@@ -144,7 +147,7 @@ async def _admin_door(settings: Settings, house: House) -> AsyncIterator[Door | 
         _log.info("admin door shut: no admin.keys (`sidegate key new` makes one)")
         yield None
         return
-    newest = token_keys(settings)[0]
+    newest, logout = token_keys(settings)[0], _logout(settings, house)
     application = admin_app(
         house.sessions,
         house.rotation,
@@ -157,6 +160,7 @@ async def _admin_door(settings: Settings, house: House) -> AsyncIterator[Door | 
         cursor_key=blake2s(b"page cursors", key=newest.secret).digest(),
         clock=SystemClock(),
         on_request=house.metrics.admin_request,
+        logout=None if logout is None else logout.receive,
     )
     count = partial(house.metrics.bad_request, "admin")
     async with application_door("admin", application, on_bad_request=count) as door:
@@ -188,6 +192,15 @@ def _signals(settings: Settings, house: House) -> SignalSources:
         header=None if header is None else header.lower().encode("ascii"),
         trusted_hops=settings.gate.trusted_hops,
     )
+
+
+def _logout(settings: Settings, house: House) -> "LogoutRoutes | None":
+    """Return who listens to identity providers; None: there are none, and nobody loads PyJWT."""
+    if not settings.sso.providers:
+        return None
+    from proxy.providers import logout_routes
+
+    return logout_routes(settings.sso.providers, house.logouts, house.metrics, SystemClock())
 
 
 def _api_keys(settings: Settings) -> list[ApiKey]:

@@ -9,7 +9,14 @@ from importlib.metadata import version
 from uuid_utils import uuid7
 
 from proxy.core.clock import Clock, SystemClock
-from proxy.core.protocols import AuditLog, DurableStore, HotStore, SessionFinder, SessionLocks
+from proxy.core.protocols import (
+    AuditLog,
+    DurableStore,
+    HotStore,
+    LogoutMemory,
+    SessionFinder,
+    SessionLocks,
+)
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
 from proxy.observe.prometheus import Metrics
@@ -17,6 +24,7 @@ from proxy.service.audit import Audit
 from proxy.service.binding import ClientBinding, RevokeBehind
 from proxy.service.janitor import Janitor
 from proxy.service.locks import Locks
+from proxy.service.logouts import Logouts
 from proxy.service.means import Means
 from proxy.service.outward import Nobody
 from proxy.service.rotation import Rotation
@@ -36,6 +44,7 @@ from proxy.stores.postgres import PostgresStore
 from proxy.stores.postgres_audit import PostgresAudit
 from proxy.stores.postgres_database import PostgresDatabase
 from proxy.stores.postgres_locks import PostgresLocks
+from proxy.stores.postgres_logouts import PostgresLogouts
 from proxy.stores.read_through import ReadThrough
 from proxy.stores.redis import RedisStore
 from proxy.stores.redis_feed import RedisFeed
@@ -44,6 +53,7 @@ from proxy.stores.sqlite import SqliteStore
 from proxy.stores.sqlite_audit import SqliteAudit
 from proxy.stores.sqlite_database import SqliteDatabase
 from proxy.stores.sqlite_locks import SqliteLocks
+from proxy.stores.sqlite_logouts import SqliteLogouts
 from proxy.web.ops import Ping
 
 
@@ -60,6 +70,7 @@ class House:
     sessions: Sessions
     rotation: Rotation
     locks: Locks
+    logouts: Logouts
     audit: Audit
     validator: Validator
     toucher: Toucher
@@ -67,6 +78,16 @@ class House:
     binding: ClientBinding
     revoke_behind: RevokeBehind
     pings: Mapping[str, Ping]
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """What lives in one database. Whoever closes the sessions closes it for all."""
+
+    sessions: DurableStore
+    audit: AuditLog
+    locks: SessionLocks
+    logouts: LogoutMemory
 
 
 @asynccontextmanager
@@ -82,8 +103,8 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         metrics = Metrics(
             version=version("sidegate"), revocation_bound=_seconds(settings.local.max_age)
         )
-        durable, audit_log, session_locks = await _durable(settings)
-        cellar.push_async_callback(durable.close)
+        truth = await _truth(settings)
+        cellar.push_async_callback(truth.sessions.close)
         local = LocalStore(
             max_sessions=settings.local.max_sessions,
             max_age=_seconds(settings.local.max_age),
@@ -93,9 +114,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         redis = _redis(settings, metrics)
         if redis is not None:
             cellar.push_async_callback(redis.close)
-        yield _introduced(
-            settings, clock, ring, metrics, durable, audit_log, session_locks, local, redis
-        )
+        yield _introduced(settings, clock, ring, metrics, truth, local, redis)
 
 
 def _introduced(
@@ -103,12 +122,11 @@ def _introduced(
     clock: Clock,
     ring: KeyRing,
     metrics: Metrics,
-    durable: DurableStore,
-    audit_log: AuditLog,
-    session_locks: SessionLocks,
+    truth: _Truth,
     local: LocalStore,
     redis: RedisStore | None,
 ) -> House:
+    durable = truth.sessions
     hot: list[HotStore] = [MeteredHot(local, store="local", observe=metrics.lookup)]
     far = _guarded_durable(settings, clock, metrics, durable)
     pings: dict[str, Ping] = {_durable_name(settings): durable.ping}
@@ -145,9 +163,10 @@ def _introduced(
         feed=feed,
         sessions=sessions,
         rotation=Rotation(means),
-        locks=Locks(session_locks, durable=durable, clock=clock, counted=metrics.lock),
+        locks=Locks(truth.locks, durable=durable, clock=clock, counted=metrics.lock),
+        logouts=Logouts(truth.logouts, sessions, clock=clock),
         audit=Audit(
-            audit_log,
+            truth.audit,
             retention=settings.audit.retention,
             clock=clock,
             counted=metrics.audit_events,
@@ -212,16 +231,21 @@ def _durable_name(settings: Settings) -> str:
     return "sqlite" if settings.database_url is None else "postgres"
 
 
-async def _durable(settings: Settings) -> tuple[DurableStore, AuditLog, SessionLocks]:
+async def _truth(settings: Settings) -> _Truth:
     if settings.database_url is None:
         file = await SqliteDatabase.open(settings.data_dir / "sidegate.db")
-        return SqliteStore(file), SqliteAudit(file), SqliteLocks(file)
+        return _Truth(SqliteStore(file), SqliteAudit(file), SqliteLocks(file), SqliteLogouts(file))
     database = await PostgresDatabase.open(
         settings.database_url.get_secret_value(),
         pool_max=settings.postgres.pool_max,
         prepared_statements=settings.postgres.prepared_statements,
     )
-    return PostgresStore(database), PostgresAudit(database), PostgresLocks(database)
+    return _Truth(
+        PostgresStore(database),
+        PostgresAudit(database),
+        PostgresLocks(database),
+        PostgresLogouts(database),
+    )
 
 
 def _redis(settings: Settings, metrics: Metrics) -> RedisStore | None:

@@ -10,15 +10,17 @@ from typing import Protocol
 
 import asyncpg
 
-from proxy.core.protocols import AuditLog, DurableStore, SessionLocks
+from proxy.core.protocols import AuditLog, DurableStore, LogoutMemory, SessionLocks
 from proxy.stores import postgres_database, sqlite_database
 from proxy.stores.migrate import migrate_postgres
 from proxy.stores.postgres import PostgresStore
 from proxy.stores.postgres_audit import PostgresAudit
 from proxy.stores.postgres_locks import PostgresLocks
+from proxy.stores.postgres_logouts import PostgresLogouts
 from proxy.stores.sqlite import SqliteStore
 from proxy.stores.sqlite_audit import SqliteAudit
 from proxy.stores.sqlite_locks import SqliteLocks
+from proxy.stores.sqlite_logouts import SqliteLogouts
 from tests.processes import Server
 
 
@@ -39,6 +41,10 @@ class Database(Protocol):
 
     async def age_locks(self, by: timedelta) -> None:
         """Let every hold on a lock be as old as if so much time had passed."""
+        ...
+
+    def logout_memory(self) -> AbstractAsyncContextManager[LogoutMemory]:
+        """Open the memory of logouts in it, as another process would."""
         ...
 
     async def execute(self, statement: str) -> None:
@@ -79,6 +85,12 @@ class PostgresDatabase:
         await self.execute(
             f"UPDATE session_locks SET expires_at = expires_at - interval '{seconds} seconds'"
         )
+
+    @asynccontextmanager
+    async def logout_memory(self) -> AsyncIterator[LogoutMemory]:
+        database = await postgres_database.PostgresDatabase.open(self.url)
+        yield PostgresLogouts(database)
+        await database.close()
 
     async def execute(self, statement: str) -> None:
         connection = await asyncpg.connect(self.url)
@@ -121,6 +133,12 @@ class SqliteDatabase:
     async def age_locks(self, by: timedelta) -> None:
         microseconds = by // timedelta(microseconds=1)
         await self.execute(f"UPDATE session_locks SET expires_at = expires_at - {microseconds}")
+
+    @asynccontextmanager
+    async def logout_memory(self) -> AsyncIterator[LogoutMemory]:
+        database = await sqlite_database.SqliteDatabase.open(self.path)
+        yield SqliteLogouts(database)
+        await database.close()
 
     async def execute(self, statement: str) -> None:
         # the same SQL for both, but for casts

@@ -276,6 +276,22 @@ class SessionLocks(Protocol):
         ...
 
 
+class LogoutMemory(Protocol):
+    """Which logout tokens have been obeyed, by whatever instance. An id is 32 bytes."""
+
+    async def obeyed(self, logout_id: bytes) -> bool:
+        """Say whether this one is remembered."""
+        ...
+
+    async def remember(self, logout_id: bytes, *, until: datetime, at: datetime) -> bool:
+        """Remember one; False: it was already. Of all who try at once, one alone is told True.
+
+        It is forgotten after `until`, together with the next one that is remembered later than
+        that; `at` is now.
+        """
+        ...
+
+
 class Feed(Protocol):
     """Tells the other instances which sessions have changed."""
 

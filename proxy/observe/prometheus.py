@@ -72,6 +72,7 @@ class Metrics:
         self._unreadable: _Tally = defaultdict(int)
         self._bad_requests: _Tally = defaultdict(int)
         self._admin_requests: _Tally = defaultdict(int)
+        self._logouts: _Tally = defaultdict(int)
         self._feed_up: dict[tuple[str, ...], float] = {}
         self._feed_gaps: _Tally = defaultdict(int)
         self._untrusted_peers = 0
@@ -131,6 +132,10 @@ class Metrics:
     def admin_request(self, route: str, method: str, status: int) -> None:
         """`route` is the template, never the path that was asked for."""
         self._admin_requests[route, method, str(status)] += 1
+
+    def logout(self, provider: str, outcome: str) -> None:
+        """A configured provider's logout was received, and how that ended."""
+        self._logouts[provider, outcome] += 1
 
     def untrusted_peer(self) -> None:
         self._untrusted_peers += 1
@@ -295,6 +300,12 @@ class Metrics:
             "Requests to the admin API.",
             ("route", "method", "status"),
             self._admin_requests,
+        )
+        yield _counter(
+            "sidegate_logouts",
+            "Back-channel logouts: ended, nobody, invalid, replayed, unasked or unavailable.",
+            ("provider", "outcome"),
+            self._logouts,
         )
         yield _gauge(
             "sidegate_draining", "1 while shutting down.", (), {(): float(self._draining())}

@@ -45,15 +45,19 @@ _SESSION: Final = "/v1/sessions/{session_id:[^/]+}"
 # Seconds for a request, more than the body alone may take.
 _PATIENCE: Final = 15.0
 _USER: Final = "/v1/users/{user_id:[^/]+}"
+_LOGOUT: Final = "/oidc/backchannel-logout/{provider}"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One row of the table: `scope` is what a key needs, `query` which parameters there are."""
+    """One row of the table: `scope` is what a key needs, `query` which parameters there are.
+
+    Without a scope no key is needed: the handler itself sees to who may ask.
+    """
 
     method: str
     path: str
-    scope: Scope
+    scope: Scope | None
     handler: _Handler
     query: frozenset[str] = frozenset()
 
@@ -72,13 +76,15 @@ def admin_app(
     clock: Clock,
     on_request: OnRequest,
     patience: float = _PATIENCE,
+    logout: _Handler | None = None,
 ) -> web.Application:
     """Build the application of the admin listener.
 
     `hosts` are the host names it answers to. `lifetimes` are those `sessions` works with, to refuse
     what they would shorten. `cursor_key` is 32 secret bytes every instance shares. `on_request` is
     told the route's template, the method and the status of each request. `patience` is how many
-    seconds a request may take.
+    seconds a request may take. `logout` answers identity providers, and finds which one as
+    `request.match_info["provider"]`; without it there is no such route.
     """
     app = web.Application(
         client_max_size=bodies.LIMIT,
@@ -86,7 +92,7 @@ def admin_app(
             accounted(on_request),
             rendered,
             host_checked(hosts),
-            authenticated(keys),
+            authenticated(keys, open_paths=[] if logout is None else [_LOGOUT]),
             timely(patience),
         ],
     )
@@ -100,6 +106,8 @@ def admin_app(
         AuditRoutes(audit, cursors),
         OAuth2Routes(sessions, validator),
     )
+    if logout is not None:
+        table = (*table, Endpoint("POST", _LOGOUT, None, logout))
     for path in dict.fromkeys(endpoint.path for endpoint in table):
         _add(app.router, path, [endpoint for endpoint in table if endpoint.path == path])
     # aiohttp's own 404 and 405 are not asked: they would answer an Expect line in their own way.
@@ -156,7 +164,7 @@ async def _nowhere(_request: web.Request) -> web.StreamResponse:
 
 def _guarded(endpoint: Endpoint) -> _Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
-        if endpoint.scope not in request[CALLER].scopes:
+        if endpoint.scope is not None and endpoint.scope not in request[CALLER].scopes:
             raise insufficient(endpoint.scope)
         check_expectation(request)
         _check_query(request, endpoint.query)

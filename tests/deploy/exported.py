@@ -38,6 +38,7 @@ def _one_of_each() -> Metrics:
     metrics.unreadable_record("redis")
     metrics.bad_request("gate")
     metrics.admin_request("/v1/sessions", "POST", 201)
+    metrics.logout("idp", "ended")
     metrics.feed_up("redis", True)
     metrics.feed_gap("redis")
     metrics.watch_breaker("redis", lambda: "closed")
