@@ -15,6 +15,7 @@ from proxy.core.protocols import (
     HotStore,
     LogoutMemory,
     SessionFinder,
+    SessionLocks,
 )
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
@@ -22,6 +23,7 @@ from proxy.observe.prometheus import Metrics
 from proxy.service.audit import Audit
 from proxy.service.binding import ClientBinding, RevokeBehind
 from proxy.service.janitor import Janitor
+from proxy.service.locks import Locks
 from proxy.service.logouts import Logouts
 from proxy.service.means import Means
 from proxy.service.outward import Nobody
@@ -41,6 +43,7 @@ from proxy.stores.metered import Metered, MeteredHot
 from proxy.stores.postgres import PostgresStore
 from proxy.stores.postgres_audit import PostgresAudit
 from proxy.stores.postgres_database import PostgresDatabase
+from proxy.stores.postgres_locks import PostgresLocks
 from proxy.stores.postgres_logouts import PostgresLogouts
 from proxy.stores.read_through import ReadThrough
 from proxy.stores.redis import RedisStore
@@ -49,6 +52,7 @@ from proxy.stores.remember_misses import RememberMisses
 from proxy.stores.sqlite import SqliteStore
 from proxy.stores.sqlite_audit import SqliteAudit
 from proxy.stores.sqlite_database import SqliteDatabase
+from proxy.stores.sqlite_locks import SqliteLocks
 from proxy.stores.sqlite_logouts import SqliteLogouts
 from proxy.web.ops import Ping
 
@@ -65,6 +69,7 @@ class House:
     feed: RedisFeed | None
     sessions: Sessions
     rotation: Rotation
+    locks: Locks
     logouts: Logouts
     audit: Audit
     validator: Validator
@@ -73,6 +78,16 @@ class House:
     binding: ClientBinding
     revoke_behind: RevokeBehind
     pings: Mapping[str, Ping]
+
+
+@dataclass(frozen=True)
+class _Database:
+    """What one database remembers, each part by its own protocol."""
+
+    durable: DurableStore
+    audit: AuditLog
+    locks: SessionLocks
+    logouts: LogoutMemory
 
 
 @asynccontextmanager
@@ -88,8 +103,8 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         metrics = Metrics(
             version=version("sidegate"), revocation_bound=_seconds(settings.local.max_age)
         )
-        durable, audit_log, logout_memory = await _durable(settings)
-        cellar.push_async_callback(durable.close)
+        database = await _database(settings)
+        cellar.push_async_callback(database.durable.close)
         local = LocalStore(
             max_sessions=settings.local.max_sessions,
             max_age=_seconds(settings.local.max_age),
@@ -99,9 +114,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         redis = _redis(settings, metrics)
         if redis is not None:
             cellar.push_async_callback(redis.close)
-        yield _introduced(
-            settings, clock, ring, metrics, durable, audit_log, logout_memory, local, redis
-        )
+        yield _introduced(settings, clock, ring, metrics, database, local, redis)
 
 
 def _introduced(
@@ -109,12 +122,11 @@ def _introduced(
     clock: Clock,
     ring: KeyRing,
     metrics: Metrics,
-    durable: DurableStore,
-    audit_log: AuditLog,
-    logout_memory: LogoutMemory,
+    database: _Database,
     local: LocalStore,
     redis: RedisStore | None,
 ) -> House:
+    durable = database.durable
     hot: list[HotStore] = [MeteredHot(local, store="local", observe=metrics.lookup)]
     far = _guarded_durable(settings, clock, metrics, durable)
     pings: dict[str, Ping] = {_durable_name(settings): durable.ping}
@@ -151,9 +163,10 @@ def _introduced(
         feed=feed,
         sessions=sessions,
         rotation=Rotation(means),
-        logouts=Logouts(logout_memory, sessions, clock=clock),
+        locks=Locks(database.locks, durable=durable, clock=clock, counted=metrics.lock),
+        logouts=Logouts(database.logouts, sessions, clock=clock),
         audit=Audit(
-            audit_log,
+            database.audit,
             retention=settings.audit.retention,
             clock=clock,
             counted=metrics.audit_events,
@@ -218,16 +231,23 @@ def _durable_name(settings: Settings) -> str:
     return "sqlite" if settings.database_url is None else "postgres"
 
 
-async def _durable(settings: Settings) -> tuple[DurableStore, AuditLog, LogoutMemory]:
+async def _database(settings: Settings) -> _Database:
     if settings.database_url is None:
         file = await SqliteDatabase.open(settings.data_dir / "sidegate.db")
-        return SqliteStore(file), SqliteAudit(file), SqliteLogouts(file)
+        return _Database(
+            SqliteStore(file), SqliteAudit(file), SqliteLocks(file), SqliteLogouts(file)
+        )
     database = await PostgresDatabase.open(
         settings.database_url.get_secret_value(),
         pool_max=settings.postgres.pool_max,
         prepared_statements=settings.postgres.prepared_statements,
     )
-    return PostgresStore(database), PostgresAudit(database), PostgresLogouts(database)
+    return _Database(
+        PostgresStore(database),
+        PostgresAudit(database),
+        PostgresLocks(database),
+        PostgresLogouts(database),
+    )
 
 
 def _redis(settings: Settings, metrics: Metrics) -> RedisStore | None:

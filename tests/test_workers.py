@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -68,9 +68,10 @@ class Crew:
         """The process of each worker, by its number."""
         found = {}
         for pid in children(self.process.pid):
-            environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
-            [ops] = [e for e in environment if e.startswith("SIDEGATE_OPS__LISTEN=")]
-            found[Path(ops).stem] = pid
+            with suppress(ProcessLookupError, FileNotFoundError):  # it has just ended
+                environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+                [ops] = [e for e in environment if e.startswith("SIDEGATE_OPS__LISTEN=")]
+                found[Path(ops).stem] = pid
         return found
 
 

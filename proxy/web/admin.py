@@ -10,12 +10,14 @@ from proxy.core.clock import Clock
 from proxy.core.lifetimes import Lifetimes
 from proxy.core.session_type import SessionType
 from proxy.service.audit import Audit
+from proxy.service.locks import Locks
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.validator import Validator
 from proxy.web import bodies
 from proxy.web.admin_audit import AUDIT_QUERY, AuditRoutes
 from proxy.web.admin_auth import ApiKeys, Scope
+from proxy.web.admin_locks import LockRoutes
 from proxy.web.admin_many import PAGE_QUERY, PROVIDER_QUERY, ManySessionsRoutes
 from proxy.web.admin_oauth2 import OAuth2Routes
 from proxy.web.admin_rotation import RotationRoutes
@@ -63,6 +65,7 @@ class Endpoint:
 def admin_app(
     sessions: Sessions,
     rotation: Rotation,
+    locks: Locks,
     validator: Validator,
     audit: Audit,
     keys: ApiKeys,
@@ -99,6 +102,7 @@ def admin_app(
         SessionRoutes(sessions, lifetimes=lifetimes, clock=clock),
         ManySessionsRoutes(sessions, cursors, clock=clock),
         RotationRoutes(rotation, clock=clock),
+        LockRoutes(locks),
         AuditRoutes(audit, cursors),
         OAuth2Routes(sessions, validator),
     )
@@ -116,6 +120,7 @@ def _table(
     one: SessionRoutes,
     many: ManySessionsRoutes,
     rotating: RotationRoutes,
+    locking: LockRoutes,
     audit: AuditRoutes,
     oauth2: OAuth2Routes,
 ) -> tuple[Endpoint, ...]:
@@ -126,6 +131,9 @@ def _table(
         Endpoint("POST", f"{_SESSION}/revoke", Scope.REVOKE, one.revoke),
         Endpoint("POST", f"{_SESSION}/touch", Scope.WRITE, one.touch),
         Endpoint("POST", f"{_SESSION}/sso", Scope.WRITE, rotating.migrate),
+        Endpoint("POST", f"{_SESSION}/lock", Scope.WRITE, locking.acquire),
+        Endpoint("PUT", f"{_SESSION}/lock", Scope.WRITE, locking.renew),
+        Endpoint("DELETE", f"{_SESSION}/lock", Scope.WRITE, locking.release),
         Endpoint("POST", "/v1/refresh", Scope.WRITE, rotating.refresh),
         Endpoint("GET", f"{_USER}/sessions", Scope.READ, many.list_for_user, PAGE_QUERY),
         Endpoint("POST", f"{_USER}/revoke", Scope.REVOKE, many.revoke_for_user),
