@@ -5,13 +5,50 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
+
+from proxy.web.payloads.documents import ProblemDocument
 
 # Whoever sends a secret in the wrong place gets it neither back nor into a log.
 _SECRET: Final = re.compile(r"sg[a-z]_[A-Za-z0-9_-]{8,}", re.ASCII)
 _SHOWN: Final = 100
+
+CODES: Final = {
+    "invalid_request": (400, "mend what `errors` lists; unknown members are mistakes too"),
+    "invalid_query": (
+        400,
+        "mend what `errors` lists; unknown parameters are mistakes too",
+    ),
+    "invalid_path": (400, "mend what `errors` lists"),
+    "invalid_json": (400, "send JSON that can be meant in one way only"),
+    "invalid_form": (400, "send a form that names no field twice"),
+    "broken_body": (400, "send the body to its end"),
+    "bad_host": (400, "send one `Host`"),
+    "bad_target": (400, "send a target that begins with `/`"),
+    "bad_request": (400, "send HTTP as RFC 9112 has it"),
+    "invalid_token": (400, "the token cannot be refreshed: `detail` says why"),
+    "invalid_idempotency_key": (400, "send one, of 1 to 255 printable ASCII characters"),
+    "unauthenticated": (401, "send an API key; every path answers this to strangers"),
+    "insufficient_scope": (403, "use a key with the scope that `WWW-Authenticate` names"),
+    "host_not_allowed": (403, "add the host name to `admin.hosts`"),
+    "not_found": (404, "there is no such session, or no such route"),
+    "method_not_allowed": (405, "use one of the methods that `Allow` names"),
+    "body_timeout": (408, "send the body within 10 seconds"),
+    "conflict": (409, "the session kept changing: try again"),
+    "session_ended": (409, "the session has ended; nothing was changed"),
+    "session_exists": (409, "somebody has the session's token already; nothing was changed"),
+    "limit_reached": (409, "the user has as many sessions as may live: end one first"),
+    "body_too_large": (413, "send at most 64 KiB"),
+    "unsupported_media_type": (415, "send the media type that `detail` names, in UTF-8"),
+    "unsupported_encoding": (415, "send the body uncompressed"),
+    "unknown_expectation": (417, "expect `100-continue`, or nothing"),
+    "idempotency_key_reused": (422, "make a new key for each request"),
+    "internal_error": (500, "look for `request_id` in the log"),
+    "store_unavailable": (503, "nothing is known: wait as `Retry-After` says, and try again"),
+}
+"""Every code there is, its status, and what to do. A code never changes its meaning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +82,9 @@ class Problem(Exception):
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
 
-    def members(self) -> dict[str, Any]:
+    def members(self) -> ProblemDocument:
         """Return the members of the problem document."""
-        members: dict[str, Any] = {
+        members: ProblemDocument = {
             "type": "about:blank",  # hence the title is the status's own, as RFC 9457 4.2.1 says
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
