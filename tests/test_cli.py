@@ -6,11 +6,12 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -115,6 +116,8 @@ def test_the_commands_are_these() -> None:
         "session show",
         "session list",
         "session revoke",
+        "audit list",
+        "audit verify",
         "version",
     }
 
@@ -339,6 +342,88 @@ def test_the_sessions_of_a_user_are_revoked_by_type_or_all(tmp_path: Path) -> No
     assert json.loads(mobiles.stdout) == {"revoked": 2}
     assert rest.stdout == "revoked 1\n"
     assert len(json.loads(bobs.stdout)) == 1
+
+
+def test_sessions_are_ended_by_condition_after_a_dry_run(tmp_path: Path) -> None:
+    for address in ("192.0.2.1", "192.0.2.2", "198.51.100.1"):
+        created(tmp_path, "alice", "--ip", address, "--tenant", "north")
+
+    which = ("revoke", "--ip-prefix", "192.0.2.0/24", "--tenant", "north")
+    dry = session(tmp_path, *which, "--dry-run")
+    done = session(tmp_path, *which)
+    nobody = session(tmp_path, *which, "--dry-run", "-o", "json")
+    everybody = session(tmp_path, "revoke", "--all", "-o", "json")
+
+    assert (dry.stdout, done.stdout) == ("would revoke 2\n", "revoked 2\n")
+    assert json.loads(nobody.stdout) == {"would_revoke": 0}
+    assert json.loads(everybody.stdout) == {"revoked": 1}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        [NOBODY, "--user", "alice"],
+        [NOBODY, "--dry-run"],
+        ["--all", "--user", "alice"],
+        ["--dry-run"],
+        ["--ip-prefix", "192.0.2.1/24"],
+        ["--created-before", "yesterday"],
+        ["--except", "alice"],
+    ],
+)
+def test_a_revocation_that_says_not_which_ends_nobody(tmp_path: Path, options: list[str]) -> None:
+    created(tmp_path, "alice")
+    told = session(tmp_path, "revoke", *options)
+    assert told.exit_code == 2
+    assert len(json.loads(session(tmp_path, "list", "alice", "-o", "json").stdout)) == 1
+
+
+def test_a_list_can_be_of_one_state(tmp_path: Path) -> None:
+    gone = created(tmp_path, "alice")["session"]["id"]
+    created(tmp_path, "alice")
+    session(tmp_path, "revoke", gone)
+    told = session(tmp_path, "list", "alice", "--state", "revoked", "-o", "json")
+    assert [each["id"] for each in json.loads(told.stdout)] == [gone]
+    assert session(tmp_path, "list", "alice", "--state", "idle", "--ended").exit_code == 2
+
+
+def test_the_audit_trail_is_listed_and_verified(tmp_path: Path) -> None:
+    begun = created(tmp_path, "alice")["session"]["id"]
+    session(tmp_path, "revoke", begun, "--reason", "stolen")
+
+    listed = invoked("audit", "list", "--user", "alice", XDG_STATE_HOME=str(tmp_path))
+    document = invoked(
+        "audit", "list", "--action", "revoke", "-o", "json", XDG_STATE_HOME=str(tmp_path)
+    )
+    verified = invoked("audit", "verify", XDG_STATE_HOME=str(tmp_path))
+
+    assert [line.split()[1] for line in listed.stdout.splitlines()[1:]] == ["revoke", "create"]
+    [event] = json.loads(document.stdout)
+    assert (event["session_id"], event["reason"]) == (begun, "stolen")
+    assert event["by"].startswith("cli:")
+    assert re.fullmatch(r"2 events, head 2:[0-9a-f]{64}\n", verified.stdout)
+
+
+def test_a_head_that_was_kept_finds_out_who_cut_the_trail(tmp_path: Path) -> None:
+    home = {"XDG_STATE_HOME": str(tmp_path)}
+    created(tmp_path, "alice")
+    head = invoked("audit", "verify", **home).stdout.split()[-1]
+    assert invoked("audit", "verify", "--head", head, **home).exit_code == 0
+
+    with closing(sqlite3.connect(tmp_path / "sidegate/sidegate.db")) as database, database:
+        database.execute("DELETE FROM audit_events")
+    told = invoked("audit", "verify", "--head", head, "-o", "json", **home)
+
+    assert told.exit_code == 1
+    assert json.loads(told.stdout)["holds"] is False
+    assert "link 1, which was known, is missing" in told.stderr
+
+
+@pytest.mark.parametrize("head", ["", "1", "1:ab", "x:" + "0" * 64])
+def test_a_head_is_written_as_it_was_printed(tmp_path: Path, head: str) -> None:
+    told = invoked("audit", "verify", "--head", head, XDG_STATE_HOME=str(tmp_path))
+    assert told.exit_code == 2
 
 
 def test_a_list_that_was_cut_says_so(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ ROOMS = {
     "asyncpg": ["stores/postgres*.py"],
     "click": ["cli.py", "commands/*"],
     "msgspec": ["stores/codec.py"],
-    "prometheus_client": ["observe/prometheus.py", "web/ops.py"],
+    "prometheus_client": ["observe/*", "web/ops.py", "web/worker_ops.py"],
     "pydantic": ["settings/*", "web/payloads/*"],
     "pydantic_core": ["web/payloads/*"],
     "pydantic_settings": ["settings/*"],

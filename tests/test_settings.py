@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from proxy.core.address import Address
 from proxy.core.binding import Policy, Signal
 from proxy.core.errors import SettingsError
-from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes
+from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, preset_lifetimes
 from proxy.core.limits import AtLimit, Limit
 from proxy.core.session_type import SessionType
 from proxy.core.token import TokenKey
@@ -651,6 +651,46 @@ def test_a_duration_is_plain_seconds_or_has_a_unit(given: object) -> None:
         return
     with pytest.raises(ValueError, match="duration"):
         read_duration(given)
+
+
+# --- presets
+
+
+@pytest.mark.parametrize("preset", Preset)
+def test_a_preset_sets_the_deadlines_of_people_and_leaves_programs_alone(preset: Preset) -> None:
+    by_type = load(None, {"SIDEGATE_SESSIONS__PRESET": preset.value.upper()}).sessions.by_type()
+
+    people = preset_lifetimes(preset)
+    assert set(people) == {SessionType.WEB, SessionType.MOBILE, SessionType.SSO}
+    for type_, lifetimes in by_type.items():
+        expected = people.get(type_, DEFAULT_LIFETIMES[type_])
+        assert lifetimes.lifetime == expected.lifetime
+        assert lifetimes.idle_timeout == expected.idle_timeout
+
+
+def test_the_presets_are_those_of_the_standard() -> None:
+    web = {preset: preset_lifetimes(preset)[SessionType.WEB] for preset in Preset}
+    assert {preset: (each.lifetime, each.idle_timeout) for preset, each in web.items()} == {
+        Preset.AAL1: (timedelta(days=30), None),
+        Preset.AAL2: (timedelta(hours=24), timedelta(hours=1)),
+        Preset.AAL3: (timedelta(hours=12), timedelta(minutes=15)),
+    }
+
+
+def test_what_is_said_of_a_type_goes_before_the_preset(tmp_path: Path) -> None:
+    config = written(tmp_path, "sessions: {preset: aal3, web: {lifetime: 2h, grace: 5s}}")
+
+    sessions = load(config, {}).sessions
+
+    assert (sessions.web.lifetime, sessions.web.grace) == (timedelta(hours=2), timedelta(seconds=5))
+    assert sessions.web.idle_timeout == timedelta(minutes=15)
+    assert sessions.mobile.lifetime == timedelta(hours=12)
+
+
+@pytest.mark.parametrize("wrong", ["aal4", "true", "[aal1]"])
+def test_a_preset_that_is_none_is_told(wrong: str, tmp_path: Path) -> None:
+    config = written(tmp_path, f"sessions: {{preset: {wrong}}}")
+    assert the_mistake(config).startswith("sessions.preset: ")
 
 
 # --- what the embedded default makes for itself

@@ -283,7 +283,7 @@ class SessionsSection(Section):
     @classmethod
     def _begin_with_the_preset(cls, given: object) -> object:
         """What is said of a type goes before the preset, which goes before the defaults."""
-        if not isinstance(given, dict) or lower(given.get("preset")) not in set(Preset):
+        if not isinstance(given, dict) or lower(given.get("preset")) not in list(Preset):
             return given  # what is wrong with it is said elsewhere
         begun = {
             type_.value: {"lifetime": these.lifetime, "idle_timeout": these.idle_timeout}
@@ -354,6 +354,8 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    jobs: bool = True
     data_dir: Folder = Path("~/.local/state/sidegate")
     database_url: Annotated[DatabaseUrl | None, OrNone] = None
     redis_url: Annotated[RedisUrl | None, OrNone] = None

@@ -28,6 +28,7 @@ from proxy.core.errors import (
     SessionEnded,
     SessionExists,
     StoreUnavailable,
+    UnreadableRecord,
 )
 from proxy.web.admin_auth import ApiKey, ApiKeys
 from proxy.web.problems import Problem, respond
@@ -201,6 +202,9 @@ def _problem(error: Exception) -> Problem:
             return error
         case StoreUnavailable():
             return unavailable(error.store)
+        case UnreadableRecord():  # a newer version wrote it, perhaps: no answer, and no absence
+            _log.error("unreadable record", extra={"what": str(error)})
+            return unavailable("unreadable")
         case SessionExists():
             return Problem(409, "session_exists", "a session with this id or token exists already")
         case LimitReached():

@@ -60,6 +60,24 @@ async def test_a_limit_counts_the_sessions_of_one_user_and_one_type(
 
 
 @pytest.mark.parametrize("at_limit", AtLimit)
+async def test_each_tenant_of_a_user_is_counted_apart(
+    durable: DurableStore, at_limit: AtLimit
+) -> None:
+    limit, tenants = Limit(1, at_limit), ("north", "south", None, "")
+    for tenant in tenants:
+        assert await durable.create(a_record(tenant=tenant), limit=limit) == []
+    assert len(await living(durable, NOON)) == len(tenants)
+    for tenant in tenants:
+        another = a_record(a_session(at=NOON + MINUTE), tenant=tenant)
+        if at_limit is AtLimit.REFUSE:
+            with pytest.raises(LimitReached):
+                await durable.create(another, limit=limit)
+        else:
+            assert len(await durable.create(another, limit=limit)) == 1
+    assert len(await living(durable, NOON + MINUTE)) == len(tenants)
+
+
+@pytest.mark.parametrize("at_limit", AtLimit)
 async def test_what_has_ended_when_the_new_one_begins_does_not_count(
     durable: DurableStore, at_limit: AtLimit
 ) -> None:

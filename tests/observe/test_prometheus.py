@@ -60,6 +60,8 @@ def everything_happens_to(metrics: Metrics, session: Session = SESSION) -> None:
         metrics.touches(outcome, 1)
     for outcome in ("purged", "failed"):
         metrics.cleanups(outcome, 1)
+    for outcome in ("sealed", "forgotten", "failed"):
+        metrics.audit_events(outcome, 1)
     metrics.binding_mismatch("ip", "deny")
     metrics.binding_revocation("revoked")
 

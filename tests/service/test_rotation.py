@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from proxy.core.errors import SessionEnded
+from proxy.core.actor import SIDEGATE, Change
+from proxy.core.errors import LimitReached, SessionEnded
 from proxy.core.judge import judge
 from proxy.core.lifetimes import DEFAULT_LIFETIMES
+from proxy.core.limits import AtLimit, Limit
 from proxy.core.protocols import DurableStore
 from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.session_type import SessionType
@@ -38,6 +40,7 @@ class Scene:
     announced: list[Session] = field(default_factory=list)
     ended_by: list[str] = field(default_factory=list)
     ring: KeyRing = field(default_factory=lambda: KeyRing(KEYS))
+    limits: dict[SessionType, Limit] = field(default_factory=dict)
 
     def instance(self, ring: KeyRing | None = None) -> Rotation:
         return Rotation(
@@ -49,6 +52,7 @@ class Scene:
                 lifetimes=DEFAULT_LIFETIMES,
                 clock=self.clock,
                 events=self,
+                limits=self.limits,
             ),
         )
 
@@ -280,3 +284,55 @@ async def test_an_ended_session_cannot_be_migrated(scene: Scene) -> None:
     _, session = await scene.session(revoked_at=scene.clock.now())
     with pytest.raises(SessionEnded):
         await migrated(scene, session.id)
+
+
+async def test_a_migration_at_the_limit_of_sso_sessions_ends_the_oldest_of_them(
+    scene: Scene,
+) -> None:
+    scene.limits[SessionType.SSO] = Limit(2)
+    oldest, newer, joining = [(await scene.session())[1] for _ in range(3)]
+    for session in (oldest, newer):
+        await migrated(scene, session.id)
+    assert await migrated(scene, joining.id) is not None
+    assert (await scene.stored(oldest.id)).details.revoked_reason == "limit"
+    assert (await scene.stored(newer.id)).session.revoked_at is None
+    assert scene.ended_by == ["limit"]
+    assert scene.announced[-1].id == oldest.id
+
+
+async def test_one_that_is_an_sso_session_already_is_none_too_many(scene: Scene) -> None:
+    scene.limits[SessionType.SSO] = Limit(1)
+    _, session = await scene.session()
+    for _ in range(3):
+        assert await migrated(scene, session.id) is not None
+    assert scene.ended_by == []
+
+
+async def test_a_migration_may_be_refused_at_the_limit_and_changes_nothing(scene: Scene) -> None:
+    scene.limits[SessionType.SSO] = Limit(1, AtLimit.REFUSE)
+    _, first = await scene.session()
+    token, second = await scene.session()
+    await migrated(scene, first.id)
+    with pytest.raises(LimitReached):
+        await migrated(scene, second.id)
+    assert (await scene.stored(second.id)).session.type is SessionType.WEB
+    assert isinstance(await scene.verdict(token), Allow)
+
+
+async def test_parallel_migrations_never_leave_one_too_many(scene: Scene) -> None:
+    scene.limits[SessionType.SSO] = Limit(3)
+    sessions = [(await scene.session())[1] for _ in range(12)]
+    await asyncio.gather(*(migrated(scene, session.id) for session in sessions))
+    stored = [(await scene.stored(session.id)).session for session in sessions]
+    assert sum(session.revoked_at is None for session in stored) == 3
+
+
+async def test_every_change_says_who_made_it(scene: Scene) -> None:
+    token, session = await scene.session()
+    await refreshed(scene.instance(), token)
+    record = await scene.stored(session.id)
+    assert record.details.change == Change(scene.clock.now(), TESTER)
+    scene.clock.advance(60)
+    await scene.instance().refresh(token.text, by=TESTER)
+    record = await scene.stored(session.id)
+    assert record.details.change == Change(scene.clock.now(), SIDEGATE)

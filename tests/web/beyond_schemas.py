@@ -37,7 +37,7 @@ CODES: Final = {
 def valid_data_is_accepted(
     ctx: schemathesis.CheckContext,
     response: schemathesis.Response,
-    case: schemathesis.Case[Any][Any],
+    case: schemathesis.Case[Any],
 ) -> None:
     """Fail where the door refuses what the schema allows, for a reason the schema could tell."""
     try:

@@ -551,7 +551,7 @@ async def test_an_outage_is_never_an_answer_about_a_token(door: Door, path: str)
         (f"/v1/sessions/{UNKNOWN}/revoke", {}, Conflict("x"), 409, "conflict"),
         ("/v1/sessions", {"user_id": "ada"}, SessionExists("x"), 409, "session_exists"),
         ("/v1/sessions", {"user_id": "ada"}, SessionEnded("x"), 409, "session_ended"),
-        ("/v1/sessions", {"user_id": "ada"}, UnreadableRecord("x"), 500, "internal_error"),
+        ("/v1/sessions", {"user_id": "ada"}, UnreadableRecord("x"), 503, "store_unavailable"),
         ("/v1/sessions", {"user_id": "ada"}, RuntimeError("x"), 500, "internal_error"),
     ],
 )
@@ -744,3 +744,16 @@ async def test_a_token_in_a_line_that_is_no_header_is_neither_repeated_nor_logge
     assert answer.split(b" ", 2)[1] == b"400"
     assert token.encode() not in answer
     assert token not in _everything_logged(caplog)
+
+
+async def test_a_row_that_cannot_be_read_is_an_outage_and_no_absence(
+    door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, session = await door.create()
+    door.store.failure = UnreadableRecord("the row of a session: ValueError")
+
+    for path in (f"/v1/sessions/{session['id']}", "/v1/users/ada/sessions", "/v1/audit"):
+        reply = await door.call("GET", path)
+        assert (reply.status, reply.body["code"]) == (503, "store_unavailable")
+        assert reply.body["detail"] == "a stored record cannot be read"
+    assert "unreadable record" in caplog.text

@@ -1,0 +1,44 @@
+"""The pages of docs/ say what the code does."""
+
+from pathlib import Path
+
+import pytest
+
+from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, preset_lifetimes
+from proxy.core.session_type import SessionType
+from proxy.settings.values import spell_duration
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def between(page: str, name: str) -> str:
+    """Return what stands between `<!-- name -->` and `<!-- /name -->`."""
+    text = (DOCS / page).read_text("utf-8")
+    return text.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0]
+
+
+def deadlines() -> str:
+    """Return the table of every type's deadlines, by default and with each preset."""
+    presets = {preset: preset_lifetimes(preset) for preset in Preset}
+    rows = [["type", "default", *(f"`{preset}`" for preset in presets)]]
+    rows.append(["---"] * len(rows[0]))
+    for type_ in SessionType:
+        default = DEFAULT_LIFETIMES[type_]
+        given = (default, *(these.get(type_, default) for these in presets.values()))
+        rows.append([f"`{type_}`", *map(spelled, given)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def spelled(lifetimes: Lifetimes) -> str:
+    idle = lifetimes.idle_timeout
+    silence = "any silence" if idle is None else f"idle {spell_duration(idle)}"
+    return f"{spell_duration(lifetimes.lifetime)}, {silence}"
+
+
+def test_the_deadlines_in_the_docs_are_the_codes() -> None:
+    assert between("sessions.md", "deadlines") == deadlines(), deadlines()
+
+
+@pytest.mark.parametrize("type_", SessionType)
+def test_a_default_deadline_is_told_for_every_type(type_: SessionType) -> None:
+    assert f"| `{type_}` | {spelled(DEFAULT_LIFETIMES[type_])} |" in deadlines()
