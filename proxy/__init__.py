@@ -32,7 +32,12 @@ Where do I add ...
     a signal of a client    core/binding.py, web/signals.py, BindingSection, BindingPayload
     a reason to deny        core/verdict.py, then core/judge.py
     a verb                  core/session.py (the pure step), service/sessions.py or rotation.py,
-                            web/payloads/ and a row in web/admin.py's table
+                            web/payloads/ and a row in web/admin_table.py
+    a route of the admin    a method of a room (web/admin_*.py), whose docstring the OpenAPI document
+                            shows; its answer's shape in web/payloads/documents.py; a row in
+                            web/admin_table.py that names both; a line in docs/admin-api.md.
+                            A new room: web/admin.py. A new code: web/problems.py. A new kind of
+                            member or parameter, and its schema: web/payloads/fields.py
     a command               commands/, and cli.py
     a migration             the next number in stores/migrations/postgres and /sqlite
     a setting               settings/sections.py; config/sidegate.yaml is compared with it by a test

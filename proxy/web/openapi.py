@@ -74,7 +74,7 @@ def document(table: Sequence[Endpoint]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": "Sidegate's admin API",
+            "title": "Sidegate admin API",
             "version": version("sidegate"),
             "description": _ABOUT,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
