@@ -33,11 +33,11 @@ Where do I add ...
     a reason to deny        core/verdict.py, then core/judge.py
     a verb                  core/session.py (the pure step), service/sessions.py or rotation.py,
                             web/payloads/ and a row in web/admin_table.py
-    a route of the admin    a method of a room (web/admin_*.py), whose docstring the OpenAPI document
-                            shows; its answer's shape in web/payloads/documents.py; a row in
-                            web/admin_table.py that names both; a line in docs/admin-api.md.
-                            A new room: web/admin.py. A new code: web/problems.py. A new kind of
-                            member or parameter, and its schema: web/payloads/fields.py
+    a route of the admin    a method in web/admin_*.py, its answer's shape in
+                            web/payloads/documents.py, a row in web/admin_table.py, of which the
+                            OpenAPI document is made, and a line in docs/admin-api.md
+    a problem's code        web/problems.py, the rows that may answer it, docs/admin-api.md
+    a kind of parameter     web/payloads/fields.py: its check and its schema, side by side
     a command               commands/, and cli.py
     a migration             the next number in stores/migrations/postgres and /sqlite
     a setting               settings/sections.py; config/sidegate.yaml is compared with it by a test

@@ -48,7 +48,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What comes back when it worked: a document of this `kind`; None: nothing."""
+    """What comes back that is no problem: a document of this `kind`; None: nothing."""
 
     kind: Any
     about: str
@@ -59,10 +59,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One row. `scope` is what an API key needs, None: any will do.
+    """One row. `scope` is what an API key needs; None: any will do, or, `open`, none is needed.
 
     `name` and the docstring of `handler` become the operation's id, summary and description.
-    `problems` are codes beyond those that every route has, or every one with such a body or path.
+    `answer` is the usual one, `also` are others that are no problems either. `problems` are codes
+    beyond those that every route has, or every one with such a body or path.
     """
 
     method: str
@@ -72,10 +73,12 @@ class Endpoint:
     name: str
     tag: str
     answer: Answer
+    also: tuple[Answer, ...] = ()
     query: tuple[Parameter, ...] = ()
     headers: tuple[Parameter, ...] = ()
     body: Body | None = None
     problems: tuple[str, ...] = ()
+    open: bool = False
 
     def bound(self, rooms: Iterable[object]) -> Handler:
         """Return the handler as a method of the room whose class it is from. LookupError: none."""

@@ -41,7 +41,6 @@ _EVERYWHERE: Final = (
     "bad_host",
     "bad_target",
     "invalid_query",
-    "unauthenticated",
     "host_not_allowed",
     "unknown_expectation",
     "internal_error",
@@ -99,6 +98,8 @@ def _codes(endpoint: Endpoint) -> Iterator[str]:
     yield from _EVERYWHERE
     yield from endpoint.problems
     yield from (_SEGMENTS[name][1] for name in _segments(endpoint.path))
+    if not endpoint.open:
+        yield "unauthenticated"
     if endpoint.scope is not None:
         yield "insufficient_scope"
     if endpoint.body is not None:
@@ -113,13 +114,18 @@ def _operation(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
         "summary": summary,
         "description": more,
         "tags": [tag for tag in _TAGS if tag == endpoint.tag],
-        "security": [{"apiKey": [] if endpoint.scope is None else [endpoint.scope.value]}],
+        "security": _security(endpoint),
         "parameters": [*_parameters(endpoint, schemas)],
         "responses": _responses(endpoint, schemas),
     }
     if endpoint.body is not None:
         operation["requestBody"] = _body(endpoint.body, schemas)
     return {name: value for name, value in operation.items() if value or name == "security"}
+
+
+def _security(endpoint: Endpoint) -> list[dict[str, list[str]]]:
+    scopes = [] if endpoint.scope is None else [endpoint.scope.value]
+    return [] if endpoint.open else [{"apiKey": scopes}]
 
 
 def _segments(path: str) -> list[str]:
@@ -150,11 +156,20 @@ def _body(body: Body, schemas: Schemas) -> dict[str, Any]:
 
 
 def _responses(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
-    responses = {endpoint.answer.status: _answer(endpoint.answer, schemas)}
+    answers = [endpoint.answer, *endpoint.also]
+    responses = {answer.status: _answer(answer, schemas) for answer in answers}
     for status, those in _by_status(endpoint).items():
         alone = {"$ref": f"#/components/responses/{those[0]}"}
-        responses[status] = _problem(those, schemas) if len(those) > 1 else alone
+        problem = _problem(those, schemas) if len(those) > 1 or status in responses else alone
+        responses[status] = _either(responses[status], problem) if status in responses else problem
     return {str(status): responses[status] for status in sorted(responses)}
+
+
+def _either(answer: Mapping[str, Any], problem: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a response that may be one or the other: their media types tell them apart."""
+    description = f"{answer['description']}\n\nOr:\n\n{problem['description']}"
+    content = answer["content"] | problem["content"]
+    return {**answer, "description": description, "content": content}
 
 
 def _by_status(endpoint: Endpoint) -> Mapping[int, list[str]]:

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import AsyncIterator, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from proxy.web import openapi
 from proxy.web.admin_auth import Scope
 from proxy.web.admin_table import TABLE
-from proxy.web.endpoint import Endpoint
+from proxy.web.endpoint import Answer, Body, Endpoint
 from proxy.web.payloads.base import Payload
+from proxy.web.payloads.documents import InactiveDocument
 from proxy.web.problems import CODES
 from tests.web.admin_door import Door, admin_door
 from tests.web.described import DOCUMENT, breaches
@@ -134,6 +136,67 @@ def leaves(schema: Any) -> Iterator[dict[str, Any]]:
                 yield from leaves(each)
 
 
+# --- what a row can say
+
+
+def row(**more: Any) -> Endpoint:
+    """Return a row beside the table's, for what none of those says."""
+    least: dict[str, Any] = {
+        "method": "POST",
+        "path": "/elsewhere",
+        "scope": None,
+        "handler": TABLE[0].handler,
+        "name": "elsewhere",
+        "tag": "sessions",
+        "answer": Answer(InactiveDocument, "It is done."),
+    }
+    return Endpoint(**least | more)
+
+
+def described(endpoint: Endpoint) -> dict[str, Any]:
+    document = openapi.document([*TABLE, endpoint])
+    assert [*OpenAPIV31SpecValidator(document).iter_errors()] == []
+    operation: dict[str, Any] = document["paths"][endpoint.path][endpoint.method.lower()]
+    return operation
+
+
+def test_an_open_row_asks_for_no_key_and_refuses_nobody_for_having_none() -> None:
+    operation = described(row(open=True))
+
+    assert operation["security"] == []
+    assert "401" not in operation["responses"]
+
+
+def test_a_row_may_have_several_answers() -> None:
+    operation = described(row(also=(Answer(None, "It will be.", status=202),)))
+
+    assert operation["responses"].keys() >= {"200", "202"}
+    assert "content" not in operation["responses"]["202"]
+
+
+def test_an_answer_and_a_problem_of_one_status_are_told_apart_by_their_media_types() -> None:
+    operation = described(row(also=(Answer(InactiveDocument, "It cannot be.", status=400),)))
+
+    assert operation["responses"]["400"]["content"].keys() == {
+        "application/json",
+        "application/problem+json",
+    }
+
+
+@pytest.mark.parametrize("wrong", [{"path": "/{who}"}, {"problems": ("no_such_code",)}])
+def test_a_row_that_names_what_nobody_knows_makes_no_document(wrong: dict[str, Any]) -> None:
+    with pytest.raises(LookupError):
+        openapi.document([row(**wrong)])
+
+
+def test_two_shapes_of_one_name_make_no_document() -> None:
+    class InactivePayload(Payload):
+        pass
+
+    with pytest.raises(ValueError, match="Inactive"):
+        openapi.document([row(body=Body(InactivePayload))])
+
+
 # --- what it says is what the code says
 
 
@@ -142,18 +205,24 @@ def problems_in_the_code() -> Iterator[tuple[str, int]]:
     for path in (ROOT / "proxy" / "web").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             match node:
-                case ast.Call(
-                    ast.Name("Problem"), [ast.Constant(int(status)), ast.Constant(str(code)), *_]
-                ):
-                    yield code, status
+                case ast.Call(ast.Name("Problem"), [status, ast.Constant(str(code)), *_]):
+                    yield code, _status(status)
                 case ast.Call(ast.Name("invalid"), [ast.Constant(str(code)), *_]):
                     yield code, 400
 
 
-def test_every_code_in_the_code_is_in_the_list_with_its_status() -> None:
-    written = dict(problems_in_the_code()) | {"bad_request": 400}  # of whatever aiohttp raises
+def _status(written: ast.expr) -> int:
+    match written:
+        case ast.Constant(int(status)):
+            return status
+        case ast.Attribute(ast.Name("HTTPStatus"), name):
+            return HTTPStatus[name]
+        case _:
+            raise AssertionError(f"a status that cannot be read: {ast.unparse(written)}")
 
-    assert written == {code: status for code, (status, _) in CODES.items()}
+
+def test_every_code_in_the_code_is_in_the_list_with_its_status() -> None:
+    assert dict(problems_in_the_code()) == {code: status for code, (status, _) in CODES.items()}
 
 
 def test_every_code_in_the_list_is_told_by_some_route_or_by_none_there_is() -> None:
