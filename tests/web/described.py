@@ -80,19 +80,19 @@ def _validator(operation: str | None, status: int, kind: str) -> Any:
     response = _response(operation, status)
     assert response is not None
     described = response["content"][kind]["schema"]
-    schema = _closed(described | {"components": DOCUMENT["components"]})
+    schema = closed(described | {"components": DOCUMENT["components"]})
     return Draft202012Validator(schema, validate_formats=True)
 
 
-def _closed(schema: Any) -> Any:
+def closed(schema: Any) -> Any:
     """Return the schema without room for members it does not name."""
     match schema:
         case list():
-            return [_closed(each) for each in schema]
+            return [closed(each) for each in schema]
         case {"type": "object", "properties": _, **_rest} if "additionalProperties" not in schema:
-            return {k: _closed(v) for k, v in schema.items()} | {"additionalProperties": False}
+            return {k: closed(v) for k, v in schema.items()} | {"additionalProperties": False}
         case dict():
-            return {name: _closed(value) for name, value in schema.items()}
+            return {name: closed(value) for name, value in schema.items()}
         case _:
             return schema
 

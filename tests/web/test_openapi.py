@@ -1,6 +1,7 @@
 """The OpenAPI document: it is one, it is whole, and it says what the code and the docs say."""
 
 import ast
+import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from http import HTTPStatus
@@ -19,7 +20,7 @@ from proxy.web.payloads.base import Payload
 from proxy.web.payloads.documents import InactiveDocument
 from proxy.web.problems import CODES
 from tests.web.admin_door import Door, admin_door
-from tests.web.described import DOCUMENT, breaches
+from tests.web.described import DOCUMENT, breaches, closed
 
 ROOT = Path(__file__).parents[2]
 ADMIN_API = (ROOT / "docs" / "admin-api.md").read_text("utf-8")
@@ -38,7 +39,7 @@ def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def resolved(schema: dict[str, Any]) -> dict[str, Any]:
-    return schema | {"components": DOCUMENT["components"]}
+    return schema | {"components": closed(DOCUMENT["components"])}
 
 
 # --- it is one, and whole
@@ -269,6 +270,18 @@ def test_the_docs_list_every_code_with_its_status() -> None:
     listed = {code: int(status) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
 
     assert listed == {code: status for code, (status, _) in CODES.items()}
+
+
+def test_the_answers_the_docs_show_are_whole() -> None:
+    shown = re.findall(r"```json\n(.*?)```", ADMIN_API, re.DOTALL)
+    schemas = [closed(schema) for schema in DOCUMENT["components"]["schemas"].values()]
+    shapes = [Draft202012Validator(resolved(schema), validate_formats=True) for schema in schemas]
+
+    assert len(shown) > 5
+    for each in shown:
+        answer = json.loads(each)
+        shortened = "sessions" in answer  # a page of what is shown elsewhere
+        assert shortened or any(shape.is_valid(answer) for shape in shapes), each
 
 
 def test_the_sections_the_docs_list_lead_to_are_there() -> None:
