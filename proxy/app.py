@@ -15,6 +15,7 @@ from functools import partial
 from hashlib import blake2s
 from typing import Any, Final, NoReturn
 
+from proxy import pauses
 from proxy.core.clock import SystemClock
 from proxy.core.errors import StoreUnavailable
 from proxy.core.session import Session
@@ -147,6 +148,7 @@ async def _admin_door(settings: Settings, house: House) -> AsyncIterator[Door | 
     application = admin_app(
         house.sessions,
         house.rotation,
+        house.locks,
         house.validator,
         house.audit,
         ApiKeys(keys),
@@ -216,6 +218,7 @@ async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
             tasks.create_task(catch_up.run(partial(up, "catch_up"))),
             tasks.create_task(house.toucher.run(every=settings.touch.interval.total_seconds())),
             tasks.create_task(house.revoke_behind.run()),
+            tasks.create_task(pauses.keep_short()),
         ]
         if settings.jobs:
             running += [tasks.create_task(job) for job in _jobs(settings, house)]

@@ -9,13 +9,14 @@ from importlib.metadata import version
 from uuid_utils import uuid7
 
 from proxy.core.clock import Clock, SystemClock
-from proxy.core.protocols import AuditLog, DurableStore, HotStore, SessionFinder
+from proxy.core.protocols import AuditLog, DurableStore, HotStore, SessionFinder, SessionLocks
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
 from proxy.observe.prometheus import Metrics
 from proxy.service.audit import Audit
 from proxy.service.binding import ClientBinding, RevokeBehind
 from proxy.service.janitor import Janitor
+from proxy.service.locks import Locks
 from proxy.service.means import Means
 from proxy.service.outward import Nobody
 from proxy.service.rotation import Rotation
@@ -34,6 +35,7 @@ from proxy.stores.metered import Metered, MeteredHot
 from proxy.stores.postgres import PostgresStore
 from proxy.stores.postgres_audit import PostgresAudit
 from proxy.stores.postgres_database import PostgresDatabase
+from proxy.stores.postgres_locks import PostgresLocks
 from proxy.stores.read_through import ReadThrough
 from proxy.stores.redis import RedisStore
 from proxy.stores.redis_feed import RedisFeed
@@ -41,6 +43,7 @@ from proxy.stores.remember_misses import RememberMisses
 from proxy.stores.sqlite import SqliteStore
 from proxy.stores.sqlite_audit import SqliteAudit
 from proxy.stores.sqlite_database import SqliteDatabase
+from proxy.stores.sqlite_locks import SqliteLocks
 from proxy.web.ops import Ping
 
 
@@ -56,6 +59,7 @@ class House:
     feed: RedisFeed | None
     sessions: Sessions
     rotation: Rotation
+    locks: Locks
     audit: Audit
     validator: Validator
     toucher: Toucher
@@ -78,7 +82,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         metrics = Metrics(
             version=version("sidegate"), revocation_bound=_seconds(settings.local.max_age)
         )
-        durable, audit_log = await _durable(settings)
+        durable, audit_log, session_locks = await _durable(settings)
         cellar.push_async_callback(durable.close)
         local = LocalStore(
             max_sessions=settings.local.max_sessions,
@@ -89,7 +93,9 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         redis = _redis(settings, metrics)
         if redis is not None:
             cellar.push_async_callback(redis.close)
-        yield _introduced(settings, clock, ring, metrics, durable, audit_log, local, redis)
+        yield _introduced(
+            settings, clock, ring, metrics, durable, audit_log, session_locks, local, redis
+        )
 
 
 def _introduced(
@@ -99,6 +105,7 @@ def _introduced(
     metrics: Metrics,
     durable: DurableStore,
     audit_log: AuditLog,
+    session_locks: SessionLocks,
     local: LocalStore,
     redis: RedisStore | None,
 ) -> House:
@@ -138,6 +145,7 @@ def _introduced(
         feed=feed,
         sessions=sessions,
         rotation=Rotation(means),
+        locks=Locks(session_locks, durable=durable, clock=clock, counted=metrics.lock),
         audit=Audit(
             audit_log,
             retention=settings.audit.retention,
@@ -204,16 +212,16 @@ def _durable_name(settings: Settings) -> str:
     return "sqlite" if settings.database_url is None else "postgres"
 
 
-async def _durable(settings: Settings) -> tuple[DurableStore, AuditLog]:
+async def _durable(settings: Settings) -> tuple[DurableStore, AuditLog, SessionLocks]:
     if settings.database_url is None:
         file = await SqliteDatabase.open(settings.data_dir / "sidegate.db")
-        return SqliteStore(file), SqliteAudit(file)
+        return SqliteStore(file), SqliteAudit(file), SqliteLocks(file)
     database = await PostgresDatabase.open(
         settings.database_url.get_secret_value(),
         pool_max=settings.postgres.pool_max,
         prepared_statements=settings.postgres.prepared_statements,
     )
-    return PostgresStore(database), PostgresAudit(database)
+    return PostgresStore(database), PostgresAudit(database), PostgresLocks(database)
 
 
 def _redis(settings: Settings, metrics: Metrics) -> RedisStore | None:

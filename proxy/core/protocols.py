@@ -5,13 +5,14 @@ Every method raises StoreUnavailable when the store cannot answer, and nothing e
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from proxy.core.actor import Actor
 from proxy.core.audit import AuditEvent, AuditFilter, Seal
 from proxy.core.condition import Condition
 from proxy.core.limits import Limit
+from proxy.core.lock import Contended, Hold, LeaseDigest
 from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.session_state import SessionState
 from proxy.core.token import Digest
@@ -241,6 +242,37 @@ class AuditLog(Protocol):
         """Delete sealed events from the beginning of the chain, at most `limit`, up to the first
         that is not older than `before`; return how many. The anchor moves with them.
         """
+        ...
+
+
+class SessionLocks(Protocol):
+    """The locks of the durable store. Their time runs by its clock, and by no other.
+
+    A lock is no state of its session: it changes no version and leaves no event. It goes with its
+    session when that is purged.
+    """
+
+    async def acquire(
+        self, session_id: SessionId, lease: LeaseDigest, *, ttl: timedelta, holder: str | None
+    ) -> Hold | Contended | None:
+        """Hold the lock for `ttl`, unless somebody holds it. None: there is no such session.
+
+        Of many who try at once, one gets it. StoreUnavailable leaves open whether the lock is held
+        by `lease` now.
+        """
+        ...
+
+    async def renew(
+        self, session_id: SessionId, lease: LeaseDigest, *, ttl: timedelta
+    ) -> Hold | None:
+        """Hold it for `ttl` from now, or for as long as before if that is longer, under its fence.
+
+        None: `lease` does not hold it any more, or never did; nothing changed.
+        """
+        ...
+
+    async def release(self, session_id: SessionId, lease: LeaseDigest) -> bool:
+        """Let go of the lock. False: `lease` did not hold it; nothing changed."""
         ...
 
 

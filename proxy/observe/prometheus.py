@@ -66,6 +66,7 @@ class Metrics:
         self._touches: _Tally = defaultdict(int)
         self._cleanups: _Tally = defaultdict(int)
         self._audit_events: _Tally = defaultdict(int)
+        self._locks: _Tally = defaultdict(int)
         self._mismatches: _Tally = defaultdict(int)
         self._binding_revocations: _Tally = defaultdict(int)
         self._unreadable: _Tally = defaultdict(int)
@@ -107,6 +108,10 @@ class Metrics:
     def audit_events(self, outcome: str, count: int) -> None:
         """So many audit events were sealed or forgotten, or that many rounds of it failed."""
         self._audit_events[(outcome,)] += count
+
+    def lock(self, outcome: str) -> None:
+        """A lock was acquired, contended, renewed or released, or was lost before that."""
+        self._locks[(outcome,)] += 1
 
     def binding_mismatch(self, signal: str, policy: str) -> None:
         """A session was presented by another client than it is bound to, and what followed."""
@@ -233,6 +238,13 @@ class Metrics:
             "Audit events sealed, or forgotten after their retention, and rounds that failed.",
             ("outcome",),
             self._audit_events,
+        )
+        yield _counter(
+            "sidegate_locks",
+            "Locks of sessions: acquired, contended (somebody else has it), renewed, released, or"
+            " lost before one of these.",
+            ("outcome",),
+            self._locks,
         )
         yield _counter(
             "sidegate_binding_mismatches",

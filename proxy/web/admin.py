@@ -10,6 +10,7 @@ from proxy.core.clock import Clock
 from proxy.core.lifetimes import Lifetimes
 from proxy.core.session_type import SessionType
 from proxy.service.audit import Audit
+from proxy.service.locks import Locks
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.validator import Validator
@@ -17,6 +18,7 @@ from proxy.web import bodies, openapi
 from proxy.web.admin_audit import AuditRoutes
 from proxy.web.admin_auth import ApiKeys
 from proxy.web.admin_document import DocumentRoutes
+from proxy.web.admin_locks import LockRoutes
 from proxy.web.admin_many import ManySessionsRoutes
 from proxy.web.admin_oauth2 import OAuth2Routes
 from proxy.web.admin_rotation import RotationRoutes
@@ -47,6 +49,7 @@ _PATIENCE: Final = 15.0
 def admin_app(
     sessions: Sessions,
     rotation: Rotation,
+    locks: Locks,
     validator: Validator,
     audit: Audit,
     keys: ApiKeys,
@@ -81,6 +84,7 @@ def admin_app(
         SessionRoutes(sessions, lifetimes=lifetimes, clock=clock),
         ManySessionsRoutes(sessions, cursors, clock=clock),
         RotationRoutes(rotation, clock=clock),
+        LockRoutes(locks),
         AuditRoutes(audit, cursors),
         OAuth2Routes(sessions, validator),
         DocumentRoutes(partial(openapi.document, TABLE)),

@@ -6,6 +6,7 @@ from proxy.web import bodies
 from proxy.web.admin_audit import AUDIT_QUERY, AuditRoutes
 from proxy.web.admin_auth import Scope
 from proxy.web.admin_document import DocumentRoutes
+from proxy.web.admin_locks import LockRoutes
 from proxy.web.admin_many import PAGE_QUERY, PROVIDER_QUERY, ManySessionsRoutes
 from proxy.web.admin_oauth2 import OAuth2Routes
 from proxy.web.admin_rotation import RotationRoutes
@@ -23,6 +24,14 @@ from proxy.web.payloads.documents import (
     SessionsDocument,
     WouldRevokeDocument,
 )
+from proxy.web.payloads.locks import (
+    AcquiredDocument,
+    HoldDocument,
+    LockPayload,
+    ReleasedDocument,
+    ReleasePayload,
+    RenewPayload,
+)
 from proxy.web.payloads.sessions import (
     MigratePayload,
     NewSessionPayload,
@@ -33,12 +42,15 @@ from proxy.web.payloads.sessions import (
 )
 
 _ITS_ID: Final = {"session_id": "$response.body#/session/id"}
+_THE_SAME: Final = {"session_id": "$request.path.session_id"}
+_ITS_LEASE: Final = {"lease": "$response.body#/lease"}
 _ITS_TOKEN: Final = {"token": "$response.body#/token"}
 _WITH_AN_ISSUED_SESSION: Final = (
     Link("showSession", _ITS_ID),
     Link("touchSession", _ITS_ID),
     Link("revokeSession", _ITS_ID),
     Link("migrateSession", _ITS_ID),
+    Link("acquireLock", _ITS_ID),
     Link("refreshSession", body=_ITS_TOKEN),
     Link("introspectToken", body=_ITS_TOKEN),
     Link("revokeToken", body=_ITS_TOKEN),
@@ -121,6 +133,46 @@ TABLE: Final = (
             IssuedDocument, "Its next token, and the session.", links=_WITH_AN_ISSUED_SESSION
         ),
         problems=("conflict", "limit_reached", "session_ended"),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/sessions/{session_id}/lock",
+        Scope.WRITE,
+        LockRoutes.acquire,
+        name="acquireLock",
+        tag="locks",
+        body=Body(LockPayload, required=False),
+        answer=Answer(
+            AcquiredDocument,
+            "The lease, the fence and the end.",
+            status=201,
+            links=(
+                Link("renewLock", _THE_SAME, _ITS_LEASE),
+                Link("releaseLock", _THE_SAME, _ITS_LEASE),
+            ),
+        ),
+        problems=("locked", "session_ended"),
+    ),
+    Endpoint(
+        "PUT",
+        "/v1/sessions/{session_id}/lock",
+        Scope.WRITE,
+        LockRoutes.renew,
+        name="renewLock",
+        tag="locks",
+        body=Body(RenewPayload),
+        answer=Answer(HoldDocument, "The fence, as it was, and the end."),
+        problems=("lock_lost",),
+    ),
+    Endpoint(
+        "DELETE",
+        "/v1/sessions/{session_id}/lock",
+        Scope.WRITE,
+        LockRoutes.release,
+        name="releaseLock",
+        tag="locks",
+        body=Body(ReleasePayload),
+        answer=Answer(ReleasedDocument, "Whether it was held until now."),
     ),
     Endpoint(
         "POST",

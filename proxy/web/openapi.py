@@ -21,6 +21,7 @@ _ABOUT: Final = (
 )
 _TAGS: Final = {
     "sessions": "Begin, show, see, list and end sessions, and give them other tokens.",
+    "locks": "One instance of an application at a time works on a session.",
     "audit": "Who did what to which session.",
     "oauth2": "For clients that speak OAuth: RFC 7662 and RFC 7009.",
     "document": "What you are reading.",

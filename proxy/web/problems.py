@@ -40,6 +40,8 @@ CODES: Final = {
     "session_ended": (409, "the session has ended; nothing was changed"),
     "session_exists": (409, "somebody has the session's token already; nothing was changed"),
     "limit_reached": (409, "the user has as many sessions as may live: end one first"),
+    "locked": (409, "somebody else holds the lock: wait as `Retry-After` says"),
+    "lock_lost": (409, "this lease does not hold the lock any more: stop what it was held for"),
     "body_too_large": (413, "send at most 64 KiB"),
     "unsupported_media_type": (415, "send the media type that `detail` names, in UTF-8"),
     "unsupported_encoding": (415, "send the body uncompressed"),
@@ -63,7 +65,7 @@ class Problem(Exception):
     """Raise it anywhere beneath the admin door: the caller is answered with it.
 
     `code` is for programs and never changes its meaning; `detail` and `errors` are for people and
-    repeat nothing the caller sent except field names.
+    repeat nothing the caller sent except field names. `more` are members of this code's own.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Problem(Exception):
         *,
         errors: Sequence[Mistake] = (),
         headers: Mapping[str, str] | None = None,
+        more: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(code)
         self.status = status
@@ -81,8 +84,9 @@ class Problem(Exception):
         self.detail = detail
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
+        self.more = dict(more or {})
 
-    def members(self) -> ProblemDocument:
+    def members(self) -> Mapping[str, object]:
         """Return the members of the problem document."""
         members: ProblemDocument = {
             "type": "about:blank",  # hence the title is the status's own, as RFC 9457 4.2.1 says
@@ -96,7 +100,7 @@ class Problem(Exception):
             members["errors"] = [
                 {"path": shown(mistake.path), "message": mistake.message} for mistake in self.errors
             ]
-        return members
+        return {**members, **self.more}
 
 
 def invalid(code: str, errors: Sequence[Mistake]) -> Problem:
@@ -113,7 +117,7 @@ def respond(problem: Problem, **more: str) -> web.Response:
     """Write `problem`, with `more` members."""
     return web.Response(
         status=problem.status,
-        body=json.dumps(problem.members() | more).encode("ascii"),
+        body=json.dumps({**problem.members(), **more}).encode("ascii"),
         content_type="application/problem+json",
         headers=problem.headers,
     )

@@ -34,6 +34,7 @@ def _one_of_each() -> Metrics:
     metrics.binding_revocation("revoked")
     metrics.cleanups("purged", 1)
     metrics.audit_events("sealed", 1)
+    metrics.lock("acquired")
     metrics.unreadable_record("redis")
     metrics.bad_request("gate")
     metrics.admin_request("/v1/sessions", "POST", 201)

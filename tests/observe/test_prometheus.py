@@ -62,6 +62,8 @@ def everything_happens_to(metrics: Metrics, session: Session = SESSION) -> None:
         metrics.cleanups(outcome, 1)
     for outcome in ("sealed", "forgotten", "failed"):
         metrics.audit_events(outcome, 1)
+    for outcome in ("acquired", "contended", "renewed", "lost", "released"):
+        metrics.lock(outcome)
     metrics.binding_mismatch("ip", "deny")
     metrics.binding_revocation("revoked")
 

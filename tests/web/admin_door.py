@@ -18,11 +18,12 @@ from proxy.core.address import Address
 from proxy.core.errors import StoreUnavailable
 from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes
 from proxy.core.limits import Limit
-from proxy.core.protocols import AuditLog, DurableStore
+from proxy.core.protocols import AuditLog, DurableStore, SessionLocks
 from proxy.core.session import Session, SessionId
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, TokenKey
 from proxy.service.audit import Audit
+from proxy.service.locks import Locks
 from proxy.service.means import Means
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
@@ -30,6 +31,7 @@ from proxy.service.validator import Seen, Validator
 from proxy.stores.sqlite import SqliteStore
 from proxy.stores.sqlite_audit import SqliteAudit
 from proxy.stores.sqlite_database import SqliteDatabase
+from proxy.stores.sqlite_locks import SqliteLocks
 from proxy.web.admin import admin_app
 from proxy.web.admin_auth import ApiKey, ApiKeys, Scope
 from proxy.web.door import application_door
@@ -184,6 +186,8 @@ async def admin_door(
     validator = Validator(store, ring=ring, clock=clock, deadline=5, seen=seen)
     trail = cast("AuditLog", Breakable(SqliteAudit(file), like=broken))
     audit = Audit(trail, retention=timedelta(days=1), clock=clock, counted=lambda _, __: None)
+    held = cast("SessionLocks", Breakable(SqliteLocks(file), like=broken))
+    locks = Locks(held, durable=store, clock=clock, counted=lambda _: None)
     texts, keys = {}, []
     for name, scopes in [("all", list(Scope)), *((str(scope), [scope]) for scope in Scope)]:
         texts[name], key = ApiKey.mint(name, scopes)
@@ -192,6 +196,7 @@ async def admin_door(
     app = admin_app(
         sessions,
         rotation,
+        locks,
         validator,
         audit,
         ApiKeys(keys),

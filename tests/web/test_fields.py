@@ -19,6 +19,7 @@ ALIKE: dict[str, Any] = {
     "scope": fields.Scope,
     "text": fields.Text,
     "some_text": fields.SomeText,
+    "lease": fields.LeaseText,
     "ip": fields.IpAddress,
     "shown_program": fields.ShownProgram,
     "shown_language": fields.ShownLanguage,
@@ -42,6 +43,7 @@ EDGES = [
     *("01890a5d-ac96-774b-bcce-b302099a8057", "01890A5D-AC96-774B-BCCE-B302099A8057"),
     *("2026-03-04T12:00:00Z", "2026-02-30T12:00:00Z", "2026-03-04 12:00:00Z"),
     *("9999-01-01T00:00:00Z", "2026-03-04T12:00:00.1234567Z", "2026-03-04T12:00:00+24:00"),
+    *("sgl_" + "A-_9" * 10 + "A-_", "sgl_" + "A" * 44, "sgw_" + "A" * 43),
     *("curl/8", " curl /8", "/8", "curl/ü", "ü/8", "curl/8\x7f", "Mozilla/5.0 Firefox/x"),
     *("de-CH,de;q=0.9", "*", "de_CH", " de ; x", "d" * 9, "de,\n", "de-" + "x" * 9),
 ]

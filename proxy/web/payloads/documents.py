@@ -186,6 +186,10 @@ class ProblemDocument(TypedDict):
     """What `X-Request-Id` says too, and the log."""
     error: NotRequired[str]
     """RFC 6749's word for it, below `/oauth2/`."""
+    free_at: NotRequired[Time]
+    """`locked`: when the lock is free, unless it is renewed or released before."""
+    holder: NotRequired[str | None]
+    """`locked`: what its holder is called, if they said."""
 
 
 def issued_document(issued: Issued, now: datetime) -> IssuedDocument:

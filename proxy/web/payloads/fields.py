@@ -14,6 +14,7 @@ from typing_extensions import TypeAliasType
 
 from proxy.core import session
 from proxy.core.binding import LONGEST, Signal
+from proxy.core.lock import LEASE
 from proxy.core.session_type import SessionType
 from proxy.web.cursors import SPELLING
 from proxy.web.payloads import values
@@ -97,6 +98,12 @@ IpAddress = Annotated[
     str, AfterValidator(values.address), WithJsonSchema({"type": "string", "anyOf": [*_IP]})
 ]
 IpPrefix = Annotated[IPv4Network | IPv6Network, _read(values.network)]
+
+LeaseText = Annotated[
+    str,
+    AfterValidator(values.lease),
+    WithJsonSchema({"type": "string", "pattern": f"^{LEASE.pattern}$"}),
+]
 
 # What a client shows: from gateways that add a port as well.
 ShownIp = Annotated[
