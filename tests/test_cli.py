@@ -118,6 +118,7 @@ def test_the_commands_are_these() -> None:
         "session revoke",
         "audit list",
         "audit verify",
+        "openapi",
         "version",
     }
 
