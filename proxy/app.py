@@ -142,6 +142,7 @@ async def _admin_door(settings: Settings, house: House) -> AsyncIterator[Door | 
         house.rotation,
         house.validator,
         house.audit,
+        house.analytics,
         ApiKeys(keys),
         hosts=settings.admin.hosts,
         lifetimes=settings.sessions.by_type(),
@@ -211,6 +212,7 @@ async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
             tasks.create_task(house.revoke_behind.run()),
             tasks.create_task(house.janitor.run(every=settings.cleanup.interval.total_seconds())),
             tasks.create_task(house.audit.run(every=settings.audit.interval.total_seconds())),
+            tasks.create_task(house.analytics.run()),
         ]
         if house.feed is not None:
             listening = house.feed.listen(

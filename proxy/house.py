@@ -9,10 +9,17 @@ from importlib.metadata import version
 from uuid_utils import uuid7
 
 from proxy.core.clock import Clock, SystemClock
-from proxy.core.protocols import AuditLog, DurableStore, HotStore, SessionFinder
+from proxy.core.protocols import (
+    AnalyticsStore,
+    AuditLog,
+    DurableStore,
+    HotStore,
+    SessionFinder,
+)
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
 from proxy.observe.prometheus import Metrics
+from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
 from proxy.service.binding import ClientBinding, RevokeBehind
 from proxy.service.janitor import Janitor
@@ -32,6 +39,7 @@ from proxy.stores.guarded import Guard, Guarded, GuardedHot
 from proxy.stores.local import LocalStore
 from proxy.stores.metered import Metered, MeteredHot
 from proxy.stores.postgres import PostgresStore
+from proxy.stores.postgres_analytics import PostgresAnalytics
 from proxy.stores.postgres_audit import PostgresAudit
 from proxy.stores.postgres_database import PostgresDatabase
 from proxy.stores.read_through import ReadThrough
@@ -39,6 +47,7 @@ from proxy.stores.redis import RedisStore
 from proxy.stores.redis_feed import RedisFeed
 from proxy.stores.remember_misses import RememberMisses
 from proxy.stores.sqlite import SqliteStore
+from proxy.stores.sqlite_analytics import SqliteAnalytics
 from proxy.stores.sqlite_audit import SqliteAudit
 from proxy.stores.sqlite_database import SqliteDatabase
 from proxy.web.ops import Ping
@@ -57,12 +66,22 @@ class House:
     sessions: Sessions
     rotation: Rotation
     audit: Audit
+    analytics: Analytics
     validator: Validator
     toucher: Toucher
     janitor: Janitor
     binding: ClientBinding
     revoke_behind: RevokeBehind
     pings: Mapping[str, Ping]
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """What the durable store keeps, each part behind its own protocol."""
+
+    sessions: DurableStore
+    audit: AuditLog
+    analytics: AnalyticsStore
 
 
 @asynccontextmanager
@@ -78,8 +97,8 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         metrics = Metrics(
             version=version("sidegate"), revocation_bound=_seconds(settings.local.max_age)
         )
-        durable, audit_log = await _durable(settings)
-        cellar.push_async_callback(durable.close)
+        truth = await _truth(settings)
+        cellar.push_async_callback(truth.sessions.close)
         local = LocalStore(
             max_sessions=settings.local.max_sessions,
             max_age=_seconds(settings.local.max_age),
@@ -89,7 +108,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         redis = _redis(settings, metrics)
         if redis is not None:
             cellar.push_async_callback(redis.close)
-        yield _introduced(settings, clock, ring, metrics, durable, audit_log, local, redis)
+        yield _introduced(settings, clock, ring, metrics, truth, local, redis)
 
 
 def _introduced(
@@ -97,11 +116,11 @@ def _introduced(
     clock: Clock,
     ring: KeyRing,
     metrics: Metrics,
-    durable: DurableStore,
-    audit_log: AuditLog,
+    truth: _Truth,
     local: LocalStore,
     redis: RedisStore | None,
 ) -> House:
+    durable = truth.sessions
     hot: list[HotStore] = [MeteredHot(local, store="local", observe=metrics.lookup)]
     far = _guarded_durable(settings, clock, metrics, durable)
     pings: dict[str, Ping] = {_durable_name(settings): durable.ping}
@@ -139,10 +158,17 @@ def _introduced(
         sessions=sessions,
         rotation=Rotation(means),
         audit=Audit(
-            audit_log,
+            truth.audit,
             retention=settings.audit.retention,
             clock=clock,
             counted=metrics.audit_events,
+        ),
+        analytics=Analytics(
+            truth.analytics,
+            every=settings.analytics.interval,
+            clock=clock,
+            counted=metrics.samples,
+            told=metrics.analytics,
         ),
         validator=Validator(finder, ring=ring, clock=clock, deadline=patience, seen=toucher.seen),
         toucher=toucher,
@@ -204,16 +230,16 @@ def _durable_name(settings: Settings) -> str:
     return "sqlite" if settings.database_url is None else "postgres"
 
 
-async def _durable(settings: Settings) -> tuple[DurableStore, AuditLog]:
+async def _truth(settings: Settings) -> _Truth:
     if settings.database_url is None:
         file = await SqliteDatabase.open(settings.data_dir / "sidegate.db")
-        return SqliteStore(file), SqliteAudit(file)
+        return _Truth(SqliteStore(file), SqliteAudit(file), SqliteAnalytics(file))
     database = await PostgresDatabase.open(
         settings.database_url.get_secret_value(),
         pool_max=settings.postgres.pool_max,
         prepared_statements=settings.postgres.prepared_statements,
     )
-    return PostgresStore(database), PostgresAudit(database)
+    return _Truth(PostgresStore(database), PostgresAudit(database), PostgresAnalytics(database))
 
 
 def _redis(settings: Settings, metrics: Metrics) -> RedisStore | None:

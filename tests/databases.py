@@ -9,12 +9,14 @@ from typing import Protocol
 
 import asyncpg
 
-from proxy.core.protocols import AuditLog, DurableStore
+from proxy.core.protocols import AnalyticsStore, AuditLog, DurableStore
 from proxy.stores import postgres_database, sqlite_database
 from proxy.stores.migrate import migrate_postgres
 from proxy.stores.postgres import PostgresStore
+from proxy.stores.postgres_analytics import PostgresAnalytics
 from proxy.stores.postgres_audit import PostgresAudit
 from proxy.stores.sqlite import SqliteStore
+from proxy.stores.sqlite_analytics import SqliteAnalytics
 from proxy.stores.sqlite_audit import SqliteAudit
 from tests.processes import Server
 
@@ -28,6 +30,10 @@ class Database(Protocol):
 
     def audit_log(self) -> AbstractAsyncContextManager[AuditLog]:
         """Open the audit trail of the stores in it, over connections of its own."""
+        ...
+
+    def analytics(self) -> AbstractAsyncContextManager[AnalyticsStore]:
+        """Open the counts of the stores in it, over connections of its own."""
         ...
 
     async def execute(self, statement: str) -> None:
@@ -55,6 +61,12 @@ class PostgresDatabase:
     async def audit_log(self) -> AsyncIterator[AuditLog]:
         database = await postgres_database.PostgresDatabase.open(self.url)
         yield PostgresAudit(database)
+        await database.close()
+
+    @asynccontextmanager
+    async def analytics(self) -> AsyncIterator[AnalyticsStore]:
+        database = await postgres_database.PostgresDatabase.open(self.url)
+        yield PostgresAnalytics(database)
         await database.close()
 
     async def execute(self, statement: str) -> None:
@@ -87,6 +99,12 @@ class SqliteDatabase:
     async def audit_log(self) -> AsyncIterator[AuditLog]:
         database = await sqlite_database.SqliteDatabase.open(self.path)
         yield SqliteAudit(database)
+        await database.close()
+
+    @asynccontextmanager
+    async def analytics(self) -> AsyncIterator[AnalyticsStore]:
+        database = await sqlite_database.SqliteDatabase.open(self.path)
+        yield SqliteAnalytics(database)
         await database.close()
 
     async def execute(self, statement: str) -> None:

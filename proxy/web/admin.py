@@ -9,11 +9,13 @@ from aiohttp import hdrs, web
 from proxy.core.clock import Clock
 from proxy.core.lifetimes import Lifetimes
 from proxy.core.session_type import SessionType
+from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.validator import Validator
 from proxy.web import bodies
+from proxy.web.admin_analytics import AnalyticsRoutes
 from proxy.web.admin_audit import AUDIT_QUERY, AuditRoutes
 from proxy.web.admin_auth import ApiKeys, Scope
 from proxy.web.admin_many import PAGE_QUERY, PROVIDER_QUERY, ManySessionsRoutes
@@ -61,6 +63,7 @@ def admin_app(
     rotation: Rotation,
     validator: Validator,
     audit: Audit,
+    analytics: Analytics,
     keys: ApiKeys,
     *,
     hosts: Iterable[str],
@@ -94,6 +97,7 @@ def admin_app(
         ManySessionsRoutes(sessions, cursors, clock=clock),
         RotationRoutes(rotation, clock=clock),
         AuditRoutes(audit, cursors),
+        AnalyticsRoutes(analytics),
         OAuth2Routes(sessions, validator),
     )
     for path in dict.fromkeys(endpoint.path for endpoint in table):
@@ -109,6 +113,7 @@ def _table(
     many: ManySessionsRoutes,
     rotating: RotationRoutes,
     audit: AuditRoutes,
+    analytics: AnalyticsRoutes,
     oauth2: OAuth2Routes,
 ) -> tuple[Endpoint, ...]:
     return (
@@ -123,6 +128,7 @@ def _table(
         Endpoint("POST", f"{_USER}/revoke", Scope.REVOKE, many.revoke_for_user),
         Endpoint("POST", "/v1/revoke", Scope.REVOKE, many.revoke_where),
         Endpoint("GET", "/v1/audit", Scope.READ, audit.list_events, AUDIT_QUERY),
+        Endpoint("GET", "/v1/analytics", Scope.READ, analytics.show),
         Endpoint("POST", "/oauth2/introspect", Scope.READ, oauth2.introspect),
         Endpoint("POST", "/oauth2/revoke", Scope.REVOKE, oauth2.revoke),
     )

@@ -18,16 +18,18 @@ from proxy.core.address import Address
 from proxy.core.errors import StoreUnavailable
 from proxy.core.lifetimes import DEFAULT_LIFETIMES
 from proxy.core.limits import Limit
-from proxy.core.protocols import AuditLog, DurableStore
+from proxy.core.protocols import AnalyticsStore, AuditLog, DurableStore
 from proxy.core.session import Session, SessionId
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, TokenKey
+from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
 from proxy.service.means import Means
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.validator import Seen, Validator
 from proxy.stores.sqlite import SqliteStore
+from proxy.stores.sqlite_analytics import SqliteAnalytics
 from proxy.stores.sqlite_audit import SqliteAudit
 from proxy.stores.sqlite_database import SqliteDatabase
 from proxy.web.admin import admin_app
@@ -106,6 +108,7 @@ class Door:
     port: int
     store: Breakable
     sessions: Sessions
+    analytics: Analytics
     validator: Validator
     ring: KeyRing
     clock: FakeClock
@@ -175,6 +178,14 @@ async def admin_door(
     validator = Validator(store, ring=ring, clock=clock, deadline=5, seen=seen)
     trail = cast("AuditLog", Breakable(SqliteAudit(file), like=broken))
     audit = Audit(trail, retention=timedelta(days=1), clock=clock, counted=lambda _, __: None)
+    samples = cast("AnalyticsStore", Breakable(SqliteAnalytics(file), like=broken))
+    analytics = Analytics(
+        samples,
+        every=timedelta(seconds=60),
+        clock=clock,
+        counted=lambda _: None,
+        told=lambda _: None,
+    )
     texts, keys = {}, []
     for name, scopes in [("all", list(Scope)), *((str(scope), [scope]) for scope in Scope)]:
         texts[name], key = ApiKey.mint(name, scopes)
@@ -185,6 +196,7 @@ async def admin_door(
         rotation,
         validator,
         audit,
+        analytics,
         ApiKeys(keys),
         hosts=["127.0.0.1", "LOCALHOST", "::1"],
         lifetimes=DEFAULT_LIFETIMES,
@@ -197,7 +209,18 @@ async def admin_door(
         async with application_door("admin", app, on_bad_request=lambda: None) as listener:
             port = (await listener.open(Address("127.0.0.1"))).port
             async with ClientSession() as client:
-                yield Door(client, port, broken, sessions, validator, ring, clock, texts, counted)
+                yield Door(
+                    client,
+                    port,
+                    broken,
+                    sessions,
+                    analytics,
+                    validator,
+                    ring,
+                    clock,
+                    texts,
+                    counted,
+                )
             await listener.close(patience=1)
     finally:
         await file.close()
