@@ -15,6 +15,8 @@ from proxy.core.clock import Clock
 from proxy.core.errors import StoreUnavailable, UnreadableRecord
 from proxy.core.protocols import AnalyticsStore
 
+# What one search may find: each reads every session, so that after a long absence a few are to do.
+_FOUND: Final = 50_000
 _BATCH: Final = 1000
 # Between two batches, so that a large backlog does not keep the store from everybody else.
 _BREATH: Final = 0.01
@@ -69,8 +71,8 @@ class Analytics:
         begun = self._clock.now()
         if not await self._store.take_turn(begun, self._every):
             return False
-        await _all(lambda batch: self._store.note_ends(begun, limit=batch))
-        await _all(lambda batch: self._store.add_up(limit=batch))
+        await _all(lambda limit: self._store.note_ends(begun, limit=limit), _FOUND)
+        await _all(lambda limit: self._store.add_up(limit=limit), _BATCH)
         at = self._clock.now()
         living = await self._store.living(at)
         await self._store.keep(Sample(at, living, await self._store.totals()))
@@ -90,9 +92,9 @@ class Analytics:
         return report(last, {name: each for name, each in windows.items() if each is not None})
 
 
-async def _all(step: Callable[[int], Awaitable[int]]) -> None:
+async def _all(step: Callable[[int], Awaitable[int]], limit: int) -> None:
     """Go step by step until there is nothing left."""
     while True:
-        if await step(_BATCH) < _BATCH:
+        if await step(limit) < limit:
             return
         await asyncio.sleep(_BREATH)

@@ -28,7 +28,7 @@ TAKE_TURN: Final = (
     " RETURNING taken_at"
 )
 LIVING: Final = (
-    "WITH living AS (SELECT user_id, type, count(*) AS sessions FROM sessions WHERE {active}"
+    "WITH living AS (SELECT user_id, type, count(*) AS sessions FROM {sessions} WHERE {active}"
     " GROUP BY user_id, type)"
     " SELECT type, sum(sessions) AS sessions, (SELECT count(DISTINCT user_id) FROM living) AS users"
     " FROM living GROUP BY type"

@@ -71,7 +71,9 @@ class PostgresAnalytics:
     async def living(self, at: datetime) -> Living:
         asking = Asking(POSTGRES)
         active = " AND ".join(asking.being(SessionState.ACTIVE, at))
-        return living_of(await self._ask(LIVING.format(active=active), *asking.arguments))
+        return living_of(
+            await self._ask(LIVING.format(sessions="sessions", active=active), *asking.arguments)
+        )
 
     async def totals(self) -> Totals:
         return totals_of(await self._ask(TOTALS))
