@@ -2,7 +2,7 @@
 
 The house has floors, and a room may only use what the plan says (tests/test_house.py checks it):
 
-    roof      cli, commands, app, house, settings, healthcheck
+    roof      cli, commands, app, house, supervisor, pauses, providers, settings, healthcheck
                                     knows everybody, decides nothing; house.py introduces the others
     web       doors                 from bytes to a verdict and back; knows service and core
     service   what is done          validate, create, revoke ...; knows core

@@ -14,7 +14,9 @@ from proxy.core.protocols import (
     AuditLog,
     DurableStore,
     HotStore,
+    LogoutMemory,
     SessionFinder,
+    SessionLocks,
 )
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
@@ -23,6 +25,8 @@ from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
 from proxy.service.binding import ClientBinding, RevokeBehind
 from proxy.service.janitor import Janitor
+from proxy.service.locks import Locks
+from proxy.service.logouts import Logouts
 from proxy.service.means import Means
 from proxy.service.outward import Nobody
 from proxy.service.rotation import Rotation
@@ -42,6 +46,8 @@ from proxy.stores.postgres import PostgresStore
 from proxy.stores.postgres_analytics import PostgresAnalytics
 from proxy.stores.postgres_audit import PostgresAudit
 from proxy.stores.postgres_database import PostgresDatabase
+from proxy.stores.postgres_locks import PostgresLocks
+from proxy.stores.postgres_logouts import PostgresLogouts
 from proxy.stores.read_through import ReadThrough
 from proxy.stores.redis import RedisStore
 from proxy.stores.redis_feed import RedisFeed
@@ -50,6 +56,8 @@ from proxy.stores.sqlite import SqliteStore
 from proxy.stores.sqlite_analytics import SqliteAnalytics
 from proxy.stores.sqlite_audit import SqliteAudit
 from proxy.stores.sqlite_database import SqliteDatabase
+from proxy.stores.sqlite_locks import SqliteLocks
+from proxy.stores.sqlite_logouts import SqliteLogouts
 from proxy.web.ops import Ping
 
 
@@ -65,6 +73,8 @@ class House:
     feed: RedisFeed | None
     sessions: Sessions
     rotation: Rotation
+    locks: Locks
+    logouts: Logouts
     audit: Audit
     analytics: Analytics
     validator: Validator
@@ -77,11 +87,13 @@ class House:
 
 @dataclass(frozen=True)
 class _Truth:
-    """What the durable store keeps, each part behind its own protocol."""
+    """What lives in one database. Whoever closes the sessions closes it for all."""
 
     sessions: DurableStore
     audit: AuditLog
     analytics: AnalyticsStore
+    locks: SessionLocks
+    logouts: LogoutMemory
 
 
 @asynccontextmanager
@@ -157,6 +169,8 @@ def _introduced(
         feed=feed,
         sessions=sessions,
         rotation=Rotation(means),
+        locks=Locks(truth.locks, durable=durable, clock=clock, counted=metrics.lock),
+        logouts=Logouts(truth.logouts, sessions, clock=clock),
         audit=Audit(
             truth.audit,
             retention=settings.audit.retention,
@@ -233,13 +247,25 @@ def _durable_name(settings: Settings) -> str:
 async def _truth(settings: Settings) -> _Truth:
     if settings.database_url is None:
         file = await SqliteDatabase.open(settings.data_dir / "sidegate.db")
-        return _Truth(SqliteStore(file), SqliteAudit(file), SqliteAnalytics(file))
+        return _Truth(
+            SqliteStore(file),
+            SqliteAudit(file),
+            SqliteAnalytics(file),
+            SqliteLocks(file),
+            SqliteLogouts(file),
+        )
     database = await PostgresDatabase.open(
         settings.database_url.get_secret_value(),
         pool_max=settings.postgres.pool_max,
         prepared_statements=settings.postgres.prepared_statements,
     )
-    return _Truth(PostgresStore(database), PostgresAudit(database), PostgresAnalytics(database))
+    return _Truth(
+        PostgresStore(database),
+        PostgresAudit(database),
+        PostgresAnalytics(database),
+        PostgresLocks(database),
+        PostgresLogouts(database),
+    )
 
 
 def _redis(settings: Settings, metrics: Metrics) -> RedisStore | None:

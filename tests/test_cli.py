@@ -153,6 +153,8 @@ def test_help_is_quick_because_it_loads_nothing_but_click(tmp_path: Path) -> Non
         ["session", "create", "a", "--metadata", "[]"],
         ["session", "create", "a", "--metadata", "{"],
         ["session", "create", " a"],
+        ["session", "create", "a", "--provider", "idp"],
+        ["session", "create", "a", "--type", "sso", "--provider-session", "s1"],
         ["session", "show", "42"],
         ["session", "list", ""],
         ["session", "revoke"],
@@ -308,6 +310,19 @@ def test_a_session_lives_from_create_to_revoke_and_its_token_is_told_once(tmp_pa
     later = (shown, listed, revoked, again, living, ended)
     assert all(told.exit_code == 0 for told in later)
     assert begun["token"] not in "".join(told.stdout + told.stderr for told in later)
+
+
+def test_an_sso_session_is_created_with_its_provider(tmp_path: Path) -> None:
+    begun = created(
+        tmp_path,
+        *["alice", "--type", "sso", "--provider", "idp"],
+        *["--provider-session", "s1", "--provider-subject", "u1"],
+    )
+
+    revoked = session(tmp_path, "revoke", "--provider", "idp", "--provider-session", "s1")
+
+    assert begun["session"]["provider_subject"] == "u1"
+    assert revoked.stdout == "revoked 1\n"
 
 
 def test_stdout_holds_the_token_alone(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, preset_lifetimes
 from proxy.core.session_type import SessionType
+from proxy.settings import load
 from proxy.settings.values import spell_duration
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -37,6 +38,14 @@ def spelled(lifetimes: Lifetimes) -> str:
 
 def test_the_deadlines_in_the_docs_are_the_codes() -> None:
     assert between("sessions.md", "deadlines") == deadlines(), deadlines()
+
+
+def test_the_provider_in_the_docs_can_be_listened_to(tmp_path: Path) -> None:
+    section = (DOCS / "sessions.md").read_text("utf-8").partition("## Back-channel logout")[2]
+    config = tmp_path / "sidegate.yaml"
+    config.write_text(section.partition("```yaml\n")[2].partition("```")[0])
+
+    assert [provider.name for provider in load(config, {}).sso.providers] == ["keycloak"]
 
 
 @pytest.mark.parametrize("type_", SessionType)

@@ -1,8 +1,9 @@
 """Which sessions are meant: those that match every field that is given."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
+from typing import Any, Literal
 
 from proxy.core.session import SessionId
 from proxy.core.session_type import SessionType
@@ -14,7 +15,7 @@ class Condition:
 
     `ip_within` matches addresses in that network, IPv4 ones also where they were written as
     IPv4-mapped IPv6. A session without an address, tenant, provider or user agent matches no
-    condition on one.
+    condition on one; `subject_unknown` matches those of a provider that do not say whose they are.
     """
 
     user_id: str | None = None
@@ -26,10 +27,15 @@ class Condition:
     provider: str | None = None
     provider_session_id: str | None = None
     provider_subject: str | None = None
+    subject_unknown: Literal[True] | None = None
     ip_within: IPv4Network | IPv6Network | None = None
     user_agent_contains: str | None = None
     created_before: datetime | None = None
     last_seen_before: datetime | None = None
+
+    def narrowed(self, **more: Any) -> "Condition":
+        """Return a condition that also asks for `more`."""
+        return replace(self, **more)
 
     @property
     def matches_all(self) -> bool:

@@ -13,6 +13,7 @@ from proxy.core.analytics import Living, Sample, Totals, Window
 from proxy.core.audit import AuditEvent, AuditFilter, Seal
 from proxy.core.condition import Condition
 from proxy.core.limits import Limit
+from proxy.core.lock import Contended, Hold, LeaseDigest
 from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.session_state import SessionState
 from proxy.core.token import Digest
@@ -295,6 +296,53 @@ class AnalyticsStore(Protocol):
 
     async def forget(self, before: datetime, *, limit: int) -> None:
         """Delete samples from before then, at most the `limit` oldest."""
+        ...
+
+
+class SessionLocks(Protocol):
+    """The locks of the durable store. Their time runs by its clock, and by no other.
+
+    A lock is no state of its session: it changes no version and leaves no event. It goes with its
+    session when that is purged.
+    """
+
+    async def acquire(
+        self, session_id: SessionId, lease: LeaseDigest, *, ttl: timedelta, holder: str | None
+    ) -> Hold | Contended | None:
+        """Hold the lock for `ttl`, unless somebody holds it. None: there is no such session.
+
+        Of many who try at once, one gets it. StoreUnavailable leaves open whether the lock is held
+        by `lease` now.
+        """
+        ...
+
+    async def renew(
+        self, session_id: SessionId, lease: LeaseDigest, *, ttl: timedelta
+    ) -> Hold | None:
+        """Hold it for `ttl` from now, or for as long as before if that is longer, under its fence.
+
+        None: `lease` does not hold it any more, or never did; nothing changed.
+        """
+        ...
+
+    async def release(self, session_id: SessionId, lease: LeaseDigest) -> bool:
+        """Let go of the lock. False: `lease` did not hold it; nothing changed."""
+        ...
+
+
+class LogoutMemory(Protocol):
+    """Which logout tokens have been obeyed, by whatever instance. An id is 32 bytes."""
+
+    async def obeyed(self, logout_id: bytes) -> bool:
+        """Say whether this one is remembered."""
+        ...
+
+    async def remember(self, logout_id: bytes, *, until: datetime, at: datetime) -> bool:
+        """Remember one; False: it was already. Of all who try at once, one alone is told True.
+
+        It is forgotten after `until`, together with the next one that is remembered later than
+        that; `at` is now.
+        """
         ...
 
 

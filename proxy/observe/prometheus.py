@@ -70,11 +70,13 @@ class Metrics:
         self._audit_events: _Tally = defaultdict(int)
         self._samples: _Tally = defaultdict(int)
         self._report: Report | None = None
+        self._locks: _Tally = defaultdict(int)
         self._mismatches: _Tally = defaultdict(int)
         self._binding_revocations: _Tally = defaultdict(int)
         self._unreadable: _Tally = defaultdict(int)
         self._bad_requests: _Tally = defaultdict(int)
         self._admin_requests: _Tally = defaultdict(int)
+        self._logouts: _Tally = defaultdict(int)
         self._feed_up: dict[tuple[str, ...], float] = {}
         self._feed_gaps: _Tally = defaultdict(int)
         self._untrusted_peers = 0
@@ -120,6 +122,10 @@ class Metrics:
         """What the last sample says, whichever instance has taken it."""
         self._report = report
 
+    def lock(self, outcome: str) -> None:
+        """A lock was acquired, contended, renewed or released, or was lost before that."""
+        self._locks[(outcome,)] += 1
+
     def binding_mismatch(self, signal: str, policy: str) -> None:
         """A session was presented by another client than it is bound to, and what followed."""
         self._mismatches[signal, policy] += 1
@@ -138,6 +144,10 @@ class Metrics:
     def admin_request(self, route: str, method: str, status: int) -> None:
         """`route` is the template, never the path that was asked for."""
         self._admin_requests[route, method, str(status)] += 1
+
+    def logout(self, provider: str, outcome: str) -> None:
+        """A configured provider's logout was received, and how that ended."""
+        self._logouts[provider, outcome] += 1
 
     def untrusted_peer(self) -> None:
         self._untrusted_peers += 1
@@ -248,6 +258,13 @@ class Metrics:
             self._audit_events,
         )
         yield _counter(
+            "sidegate_locks",
+            "Locks of sessions: acquired, contended (somebody else has it), renewed, released, or"
+            " lost before one of these.",
+            ("outcome",),
+            self._locks,
+        )
+        yield _counter(
             "sidegate_binding_mismatches",
             "Sessions presented by another client than they are bound to, by signal and policy.",
             ("signal", "policy"),
@@ -307,6 +324,12 @@ class Metrics:
             "Requests to the admin API.",
             ("route", "method", "status"),
             self._admin_requests,
+        )
+        yield _counter(
+            "sidegate_logouts",
+            "Back-channel logouts: ended, nobody, invalid, replayed, unasked or unavailable.",
+            ("provider", "outcome"),
+            self._logouts,
         )
         yield _gauge(
             "sidegate_draining", "1 while shutting down.", (), {(): float(self._draining())}

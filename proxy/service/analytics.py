@@ -48,23 +48,21 @@ class Analytics:
         self._counted = counted
         self._told = told
 
-    async def run(self) -> NoReturn:
-        """Go round each interval, until cancelled. A failure is tried again next time."""
+    async def run(self, *, sampling: bool = True) -> NoReturn:
+        """Go round each interval, until cancelled. A failure is tried again next time.
+
+        Without `sampling` it is left to others to take samples, and told what they say.
+        """
         while True:
             try:
                 async with asyncio.timeout(_PATIENCE):
-                    await self.round()
+                    if sampling:
+                        await self.sample()
+                    await self.tell()
             except (StoreUnavailable, UnreadableRecord, TimeoutError) as trouble:
                 self._counted("failed")
                 _log.warning("no sample of the sessions: %r", trouble)
             await asyncio.sleep(self._every.total_seconds())
-
-    async def round(self) -> None:
-        """Take a sample if one is due, and tell what there is to tell, whoever took the last."""
-        await self.sample()
-        told = await self.report()
-        if told is not None:
-            self._told(told)
 
     async def sample(self) -> bool:
         """Take a sample if one is due; say whether it was."""
@@ -79,6 +77,12 @@ class Analytics:
         await self._store.forget(at - KEPT, limit=_FORGOTTEN_AT_ONCE)
         self._counted("taken")
         return True
+
+    async def tell(self) -> None:
+        """Tell what the samples say, whoever has taken them; nothing before the first."""
+        found = await self.report()
+        if found is not None:
+            self._told(found)
 
     async def report(self) -> Report | None:
         """Return what the samples say; None: none has been taken yet."""

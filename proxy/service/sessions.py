@@ -35,13 +35,17 @@ _BATCH: Final = 500
 class NewSession:
     """What the caller, `by`, decides about a session.
 
-    `expires_in` only shortens the type's lifetime. `tenant` is a label of the caller's.
+    `expires_in` only shortens the type's lifetime. `tenant` is a label of the caller's. Of an SSO
+    session, `provider` and the two after it say which of a provider's sessions and users it is.
     """
 
     user_id: str
     by: Actor
     type: SessionType = SessionType.WEB
     tenant: str | None = None
+    provider: str | None = None
+    provider_session_id: str | None = None
+    provider_subject: str | None = None
     scopes: tuple[str, ...] = ()
     expires_in: timedelta | None = None
     ip: str | None = None
@@ -232,6 +236,9 @@ class Sessions:
             user_agent=wanted.user_agent,
             device=wanted.device,
             metadata=wanted.metadata,
+            provider=wanted.provider,
+            provider_session_id=wanted.provider_session_id,
+            provider_subject=wanted.provider_subject,
             tenant=wanted.tenant,
             claim=claim,
             change=Change(now, wanted.by),

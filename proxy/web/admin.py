@@ -11,6 +11,7 @@ from proxy.core.lifetimes import Lifetimes
 from proxy.core.session_type import SessionType
 from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
+from proxy.service.locks import Locks
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.validator import Validator
@@ -18,6 +19,7 @@ from proxy.web import bodies
 from proxy.web.admin_analytics import AnalyticsRoutes
 from proxy.web.admin_audit import AUDIT_QUERY, AuditRoutes
 from proxy.web.admin_auth import ApiKeys, Scope
+from proxy.web.admin_locks import LockRoutes
 from proxy.web.admin_many import PAGE_QUERY, PROVIDER_QUERY, ManySessionsRoutes
 from proxy.web.admin_oauth2 import OAuth2Routes
 from proxy.web.admin_rotation import RotationRoutes
@@ -45,15 +47,19 @@ _SESSION: Final = "/v1/sessions/{session_id:[^/]+}"
 # Seconds for a request, more than the body alone may take.
 _PATIENCE: Final = 15.0
 _USER: Final = "/v1/users/{user_id:[^/]+}"
+_LOGOUT: Final = "/oidc/backchannel-logout/{provider}"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One row of the table: `scope` is what a key needs, `query` which parameters there are."""
+    """One row of the table: `scope` is what a key needs, `query` which parameters there are.
+
+    Without a scope no key is needed: the handler itself sees to who may ask.
+    """
 
     method: str
     path: str
-    scope: Scope
+    scope: Scope | None
     handler: _Handler
     query: frozenset[str] = frozenset()
 
@@ -61,6 +67,7 @@ class Endpoint:
 def admin_app(
     sessions: Sessions,
     rotation: Rotation,
+    locks: Locks,
     validator: Validator,
     audit: Audit,
     analytics: Analytics,
@@ -72,13 +79,15 @@ def admin_app(
     clock: Clock,
     on_request: OnRequest,
     patience: float = _PATIENCE,
+    logout: _Handler | None = None,
 ) -> web.Application:
     """Build the application of the admin listener.
 
     `hosts` are the host names it answers to. `lifetimes` are those `sessions` works with, to refuse
     what they would shorten. `cursor_key` is 32 secret bytes every instance shares. `on_request` is
     told the route's template, the method and the status of each request. `patience` is how many
-    seconds a request may take.
+    seconds a request may take. `logout` answers identity providers, and finds which one as
+    `request.match_info["provider"]`; without it there is no such route.
     """
     app = web.Application(
         client_max_size=bodies.LIMIT,
@@ -86,7 +95,7 @@ def admin_app(
             accounted(on_request),
             rendered,
             host_checked(hosts),
-            authenticated(keys),
+            authenticated(keys, open_paths=[] if logout is None else [_LOGOUT]),
             timely(patience),
         ],
     )
@@ -96,10 +105,13 @@ def admin_app(
         SessionRoutes(sessions, lifetimes=lifetimes, clock=clock),
         ManySessionsRoutes(sessions, cursors, clock=clock),
         RotationRoutes(rotation, clock=clock),
+        LockRoutes(locks),
         AuditRoutes(audit, cursors),
         AnalyticsRoutes(analytics),
         OAuth2Routes(sessions, validator),
     )
+    if logout is not None:
+        table = (*table, Endpoint("POST", _LOGOUT, None, logout))
     for path in dict.fromkeys(endpoint.path for endpoint in table):
         _add(app.router, path, [endpoint for endpoint in table if endpoint.path == path])
     # aiohttp's own 404 and 405 are not asked: they would answer an Expect line in their own way.
@@ -112,6 +124,7 @@ def _table(
     one: SessionRoutes,
     many: ManySessionsRoutes,
     rotating: RotationRoutes,
+    locking: LockRoutes,
     audit: AuditRoutes,
     analytics: AnalyticsRoutes,
     oauth2: OAuth2Routes,
@@ -123,6 +136,9 @@ def _table(
         Endpoint("POST", f"{_SESSION}/revoke", Scope.REVOKE, one.revoke),
         Endpoint("POST", f"{_SESSION}/touch", Scope.WRITE, one.touch),
         Endpoint("POST", f"{_SESSION}/sso", Scope.WRITE, rotating.migrate),
+        Endpoint("POST", f"{_SESSION}/lock", Scope.WRITE, locking.acquire),
+        Endpoint("PUT", f"{_SESSION}/lock", Scope.WRITE, locking.renew),
+        Endpoint("DELETE", f"{_SESSION}/lock", Scope.WRITE, locking.release),
         Endpoint("POST", "/v1/refresh", Scope.WRITE, rotating.refresh),
         Endpoint("GET", f"{_USER}/sessions", Scope.READ, many.list_for_user, PAGE_QUERY),
         Endpoint("POST", f"{_USER}/revoke", Scope.REVOKE, many.revoke_for_user),
@@ -154,7 +170,7 @@ async def _nowhere(_request: web.Request) -> web.StreamResponse:
 
 def _guarded(endpoint: Endpoint) -> _Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
-        if endpoint.scope not in request[CALLER].scopes:
+        if endpoint.scope is not None and endpoint.scope not in request[CALLER].scopes:
             raise insufficient(endpoint.scope)
         check_expectation(request)
         _check_query(request, endpoint.query)

@@ -130,10 +130,8 @@ def _state(query: Query) -> SessionState | None:
     include_ended = query.read("include_ended", flag)
     if state is not None and include_ended is not None:
         query.mistaken("include_ended", "give this or state, not both")
-    return state if include_ended is None and state is not None else _default(include_ended)
-
-
-def _default(include_ended: bool | None) -> SessionState | None:
+    if state is not None:
+        return state
     return None if include_ended else SessionState.ACTIVE
 
 

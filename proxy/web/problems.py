@@ -26,7 +26,7 @@ class Problem(Exception):
     """Raise it anywhere beneath the admin door: the caller is answered with it.
 
     `code` is for programs and never changes its meaning; `detail` and `errors` are for people and
-    repeat nothing the caller sent except field names.
+    repeat nothing the caller sent except field names. `more` are members of this code's own.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class Problem(Exception):
         *,
         errors: Sequence[Mistake] = (),
         headers: Mapping[str, str] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(code)
         self.status = status
@@ -44,6 +45,7 @@ class Problem(Exception):
         self.detail = detail
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
+        self.more = dict(more or {})
 
     def members(self) -> dict[str, Any]:
         """Return the members of the problem document."""
@@ -59,7 +61,7 @@ class Problem(Exception):
             members["errors"] = [
                 {"path": shown(mistake.path), "message": mistake.message} for mistake in self.errors
             ]
-        return members
+        return members | self.more
 
 
 def invalid(code: str, errors: Sequence[Mistake]) -> Problem:

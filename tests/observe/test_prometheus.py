@@ -55,11 +55,17 @@ def everything_happens_to(metrics: Metrics, session: Session = SESSION) -> None:
     metrics.created(session)
     metrics.ended(session, "revoked")
     metrics.admin_request("/v1/sessions/{id}", "GET", 200)
+    for outcome in ("ended", "nobody", "invalid", "replayed", "unasked", "unavailable"):
+        metrics.logout("idp", outcome)
     metrics.untrusted_peer()
     for outcome in ("written", "failed", "dropped"):
         metrics.touches(outcome, 1)
     for outcome in ("purged", "failed"):
         metrics.cleanups(outcome, 1)
+    for outcome in ("sealed", "forgotten", "failed"):
+        metrics.audit_events(outcome, 1)
+    for outcome in ("acquired", "contended", "renewed", "lost", "released"):
+        metrics.lock(outcome)
     metrics.binding_mismatch("ip", "deny")
     metrics.binding_revocation("revoked")
 
@@ -261,6 +267,7 @@ def test_every_label_has_few_values(metrics: Metrics) -> None:
     assert values.keys() == {
         "gateway", "result", "reason", "store", "outcome", "state", "type", "cause", "listener",
         "route", "method", "status", "feed", "version", "le", "signal", "policy",
+        "provider",
     }  # fmt: skip
     assert values["result"] == {"allow", "deny", "unavailable"}
     assert values["reason"] == {"ok", *(reason.value for reason in Reason), *OUTAGES}

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -91,11 +91,11 @@ class Scene:
         assert report is not None
         return report
 
-    async def until(self, number: int, of: str = "taken") -> None:
+    async def until(self, done: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):
-            while self.counted[of] < number:
-                await self.another.wait()
+            while not done():
                 self.another.clear()
+                await self.another.wait()
 
 
 @pytest.fixture
@@ -173,11 +173,14 @@ async def test_instances_that_wake_together_take_one_sample(scene: Scene) -> Non
 
 async def test_whoever_does_not_sample_tells_what_another_instance_has_found(scene: Scene) -> None:
     await scene.begin(2)
-    await scene.analytics().round()
-    await scene.analytics().round()
-    one, other = scene.reports
+    await scene.sampled(scene.analytics())
+    scene.clock.advance(HOUR)
+    only_following = scene.analytics(timedelta(milliseconds=1)).run(sampling=False)
+    running = asyncio.create_task(only_following)
+    await scene.until(lambda: bool(scene.reports))
+    running.cancel()
+    assert scene.reports[0].active[WEB] == 2
     assert scene.counted == {"taken": 1}
-    assert one == other
 
 
 @pytest.mark.parametrize("step", ["add_up", "totals", "keep"])
@@ -239,12 +242,9 @@ async def test_a_clock_that_jumps_ahead_does_not_forget_everything(scene: Scene)
 async def test_rounds_go_on_when_the_store_is_back(scene: Scene) -> None:
     scene.counts.away_at = "last"
     running = asyncio.create_task(scene.analytics(timedelta(milliseconds=1)).run())
-    await scene.until(2, of="failed")
+    await scene.until(lambda: scene.counted["failed"] > 1)
     scene.counts.away_at = None
-    async with asyncio.timeout(30):
-        while not scene.reports:
-            scene.another.clear()
-            await scene.another.wait()
+    await scene.until(lambda: bool(scene.reports))
     running.cancel()
     assert scene.reports[0].active == dict.fromkeys(SessionType, 0)
 

@@ -19,18 +19,7 @@ from proxy.stores.postgres_connection import OUTAGES, meaning
 from tests.clock import NOON
 from tests.contracts.values import TESTER, a_digest, a_record, a_session
 from tests.processes import Server, free_port
-
-Raw = asyncpg.Connection  # generic in the stubs only
-
-
-@asynccontextmanager
-async def raw(url: str) -> AsyncIterator["Raw[asyncpg.Record]"]:
-    """Return a connection of the test's own."""
-    connection = await asyncpg.connect(url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
+from tests.stores.postgres_behind import Raw, raw, the_server_is_waiting
 
 
 @pytest.fixture
@@ -48,16 +37,6 @@ async def mortal(own_postgres: Server) -> AsyncIterator[PostgresStore]:
     store = await PostgresStore.open(own_postgres.url)
     yield store
     await store.close()
-
-
-async def the_server_is_waiting(url: str) -> None:
-    """Return when one of the server's processes waits for a lock."""
-    async with raw(url) as connection, asyncio.timeout(10):
-        while not await connection.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            " AND datname = current_database()"
-        ):
-            pass
 
 
 # --- News in the order of commits

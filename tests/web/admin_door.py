@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from aiohttp import ClientSession
+from aiohttp import ClientSession, web
 from uuid_utils import uuid7
 from yarl import URL
 
@@ -18,12 +18,20 @@ from proxy.core.address import Address
 from proxy.core.errors import StoreUnavailable
 from proxy.core.lifetimes import DEFAULT_LIFETIMES
 from proxy.core.limits import Limit
-from proxy.core.protocols import AnalyticsStore, AuditLog, DurableStore
+from proxy.core.protocols import (
+    AnalyticsStore,
+    AuditLog,
+    DurableStore,
+    LogoutMemory,
+    SessionLocks,
+)
 from proxy.core.session import Session, SessionId
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, TokenKey
 from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
+from proxy.service.locks import Locks
+from proxy.service.logouts import Logouts
 from proxy.service.means import Means
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
@@ -32,12 +40,15 @@ from proxy.stores.sqlite import SqliteStore
 from proxy.stores.sqlite_analytics import SqliteAnalytics
 from proxy.stores.sqlite_audit import SqliteAudit
 from proxy.stores.sqlite_database import SqliteDatabase
+from proxy.stores.sqlite_locks import SqliteLocks
+from proxy.stores.sqlite_logouts import SqliteLogouts
 from proxy.web.admin import admin_app
 from proxy.web.admin_auth import ApiKey, ApiKeys, Scope
 from proxy.web.door import application_door
 from tests.clock import FakeClock
 
 CURSOR_KEY = bytes(range(32))
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Breakable:
@@ -165,8 +176,12 @@ async def admin_door(
     patience: float = 5.0,
     seen: Seen = lambda _, __: None,
     limits: Mapping[SessionType, Limit] = MappingProxyType({}),
+    logout: Callable[[Logouts, FakeClock], Handler] | None = None,
 ) -> AsyncIterator[Door]:
-    """Open a door over an empty store."""
+    """Open a door over the store in that directory, empty at first.
+
+    `logout` makes what listens to identity providers, by the clock of the door.
+    """
     file = await SqliteDatabase.open(directory / "sessions.db")
     broken = Breakable(SqliteStore(file))
     store = cast("DurableStore", broken)
@@ -186,6 +201,10 @@ async def admin_door(
         counted=lambda _: None,
         told=lambda _: None,
     )
+    held = cast("SessionLocks", Breakable(SqliteLocks(file), like=broken))
+    locks = Locks(held, durable=store, clock=clock, counted=lambda _: None)
+    memory = cast("LogoutMemory", Breakable(SqliteLogouts(file), like=broken))
+    logouts = Logouts(memory, sessions, clock=clock)
     texts, keys = {}, []
     for name, scopes in [("all", list(Scope)), *((str(scope), [scope]) for scope in Scope)]:
         texts[name], key = ApiKey.mint(name, scopes)
@@ -194,6 +213,7 @@ async def admin_door(
     app = admin_app(
         sessions,
         rotation,
+        locks,
         validator,
         audit,
         analytics,
@@ -204,6 +224,7 @@ async def admin_door(
         clock=clock,
         on_request=counted,
         patience=patience,
+        logout=None if logout is None else logout(logouts, clock),
     )
     try:
         async with application_door("admin", app, on_bad_request=lambda: None) as listener:

@@ -49,6 +49,9 @@ class NewSessionPayload(Payload):
     user_id: UserId
     type: Type = SessionType.WEB
     tenant: Label | None = None
+    provider: Label | None = None
+    provider_session_id: ProviderId | None = None
+    provider_subject: ProviderId | None = None
     scopes: Annotated[list[Scope], AfterValidator(values.scope_list)] = Field(default_factory=list)
     expires_in: int | None = None
     ip: Annotated[str, AfterValidator(values.address)] | None = None
@@ -71,12 +74,27 @@ class NewSessionPayload(Payload):
                 raise ValueError(f"{type_} sessions live for at most {longest} seconds")
         return seconds
 
+    @field_validator("provider", "provider_session_id", "provider_subject")
+    @classmethod
+    def _is_of_a_provider(cls, text: str | None, known: ValidationInfo) -> str | None:
+        if text is None:
+            return None
+        type_: SessionType | None = known.data.get("type")
+        if type_ not in (SessionType.SSO, None):  # None: `type` is the mistake to mend
+            raise ValueError(f"for sessions of type sso; this one is of type {type_}")
+        if known.field_name != "provider" and known.data.get("provider", "") is None:
+            raise ValueError("needs provider beside it: which provider calls it so")
+        return text
+
     def new_session(self, by: Actor) -> NewSession:
         return NewSession(
             user_id=self.user_id,
             by=by,
             type=self.type,
             tenant=self.tenant,
+            provider=self.provider,
+            provider_session_id=self.provider_session_id,
+            provider_subject=self.provider_subject,
             scopes=tuple(self.scopes),
             expires_in=None if self.expires_in is None else timedelta(seconds=self.expires_in),
             ip=self.ip,

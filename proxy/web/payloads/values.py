@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 
 from proxy.core.binding import DEFAULT_WIDTHS, Signal, reduced
+from proxy.core.lock import LEASE
 from proxy.core.session import SessionId
 
 _USER_ID: Final = 256
@@ -53,6 +54,13 @@ def session_id(text: str) -> SessionId:
     if not _SESSION_ID.fullmatch(text):
         raise ValueError("a session id is a UUID in lower case")
     return SessionId(text)
+
+
+def lease(text: str) -> str:
+    """Return `text` if it can be a lease. ValueError: it is none that a lock was ever held by."""
+    if not LEASE.fullmatch(text):
+        raise ValueError("a lease is sgl_ and 43 more characters, as the lock's answer has it")
+    return text
 
 
 def text(given: str) -> str:
