@@ -154,6 +154,7 @@ async def _admin_door(settings: Settings, house: House) -> AsyncIterator[Door | 
         house.locks,
         house.validator,
         house.audit,
+        house.analytics,
         ApiKeys(keys),
         hosts=settings.admin.hosts,
         lifetimes=settings.sessions.by_type(),
@@ -231,6 +232,7 @@ async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
             tasks.create_task(catch_up.run(partial(up, "catch_up"))),
             tasks.create_task(house.toucher.run(every=settings.touch.interval.total_seconds())),
             tasks.create_task(house.revoke_behind.run()),
+            tasks.create_task(house.analytics.run(sampling=settings.jobs)),
             tasks.create_task(pauses.keep_short()),
         ]
         if settings.jobs:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from proxy.commands.analytics import analytics
 from proxy.commands.audit import audit
 from proxy.commands.config import config
 from proxy.commands.keys import key
@@ -78,8 +79,8 @@ def main() -> None:
     """
 
 
-for group in (audit, config, key, session):
-    main.add_command(group)
+for command in (analytics, audit, config, key, session):
+    main.add_command(command)
 
 
 @main.command()

@@ -10,6 +10,7 @@ from uuid_utils import uuid7
 
 from proxy.core.clock import Clock, SystemClock
 from proxy.core.protocols import (
+    AnalyticsStore,
     AuditLog,
     DurableStore,
     HotStore,
@@ -20,6 +21,7 @@ from proxy.core.protocols import (
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
 from proxy.observe.prometheus import Metrics
+from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
 from proxy.service.binding import ClientBinding, RevokeBehind
 from proxy.service.janitor import Janitor
@@ -41,6 +43,7 @@ from proxy.stores.guarded import Guard, Guarded, GuardedHot
 from proxy.stores.local import LocalStore
 from proxy.stores.metered import Metered, MeteredHot
 from proxy.stores.postgres import PostgresStore
+from proxy.stores.postgres_analytics import PostgresAnalytics
 from proxy.stores.postgres_audit import PostgresAudit
 from proxy.stores.postgres_database import PostgresDatabase
 from proxy.stores.postgres_locks import PostgresLocks
@@ -50,6 +53,7 @@ from proxy.stores.redis import RedisStore
 from proxy.stores.redis_feed import RedisFeed
 from proxy.stores.remember_misses import RememberMisses
 from proxy.stores.sqlite import SqliteStore
+from proxy.stores.sqlite_analytics import SqliteAnalytics
 from proxy.stores.sqlite_audit import SqliteAudit
 from proxy.stores.sqlite_database import SqliteDatabase
 from proxy.stores.sqlite_locks import SqliteLocks
@@ -72,6 +76,7 @@ class House:
     locks: Locks
     logouts: Logouts
     audit: Audit
+    analytics: Analytics
     validator: Validator
     toucher: Toucher
     janitor: Janitor
@@ -86,6 +91,7 @@ class _Truth:
 
     sessions: DurableStore
     audit: AuditLog
+    analytics: AnalyticsStore
     locks: SessionLocks
     logouts: LogoutMemory
 
@@ -171,6 +177,13 @@ def _introduced(
             clock=clock,
             counted=metrics.audit_events,
         ),
+        analytics=Analytics(
+            truth.analytics,
+            every=settings.analytics.interval,
+            clock=clock,
+            counted=metrics.samples,
+            told=metrics.analytics,
+        ),
         validator=Validator(finder, ring=ring, clock=clock, deadline=patience, seen=toucher.seen),
         toucher=toucher,
         janitor=Janitor(
@@ -234,7 +247,13 @@ def _durable_name(settings: Settings) -> str:
 async def _truth(settings: Settings) -> _Truth:
     if settings.database_url is None:
         file = await SqliteDatabase.open(settings.data_dir / "sidegate.db")
-        return _Truth(SqliteStore(file), SqliteAudit(file), SqliteLocks(file), SqliteLogouts(file))
+        return _Truth(
+            SqliteStore(file),
+            SqliteAudit(file),
+            SqliteAnalytics(file),
+            SqliteLocks(file),
+            SqliteLogouts(file),
+        )
     database = await PostgresDatabase.open(
         settings.database_url.get_secret_value(),
         pool_max=settings.postgres.pool_max,
@@ -243,6 +262,7 @@ async def _truth(settings: Settings) -> _Truth:
     return _Truth(
         PostgresStore(database),
         PostgresAudit(database),
+        PostgresAnalytics(database),
         PostgresLocks(database),
         PostgresLogouts(database),
     )

@@ -10,14 +10,22 @@ from typing import Protocol
 
 import asyncpg
 
-from proxy.core.protocols import AuditLog, DurableStore, LogoutMemory, SessionLocks
+from proxy.core.protocols import (
+    AnalyticsStore,
+    AuditLog,
+    DurableStore,
+    LogoutMemory,
+    SessionLocks,
+)
 from proxy.stores import postgres_database, sqlite_database
 from proxy.stores.migrate import migrate_postgres
 from proxy.stores.postgres import PostgresStore
+from proxy.stores.postgres_analytics import PostgresAnalytics
 from proxy.stores.postgres_audit import PostgresAudit
 from proxy.stores.postgres_locks import PostgresLocks
 from proxy.stores.postgres_logouts import PostgresLogouts
 from proxy.stores.sqlite import SqliteStore
+from proxy.stores.sqlite_analytics import SqliteAnalytics
 from proxy.stores.sqlite_audit import SqliteAudit
 from proxy.stores.sqlite_locks import SqliteLocks
 from proxy.stores.sqlite_logouts import SqliteLogouts
@@ -33,6 +41,10 @@ class Database(Protocol):
 
     def audit_log(self) -> AbstractAsyncContextManager[AuditLog]:
         """Open the audit trail of the stores in it, over connections of its own."""
+        ...
+
+    def analytics(self) -> AbstractAsyncContextManager[AnalyticsStore]:
+        """Open the counts of the stores in it, over connections of its own."""
         ...
 
     def locks(self) -> AbstractAsyncContextManager[SessionLocks]:
@@ -72,6 +84,12 @@ class PostgresDatabase:
     async def audit_log(self) -> AsyncIterator[AuditLog]:
         database = await postgres_database.PostgresDatabase.open(self.url)
         yield PostgresAudit(database)
+        await database.close()
+
+    @asynccontextmanager
+    async def analytics(self) -> AsyncIterator[AnalyticsStore]:
+        database = await postgres_database.PostgresDatabase.open(self.url)
+        yield PostgresAnalytics(database)
         await database.close()
 
     @asynccontextmanager
@@ -122,6 +140,12 @@ class SqliteDatabase:
     async def audit_log(self) -> AsyncIterator[AuditLog]:
         database = await sqlite_database.SqliteDatabase.open(self.path)
         yield SqliteAudit(database)
+        await database.close()
+
+    @asynccontextmanager
+    async def analytics(self) -> AsyncIterator[AnalyticsStore]:
+        database = await sqlite_database.SqliteDatabase.open(self.path)
+        yield SqliteAnalytics(database)
         await database.close()
 
     @asynccontextmanager

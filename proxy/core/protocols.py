@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from proxy.core.actor import Actor
+from proxy.core.analytics import Living, Sample, Totals, Window
 from proxy.core.audit import AuditEvent, AuditFilter, Seal
 from proxy.core.condition import Condition
 from proxy.core.limits import Limit
@@ -242,6 +243,59 @@ class AuditLog(Protocol):
         """Delete sealed events from the beginning of the chain, at most `limit`, up to the first
         that is not older than `before`; return how many. The anchor moves with them.
         """
+        ...
+
+
+class AnalyticsStore(Protocol):
+    """What the durable store counts of its sessions, and the samples that were taken of it.
+
+    It notes each beginning and each end in the statement that brings it about. Each step below is
+    whole in itself: whoever dies between two of them has lost nothing and counted nothing twice,
+    and several may be at it at once.
+    """
+
+    async def take_turn(self, at: datetime, every: timedelta) -> bool:
+        """Say whether a sample is due, and that the caller is to take it: one of all who ask."""
+        ...
+
+    async def note_ends(self, at: datetime, *, limit: int) -> int:
+        """Note at most `limit` sessions that have ended by themselves by then; return how many.
+
+        Fewer than `limit` say that there are no more. May take seconds, but holds nobody up.
+        """
+        ...
+
+    async def add_up(self, *, limit: int) -> int:
+        """Add at most `limit` beginnings and ends to the totals; return how many.
+
+        Fewer than `limit` say that there are no more.
+        """
+        ...
+
+    async def living(self, at: datetime) -> Living:
+        """Count the active sessions. May take seconds, but holds nobody up."""
+        ...
+
+    async def totals(self) -> Totals:
+        """Return the totals of all that has been added up."""
+        ...
+
+    async def keep(self, sample: Sample) -> None:
+        """Keep a sample. It is the last one then, whatever its moment."""
+        ...
+
+    async def last(self) -> Sample | None:
+        """Return the last sample; None: there is none yet."""
+        ...
+
+    async def window(self, since: datetime, until: datetime) -> Window | None:
+        """Return the window that begins with the last sample that is no later than `since`, or
+        with the first there is, and ends with `until`. None: there is no sample until then.
+        """
+        ...
+
+    async def forget(self, before: datetime, *, limit: int) -> None:
+        """Delete samples from before then, at most the `limit` oldest."""
         ...
 
 

@@ -21,7 +21,9 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from proxy.core.analytics import Report
 from proxy.core.session import Session
+from proxy.observe.analytics import GAUGES, readings
 
 # From a hit in memory (tens of microseconds) to a store that is as good as gone.
 BUCKETS: Final = (
@@ -66,6 +68,8 @@ class Metrics:
         self._touches: _Tally = defaultdict(int)
         self._cleanups: _Tally = defaultdict(int)
         self._audit_events: _Tally = defaultdict(int)
+        self._samples: _Tally = defaultdict(int)
+        self._report: Report | None = None
         self._locks: _Tally = defaultdict(int)
         self._mismatches: _Tally = defaultdict(int)
         self._binding_revocations: _Tally = defaultdict(int)
@@ -109,6 +113,14 @@ class Metrics:
     def audit_events(self, outcome: str, count: int) -> None:
         """So many audit events were sealed or forgotten, or that many rounds of it failed."""
         self._audit_events[(outcome,)] += count
+
+    def samples(self, outcome: str) -> None:
+        """A sample of all sessions was taken, or an attempt failed."""
+        self._samples[(outcome,)] += 1
+
+    def analytics(self, report: Report) -> None:
+        """What the last sample says, whichever instance has taken it."""
+        self._report = report
 
     def lock(self, outcome: str) -> None:
         """A lock was acquired, contended, renewed or released, or was lost before that."""
@@ -163,6 +175,7 @@ class Metrics:
         yield from self._families_of_checks()
         yield from self._families_of_stores()
         yield from self._families_of_sessions()
+        yield from self._families_of_analytics()
         yield from self._families_of_doors()
 
     def _families_of_checks(self) -> Iterator[Metric]:
@@ -281,6 +294,17 @@ class Metrics:
             (),
             {(): self._revocation_bound},
         )
+
+    def _families_of_analytics(self) -> Iterator[Metric]:
+        yield _counter(
+            "sidegate_analytics_samples",
+            "Samples of all sessions that this instance took, and attempts that failed.",
+            ("outcome",),
+            self._samples,
+        )
+        for name, shown in readings(self._report).items():
+            meaning, labels = GAUGES[name]
+            yield _gauge(f"sidegate_analytics_{name}", meaning, labels, shown)
 
     def _families_of_doors(self) -> Iterator[Metric]:
         yield _counter(

@@ -408,6 +408,10 @@ class AuditSection(Section):
     retention: PositiveDuration = timedelta(days=365)
 
 
+class AnalyticsSection(Section):
+    interval: PositiveDuration = _seconds(60)
+
+
 class LogsSection(Section):
     level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = "info"
     format: Annotated[Literal["json", "console"], BeforeValidator(lower)] = "json"
@@ -454,6 +458,7 @@ class Settings(BaseSettings):
     touch: TouchSection = TouchSection()
     cleanup: CleanupSection = CleanupSection()
     audit: AuditSection = AuditSection()
+    analytics: AnalyticsSection = AnalyticsSection()
     logs: LogsSection = LogsSection()
     drain: DrainSection = DrainSection()
 

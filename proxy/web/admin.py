@@ -9,12 +9,14 @@ from aiohttp import hdrs, web
 from proxy.core.clock import Clock
 from proxy.core.lifetimes import Lifetimes
 from proxy.core.session_type import SessionType
+from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
 from proxy.service.locks import Locks
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.validator import Validator
 from proxy.web import bodies, openapi
+from proxy.web.admin_analytics import AnalyticsRoutes
 from proxy.web.admin_audit import AuditRoutes
 from proxy.web.admin_auth import ApiKeys
 from proxy.web.admin_document import DocumentRoutes
@@ -53,6 +55,7 @@ def admin_app(
     locks: Locks,
     validator: Validator,
     audit: Audit,
+    analytics: Analytics,
     keys: ApiKeys,
     *,
     hosts: Iterable[str],
@@ -89,6 +92,7 @@ def admin_app(
         RotationRoutes(rotation, clock=clock),
         LockRoutes(locks),
         AuditRoutes(audit, cursors),
+        AnalyticsRoutes(analytics),
         OAuth2Routes(sessions, validator),
         LogoutDoor(logout),
         DocumentRoutes(partial(openapi.document, TABLE)),

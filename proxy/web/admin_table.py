@@ -3,6 +3,7 @@
 from typing import Final
 
 from proxy.web import bodies
+from proxy.web.admin_analytics import AnalyticsRoutes
 from proxy.web.admin_audit import AUDIT_QUERY, AuditRoutes
 from proxy.web.admin_auth import Scope
 from proxy.web.admin_document import DocumentRoutes
@@ -14,6 +15,7 @@ from proxy.web.admin_rotation import RotationRoutes
 from proxy.web.admin_sessions import SessionRoutes
 from proxy.web.endpoint import Answer, Body, Endpoint, Link
 from proxy.web.idempotency_key import IDEMPOTENCY_KEY
+from proxy.web.payloads.analytics import AnalyticsDocument
 from proxy.web.payloads.conditions import RevokeWherePayload
 from proxy.web.payloads.documents import (
     ActiveDocument,
@@ -229,6 +231,16 @@ TABLE: Final = (
         tag="audit",
         query=AUDIT_QUERY,
         answer=Answer(EventsDocument, "A page of them, perhaps an empty one."),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/analytics",
+        Scope.READ,
+        AnalyticsRoutes.show,
+        name="showAnalytics",
+        tag="analytics",
+        answer=Answer(AnalyticsDocument, "As of the last sample."),
+        problems=("not_sampled_yet",),
     ),
     Endpoint(
         "POST",

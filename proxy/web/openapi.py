@@ -22,6 +22,7 @@ _ABOUT: Final = (
 _TAGS: Final = {
     "sessions": "Begin, show, see, list and end sessions, and give them other tokens.",
     "locks": "One instance of an application at a time works on a session.",
+    "analytics": "How many sessions there are, began and ended.",
     "audit": "Who did what to which session.",
     "oauth2": "For clients that speak OAuth: RFC 7662 and RFC 7009.",
     "providers": "For identity providers: OpenID Connect Back-Channel Logout 1.0.",

@@ -48,6 +48,7 @@ CODES: Final = {
     "unknown_expectation": (417, "expect `100-continue`, or nothing"),
     "idempotency_key_reused": (422, "make a new key for each request"),
     "internal_error": (500, "look for `request_id` in the log"),
+    "not_sampled_yet": (503, "nobody has counted the sessions yet: wait as `Retry-After` says"),
     "keys_unavailable": (503, "the provider's keys cannot be had now: send it again"),
     "store_unavailable": (503, "nothing is known: wait as `Retry-After` says, and try again"),
 }

@@ -18,10 +18,17 @@ from proxy.core.address import Address
 from proxy.core.errors import StoreUnavailable
 from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes
 from proxy.core.limits import Limit
-from proxy.core.protocols import AuditLog, DurableStore, LogoutMemory, SessionLocks
+from proxy.core.protocols import (
+    AnalyticsStore,
+    AuditLog,
+    DurableStore,
+    LogoutMemory,
+    SessionLocks,
+)
 from proxy.core.session import Session, SessionId
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, TokenKey
+from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
 from proxy.service.locks import Locks
 from proxy.service.logouts import Logouts
@@ -30,6 +37,7 @@ from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.validator import Seen, Validator
 from proxy.stores.sqlite import SqliteStore
+from proxy.stores.sqlite_analytics import SqliteAnalytics
 from proxy.stores.sqlite_audit import SqliteAudit
 from proxy.stores.sqlite_database import SqliteDatabase
 from proxy.stores.sqlite_locks import SqliteLocks
@@ -115,6 +123,7 @@ class Door:
     port: int
     store: Breakable
     sessions: Sessions
+    analytics: Analytics
     validator: Validator
     ring: KeyRing
     clock: FakeClock
@@ -193,6 +202,14 @@ async def admin_door(
     validator = Validator(store, ring=ring, clock=clock, deadline=5, seen=seen)
     trail = cast("AuditLog", Breakable(SqliteAudit(file), like=broken))
     audit = Audit(trail, retention=timedelta(days=1), clock=clock, counted=lambda _, __: None)
+    samples = cast("AnalyticsStore", Breakable(SqliteAnalytics(file), like=broken))
+    analytics = Analytics(
+        samples,
+        every=timedelta(seconds=60),
+        clock=clock,
+        counted=lambda _: None,
+        told=lambda _: None,
+    )
     held = cast("SessionLocks", Breakable(SqliteLocks(file), like=broken))
     locks = Locks(held, durable=store, clock=clock, counted=lambda _: None)
     memory = cast("LogoutMemory", Breakable(SqliteLogouts(file), like=broken))
@@ -208,6 +225,7 @@ async def admin_door(
         locks,
         validator,
         audit,
+        analytics,
         ApiKeys(keys),
         hosts=["127.0.0.1", "LOCALHOST", "::1"],
         lifetimes=lifetimes,
@@ -228,7 +246,17 @@ async def admin_door(
                     if route.method != hdrs.METH_ANY  # it tells which methods there are
                 }
                 yield Door(
-                    client, port, broken, sessions, validator, ring, clock, texts, counted, routes
+                    client,
+                    port,
+                    broken,
+                    sessions,
+                    analytics,
+                    validator,
+                    ring,
+                    clock,
+                    texts,
+                    counted,
+                    routes,
                 )
             await listener.close(patience=1)
     finally:
