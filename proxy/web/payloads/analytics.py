@@ -2,21 +2,19 @@
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from proxy.core.analytics import Cause, Happened, Report
 from proxy.core.durations import Durations
 from proxy.core.session_type import SessionType
-from proxy.web.payloads.documents import Count, Time, rfc3339
-
-_described = with_config(ConfigDict(use_attribute_docstrings=True))
+from proxy.web.payloads.documents import Count, Time, described, rfc3339
 
 Window = Annotated[str, Field(description="1h, 24h or 7d.")]
 Seconds = Annotated[float, Field(ge=0)]
 
 
-@_described
+@described
 class ActiveSessionsDocument(TypedDict):
     """How many sessions are active, and how many different users have one."""
 
@@ -25,7 +23,7 @@ class ActiveSessionsDocument(TypedDict):
     users: Count
 
 
-@_described
+@described
 class PeakDocument(TypedDict):
     """The most that any sample of the window saw active at once; null: nothing ever was."""
 
@@ -33,7 +31,7 @@ class PeakDocument(TypedDict):
     at: Time | None
 
 
-@_described
+@described
 class CreatedDocument(TypedDict):
     """How many began."""
 
@@ -41,7 +39,7 @@ class CreatedDocument(TypedDict):
     by_type: dict[SessionType, Count]
 
 
-@_described
+@described
 class EndedDocument(TypedDict):
     """How many ended, each counted once."""
 
@@ -50,7 +48,7 @@ class EndedDocument(TypedDict):
     by_type: dict[SessionType, Count]
 
 
-@_described
+@described
 class DurationDocument(TypedDict):
     """How long those that ended had lasted, in seconds; null where none did."""
 
@@ -59,7 +57,7 @@ class DurationDocument(TypedDict):
     p95: Seconds | None
 
 
-@_described
+@described
 class WindowDocument(TypedDict):
     """What happened from `since` to `as_of`."""
 
@@ -70,7 +68,7 @@ class WindowDocument(TypedDict):
     duration: DurationDocument
 
 
-@_described
+@described
 class AnalyticsDocument(TypedDict):
     """How things stood when the last sample was taken, and what had happened by then."""
 

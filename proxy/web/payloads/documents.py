@@ -17,7 +17,8 @@ from proxy.core.session_state import SessionState
 from proxy.core.session_type import SessionType
 from proxy.service.sessions import Issued
 
-_described = with_config(ConfigDict(use_attribute_docstrings=True))
+# The docstrings of a shape and of its members are what the OpenAPI document says of them.
+described = with_config(ConfigDict(use_attribute_docstrings=True))
 
 Id = Annotated[str, WithJsonSchema({"type": "string", "format": "uuid"})]
 Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
@@ -25,7 +26,7 @@ Count = Annotated[int, Field(ge=0)]
 NextCursor = Annotated[str | None, Field(description="Asks for the next page; null: the last.")]
 
 
-@_described
+@described
 class SessionDocument(TypedDict):
     """A session in full, as it stands now. Times are in UTC, to the microsecond."""
 
@@ -68,7 +69,7 @@ class SessionDocument(TypedDict):
     """Where a list was asked for with `current`: whether this is the one."""
 
 
-@_described
+@described
 class IssuedDocument(TypedDict):
     """A session and its token, which is in this answer and nowhere else, ever."""
 
@@ -77,7 +78,7 @@ class IssuedDocument(TypedDict):
     session: SessionDocument
 
 
-@_described
+@described
 class SessionsDocument(TypedDict):
     """A page of sessions, the newest first."""
 
@@ -85,7 +86,7 @@ class SessionsDocument(TypedDict):
     next_cursor: NextCursor
 
 
-@_described
+@described
 class RevokedDocument(TypedDict):
     """How many sessions have ended."""
 
@@ -94,14 +95,14 @@ class RevokedDocument(TypedDict):
     """There may be more of them than there was time for: send the request again."""
 
 
-@_described
+@described
 class WouldRevokeDocument(TypedDict):
     """How many sessions would end."""
 
     would_revoke: Count
 
 
-@_described
+@described
 class ActiveDocument(TypedDict):
     """A token that is valid now, and whose. Times are whole seconds since 1970 (RFC 7662)."""
 
@@ -119,7 +120,7 @@ class ActiveDocument(TypedDict):
     """With spaces between; left out where there is none."""
 
 
-@_described
+@described
 class InactiveDocument(TypedDict):
     """A token that is not valid now, for whatever reason."""
 
@@ -133,7 +134,7 @@ _From = TypedDict(
 )
 
 
-@_described
+@described
 class EventDocument(_From):
     """Something that was done to a session: by whom, when, from where, and why."""
 
@@ -152,7 +153,7 @@ class EventDocument(_From):
     reason: str | None
 
 
-@_described
+@described
 class EventsDocument(TypedDict):
     """A page of the audit trail, the newest first."""
 
@@ -160,7 +161,7 @@ class EventsDocument(TypedDict):
     next_cursor: NextCursor
 
 
-@_described
+@described
 class LogoutRefusedDocument(TypedDict):
     """Why a logout token was not obeyed, in the words of OAuth."""
 
@@ -168,7 +169,7 @@ class LogoutRefusedDocument(TypedDict):
     error_description: str
 
 
-@_described
+@described
 class MistakeDocument(TypedDict):
     """One thing wrong with a request."""
 
@@ -177,7 +178,7 @@ class MistakeDocument(TypedDict):
     message: str
 
 
-@_described
+@described
 class ProblemDocument(TypedDict):
     """Why a request was not done (RFC 9457). It repeats nothing that was sent but names."""
 

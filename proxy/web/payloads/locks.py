@@ -3,16 +3,14 @@
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from proxy.core.lock import Contended, Hold
 from proxy.service.locks import Acquired
 from proxy.web.payloads import fields
 from proxy.web.payloads.base import Payload, example
-from proxy.web.payloads.documents import Time, rfc3339
-
-_described = with_config(ConfigDict(use_attribute_docstrings=True))
+from proxy.web.payloads.documents import Time, described, rfc3339
 
 
 class _Timed(Payload):
@@ -46,7 +44,7 @@ class ReleasePayload(Payload):
     """As the lock's answer had it."""
 
 
-@_described
+@described
 class HoldDocument(TypedDict):
     """The lock is held."""
 
@@ -56,7 +54,7 @@ class HoldDocument(TypedDict):
     """When it ends by itself, by the clock of the database."""
 
 
-@_described
+@described
 class AcquiredDocument(HoldDocument):
     """The lock is held, and by whom: the lease is in this answer and nowhere else, ever."""
 
@@ -64,14 +62,14 @@ class AcquiredDocument(HoldDocument):
     """The secret it is renewed and released with."""
 
 
-@_described
+@described
 class ReleasedDocument(TypedDict):
     """Whether the lock was held by the lease until now."""
 
     released: bool
 
 
-@_described
+@described
 class ContendedDocument(TypedDict):
     """What whoever finds the lock held is told."""
 
