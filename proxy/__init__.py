@@ -42,4 +42,5 @@ Where do I add ...
     a migration             the next number in stores/migrations/postgres and /sqlite
     a setting               settings/sections.py; config/sidegate.yaml is compared with it by a test
     a metric                observe/prometheus.py
+    a cause of an end       core/analytics.py, and WHAT in stores/analytics_rows.py
 """

@@ -60,8 +60,11 @@ FORGET: Final = (
 
 
 def living_of(rows: list[Row]) -> Living:
-    """Return what the rows of LIVING tell."""
-    by_type = {SessionType(row["type"]): int(row["sessions"]) for row in rows}
+    """Return what the rows of LIVING tell. UnreadableRecord: a type nobody knows is among them."""
+    try:
+        by_type = {SessionType(row["type"]): int(row["sessions"]) for row in rows}
+    except ValueError as error:
+        raise UnreadableRecord(f"the sessions: {error}") from None
     return Living(by_type, rows[0]["users"] if rows else 0)
 
 

@@ -28,9 +28,10 @@ _MARKS: Final = tuple(f"${number}" for number in range(1, 6))
 _TAKE_TURN: Final = TAKE_TURN.format(*_MARKS)
 _NOTE_ENDS: Final = (
     "WITH over AS (SELECT id FROM sessions WHERE revoked_at IS NULL AND ran_out_at IS NULL"
-    " AND sidegate_runs_out_at(sessions) <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED)"
-    " UPDATE sessions SET ran_out_at = sidegate_runs_out_at(sessions)"
-    " FROM over WHERE sessions.id = over.id RETURNING sessions.id"
+    " AND sidegate_runs_out_at(sessions) <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED),"
+    " noted AS (UPDATE sessions SET ran_out_at = sidegate_runs_out_at(sessions)"
+    " FROM over WHERE sessions.id = over.id RETURNING sessions.id)"
+    " SELECT count(*) AS number FROM noted"
 )
 # Two who are at it at once add up different rows, and change the totals in one order.
 _ADD_UP: Final = (
@@ -63,7 +64,7 @@ class PostgresAnalytics:
         return bool(await self._ask(_TAKE_TURN, at, *stale(at, every)))
 
     async def note_ends(self, at: datetime, *, limit: int) -> int:
-        return len(await self._ask(_NOTE_ENDS, at, limit))
+        return int((await self._ask(_NOTE_ENDS, at, limit))[0]["number"])
 
     async def add_up(self, *, limit: int) -> int:
         return int((await self._ask(_ADD_UP, limit, BOUNDS))[0]["number"])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -261,6 +262,16 @@ async def test_one_that_had_ended_by_itself_does_not_end_again_by_revocation(
     await revoke(durable, session, after=2 * HOUR)
     totals = await counted(counts, NOON + 2 * DAY)
     assert totals == Totals({WEB: 1}, {(WEB, Cause.IDLE): 1}, lasting(timedelta(minutes=30)))
+
+
+async def test_a_revocation_that_comes_with_having_been_seen_late_takes_no_end_back(
+    durable: DurableStore, counts: AnalyticsStore
+) -> None:
+    session = await begin(durable)
+    before = await counted(counts, NOON + HOUR)
+    seen = replace(session, last_seen_at=NOON + MINUTE).revoked(NOON + MINUTE)
+    await durable.replace(SessionRecord(seen), expected=1)
+    assert await counted(counts, NOON + DAY) == before
 
 
 async def test_one_that_was_seen_in_time_and_told_late_has_not_ended(
@@ -538,6 +549,15 @@ async def test_a_sample_that_cannot_be_read_is_no_absence(
         await counts.last()
     with pytest.raises(UnreadableRecord):
         await counts.window(NOON, NOON)
+
+
+async def test_sessions_of_a_newer_version_are_not_left_out(
+    database: Database, durable: DurableStore, counts: AnalyticsStore
+) -> None:
+    await begin(durable)
+    await database.execute("UPDATE sessions SET type = 'hologram'")
+    with pytest.raises(UnreadableRecord):
+        await counts.living(NOON)
 
 
 async def test_totals_of_a_newer_version_are_no_absence(
