@@ -78,6 +78,5 @@ def test_every_cause_of_an_end_is_explained(cause: Cause) -> None:
 def test_the_analytics_in_the_docs_have_the_members_of_the_real_ones() -> None:
     example = section("admin-api.md", "Analytics").partition("```json\n")[2].partition("```")[0]
     documented, real = json.loads(example), analytics_document(a_report())
-    assert documented["windows"].keys() == real["windows"].keys()
-    real["windows"] |= {name: {"…": "…"} for name in ("24h", "7d")}
-    assert shape(documented) == shape(real)
+    shortened = real | {"windows": {"1h": real["windows"]["1h"]}}  # the others are alike
+    assert shape(documented) == shape(shortened)
