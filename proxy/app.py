@@ -1,7 +1,7 @@
 """The composition root's outside: open the doors, keep the house running, close in order.
 
 serve           what `sidegate serve` does, until it is told to stop
-open_sessions   the verbs, for the command line
+opened          everything but the doors, for the command line
 cleanup         delete what ended long ago
 migrate         bring the database up to date
 """
@@ -9,19 +9,19 @@ migrate         bring the database up to date
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from hashlib import blake2s
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from proxy import pauses
 from proxy.core.clock import SystemClock
 from proxy.core.errors import StoreUnavailable
 from proxy.core.session import Session
 from proxy.house import House, built
 from proxy.observe.prometheus import registry
 from proxy.service.catch_up import CatchUp
-from proxy.service.sessions import Sessions
 from proxy.settings import Settings, first_admin_key, token_keys
 from proxy.stores.migrate import migrate_postgres
 from proxy.stores.postgres import PostgresStore
@@ -31,12 +31,15 @@ from proxy.web.admin_auth import ApiKey, ApiKeys, Scope
 from proxy.web.credentials import CredentialSources
 from proxy.web.door import Door, application_door
 from proxy.web.express import ExpressLane
-from proxy.web.gate import endpoints, gate_handler
+from proxy.web.gate import desks, gate_handler
 from proxy.web.gateways.base import Manners
 from proxy.web.identity import IdentityNames
-from proxy.web.ops import Readiness, ops_handler
+from proxy.web.ops import Readiness, always, ops_handler
 from proxy.web.peers import Peers
 from proxy.web.signals import SignalSources
+
+if TYPE_CHECKING:
+    from proxy.web.logout.routes import LogoutRoutes
 
 # Seconds that the start waits for the database before the doors open without it.
 _FIRST_CONTACT: Final = 3.0
@@ -45,12 +48,12 @@ _log: Final = logging.getLogger("sidegate")
 
 
 @asynccontextmanager
-async def open_sessions(settings: Settings) -> AsyncIterator[Sessions]:
-    """Lend every verb but validate, on the stores of the settings, to one who opens no door."""
+async def opened(settings: Settings) -> AsyncIterator[House]:
+    """Lend everything but the doors, on the stores of the settings."""
     async with built(settings) as house:
         if house.redis is not None:
             house.redis.believe(await house.durable.generation())
-        yield house.sessions
+        yield house
 
 
 async def cleanup(settings: Settings) -> AsyncIterator[int]:
@@ -69,17 +72,24 @@ async def migrate(settings: Settings) -> list[str]:
     return await migrate_postgres(settings.database_url.get_secret_value())
 
 
-async def serve(settings: Settings) -> None:
-    """Open the doors and answer until SIGTERM or SIGINT, then drain and close."""
+async def serve(settings: Settings, *, leash: int | None = None) -> None:
+    """Open the doors and answer until SIGTERM or SIGINT, then drain and close.
+
+    `leash` is a descriptor whose other end somebody holds: when they are gone, it ends as well.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if leash is not None:
+        loop.add_reader(leash, stop.set)
     async with built(settings) as house:
         await _refuse_another_schema(house)
         async with _background(settings, house), _doors(settings, house) as drain:
             _log.info("ready")
             await stop.wait()
+            if leash is not None:
+                loop.remove_reader(leash)
             _log.info("draining")
             drain()
             await asyncio.sleep(settings.drain.delay.total_seconds())
@@ -127,7 +137,7 @@ async def _doors(settings: Settings, house: House) -> AsyncIterator[Callable[[],
 
 @asynccontextmanager
 async def _ops_door(house: House, draining: Callable[[], bool]) -> AsyncIterator[Door]:
-    handler = ops_handler(Readiness(house.pings, draining), registry(house.metrics))
+    handler = ops_handler(Readiness(house.pings, draining), always(registry(house.metrics)))
     yield Door("ops", handler, on_bad_request=partial(house.metrics.bad_request, "ops"))
 
 
@@ -138,17 +148,21 @@ async def _admin_door(settings: Settings, house: House) -> AsyncIterator[Door | 
         _log.info("admin door shut: no admin.keys (`sidegate key new` makes one)")
         yield None
         return
-    newest = token_keys(settings)[0]
+    newest, logout = token_keys(settings)[0], _logout(settings, house)
     application = admin_app(
         house.sessions,
         house.rotation,
+        house.locks,
         house.validator,
+        house.audit,
+        house.analytics,
         ApiKeys(keys),
         hosts=settings.admin.hosts,
         lifetimes=settings.sessions.by_type(),
         cursor_key=blake2s(b"page cursors", key=newest.secret).digest(),
         clock=SystemClock(),
         on_request=house.metrics.admin_request,
+        logout=None if logout is None else logout.receive,
     )
     count = partial(house.metrics.bad_request, "admin")
     async with application_door("admin", application, on_bad_request=count) as door:
@@ -167,7 +181,7 @@ async def _gate_door(settings: Settings, house: House) -> AsyncIterator[Door]:
     signals = _signals(settings, house)
     manners = Manners(sources=sources, identity=identity, realm=wishes.realm, signals=signals)
     clock = SystemClock()
-    among = endpoints(
+    among = desks(
         house.validator, manners, events=house.metrics, clock=clock, binding=house.binding
     )
     peers = Peers(wishes.trusted_peers, refused=house.metrics.untrusted_peer)
@@ -190,6 +204,15 @@ def _signals(settings: Settings, house: House) -> SignalSources:
         header=None if header is None else header.lower().encode("ascii"),
         trusted_hops=settings.gate.trusted_hops,
     )
+
+
+def _logout(settings: Settings, house: House) -> "LogoutRoutes | None":
+    """Return who listens to identity providers; None: there are none, and nobody loads PyJWT."""
+    if not settings.sso.providers:
+        return None
+    from proxy.providers import logout_routes
+
+    return logout_routes(settings.sso.providers, house.logouts, house.metrics, SystemClock())
 
 
 def _api_keys(settings: Settings) -> list[ApiKey]:
@@ -220,8 +243,11 @@ async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
             tasks.create_task(catch_up.run(partial(up, "catch_up"))),
             tasks.create_task(house.toucher.run(every=settings.touch.interval.total_seconds())),
             tasks.create_task(house.revoke_behind.run()),
-            tasks.create_task(house.janitor.run(every=settings.cleanup.interval.total_seconds())),
+            tasks.create_task(house.analytics.run(sampling=settings.jobs)),
+            tasks.create_task(pauses.keep_short()),
         ]
+        if settings.jobs:
+            running += [tasks.create_task(job) for job in _jobs(settings, house)]
         if house.feed is not None:
             listening = house.feed.listen(
                 heard=partial(_hear, house),
@@ -234,6 +260,12 @@ async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
         finally:
             for task in running:
                 task.cancel()
+
+
+def _jobs(settings: Settings, house: House) -> Iterator[Coroutine[Any, Any, NoReturn]]:
+    """Yield what one process has to do for all."""
+    yield house.janitor.run(every=settings.cleanup.interval.total_seconds())
+    yield house.audit.run(every=settings.audit.interval.total_seconds())
 
 
 def _nobody(_: int) -> None:

@@ -3,11 +3,14 @@
 Exit codes: 0 done, 1 it did not work out, 2 misspelled command, 78 wrong settings.
 """
 
+import os
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from proxy.commands.analytics import analytics
+from proxy.commands.audit import audit
 from proxy.commands.config import config
 from proxy.commands.keys import key
 from proxy.commands.options import load, run, with_config, with_output
@@ -22,6 +25,9 @@ from proxy.core.errors import (
     SidegateError,
     StoreUnavailable,
 )
+
+if TYPE_CHECKING:
+    from proxy.settings import Settings
 
 EX_CONFIG: Final = 78  # sysexits.h: something is configured wrong
 
@@ -73,13 +79,15 @@ def main() -> None:
     """
 
 
-for group in (config, key, session):
-    main.add_command(group)
+for command in (analytics, audit, config, key, session):
+    main.add_command(command)
 
 
 @main.command()
 @with_config
-def serve(config: Path | None) -> None:
+@click.option("--workers", type=click.IntRange(1, 64), help="So many processes (workers).")
+@click.option("--leash", type=int, hidden=True)  # how workers are started
+def serve(config: Path | None, workers: int | None, leash: int | None) -> None:
     """Answer the gateway until SIGTERM or SIGINT.
 
     \b
@@ -87,13 +95,28 @@ def serve(config: Path | None) -> None:
       sidegate serve
       sidegate serve --config /etc/sidegate/sidegate.yaml
       SIDEGATE_GATE__LISTEN=unix:/run/sidegate/gate.sock sidegate serve
+      sidegate serve --workers 4                   a central one, on a machine of its own
     """
     settings = load(config)
-    from proxy import app
     from proxy.observe import logs
 
     logs.configure(settings.logs.level, settings.logs.format)
-    run(app.serve(settings))
+    if (workers or settings.workers) > 1:
+        _supervise(settings.model_copy(update={"workers": workers or settings.workers}), config)
+    else:
+        from proxy import app
+
+        run(app.serve(settings, leash=leash))
+
+
+def _supervise(settings: "Settings", config: Path | None) -> None:
+    from proxy import supervisor
+
+    arguments = ["serve", "--leash", "0", *(["--config", str(config)] if config else [])]
+    try:
+        run(supervisor.supervise(settings, arguments, os.environ))
+    except supervisor.WorkerFailed as failed:
+        click.get_current_context().exit(failed.status)  # its own words are on stderr
 
 
 @main.command()
@@ -161,6 +184,21 @@ def healthcheck(config: Path | None) -> None:
     if status != 200:
         raise click.ClickException(f"{address} answers {status}: its log says why.")
     click.echo("ok")
+
+
+@main.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the admin API, as the door shows it at /openapi.json.
+
+    \b
+    Examples:
+      sidegate openapi > openapi.json
+      sidegate openapi | jq '.paths | keys'
+    """
+    from proxy.web.admin_table import TABLE
+    from proxy.web.openapi import document
+
+    click.echo(as_json(document(TABLE)))
 
 
 @main.command()

@@ -9,12 +9,24 @@ from importlib.metadata import version
 from uuid_utils import uuid7
 
 from proxy.core.clock import Clock, SystemClock
-from proxy.core.protocols import DurableStore, HotStore, SessionFinder
+from proxy.core.protocols import (
+    AnalyticsStore,
+    AuditLog,
+    DurableStore,
+    HotStore,
+    LogoutMemory,
+    SessionFinder,
+    SessionLocks,
+)
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
 from proxy.observe.prometheus import Metrics
+from proxy.service.analytics import Analytics
+from proxy.service.audit import Audit
 from proxy.service.binding import ClientBinding, RevokeBehind
 from proxy.service.janitor import Janitor
+from proxy.service.locks import Locks
+from proxy.service.logouts import Logouts
 from proxy.service.means import Means
 from proxy.service.outward import Nobody
 from proxy.service.rotation import Rotation
@@ -31,11 +43,21 @@ from proxy.stores.guarded import Guard, Guarded, GuardedHot
 from proxy.stores.local import LocalStore
 from proxy.stores.metered import Metered, MeteredHot
 from proxy.stores.postgres import PostgresStore
+from proxy.stores.postgres_analytics import PostgresAnalytics
+from proxy.stores.postgres_audit import PostgresAudit
+from proxy.stores.postgres_database import PostgresDatabase
+from proxy.stores.postgres_locks import PostgresLocks
+from proxy.stores.postgres_logouts import PostgresLogouts
 from proxy.stores.read_through import ReadThrough
 from proxy.stores.redis import RedisStore
 from proxy.stores.redis_feed import RedisFeed
 from proxy.stores.remember_misses import RememberMisses
 from proxy.stores.sqlite import SqliteStore
+from proxy.stores.sqlite_analytics import SqliteAnalytics
+from proxy.stores.sqlite_audit import SqliteAudit
+from proxy.stores.sqlite_database import SqliteDatabase
+from proxy.stores.sqlite_locks import SqliteLocks
+from proxy.stores.sqlite_logouts import SqliteLogouts
 from proxy.web.ops import Ping
 
 
@@ -51,12 +73,27 @@ class House:
     feed: RedisFeed | None
     sessions: Sessions
     rotation: Rotation
+    locks: Locks
+    logouts: Logouts
+    audit: Audit
+    analytics: Analytics
     validator: Validator
     toucher: Toucher
     janitor: Janitor
     binding: ClientBinding
     revoke_behind: RevokeBehind
     pings: Mapping[str, Ping]
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """What lives in one database. Whoever closes the sessions closes it for all."""
+
+    sessions: DurableStore
+    audit: AuditLog
+    analytics: AnalyticsStore
+    locks: SessionLocks
+    logouts: LogoutMemory
 
 
 @asynccontextmanager
@@ -72,8 +109,8 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         metrics = Metrics(
             version=version("sidegate"), revocation_bound=_seconds(settings.local.max_age)
         )
-        durable = await _durable(settings)
-        cellar.push_async_callback(durable.close)
+        truth = await _truth(settings)
+        cellar.push_async_callback(truth.sessions.close)
         local = LocalStore(
             max_sessions=settings.local.max_sessions,
             max_bytes=settings.local.max_bytes,
@@ -84,7 +121,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         redis = _redis(settings, metrics)
         if redis is not None:
             cellar.push_async_callback(redis.close)
-        yield _introduced(settings, clock, ring, metrics, durable, local, redis)
+        yield _introduced(settings, clock, ring, metrics, truth, local, redis)
 
 
 def _introduced(
@@ -92,10 +129,11 @@ def _introduced(
     clock: Clock,
     ring: KeyRing,
     metrics: Metrics,
-    durable: DurableStore,
+    truth: _Truth,
     local: LocalStore,
     redis: RedisStore | None,
 ) -> House:
+    durable = truth.sessions
     hot: list[HotStore] = [local]  # which counts for itself
     far = _guarded_durable(settings, clock, metrics, durable)
     pings: dict[str, Ping] = {_durable_name(settings): durable.ping}
@@ -117,12 +155,10 @@ def _introduced(
         counted=metrics.touches,
         max_notes=settings.touch.max_sessions,
     )
-    means = Means(durable, hot, feed or Nobody(), ring, lifetimes, clock, metrics)
+    limits = settings.sessions.limits()
+    means = Means(durable, hot, feed or Nobody(), ring, lifetimes, clock, metrics, limits)
     sessions = Sessions(
-        means,
-        new_id=lambda: SessionId(str(uuid7())),
-        widths=settings.binding.widths(),
-        limits=settings.sessions.limits(),
+        means, new_id=lambda: SessionId(str(uuid7())), widths=settings.binding.widths()
     )
     revoke_behind = RevokeBehind(sessions, events=metrics)
     return House(
@@ -134,6 +170,21 @@ def _introduced(
         feed=feed,
         sessions=sessions,
         rotation=Rotation(means),
+        locks=Locks(truth.locks, durable=durable, clock=clock, counted=metrics.lock),
+        logouts=Logouts(truth.logouts, sessions, clock=clock),
+        audit=Audit(
+            truth.audit,
+            retention=settings.audit.retention,
+            clock=clock,
+            counted=metrics.audit_events,
+        ),
+        analytics=Analytics(
+            truth.analytics,
+            every=settings.analytics.interval,
+            clock=clock,
+            counted=metrics.samples,
+            told=metrics.analytics,
+        ),
         validator=Validator(
             finder,
             ring=ring,
@@ -201,13 +252,27 @@ def _durable_name(settings: Settings) -> str:
     return "sqlite" if settings.database_url is None else "postgres"
 
 
-async def _durable(settings: Settings) -> DurableStore:
+async def _truth(settings: Settings) -> _Truth:
     if settings.database_url is None:
-        return await SqliteStore.open(settings.data_dir / "sidegate.db")
-    return await PostgresStore.open(
+        file = await SqliteDatabase.open(settings.data_dir / "sidegate.db")
+        return _Truth(
+            SqliteStore(file),
+            SqliteAudit(file),
+            SqliteAnalytics(file),
+            SqliteLocks(file),
+            SqliteLogouts(file),
+        )
+    database = await PostgresDatabase.open(
         settings.database_url.get_secret_value(),
         pool_max=settings.postgres.pool_max,
         prepared_statements=settings.postgres.prepared_statements,
+    )
+    return _Truth(
+        PostgresStore(database),
+        PostgresAudit(database),
+        PostgresAnalytics(database),
+        PostgresLocks(database),
+        PostgresLogouts(database),
     )
 
 

@@ -91,8 +91,13 @@ def start_cluster_node(
     return start_on_a_free_port(launch, port, 10_000)
 
 
-def start_postgres(directory: Path, port: int | None = None) -> Server:
-    """A Postgres in `directory`, which is made a cluster first if it is not one yet."""
+def start_postgres(
+    directory: Path, port: int | None = None, extra_settings: Sequence[str] = ()
+) -> Server:
+    """A Postgres in `directory`, which is made a cluster first if it is not one yet.
+
+    Of `extra_settings`, as in "fsync=on", later ones win, also over ours.
+    """
     binaries = _postgres_binaries()
     data = directory / "pg"
     if not data.exists():
@@ -101,7 +106,7 @@ def start_postgres(directory: Path, port: int | None = None) -> Server:
     def launch(port: int) -> Server:
         # a commit survives a killed process (the kernel has it), not a power cut
         settings = ["fsync=off", "full_page_writes=off"]
-        settings += ["max_connections=200", "shared_buffers=32MB"]
+        settings += ["max_connections=200", "shared_buffers=32MB", *extra_settings]
         argv: list[str | Path] = [binaries / "postgres", "-D", data, "-h", "127.0.0.1"]
         argv += ["-p", str(port), "-k", directory]
         for setting in settings:

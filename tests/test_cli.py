@@ -6,11 +6,12 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -115,6 +116,10 @@ def test_the_commands_are_these() -> None:
         "session show",
         "session list",
         "session revoke",
+        "analytics",
+        "audit list",
+        "audit verify",
+        "openapi",
         "version",
     }
 
@@ -150,6 +155,8 @@ def test_help_is_quick_because_it_loads_nothing_but_click(tmp_path: Path) -> Non
         ["session", "create", "a", "--metadata", "[]"],
         ["session", "create", "a", "--metadata", "{"],
         ["session", "create", " a"],
+        ["session", "create", "a", "--provider", "idp"],
+        ["session", "create", "a", "--type", "sso", "--provider-session", "s1"],
         ["session", "show", "42"],
         ["session", "list", ""],
         ["session", "revoke"],
@@ -307,6 +314,19 @@ def test_a_session_lives_from_create_to_revoke_and_its_token_is_told_once(tmp_pa
     assert begun["token"] not in "".join(told.stdout + told.stderr for told in later)
 
 
+def test_an_sso_session_is_created_with_its_provider(tmp_path: Path) -> None:
+    begun = created(
+        tmp_path,
+        *["alice", "--type", "sso", "--provider", "idp"],
+        *["--provider-session", "s1", "--provider-subject", "u1"],
+    )
+
+    revoked = session(tmp_path, "revoke", "--provider", "idp", "--provider-session", "s1")
+
+    assert begun["session"]["provider_subject"] == "u1"
+    assert revoked.stdout == "revoked 1\n"
+
+
 def test_stdout_holds_the_token_alone(tmp_path: Path) -> None:
     told = sidegate(tmp_path, "session", "create", "alice")
 
@@ -339,6 +359,122 @@ def test_the_sessions_of_a_user_are_revoked_by_type_or_all(tmp_path: Path) -> No
     assert json.loads(mobiles.stdout) == {"revoked": 2}
     assert rest.stdout == "revoked 1\n"
     assert len(json.loads(bobs.stdout)) == 1
+
+
+def test_sessions_are_ended_by_condition_after_a_dry_run(tmp_path: Path) -> None:
+    for address in ("192.0.2.1", "192.0.2.2", "198.51.100.1"):
+        created(tmp_path, "alice", "--ip", address, "--tenant", "north")
+
+    which = ("revoke", "--ip-prefix", "192.0.2.0/24", "--tenant", "north")
+    dry = session(tmp_path, *which, "--dry-run")
+    done = session(tmp_path, *which)
+    nobody = session(tmp_path, *which, "--dry-run", "-o", "json")
+    everybody = session(tmp_path, "revoke", "--all", "-o", "json")
+
+    assert (dry.stdout, done.stdout) == ("would revoke 2\n", "revoked 2\n")
+    assert json.loads(nobody.stdout) == {"would_revoke": 0}
+    assert json.loads(everybody.stdout) == {"revoked": 1}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        [NOBODY, "--user", "alice"],
+        [NOBODY, "--dry-run"],
+        ["--all", "--user", "alice"],
+        ["--dry-run"],
+        ["--ip-prefix", "192.0.2.1/24"],
+        ["--created-before", "yesterday"],
+        ["--except", "alice"],
+    ],
+)
+def test_a_revocation_that_says_not_which_ends_nobody(tmp_path: Path, options: list[str]) -> None:
+    created(tmp_path, "alice")
+    told = session(tmp_path, "revoke", *options)
+    assert told.exit_code == 2
+    assert len(json.loads(session(tmp_path, "list", "alice", "-o", "json").stdout)) == 1
+
+
+def test_a_list_can_be_of_one_state(tmp_path: Path) -> None:
+    gone = created(tmp_path, "alice")["session"]["id"]
+    created(tmp_path, "alice")
+    session(tmp_path, "revoke", gone)
+    told = session(tmp_path, "list", "alice", "--state", "revoked", "-o", "json")
+    assert [each["id"] for each in json.loads(told.stdout)] == [gone]
+    assert session(tmp_path, "list", "alice", "--state", "idle", "--ended").exit_code == 2
+
+
+def test_the_audit_trail_is_listed_and_verified(tmp_path: Path) -> None:
+    begun = created(tmp_path, "alice")["session"]["id"]
+    session(tmp_path, "revoke", begun, "--reason", "stolen")
+
+    listed = invoked("audit", "list", "--user", "alice", XDG_STATE_HOME=str(tmp_path))
+    document = invoked(
+        "audit", "list", "--action", "revoke", "-o", "json", XDG_STATE_HOME=str(tmp_path)
+    )
+    verified = invoked("audit", "verify", XDG_STATE_HOME=str(tmp_path))
+
+    assert [line.split()[1] for line in listed.stdout.splitlines()[1:]] == ["revoke", "create"]
+    [event] = json.loads(document.stdout)
+    assert (event["session_id"], event["reason"]) == (begun, "stolen")
+    assert event["by"].startswith("cli:")
+    assert re.fullmatch(r"2 events, head 2:[0-9a-f]{64}\n", verified.stdout)
+
+
+def test_the_analytics_are_as_of_a_sample_that_is_taken_when_it_is_due(tmp_path: Path) -> None:
+    home = {"XDG_STATE_HOME": str(tmp_path), "SIDEGATE_ANALYTICS__INTERVAL": "1ms"}
+    empty = json.loads(invoked("analytics", "-o", "json", **home).stdout)
+    begun = created(tmp_path, "alice")["session"]["id"]
+    created(tmp_path, "bob")
+    session(tmp_path, "revoke", begun)
+
+    told = invoked("analytics", "-o", "json", **home)
+    shown = invoked("analytics", **home)
+
+    assert empty["active"]["total"] == 0
+    found = json.loads(told.stdout)
+    hour = found["windows"]["1h"]
+    assert (found["active"]["total"], found["active"]["users"]) == (1, 1)
+    assert (hour["created"]["total"], hour["ended"]["by_cause"]["revoked"]) == (2, 1)
+    table = [line.split() for line in shown.stdout.splitlines()]
+    assert ["active", "1"] in table
+    assert ["1h", "24h", "7d"] in table
+    assert ["created", "2", "2", "2"] in table
+
+
+def test_where_somebody_else_is_counting_for_the_first_time_nobody_knows_yet(
+    tmp_path: Path,
+) -> None:
+    home = {"XDG_STATE_HOME": str(tmp_path)}
+    created(tmp_path, "alice")
+    with closing(sqlite3.connect(tmp_path / "sidegate/sidegate.db")) as database, database:
+        microseconds = time.time_ns() // 1000
+        database.execute("UPDATE analytics_turn SET taken_at = ?", (microseconds,))
+    told = invoked("analytics", **home)
+    assert told.exit_code == 1
+    assert "somebody has begun to" in told.stderr
+
+
+def test_a_head_that_was_kept_finds_out_who_cut_the_trail(tmp_path: Path) -> None:
+    home = {"XDG_STATE_HOME": str(tmp_path)}
+    created(tmp_path, "alice")
+    head = invoked("audit", "verify", **home).stdout.split()[-1]
+    assert invoked("audit", "verify", "--head", head, **home).exit_code == 0
+
+    with closing(sqlite3.connect(tmp_path / "sidegate/sidegate.db")) as database, database:
+        database.execute("DELETE FROM audit_events")
+    told = invoked("audit", "verify", "--head", head, "-o", "json", **home)
+
+    assert told.exit_code == 1
+    assert json.loads(told.stdout)["holds"] is False
+    assert "link 1, which was known, is missing" in told.stderr
+
+
+@pytest.mark.parametrize("head", ["", "1", "1:ab", "x:" + "0" * 64])
+def test_a_head_is_written_as_it_was_printed(tmp_path: Path, head: str) -> None:
+    told = invoked("audit", "verify", "--head", head, XDG_STATE_HOME=str(tmp_path))
+    assert told.exit_code == 2
 
 
 def test_a_list_that_was_cut_says_so(tmp_path: Path) -> None:

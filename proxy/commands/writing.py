@@ -2,7 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from proxy.core.session import SessionRecord
 
 
 def as_json(document: object) -> str:
@@ -35,3 +41,20 @@ def _cell(value: object) -> str:
             return " ".join(map(_cell, value)) or "-"
         case _:
             return json.dumps(value)
+
+
+def document_of(record: "SessionRecord") -> Mapping[str, Any]:
+    """Return a session as the API shows it now."""
+    from proxy.web.payloads.documents import session_document
+
+    return session_document(record, datetime.now(UTC))
+
+
+def print_session(record: "SessionRecord | None", output: str) -> None:
+    """Print a session; a ClickException where there is none."""
+    if record is None:
+        raise click.ClickException(
+            "no session has this id.\n`sidegate session list USER` shows a user's."
+        )
+    document = document_of(record)
+    click.echo(as_json(document) if output == "json" else as_card(document))

@@ -6,6 +6,8 @@ SidegateError
 ├── SessionEnded        the caller's: a transition was asked of a session that has ended
 ├── SessionExists       the caller's: that id or digest is taken
 ├── LimitReached        the user's: as many sessions live as may, and none is to end for another
+├── BadLogoutToken      the provider's: its logout token is not one to obey
+│   └── ReplayedLogout  ... any more: it has been obeyed before
 ├── AnotherRequest      the caller's: an Idempotency-Key that stands for another request
 ├── CannotListen        the operator's: a door cannot open at its address
 ├── Conflict            nobody's: somebody else changed the session first; read it again
@@ -52,6 +54,17 @@ class LimitReached(SidegateError):
 
 class AnotherRequest(SidegateError):
     """This Idempotency-Key was sent with another request before."""
+
+
+class BadLogoutToken(SidegateError):
+    """A logout token ends nothing. The message says why, and repeats nothing of it."""
+
+
+class ReplayedLogout(BadLogoutToken):
+    """A logout token was obeyed before: whoever sends it again may have stolen it."""
+
+    def __init__(self) -> None:
+        super().__init__("it was obeyed before")
 
 
 class Conflict(SidegateError):

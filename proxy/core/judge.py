@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from proxy.core.session import Session
+from proxy.core.session_state import SessionState
 from proxy.core.verdict import Allow, Deny, Reason
 
 
@@ -17,6 +18,15 @@ def _why_not(session: Session, now: datetime) -> Reason:
     if session.digest == session.previous_digest and now >= session.previous_until:
         return Reason.REUSED
     return Reason.EXPIRED if now >= session.expires_at else Reason.IDLE
+
+
+def state(session: Session, now: datetime) -> SessionState:
+    """Say how the session as a whole stands, whichever of its digests this copy answers for."""
+    if session.revoked_at is not None:
+        return SessionState.REVOKED
+    if now >= session.expires_at:
+        return SessionState.EXPIRED
+    return SessionState.IDLE if session.ended(now) else SessionState.ACTIVE
 
 
 def may_have_moved(verdict: Allow | Deny) -> bool:

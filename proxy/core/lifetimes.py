@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from types import MappingProxyType
+from typing import Final
 
 from proxy.core.session_type import SessionType
 
@@ -45,3 +47,28 @@ DEFAULT_LIFETIMES: Mapping[SessionType, Lifetimes] = MappingProxyType(
         SessionType.SSO: Lifetimes(timedelta(hours=8), timedelta(hours=1)),
     }
 )
+
+
+class Preset(StrEnum):
+    """Authentication assurance levels of NIST SP 800-63B-4. The value is what settings call it."""
+
+    AAL1 = "aal1"
+    AAL2 = "aal2"
+    AAL3 = "aal3"
+
+
+# Sections 2.1.3, 2.2.3 and 2.3.3 say when a person has to authenticate again: after so long at the
+# latest, and after so much inactivity.
+_OF_PEOPLE: Final[Mapping[Preset, Lifetimes]] = MappingProxyType(
+    {
+        Preset.AAL1: Lifetimes(timedelta(days=30), None),
+        Preset.AAL2: Lifetimes(timedelta(hours=24), timedelta(hours=1)),
+        Preset.AAL3: Lifetimes(timedelta(hours=12), timedelta(minutes=15)),
+    }
+)
+_PEOPLE: Final = (SessionType.WEB, SessionType.MOBILE, SessionType.SSO)
+
+
+def preset_lifetimes(preset: Preset) -> Mapping[SessionType, Lifetimes]:
+    """Return what a preset sets: of the sessions of people; programs keep their defaults."""
+    return dict.fromkeys(_PEOPLE, _OF_PEOPLE[preset])

@@ -15,7 +15,7 @@ class AtLimit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most `most` sessions of a user and type live at once, the new one included."""
+    """At most `most` sessions of a user, type and tenant live at once, the new one included."""
 
     most: int
     at_limit: AtLimit = AtLimit.EVICT_OLDEST
@@ -25,6 +25,5 @@ class Limit:
             raise ValueError("a limit is at least 1; leave it out for none")
 
 
-EVICTED_BY: Final = "sidegate"
 EVICTED_REASON: Final = "limit"
 """What the records of those that had to go say: nobody asked for it."""

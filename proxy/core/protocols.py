@@ -5,12 +5,17 @@ Every method raises StoreUnavailable when the store cannot answer, and nothing e
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
+from proxy.core.actor import Actor
+from proxy.core.analytics import Living, Sample, Totals, Window
+from proxy.core.audit import AuditEvent, AuditFilter, Seal
+from proxy.core.condition import Condition
 from proxy.core.limits import Limit
+from proxy.core.lock import Contended, Hold, LeaseDigest
 from proxy.core.session import Session, SessionId, SessionRecord
-from proxy.core.session_type import SessionType
+from proxy.core.session_state import SessionState
 from proxy.core.token import Digest
 
 
@@ -59,16 +64,6 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
-    """Which sessions to revoke: those that match every field that is given."""
-
-    user_id: str | None = None
-    session_id: SessionId | None = None
-    type: SessionType | None = None
-    except_id: SessionId | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Touch:
     """A session was seen so many times, the last time at `seen_at`."""
 
@@ -94,9 +89,9 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
     async def create(self, record: SessionRecord, *, limit: Limit | None = None) -> list[Session]:
         """Store a new session, and return the tombstones of those that had to end for it.
 
-        Of all that live when it begins, its user keeps at most as many of its type as `limit` says,
-        it included, however many are created at once. LimitReached: none was to end for it.
-        SessionExists: its id, digest or claim is taken. In either case nothing changed.
+        Of all that live when it begins, its user keeps at most as many of its type and tenant as
+        `limit` says, it included, however many are created at once. LimitReached: none was to end
+        for it. SessionExists: its id, digest or claim is taken. In either case nothing changed.
         """
         ...
 
@@ -116,18 +111,22 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         """Return the session to which `digest` leads or ever led, ended or not."""
         ...
 
-    async def list_for_user(
+    async def list_where(
         self,
-        user_id: str,
+        condition: Condition,
         *,
         limit: int,
         after: Cursor | None = None,
-        living_at: datetime | None = None,
+        state: tuple[SessionState, datetime] | None = None,
     ) -> list[SessionRecord]:
-        """Return at most `limit` sessions, newest first, beyond `after`.
+        """Return at most `limit` sessions that match, newest first, beyond `after`.
 
-        With `living_at`, only those that have not ended by then.
+        With `state`, only those that are in it at that moment.
         """
+        ...
+
+    async def count_where(self, condition: Condition, *, at: datetime) -> int:
+        """Return how many sessions `revoke_where` would revoke, without its limit."""
         ...
 
     async def replace(self, record: SessionRecord, *, expected: int) -> bool:
@@ -138,13 +137,31 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         """
         ...
 
-    async def revoke_where(
-        self, condition: Condition, *, at: datetime, by: str, reason: str
-    ) -> list[Session]:
-        """Revoke every session matching `condition` that is neither revoked nor past its absolute
-        deadline; return the tombstones.
+    async def replace_within(
+        self, record: SessionRecord, *, expected: int, limit: Limit, at: datetime
+    ) -> list[Session] | None:
+        """Replace, where that makes it one more living session of its type, as `create` would.
 
-        One that looks idle is revoked too: that it was seen may be told late, by a touch.
+        Return the tombstones of those that had to end for it; None: the stored one is not version
+        `expected`. LimitReached: none was to end for it. In either case nothing changed.
+        """
+        ...
+
+    async def revoke_where(
+        self,
+        condition: Condition,
+        *,
+        at: datetime,
+        by: Actor,
+        reason: str,
+        limit: int,
+        after: SessionId | None = None,
+    ) -> list[Session]:
+        """Revoke sessions matching `condition` that are neither revoked nor past their absolute
+        deadline, the `limit` lowest ids beyond `after`; return the tombstones in that order.
+
+        Fewer than `limit` say that there are no more. One that looks idle is revoked too: that it
+        was seen may be told late, by a touch.
         """
         ...
 
@@ -187,6 +204,145 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
 
     async def close(self) -> None:
         """Let go of everything. The store is not asked again."""
+        ...
+
+
+class AuditLog(Protocol):
+    """The events of the durable store, and their chain. Nobody writes an event but the store."""
+
+    async def events(
+        self, wanted: AuditFilter, *, limit: int, before: int | None = None
+    ) -> list[AuditEvent]:
+        """Return at most `limit` events that match, the highest number first, below `before`."""
+        ...
+
+    async def unsealed(self, *, limit: int) -> list[AuditEvent]:
+        """Return at most `limit` events that have no seal yet, the lowest number first."""
+        ...
+
+    async def head(self) -> Seal:
+        """Return the last seal; where there is none, what the first one follows."""
+        ...
+
+    async def seal(self, seals: Sequence[tuple[int, Seal]]) -> bool:
+        """Give the events of these numbers their seals; False: another instance was quicker.
+
+        They follow the head in the order of the numbers. Then some may be sealed, but all rightly.
+        """
+        ...
+
+    async def anchor(self) -> Seal:
+        """Return what the oldest sealed event that is left is sealed to."""
+        ...
+
+    async def chain(self, *, after: int, limit: int) -> list[tuple[AuditEvent, Seal]]:
+        """Return at most `limit` sealed events in the order of their links, beyond link `after`."""
+        ...
+
+    async def forget(self, before: datetime, *, limit: int) -> int:
+        """Delete sealed events from the beginning of the chain, at most `limit`, up to the first
+        that is not older than `before`; return how many. The anchor moves with them.
+        """
+        ...
+
+
+class AnalyticsStore(Protocol):
+    """What the durable store counts of its sessions, and the samples that were taken of it.
+
+    It notes each beginning and each end in the statement that brings it about. Each step below is
+    whole in itself: whoever dies between two of them has lost nothing and counted nothing twice,
+    and several may be at it at once.
+    """
+
+    async def take_turn(self, at: datetime, every: timedelta) -> bool:
+        """Say whether a sample is due, and that the caller is to take it: one of all who ask."""
+        ...
+
+    async def note_ends(self, at: datetime, *, limit: int) -> int:
+        """Note at most `limit` sessions that have ended by themselves by then; return how many.
+
+        Fewer than `limit` say that there are no more. May take seconds, but holds nobody up.
+        """
+        ...
+
+    async def add_up(self, *, limit: int) -> int:
+        """Add at most `limit` beginnings and ends to the totals; return how many.
+
+        Fewer than `limit` say that there are no more.
+        """
+        ...
+
+    async def living(self, at: datetime) -> Living:
+        """Count the active sessions. May take seconds, but holds nobody up."""
+        ...
+
+    async def totals(self) -> Totals:
+        """Return the totals of all that has been added up."""
+        ...
+
+    async def keep(self, sample: Sample) -> None:
+        """Keep a sample. It is the last one then, whatever its moment."""
+        ...
+
+    async def last(self) -> Sample | None:
+        """Return the last sample; None: there is none yet."""
+        ...
+
+    async def window(self, since: datetime, until: datetime) -> Window | None:
+        """Return the window that begins with the last sample that is no later than `since`, or
+        with the first there is, and ends with `until`. None: there is no sample until then.
+        """
+        ...
+
+    async def forget(self, before: datetime, *, limit: int) -> None:
+        """Delete samples from before then, at most the `limit` oldest."""
+        ...
+
+
+class SessionLocks(Protocol):
+    """The locks of the durable store. Their time runs by its clock, and by no other.
+
+    A lock is no state of its session: it changes no version and leaves no event. It goes with its
+    session when that is purged.
+    """
+
+    async def acquire(
+        self, session_id: SessionId, lease: LeaseDigest, *, ttl: timedelta, holder: str | None
+    ) -> Hold | Contended | None:
+        """Hold the lock for `ttl`, unless somebody holds it. None: there is no such session.
+
+        Of many who try at once, one gets it. StoreUnavailable leaves open whether the lock is held
+        by `lease` now.
+        """
+        ...
+
+    async def renew(
+        self, session_id: SessionId, lease: LeaseDigest, *, ttl: timedelta
+    ) -> Hold | None:
+        """Hold it for `ttl` from now, or for as long as before if that is longer, under its fence.
+
+        None: `lease` does not hold it any more, or never did; nothing changed.
+        """
+        ...
+
+    async def release(self, session_id: SessionId, lease: LeaseDigest) -> bool:
+        """Let go of the lock. False: `lease` did not hold it; nothing changed."""
+        ...
+
+
+class LogoutMemory(Protocol):
+    """Which logout tokens have been obeyed, by whatever instance. An id is 32 bytes."""
+
+    async def obeyed(self, logout_id: bytes) -> bool:
+        """Say whether this one is remembered."""
+        ...
+
+    async def remember(self, logout_id: bytes, *, until: datetime, at: datetime) -> bool:
+        """Remember one; False: it was already. Of all who try at once, one alone is told True.
+
+        It is forgotten after `until`, together with the next one that is remembered later than
+        that; `at` is now.
+        """
         ...
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final, NewType
 
+from proxy.core.actor import Change
 from proxy.core.binding import Binding
 from proxy.core.errors import SessionEnded
 from proxy.core.session_type import SessionType
@@ -144,7 +145,8 @@ class SessionDetails:
 
     `rotation_nonce` belongs to the last rotation: with the token that was presented then it gives
     the token that followed, and without that token nothing. `claim` is core/idempotency.py's: under
-    it the request that began the session finds it again.
+    it the request that began the session finds it again. `tenant` is a label of the caller's;
+    `provider_subject` is the user as the provider calls them. `change` is the last one.
     """
 
     ip: str | None = None
@@ -155,10 +157,13 @@ class SessionDetails:
     refresh_count: int = 0
     provider: str | None = None
     provider_session_id: str | None = None
+    provider_subject: str | None = None
+    tenant: str | None = None
     revoked_by: str | None = None
     revoked_reason: str | None = None
     rotation_nonce: bytes | None = field(default=None, repr=False)
     claim: bytes | None = field(default=None, repr=False)
+    change: Change | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,9 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from proxy.core.analytics import Report
 from proxy.core.session import Session
+from proxy.observe.analytics import GAUGES, readings
 
 # From a hit in memory (tens of microseconds) to a store that is as good as gone.
 BUCKETS: Final = (
@@ -85,11 +87,16 @@ class Metrics:
         self._ended: _Tally = defaultdict(int)
         self._touches: _Tally = defaultdict(int)
         self._cleanups: _Tally = defaultdict(int)
+        self._audit_events: _Tally = defaultdict(int)
+        self._samples: _Tally = defaultdict(int)
+        self._report: Report | None = None
+        self._locks: _Tally = defaultdict(int)
         self._mismatches: _Tally = defaultdict(int)
         self._binding_revocations: _Tally = defaultdict(int)
         self._unreadable: _Tally = defaultdict(int)
         self._bad_requests: _Tally = defaultdict(int)
         self._admin_requests: _Tally = defaultdict(int)
+        self._logouts: _Tally = defaultdict(int)
         self._feed_up: dict[tuple[str, ...], float] = {}
         self._feed_gaps: _Tally = defaultdict(int)
         self._untrusted_peers = 0
@@ -129,6 +136,22 @@ class Metrics:
         """So many sessions were purged, or that many attempts failed."""
         self._cleanups[(outcome,)] += count
 
+    def audit_events(self, outcome: str, count: int) -> None:
+        """So many audit events were sealed or forgotten, or that many rounds of it failed."""
+        self._audit_events[(outcome,)] += count
+
+    def samples(self, outcome: str) -> None:
+        """A sample of all sessions was taken, or an attempt failed."""
+        self._samples[(outcome,)] += 1
+
+    def analytics(self, report: Report) -> None:
+        """What the last sample says, whichever instance has taken it."""
+        self._report = report
+
+    def lock(self, outcome: str) -> None:
+        """A lock was acquired, contended, renewed or released, or was lost before that."""
+        self._locks[(outcome,)] += 1
+
     def binding_mismatch(self, signal: str, policy: str) -> None:
         """A session was presented by another client than it is bound to, and what followed."""
         self._mismatches[signal, policy] += 1
@@ -147,6 +170,10 @@ class Metrics:
     def admin_request(self, route: str, method: str, status: int) -> None:
         """`route` is the template, never the path that was asked for."""
         self._admin_requests[route, method, str(status)] += 1
+
+    def logout(self, provider: str, outcome: str) -> None:
+        """A configured provider's logout was received, and how that ended."""
+        self._logouts[provider, outcome] += 1
 
     def untrusted_peer(self) -> None:
         self._untrusted_peers += 1
@@ -182,6 +209,7 @@ class Metrics:
         yield from self._families_of_checks()
         yield from self._families_of_stores()
         yield from self._families_of_sessions()
+        yield from self._families_of_analytics()
         yield from self._families_of_doors()
 
     def _families_of_checks(self) -> Iterator[Metric]:
@@ -288,6 +316,19 @@ class Metrics:
             self._cleanups,
         )
         yield _counter(
+            "sidegate_audit_events",
+            "Audit events sealed, or forgotten after their retention, and rounds that failed.",
+            ("outcome",),
+            self._audit_events,
+        )
+        yield _counter(
+            "sidegate_locks",
+            "Locks of sessions: acquired, contended (somebody else has it), renewed, released, or"
+            " lost before one of these.",
+            ("outcome",),
+            self._locks,
+        )
+        yield _counter(
             "sidegate_binding_mismatches",
             "Sessions presented by another client than they are bound to, by signal and policy.",
             ("signal", "policy"),
@@ -317,6 +358,17 @@ class Metrics:
             (),
             {(): self._revocation_bound},
         )
+
+    def _families_of_analytics(self) -> Iterator[Metric]:
+        yield _counter(
+            "sidegate_analytics_samples",
+            "Samples of all sessions that this instance took, and attempts that failed.",
+            ("outcome",),
+            self._samples,
+        )
+        for name, shown in readings(self._report).items():
+            meaning, labels = GAUGES[name]
+            yield _gauge(f"sidegate_analytics_{name}", meaning, labels, shown)
 
     def _families_of_doors(self) -> Iterator[Metric]:
         yield _counter(
@@ -348,6 +400,12 @@ class Metrics:
             "Requests to the admin API.",
             ("route", "method", "status"),
             self._admin_requests,
+        )
+        yield _counter(
+            "sidegate_logouts",
+            "Back-channel logouts: ended, nobody, invalid, replayed, unasked or unavailable.",
+            ("provider", "outcome"),
+            self._logouts,
         )
         yield _gauge(
             "sidegate_draining", "1 while shutting down.", (), {(): float(self._draining())}

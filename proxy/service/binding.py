@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, NoReturn, Protocol
 
+from proxy.core.actor import SIDEGATE
 from proxy.core.binding import Policy, Signal, Signals, Widths, mismatches
 from proxy.core.errors import Conflict, StoreUnavailable, UnreadableRecord
 from proxy.core.session import Session, SessionId
 from proxy.core.verdict import Allow, Deny, Reason
 from proxy.service.sessions import Sessions
 
-_BY: Final = "sidegate"
 _REASON: Final = "binding"
 
 
@@ -129,7 +129,7 @@ class RevokeBehind:
 
     async def _end(self, session_id: SessionId) -> str:
         try:
-            await self._sessions.revoke(session_id, by=_BY, reason=_REASON)
+            await self._sessions.revoke(session_id, by=SIDEGATE, reason=_REASON)
         except (StoreUnavailable, UnreadableRecord, Conflict):
             return "failed"
         return "revoked"

@@ -1,11 +1,12 @@
 """What the verbs work with: the truth, who is to be told, and the rules."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from proxy.core.clock import Clock
 from proxy.core.lifetimes import Lifetimes
+from proxy.core.limits import Limit
 from proxy.core.protocols import DurableStore, Feed, HotStore
 from proxy.core.session import Session
 from proxy.core.session_type import SessionType
@@ -23,7 +24,11 @@ class LifeEvents(Protocol):
 
 @dataclass(frozen=True)
 class Means:
-    """Handed to every verb's class by the composition root; `hot` runs from near to far."""
+    """Handed to every verb's class by the composition root.
+
+    `hot` runs from near to far. `limits`, of the types that have one, say how many sessions of a
+    user and tenant may live at once.
+    """
 
     durable: DurableStore
     hot: Sequence[HotStore]
@@ -32,6 +37,7 @@ class Means:
     lifetimes: Mapping[SessionType, Lifetimes]
     clock: Clock
     events: LifeEvents
+    limits: Mapping[SessionType, Limit] = field(default_factory=dict)
 
     async def tell(self, changed: Sequence[Session]) -> None:
         """Tell whoever holds copies what the durable store has acknowledged."""

@@ -9,8 +9,10 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Final, assert_never
 
+from proxy.core.actor import SIDEGATE, Actor, Change
 from proxy.core.errors import Conflict
 from proxy.core.judge import judge
 from proxy.core.session import Session, SessionId, SessionRecord
@@ -32,7 +34,7 @@ class Rotation:
         self._means = means
 
     async def refresh(
-        self, credential: str, *, extend_by: timedelta | None = None
+        self, credential: str, *, by: Actor, extend_by: timedelta | None = None
     ) -> Issued | Deny:
         """Rotate the session that `credential`, the text of a token, leads to.
 
@@ -45,7 +47,7 @@ class Rotation:
             case Deny() as no:
                 return no
             case Token() as token:
-                return await self._refresh(token, extend_by)
+                return await self._refresh(token, by, extend_by)
             case never:
                 assert_never(never)
 
@@ -53,34 +55,37 @@ class Rotation:
         self,
         session_id: SessionId,
         *,
+        by: Actor,
         provider: str,
-        provider_session_id: str | None,
-        attributes: Mapping[str, object],
+        provider_session_id: str | None = None,
+        provider_subject: str | None = None,
+        attributes: Mapping[str, object] = MappingProxyType({}),
     ) -> Issued | None:
         """Make it an SSO session of `provider`, under a new token; the old token ends at once.
 
-        `attributes` join the session's metadata. None: there is no such session. SessionEnded: it
-        has ended.
+        `attributes` join the session's metadata. At the limit of SSO sessions others end for it.
+        None: there is no such session. SessionEnded: it has ended. LimitReached: none is to end.
         """
         for _ in range(_ATTEMPTS):
             record = await self._means.durable.get(session_id)
             if record is None:
                 return None
-            token = self._means.ring.mint(SessionType.SSO)
+            token, now = self._means.ring.mint(SessionType.SSO), self._means.clock.now()
             details = replace(
                 record.details,
                 provider=provider,
                 provider_session_id=provider_session_id,
+                provider_subject=provider_subject,
                 metadata={**record.details.metadata, **attributes},
                 rotation_nonce=None,
+                change=Change(now, by),
             )
-            migrated = record.session.migrated(token.digest(), self._means.clock.now())
-            after = SessionRecord(migrated, details)
-            if await self._replaced(record.session, after):
+            after = SessionRecord(record.session.migrated(token.digest(), now), details)
+            if await self._joined(record.session, after, now):
                 return Issued(token, after)
         raise Conflict(f"session {session_id} kept changing")
 
-    async def _refresh(self, token: Token, extend_by: timedelta | None) -> Issued | Deny:
+    async def _refresh(self, token: Token, by: Actor, extend_by: timedelta | None) -> Issued | Deny:
         digest = token.digest()
         for _ in range(_ATTEMPTS):
             record = await self._means.durable.owner(digest)
@@ -92,7 +97,7 @@ class Rotation:
                 return verdict
             done: Issued | Deny | None
             if digest == record.session.digest:
-                done = await self._rotate(token, record, extend_by, now)
+                done = await self._rotate(token, record, extend_by, Change(now, by))
             else:
                 done = await self._left_behind(token, record, now)
             if done is not None:
@@ -100,10 +105,10 @@ class Rotation:
         raise Conflict("the session kept changing")
 
     async def _rotate(
-        self, token: Token, before: SessionRecord, extend_by: timedelta | None, now: datetime
+        self, token: Token, before: SessionRecord, extend_by: timedelta | None, change: Change
     ) -> Issued | None:
         """Rotate; None: somebody else has changed the session meanwhile."""
-        nonce = secrets.token_bytes(_NONCE)
+        now, nonce = change.at, secrets.token_bytes(_NONCE)
         successor = next(self._means.ring.successors(token, nonce))
         lifetimes = self._means.lifetimes[before.session.type]
         session = before.session
@@ -115,6 +120,7 @@ class Rotation:
             before.details,
             refresh_count=before.details.refresh_count + 1,
             rotation_nonce=nonce,
+            change=change,
         )
         after = SessionRecord(session, details)
         return Issued(successor, after) if await self._replaced(before.session, after) else None
@@ -146,20 +152,41 @@ class Rotation:
 
     async def _reused(self, record: SessionRecord, now: datetime) -> Deny | None:
         """End the session; None: somebody else has changed it meanwhile."""
-        details = replace(record.details, revoked_by="sidegate", revoked_reason="token_reuse")
+        details = replace(
+            record.details,
+            revoked_by=SIDEGATE.name,
+            revoked_reason="token_reuse",
+            change=Change(now, SIDEGATE),
+        )
         after = SessionRecord(record.session.revoked(now), details)
         if not await self._replaced(record.session, after):
             return None
         self._means.events.ended(after.session, "token_reuse")
         return Deny(Reason.REUSED)
 
+    async def _joined(self, before: Session, after: SessionRecord, now: datetime) -> bool:
+        """Replace what becomes one more session of its type; False: it has changed meanwhile."""
+        limit = self._means.limits.get(after.session.type)
+        if limit is None:
+            return await self._replaced(before, after)
+        evicted = await self._means.durable.replace_within(
+            after, expected=before.version, limit=limit, at=now
+        )
+        if evicted is None:
+            return False
+        await self._tell(before, after)
+        await self._means.over(evicted, cause="limit")
+        return True
+
     async def _replaced(self, before: Session, after: SessionRecord) -> bool:
         if not await self._means.durable.replace(after, expected=before.version):
             return False
-        changed = [after.session]
-        older = before.previous_digest
+        await self._tell(before, after)
+        return True
+
+    async def _tell(self, before: Session, after: SessionRecord) -> None:
+        changed, older = [after.session], before.previous_digest
         if older is not None and older != after.session.previous_digest:
             # Its grace may not be over, and it is no copy of the session any more.
             changed.append(after.session.rotated_out(older))
         await self._means.tell(changed)
-        return True

@@ -4,13 +4,14 @@ A verb is acknowledged after the durable store committed. Whatever follows (copi
 stores, the announcement to other instances) may fail without undoing it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
+from proxy.core.actor import Actor, Change
 from proxy.core.binding import DEFAULT_WIDTHS, Signals, Widths, bind
+from proxy.core.condition import Condition
 from proxy.core.errors import (
     AnotherRequest,
     LimitReached,
@@ -18,21 +19,33 @@ from proxy.core.errors import (
     SessionExists,
 )
 from proxy.core.idempotency import Idempotency
-from proxy.core.limits import Limit
-from proxy.core.protocols import Condition, Cursor, Touch
+from proxy.core.protocols import Cursor, Touch
 from proxy.core.session import Session, SessionDetails, SessionId, SessionRecord
+from proxy.core.session_state import SessionState
 from proxy.core.session_type import SessionType
 from proxy.core.token import Token
 from proxy.service.means import Means
 from proxy.service.outward import offer
 
+# One statement's worth: its rows' locks are held for some milliseconds.
+_BATCH: Final = 500
+
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """What the caller decides about a session. `expires_in` only shortens the type's lifetime."""
+    """What the caller, `by`, decides about a session.
+
+    `expires_in` only shortens the type's lifetime. `tenant` is a label of the caller's. Of an SSO
+    session, `provider` and the two after it say which of a provider's sessions and users it is.
+    """
 
     user_id: str
+    by: Actor
     type: SessionType = SessionType.WEB
+    tenant: str | None = None
+    provider: str | None = None
+    provider_session_id: str | None = None
+    provider_subject: str | None = None
     scopes: tuple[str, ...] = ()
     expires_in: timedelta | None = None
     ip: str | None = None
@@ -59,15 +72,11 @@ class Sessions:
         *,
         new_id: Callable[[], SessionId],
         widths: Widths = DEFAULT_WIDTHS,
-        limits: Mapping[SessionType, Limit] = MappingProxyType({}),
     ) -> None:
-        """`widths`: how much of an address a session is bound to. `limits`: of the types that have
-        one, how many sessions of a user may live at once.
-        """
+        """`widths`: how much of an address a session is bound to."""
         self._means = means
         self._new_id = new_id
         self._widths = widths
-        self._limits = limits
 
     async def create(self, wanted: NewSession, *, key: Idempotency | None = None) -> Issued:
         """Begin a session; at the limit, end others for it, or LimitReached.
@@ -97,23 +106,38 @@ class Sessions:
         """Return the session, ended or not, or None."""
         return await self._means.durable.get(session_id)
 
-    async def list_for_user(
-        self, user_id: str, *, limit: int, after: Cursor | None = None, include_ended: bool = False
+    async def list_where(
+        self,
+        condition: Condition,
+        *,
+        limit: int,
+        after: Cursor | None = None,
+        state: SessionState | None = SessionState.ACTIVE,
     ) -> list[SessionRecord]:
-        """Return a page of a user's sessions, newest first."""
-        living_at = None if include_ended else self._means.clock.now()
-        return await self._means.durable.list_for_user(
-            user_id, limit=limit, after=after, living_at=living_at
+        """Return a page of the sessions that match, newest first; `state` None: in any."""
+        in_state = None if state is None else (state, self._means.clock.now())
+        return await self._means.durable.list_where(
+            condition, limit=limit, after=after, state=in_state
         )
 
-    async def revoke(self, session_id: SessionId, *, by: str, reason: str) -> SessionRecord | None:
+    async def count_where(self, condition: Condition) -> int:
+        """Return how many sessions `revoke_where` would end now."""
+        return await self._means.durable.count_where(condition, at=self._means.clock.now())
+
+    async def revoke(
+        self, session_id: SessionId, *, by: Actor, reason: str
+    ) -> SessionRecord | None:
         """End a session for good and return its last state; None: there is no such session.
 
         Idempotent: of a session that was revoked or has expired nothing changes. One statement, not
         a compare-and-set: nobody outruns a revocation by refreshing faster.
         """
         tombstones = await self._means.durable.revoke_where(
-            Condition(session_id=session_id), at=self._means.clock.now(), by=by, reason=reason
+            Condition(session_id=session_id),
+            at=self._means.clock.now(),
+            by=by,
+            reason=reason,
+            limit=1,
         )
         await self._means.over(tombstones, cause="revoke")
         return await self._means.durable.get(session_id)
@@ -134,19 +158,37 @@ class Sessions:
         await offer(touched, self._means.hot)
         return await self._means.durable.get(session_id)
 
-    async def revoke_where(self, condition: Condition, *, by: str, reason: str) -> int:
-        """End every living session that matches, and return how many those were."""
-        tombstones = await self._means.durable.revoke_where(
-            condition, at=self._means.clock.now(), by=by, reason=reason
-        )
-        await self._means.over(tombstones, cause="revoke_where")
-        return len(tombstones)
+    async def revoke_where(
+        self, condition: Condition, *, by: Actor, reason: str
+    ) -> AsyncIterator[int]:
+        """End every living session that matches, a batch at a time; yield how many each ended.
+
+        Whoever stops listening stops it: what was yielded is done. Sessions that begin meanwhile
+        may be ended or not.
+        """
+        after = None
+        while True:
+            tombstones = await self._means.durable.revoke_where(
+                condition,
+                at=self._means.clock.now(),
+                by=by,
+                reason=reason,
+                limit=_BATCH,
+                after=after,
+            )
+            await self._means.over(tombstones, cause="revoke_where")
+            yield len(tombstones)
+            if len(tombstones) < _BATCH:
+                return
+            after = tombstones[-1].id
 
     async def _begin(
         self, wanted: NewSession, session_id: SessionId, token: Token, claim: bytes | None
     ) -> Issued:
         record = self._begun(wanted, session_id, token, claim)
-        evicted = await self._means.durable.create(record, limit=self._limits.get(wanted.type))
+        evicted = await self._means.durable.create(
+            record, limit=self._means.limits.get(wanted.type)
+        )
         self._means.events.created(record.session)
         await offer([record.session], self._means.hot)
         await self._means.over(evicted, cause="limit")
@@ -194,6 +236,11 @@ class Sessions:
             user_agent=wanted.user_agent,
             device=wanted.device,
             metadata=wanted.metadata,
+            provider=wanted.provider,
+            provider_session_id=wanted.provider_session_id,
+            provider_subject=wanted.provider_subject,
+            tenant=wanted.tenant,
             claim=claim,
+            change=Change(now, wanted.by),
         )
         return SessionRecord(session, details)

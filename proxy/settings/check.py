@@ -100,6 +100,12 @@ def _between_settings(tree: Mapping[str, Any]) -> Iterator[Mistake]:
     cookie = given("gate", "cookie", default="is set")
     if _is_off(given("gate", "bearer", default=True)) and not (cookie or given("gate", "header")):
         yield ("gate",), "no credential is read: set bearer, cookie or header"
+    if given("sso", "providers") and given("database_url") and not given("admin", "keys"):
+        yield (
+            ("sso", "providers"),
+            "the admin door, where providers call, stays shut without admin.keys: "
+            "`sidegate key new` makes one",
+        )
     yield from _clashes(given)
 
 

@@ -1,28 +1,26 @@
 """Keep sessions in Postgres: the durable store of many instances."""
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import Final, Self
 
 import asyncpg
 
-from proxy.core.errors import LimitReached, SchemaMismatch, SessionExists, StoreUnavailable
-from proxy.core.limits import EVICTED_BY, EVICTED_REASON, Limit
-from proxy.core.protocols import Condition, Cursor, RotatedOut, Touch
+from proxy.core.actor import SIDEGATE, Actor
+from proxy.core.condition import Condition
+from proxy.core.errors import LimitReached, SessionExists
+from proxy.core.limits import EVICTED_REASON, Limit
+from proxy.core.protocols import Cursor, RotatedOut, Touch
 from proxy.core.session import Session, SessionId, SessionRecord
+from proxy.core.session_state import SessionState
 from proxy.core.token import Digest
-from proxy.stores.migrate import lacking
-from proxy.stores.postgres_connection import Connector, primary, understood
+from proxy.stores.conditions import POSTGRES, Asking, counting, listing, revocable
+from proxy.stores.postgres_database import PostgresDatabase
 from proxy.stores.rows import (
-    BEYOND_ALL,
     COLUMNS,
     SEEN_COLUMNS,
     SESSION_COLUMNS,
-    Row,
     answering,
-    canonical,
     is_canonical,
     readable_sessions,
     record_of,
@@ -30,32 +28,19 @@ from proxy.stores.rows import (
     values_of,
 )
 
-if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
-
-    # Generic in the stubs only.
-    _Connection = PoolConnectionProxy[asyncpg.Record]
-
-# A deadlock or a failed serialization undid one side: the other went on, so this one may follow.
-_ATTEMPTS: Final = 3
-# How long the server has to confirm that it dropped a query nobody waits for any more.
-_CANCELLING_SECONDS: Final = 1.0
-_CLOSING_SECONDS: Final = 2.0
-
 # ruff's S608 suspects every built statement: these are built from column names of this house only.
 _SESSION: Final = ", ".join(SESSION_COLUMNS)
+_ROW: Final = ", ".join(f"sessions.{column}" for column in SESSION_COLUMNS)
 _RECORD: Final = ", ".join(COLUMNS)
 _NUMBER: Final = {column: f"${number}" for number, column in enumerate(COLUMNS, 1)}
-# The complement of Session.ended: $1 is the moment.
-_LIVING: Final = (
-    "revoked_at IS NULL AND expires_at > $1 AND (idle_timeout IS NULL"
-    " OR last_seen_at + idle_timeout * interval '1 microsecond' > $1)"
-)
 _CREATE: Final = f"INSERT INTO sessions ({_RECORD}) VALUES ({', '.join(_NUMBER.values())})"  # noqa: S608
 # Made room for first, because the insertion asks what came of it: a row of nulls is a refusal.
+_ROOM: Final = (
+    "room AS MATERIALIZED (SELECT * FROM sidegate_make_room("  # noqa: S608
+    f"{', '.join(f'${len(COLUMNS) + number}' for number in range(1, 11))}))"
+)
 _CREATE_WITHIN: Final = (
-    "WITH room AS MATERIALIZED (SELECT * FROM sidegate_make_room("  # noqa: S608
-    f"{', '.join(f'${len(COLUMNS) + number}' for number in range(1, 8))})),"
+    f"WITH {_ROOM},"  # noqa: S608
     f" created AS (INSERT INTO sessions ({_RECORD}) SELECT {', '.join(_NUMBER.values())}"
     f" WHERE NOT EXISTS (SELECT FROM room WHERE id IS NULL)) SELECT {_SESSION} FROM room"
 )
@@ -63,7 +48,7 @@ _CREATE_WITHIN: Final = (
 _FIND: Final = (
     f"SELECT {_SESSION}, NULL::bytea AS rotated_digest FROM sessions"  # noqa: S608
     " WHERE digest = ANY($1) OR previous_digest = ANY($1) UNION ALL"
-    f" SELECT {', '.join(f'sessions.{column}' for column in SESSION_COLUMNS)}, rotated.digest"
+    f" SELECT {_ROW}, rotated.digest"
     " FROM rotated_digests AS rotated JOIN sessions ON sessions.id = rotated.session_id"
     " WHERE rotated.digest = ANY($1) AND rotated.digest <> sessions.previous_digest"
 )
@@ -74,29 +59,31 @@ _OWNER: Final = (
     " OR id = (SELECT session_id FROM rotated_digests WHERE digest = $1)"
 )
 _CLAIMED: Final = f"SELECT {_RECORD} FROM sessions WHERE claim = $1"  # noqa: S608
-_LIST: Final = (
-    f"SELECT {_RECORD} FROM sessions WHERE user_id = $2 AND (created_at, id) < ($3, $4)"  # noqa: S608
-    f" AND ($1::timestamptz IS NULL OR {_LIVING}) ORDER BY created_at DESC, id DESC LIMIT $5"
-)
 _SET: Final = ", ".join(
     f"{column} = greatest({column}, {number})" if column in SEEN_COLUMNS else f"{column} = {number}"
     for column, number in _NUMBER.items()
     if column != "id"
 )
-_REPLACE: Final = (
-    f"WITH replaced AS (UPDATE sessions SET {_SET}, changed_xid = pg_current_xact_id()"  # noqa: S608
-    f" WHERE id = $1 AND version = ${len(COLUMNS) + 1} RETURNING id, previous_digest,"
+_REPLACED: Final = (
+    "replaced AS (UPDATE sessions SET {set}, changed_xid = pg_current_xact_id()"
+    " WHERE id = $1 AND version = ${expected}{room} RETURNING id, previous_digest,"
     " previous_until, rotation_nonce),"
     " remembered AS (INSERT INTO rotated_digests"
     " SELECT previous_digest, id, previous_until, rotation_nonce FROM replaced"
-    " WHERE previous_digest IS NOT NULL ON CONFLICT DO NOTHING) SELECT id FROM replaced"
+    " WHERE previous_digest IS NOT NULL ON CONFLICT DO NOTHING)"
 )
-_REVOKE: Final = (
-    "UPDATE sessions SET revoked_at = $1, revoked_by = $2, revoked_reason = $3,"  # noqa: S608
-    " version = version + 1, changed_xid = pg_current_xact_id()"
-    " WHERE ($4::text IS NULL OR user_id = $4) AND ($5::text IS NULL OR type = $5)"
-    " AND ($6::uuid IS NULL OR id <> $6) AND ($7::uuid IS NULL OR id = $7)"
-    f" AND revoked_at IS NULL AND expires_at > $1 RETURNING {_SESSION}"
+_REPLACE: Final = (
+    f"WITH {_REPLACED.format(set=_SET, expected=len(COLUMNS) + 1, room='')}"  # noqa: S608
+    " SELECT id FROM replaced"
+)
+_IF_ROOM: Final = " AND NOT EXISTS (SELECT FROM room WHERE id IS NULL)"
+# Always a row: whether it was replaced, whether it was refused, and who had to end for it.
+_REPLACE_WITHIN: Final = (
+    f"WITH {_ROOM}, {_REPLACED.format(set=_SET, expected=len(COLUMNS) + 10, room=_IF_ROOM)}"  # noqa: S608
+    " SELECT EXISTS (SELECT FROM replaced) AS replaced,"
+    " EXISTS (SELECT FROM room WHERE id IS NULL) AS refused,"
+    f" {', '.join(f'room.{column}' for column in SESSION_COLUMNS)}"
+    " FROM (VALUES (1)) AS always LEFT JOIN room ON true"
 )
 _TOUCH: Final = (
     "UPDATE sessions SET last_seen_at = greatest(last_seen_at, seen_at),"  # noqa: S608
@@ -130,49 +117,28 @@ _CHANGED: Final = (
 class PostgresStore:
     """A DurableStore. It needs no database to be opened, and recovers by itself."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", connector: Connector) -> None:
-        self._pool = pool
-        self._connector = connector
-        # Look-ups have half of the connections to themselves: what waits for a lock must not keep
-        # everybody from being checked.
-        self._others = asyncio.Semaphore(max(1, pool.get_max_size() // 2))
-        self._schema_fits = False
-        self._returning: set[asyncio.Task[None]] = set()
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+        self._ask = database.ask
 
     @classmethod
     async def open(cls, dsn: str, *, pool_max: int = 8, prepared_statements: bool = True) -> Self:
-        """Return the store at `dsn`, without waiting for it.
-
-        `prepared_statements=False` suits a pooler that hands each transaction another connection.
-        """
-        connector = Connector()
-        pool = asyncpg.create_pool(
-            dsn,
-            connect=connector,
-            min_size=0,
-            max_size=pool_max,
-            reset=_leave_as_it_is,
-            **primary(prepared_statements=prepared_statements),
+        """Return the store at `dsn`, in a database of its own; see PostgresDatabase.open."""
+        return cls(
+            await PostgresDatabase.open(
+                dsn, pool_max=pool_max, prepared_statements=prepared_statements
+            )
         )
-        return cls(await pool, connector)
 
     async def check_schema(self) -> None:
-        """Return when the tables fit this program. SchemaMismatch: they are older or newer.
-
-        StoreUnavailable: nobody knows yet. ValueError: the DSN cannot be understood.
-
-        Every call checks it until it was true once: what runs may go on while a newer instance,
-        which migrates, takes over.
-        """
-        with understood():
-            async with self._borrowed() as connection:
-                await self._check(connection)
+        """See PostgresDatabase."""
+        await self._database.check_schema()
 
     async def find(self, digest: Digest) -> Session | None:
         return (await self.find_many((digest,))).get(digest)
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
-        return answering(await self._ask_at_once(_FIND, digests), digests)
+        return answering(await self._database.ask_at_once(_FIND, digests), digests)
 
     async def create(self, record: SessionRecord, *, limit: Limit | None = None) -> list[Session]:
         values = values_of(record).values()
@@ -180,7 +146,8 @@ class PostgresStore:
             if limit is None:
                 rows = await self._ask(_CREATE, *values)
             else:
-                rows = await self._ask(_CREATE_WITHIN, *values, *_room(record.session, limit))
+                room = _room(record, limit, record.session.created_at)
+                rows = await self._ask(_CREATE_WITHIN, *values, *room, None, None)
         except asyncpg.UniqueViolationError:
             raise SessionExists(f"session {record.session.id} or its digest is taken") from None
         if limit is not None and rows and rows[0]["id"] is None:
@@ -205,17 +172,20 @@ class PostgresStore:
         rows = await self._ask(_OWNER, digest)
         return record_of(rows[0]) if rows else None
 
-    async def list_for_user(
+    async def list_where(
         self,
-        user_id: str,
+        condition: Condition,
         *,
         limit: int,
         after: Cursor | None = None,
-        living_at: datetime | None = None,
+        state: tuple[SessionState, datetime] | None = None,
     ) -> list[SessionRecord]:
-        begin = after or BEYOND_ALL
-        rows = await self._ask(_LIST, living_at, user_id, begin.created_at, begin.id, limit)
-        return [record_of(row) for row in rows]
+        query, arguments = listing(POSTGRES, condition, limit=limit, after=after, state=state)
+        return [record_of(row) for row in await self._ask(query, *arguments)]
+
+    async def count_where(self, condition: Condition, *, at: datetime) -> int:
+        query, arguments = counting(POSTGRES, condition, at)
+        return int((await self._ask(query, *arguments))[0]["number"])
 
     async def replace(self, record: SessionRecord, *, expected: int) -> bool:
         try:
@@ -223,15 +193,43 @@ class PostgresStore:
         except asyncpg.UniqueViolationError:
             raise SessionExists(f"the new digest of {record.session.id} is taken") from None
 
+    async def replace_within(
+        self, record: SessionRecord, *, expected: int, limit: Limit, at: datetime
+    ) -> list[Session] | None:
+        room = _room(record, limit, at)
+        values = (*values_of(record).values(), *room, record.session.id, expected)
+        try:
+            rows = await self._ask(_REPLACE_WITHIN, *values)
+        except asyncpg.UniqueViolationError:
+            raise SessionExists(f"the new digest of {record.session.id} is taken") from None
+        if rows[0]["refused"]:
+            raise LimitReached(record.session.type, limit.most)
+        evicted = (row for row in rows if row["id"] is not None)
+        return list(readable_sessions(evicted)) if rows[0]["replaced"] else None
+
     async def revoke_where(
-        self, condition: Condition, *, at: datetime, by: str, reason: str
+        self,
+        condition: Condition,
+        *,
+        at: datetime,
+        by: Actor,
+        reason: str,
+        limit: int,
+        after: SessionId | None = None,
     ) -> list[Session]:
-        spared = None if condition.except_id is None else canonical(condition.except_id)
-        only = None if condition.session_id is None else canonical(condition.session_id)
+        asking = Asking(POSTGRES)
+        # Locked as they are chosen: whoever changes one meanwhile changes it before or after.
+        doomed = revocable(asking, condition, at=at, after=after, limit=limit)
+        moment, name, source, why = map(asking.mark, (at, by.name, by.source, reason))
         rows = await self._ask(
-            _REVOKE, at, by, reason, condition.user_id, condition.type, spared, only
+            f"WITH doomed AS MATERIALIZED ({doomed} FOR UPDATE)"  # noqa: S608
+            f" UPDATE sessions SET revoked_at = {moment}, revoked_by = {name},"
+            f" revoked_reason = {why}, changed_at = {moment}, changed_by = {name},"
+            f" changed_from = {source}, version = version + 1, changed_xid = pg_current_xact_id()"
+            f" FROM doomed WHERE sessions.id = doomed.id RETURNING {_ROW}",
+            *asking.arguments,
         )
-        return list(readable_sessions(rows))
+        return sorted(readable_sessions(rows), key=lambda tombstone: tombstone.id)
 
     async def touch(self, touches: Sequence[Touch]) -> list[Session]:
         # In one order everywhere: two batches that meet do not wait for each other crosswise.
@@ -266,79 +264,18 @@ class PostgresStore:
         await self._ask("SELECT 1")
 
     async def close(self) -> None:
-        try:
-            async with asyncio.timeout(_CLOSING_SECONDS):
-                await self._pool.close()
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            self._pool.terminate()
-        await asyncio.gather(self._connector.close(), *self._returning)
-
-    async def _ask(self, query: str, *arguments: object) -> list[Row]:
-        """Run one statement, which is its own transaction. An error leaves open if it happened."""
-        async with self._others:
-            return await self._ask_at_once(query, *arguments)
-
-    async def _ask_at_once(self, query: str, *arguments: object) -> list[Row]:
-        with understood():
-            for _ in range(_ATTEMPTS - 1):
-                with suppress(asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
-                    return await self._ask_once(query, *arguments)
-            return await self._ask_once(query, *arguments)
-
-    async def _ask_once(self, query: str, *arguments: object) -> list[Row]:
-        async with self._borrowed() as connection:
-            if not self._schema_fits:
-                await self._insist_on_schema(connection)
-            # A Record is a mapping in all but name.
-            return cast("list[Row]", await connection.fetch(query, *arguments))
-
-    async def _insist_on_schema(self, connection: "_Connection") -> None:
-        try:
-            await self._check(connection)
-        except SchemaMismatch as mismatch:
-            raise StoreUnavailable("postgres", str(mismatch)) from mismatch
-
-    async def _check(self, connection: "_Connection") -> None:
-        missing = await lacking(connection)
-        if missing:
-            raise SchemaMismatch(f"the database lacks {', '.join(missing)}: run `sidegate migrate`")
-        self._schema_fits = True
-
-    @asynccontextmanager
-    async def _borrowed(self) -> "AsyncIterator[_Connection]":
-        connection = await self._pool.acquire()
-        try:
-            yield connection
-        except asyncio.CancelledError:
-            # The server is asked to drop the query, and that can last as long as what we gave up
-            # waiting for: the connection finds its way back without us.
-            task = asyncio.create_task(self._return_cancelled(connection))
-            self._returning.add(task)
-            task.add_done_callback(self._returning.discard)
-            raise
-        except Exception:
-            await self._pool.release(connection)
-            raise
-        else:
-            await self._pool.release(connection)
-
-    async def _return_cancelled(self, connection: "_Connection") -> None:
-        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            await self._pool.release(connection, timeout=_CANCELLING_SECONDS)
+        await self._database.close()
 
 
-async def _leave_as_it_is(_: "asyncpg.Connection[Any]") -> None:
-    """Skip the reset between two borrowers, one round trip: we keep no state in a connection."""
-
-
-def _room(session: Session, limit: Limit) -> tuple[object, ...]:
+def _room(record: SessionRecord, limit: Limit, at: datetime) -> tuple[object, ...]:
     return (
-        session.user_id,
-        session.type.value,
+        record.session.user_id,
+        record.session.type.value,
+        record.details.tenant,
         limit.most,
         limit.at_limit.value,
-        session.created_at,
-        EVICTED_BY,
+        at,
+        SIDEGATE.name,
         EVICTED_REASON,
     )
 

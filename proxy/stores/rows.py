@@ -8,7 +8,9 @@ from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
+from proxy.core.actor import Actor, Change
 from proxy.core.binding import Binding
+from proxy.core.client_ip import sortable
 from proxy.core.errors import UnreadableRecord
 from proxy.core.protocols import Cursor, RotatedOut
 from proxy.core.session import NEVER, Session, SessionDetails, SessionId, SessionRecord
@@ -50,6 +52,12 @@ COLUMNS: Final = (
     "revoked_reason",
     "rotation_nonce",
     "claim",
+    "tenant",
+    "provider_subject",
+    "changed_at",
+    "changed_by",
+    "changed_from",
+    "ip_key",
 )
 SEEN_COLUMNS: Final = frozenset({"last_seen_at", "access_count"})
 """What a touch changes without a new version: a replace may raise these, never lower them."""
@@ -112,6 +120,12 @@ def values_of(record: SessionRecord) -> dict[str, Any]:
         "revoked_reason": details.revoked_reason,
         "rotation_nonce": details.rotation_nonce,
         "claim": details.claim,
+        "tenant": details.tenant,
+        "provider_subject": details.provider_subject,
+        "changed_at": None if details.change is None else details.change.at,
+        "changed_by": None if details.change is None else details.change.by.name,
+        "changed_from": None if details.change is None else details.change.by.source,
+        "ip_key": sortable(details.ip),
     }
     if any(isinstance(value, datetime) and value.tzinfo is None for value in values.values()):
         raise ValueError("a moment without a time zone")  # a driver would take it for local time
@@ -137,7 +151,7 @@ def record_of(row: Row) -> SessionRecord:
 
 def rotated_out_of(row: Row) -> RotatedOut:
     """Return how a digest was rotated out."""
-    return RotatedOut(_moment(row["until"]), row["nonce"])
+    return RotatedOut(moment_of(row["until"]), row["nonce"])
 
 
 def readable_sessions(rows: Iterable[Row]) -> Iterator[Session]:
@@ -174,14 +188,14 @@ def _session(row: Row) -> Session:
         user_id=row["user_id"],
         type=SessionType(row["type"]),
         scopes=_scopes(row["scopes"]),
-        created_at=_moment(row["created_at"]),
-        authenticated_at=_moment(row["authenticated_at"]),
-        last_seen_at=_moment(row["last_seen_at"]),
-        expires_at=_moment(row["expires_at"]),
+        created_at=moment_of(row["created_at"]),
+        authenticated_at=moment_of(row["authenticated_at"]),
+        last_seen_at=moment_of(row["last_seen_at"]),
+        expires_at=moment_of(row["expires_at"]),
         idle_timeout=None if idle_timeout is None else timedelta(microseconds=idle_timeout),
-        revoked_at=None if row["revoked_at"] is None else _moment(row["revoked_at"]),
+        revoked_at=None if row["revoked_at"] is None else moment_of(row["revoked_at"]),
         previous_digest=None if previous is None else _digest(previous),
-        previous_until=NEVER if previous is None else _moment(row["previous_until"]),
+        previous_until=NEVER if previous is None else moment_of(row["previous_until"]),
         version=row["version"],
         binding=_binding(row["binding"]),
     )
@@ -204,7 +218,16 @@ def _details(row: Row) -> SessionDetails:
         revoked_reason=row["revoked_reason"],
         rotation_nonce=row["rotation_nonce"],
         claim=row["claim"],
+        tenant=row["tenant"],
+        provider_subject=row["provider_subject"],
+        change=_change(row),
     )
+
+
+def _change(row: Row) -> Change | None:
+    if row["changed_at"] is None:
+        return None
+    return Change(moment_of(row["changed_at"]), Actor(row["changed_by"], row["changed_from"]))
 
 
 def _digest(value: bytes) -> Digest:
@@ -213,7 +236,8 @@ def _digest(value: bytes) -> Digest:
     return Digest(value)
 
 
-def _moment(value: datetime | int) -> datetime:
+def moment_of(value: datetime | int) -> datetime:
+    """Return the moment in a column. ValueError: out of range."""
     if isinstance(value, int):
         return _EPOCH + value * _MICROSECOND
     if value.tzinfo is None:  # how a driver spells infinity

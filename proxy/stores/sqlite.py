@@ -6,26 +6,28 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Self
 
+from proxy.core.actor import SIDEGATE, Actor
+from proxy.core.condition import Condition
 from proxy.core.errors import LimitReached
-from proxy.core.limits import EVICTED_BY, EVICTED_REASON, Limit
-from proxy.core.protocols import Condition, Cursor, RotatedOut, Touch
+from proxy.core.limits import EVICTED_REASON, Limit
+from proxy.core.protocols import Cursor, RotatedOut, Touch
 from proxy.core.session import Session, SessionId, SessionRecord
+from proxy.core.session_state import SessionState
 from proxy.core.token import Digest
 from proxy.stores.codec import microseconds
+from proxy.stores.conditions import SQLITE, Asking, counting, listing, revocable
 from proxy.stores.rows import (
-    BEYOND_ALL,
     COLUMNS,
     SEEN_COLUMNS,
     SESSION_COLUMNS,
     answering,
-    canonical,
     is_canonical,
     readable_sessions,
     record_of,
     rotated_out_of,
     values_of,
 )
-from proxy.stores.sqlite_connection import Connection, prepare
+from proxy.stores.sqlite_database import SqliteDatabase
 
 # SQLite takes 32,766 parameters; a look-up names each digest thrice.
 _MOST_AT_ONCE: Final = 1000
@@ -37,6 +39,7 @@ _TIMES: Final = (
     "last_seen_at",
     "expires_at",
     "revoked_at",
+    "changed_at",
 )
 
 # ruff's S608 suspects every built statement: these are built from column names of this house only.
@@ -50,22 +53,27 @@ _LIVING: Final = (
 _CREATE: Final = (
     f"INSERT INTO sessions ({_RECORD}) VALUES ({', '.join(f':{column}' for column in COLUMNS)})"  # noqa: S608
 )
+_HAS_ROOM: Final = (
+    ":at_limit <> 'refuse' OR (SELECT count(*) FROM sessions WHERE user_id = :user_id"  # noqa: S608
+    f" AND type = :type AND tenant IS :tenant AND id <> :id AND {_LIVING}) < :most"
+)
 # Two steps of one transaction: no row of the first is a refusal.
 _CREATE_WITHIN: Final = (
-    f"INSERT INTO sessions ({_RECORD}) SELECT {', '.join(f':{column}' for column in COLUMNS)}"  # noqa: S608
-    " WHERE :at_limit <> 'refuse' OR (SELECT count(*) FROM sessions"
-    f" WHERE user_id = :user_id AND type = :type AND {_LIVING}) < :most RETURNING id"
+    f"INSERT INTO sessions ({_RECORD}) SELECT {', '.join(f':{column}' for column in COLUMNS)}"
+    f" WHERE {_HAS_ROOM} RETURNING id"
 )
 # One that looks idle takes no room, but what does not fit beside the living ends for good: it may
 # have been seen, and a touch that comes late would make it one too many.
 _MAKE_ROOM: Final = (
     "UPDATE sessions SET revoked_at = :at, revoked_by = :by, revoked_reason = :reason,"  # noqa: S608
-    " version = version + 1 WHERE id IN (SELECT id FROM sessions WHERE user_id = :user_id"
-    " AND type = :type AND revoked_at IS NULL AND expires_at > :at AND id <> :id"
+    " changed_at = :at, changed_by = :by, changed_from = NULL, version = version + 1"
+    " WHERE id IN (SELECT id FROM sessions WHERE user_id = :user_id"
+    " AND type = :type AND tenant IS :tenant AND id <> :id"
+    " AND revoked_at IS NULL AND expires_at > :at"
     f" ORDER BY ({_LIVING}) DESC,"
     " CASE :at_limit WHEN 'evict_idle_longest' THEN last_seen_at END DESC,"
     " created_at DESC, id DESC LIMIT -1 OFFSET :most - 1)"
-    f" AND EXISTS (SELECT 1 FROM sessions WHERE id = :id) RETURNING {_SESSION}"
+    f" AND EXISTS (SELECT 1 FROM sessions WHERE digest = :digest) RETURNING {_SESSION}"
 )
 # The current digest, the previous one, or one rotated out before that.
 _FIND: Final = (
@@ -82,24 +90,17 @@ _OWNER: Final = (
 )
 _GET: Final = f"SELECT {_RECORD} FROM sessions WHERE id = :id"  # noqa: S608
 _CLAIMED: Final = f"SELECT {_RECORD} FROM sessions WHERE claim = :claim"  # noqa: S608
-_LIST: Final = (
-    f"SELECT {_RECORD} FROM sessions"  # noqa: S608
-    " WHERE user_id = :user_id AND (created_at, id) < (:created_at, :id)"
-    f" AND (:at IS NULL OR {_LIVING}) ORDER BY created_at DESC, id DESC LIMIT :limit"
-)
 _SET: Final = ", ".join(
     f"{column} = max({column}, :{column})" if column in SEEN_COLUMNS else f"{column} = :{column}"
     for column in COLUMNS
     if column != "id"
 )
 _REPLACE: Final = f"UPDATE sessions SET {_SET} WHERE id = :id AND version = :expected RETURNING id"  # noqa: S608
-_REVOKE: Final = (
-    "UPDATE sessions SET revoked_at = :at, revoked_by = :by, revoked_reason = :reason,"  # noqa: S608
-    " version = version + 1 WHERE (:user_id IS NULL OR user_id = :user_id)"
-    " AND (:type IS NULL OR type = :type) AND (:except_id IS NULL OR id <> :except_id)"
-    " AND (:session_id IS NULL OR id = :session_id)"
-    f" AND revoked_at IS NULL AND expires_at > :at RETURNING {_SESSION}"
+_REPLACE_WITHIN: Final = (
+    f"UPDATE sessions SET {_SET} WHERE id = :id AND version = :expected AND ({_HAS_ROOM})"  # noqa: S608
+    " RETURNING id"
 )
+_STILL: Final = "SELECT id FROM sessions WHERE id = :id AND version = :expected"
 _TOUCH: Final = (
     "UPDATE sessions SET last_seen_at = max(last_seen_at, seen_at),"  # noqa: S608
     " access_count = access_count + times"
@@ -125,22 +126,16 @@ class SqliteStore:
     """A DurableStore. What it has acknowledged survives a crash and a power cut.
 
     Each operation is one statement or one transaction, hence whole: a caller that leaves interrupts
-    none. Two connections, so that look-ups do not wait for the disk to confirm a change.
+    none.
     """
 
-    def __init__(self, looking: Connection, changing: Connection) -> None:
-        self._looking = looking
-        self._changing = changing
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
 
     @classmethod
     async def open(cls, path: Path, *, busy_timeout: timedelta = timedelta(seconds=5)) -> Self:
-        """Open the file, create it (for its owner only) if there is none, and bring it up to date.
-
-        `busy_timeout` is how long a change waits for another process that changes something.
-        StoreUnavailable: the file cannot be used. SchemaMismatch: it is newer than this program.
-        """
-        await prepare(path, busy_timeout)
-        return cls(Connection(path, busy_timeout), Connection(path, busy_timeout))
+        """Return the store in the file at `path`; see SqliteDatabase.open."""
+        return cls(await SqliteDatabase.open(path, busy_timeout=busy_timeout))
 
     async def find(self, digest: Digest) -> Session | None:
         return (await self.find_many((digest,))).get(digest)
@@ -151,22 +146,16 @@ class SqliteStore:
             some = digests[start : start + _MOST_AT_ONCE]
             marks = ", ".join("?" * len(some))
             query = _FIND.format(marks=marks)
-            found |= answering(await self._looking.ask(query, (*some, *some, *some)), some)
+            found |= answering(await self._database.look(query, (*some, *some, *some)), some)
         return found
 
     async def create(self, record: SessionRecord, *, limit: Limit | None = None) -> list[Session]:
         values = _values(record)
         if limit is None:
-            await self._changing.ask(_CREATE, values)
+            await self._database.change(_CREATE, values)
             return []
-        values |= {
-            "most": limit.most,
-            "at_limit": limit.at_limit.value,
-            "at": values["created_at"],
-            "by": EVICTED_BY,
-            "reason": EVICTED_REASON,
-        }
-        created, evicted = await self._changing.ask_all(
+        values |= _room(limit, record.session.created_at)
+        created, evicted = await self._database.change_all(
             (_CREATE_WITHIN, values), (_MAKE_ROOM, values)
         )
         if not created:
@@ -176,91 +165,116 @@ class SqliteStore:
     async def get(self, session_id: SessionId) -> SessionRecord | None:
         if not is_canonical(session_id):
             return None
-        rows = await self._looking.ask(_GET, {"id": session_id})
+        rows = await self._database.look(_GET, {"id": session_id})
         return record_of(rows[0]) if rows else None
 
     async def claimed(self, claim: bytes) -> SessionRecord | None:
-        rows = await self._looking.ask(_CLAIMED, {"claim": claim})
+        rows = await self._database.look(_CLAIMED, {"claim": claim})
         return record_of(rows[0]) if rows else None
 
     async def rotated_out(self, digest: Digest) -> RotatedOut | None:
-        rows = await self._looking.ask(_ROTATED_OUT, {"digest": digest})
+        rows = await self._database.look(_ROTATED_OUT, {"digest": digest})
         return rotated_out_of(rows[0]) if rows else None
 
     async def owner(self, digest: Digest) -> SessionRecord | None:
-        rows = await self._looking.ask(_OWNER, {"digest": digest})
+        rows = await self._database.look(_OWNER, {"digest": digest})
         return record_of(rows[0]) if rows else None
 
-    async def list_for_user(
+    async def list_where(
         self,
-        user_id: str,
+        condition: Condition,
         *,
         limit: int,
         after: Cursor | None = None,
-        living_at: datetime | None = None,
+        state: tuple[SessionState, datetime] | None = None,
     ) -> list[SessionRecord]:
-        begin = after or BEYOND_ALL
-        values = {
-            "user_id": user_id,
-            "created_at": microseconds(begin.created_at),
-            "id": begin.id,
-            "at": None if living_at is None else microseconds(living_at),
-            "limit": limit,
-        }
-        return [record_of(row) for row in await self._looking.ask(_LIST, values)]
+        query, arguments = listing(SQLITE, condition, limit=limit, after=after, state=state)
+        return [record_of(row) for row in await self._database.look(query, arguments)]
+
+    async def count_where(self, condition: Condition, *, at: datetime) -> int:
+        query, arguments = counting(SQLITE, condition, at)
+        return int((await self._database.look(query, arguments))[0]["number"])
 
     async def replace(self, record: SessionRecord, *, expected: int) -> bool:
         values = _values(record) | {"expected": expected}
-        return bool(await self._changing.ask(_REPLACE, values))
+        return bool(await self._database.change(_REPLACE, values))
+
+    async def replace_within(
+        self, record: SessionRecord, *, expected: int, limit: Limit, at: datetime
+    ) -> list[Session] | None:
+        values = _values(record) | _room(limit, at) | {"expected": expected}
+        replaced, evicted, still = await self._database.change_all(
+            (_REPLACE_WITHIN, values), (_MAKE_ROOM, values), (_STILL, values)
+        )
+        if still:
+            raise LimitReached(record.session.type, limit.most)
+        return list(readable_sessions(evicted)) if replaced else None
 
     async def revoke_where(
-        self, condition: Condition, *, at: datetime, by: str, reason: str
+        self,
+        condition: Condition,
+        *,
+        at: datetime,
+        by: Actor,
+        reason: str,
+        limit: int,
+        after: SessionId | None = None,
     ) -> list[Session]:
-        values = {
-            "at": microseconds(at),
-            "by": by,
-            "reason": reason,
-            "user_id": condition.user_id,
-            "type": condition.type,
-            "session_id": None if condition.session_id is None else canonical(condition.session_id),
-            "except_id": None if condition.except_id is None else canonical(condition.except_id),
-        }
-        return list(readable_sessions(await self._changing.ask(_REVOKE, values)))
+        asking = Asking(SQLITE)
+        doomed = revocable(asking, condition, at=at, after=after, limit=limit)
+        moment, name, source, why = map(asking.mark, (at, by.name, by.source, reason))
+        rows = await self._database.change(
+            f"UPDATE sessions SET revoked_at = {moment}, revoked_by = {name},"  # noqa: S608
+            f" revoked_reason = {why}, changed_at = {moment}, changed_by = {name},"
+            f" changed_from = {source}, version = version + 1"
+            f" WHERE id IN ({doomed}) RETURNING {_SESSION}",
+            asking.arguments,
+        )
+        return sorted(readable_sessions(rows), key=lambda tombstone: tombstone.id)
 
     async def touch(self, touches: Sequence[Touch]) -> list[Session]:
         values = [(touch.id, microseconds(touch.seen_at), touch.times) for touch in touches]
         return list(
-            readable_sessions(await self._changing.ask(_TOUCH, {"touches": json.dumps(values)}))
+            readable_sessions(await self._database.change(_TOUCH, {"touches": json.dumps(values)}))
         )
 
     async def generation(self) -> int:
-        return int((await self._looking.ask(_GENERATION, {}))[0]["number"])
+        return int((await self._database.look(_GENERATION, {}))[0]["number"])
 
     async def next_generation(self) -> int:
-        return int((await self._changing.ask(_NEXT_GENERATION, {}))[0]["number"])
+        return int((await self._database.change(_NEXT_GENERATION, {}))[0]["number"])
 
     async def purge(self, expired_before: datetime, *, limit: int) -> int:
         values = {"before": microseconds(expired_before), "limit": limit}
-        return len(await self._changing.ask(_PURGE, values))
+        return len(await self._database.change(_PURGE, values))
 
     async def changed_since(self, mark: int) -> tuple[int, list[Session]]:
         """See the protocol. Writers take turns here: a mark is the number of the next change."""
         if mark == 0:
-            rows = await self._looking.ask(_NEXT, {})
+            rows = await self._database.look(_NEXT, {})
             return rows[0]["mark"], []
-        rows = await self._looking.ask(_CHANGED, {"mark": mark})
+        rows = await self._database.look(_CHANGED, {"mark": mark})
         changed = (row for row in rows if row["id"] is not None)
         return rows[0]["mark"], list(readable_sessions(changed))
 
     async def ping(self) -> None:
-        await self._looking.ask("SELECT number FROM changes", {})
+        await self._database.look("SELECT number FROM changes", {})
 
     async def close(self) -> None:
-        await self._looking.close()
-        await self._changing.close()
+        await self._database.close()
 
 
 def _values(record: SessionRecord) -> dict[str, Any]:
     values = values_of(record)
     values |= {name: microseconds(values[name]) for name in _TIMES if values[name] is not None}
     return values | {"scopes": json.dumps(values["scopes"])}
+
+
+def _room(limit: Limit, at: datetime) -> dict[str, Any]:
+    return {
+        "most": limit.most,
+        "at_limit": limit.at_limit.value,
+        "at": microseconds(at),
+        "by": SIDEGATE.name,
+        "reason": EVICTED_REASON,
+    }

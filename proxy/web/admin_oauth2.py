@@ -8,10 +8,12 @@ from proxy.core.session import Session
 from proxy.core.verdict import Allow, Deny, Unavailable
 from proxy.service.sessions import Sessions
 from proxy.service.validator import Validator
-from proxy.web import bodies, payloads
+from proxy.web import bodies
 from proxy.web.admin_log import actor, log_change
 from proxy.web.middleware import unavailable
-from proxy.web.problems import Mistake, invalid
+from proxy.web.payloads.base import read
+from proxy.web.payloads.documents import InactiveDocument, introspection_document
+from proxy.web.payloads.sessions import TokenPayload
 
 
 class OAuth2Routes:
@@ -25,9 +27,9 @@ class OAuth2Routes:
         """Say whether a token is valid now, and whose; of others nothing but that they are not."""
         match await self._validator.look(await _token(request)):
             case Allow(session):
-                return web.json_response(payloads.introspection_document(session))
+                return web.json_response(introspection_document(session))
             case Deny():
-                return web.json_response({"active": False})
+                return web.json_response(InactiveDocument(active=False))
             case Unavailable(store):
                 raise unavailable(store)
             case never:
@@ -49,8 +51,4 @@ class OAuth2Routes:
 
 
 async def _token(request: web.Request) -> str:
-    """Return the form's `token`; both RFCs say that unknown fields are to be ignored."""
-    token = (await bodies.form(request)).get("token")
-    if not token:  # RFC 6749 3.1: an empty parameter is an absent one
-        raise invalid("invalid_request", [Mistake("token", "the form has no token")])
-    return token
+    return read(TokenPayload, await bodies.form(request)).token

@@ -6,9 +6,12 @@ from proxy.core.clock import Clock
 from proxy.core.verdict import Deny
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Issued
-from proxy.web import bodies, payloads
-from proxy.web.admin_log import log_change
+from proxy.web import bodies
+from proxy.web.admin_log import actor, log_change
 from proxy.web.admin_sessions import session_id_of
+from proxy.web.payloads.base import read
+from proxy.web.payloads.documents import issued_document
+from proxy.web.payloads.sessions import MigratePayload, RefreshPayload
 from proxy.web.problems import Problem
 
 
@@ -22,8 +25,11 @@ class RotationRoutes:
     async def refresh(self, request: web.Request) -> web.Response:
         """Rotate a session by its token; whoever races gets the same successor."""
         document = await bodies.json_object(request)
-        wanted = payloads.read(payloads.RefreshPayload, document)
-        match await self._rotation.refresh(wanted.token, extend_by=wanted.extend_by()):
+        wanted = read(RefreshPayload, document)
+        refreshed = await self._rotation.refresh(
+            wanted.token, by=actor(request), extend_by=wanted.extend_by()
+        )
+        match refreshed:
             case Deny(reason):
                 log_change(request, "session.refresh_refused", reason=reason.value)
                 raise Problem(400, "invalid_token", f"the token cannot be refreshed: {reason}")
@@ -35,11 +41,13 @@ class RotationRoutes:
         """Make a session an SSO session; its old token ends at once."""
         session_id = session_id_of(request)
         document = await bodies.json_object(request)
-        wanted = payloads.read(payloads.MigratePayload, document)
+        wanted = read(MigratePayload, document)
         issued = await self._rotation.migrate(
             session_id,
+            by=actor(request),
             provider=wanted.provider,
             provider_session_id=wanted.provider_session_id,
+            provider_subject=wanted.provider_subject,
             attributes=wanted.attributes,
         )
         if issued is None:
@@ -48,9 +56,4 @@ class RotationRoutes:
         return self._answer(issued)
 
     def _answer(self, issued: Issued) -> web.Response:
-        return web.json_response(
-            {
-                "token": issued.token.text,
-                "session": payloads.session_document(issued.record, self._clock.now()),
-            }
-        )
+        return web.json_response(issued_document(issued, self._clock.now()))

@@ -13,9 +13,10 @@ from proxy.core.session import SessionId
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_PLACE: Final = 24
 _TAG: Final = 18
-# 8 bytes of time, 16 of id and 18 of tag fill 56 characters exactly: one spelling per cursor.
-_SPELLING: Final = re.compile(r"[A-Za-z0-9_-]{56}", re.ASCII)
+# 24 bytes of place and 18 of tag fill 56 characters exactly: one spelling per cursor.
+SPELLING: Final = re.compile(r"[A-Za-z0-9_-]{56}", re.ASCII)
 
 
 class Cursors:
@@ -27,22 +28,34 @@ class Cursors:
             raise ValueError("a cursor key has 32 to 64 bytes")
         self._key = key
 
-    def write(self, cursor: Cursor, *, of: str) -> str:
-        """Return the text of `cursor`, which `read` takes back for the same list `of` only."""
+    def at_session(self, cursor: Cursor, *, of: str) -> str:
+        """Return the text of a place in a list of sessions; only for the list `of` it is one."""
         moment = (cursor.created_at - _EPOCH) // _MICROSECOND
-        place = moment.to_bytes(8, "big", signed=True) + UUID(cursor.id).bytes
-        return urlsafe_b64encode(place + self._tag(place, of)).decode("ascii")
+        return self._write(moment.to_bytes(8, "big", signed=True) + UUID(cursor.id).bytes, of)
 
-    def read(self, text: str, *, of: str) -> Cursor | None:
-        """Return the cursor written as `text`; None: we did not write that for the list `of`."""
-        if not _SPELLING.fullmatch(text):
-            return None
-        raw = urlsafe_b64decode(text)
-        place, tag = raw[:-_TAG], raw[-_TAG:]
-        if not hmac.compare_digest(tag, self._tag(place, of)):
-            return None
+    def session(self, text: str, *, of: str) -> Cursor:
+        """Return what `at_session` wrote. ValueError: it did not, or for another list."""
+        place = self._read(text, of)
         moment = int.from_bytes(place[:8], "big", signed=True)
         return Cursor(_EPOCH + moment * _MICROSECOND, SessionId(str(UUID(bytes=place[8:]))))
+
+    def at_event(self, number: int, *, of: str) -> str:
+        """Return the text of a place among audit events."""
+        return self._write(number.to_bytes(_PLACE, "big"), of)
+
+    def event(self, text: str, *, of: str) -> int:
+        """Return what `at_event` wrote. ValueError: it did not, or for another list."""
+        return int.from_bytes(self._read(text, of), "big")
+
+    def _write(self, place: bytes, of: str) -> str:
+        return urlsafe_b64encode(place + self._tag(place, of)).decode("ascii")
+
+    def _read(self, text: str, of: str) -> bytes:
+        raw = urlsafe_b64decode(text) if SPELLING.fullmatch(text) else bytes(_PLACE)
+        place, tag = raw[:_PLACE], raw[_PLACE:]
+        if not hmac.compare_digest(tag, self._tag(place, of)):
+            raise ValueError("not a cursor of this list")
+        return place
 
     def _tag(self, place: bytes, of: str) -> bytes:
         return blake2b(

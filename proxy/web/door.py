@@ -5,15 +5,12 @@ the connection; aiohttp's own answer and log would hold the offending line, a to
 """
 
 import asyncio
-import errno
 import logging
 import os
 import socket
-import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 from aiohttp import web
@@ -22,6 +19,7 @@ from yarl import URL
 
 from proxy.core.address import Address
 from proxy.core.errors import CannotListen
+from proxy.web.listening import SocketFile, make_way
 from proxy.web.messages import problem
 from proxy.web.octets import reply_of, whole
 
@@ -145,8 +143,7 @@ class Door(web.Server):
         self._max_connections = max_connections
         self._on_full = on_full
         self._listener: asyncio.Server | None = None
-        self._path: str | None = None
-        self._inode: int | None = None
+        self._path: SocketFile | None = None
 
     def __call__(self) -> web.RequestHandler:
         return _Protocol(self)
@@ -181,17 +178,20 @@ class Door(web.Server):
         loop = asyncio.get_running_loop()
         if self._express is not None:
             self._express.open()
+        if address.inherited is not None:
+            listener = socket.socket(fileno=os.dup(address.inherited))
+            self._listener = await _server_on(listener, self.accept)
+            return address
         if address.path is None:
             self._listener = await loop.create_server(
                 self.accept, address.host or None, address.port
             )
             port = self._listener.sockets[0].getsockname()[1]
             return Address(address.host, port)
-        _make_way(address.path)
-        self._path = address.path
-        self._listener = await loop.create_unix_server(self.accept, self._path)
-        os.chmod(self._path, socket_mode)  # noqa: PTH101  # once, before anybody can be waiting
-        self._inode = _inode(self._path)
+        make_way(address.path)
+        self._listener = await loop.create_unix_server(self.accept, address.path)
+        os.chmod(address.path, socket_mode)  # noqa: PTH101  # once, before anybody can be waiting
+        self._path = SocketFile(address.path)
         return address
 
     def drain(self) -> None:
@@ -202,8 +202,8 @@ class Door(web.Server):
 
     async def close(self, *, patience: float) -> None:
         """Accept nobody any more, and end when what is begun is answered or `patience` is over."""
-        if self._path is not None and _inode(self._path) == self._inode:  # no successor's
-            _unlink(self._path)
+        if self._path is not None:
+            self._path.remove()
         if self._listener is not None:
             self._listener.close()
         await asyncio.sleep(0)  # what arrived before is begun before the idle ones are closed
@@ -243,6 +243,16 @@ async def application_door(
         await runner.cleanup()
 
 
+async def _server_on(
+    listener: socket.socket, accept: Callable[[], asyncio.Protocol]
+) -> asyncio.Server:
+    """Accept from a listener that is open already. It is non-blocking from here on."""
+    loop = asyncio.get_running_loop()
+    if listener.family == socket.AF_UNIX:
+        return await loop.create_unix_server(accept, sock=listener)
+    return await loop.create_server(accept, sock=listener)
+
+
 def _with_a_target(make: Any) -> Any:
     """Let no request be made without a target: aiohttp would fall over it, and never hang up.
 
@@ -255,34 +265,6 @@ def _with_a_target(make: Any) -> Any:
         return make(message, *rest)
 
     return request
-
-
-def _inode(path: str) -> int | None:
-    with suppress(FileNotFoundError):
-        return Path(path).stat().st_ino
-    return None
-
-
-def _make_way(path: str) -> None:
-    """Remove a socket that a killed process left behind; leave a living one's, and any other file.
-
-    OSError: somebody else has the path.
-    """
-    with suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(Path(path).stat().st_mode):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                _unlink(path)
-            else:
-                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-def _unlink(path: str) -> None:
-    with suppress(FileNotFoundError):
-        Path(path).unlink()
 
 
 def refusal(status: HTTPStatus) -> web.Response:

@@ -1,7 +1,7 @@
 """The express lane: plain requests to the gate are answered straight from the bytes that came.
 
 A `Connection` stands where aiohttp's protocol would. What the grammar matches it passes to the
-endpoint, and what memory knows is answered before `data_received` returns: no task, no lock, no
+desk, and what memory knows is answered before `data_received` returns: no task, no lock, no
 socket but its own. For what must be looked up a task waits, and with it all that follows on that
 connection. What is not plain is aiohttp's, and the connection with it: its protocol takes over the
 transport and is fed what has not been answered yet.
@@ -23,7 +23,7 @@ from http import HTTPStatus
 from typing import Final, cast
 
 from proxy.core.clock import Clock
-from proxy.web.endpoint import Endpoint
+from proxy.web.desk import Desk
 from proxy.web.grammar import grammar
 from proxy.web.messages import Head, problem
 from proxy.web.octets import Reply, date_line, reply_of, whole
@@ -62,14 +62,14 @@ class ExpressLane:
 
     def __init__(
         self,
-        endpoints: Sequence[Endpoint],
+        desks: Sequence[Desk],
         *,
         trust: Callable[[object], bool],
         clock: Clock,
         patience: Patience | None = None,
     ) -> None:
         """`trust` judges a socket's name for its other end; strangers are left to aiohttp."""
-        grammars = ((each, grammar(each.route, each.roles)) for each in endpoints)
+        grammars = ((each, grammar(each.route, each.roles)) for each in desks)
         self.plain = [(each, plain) for each, plain in grammars if plain is not None]
         self.trust = trust
         self.patience = patience or Patience()
@@ -208,7 +208,7 @@ class Connection(asyncio.Protocol):
 
     async def _asked(self, head: Head) -> None:
         try:
-            reply = reply_of(await self._endpoint.answer(head))
+            reply = reply_of(await self._desk.answer(head))
         except Exception as error:  # noqa: BLE001  # the last line: whatever it is, it is told
             head, reply = head._replace(connection=b"close"), _failure(error)
         self._asking = None
@@ -230,16 +230,16 @@ class Connection(asyncio.Protocol):
             self._held = True
             self._transport.pause_reading()
 
-    def _turn_to(self, endpoint: Endpoint, plain: "re.Pattern[bytes]") -> None:
-        """Expect the next request to be for this endpoint: gateways ask the same one again."""
-        self._endpoint, self._plain = endpoint, plain
-        self._at_once = endpoint.at_once
+    def _turn_to(self, desk: Desk, plain: "re.Pattern[bytes]") -> None:
+        """Expect the next request to be for this desk: gateways ask the same one again."""
+        self._desk, self._plain = desk, plain
+        self._at_once = desk.at_once
 
     def _turn_to_another(self) -> bool:
         """Find out whom a request is for. False: for nobody yet, or it is not plain."""
-        for endpoint, plain in self._lane.plain:
+        for desk, plain in self._lane.plain:
             if plain.match(self._received):
-                self._turn_to(endpoint, plain)
+                self._turn_to(desk, plain)
                 return True
         if self._may_become_plain():
             self._unfinished = self._loop.call_later(self._lane.patience.head, self._give_up)

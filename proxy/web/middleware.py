@@ -3,11 +3,11 @@
     accounted      an id for the request; its route, method and status are counted
     rendered       every error becomes a problem document; an unexpected one says nothing
     host_checked   the request was meant for us (DNS rebinding, request smuggling by target)
-    authenticated  somebody we know is calling
+    authenticated  somebody we know is calling, or the route asks for other proof
     timely         the stores answer in time, or are told to be unavailable
 
 The order is the one of `admin.admin_app`. What a stranger can learn is therefore 401, for every
-path there is or is not.
+path there is or is not, but for those that are open.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import logging
 import re
 import traceback
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -28,6 +28,7 @@ from proxy.core.errors import (
     SessionEnded,
     SessionExists,
     StoreUnavailable,
+    UnreadableRecord,
 )
 from proxy.web.admin_auth import ApiKey, ApiKeys
 from proxy.web.problems import Problem, respond
@@ -79,7 +80,7 @@ async def rendered(request: web.Request, handler: Handler) -> web.StreamResponse
         if problem.status == 500:
             _log_crash(request, error)
         more = {"request_id": request[REQUEST_ID]}
-        if request.path.startswith("/oauth2/") and problem.status in _OAUTH_ERRORS:
+        if request.path.startswith(("/oauth2/", "/oidc/")) and problem.status in _OAUTH_ERRORS:
             more["error"] = _OAUTH_ERRORS[problem.status]
         return respond(problem, **more)
 
@@ -102,11 +103,17 @@ def host_checked(hosts: Iterable[str]) -> Middleware:
     return middleware
 
 
-def authenticated(keys: ApiKeys) -> Middleware:
-    """Let in only who presents one of `keys`; handlers find it as `request[CALLER]`."""
+def authenticated(keys: ApiKeys, *, open_paths: Collection[str] = ()) -> Middleware:
+    """Let in only who presents one of `keys`; handlers find it as `request[CALLER]`.
+
+    To routes whose template is in `open_paths` everybody is let in, and nobody is a caller there.
+    """
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        if resource is not None and resource.canonical in open_paths:
+            return await handler(request)
         lines = request.headers.getall(hdrs.AUTHORIZATION, [])
         key = keys.authenticate(lines)
         if key is None:
@@ -201,6 +208,9 @@ def _problem(error: Exception) -> Problem:
             return error
         case StoreUnavailable():
             return unavailable(error.store)
+        case UnreadableRecord():  # a newer version wrote it, perhaps: no answer, and no absence
+            _log.error("unreadable record", extra={"what": str(error)})
+            return unavailable("unreadable")
         case SessionExists():
             return Problem(409, "session_exists", "a session with this id or token exists already")
         case LimitReached():
@@ -219,7 +229,7 @@ def _problem(error: Exception) -> Problem:
             allow = ", ".join(sorted(error.allowed_methods))
             return Problem(405, "method_not_allowed", headers={hdrs.ALLOW: allow})
         case web.HTTPClientError():
-            return Problem(error.status, "bad_request")
+            return Problem(400, "bad_request")
         case _:
             return Problem(500, "internal_error")
 

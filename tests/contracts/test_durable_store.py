@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from proxy.core.actor import Actor, Change
+from proxy.core.condition import Condition
 from proxy.core.errors import SessionExists, StoreUnavailable, UnreadableRecord
 from proxy.core.judge import judge
-from proxy.core.protocols import Condition, Cursor, DurableStore, Touch
+from proxy.core.protocols import Cursor, DurableStore, Touch
 from proxy.core.session import Session, SessionDetails, SessionId, SessionRecord
+from proxy.core.session_state import SessionState
 from proxy.core.session_type import SessionType
 from proxy.core.verdict import Deny, Reason
 from tests.clock import NOON
@@ -28,6 +31,8 @@ from tests.databases import Database, Mortal
 
 SECOND = timedelta(seconds=1)
 MICROSECOND = timedelta(microseconds=1)
+ADAS = Condition("ada")
+OPS = Actor("key:ops", "192.0.2.99")
 
 # --- What was written is what is read
 
@@ -60,8 +65,11 @@ def a_full_record() -> SessionRecord:
         refresh_count=3,
         provider="okta",
         provider_session_id="0a1b",
+        provider_subject="00u1",
+        tenant="Größe 42",
         revoked_by="key:ops",
         revoked_reason="stolen laptop",
+        change=Change(datetime(2026, 1, 2, 3, 4, 7, 999_999, tzinfo=UTC), OPS),
     )
     return SessionRecord(session, details)
 
@@ -136,7 +144,7 @@ async def test_what_must_never_be_is_refused(
     session = a_session(**changes)
     with pytest.raises((ValueError, TypeError)):
         await durable.create(a_record(session))
-    assert await durable.list_for_user("ada", limit=10) == []
+    assert await durable.list_where(ADAS, limit=10) == []
 
 
 async def test_metadata_that_is_no_json_is_refused(durable: DurableStore) -> None:
@@ -217,7 +225,7 @@ async def test_what_is_taken_cannot_be_created_again(durable: DurableStore, take
     with pytest.raises(SessionExists):
         await durable.create(a_record(rival))
     assert await durable.get(record.session.id) == record
-    assert await durable.list_for_user("second", limit=10) == []
+    assert await durable.list_where(Condition("second"), limit=10) == []
 
 
 async def test_of_many_who_create_the_same_one_succeeds(durable: DurableStore) -> None:
@@ -334,7 +342,7 @@ async def created(durable: DurableStore, *sessions: Session) -> None:
 async def test_a_list_runs_from_the_newest_to_the_oldest(durable: DurableStore) -> None:
     sessions = [a_session(at=NOON + n * SECOND) for n in (2, 0, 1)]
     await created(durable, *sessions, a_session(user_id="bob"))
-    listed = await durable.list_for_user("ada", limit=10)
+    listed = await durable.list_where(ADAS, limit=10)
     assert [record.session for record in listed] == [sessions[0], sessions[2], sessions[1]]
 
 
@@ -345,7 +353,7 @@ async def test_pages_neither_repeat_nor_skip_sessions_of_the_same_moment(
     await created(durable, *sessions)
     pages: list[list[SessionRecord]] = []
     after = None
-    while page := await durable.list_for_user("ada", limit=3, after=after):
+    while page := await durable.list_where(ADAS, limit=3, after=after):
         pages.append(page)
         last = page[-1].session
         after = Cursor(last.created_at, last.id)
@@ -357,13 +365,15 @@ async def test_pages_neither_repeat_nor_skip_sessions_of_the_same_moment(
 async def test_a_list_can_leave_out_what_has_ended(durable: DurableStore) -> None:
     living = a_session()
     await created(durable, living, *all_ways_to_have_ended_at(NOON + 60 * SECOND))
-    listed = await durable.list_for_user("ada", limit=10, living_at=NOON + 60 * SECOND)
+    listed = await durable.list_where(
+        ADAS, limit=10, state=(SessionState.ACTIVE, NOON + 60 * SECOND)
+    )
     assert [record.session for record in listed] == [living]
-    assert len(await durable.list_for_user("ada", limit=10)) == 5
+    assert len(await durable.list_where(ADAS, limit=10)) == 5
 
 
 async def test_a_user_without_sessions_has_an_empty_list(durable: DurableStore) -> None:
-    assert await durable.list_for_user("nobody", limit=10) == []
+    assert await durable.list_where(Condition("nobody"), limit=10) == []
 
 
 def all_ways_to_have_ended_at(moment: datetime) -> list[Session]:
@@ -392,7 +402,7 @@ async def test_the_end_of_a_session_is_judged_as_the_core_does(
     session = sessions[deadline]
     await durable.create(a_record(session))
     moment = NOON + span - early
-    listed = await durable.list_for_user("ada", limit=1, living_at=moment)
+    listed = await durable.list_where(ADAS, limit=1, state=(SessionState.ACTIVE, moment))
     assert bool(listed) is not session.ended(moment)
 
 
@@ -402,7 +412,7 @@ async def test_the_end_of_a_session_is_judged_as_the_core_does(
 async def revoke(
     durable: DurableStore, condition: Condition, at: datetime = NOON + SECOND
 ) -> list[Session]:
-    return await durable.revoke_where(condition, at=at, by="key:ops", reason="lost phone")
+    return await durable.revoke_where(condition, at=at, by=OPS, reason="lost phone", limit=100)
 
 
 async def test_all_sessions_of_a_user_are_revoked_and_returned(durable: DurableStore) -> None:
@@ -419,7 +429,12 @@ async def test_a_revocation_says_by_whom_and_why(durable: DurableStore) -> None:
     record = a_record(ip="192.0.2.1", metadata={"kept": True})
     await durable.create(record)
     await revoke(durable, Condition("ada"))
-    told = replace(record.details, revoked_by="key:ops", revoked_reason="lost phone")
+    told = replace(
+        record.details,
+        revoked_by="key:ops",
+        revoked_reason="lost phone",
+        change=Change(NOON + SECOND, OPS),
+    )
     assert await durable.get(record.session.id) == SessionRecord(
         record.session.revoked(NOON + SECOND), told
     )
@@ -631,7 +646,7 @@ async def test_a_row_that_cannot_be_read_is_an_error_and_not_an_absence(
     with pytest.raises(UnreadableRecord):
         await durable.get(record.session.id)
     with pytest.raises(UnreadableRecord):
-        await durable.list_for_user("ada", limit=10)
+        await durable.list_where(ADAS, limit=10)
     assert await durable.find(neighbour.digest) == neighbour
 
 
@@ -666,7 +681,7 @@ CALLS: dict[str, Callable[[DurableStore], Awaitable[Any]]] = {
     "find_many": lambda store: store.find_many([a_digest(), a_digest()]),
     "get": lambda store: store.get(an_id()),
     "create": lambda store: store.create(a_record()),
-    "list": lambda store: store.list_for_user("ada", limit=10),
+    "list": lambda store: store.list_where(ADAS, limit=10),
     "replace": lambda store: store.replace(a_record(), expected=1),
     "revoke": lambda store: revoke(store, Condition("ada")),
     "mark": lambda store: store.changed_since(0),

@@ -5,10 +5,12 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from proxy.core.condition import Condition
 from proxy.core.errors import LimitReached, SessionExists
 from proxy.core.limits import AtLimit, Limit
 from proxy.core.protocols import DurableStore, Touch
 from proxy.core.session import Session
+from proxy.core.session_state import SessionState
 from proxy.core.session_type import SessionType
 from tests.clock import NOON
 from tests.contracts.values import a_digest, a_record, a_session, a_tombstone
@@ -28,7 +30,9 @@ async def begun(
 
 
 async def living(durable: DurableStore, at: datetime, user_id: str = "ada") -> list[Session]:
-    records = await durable.list_for_user(user_id, limit=1000, living_at=at)
+    records = await durable.list_where(
+        Condition(user_id), limit=1000, state=(SessionState.ACTIVE, at)
+    )
     return [record.session for record in records]
 
 
@@ -53,6 +57,24 @@ async def test_a_limit_counts_the_sessions_of_one_user_and_one_type(
     others = [a_session(user_id="bob"), a_session(user_id="ad"), a_session(type=SessionType.SSO)]
     await begun(durable, *others)
     assert await begun(durable, a_session(), limit=Limit(1, at_limit)) == []
+
+
+@pytest.mark.parametrize("at_limit", AtLimit)
+async def test_each_tenant_of_a_user_is_counted_apart(
+    durable: DurableStore, at_limit: AtLimit
+) -> None:
+    limit, tenants = Limit(1, at_limit), ("north", "south", None, "")
+    for tenant in tenants:
+        assert await durable.create(a_record(tenant=tenant), limit=limit) == []
+    assert len(await living(durable, NOON)) == len(tenants)
+    for tenant in tenants:
+        another = a_record(a_session(at=NOON + MINUTE), tenant=tenant)
+        if at_limit is AtLimit.REFUSE:
+            with pytest.raises(LimitReached):
+                await durable.create(another, limit=limit)
+        else:
+            assert len(await durable.create(another, limit=limit)) == 1
+    assert len(await living(durable, NOON + MINUTE)) == len(tenants)
 
 
 @pytest.mark.parametrize("at_limit", AtLimit)

@@ -4,6 +4,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from datetime import timedelta
 from itertools import pairwise
 
 import pytest
@@ -14,12 +15,14 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
+from proxy.core.analytics import Living, Peak, Sample, Totals, Window, report
 from proxy.core.session import Session
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, TokenKey
 from proxy.core.verdict import Reason
 from proxy.observe.prometheus import BUCKETS, METRIC_NAMES, Metrics, registry
-from tests.contracts.values import a_session
+from tests.clock import NOON
+from tests.contracts.values import a_report, a_session
 
 TOKEN = KeyRing([TokenKey(1, bytes(range(32)))]).mint(SessionType.WEB)
 SESSION = a_session(user_id="ada@example.org", digest=TOKEN.digest())
@@ -63,6 +66,8 @@ def everything_happens_to(metrics: Metrics, session: Session = SESSION) -> None:
     metrics.created(session)
     metrics.ended(session, "revoked")
     metrics.admin_request("/v1/sessions/{id}", "GET", 200)
+    for outcome in ("ended", "nobody", "invalid", "replayed", "unasked", "unavailable"):
+        metrics.logout("idp", outcome)
     metrics.untrusted_peer()
     metrics.connection_refused()
     metrics.watch_connections(lambda: {"express": 2, "aiohttp": 1})
@@ -70,6 +75,13 @@ def everything_happens_to(metrics: Metrics, session: Session = SESSION) -> None:
         metrics.touches(outcome, 1)
     for outcome in ("purged", "failed"):
         metrics.cleanups(outcome, 1)
+    for outcome in ("sealed", "forgotten", "failed"):
+        metrics.audit_events(outcome, 1)
+    for outcome in ("acquired", "contended", "renewed", "lost", "released"):
+        metrics.lock(outcome)
+    for outcome in ("taken", "failed"):
+        metrics.samples(outcome)
+    metrics.analytics(a_report())
     metrics.binding_mismatch("ip", "deny")
     metrics.binding_revocation("revoked")
 
@@ -203,6 +215,32 @@ def test_creations_and_ends_are_counted_by_type(metrics: Metrics) -> None:
     assert value(metrics, "sidegate_sessions_ended_total", type="api", cause="revoked") == 1
 
 
+def test_the_analytics_are_those_of_the_last_report(metrics: Metrics) -> None:
+    before = series(own(told(metrics)))
+    metrics.analytics(a_report(at=NOON - timedelta(days=1)))
+    metrics.analytics(a_report())
+
+    assert not [name for name, _ in before if name.startswith("sidegate_analytics")]
+    name = "sidegate_analytics"
+    assert value(metrics, f"{name}_sample_timestamp_seconds") == NOON.timestamp()
+    assert value(metrics, f"{name}_active_sessions", type="sso") == 2
+    assert value(metrics, f"{name}_active_users") == 3
+    assert value(metrics, f"{name}_peak_sessions", window="1h") == 10
+    assert value(metrics, f"{name}_created_sessions", window="24h", type="web") == 1
+    assert value(metrics, f"{name}_ended_sessions", window="7d", cause="idle") == 1
+    duration = f"{name}_session_duration_seconds"
+    assert value(metrics, duration, window="7d", measure="average") == 1
+
+
+def test_a_duration_that_does_not_exist_is_not_told(metrics: Metrics) -> None:
+    nothing = Sample(NOON, Living(), Totals())
+    metrics.analytics(report(nothing, {"1h": Window(nothing, Peak(0, NOON))}))
+
+    names = {name for name, _ in series(told(metrics))}
+    assert "sidegate_analytics_session_duration_seconds" not in names
+    assert value(metrics, "sidegate_analytics_active_sessions", type="web") == 0
+
+
 @pytest.mark.parametrize(("state", "up"), [("closed", 1), ("half_open", 0), ("open", 0)])
 def test_a_breaker_is_in_one_state(metrics: Metrics, state: str, up: int) -> None:
     metrics.watch_breaker("redis", lambda: state)
@@ -301,7 +339,8 @@ def test_every_label_has_few_values(metrics: Metrics) -> None:
 
     assert values.keys() == {
         "gateway", "result", "reason", "store", "outcome", "state", "type", "cause", "listener",
-        "route", "method", "status", "feed", "version", "le", "signal", "policy", "lane",
+        "route", "method", "status", "feed", "version", "le", "signal", "policy",
+        "provider", "window", "measure", "lane",
     }  # fmt: skip
     assert values["result"] == {"allow", "deny", "unavailable"}
     assert values["reason"] == {"ok", *(reason.value for reason in Reason), *OUTAGES}

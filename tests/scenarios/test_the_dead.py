@@ -13,6 +13,7 @@ from proxy.service.catch_up import CatchUp
 from proxy.service.sessions import Issued, NewSession
 from proxy.settings import load
 from proxy.stores.migrate import migrate_postgres
+from tests.contracts.values import TESTER
 from tests.processes import Server
 from tests.stores.wire import Wire
 
@@ -69,14 +70,14 @@ def lose(wire: Wire) -> None:
 
 
 async def revoke(house: House, issued: Issued) -> None:
-    await house.sessions.revoke(issued.record.session.id, by="admin", reason="stolen")
+    await house.sessions.revoke(issued.record.session.id, by=TESTER, reason="stolen")
 
 
 async def test_what_redis_could_not_be_told_is_not_believed_even_by_who_starts_later(
     instance: Instance, wire: Wire
 ) -> None:
     async with instance() as house:
-        issued = await house.sessions.create(NewSession("alice"))
+        issued = await house.sessions.create(NewSession("alice", TESTER))
         assert isinstance(await from_redis(house, issued.token), Allow)
         lose(wire)
         await revoke(house, issued)
@@ -89,7 +90,7 @@ async def test_a_redis_that_reads_but_does_not_write_is_not_believed(
     instance: Instance, own_redis: Server
 ) -> None:
     async with instance() as house, instance() as other:
-        issued = await house.sessions.create(NewSession("alice"))
+        issued = await house.sessions.create(NewSession("alice", TESTER))
         with vendor.Redis(port=own_redis.port) as raw:
             raw.config_set("maxmemory", 1)
         await revoke(house, issued)
@@ -101,7 +102,7 @@ async def test_a_touch_brings_nobody_back_into_a_redis_that_has_forgotten_the_en
     instance: Instance, own_redis: Server
 ) -> None:
     async with instance() as house, instance() as other:
-        issued = await house.sessions.create(NewSession("alice"))
+        issued = await house.sessions.create(NewSession("alice", TESTER))
         assert isinstance(await other.validator.validate(issued.token.text), Allow)
         await revoke(house, issued)
         own_redis.restart()
@@ -113,12 +114,12 @@ async def test_a_token_rotated_out_while_redis_was_away_does_not_come_back_with_
     instance: Instance, wire: Wire
 ) -> None:
     async with instance() as house:
-        first = await house.sessions.create(NewSession("alice"))
+        first = await house.sessions.create(NewSession("alice", TESTER))
         assert isinstance(await from_redis(house, first.token), Allow)
         lose(wire)
-        second = await house.rotation.refresh(first.token.text)
+        second = await house.rotation.refresh(first.token.text, by=TESTER)
         assert isinstance(second, Issued)
-        third = await house.rotation.refresh(second.token.text)
+        third = await house.rotation.refresh(second.token.text, by=TESTER)
         assert isinstance(third, Issued)
         wire.refusing = False
         await catch_up(house)
@@ -132,7 +133,7 @@ async def test_a_primary_that_was_one_before_has_missed_what_happened_since(
     instance: Instance, own_redis: Server, wire: Wire
 ) -> None:
     async with instance() as house:
-        issued = await house.sessions.create(NewSession("alice"))
+        issued = await house.sessions.create(NewSession("alice", TESTER))
         assert isinstance(await from_redis(house, issued.token), Allow)
         with vendor.Redis(port=own_redis.port) as raw:  # demoted, and promoted again
             raw.replicaof("127.0.0.1", 1)

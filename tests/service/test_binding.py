@@ -5,14 +5,15 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from uuid_utils import uuid7
 
 from proxy.core.binding import Policy, Signal, Signals, Widths, bind
+from proxy.core.condition import Condition
 from proxy.core.errors import StoreUnavailable
 from proxy.core.lifetimes import DEFAULT_LIFETIMES
-from proxy.core.protocols import Condition
 from proxy.core.session import Session, SessionId
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, TokenKey
@@ -24,7 +25,7 @@ from proxy.service.sessions import NewSession, Sessions
 from proxy.service.validator import Validator
 from proxy.stores.sqlite import SqliteStore
 from tests.clock import FakeClock
-from tests.contracts.values import a_record, a_session, an_id
+from tests.contracts.values import TESTER, a_record, a_session, an_id
 from tests.fakes import Shelf
 
 RING = KeyRing([TokenKey(1, bytes(range(32)))])
@@ -37,15 +38,13 @@ class Truth(SqliteStore):
     away = False
     waiting: asyncio.Event | None = None
 
-    async def revoke_where(
-        self, condition: Condition, *, at: datetime, by: str, reason: str
-    ) -> list[Session]:
+    async def revoke_where(self, condition: Condition, **how: Any) -> list[Session]:
         if self.away:
             raise StoreUnavailable("sqlite", "told to be away")
         if self.waiting is not None:
             self.waiting.set()
             await asyncio.Event().wait()
-        return await super().revoke_where(condition, at=at, by=by, reason=reason)
+        return await super().revoke_where(condition, **how)
 
 
 class Noted(Counter[str]):
@@ -258,6 +257,6 @@ async def test_only_a_valid_session_is_asked_about() -> None:
 
 async def test_a_session_is_not_begun_that_nobody_could_present(scene: Scene) -> None:
     with pytest.raises(ValueError, match="ip"):
-        await scene.sessions.create(NewSession("ada", binding=Signals(ip="fe80::1%eth0")))
+        await scene.sessions.create(NewSession("ada", TESTER, binding=Signals(ip="fe80::1%eth0")))
 
-    assert await scene.sessions.list_for_user("ada", limit=10) == []
+    assert await scene.sessions.list_where(Condition("ada"), limit=10) == []

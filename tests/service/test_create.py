@@ -17,10 +17,11 @@ from proxy.core.token import KeyRing, TokenKey
 from proxy.service.means import Means
 from proxy.service.sessions import NewSession, Sessions
 from tests.clock import FakeClock
+from tests.contracts.values import TESTER
 from tests.fakes import Shelf
 
 OLD, NEW = TokenKey(1, bytes(32)), TokenKey(2, bytes(range(32)))
-ADA = NewSession("ada")
+ADA = NewSession("ada", TESTER)
 KEY = Idempotency.of(api_key="sgk_secret", key="login-1", body=b"{}")
 
 
@@ -44,9 +45,9 @@ class Scene:
                 lifetimes=DEFAULT_LIFETIMES,
                 clock=self.clock,
                 events=self,
+                limits={} if limit is None else {SessionType.WEB: limit},
             ),
             new_id=lambda: SessionId(str(uuid7())),
-            limits={} if limit is None else {SessionType.WEB: limit},
         )
 
     async def announce(self, sessions: Iterable[Session]) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from proxy.core.errors import SessionEnded
+from proxy.core.actor import SIDEGATE, Change
+from proxy.core.errors import LimitReached, SessionEnded
 from proxy.core.judge import judge
 from proxy.core.lifetimes import DEFAULT_LIFETIMES
+from proxy.core.limits import AtLimit, Limit
 from proxy.core.protocols import DurableStore
 from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.session_type import SessionType
@@ -20,7 +22,7 @@ from proxy.service.means import Means
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Issued
 from tests.clock import FakeClock
-from tests.contracts.values import a_record, a_session
+from tests.contracts.values import TESTER, a_record, a_session
 from tests.fakes import Shelf
 
 GRACE = DEFAULT_LIFETIMES[SessionType.WEB].grace
@@ -38,6 +40,7 @@ class Scene:
     announced: list[Session] = field(default_factory=list)
     ended_by: list[str] = field(default_factory=list)
     ring: KeyRing = field(default_factory=lambda: KeyRing(KEYS))
+    limits: dict[SessionType, Limit] = field(default_factory=dict)
 
     def instance(self, ring: KeyRing | None = None) -> Rotation:
         return Rotation(
@@ -49,6 +52,7 @@ class Scene:
                 lifetimes=DEFAULT_LIFETIMES,
                 clock=self.clock,
                 events=self,
+                limits=self.limits,
             ),
         )
 
@@ -82,7 +86,7 @@ def scene(durable: DurableStore) -> Scene:
 
 
 async def refreshed(rotation: Rotation, token: Token, **how: Any) -> Issued:
-    issued = await rotation.refresh(token.text, **how)
+    issued = await rotation.refresh(token.text, by=TESTER, **how)
     assert isinstance(issued, Issued)
     return issued
 
@@ -142,7 +146,7 @@ async def test_within_its_grace_a_token_gets_its_successor_though_that_moved_on(
 async def test_a_refresh_that_loses_to_a_migration_ends_nothing(scene: Scene) -> None:
     token, session = await scene.session()
     await migrated(scene, session.id)
-    assert await scene.instance().refresh(token.text) == Deny(Reason.REUSED)
+    assert await scene.instance().refresh(token.text, by=TESTER) == Deny(Reason.REUSED)
     assert (await scene.stored(session.id)).session.revoked_at is None
 
 
@@ -157,7 +161,7 @@ async def test_a_token_refreshed_after_its_grace_ends_the_session(scene: Scene) 
     token, session = await scene.session()
     successor = (await refreshed(scene.instance(), token)).token
     scene.clock.advance(GRACE)
-    assert await scene.instance().refresh(token.text) == Deny(Reason.REUSED)
+    assert await scene.instance().refresh(token.text, by=TESTER) == Deny(Reason.REUSED)
     assert await scene.verdict(successor) == Deny(Reason.REVOKED)
     record = await scene.stored(session.id)
     assert record.details.revoked_reason == "token_reuse"
@@ -173,7 +177,7 @@ async def test_any_token_ever_rotated_out_ends_the_session_not_only_the_last(
         token = (await refreshed(scene.instance(), token)).token
         scene.clock.advance(GRACE)
     assert await scene.verdict(first) == Deny(Reason.REUSED)
-    assert await scene.instance().refresh(first.text) == Deny(Reason.REUSED)
+    assert await scene.instance().refresh(first.text, by=TESTER) == Deny(Reason.REUSED)
     assert (await scene.stored(session.id)).session.revoked_at is not None
 
 
@@ -219,13 +223,14 @@ async def test_an_ended_session_cannot_be_refreshed(scene: Scene, reason: Reason
         case _:
             token, _ = await scene.session(idle_timeout=MOMENT)
     scene.clock.advance(MOMENT)
-    assert await scene.instance().refresh(token.text) == Deny(reason)
+    assert await scene.instance().refresh(token.text, by=TESTER) == Deny(reason)
 
 
 async def test_what_is_no_token_of_ours_or_nobodys_is_refused(scene: Scene) -> None:
     unknown = scene.ring.mint(SessionType.WEB)
-    assert await scene.instance().refresh(unknown.text) == Deny(Reason.UNKNOWN)
-    assert await scene.instance().refresh(unknown.text[:-1] + "!") == Deny(Reason.MALFORMED)
+    assert await scene.instance().refresh(unknown.text, by=TESTER) == Deny(Reason.UNKNOWN)
+    broken = unknown.text[:-1] + "!"
+    assert await scene.instance().refresh(broken, by=TESTER) == Deny(Reason.MALFORMED)
 
 
 async def test_the_store_cannot_say_what_the_successor_is(scene: Scene) -> None:
@@ -251,6 +256,7 @@ async def test_a_revocation_during_a_rotation_closes_both_tokens(scene: Scene) -
 async def migrated(scene: Scene, session_id: SessionId) -> Issued | None:
     return await scene.instance().migrate(
         session_id,
+        by=TESTER,
         provider="https://id.example",
         provider_session_id="idp-42",
         attributes={"groups": ["staff"]},
@@ -278,3 +284,55 @@ async def test_an_ended_session_cannot_be_migrated(scene: Scene) -> None:
     _, session = await scene.session(revoked_at=scene.clock.now())
     with pytest.raises(SessionEnded):
         await migrated(scene, session.id)
+
+
+async def test_a_migration_at_the_limit_of_sso_sessions_ends_the_oldest_of_them(
+    scene: Scene,
+) -> None:
+    scene.limits[SessionType.SSO] = Limit(2)
+    oldest, newer, joining = [(await scene.session())[1] for _ in range(3)]
+    for session in (oldest, newer):
+        await migrated(scene, session.id)
+    assert await migrated(scene, joining.id) is not None
+    assert (await scene.stored(oldest.id)).details.revoked_reason == "limit"
+    assert (await scene.stored(newer.id)).session.revoked_at is None
+    assert scene.ended_by == ["limit"]
+    assert scene.announced[-1].id == oldest.id
+
+
+async def test_one_that_is_an_sso_session_already_is_none_too_many(scene: Scene) -> None:
+    scene.limits[SessionType.SSO] = Limit(1)
+    _, session = await scene.session()
+    for _ in range(3):
+        assert await migrated(scene, session.id) is not None
+    assert scene.ended_by == []
+
+
+async def test_a_migration_may_be_refused_at_the_limit_and_changes_nothing(scene: Scene) -> None:
+    scene.limits[SessionType.SSO] = Limit(1, AtLimit.REFUSE)
+    _, first = await scene.session()
+    token, second = await scene.session()
+    await migrated(scene, first.id)
+    with pytest.raises(LimitReached):
+        await migrated(scene, second.id)
+    assert (await scene.stored(second.id)).session.type is SessionType.WEB
+    assert isinstance(await scene.verdict(token), Allow)
+
+
+async def test_parallel_migrations_never_leave_one_too_many(scene: Scene) -> None:
+    scene.limits[SessionType.SSO] = Limit(3)
+    sessions = [(await scene.session())[1] for _ in range(12)]
+    await asyncio.gather(*(migrated(scene, session.id) for session in sessions))
+    stored = [(await scene.stored(session.id)).session for session in sessions]
+    assert sum(session.revoked_at is None for session in stored) == 3
+
+
+async def test_every_change_says_who_made_it(scene: Scene) -> None:
+    token, session = await scene.session()
+    await refreshed(scene.instance(), token)
+    record = await scene.stored(session.id)
+    assert record.details.change == Change(scene.clock.now(), TESTER)
+    scene.clock.advance(60)
+    await scene.instance().refresh(token.text, by=TESTER)
+    record = await scene.stored(session.id)
+    assert record.details.change == Change(scene.clock.now(), SIDEGATE)

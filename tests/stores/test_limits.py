@@ -10,6 +10,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from proxy.core.condition import Condition
 from proxy.core.errors import StoreUnavailable
 from proxy.core.limits import AtLimit, Limit
 from proxy.stores.migrate import migrate_postgres
@@ -110,5 +111,5 @@ async def test_a_store_that_is_closed_finishes_what_has_begun(tmp_path: Path) ->
     begun = [outcome for outcome in outcomes if not isinstance(outcome, StoreUnavailable)]
     assert all(isinstance(outcome, list) for outcome in begun)
     reopened = await SqliteStore.open(tmp_path / "sidegate.db")
-    assert len(await reopened.list_for_user("ada", limit=99)) == len(begun)
+    assert len(await reopened.list_where(Condition("ada"), limit=99)) == len(begun)
     await reopened.close()

@@ -9,27 +9,17 @@ from dataclasses import dataclass
 import asyncpg
 import pytest
 
+from proxy.core.condition import Condition
 from proxy.core.errors import SchemaMismatch, SessionExists, StoreUnavailable, UnreadableRecord
-from proxy.core.protocols import Condition, Touch
+from proxy.core.protocols import Touch
 from proxy.core.session import Session
 from proxy.stores.migrate import migrate_postgres
 from proxy.stores.postgres import PostgresStore
 from proxy.stores.postgres_connection import OUTAGES, meaning
 from tests.clock import NOON
-from tests.contracts.values import a_digest, a_record, a_session
+from tests.contracts.values import TESTER, a_digest, a_record, a_session
 from tests.processes import Server, free_port
-
-Raw = asyncpg.Connection  # generic in the stubs only
-
-
-@asynccontextmanager
-async def raw(url: str) -> AsyncIterator["Raw[asyncpg.Record]"]:
-    """Return a connection of the test's own."""
-    connection = await asyncpg.connect(url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
+from tests.stores.postgres_behind import Raw, raw, the_server_is_waiting
 
 
 @pytest.fixture
@@ -47,16 +37,6 @@ async def mortal(own_postgres: Server) -> AsyncIterator[PostgresStore]:
     store = await PostgresStore.open(own_postgres.url)
     yield store
     await store.close()
-
-
-async def the_server_is_waiting(url: str) -> None:
-    """Return when one of the server's processes waits for a lock."""
-    async with raw(url) as connection, asyncio.timeout(10):
-        while not await connection.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            " AND datname = current_database()"
-        ):
-            pass
 
 
 # --- News in the order of commits
@@ -82,7 +62,7 @@ async def test_a_change_that_commits_after_later_ones_is_not_left_out(
         transaction = connection.transaction()
         await transaction.start()
         await revoke_without_commit(connection, slow)
-        await store.revoke_where(Condition("quick"), at=NOON, by="test", reason="test")
+        await store.revoke_where(Condition("quick"), at=NOON, by=TESTER, reason="test", limit=9)
         mark, changed = await store.changed_since(mark)
         assert [s.id for s in changed] == [quick.id]
         await transaction.commit()
@@ -280,7 +260,7 @@ async def test_a_deadlock_is_tried_again(store: PostgresStore, database_url: str
         async with connection.transaction():
             await connection.execute("SELECT FROM sessions WHERE user_id = 'second' FOR UPDATE")
             revoking = asyncio.create_task(
-                fresh.revoke_where(Condition("first"), at=NOON, by="test", reason="test")
+                fresh.revoke_where(Condition("first"), at=NOON, by=TESTER, reason="test", limit=9)
             )
             await the_server_is_waiting(database_url)
             await connection.execute("SELECT FROM sessions WHERE user_id = 'first' FOR UPDATE")

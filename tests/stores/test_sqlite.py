@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from proxy.core.condition import Condition
 from proxy.core.errors import SchemaMismatch, SessionExists, StoreUnavailable, UnreadableRecord
-from proxy.core.protocols import Condition
 from proxy.stores.sqlite import SqliteStore
 from proxy.stores.sqlite_connection import OUTAGES, meaning
 from tests.clock import NOON
-from tests.contracts.values import a_digest, a_record, a_session
+from tests.contracts.values import TESTER, a_digest, a_record, a_session
 
 REPOSITORY = Path(__file__).parents[2]
 BRIEFLY = timedelta(milliseconds=20)
@@ -80,7 +80,7 @@ async def test_a_change_is_on_the_disk_before_it_is_acknowledged(
     await store.create(a_record())
     with raw(path) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    [row] = await store._changing.ask("PRAGMA synchronous", {})  # noqa: SLF001  # of this connection
+    [row] = await store._database.change("PRAGMA synchronous", {})  # noqa: SLF001  # of this connection
     assert row["synchronous"] == 2  # FULL
 
 
@@ -142,7 +142,7 @@ async def test_a_newer_file_is_refused(store: SqliteStore, path: Path) -> None:
 async def test_many_open_a_new_file_at_once(path: Path) -> None:
     stores = await asyncio.gather(*(SqliteStore.open(path) for _ in range(8)))
     await asyncio.gather(*(store.create(a_record()) for store in stores))
-    assert len(await stores[0].list_for_user("ada", limit=10)) == 8
+    assert len(await stores[0].list_where(Condition("ada"), limit=10)) == 8
     for store in stores:
         await store.close()
 
@@ -161,13 +161,14 @@ async def test_what_another_process_revokes_is_noticed(store: SqliteStore, path:
 
 REVOKE = """
 import asyncio, pathlib, sys
-from proxy.core.protocols import Condition
+from proxy.core.condition import Condition
 from proxy.stores.sqlite import SqliteStore
 from tests.clock import NOON
+from tests.contracts.values import TESTER
 
 async def main():
     store = await SqliteStore.open(pathlib.Path(sys.argv[1]))
-    await store.revoke_where(Condition("ada"), at=NOON, by="cli", reason="test")
+    await store.revoke_where(Condition("ada"), at=NOON, by=TESTER, reason="test", limit=9)
     await store.close()
 
 asyncio.run(main())
@@ -299,7 +300,7 @@ async def test_a_taken_digest_is_not_told_in_the_error(store: SqliteStore) -> No
 
 
 async def test_a_look_up_uses_the_indexes_of_both_digests(store: SqliteStore, path: Path) -> None:
-    await store.revoke_where(Condition("ada"), at=NOON, by="test", reason="test")
+    await store.revoke_where(Condition("ada"), at=NOON, by=TESTER, reason="test", limit=9)
     with raw(path) as connection:
         plan = connection.execute(
             "EXPLAIN QUERY PLAN SELECT id FROM sessions"

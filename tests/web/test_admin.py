@@ -68,6 +68,7 @@ async def test_what_was_told_at_creation_is_shown(door: Door) -> None:
     told: dict[str, Any] = {
         "user_id": "Grüße/{x} 😀",
         "type": "mobile",
+        "tenant": "north",
         "scopes": ["read", "write", "read"],
         "expires_in": 60,
         "ip": "2001:DB8::1",
@@ -97,6 +98,7 @@ async def test_what_was_told_at_creation_is_shown(door: Door) -> None:
         "binding": [],
         "provider": None,
         "provider_session_id": None,
+        "provider_subject": None,
         "version": 1,
     }
 
@@ -280,11 +282,11 @@ async def test_what_is_no_cursor_is_refused(door: Door, cursor: str) -> None:
 
 async def test_a_cursor_of_another_key_is_refused(door: Door) -> None:
     place = Cursor(door.clock.now(), SessionId(UNKNOWN))
-    name = json.dumps(["ada", False])
+    name = json.dumps(["ada", None, None, None, "active"])
     ours, others = Cursors(CURSOR_KEY), Cursors(bytes(32))
 
     replies = [
-        await door.call("GET", f"/v1/users/ada/sessions?cursor={each.write(place, of=name)}")
+        await door.call("GET", f"/v1/users/ada/sessions?cursor={each.at_session(place, of=name)}")
         for each in (ours, others)
     ]
 
@@ -347,7 +349,7 @@ async def test_a_user_is_revoked_whole_and_nobody_else_is(door: Door) -> None:
 
     reply = await door.call("POST", "/v1/users/ada/revoke", json={"reason": "left"})
 
-    assert reply.body == {"revoked": 2}
+    assert reply.body == {"revoked": 2, "more": False}
     assert [await _introspect(door, token) for token in tokens] == [{"active": False}] * 2
     assert (await _introspect(door, other))["active"] is True
 
@@ -358,7 +360,7 @@ async def test_a_user_is_revoked_by_type(door: Door) -> None:
 
     reply = await door.call("POST", "/v1/users/ada/revoke", json={"type": "mobile"})
 
-    assert reply.body == {"revoked": 1}
+    assert reply.body == {"revoked": 1, "more": False}
     assert await _state(door, web["id"]) == "active"
     assert await _state(door, mobile["id"]) == "revoked"
 
@@ -368,7 +370,7 @@ async def test_a_user_is_revoked_except_for_one_session(door: Door) -> None:
 
     reply = await door.call("POST", "/v1/users/ada/revoke", json={"except": ids[1]})
 
-    assert reply.body == {"revoked": 2}
+    assert reply.body == {"revoked": 2, "more": False}
     assert [await _state(door, each) for each in ids] == ["revoked", "active", "revoked"]
 
 
@@ -544,21 +546,21 @@ async def test_an_outage_is_never_an_answer_about_a_token(door: Door, path: str)
 
 
 @pytest.mark.parametrize(
-    ("failure", "status", "code"),
+    ("path", "body", "failure", "status", "code"),
     [
-        (Conflict("x"), 409, "conflict"),
-        (SessionExists("x"), 409, "session_exists"),
-        (SessionEnded("x"), 409, "session_ended"),
-        (UnreadableRecord("x"), 500, "internal_error"),
-        (RuntimeError("x"), 500, "internal_error"),
+        (f"/v1/sessions/{UNKNOWN}/revoke", {}, Conflict("x"), 409, "conflict"),
+        ("/v1/sessions", {"user_id": "ada"}, SessionExists("x"), 409, "session_exists"),
+        ("/v1/sessions", {"user_id": "ada"}, SessionEnded("x"), 409, "session_ended"),
+        ("/v1/sessions", {"user_id": "ada"}, UnreadableRecord("x"), 503, "store_unavailable"),
+        ("/v1/sessions", {"user_id": "ada"}, RuntimeError("x"), 500, "internal_error"),
     ],
 )
 async def test_what_the_service_raises_is_told_as_a_problem(
-    door: Door, failure: Exception, status: int, code: str
+    door: Door, path: str, body: dict[str, Any], failure: Exception, status: int, code: str
 ) -> None:
     door.store.failure = failure
 
-    reply = await door.call("POST", "/v1/sessions", json={"user_id": "ada"})
+    reply = await door.call("POST", path, json=body)
 
     assert (reply.status, reply.body["code"]) == (status, code)
     assert reply.body["status"] == status
@@ -591,7 +593,7 @@ async def test_a_crash_says_nothing_outside_and_repeats_no_secret_inside(
         ("GET", "/nowhere", 404),
         ("GET", "//evil.example/v1/sessions", 404),
         ("DELETE", "/v1/sessions", 405),
-        ("GET", "/v1/sessions", 405),
+        ("GET", "/v1/sessions", 400),
         ("GET", "/v1/sessions/", 404),
         ("POST", "/v1/sessions", 415),
         ("GET", f"/v1/sessions/{UNKNOWN}", 404),
@@ -742,3 +744,16 @@ async def test_a_token_in_a_line_that_is_no_header_is_neither_repeated_nor_logge
     assert answer.split(b" ", 2)[1] == b"400"
     assert token.encode() not in answer
     assert token not in _everything_logged(caplog)
+
+
+async def test_a_row_that_cannot_be_read_is_an_outage_and_no_absence(
+    door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, session = await door.create()
+    door.store.failure = UnreadableRecord("the row of a session: ValueError")
+
+    for path in (f"/v1/sessions/{session['id']}", "/v1/users/ada/sessions", "/v1/audit"):
+        reply = await door.call("GET", path)
+        assert (reply.status, reply.body["code"]) == (503, "store_unavailable")
+        assert reply.body["detail"] == "a stored record cannot be read"
+    assert "unreadable record" in caplog.text

@@ -14,7 +14,7 @@ from proxy.core.address import Address
 from proxy.core.errors import StoreUnavailable
 from proxy.observe.prometheus import Metrics, registry
 from proxy.web.door import Door
-from proxy.web.ops import Ping, Readiness, ops_handler
+from proxy.web.ops import Ping, Readiness, always, ops_handler
 from tests.web.raw_http import Reply, ask, wire
 
 
@@ -41,7 +41,7 @@ async def open_ops(
     told: CollectorRegistry | None = None,
     **pings: Ping,
 ) -> AsyncIterator[Address]:
-    handler = ops_handler(Readiness(pings, draining), told or CollectorRegistry())
+    handler = ops_handler(Readiness(pings, draining), always(told or CollectorRegistry()))
     door = Door("ops", handler, on_bad_request=lambda: None)
     yield await door.open(Address("127.0.0.1", 0))
     await door.close(patience=0.2)

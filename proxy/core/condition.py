@@ -1,0 +1,43 @@
+"""Which sessions are meant: those that match every field that is given."""
+
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any, Literal
+
+from proxy.core.session import SessionId
+from proxy.core.session_type import SessionType
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What to list, to count or to revoke. Texts are compared exactly, letter case included.
+
+    `ip_within` matches addresses in that network, IPv4 ones also where they were written as
+    IPv4-mapped IPv6. A session without an address, tenant, provider or user agent matches no
+    condition on one; `subject_unknown` matches those of a provider that do not say whose they are.
+    """
+
+    user_id: str | None = None
+    session_id: SessionId | None = None
+    except_id: SessionId | None = None
+    type: SessionType | None = None
+    scope: str | None = None
+    tenant: str | None = None
+    provider: str | None = None
+    provider_session_id: str | None = None
+    provider_subject: str | None = None
+    subject_unknown: Literal[True] | None = None
+    ip_within: IPv4Network | IPv6Network | None = None
+    user_agent_contains: str | None = None
+    created_before: datetime | None = None
+    last_seen_before: datetime | None = None
+
+    def narrowed(self, **more: Any) -> "Condition":
+        """Return a condition that also asks for `more`."""
+        return replace(self, **more)
+
+    @property
+    def matches_all(self) -> bool:
+        """Say whether no field is given: every session is meant."""
+        return all(getattr(self, field.name) is None for field in fields(self))

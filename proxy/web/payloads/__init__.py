@@ -1,0 +1,1 @@
+"""The documents of the admin API: what may come in, and what goes out."""

@@ -1,0 +1,82 @@
+"""The pages of docs/ say what the code does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.core.analytics import Cause
+from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, preset_lifetimes
+from proxy.core.session_type import SessionType
+from proxy.settings import load
+from proxy.settings.values import spell_duration
+from proxy.web.payloads.analytics import analytics_document
+from tests.contracts.values import a_report
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def between(page: str, name: str) -> str:
+    """Return what stands between `<!-- name -->` and `<!-- /name -->`."""
+    text = (DOCS / page).read_text("utf-8")
+    return text.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0]
+
+
+def deadlines() -> str:
+    """Return the table of every type's deadlines, by default and with each preset."""
+    presets = {preset: preset_lifetimes(preset) for preset in Preset}
+    rows = [["type", "default", *(f"`{preset}`" for preset in presets)]]
+    rows.append(["---"] * len(rows[0]))
+    for type_ in SessionType:
+        default = DEFAULT_LIFETIMES[type_]
+        given = (default, *(these.get(type_, default) for these in presets.values()))
+        rows.append([f"`{type_}`", *map(spelled, given)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def spelled(lifetimes: Lifetimes) -> str:
+    idle = lifetimes.idle_timeout
+    silence = "any silence" if idle is None else f"idle {spell_duration(idle)}"
+    return f"{spell_duration(lifetimes.lifetime)}, {silence}"
+
+
+def test_the_deadlines_in_the_docs_are_the_codes() -> None:
+    assert between("sessions.md", "deadlines") == deadlines(), deadlines()
+
+
+def test_the_provider_in_the_docs_can_be_listened_to(tmp_path: Path) -> None:
+    section = (DOCS / "sessions.md").read_text("utf-8").partition("## Back-channel logout")[2]
+    config = tmp_path / "sidegate.yaml"
+    config.write_text(section.partition("```yaml\n")[2].partition("```")[0])
+
+    assert [provider.name for provider in load(config, {}).sso.providers] == ["keycloak"]
+
+
+@pytest.mark.parametrize("type_", SessionType)
+def test_a_default_deadline_is_told_for_every_type(type_: SessionType) -> None:
+    assert f"| `{type_}` | {spelled(DEFAULT_LIFETIMES[type_])} |" in deadlines()
+
+
+def section(page: str, heading: str) -> str:
+    text = (DOCS / page).read_text("utf-8")
+    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def shape(document: Any) -> Any:
+    """Return which members there are, whatever their values."""
+    return {k: shape(v) for k, v in document.items()} if isinstance(document, dict) else None
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_every_cause_of_an_end_is_explained(cause: Cause) -> None:
+    causes = section("sessions.md", "Analytics").partition("The causes:")[2]
+    heads = [line.split("|")[1] for line in causes.splitlines() if line.startswith("| `")]
+    assert f"`{cause}`" in ",".join(heads)
+
+
+def test_the_analytics_in_the_docs_have_the_members_of_the_real_ones() -> None:
+    example = section("admin-api.md", "Analytics").partition("```json\n")[2].partition("```")[0]
+    documented, real = json.loads(example), analytics_document(a_report())
+    shortened = real | {"windows": {"1h": real["windows"]["1h"]}}  # the others are alike
+    assert shape(documented) == shape(shortened)
