@@ -5,18 +5,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from uuid_utils import uuid7
 
 from proxy.core.clock import Clock, SystemClock
 from proxy.core.protocols import (
-    AnalyticsStore,
-    AuditLog,
     DurableStore,
     HotStore,
-    LogoutMemory,
     SessionFinder,
-    SessionLocks,
 )
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
@@ -42,23 +39,14 @@ from proxy.stores.deadline import Deadline
 from proxy.stores.guarded import Guard, Guarded, GuardedHot
 from proxy.stores.local import LocalStore
 from proxy.stores.metered import Metered, MeteredHot
-from proxy.stores.postgres import PostgresStore
-from proxy.stores.postgres_analytics import PostgresAnalytics
-from proxy.stores.postgres_audit import PostgresAudit
-from proxy.stores.postgres_database import PostgresDatabase
-from proxy.stores.postgres_locks import PostgresLocks
-from proxy.stores.postgres_logouts import PostgresLogouts
 from proxy.stores.read_through import ReadThrough
-from proxy.stores.redis import RedisStore
-from proxy.stores.redis_feed import RedisFeed
 from proxy.stores.remember_misses import RememberMisses
-from proxy.stores.sqlite import SqliteStore
-from proxy.stores.sqlite_analytics import SqliteAnalytics
-from proxy.stores.sqlite_audit import SqliteAudit
-from proxy.stores.sqlite_database import SqliteDatabase
-from proxy.stores.sqlite_locks import SqliteLocks
-from proxy.stores.sqlite_logouts import SqliteLogouts
+from proxy.truth import Truth, opened
 from proxy.web.ops import Ping
+
+if TYPE_CHECKING:
+    from proxy.stores.redis import RedisStore
+    from proxy.stores.redis_feed import RedisFeed
 
 
 @dataclass(frozen=True)
@@ -66,11 +54,11 @@ class House:
     """Everybody, introduced to each other. The doors and the comings and goings are app.py's."""
 
     metrics: Metrics
-    durable: DurableStore
+    truth: Truth
     local: LocalStore
     hot: tuple[HotStore, ...]
-    redis: RedisStore | None
-    feed: RedisFeed | None
+    redis: "RedisStore | None"
+    feed: "RedisFeed | None"
     sessions: Sessions
     rotation: Rotation
     locks: Locks
@@ -84,16 +72,9 @@ class House:
     revoke_behind: RevokeBehind
     pings: Mapping[str, Ping]
 
-
-@dataclass(frozen=True)
-class _Truth:
-    """What lives in one database. Whoever closes the sessions closes it for all."""
-
-    sessions: DurableStore
-    audit: AuditLog
-    analytics: AnalyticsStore
-    locks: SessionLocks
-    logouts: LogoutMemory
+    @property
+    def durable(self) -> DurableStore:
+        return self.truth.sessions
 
 
 @asynccontextmanager
@@ -109,7 +90,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         metrics = Metrics(
             version=version("sidegate"), revocation_bound=_seconds(settings.local.max_age)
         )
-        truth = await _truth(settings)
+        truth = await opened(settings)
         cellar.push_async_callback(truth.sessions.close)
         local = LocalStore(
             max_sessions=settings.local.max_sessions,
@@ -129,20 +110,20 @@ def _introduced(
     clock: Clock,
     ring: KeyRing,
     metrics: Metrics,
-    truth: _Truth,
+    truth: Truth,
     local: LocalStore,
-    redis: RedisStore | None,
+    redis: "RedisStore | None",
 ) -> House:
     durable = truth.sessions
     hot: list[HotStore] = [local]  # which counts for itself
-    far = _guarded_durable(settings, clock, metrics, durable)
-    pings: dict[str, Ping] = {_durable_name(settings): durable.ping}
+    far = _guarded_durable(settings, clock, metrics, truth)
+    pings: dict[str, Ping] = {truth.name: durable.ping}
     feed: RedisFeed | None = None
     if redis is not None:
         hot.append(_guarded_redis(settings, clock, metrics, redis))
         far = ReadThrough(hot[-1], far, clock=clock)
         pings["redis"] = redis.ping
-        feed = RedisFeed(redis, on_unreadable=metrics.unreadable_record)
+        feed = _feed(redis, metrics)
     patience = _seconds(settings.gate.deadline)
     finder = ReadThrough(local, _beyond_memory(settings, clock, far, patience), clock=clock)
     lifetimes = settings.sessions.by_type()
@@ -163,7 +144,7 @@ def _introduced(
     revoke_behind = RevokeBehind(sessions, events=metrics)
     return House(
         metrics=metrics,
-        durable=durable,
+        truth=truth,
         local=local,
         hot=tuple(hot),
         redis=redis,
@@ -233,58 +214,38 @@ def _guard(name: str, limits: StoreSection, clock: Clock, metrics: Metrics) -> G
 
 
 def _guarded_durable(
-    settings: Settings, clock: Clock, metrics: Metrics, durable: DurableStore
+    settings: Settings, clock: Clock, metrics: Metrics, truth: Truth
 ) -> SessionFinder:
-    name = _durable_name(settings)
-    limits = settings.sqlite if name == "sqlite" else settings.postgres
-    guard = _guard(name, limits, clock, metrics)
-    return Metered(Batched(Guarded(durable, guard=guard)), store=name, observe=metrics.lookup)
+    limits = settings.sqlite if settings.database_url is None else settings.postgres
+    guard = _guard(truth.name, limits, clock, metrics)
+    batched = Batched(Guarded(truth.sessions, guard=guard))
+    return Metered(batched, store=truth.name, observe=metrics.lookup)
 
 
 def _guarded_redis(
-    settings: Settings, clock: Clock, metrics: Metrics, redis: RedisStore
+    settings: Settings, clock: Clock, metrics: Metrics, redis: "RedisStore"
 ) -> HotStore:
     leaf = GuardedHot(redis, guard=_guard("redis", settings.redis, clock, metrics))
     return MeteredHot(BatchedHot(leaf), store="redis", observe=metrics.lookup)
 
 
-def _durable_name(settings: Settings) -> str:
-    return "sqlite" if settings.database_url is None else "postgres"
-
-
-async def _truth(settings: Settings) -> _Truth:
-    if settings.database_url is None:
-        file = await SqliteDatabase.open(settings.data_dir / "sidegate.db")
-        return _Truth(
-            SqliteStore(file),
-            SqliteAudit(file),
-            SqliteAnalytics(file),
-            SqliteLocks(file),
-            SqliteLogouts(file),
-        )
-    database = await PostgresDatabase.open(
-        settings.database_url.get_secret_value(),
-        pool_max=settings.postgres.pool_max,
-        prepared_statements=settings.postgres.prepared_statements,
-    )
-    return _Truth(
-        PostgresStore(database),
-        PostgresAudit(database),
-        PostgresAnalytics(database),
-        PostgresLocks(database),
-        PostgresLogouts(database),
-    )
-
-
-def _redis(settings: Settings, metrics: Metrics) -> RedisStore | None:
+def _redis(settings: Settings, metrics: Metrics) -> "RedisStore | None":
     if settings.redis_url is None:
         return None
+    from proxy.stores.redis import RedisStore  # megabytes, for those who have one
+
     return RedisStore(
         settings.redis_url.get_secret_value(),
         on_unreadable=metrics.unreadable_record,
         timeout=max(0.05, _seconds(settings.redis.deadline)),
         generation=None,  # the durable store says which
     )
+
+
+def _feed(redis: "RedisStore", metrics: Metrics) -> "RedisFeed":
+    from proxy.stores.redis_feed import RedisFeed
+
+    return RedisFeed(redis, on_unreadable=metrics.unreadable_record)
 
 
 def _seconds(duration: timedelta) -> float:
