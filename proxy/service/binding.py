@@ -1,7 +1,7 @@
 """Hold sessions to the clients they are bound to: count who differs, refuse, end the session."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Final, NoReturn, Protocol
 
@@ -47,30 +47,33 @@ class ClientBinding:
         """The signals somebody has to read."""
         return frozenset(self._policies)
 
-    def agrees(self, session: Session, signals: Signals) -> bool:
-        """Say whether the client is the one the session is bound to, as far as anybody watches."""
-        return not session.binding or not self._differing(session, signals)
+    def differing(self, session: Session, signals: Signals) -> tuple[Signal, ...]:
+        """Return what shows that the client is not the one the session is bound to, if anything."""
+        if not session.binding:
+            return ()
+        watched = self._policies.keys()
+        return tuple(
+            mismatches(session.id, session.binding, signals, self._widths, watched=watched)
+        )
 
     def judge(self, session: Session, signals: Signals) -> Allow | Deny:
         """Say whether a valid session is presented by the client it is bound to."""
-        if not session.binding:
-            return Allow(session)
-        broken = {self._policies[signal] for signal in self._mismatches(session, signals)}
+        return self.meet(session, self.differing(session, signals))
+
+    def meet(self, session: Session, differing: Collection[Signal]) -> Allow | Deny:
+        """Count what differs, and say what comes of it. It may be the end of the session."""
+        broken = {self._policies[signal] for signal in differing}
+        self.count(differing)
         if Policy.REVOKE in broken:
             self._revoke(session)
         if broken & {Policy.DENY, Policy.REVOKE}:
             return Deny(Reason.BINDING)
         return Allow(session)
 
-    def _mismatches(self, session: Session, signals: Signals) -> list[Signal]:
-        differing = self._differing(session, signals)
+    def count(self, differing: Iterable[Signal]) -> None:
+        """Tell what differs, once more."""
         for signal in differing:
             self._events.binding_mismatch(signal.value, self._policies[signal].value)
-        return differing
-
-    def _differing(self, session: Session, signals: Signals) -> list[Signal]:
-        watched = self._policies.keys()
-        return list(mismatches(session.id, session.binding, signals, self._widths, watched=watched))
 
 
 class RevokeBehind:

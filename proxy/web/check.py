@@ -12,6 +12,7 @@ from functools import lru_cache
 from time import perf_counter
 from typing import Final, Protocol, assert_never
 
+from proxy.core.binding import Signal
 from proxy.core.clock import Clock
 from proxy.core.session import Session
 from proxy.core.verdict import Allow, Deny, Unavailable, Verdict
@@ -42,6 +43,7 @@ class _Said(Reply):
 
     gateway: Gateway
     shown: tuple[Line, ...] | None  # None: the session is bound to nothing
+    differing: tuple[Signal, ...]  # what it is bound to and was shown otherwise, and let pass
 
     def holds(self, gateway: Gateway, head: Head) -> bool:
         """Say whether it would be said again."""
@@ -64,9 +66,11 @@ class Check:
         """`binding` judges the signals that `manners` have read."""
         self.route: str = gateway.route
         self.roles: Roles = gateway.roles
+        self.cookie = manners.sources.cookie
         self._gateway = gateway
-        self._sources = manners.sources
+        self._spelling = manners.sources.spelling
         self._validator = validator
+        self._recall, self._saw = validator.recall, validator.saw
         self._events = events
         self._tally = events.checks_at_once(gateway.name)
         self._now = clock.now
@@ -76,8 +80,8 @@ class Check:
 
     def at_once(self, head: Head) -> Reply | None:
         """Answer from memory. None: `answer` has to ask the stores."""
-        spelling, now = self._sources.spelling(head), self._now()
-        found = spelling if isinstance(spelling, Deny) else self._validator.recall(spelling, now)
+        spelling, now = self._spelling(head), self._now()
+        found = spelling if isinstance(spelling, Deny) else self._recall(spelling, now)
         if found is None:
             return None
         if isinstance(found, Deny):
@@ -85,8 +89,10 @@ class Check:
         said = found.margin
         if not isinstance(said, _Said) or not said.holds(self._gateway, head):
             return self._conclude(head, found, now)
-        self._validator.saw(found, now)
+        self._saw(found, now)
         self._tally[_ALLOWED] += 1
+        if said.differing and self._binding is not None:
+            self._binding.count(said.differing)
         return said
 
     async def answer(self, head: Head) -> Answer:
@@ -100,24 +106,30 @@ class Check:
         return self._gateway.write(verdict)
 
     def _conclude(self, head: Head, session: Session, now: datetime) -> Reply:
-        """Answer for a recalled session. What will be said again is noted in its margin."""
-        subrequest = self._gateway.read(head)
-        further = self._further(subrequest)
-        verdict = Allow(session) if further is None else further(session)
+        """Answer for a recalled session. What may be said again is noted in its margin."""
+        differing = self._differing(session, self._gateway.read(head))
+        verdict = self._binding.meet(session, differing) if self._binding else Allow(session)
         reply = self._tell(head, verdict)
         if isinstance(verdict, Allow):
-            self._validator.saw(session, now)
-            if self._says_it_again(session, subrequest):
-                shown = tuple(map(_shared, head.shown)) if session.binding else None
-                said = _Said(reply.common, reply.own, gateway=self._gateway, shown=shown)
-                session.note(said)
+            self._saw(session, now)
+            self._note(head, session, differing, reply)
         return reply
 
-    def _says_it_again(self, session: Session, subrequest: Subrequest) -> bool:
-        """What differs is counted each time, and in the log stands every check."""
-        binding, signals = self._binding, subrequest.signals
-        agrees = binding is None or signals is None or binding.agrees(session, signals)
-        return agrees and not _log.isEnabledFor(logging.DEBUG)
+    def _differing(self, session: Session, subrequest: Subrequest) -> tuple[Signal, ...]:
+        if self._binding is None or subrequest.signals is None:
+            return ()
+        return self._binding.differing(session, subrequest.signals)
+
+    def _note(
+        self, head: Head, session: Session, differing: tuple[Signal, ...], reply: Reply
+    ) -> None:
+        if _log.isEnabledFor(logging.DEBUG):
+            return  # every check stands in the log
+        shown = tuple(map(_shared, head.shown)) if session.binding else None
+        said = _Said(
+            reply.common, reply.own, gateway=self._gateway, shown=shown, differing=differing
+        )
+        session.note(said)
 
     def _tell(self, head: Head, verdict: Allow | Deny) -> Reply:
         result, reason = _labels(verdict)

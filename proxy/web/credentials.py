@@ -12,10 +12,9 @@ from typing import Final
 
 from proxy.core.token import Spelling, spelling_of
 from proxy.core.verdict import Deny, Reason
-from proxy.web.lines import LINE_END, Roles
+from proxy.web.lines import BLANKS, LINE_END, Roles
 from proxy.web.messages import Head
 
-_BLANKS: Final = b" \t"
 # Only SP and HTAB are white space: a name behind any other blank is another name.
 _BEFORE_A_PAIR: Final = (b"", b";", b"\n")
 _NAMED: Final = rb"%b(?:=([^;\r]*)|[ \t]*(?=[;\r]|\Z))"
@@ -61,8 +60,11 @@ class CredentialSources:
 
     def spelling(self, head: Head) -> Spelling | Deny:
         """Return the only credential presented, if it is spelled like a token."""
-        if head.bearer is not None and head.cookie is None and head.token is None:
-            return head.bearer
+        if head.authorization is None and head.cookie is None and head.token is None:
+            if head.bearer is None and head.ours is not None:
+                return head.ours
+            if head.ours is None and head.bearer is not None:
+                return head.bearer
         credential = self.read(head)
         if isinstance(credential, Deny):
             return credential
@@ -70,7 +72,7 @@ class CredentialSources:
 
     def _presented(self, head: Head) -> list[bytes] | None:
         """None: nobody can say what is presented."""
-        presented: list[bytes] = [] if head.bearer is None else [head.bearer]
+        presented: list[bytes] = [each for each in (head.bearer, head.ours) if each is not None]
         if head.authorization is not None and self.bearer:
             presented += _bearers(head.authorization)
         if head.cookie is not None and self._cookie is not None:
@@ -79,7 +81,7 @@ class CredentialSources:
                 return None
             presented += ours
         if head.token is not None:
-            presented += head.token.split(LINE_END)
+            presented += (line.rstrip(BLANKS) for line in head.token.split(LINE_END))
         return presented
 
 
@@ -87,15 +89,15 @@ def _bearers(lines: bytes) -> Iterator[bytes]:
     """Another scheme is somebody else's credential, not a bad one of ours."""
     for line in lines.split(LINE_END):
         if (scheme := _BEARER.match(line)) is not None:
-            yield line[scheme.end() :]
+            yield line[scheme.end() :].rstrip(BLANKS)
 
 
 def _values(cookie: "re.Pattern[bytes]", lines: bytes) -> list[bytes]:
     """Return the values of our cookie, as often as a pair begins with its name."""
     return [
-        (named[1] or b"").rstrip(_BLANKS)
+        (named[1] or b"").rstrip(BLANKS)
         for named in cookie.finditer(lines)
-        if lines[: named.start()].rstrip(_BLANKS)[-1:] in _BEFORE_A_PAIR
+        if lines[: named.start()].rstrip(BLANKS)[-1:] in _BEFORE_A_PAIR
     ]
 
 
@@ -108,5 +110,5 @@ def _is_sandwich(cookie: "re.Pattern[bytes]", lines: bytes) -> bool:
 
 
 def _unclosed(pair: bytes) -> bool:
-    value = pair.strip(_BLANKS).partition(b"=")[2]
+    value = pair.strip(BLANKS).partition(b"=")[2]
     return value.startswith(b'"') and _CLOSED.fullmatch(value) is None

@@ -19,6 +19,11 @@ class Desk(Protocol):
         """Return which headers make up the Head it wants."""
         ...
 
+    @property
+    def cookie(self) -> bytes | None:
+        """Return the name of the cookie it looks for."""
+        ...
+
     def at_once(self, head: Head) -> Reply | None:
         """Answer if nobody has to be asked. None: `answer` does it."""
         ...

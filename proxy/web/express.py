@@ -15,16 +15,16 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
 from typing import Final, cast
 
 from proxy.core.clock import Clock
 from proxy.web.desk import Desk
-from proxy.web.grammar import grammar
+from proxy.web.forms import Forms
+from proxy.web.grammar import Grammar
 from proxy.web.messages import Head, problem
 from proxy.web.octets import Reply, date_line, reply_of, whole
 
@@ -43,9 +43,6 @@ _PLENTY: Final = 128 * 1024
 # So many requests are answered in a row, then it is the turn of other connections.
 _ROW: Final = range(64)
 
-_head: Final[Callable[[Iterable[object]], Head]] = partial(tuple.__new__, Head)
-"""Head._make, without a detour through Python."""
-
 _log: Final = logging.getLogger("sidegate.door")
 
 
@@ -62,15 +59,18 @@ class ExpressLane:
 
     def __init__(
         self,
-        desks: Sequence[Desk],
+        desks: Iterable[Desk],
         *,
         trust: Callable[[object], bool],
         clock: Clock,
         patience: Patience | None = None,
+        learn_every: int = 8,
     ) -> None:
-        """`trust` judges a socket's name for its other end; strangers are left to aiohttp."""
-        grammars = ((each, grammar(each.route, each.roles)) for each in desks)
-        self.plain = [(each, plain) for each, plain in grammars if plain is not None]
+        """`trust` judges a socket's name for its other end; strangers are left to aiohttp.
+
+        `learn_every` is what Forms wants.
+        """
+        self.plain = tuple(_plain(desks, learn_every))
         self.trust = trust
         self.patience = patience or Patience()
         self.connections: set[Connection] = set()
@@ -150,9 +150,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._lively = True
         if not self._received and self._asking is None and not self._slow:
-            plain = self._plain.fullmatch(data)
-            if plain is not None:  # one whole request and no more: this is how gateways ask
-                self._answer(_head(plain.groups()))
+            head = self._read(data)
+            if head is not None:  # one whole request and no more: this is how gateways ask
+                self._answer(head)
                 return
         self._received += data
         if self._asking is not None or self._slow:
@@ -175,10 +175,11 @@ class Connection(asyncio.Protocol):
     def _go_on(self) -> None:
         """Answer what is whole, in the order it came, until somebody has to be waited for."""
         for _ in _ROW:
-            plain = self._plain.match(self._received)
+            plain = self._forms.first(self._received)
             if plain is not None:
-                self._received = self._received[plain.end() :]
-                self._answer(_head(plain.groups()))
+                head, end = plain
+                self._received = self._received[end:]
+                self._answer(head)
             elif not self._turn_to_another():
                 return
             if not self._received or self._asking is not None or self._slow:
@@ -230,16 +231,16 @@ class Connection(asyncio.Protocol):
             self._held = True
             self._transport.pause_reading()
 
-    def _turn_to(self, desk: Desk, plain: "re.Pattern[bytes]") -> None:
+    def _turn_to(self, desk: Desk, forms: Forms) -> None:
         """Expect the next request to be for this desk: gateways ask the same one again."""
-        self._desk, self._plain = desk, plain
-        self._at_once = desk.at_once
+        self._desk, self._forms = desk, forms
+        self._at_once, self._read = desk.at_once, forms.read
 
     def _turn_to_another(self) -> bool:
         """Find out whom a request is for. False: for nobody yet, or it is not plain."""
-        for desk, plain in self._lane.plain:
-            if plain.match(self._received):
-                self._turn_to(desk, plain)
+        for desk, forms in self._lane.plain:
+            if forms.first(self._received) is not None:
+                self._turn_to(desk, forms)
                 return True
         if self._may_become_plain():
             self._unfinished = self._loop.call_later(self._lane.patience.head, self._give_up)
@@ -315,6 +316,14 @@ class Connection(asyncio.Protocol):
             return
         self._lively = False
         self._next_look = self._loop.call_later(self._lane.patience.idle, self._look_if_idle)
+
+
+def _plain(desks: Iterable[Desk], learn_every: int) -> Iterator[tuple[Desk, Forms]]:
+    """Yield each desk and how plain heads for it are read. Others are left to aiohttp."""
+    for desk in desks:
+        with suppress(ValueError):  # a header has two meanings
+            grammar = Grammar(desk.route, desk.roles, desk.cookie)
+            yield desk, Forms(grammar, learn_every=learn_every)
 
 
 _A_LATE_HEAD: Final = Head(b"", b"", connection=b"close")

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from proxy.web.messages import Head, Line
 
 LINE_END = b"\r\n"
+BLANKS = b" \t"
 
 Roles = Mapping[str, bytes]
 """The lower-case name of the header that plays each role of a Head."""
@@ -27,4 +28,4 @@ def only(line: Line) -> str | None:
     """Return the value of a header that was sent once; a repeated one states nothing."""
     if line is None or LINE_END in line:
         return None
-    return line.decode("latin-1")
+    return line.rstrip(BLANKS).decode("latin-1")

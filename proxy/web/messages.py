@@ -9,16 +9,16 @@ from proxy.core.token import Spelling
 from proxy.core.verdict import Deny
 
 Line = bytes | None
-"""The value that was sent under a name, without the blanks round it; None: none was. Where several
-were sent, all of them, divided by line ends, which stand in no value."""
+"""The value that was sent under a name, perhaps with blanks behind it; None: none was sent. Where
+several were, all of them, divided by line ends, which stand in no value."""
 
 
 class Head(NamedTuple):
     """A request without its body, which nobody reads: its first line, and header lines by role.
 
     Which header plays which role is said by whoever answers (`Desk.roles`); the others are not
-    kept. Four fields are for the express lane only, which tells by them how to answer: `old`,
-    `host`, `rarity` and `connection`.
+    kept. Some fields are for the express lane only, which tells by them how to answer: `old`,
+    `host`, `length`, `rarity` and `connection`.
     """
 
     method: bytes
@@ -27,7 +27,8 @@ class Head(NamedTuple):
     host: Line = None
     bearer: Spelling | None = None  # Authorization is a bearer token and nothing else
     authorization: Line = None
-    cookie: Line = None
+    ours: Spelling | None = None  # the value of our cookie, in a line that is easy to read
+    cookie: Line = None  # any other line with our cookie
     token: Line = None  # the header of gate.header
     client: Line = None  # who sent the original request
     user_agent: Line = None
@@ -37,13 +38,14 @@ class Head(NamedTuple):
     original_uri: Line = None
     budget: Line = None  # how long the gateway waits
     content_type: Line = None
+    length: Line = None  # of a body: none
     rarity: Line = None  # one of some headers that nobody reads
     connection: Line = None  # whether it ends with the answer
 
     @property
     def shown(self) -> tuple[Line, ...]:
         """What a session may be bound to, as it was sent."""
-        return tuple.__getitem__(self, _SHOWN)
+        return self[_SHOWN]  # type: ignore[return-value]  # mypy takes the slice for an item
 
     def __repr__(self) -> str:
         return f"Head({self.method!r})"  # the rest may hold a token

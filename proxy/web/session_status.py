@@ -22,6 +22,7 @@ class SessionStatus:
     def __init__(self, validator: Validator, manners: Manners) -> None:
         self.route = "/session"
         self.roles: Roles = manners.sources.roles()
+        self.cookie = manners.sources.cookie
         self._validator = validator
         self._manners = manners
 

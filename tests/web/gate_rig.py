@@ -167,7 +167,9 @@ def build_gate(
     )
     among = desks(validator, manners or Manners(), events=house, clock=house.clock, binding=binding)
     peers = Peers(map(ip_network, trusted), refused=house.refused)
-    lane = ExpressLane(among, trust=peers.trust, clock=house.clock, patience=patience)
+    lane = ExpressLane(
+        among, trust=peers.trust, clock=house.clock, patience=patience, learn_every=1
+    )
     house.door = Door(
         "gate",
         gate_handler(among, peers),

@@ -1,16 +1,15 @@
 """The strict grammar: what is plain, what its head is read as, and what is left to aiohttp."""
 
-import re
-
 import pytest
 
 from proxy.web.credentials import CredentialSources
+from proxy.web.forms import Forms
 from proxy.web.gateways.auth_request import AuthRequest
 from proxy.web.gateways.base import Gateway, Manners
 from proxy.web.gateways.ext_authz import ExtAuthz
 from proxy.web.gateways.forward_auth import ForwardAuth
-from proxy.web.grammar import grammar
-from proxy.web.lines import Roles, gather
+from proxy.web.grammar import Grammar
+from proxy.web.lines import gather
 from proxy.web.messages import Head
 from tests.web.gate_rig import ALICE, bearer, cookie, request
 
@@ -22,17 +21,20 @@ GATEWAYS: tuple[Gateway, ...] = (
 every_gateway = pytest.mark.parametrize("gateway", GATEWAYS, ids=lambda gateway: gateway.name)
 
 
-def compiled(route: str, roles: Roles) -> "re.Pattern[bytes]":
-    plain = grammar(route, roles)
-    assert plain is not None
-    return plain
+def forms_of(gateway: Gateway, cookie: bytes | None = b"__Host-session") -> Forms:
+    return Forms(Grammar(gateway.route, gateway.roles, cookie), learn_every=1)
 
 
 def read(raw: bytes, manners: Manners | None = None) -> Head | None:
-    """Return the head of a plain request to nginx's adapter; None: it is not plain."""
-    gateway = AuthRequest(manners or Manners())
-    plain = compiled(gateway.route, gateway.roles).fullmatch(raw)
-    return None if plain is None else Head._make(plain.groups())
+    """Return the head of a plain request to nginx's adapter; None: it is not plain.
+
+    It is read twice: once by the grammar, and once by its form.
+    """
+    manners = manners or Manners()
+    forms = forms_of(AuthRequest(manners), manners.sources.cookie)
+    head = forms.read(raw)
+    assert forms.read(raw) == head
+    return head
 
 
 def test_a_head_is_read_by_role() -> None:
@@ -73,6 +75,39 @@ def test_whatever_else_stands_there_is_caught_as_it_is(value: bytes) -> None:
     assert (head.bearer, head.authorization) == (None, value)
 
 
+def test_our_cookie_is_caught_from_among_plain_ones() -> None:
+    head = read(request(b"Cookie: a=1;b=; " + cookie(ALICE)[8:] + b"; c=__Host-session=x; d"))
+
+    assert head is not None
+    assert (head.ours, head.cookie) == (ALICE.text.encode(), None)
+
+
+def test_cookies_of_others_are_not_kept() -> None:
+    head = read(request(b"Cookie: a=1; session=x; c=__Host-session=y"))
+
+    assert head is not None
+    assert (head.ours, head.cookie) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"__Host-session=x",
+        b"__Host-session",
+        b"__Host-session=" + ALICE.text.encode() + b" ; a=1",
+        b"__Host-session=" + ALICE.text.encode() + b"; __Host-session=" + ALICE.text.encode(),
+        b"__Host-session=" + ALICE.text.encode() + b'; a="b"',
+        b'a="b"; __Host-session=' + ALICE.text.encode(),
+        b"__Host-sessions=1; __Host-session=" + ALICE.text.encode(),
+    ],
+)
+def test_cookies_that_need_a_closer_look_are_caught_as_they_are(value: bytes) -> None:
+    head = read(request(b"Cookie: " + value))
+
+    assert head is not None
+    assert (head.ours, head.cookie) == (None, value)
+
+
 def test_a_source_that_is_switched_off_is_not_caught() -> None:
     off = Manners(CredentialSources(bearer=False, cookie=None))
 
@@ -88,12 +123,12 @@ def test_both_lanes_gather_the_same_head(gateway: Gateway) -> None:
     lines = [name + b": " + value for name, value in fields]
     route = gateway.route.rstrip("/")
 
-    plain = compiled(gateway.route, gateway.roles).fullmatch(request(*lines, target=route))
+    head = forms_of(gateway).read(request(*lines, target=route))
+    gathered = gather(b"GET", route.encode(), fields, gateway.roles)
 
-    assert plain is not None
-    assert Head._make(plain.groups())._replace(host=None) == gather(
-        b"GET", route.encode(), fields, gateway.roles
-    )
+    assert head is not None
+    assert gateway.read(head) == gateway.read(gathered)
+    assert head.shown == gathered.shown
 
 
 PLAIN = {
@@ -104,6 +139,7 @@ PLAIN = {
     "bytes beyond ASCII in a value": request(b"X: \xe9\xff\x80"),
     "a tab in a value": request(b"X: a\tb"),
     "blanks behind a value nobody reads": request(b"X: a \t "),
+    "blanks behind a value somebody reads": request(bearer(ALICE) + b" \t"),
     "no blank before a value": request(b"X:a"),
     "an empty value": request(b"X:"),
     "a body of nothing": request(b"Content-Length: 0"),
@@ -166,7 +202,6 @@ ODD = {
     "two cookie lines": request(cookie(b"x"), b"Cookie: a=1"),
     "two addresses": request(b"X-Real-IP: 192.0.2.1", b"X-Real-IP: 192.0.2.1"),
     "two user agents": request(b"User-Agent: x", b"User-Agent: x"),
-    "blanks behind a value somebody reads": request(bearer(ALICE) + b" "),
     "three hundred lines": request(*(b"X-%d: 1" % number for number in range(300))),
     "seventy kilobytes of cookies": request(b"Cookie: " + b"x" * 70_000),
     "a query of forty kilobytes": request(target="/auth-request?" + "x" * 40_000),
@@ -184,17 +219,18 @@ def test_this_is_aiohttps(raw: bytes) -> None:
 def test_envoys_path_may_go_on(target: str) -> None:
     envoy = ExtAuthz(Manners())
 
-    plain = compiled(envoy.route, envoy.roles).fullmatch(request(target=target))
+    head = forms_of(envoy).read(request(target=target))
 
-    assert plain is not None
-    assert Head._make(plain.groups()).target == target.encode()
+    assert head is not None
+    assert head.target == target.encode()
 
 
 @pytest.mark.parametrize("header", [b"x-real-ip", b"user-agent", b"connection", b"etag", b"host"])
 def test_where_a_header_has_two_meanings_there_is_no_grammar(header: bytes) -> None:
     gateway = AuthRequest(Manners(CredentialSources(header=header)))
 
-    assert grammar(gateway.route, gateway.roles) is None
+    with pytest.raises(ValueError, match="two meanings"):
+        Grammar(gateway.route, gateway.roles)
 
 
 def test_a_head_does_not_show_what_it_holds() -> None:
