@@ -30,11 +30,12 @@ from proxy.web.admin import admin_app
 from proxy.web.admin_auth import ApiKey, ApiKeys, Scope
 from proxy.web.credentials import CredentialSources
 from proxy.web.door import Door, application_door
-from proxy.web.gate import Gate, Peers, gate_handler
+from proxy.web.express import ExpressLane
+from proxy.web.gate import endpoints, gate_handler
 from proxy.web.gateways.base import Manners
 from proxy.web.identity import IdentityNames
 from proxy.web.ops import Readiness, always, ops_handler
-from proxy.web.session_status import SessionStatus
+from proxy.web.peers import Peers
 from proxy.web.signals import SignalSources
 
 if TYPE_CHECKING:
@@ -179,11 +180,21 @@ async def _gate_door(settings: Settings, house: House) -> AsyncIterator[Door]:
     identity = IdentityNames(**wishes.identity.model_dump())
     signals = _signals(settings, house)
     manners = Manners(sources=sources, identity=identity, realm=wishes.realm, signals=signals)
-    gate = Gate(house.validator, manners, checked=house.metrics.check, binding=house.binding)
+    clock = SystemClock()
+    among = endpoints(
+        house.validator, manners, events=house.metrics, clock=clock, binding=house.binding
+    )
     peers = Peers(wishes.trusted_peers, refused=house.metrics.untrusted_peer)
-    count = partial(house.metrics.bad_request, "gate")
-    status = SessionStatus(house.validator, manners)
-    yield Door("gate", gate_handler(gate, peers, status=status), on_bad_request=count)
+    door = Door(
+        "gate",
+        gate_handler(among, peers),
+        on_bad_request=partial(house.metrics.bad_request, "gate"),
+        express=ExpressLane(among, trust=peers.trust, clock=clock) if wishes.express else None,
+        max_connections=wishes.max_connections,
+        on_full=house.metrics.connection_refused,
+    )
+    house.metrics.watch_connections(door.lanes)
+    yield door
 
 
 def _signals(settings: Settings, house: House) -> SignalSources:

@@ -113,10 +113,11 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         cellar.push_async_callback(truth.sessions.close)
         local = LocalStore(
             max_sessions=settings.local.max_sessions,
+            max_bytes=settings.local.max_bytes,
             max_age=_seconds(settings.local.max_age),
             clock=clock,
         )
-        metrics.watch_local(lambda: len(local))
+        metrics.watch_local(local)
         redis = _redis(settings, metrics)
         if redis is not None:
             cellar.push_async_callback(redis.close)
@@ -133,7 +134,7 @@ def _introduced(
     redis: RedisStore | None,
 ) -> House:
     durable = truth.sessions
-    hot: list[HotStore] = [MeteredHot(local, store="local", observe=metrics.lookup)]
+    hot: list[HotStore] = [local]  # which counts for itself
     far = _guarded_durable(settings, clock, metrics, durable)
     pings: dict[str, Ping] = {_durable_name(settings): durable.ping}
     feed: RedisFeed | None = None
@@ -143,7 +144,7 @@ def _introduced(
         pings["redis"] = redis.ping
         feed = RedisFeed(redis, on_unreadable=metrics.unreadable_record)
     patience = _seconds(settings.gate.deadline)
-    finder = ReadThrough(hot[0], _beyond_memory(settings, clock, far, patience), clock=clock)
+    finder = ReadThrough(local, _beyond_memory(settings, clock, far, patience), clock=clock)
     lifetimes = settings.sessions.by_type()
     toucher = Toucher(
         durable,
@@ -184,7 +185,14 @@ def _introduced(
             counted=metrics.samples,
             told=metrics.analytics,
         ),
-        validator=Validator(finder, ring=ring, clock=clock, deadline=patience, seen=toucher.seen),
+        validator=Validator(
+            finder,
+            ring=ring,
+            clock=clock,
+            deadline=patience,
+            memory=local.peek,
+            seen=toucher.seen,
+        ),
         toucher=toucher,
         janitor=Janitor(
             durable,

@@ -24,7 +24,7 @@ from proxy.settings import Settings, first_admin_key, load, token_keys
 from proxy.settings.sections import ProviderSection
 from proxy.settings.show import schema, shown
 from proxy.settings.sources import leaves, variable_of
-from proxy.settings.values import read_duration, spell_duration
+from proxy.settings.values import read_duration, read_size, spell_duration, spell_size
 
 CONFIG = Path(__file__).parent.parent / "config"
 KEY = TokenKey(1, bytes(32)).spell()
@@ -324,7 +324,12 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
         ("ADMIN__KEYS", '[{"name": "a", "sha256": "0", "scopes": ["read"]}]'),
         ("ADMIN__KEYS", '[{"name": "a", "sha256": "' + "0" * 64 + '", "scopes": []}]'),
         ("ADMIN__KEYS", '[{"name": "a", "sha256": "' + "0" * 64 + '", "scopes": ["root"]}]'),
+        ("GATE__EXPRESS", "often"),
+        ("GATE__MAX_CONNECTIONS", "0"),
         ("LOCAL__MAX_SESSIONS", "0"),
+        ("LOCAL__MAX_BYTES", "128MB"),
+        ("LOCAL__MAX_BYTES", "1023KiB"),
+        ("LOCAL__MAX_BYTES", "2048GiB"),
         ("LOGS__LEVEL", "loud"),
         ("POSTGRES__POOL_MAX", "many"),
         ("TOKEN__KEYS", "1:short"),
@@ -819,6 +824,27 @@ def test_a_preset_that_is_none_is_told(wrong: str, tmp_path: Path) -> None:
 
 
 # --- what the embedded default makes for itself
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "spelled"),
+    [
+        ("128MiB", 128 * 2**20, "128MiB"),
+        ("1 GiB", 2**30, "1GiB"),
+        ("2048KiB", 2**21, "2MiB"),
+        ("1572864", 1_572_864, "1536KiB"),
+        (1_572_865, 1_572_865, "1572865"),
+    ],
+)
+def test_sizes_are_read_and_spelled(given: object, size: int, spelled: str) -> None:
+    assert read_size(given) == size
+    assert spell_size(size) == spelled
+
+
+@pytest.mark.parametrize("given", [None, True, "", "MiB", "1MB", "1.5GiB", "-1", 1.5, "٣MiB"])
+def test_a_size_is_plain_bytes_or_has_a_binary_unit(given: object) -> None:
+    with pytest.raises(ValueError, match="write a size"):
+        read_size(given)
 
 
 def embedded(folder: Path) -> Settings:

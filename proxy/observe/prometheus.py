@@ -6,10 +6,10 @@ user, a path or an address.
 """
 
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
@@ -47,10 +47,27 @@ class Histogram:
         self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.total += seconds
 
+    def and_at_once(self, count: int) -> "Histogram":
+        """Return the series with so many more values that nobody has measured: they are tiny."""
+        more = Histogram()
+        more.counts = [self.counts[0] + count, *self.counts[1:]]
+        more.total = self.total
+        return more
+
     def buckets(self) -> list[tuple[str, float]]:
         """Return (upper bound, how many at most that) as the exposition format wants them."""
         bounds = [*(str(bound) for bound in BUCKETS), "+Inf"]
         return list(zip(bounds, accumulate(self.counts), strict=True))
+
+
+class Memory(Protocol):
+    """This process's own memory of sessions, which counts for itself."""
+
+    hits: int
+    misses: int
+    size: int
+
+    def __len__(self) -> int: ...
 
 
 class Metrics:
@@ -61,6 +78,9 @@ class Metrics:
         self._version = version
         self._revocation_bound = revocation_bound
         self._checks: _Tally = defaultdict(int)
+        self._checks_at_once: dict[str, dict[tuple[str, str], int]] = defaultdict(
+            lambda: defaultdict(int)
+        )
         self._check_seconds: dict[tuple[str, ...], Histogram] = defaultdict(Histogram)
         self._lookup_seconds: dict[tuple[str, ...], Histogram] = defaultdict(Histogram)
         self._created: _Tally = defaultdict(int)
@@ -81,7 +101,9 @@ class Metrics:
         self._feed_gaps: _Tally = defaultdict(int)
         self._untrusted_peers = 0
         self._breakers: dict[str, Callable[[], str]] = {}
-        self._local_sessions: Callable[[], int] = lambda: 0
+        self._local: Memory | None = None
+        self._lanes: Callable[[], Mapping[str, int]] = dict
+        self._connections_refused = 0
         self._draining: Callable[[], bool] = lambda: False
 
     # What is counted
@@ -90,6 +112,10 @@ class Metrics:
         """A check was answered. The three labels come from short fixed lists."""
         self._checks[gateway, result, reason] += 1
         self._check_seconds[(gateway,)].observe(seconds)
+
+    def checks_at_once(self, gateway: str) -> dict[tuple[str, str], int]:
+        """Return where to count, by result and reason, checks that took no time to speak of."""
+        return self._checks_at_once[gateway]
 
     def lookup(self, store: str, outcome: str, seconds: float) -> None:
         """A store was asked: hit, miss or error."""
@@ -152,6 +178,10 @@ class Metrics:
     def untrusted_peer(self) -> None:
         self._untrusted_peers += 1
 
+    def connection_refused(self) -> None:
+        """There was no room for one more connection to the gate."""
+        self._connections_refused += 1
+
     def feed_up(self, feed: str, up: bool) -> None:
         self._feed_up[(feed,)] = float(up)
 
@@ -163,8 +193,12 @@ class Metrics:
     def watch_breaker(self, store: str, state: Callable[[], str]) -> None:
         self._breakers[store] = state
 
-    def watch_local(self, sessions: Callable[[], int]) -> None:
-        self._local_sessions = sessions
+    def watch_local(self, memory: Memory) -> None:
+        self._local = memory
+
+    def watch_connections(self, lanes: Callable[[], Mapping[str, int]]) -> None:
+        """`lanes` tells how many connections to the gate there are in each lane."""
+        self._lanes = lanes
 
     def watch_draining(self, draining: Callable[[], bool]) -> None:
         self._draining = draining
@@ -183,21 +217,37 @@ class Metrics:
             "sidegate_checks",
             "Checks answered, by gateway protocol, result and reason.",
             ("gateway", "result", "reason"),
-            self._checks,
+            self._all_checks(),
         )
         yield _histogram(
             "sidegate_check_duration_seconds",
-            "Time from a parsed request to its answer.",
+            "Time from a parsed request to its answer (from memory: counted, not measured).",
             ("gateway",),
-            self._check_seconds,
+            self._all_check_seconds(),
         )
+
+    def _all_checks(self) -> Mapping[tuple[str, ...], int]:
+        checks = Counter(self._checks)
+        for gateway, tally in self._checks_at_once.items():
+            checks.update({(gateway, *labels): count for labels, count in tally.items()})
+        return checks
+
+    def _all_check_seconds(self) -> Mapping[tuple[str, ...], Histogram]:
+        """What memory answers takes microseconds: the first bucket, and nothing to speak of."""
+        gateways = {*self._check_seconds, *((gateway,) for gateway in self._checks_at_once)}
+        return {
+            gateway: self._check_seconds[gateway].and_at_once(
+                sum(self._checks_at_once[gateway[0]].values())
+            )
+            for gateway in gateways
+        }
 
     def _families_of_stores(self) -> Iterator[Metric]:
         yield _histogram(
             "sidegate_lookup_duration_seconds",
-            "Look-ups of a session, by store and outcome (hit, miss, error).",
+            "Look-ups of a session, by store and outcome (in memory: counted, not measured).",
             ("store", "outcome"),
-            self._lookup_seconds,
+            self._lookup_seconds | self._local_lookups(),
         )
         states = {store: state() for store, state in self._breakers.items()}
         yield _gauge(
@@ -226,8 +276,22 @@ class Metrics:
             "sidegate_local_sessions",
             "Copies of sessions in this process's memory.",
             (),
-            {(): float(self._local_sessions())},
+            {(): float(0 if self._local is None else len(self._local))},
         )
+        yield _gauge(
+            "sidegate_local_bytes",
+            "What these copies take, by estimate.",
+            (),
+            {(): float(0 if self._local is None else self._local.size)},
+        )
+
+    def _local_lookups(self) -> dict[tuple[str, ...], Histogram]:
+        if self._local is None:
+            return {}
+        return {
+            ("local", "hit"): Histogram().and_at_once(self._local.hits),
+            ("local", "miss"): Histogram().and_at_once(self._local.misses),
+        }
 
     def _families_of_sessions(self) -> Iterator[Metric]:
         yield _counter(
@@ -312,6 +376,18 @@ class Metrics:
             "Requests to the gate from addresses outside gate.trusted_peers.",
             (),
             {(): self._untrusted_peers},
+        )
+        yield _gauge(
+            "sidegate_gate_connections",
+            "Open connections to the gate, by lane: express, or aiohttp's for what is not plain.",
+            ("lane",),
+            {(lane,): float(count) for lane, count in self._lanes().items()},
+        )
+        yield _counter(
+            "sidegate_gate_connections_refused",
+            "Connections to the gate beyond gate.max_connections.",
+            (),
+            {(): self._connections_refused},
         )
         yield _counter(
             "sidegate_bad_requests",

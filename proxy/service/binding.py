@@ -47,6 +47,10 @@ class ClientBinding:
         """The signals somebody has to read."""
         return frozenset(self._policies)
 
+    def agrees(self, session: Session, signals: Signals) -> bool:
+        """Say whether the client is the one the session is bound to, as far as anybody watches."""
+        return not session.binding or not self._differing(session, signals)
+
     def judge(self, session: Session, signals: Signals) -> Allow | Deny:
         """Say whether a valid session is presented by the client it is bound to."""
         if not session.binding:
@@ -59,14 +63,14 @@ class ClientBinding:
         return Allow(session)
 
     def _mismatches(self, session: Session, signals: Signals) -> list[Signal]:
-        differing = list(
-            mismatches(
-                session.id, session.binding, signals, self._widths, watched=self._policies.keys()
-            )
-        )
+        differing = self._differing(session, signals)
         for signal in differing:
             self._events.binding_mismatch(signal.value, self._policies[signal].value)
         return differing
+
+    def _differing(self, session: Session, signals: Signals) -> list[Signal]:
+        watched = self._policies.keys()
+        return list(mismatches(session.id, session.binding, signals, self._widths, watched=watched))
 
 
 class RevokeBehind:

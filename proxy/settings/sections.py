@@ -22,6 +22,7 @@ from proxy.settings.values import (
     FileMode,
     Folder,
     ListenAddress,
+    MemorySize,
     PeerNetwork,
     PositiveDuration,
     RedisUrl,
@@ -105,6 +106,8 @@ class GateSection(Section):
         spelled(r"[ !#-\[\]-~]{1,64}", "write up to 64 ASCII characters, no quotes or backslashes"),
     ] = "sidegate"
     deadline: PositiveDuration = _millis(150)
+    express: bool = True
+    max_connections: Count = 10_000
     trusted_hops: Annotated[int, Field(ge=0, le=16)] = 0
 
 
@@ -268,6 +271,7 @@ class OpsSection(Section):
 
 class LocalSection(Section):
     max_sessions: Count = 100_000
+    max_bytes: MemorySize = 128 * 2**20
     max_age: PositiveDuration = _seconds(5)
 
 

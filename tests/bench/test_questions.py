@@ -6,7 +6,8 @@ from proxy.core.binding import Signal
 from proxy.core.token import KeyRing, TokenKey
 from proxy.web.gateways.auth_request import AuthRequest
 from proxy.web.gateways.base import Manners
-from proxy.web.messages import Head, Subrequest
+from proxy.web.lines import gather
+from proxy.web.messages import Subrequest
 from proxy.web.signals import SignalSources
 from tests.bench.questions import bearing, carrying, creation, refreshment, subrequest
 from tests.bench.sessions import new_known
@@ -22,7 +23,8 @@ def lines_of(request: str) -> list[tuple[bytes, bytes]]:
 
 
 def read(request: str) -> Subrequest:
-    return AuthRequest(Manners(signals=SIGNALS)).read(Head("GET", "/", lines_of(request)))
+    gateway = AuthRequest(Manners(signals=SIGNALS))
+    return gateway.read(gather(b"GET", b"/", lines_of(request), gateway.roles))
 
 
 def test_the_gate_reads_the_token_among_other_cookies() -> None:

@@ -32,6 +32,14 @@ OUTAGES = ("redis", "postgres", "sqlite", "deadline", "unreadable")
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
+class Remembered(list[int]):
+    """Memory as the metrics see it."""
+
+    hits = 7
+    misses = 3
+    size = 1000
+
+
 @pytest.fixture
 def metrics() -> Metrics:
     return Metrics(version="1.2.3", revocation_bound=5.0)
@@ -61,6 +69,8 @@ def everything_happens_to(metrics: Metrics, session: Session = SESSION) -> None:
     for outcome in ("ended", "nobody", "invalid", "replayed", "unasked", "unavailable"):
         metrics.logout("idp", outcome)
     metrics.untrusted_peer()
+    metrics.connection_refused()
+    metrics.watch_connections(lambda: {"express": 2, "aiohttp": 1})
     for outcome in ("written", "failed", "dropped"):
         metrics.touches(outcome, 1)
     for outcome in ("purged", "failed"):
@@ -114,6 +124,9 @@ def test_no_documented_name_is_missing() -> None:
         "sidegate_sessions_created_total",
         "sidegate_sessions_ended_total",
         "sidegate_untrusted_peers_total",
+        "sidegate_gate_connections",
+        "sidegate_gate_connections_refused_total",
+        "sidegate_local_bytes",
         "sidegate_bad_requests_total",
         "sidegate_admin_requests_total",
         "sidegate_feed_up",
@@ -162,6 +175,34 @@ def test_a_check_is_counted_under_its_gateway_result_and_reason(metrics: Metrics
     name, labels = "sidegate_checks_total", {"result": "deny", "reason": "revoked"}
     assert value(metrics, name, gateway="ext-authz", **labels) == 3
     assert value(metrics, name, gateway="auth-request", **labels) == 1
+
+
+def test_a_check_told_at_once_is_counted_with_the_others_and_as_one_of_the_quickest(
+    metrics: Metrics,
+) -> None:
+    tally = metrics.checks_at_once("auth-request")
+    for _ in range(3):
+        tally["allow", "ok"] += 1
+    tally["deny", "missing"] += 1
+    metrics.check("auth-request", "allow", "ok", 0.2)
+
+    name, allowed = "sidegate_checks_total", {"result": "allow", "reason": "ok"}
+    assert value(metrics, name, gateway="auth-request", **allowed) == 4
+    seconds, gateway = "sidegate_check_duration_seconds", {"gateway": "auth-request"}
+    assert value(metrics, f"{seconds}_bucket", le=str(BUCKETS[0]), **gateway) == 4
+    assert value(metrics, f"{seconds}_count", **gateway) == 5
+    assert value(metrics, f"{seconds}_sum", **gateway) == pytest.approx(0.2)
+
+
+def test_what_memory_counts_for_itself_is_told_beside_the_other_stores(metrics: Metrics) -> None:
+    metrics.watch_local(Remembered())
+    metrics.lookup("redis", "hit", 0.001)
+
+    name = "sidegate_lookup_duration_seconds_count"
+    assert value(metrics, name, store="local", outcome="hit") == 7
+    assert value(metrics, name, store="local", outcome="miss") == 3
+    assert value(metrics, name, store="redis", outcome="hit") == 1
+    assert value(metrics, "sidegate_local_bytes") == 1000
 
 
 def test_creations_and_ends_are_counted_by_type(metrics: Metrics) -> None:
@@ -213,8 +254,8 @@ def test_a_breaker_is_in_one_state(metrics: Metrics, state: str, up: int) -> Non
 
 
 def test_what_is_watched_is_read_at_each_scrape(metrics: Metrics) -> None:
-    sessions: list[int] = []
-    metrics.watch_local(lambda: len(sessions))
+    sessions = Remembered()
+    metrics.watch_local(sessions)
     metrics.watch_draining(lambda: len(sessions) > 1)
 
     readings = []
@@ -298,7 +339,7 @@ def test_every_label_has_few_values(metrics: Metrics) -> None:
 
     assert values.keys() == {
         "gateway", "result", "reason", "store", "outcome", "state", "type", "cause", "listener",
-        "route", "method", "status", "feed", "version", "le", "signal", "policy",
+        "route", "method", "status", "feed", "version", "le", "signal", "policy", "lane",
         "provider", "window", "measure",
     }  # fmt: skip
     assert values["result"] == {"allow", "deny", "unavailable"}
