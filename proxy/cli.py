@@ -187,6 +187,21 @@ def healthcheck(config: Path | None) -> None:
 
 
 @main.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the admin API, as the door shows it at /openapi.json.
+
+    \b
+    Examples:
+      sidegate openapi > openapi.json
+      sidegate openapi | jq '.paths | keys'
+    """
+    from proxy.web.admin_table import TABLE
+    from proxy.web.openapi import document
+
+    click.echo(as_json(document(TABLE)))
+
+
+@main.command()
 @with_output
 def version(output: str) -> None:
     """Print which Sidegate this is.

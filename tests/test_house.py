@@ -34,6 +34,7 @@ ROOMS = {
     "pydantic_settings": ["settings/*"],
     "redis": ["stores/redis*.py"],
     "structlog": ["observe/logs.py"],
+    "typing_extensions": ["web/payloads/*"],  # what pydantic needs of it before Python 3.12
     "uuid_utils": ["house.py"],
     "uvloop": ["commands/options.py"],
     "yaml": ["settings/*"],

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +13,7 @@ from proxy.commands.writing import as_card, as_json, as_table
 if TYPE_CHECKING:
     from proxy.core.analytics import Report
     from proxy.house import House
+    from proxy.web.payloads.analytics import AnalyticsDocument, WindowDocument
 
 
 @click.command()
@@ -44,20 +45,23 @@ async def _sampled(house: "House") -> "Report | None":
     return await house.analytics.report()
 
 
-def _as_text(document: dict[str, Any]) -> str:
+def _as_text(document: "AnalyticsDocument") -> str:
     active, windows = document["active"], document["windows"]
     by_type = {f"  {type_}": count for type_, count in active["by_type"].items()}
     now = {"active": active["total"], **by_type, "users": active["users"]}
-    columns = {name: _column(window) for name, window in windows.items()}
-    names = next(iter(columns.values()))
-    rows = [{"": row} | {name: columns[name][row] for name in columns} for row in names]
+    columns = {
+        "1h": _column(windows["1h"]),
+        "24h": _column(windows["24h"]),
+        "7d": _column(windows["7d"]),
+    }
+    rows = [{"": row} | {name: columns[name][row] for name in columns} for row in columns["1h"]]
     parts = (f"As of {document['as_of']}", as_card(now), as_table(("", *columns), rows))
     return "\n\n".join(parts)
 
 
-def _column(window: dict[str, Any]) -> dict[str, object]:
+def _column(window: "WindowDocument") -> dict[str, object]:
     """Return what happened in a window, from top to bottom."""
-    created, ended = window["created"], window["ended"]
+    created, ended, lasted = window["created"], window["ended"], window["duration"]
     return {
         "since": _minute(window["since"]),
         "most active": window["peak"]["active"],
@@ -66,7 +70,9 @@ def _column(window: dict[str, Any]) -> dict[str, object]:
         **{f"  {type_}": count for type_, count in created["by_type"].items()},
         "ended": ended["total"],
         **{f"  {cause}": count for cause, count in ended["by_cause"].items()},
-        **{f"lasted, {name}": _span(each) for name, each in window["duration"].items()},
+        "lasted, average": _span(lasted["average"]),
+        "lasted, p50": _span(lasted["p50"]),
+        "lasted, p95": _span(lasted["p95"]),
     }
 
 

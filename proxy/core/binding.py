@@ -73,7 +73,7 @@ DEFAULT_WIDTHS: Final = Widths()
 
 def reduced(signal: Signal, shown: str | None, widths: Widths) -> str | None:
     """Return the part of a signal that counts; None: it is missing or malformed."""
-    if shown is None or len(shown) > _LONGEST or _CONTROL.search(shown):
+    if shown is None or len(shown) > LONGEST or _CONTROL.search(shown):
         return None
     if signal is Signal.IP:
         return _network(shown, widths)
@@ -103,7 +103,7 @@ def mismatches(
 
 
 # Three times what browsers send: reading and remembering it must stay cheap, whoever writes it.
-_LONGEST: Final = 1024
+LONGEST: Final = 1024
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _DIGEST_BYTES: Final = 8
 

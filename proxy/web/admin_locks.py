@@ -13,8 +13,10 @@ from proxy.web.admin_sessions import session_id_of
 from proxy.web.payloads.base import read
 from proxy.web.payloads.locks import (
     LockPayload,
+    ReleasedDocument,
     ReleasePayload,
     RenewPayload,
+    acquired_document,
     contended_document,
     hold_document,
 )
@@ -37,8 +39,8 @@ class LockRoutes:
                 raise Problem(404, "not_found", "there is no such session")
             case Contended() as contended:
                 raise _locked(contended)
-            case Acquired(lease, hold):
-                return web.json_response({"lease": lease.text} | hold_document(hold), status=201)
+            case Acquired() as acquired:
+                return web.json_response(acquired_document(acquired), status=201)
             case never:
                 assert_never(never)
 
@@ -57,7 +59,7 @@ class LockRoutes:
         session_id = session_id_of(request)
         wanted = read(ReleasePayload, await bodies.json_object(request))
         released = await self._locks.release(session_id, Lease(wanted.lease))
-        return web.json_response({"released": released})
+        return web.json_response(ReleasedDocument(released=released))
 
 
 def _locked(contended: Contended) -> Problem:

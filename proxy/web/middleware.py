@@ -229,7 +229,7 @@ def _problem(error: Exception) -> Problem:
             allow = ", ".join(sorted(error.allowed_methods))
             return Problem(405, "method_not_allowed", headers={hdrs.ALLOW: allow})
         case web.HTTPClientError():
-            return Problem(error.status, "bad_request")
+            return Problem(400, "bad_request")
         case _:
             return Problem(500, "internal_error")
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession, hdrs, web
 from uuid_utils import uuid7
 from yarl import URL
 
 from proxy.core.address import Address
 from proxy.core.errors import StoreUnavailable
-from proxy.core.lifetimes import DEFAULT_LIFETIMES
+from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes
 from proxy.core.limits import Limit
 from proxy.core.protocols import (
     AnalyticsStore,
@@ -46,6 +46,7 @@ from proxy.web.admin import admin_app
 from proxy.web.admin_auth import ApiKey, ApiKeys, Scope
 from proxy.web.door import application_door
 from tests.clock import FakeClock
+from tests.web.described import breaches
 
 CURSOR_KEY = bytes(range(32))
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -113,7 +114,10 @@ class Counted(list[tuple[str, str, int]]):
 
 @dataclass
 class Door:
-    """The door and what is behind it. `keys` holds a key of all scopes and one of each."""
+    """The door and what is behind it. `keys` holds a key of all scopes and one of each.
+
+    `routes` are the methods and templates it has a handler for.
+    """
 
     client: ClientSession
     port: int
@@ -125,6 +129,7 @@ class Door:
     clock: FakeClock
     keys: Mapping[str, str]
     counted: Counted
+    routes: set[tuple[str, str]]
 
     async def call(
         self,
@@ -135,13 +140,16 @@ class Door:
         headers: Iterable[tuple[str, str]] = (),
         **about: Any,
     ) -> Reply:
-        """Send a request as it stands: the path is not normalised."""
+        """Send a request as it stands: the path is not normalised. The document knows the reply."""
         lines = list(headers)
         if key is not None:
             lines.append(("Authorization", f"Bearer {self.keys[key]}"))
         url = URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
         async with self.client.request(method, url, headers=lines, **about) as response:
-            return Reply(response.status, response.headers, await response.text())
+            reply = Reply(response.status, response.headers, await response.text())
+        wrong = breaches(method, path, reply.status, reply.headers, reply.text)
+        assert not wrong, wrong
+        return reply
 
     async def create(self, user_id: str = "ada", **fields: Any) -> tuple[str, dict[str, Any]]:
         """Create a session through the door; return its token and its document."""
@@ -174,6 +182,7 @@ async def admin_door(
     directory: Path,
     *,
     patience: float = 5.0,
+    lifetimes: Mapping[SessionType, Lifetimes] = DEFAULT_LIFETIMES,
     seen: Seen = lambda _, __: None,
     limits: Mapping[SessionType, Limit] = MappingProxyType({}),
     logout: Callable[[Logouts, FakeClock], Handler] | None = None,
@@ -187,7 +196,7 @@ async def admin_door(
     store = cast("DurableStore", broken)
     clock, ring = FakeClock(), KeyRing([TokenKey.generate()])
     silence = Silence()
-    means = Means(store, [], silence, ring, DEFAULT_LIFETIMES, clock, silence, limits)
+    means = Means(store, [], silence, ring, lifetimes, clock, silence, limits)
     sessions = Sessions(means, new_id=lambda: SessionId(str(uuid7())))
     rotation = Rotation(means)
     validator = Validator(store, ring=ring, clock=clock, deadline=5, seen=seen)
@@ -219,7 +228,7 @@ async def admin_door(
         analytics,
         ApiKeys(keys),
         hosts=["127.0.0.1", "LOCALHOST", "::1"],
-        lifetimes=DEFAULT_LIFETIMES,
+        lifetimes=lifetimes,
         cursor_key=CURSOR_KEY,
         clock=clock,
         on_request=counted,
@@ -230,6 +239,12 @@ async def admin_door(
         async with application_door("admin", app, on_bad_request=lambda: None) as listener:
             port = (await listener.open(Address("127.0.0.1"))).port
             async with ClientSession() as client:
+                routes = {
+                    (route.method, resource.canonical)
+                    for resource in app.router.resources()
+                    for route in resource
+                    if route.method != hdrs.METH_ANY  # it tells which methods there are
+                }
                 yield Door(
                     client,
                     port,
@@ -241,6 +256,7 @@ async def admin_door(
                     clock,
                     texts,
                     counted,
+                    routes,
                 )
             await listener.close(patience=1)
     finally:

@@ -546,21 +546,21 @@ async def test_an_outage_is_never_an_answer_about_a_token(door: Door, path: str)
 
 
 @pytest.mark.parametrize(
-    ("failure", "status", "code"),
+    ("path", "body", "failure", "status", "code"),
     [
-        (Conflict("x"), 409, "conflict"),
-        (SessionExists("x"), 409, "session_exists"),
-        (SessionEnded("x"), 409, "session_ended"),
-        (UnreadableRecord("x"), 503, "store_unavailable"),
-        (RuntimeError("x"), 500, "internal_error"),
+        (f"/v1/sessions/{UNKNOWN}/revoke", {}, Conflict("x"), 409, "conflict"),
+        ("/v1/sessions", {"user_id": "ada"}, SessionExists("x"), 409, "session_exists"),
+        ("/v1/sessions", {"user_id": "ada"}, SessionEnded("x"), 409, "session_ended"),
+        ("/v1/sessions", {"user_id": "ada"}, UnreadableRecord("x"), 503, "store_unavailable"),
+        ("/v1/sessions", {"user_id": "ada"}, RuntimeError("x"), 500, "internal_error"),
     ],
 )
 async def test_what_the_service_raises_is_told_as_a_problem(
-    door: Door, failure: Exception, status: int, code: str
+    door: Door, path: str, body: dict[str, Any], failure: Exception, status: int, code: str
 ) -> None:
     door.store.failure = failure
 
-    reply = await door.call("POST", "/v1/sessions", json={"user_id": "ada"})
+    reply = await door.call("POST", path, json=body)
 
     assert (reply.status, reply.body["code"]) == (status, code)
     assert reply.body["status"] == status

@@ -1,51 +1,94 @@
 """What comes in and goes out about the lock of a session."""
 
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 from proxy.core.lock import Contended, Hold
-from proxy.web.payloads import values
-from proxy.web.payloads.base import Payload
-from proxy.web.payloads.documents import rfc3339
-from proxy.web.payloads.sessions import Label
+from proxy.service.locks import Acquired
+from proxy.web.payloads import fields
+from proxy.web.payloads.base import Payload, example
+from proxy.web.payloads.documents import Time, rfc3339
 
-SomeLease = Annotated[str, AfterValidator(values.lease)]
+_described = with_config(ConfigDict(use_attribute_docstrings=True))
 
 
 class _Timed(Payload):
-    """For how many seconds the lock is to be held."""
-
     ttl: Annotated[int, Field(ge=1, le=300)] = 30
+    """For how many seconds the lock is to be held, from when the database hears of it."""
 
     def duration(self) -> timedelta:
         return timedelta(seconds=self.ttl)
 
 
 class LockPayload(_Timed):
-    """POST /v1/sessions/{id}/lock. `holder` is what those who find it held are told."""
+    """Who wants the lock of a session, and for how long."""
 
-    holder: Label | None = None
+    model_config = example(ttl=30, holder="worker-3")
+
+    holder: fields.Label | None = None
+    """What those who find it held are told."""
 
 
 class RenewPayload(_Timed):
-    """PUT /v1/sessions/{id}/lock."""
+    """Whose lock is to be held for longer."""
 
-    lease: SomeLease
+    lease: fields.LeaseText
+    """As the lock's answer had it."""
 
 
 class ReleasePayload(Payload):
-    """DELETE /v1/sessions/{id}/lock."""
+    """Whose lock is to end."""
 
-    lease: SomeLease
+    lease: fields.LeaseText
+    """As the lock's answer had it."""
 
 
-def hold_document(hold: Hold) -> dict[str, Any]:
+@_described
+class HoldDocument(TypedDict):
+    """The lock is held."""
+
+    fence: Annotated[int, Field(ge=0, lt=2**53)]
+    """Higher than that of every earlier hold on this session's lock."""
+    expires_at: Time
+    """When it ends by itself, by the clock of the database."""
+
+
+@_described
+class AcquiredDocument(HoldDocument):
+    """The lock is held, and by whom: the lease is in this answer and nowhere else, ever."""
+
+    lease: str
+    """The secret it is renewed and released with."""
+
+
+@_described
+class ReleasedDocument(TypedDict):
+    """Whether the lock was held by the lease until now."""
+
+    released: bool
+
+
+@_described
+class ContendedDocument(TypedDict):
+    """What whoever finds the lock held is told."""
+
+    free_at: Time
+    holder: str | None
+
+
+def acquired_document(acquired: Acquired) -> AcquiredDocument:
+    """Return what whoever has acquired the lock is told."""
+    return {"lease": acquired.lease.text, **hold_document(acquired.hold)}
+
+
+def hold_document(hold: Hold) -> HoldDocument:
     """Return what a holder is told."""
     return {"fence": hold.fence, "expires_at": rfc3339(hold.expires_at)}
 
 
-def contended_document(contended: Contended) -> dict[str, Any]:
+def contended_document(contended: Contended) -> ContendedDocument:
     """Return what whoever finds the lock held is told."""
     return {"free_at": rfc3339(contended.free_at), "holder": contended.holder}
