@@ -239,7 +239,7 @@ TABLE: Final = (
         AnalyticsRoutes.show,
         name="showAnalytics",
         tag="analytics",
-        answer=Answer(AnalyticsDocument, "As of the last sample."),
+        answer=Answer(AnalyticsDocument, "The last sample, and what happened in each window."),
         problems=("not_sampled_yet",),
     ),
     Endpoint(
