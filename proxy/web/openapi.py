@@ -24,7 +24,6 @@ _TAGS: Final = {
     "locks": "One instance of an application at a time works on a session.",
     "analytics": "How many sessions there are, began and ended.",
     "audit": "Who did what to which session.",
-    "analytics": "How many sessions there are, began and ended.",
     "oauth2": "For clients that speak OAuth: RFC 7662 and RFC 7009.",
     "providers": "For identity providers: OpenID Connect Back-Channel Logout 1.0.",
     "document": "What you are reading.",
