@@ -5,7 +5,7 @@ stores, the announcement to other instances) may fail without undoing it.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -156,7 +156,8 @@ class Sessions:
         if not touched:
             raise SessionEnded(f"session {session_id} has ended")
         await offer(touched, self._means.hot)
-        return await self._means.durable.get(session_id)
+        seen = record.details.access_count + 1  # at least: others may have counted meanwhile
+        return SessionRecord(touched[0], replace(record.details, access_count=seen))
 
     async def revoke_where(
         self, condition: Condition, *, by: Actor, reason: str

@@ -7,8 +7,8 @@ from proxy.core.errors import StoreUnavailable, UnreadableRecord
 from proxy.core.protocols import BatchFinder, HotLeaf
 from proxy.core.session import Session
 from proxy.core.token import Digest
+from proxy.core.within import within
 from proxy.stores.breaker import Breaker
-from proxy.stores.deadline import within
 
 _T = TypeVar("_T")
 

@@ -10,7 +10,6 @@ The order is the one of `admin.admin_app`. What a stranger can learn is therefor
 path there is or is not, but for those that are open.
 """
 
-import asyncio
 import logging
 import re
 import traceback
@@ -30,6 +29,7 @@ from proxy.core.errors import (
     StoreUnavailable,
     UnreadableRecord,
 )
+from proxy.core.within import within
 from proxy.web.admin_auth import ApiKey, ApiKeys
 from proxy.web.problems import Problem, respond
 
@@ -135,14 +135,7 @@ def timely(seconds: float) -> Middleware:
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        patience = asyncio.timeout(seconds)
-        try:
-            async with patience:
-                return await handler(request)
-        except TimeoutError:
-            if not patience.expired():
-                raise
-            raise StoreUnavailable("deadline", f"no answer within {seconds:g} s") from None
+        return await within(seconds, "deadline", handler(request))
 
     return middleware
 
