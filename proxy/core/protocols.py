@@ -38,7 +38,9 @@ class BatchFinder(Protocol):
         ...
 
 
-class _Putting(Protocol):
+class HotStore(SessionFinder, Protocol):
+    """May forget, never goes back in time."""
+
     async def put(self, session: Session) -> Session:
         """Offer a copy for `session.digest`; keep the fresher of it and what is there.
 
@@ -47,12 +49,12 @@ class _Putting(Protocol):
         ...
 
 
-class HotStore(SessionFinder, _Putting, Protocol):
-    """May forget, never goes back in time."""
+class HotLeaf(BatchFinder, Protocol):
+    """A hot store that answers many questions, and takes many copies, in one round trip."""
 
-
-class HotLeaf(BatchFinder, _Putting, Protocol):
-    """A hot store that answers many questions at once."""
+    async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
+        """Put each under its own digest, and return what was kept under each."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

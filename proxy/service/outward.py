@@ -1,11 +1,16 @@
 """The word outward, after the truth was told: nothing here can fail what has been acknowledged."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import Final
 
 from proxy.core.errors import StoreUnavailable
 from proxy.core.protocols import DurableStore, Feed, HotStore
 from proxy.core.session import Session
+
+# One round trip's worth: more at once would wait for each other within one store's deadline.
+_AT_ONCE: Final = 64
 
 
 async def offer(sessions: Sequence[Session], hot: Sequence[HotStore]) -> bool:
@@ -34,10 +39,11 @@ async def tell(
 
 
 async def _taken(sessions: Sequence[Session], store: HotStore) -> bool:
+    copies = [copy for session in sessions for copy in session.copies()]
     try:
-        for session in sessions:
-            for copy in session.copies():
-                await store.put(copy)
+        for start in range(0, len(copies), _AT_ONCE):
+            # Together: a store may take what is put in one tick in one round trip.
+            await asyncio.gather(*map(store.put, copies[start : start + _AT_ONCE]))
     except StoreUnavailable:
         return False
     return True

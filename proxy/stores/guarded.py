@@ -55,5 +55,5 @@ class GuardedHot(Guarded):
         super().__init__(leaf, guard=guard)
         self._hot = leaf
 
-    async def put(self, session: Session) -> Session:
-        return await self._guard(lambda: self._hot.put(session))
+    async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
+        return await self._guard(lambda: self._hot.put_many(sessions))

@@ -98,6 +98,22 @@ class _Line:
             return error
 
 
+@dataclass(slots=True)
+class _Offer:
+    """A copy that is put, its record, and what Redis last replied to it."""
+
+    session: Session
+    record: bytes
+    reply: Any = None
+
+    def command(self, namespace: str) -> tuple[Any, ...]:
+        """Return what follows the script's name. What could not be read is named, to go."""
+        key = _key(namespace, self.session.digest)
+        until = microseconds(self.session.expires_at) // 1000
+        unreadable = self.reply if isinstance(self.reply, bytes) else b""
+        return (1, key, self.record, until, _LONGEST_RECORD, unreadable)
+
+
 class RedisStore:
     """A hot leaf. An unreadable record is counted and is a miss."""
 
@@ -136,11 +152,16 @@ class RedisStore:
         return (await self.find_many((digest,))).get(digest)
 
     async def put(self, session: Session) -> Session:
+        return (await self.put_many({session.digest: session}))[session.digest]
+
+    async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
         self._must_believe()
         with _outages():
-            pool = await self._pool_for(session.digest)
-            async with self._turns, self._line(pool) as line:
-                return await self._keep_the_fresher(line, session)
+            by_pool: dict[Pool, list[Session]] = {}
+            for session in sessions.values():
+                by_pool.setdefault(await self._pool_for(session.digest), []).append(session)
+            kept = await asyncio.gather(*(self._offer(*group) for group in by_pool.items()))
+        return {digest: session for some in kept for digest, session in some.items()}
 
     def believe(self, generation: int) -> None:
         """From now on believe copies of this generation, and of no other."""
@@ -189,31 +210,40 @@ class RedisStore:
                     found[digest] = session
         return found
 
-    async def _keep_the_fresher(self, line: _Line, session: Session) -> Session:
-        record, unreadable = encode(session), b""
-        for _ in range(2):
-            reply = await self._offered(line, session, record, unreadable)
-            if reply == record:
-                return session
-            kept = await self._read(line, session.digest, reply)
-            if kept is not None and kept.freshness > session.freshness:
-                return kept
-            # Either an unreadable body under a fresher head, which would be in the way for ever, or
-            # not our reply at all; then what lies there is not known, and may be a tombstone.
-            await line.connection.disconnect(nowait=True)
-            unreadable = reply if isinstance(reply, bytes) else b""
+    async def _offer(self, pool: Pool, sessions: Sequence[Session]) -> dict[Digest, Session]:
+        kept: dict[Digest, Session] = {}
+        offers = [_Offer(session, encode(session)) for session in sessions]
+        async with self._turns, self._line(pool) as line:
+            for _ in range(2):
+                for offer, reply in zip(offers, await self._replies(line, offers), strict=True):
+                    offer.reply = reply
+                    if (session := await self._kept(line, offer)) is not None:
+                        kept[offer.session.digest] = session
+                offers = [offer for offer in offers if offer.session.digest not in kept]
+                if not offers:
+                    return kept
+                await line.connection.disconnect(nowait=True)
         raise RedisConnectionError("the reply to another question")
 
-    async def _offered(
-        self, line: _Line, session: Session, record: bytes, unreadable: bytes
-    ) -> Any:
-        until = microseconds(session.expires_at) // 1000
-        key = _key(line.namespace, session.digest)
-        arguments = (1, key, record, until, _LONGEST_RECORD, unreadable)
-        [reply] = await line.ask(("EVALSHA", _SCRIPT_SHA, *arguments))
-        if isinstance(reply, NoScriptError):
-            [reply] = await line.ask(("EVAL", _KEEP_THE_FRESHER, *arguments))
-        return _checked([reply])[0]
+    async def _kept(self, line: _Line, offer: "_Offer") -> Session | None:
+        """Return what was kept by a reply; None: it does not say.
+
+        Either there is an unreadable body under a fresher head, which would be in the way for ever,
+        or it is not our reply at all; then what lies there is not known, and may be a tombstone.
+        """
+        if offer.reply == offer.record:
+            return offer.session
+        kept = await self._read(line, offer.session.digest, offer.reply)
+        return kept if kept is not None and kept.freshness > offer.session.freshness else None
+
+    async def _replies(self, line: _Line, offers: Sequence["_Offer"]) -> list[Any]:
+        commands = [offer.command(line.namespace) for offer in offers]
+        replies = await line.ask(*(("EVALSHA", _SCRIPT_SHA, *command) for command in commands))
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            replies = await line.ask(
+                *(("EVAL", _KEEP_THE_FRESHER, *command) for command in commands)
+            )
+        return _checked(replies)
 
     async def _read(self, line: _Line, digest: Digest, reply: Any) -> Session | None:
         """Return the session a reply holds if it answers for `digest`, else None."""
