@@ -10,7 +10,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from hashlib import blake2s
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -21,7 +21,6 @@ from proxy.core.errors import StoreUnavailable
 from proxy.core.session import Session
 from proxy.house import House, built
 from proxy.observe.prometheus import registry
-from proxy.service.catch_up import CatchUp
 from proxy.settings import Settings, first_admin_key, token_keys
 from proxy.stores.migrate import migrate_postgres
 from proxy.stores.postgres import PostgresStore
@@ -50,9 +49,10 @@ _log: Final = logging.getLogger("sidegate")
 async def opened(settings: Settings) -> AsyncIterator[House]:
     """Lend everything but the doors, on the stores of the settings."""
     async with built(settings) as house:
-        if house.redis is not None:
-            house.redis.believe(await house.durable.generation())
+        await house.catch_up.settle()
         yield house
+        with suppress(StoreUnavailable):  # what was done is done; servers mend it within seconds
+            await house.catch_up.settle()
 
 
 async def cleanup(settings: Settings) -> AsyncIterator[int]:
@@ -221,15 +221,9 @@ def _api_keys(settings: Settings) -> list[ApiKey]:
 async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
     """Hear what other instances change. An error nobody foresaw here ends the process."""
     up = house.metrics.feed_up
-    catch_up = CatchUp(
-        house.durable,
-        hot=house.hot,
-        believe=_nobody if house.redis is None else house.redis.believe,
-        every=settings.catch_up.interval.total_seconds(),
-    )
     async with asyncio.TaskGroup() as tasks:
         running = [
-            tasks.create_task(catch_up.run(partial(up, "catch_up"))),
+            tasks.create_task(house.catch_up.run(partial(up, "catch_up"))),
             tasks.create_task(house.toucher.run(every=settings.touch.interval.total_seconds())),
             tasks.create_task(house.revoke_behind.run()),
             tasks.create_task(house.analytics.run(sampling=settings.jobs)),
@@ -255,10 +249,6 @@ def _jobs(settings: Settings, house: House) -> Iterator[Coroutine[Any, Any, NoRe
     """Yield what one process has to do for all."""
     yield house.janitor.run(every=settings.cleanup.interval.total_seconds())
     yield house.audit.run(every=settings.audit.interval.total_seconds())
-
-
-def _nobody(_: int) -> None:
-    """Where there is no hot store but memory, there is nothing to believe."""
 
 
 def _hear(house: House, session: Session) -> None:

@@ -24,6 +24,7 @@ from proxy.observe.prometheus import Metrics
 from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
 from proxy.service.binding import ClientBinding, RevokeBehind
+from proxy.service.catch_up import CatchUp
 from proxy.service.janitor import Janitor
 from proxy.service.locks import Locks
 from proxy.service.logouts import Logouts
@@ -71,6 +72,7 @@ class House:
     hot: tuple[HotStore, ...]
     redis: RedisStore | None
     feed: RedisFeed | None
+    catch_up: CatchUp
     sessions: Sessions
     rotation: Rotation
     locks: Locks
@@ -154,8 +156,24 @@ def _introduced(
         counted=metrics.touches,
         max_notes=settings.touch.max_sessions,
     )
-    limits = settings.sessions.limits()
-    means = Means(durable, hot, feed or Nobody(), ring, lifetimes, clock, metrics, limits)
+    catch_up = CatchUp(
+        durable,
+        hot=hot,
+        believe=_nobody if redis is None else redis.believe,
+        clock=clock,
+        every=_seconds(settings.catch_up.interval),
+    )
+    means = Means(
+        durable,
+        hot,
+        feed or Nobody(),
+        ring,
+        lifetimes,
+        clock,
+        metrics,
+        settings.sessions.limits(),
+        catch_up.owe,
+    )
     sessions = Sessions(
         means, new_id=lambda: SessionId(str(uuid7())), widths=settings.binding.widths()
     )
@@ -167,6 +185,7 @@ def _introduced(
         hot=tuple(hot),
         redis=redis,
         feed=feed,
+        catch_up=catch_up,
         sessions=sessions,
         rotation=Rotation(means),
         locks=Locks(truth.locks, durable=durable, clock=clock, counted=metrics.lock),
@@ -238,6 +257,10 @@ def _guarded_redis(
 ) -> HotStore:
     leaf = GuardedHot(redis, guard=_guard("redis", settings.redis, clock, metrics))
     return MeteredHot(BatchedHot(leaf), store="redis", observe=metrics.lookup)
+
+
+def _nobody(_: int) -> None:
+    """Where there is no hot store but memory, there is nothing to believe."""
 
 
 def _durable_name(settings: Settings) -> str:

@@ -181,8 +181,10 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         """Return which generation of copies hot stores may be believed. Only ever grows."""
         ...
 
-    async def next_generation(self) -> int:
-        """Begin another: a hot store missed a change, and no copy in it is believed any more."""
+    async def next_generation(self, after: int) -> int:
+        """Begin the one after `after`, and return it: a hot store missed a change, and no copy in
+        it is believed any more. Another instance has begun it already: return the present one.
+        """
         ...
 
     async def purge(self, expired_before: datetime, *, limit: int) -> int:

@@ -1,12 +1,12 @@
 """The word outward, after the truth was told: nothing here can fail what has been acknowledged."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
 from proxy.core.errors import StoreUnavailable
-from proxy.core.protocols import DurableStore, Feed, HotStore
+from proxy.core.protocols import Feed, HotStore
 from proxy.core.session import Session
 
 # One round trip's worth: more at once would wait for each other within one store's deadline.
@@ -20,22 +20,28 @@ async def offer(sessions: Sequence[Session], hot: Sequence[HotStore]) -> bool:
 
 
 async def tell(
-    changed: Sequence[Session], durable: DurableStore, hot: Sequence[HotStore], feed: Feed
+    changed: Sequence[Session],
+    hot: Sequence[HotStore],
+    feed: Feed,
+    owe: Callable[[Sequence[Session]], None],
 ) -> None:
-    """Tell our own memory, then the other instances, then the hot stores beyond.
+    """Tell our own memory, then the other instances and the hot stores beyond.
 
-    A hot store that cannot be told keeps what it had, and may answer with it when it is back: from
-    the next generation on nobody believes it.
+    A hot store that cannot be told keeps what it had, and may answer with it when it is back:
+    `owe` is told what it has missed.
     """
     if not changed:
         return
     near, far = hot[:1], hot[1:]
     await offer(changed, near)
+    taken, _ = await asyncio.gather(offer(changed, far), _announced(changed, feed))
+    if not taken:
+        owe(changed)
+
+
+async def _announced(changed: Sequence[Session], feed: Feed) -> None:
     with suppress(StoreUnavailable):  # the catch-up of the other instances finds it
         await feed.announce(changed)
-    if not await offer(changed, far):
-        with suppress(StoreUnavailable):  # then the catch-up does it
-            await durable.next_generation()
 
 
 async def _taken(sessions: Sequence[Session], store: HotStore) -> bool:
@@ -54,3 +60,7 @@ class Nobody:
 
     async def announce(self, sessions: Iterable[Session]) -> None:
         """Tell nobody."""
+
+
+def nothing_owed(_: Sequence[Session]) -> None:
+    """Where no store lies beyond our memory, none can miss anything."""

@@ -93,7 +93,9 @@ _TOUCH: Final = (
     f" RETURNING {_SESSION}"
 )
 _GENERATION: Final = "SELECT max(number) AS number FROM hot_generation"
-_NEXT_GENERATION: Final = "UPDATE hot_generation SET number = number + 1 RETURNING number"
+_NEXT_GENERATION: Final = (
+    "UPDATE hot_generation SET number = number + 1 WHERE number = $1 RETURNING number"
+)
 # One instance at a time; the lock ends with the statement.
 _PURGE: Final = (
     "WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($3) AS ours),"
@@ -120,6 +122,7 @@ class PostgresStore:
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
         self._ask = database.ask
+        self._ask_at_once = database.ask_at_once
 
     @classmethod
     async def open(cls, dsn: str, *, pool_max: int = 8, prepared_statements: bool = True) -> Self:
@@ -138,7 +141,7 @@ class PostgresStore:
         return (await self.find_many((digest,))).get(digest)
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
-        return answering(await self._database.ask_at_once(_FIND, digests), digests)
+        return answering(await self._ask_at_once(_FIND, digests), digests)
 
     async def create(self, record: SessionRecord, *, limit: Limit | None = None) -> list[Session]:
         values = values_of(record).values()
@@ -243,10 +246,11 @@ class PostgresStore:
         return list(readable_sessions(rows))
 
     async def generation(self) -> int:
-        return int((await self._ask(_GENERATION))[0]["number"])
+        return int((await self._ask_at_once(_GENERATION))[0]["number"])
 
-    async def next_generation(self) -> int:
-        return int((await self._ask(_NEXT_GENERATION))[0]["number"])
+    async def next_generation(self, after: int) -> int:
+        rows = await self._ask_at_once(_NEXT_GENERATION, after)
+        return int(rows[0]["number"]) if rows else await self.generation()
 
     async def purge(self, expired_before: datetime, *, limit: int) -> int:
         return len(await self._ask(_PURGE, expired_before, limit, _PURGE_LOCK))
@@ -254,14 +258,14 @@ class PostgresStore:
     async def changed_since(self, mark: int) -> tuple[int, list[Session]]:
         """See the protocol. A mark spells a snapshot: what that one saw is not told again."""
         if mark == 0:
-            rows = await self._ask(_NOW)
+            rows = await self._ask_at_once(_NOW)
             return _mark(rows[0]["seen"]), []
-        rows = await self._ask(_CHANGED, _snapshot(mark))
+        rows = await self._ask_at_once(_CHANGED, _snapshot(mark))
         changed = (row for row in rows if row["id"] is not None)
         return _mark(rows[0]["seen"]), list(readable_sessions(changed))
 
     async def ping(self) -> None:
-        await self._ask("SELECT 1")
+        await self._ask_at_once("SELECT 1")
 
     async def close(self) -> None:
         await self._database.close()

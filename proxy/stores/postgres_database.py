@@ -31,9 +31,10 @@ class PostgresDatabase:
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", connector: Connector) -> None:
         self._pool = pool
         self._connector = connector
-        # Look-ups have half of the connections to themselves: what waits for a lock must not keep
-        # everybody from being checked.
-        self._others = asyncio.Semaphore(max(1, pool.get_max_size() // 2))
+        # What waits for a lock must not keep everybody from being checked, nor the news from
+        # being heard: verbs get half of the connections but one, look-ups the other half.
+        self.lookups_at_once = max(1, pool.get_max_size() // 2)
+        self._verbs = asyncio.Semaphore(max(1, self.lookups_at_once - 1))
         self._schema_fits = False
         self._returning: set[asyncio.Task[None]] = set()
 
@@ -68,11 +69,14 @@ class PostgresDatabase:
 
     async def ask(self, query: str, *arguments: object) -> list[Row]:
         """Run one statement, which is its own transaction. An error leaves open if it happened."""
-        async with self._others:
+        async with self._verbs:
             return await self.ask_at_once(query, *arguments)
 
     async def ask_at_once(self, query: str, *arguments: object) -> list[Row]:
-        """Run one statement like `ask`, on the connections kept for look-ups too."""
+        """Run one statement like `ask`, on the connections kept for look-ups and news too.
+
+        Who looks up keeps to `lookups_at_once`; then one connection is always free for the news.
+        """
         with understood():
             for _ in range(_ATTEMPTS - 1):
                 with suppress(asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
