@@ -13,7 +13,7 @@ from proxy.core.within import within
 EVERY: Final = 1.0
 PATIENCE: Final = 2.0
 
-_MARK: Final = "beat "
+_MARK: Final = b"beat "
 
 
 class Heartbeat:
@@ -24,19 +24,19 @@ class Heartbeat:
         self._store = store
         self._monotonic = clock.monotonic
         self._lag = lag
-        self._name = secrets.token_hex(8)
+        self._name = secrets.token_hex(8).encode()
         self._count = 0
         self._begun = 0.0
         self._echo = asyncio.Event()
 
-    def beat(self) -> str:
+    def beat(self) -> bytes:
         """Return what to say now."""
         self._count += 1
         self._echo.clear()
         self._begun = self._monotonic()
         return self._present
 
-    def heard(self, message: str) -> bool:
+    def heard(self, message: bytes) -> bool:
         """Say whether a message is a beat, ours or another instance's."""
         if message == self._present and not self._echo.is_set():
             self._lag(self._monotonic() - self._begun)
@@ -48,5 +48,5 @@ class Heartbeat:
         await within(PATIENCE, self._store, self._echo.wait())
 
     @property
-    def _present(self) -> str:
-        return f"{_MARK}{self._name} {self._count}"
+    def _present(self) -> bytes:
+        return b"%s%s %d" % (_MARK, self._name, self._count)

@@ -70,14 +70,15 @@ class PostgresBell:
 
     async def _attend(self, connection: "Connection", rung: Callable[[], None]) -> None:
         def heard(*notification: object) -> None:
-            if not self._heart.heard(str(notification[-1])):
+            if not self._heart.heard(str(notification[-1]).encode()):
                 rung()
 
         await connection.add_listener(CHANNEL, heard)
         rung()
 
     async def _beat(self, connection: "Connection") -> None:
-        beat = connection.execute("SELECT pg_notify($1, $2)", CHANNEL, self._heart.beat())
+        message = self._heart.beat().decode()
+        beat = connection.execute("SELECT pg_notify($1, $2)", CHANNEL, message)
         await within(PATIENCE, "postgres", beat)
         try:
             await self._heart.echo()

@@ -42,8 +42,9 @@ _PACKET: Final = 256
 # Nobody writes a longer record; somebody else's huge value under our key must not be read whole.
 _LONGEST_RECORD: Final = 16 * 1024
 
-# A subscription that hears nothing for this many seconds pings, and waits as long for the pong.
-_QUIET: Final = 1.0
+# A subscription that hears nothing for this many seconds pings, and waits as long for the pong. It
+# hears a heartbeat each second, unless nobody may publish here.
+_QUIET: Final = 1.5
 
 # Sixteen of their forty digits tell a server's lives apart.
 _LIFE: Final = re.compile(rb"^(?:run_id|master_replid):([0-9a-f]{16})", re.MULTILINE)
@@ -191,7 +192,7 @@ class RedisStore:
                 while True:
                     kind, *_, message = await _next_message(line.connection)
                     if kind == b"message":
-                        heard(message)
+                        heard(message if isinstance(message, bytes) else b"")  # to be counted
 
     async def close(self) -> None:
         await asyncio.gather(*self._errands)
@@ -338,7 +339,7 @@ class _Lives:
         self._namespaces[connection] = "sidegate:v1:" + b"-".join(life).decode()
 
 
-async def _next_message(connection: AbstractConnection) -> list[bytes]:
+async def _next_message(connection: AbstractConnection) -> list[Any]:
     """Return what comes next on a subscribed connection; a server that is silent is asked."""
     message = await _next_reply(connection, timeout=_QUIET)
     if message is None:
