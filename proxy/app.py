@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from proxy import pauses
 from proxy.core.clock import SystemClock
 from proxy.core.errors import StoreUnavailable
-from proxy.core.session import Session
 from proxy.house import House, built
 from proxy.observe.prometheus import registry
 from proxy.settings import Settings, first_admin_key, token_keys
@@ -220,10 +219,8 @@ def _api_keys(settings: Settings) -> list[ApiKey]:
 @asynccontextmanager
 async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
     """Hear what other instances change. An error nobody foresaw here ends the process."""
-    up = house.metrics.feed_up
     async with asyncio.TaskGroup() as tasks:
         running = [
-            tasks.create_task(house.catch_up.run(partial(up, "catch_up"))),
             tasks.create_task(house.toucher.run(every=settings.touch.interval.total_seconds())),
             tasks.create_task(house.revoke_behind.run()),
             tasks.create_task(house.analytics.run(sampling=settings.jobs)),
@@ -231,13 +228,7 @@ async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
         ]
         if settings.jobs:
             running += [tasks.create_task(job) for job in _jobs(settings, house)]
-        if house.feed is not None:
-            listening = house.feed.listen(
-                heard=partial(_hear, house),
-                gap=partial(_missed_something, house),
-                up=partial(up, "redis"),
-            )
-            running.append(tasks.create_task(listening))
+        running += [tasks.create_task(listening) for listening in house.news.listening()]
         try:
             yield
         finally:
@@ -249,13 +240,3 @@ def _jobs(settings: Settings, house: House) -> Iterator[Coroutine[Any, Any, NoRe
     """Yield what one process has to do for all."""
     yield house.janitor.run(every=settings.cleanup.interval.total_seconds())
     yield house.audit.run(every=settings.audit.interval.total_seconds())
-
-
-def _hear(house: House, session: Session) -> None:
-    for copy in session.copies():
-        house.local.keep(copy)
-
-
-def _missed_something(house: House) -> None:
-    house.metrics.feed_gap("redis")
-    house.local.clear()

@@ -20,6 +20,7 @@ from proxy.core.protocols import (
 )
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
+from proxy.news import News, bell_of, feed_of
 from proxy.observe.prometheus import Metrics
 from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
@@ -46,12 +47,11 @@ from proxy.stores.metered import Metered, MeteredHot
 from proxy.stores.postgres import PostgresStore
 from proxy.stores.postgres_analytics import PostgresAnalytics
 from proxy.stores.postgres_audit import PostgresAudit
-from proxy.stores.postgres_database import PostgresDatabase
+from proxy.stores.postgres_database import PostgresDatabase, lookups_at_once
 from proxy.stores.postgres_locks import PostgresLocks
 from proxy.stores.postgres_logouts import PostgresLogouts
 from proxy.stores.read_through import ReadThrough
 from proxy.stores.redis import RedisStore
-from proxy.stores.redis_feed import RedisFeed
 from proxy.stores.remember_misses import RememberMisses
 from proxy.stores.sqlite import SqliteStore
 from proxy.stores.sqlite_analytics import SqliteAnalytics
@@ -71,8 +71,8 @@ class House:
     local: LocalStore
     hot: tuple[HotStore, ...]
     redis: RedisStore | None
-    feed: RedisFeed | None
     catch_up: CatchUp
+    news: News
     sessions: Sessions
     rotation: Rotation
     locks: Locks
@@ -138,12 +138,11 @@ def _introduced(
     hot: list[HotStore] = [MeteredHot(local, store="local", observe=metrics.lookup)]
     far = _guarded_durable(settings, clock, metrics, durable)
     pings: dict[str, Ping] = {_durable_name(settings): durable.ping}
-    feed: RedisFeed | None = None
     if redis is not None:
         hot.append(_guarded_redis(settings, clock, metrics, redis))
         far = ReadThrough(hot[-1], far, clock=clock)
         pings["redis"] = redis.ping
-        feed = RedisFeed(redis, on_unreadable=metrics.unreadable_record)
+    feed = feed_of(redis, clock, metrics)
     patience = _seconds(settings.gate.deadline)
     finder = ReadThrough(hot[0], _beyond_memory(settings, clock, far, patience), clock=clock)
     lifetimes = settings.sessions.by_type()
@@ -184,8 +183,8 @@ def _introduced(
         local=local,
         hot=tuple(hot),
         redis=redis,
-        feed=feed,
         catch_up=catch_up,
+        news=News(catch_up, feed, bell_of(settings, clock, metrics), local, metrics),
         sessions=sessions,
         rotation=Rotation(means),
         locks=Locks(truth.locks, durable=durable, clock=clock, counted=metrics.lock),
@@ -249,7 +248,14 @@ def _guarded_durable(
     name = _durable_name(settings)
     limits = settings.sqlite if name == "sqlite" else settings.postgres
     guard = _guard(name, limits, clock, metrics)
-    return Metered(Batched(Guarded(durable, guard=guard)), store=name, observe=metrics.lookup)
+    at_once = 1 if name == "sqlite" else lookups_at_once(settings.postgres.pool_max)
+    batched = Batched(
+        Guarded(durable, guard=guard),
+        store=name,
+        max_flights=at_once,
+        max_waiting=limits.max_lookups,
+    )
+    return Metered(batched, store=name, observe=metrics.lookup)
 
 
 def _guarded_redis(

@@ -79,6 +79,7 @@ class Metrics:
         self._logouts: _Tally = defaultdict(int)
         self._feed_up: dict[tuple[str, ...], float] = {}
         self._feed_gaps: _Tally = defaultdict(int)
+        self._feed_lag: dict[tuple[str, ...], float] = {}
         self._untrusted_peers = 0
         self._breakers: dict[str, Callable[[], str]] = {}
         self._local_sessions: Callable[[], int] = lambda: 0
@@ -157,6 +158,10 @@ class Metrics:
 
     def feed_gap(self, feed: str) -> None:
         self._feed_gaps[(feed,)] += 1
+
+    def feed_lag(self, feed: str, seconds: float) -> None:
+        """What was said on a feed was heard so many seconds later."""
+        self._feed_lag[(feed,)] = seconds
 
     # What is read when a scrape comes
 
@@ -287,6 +292,12 @@ class Metrics:
             "Times that something may have been missed, after which memory is emptied.",
             ("feed",),
             self._feed_gaps,
+        )
+        yield _gauge(
+            "sidegate_feed_lag_seconds",
+            "How long the last heartbeat took from this process through the feed to itself.",
+            ("feed",),
+            self._feed_lag,
         )
         yield _gauge(
             "sidegate_revocation_bound_seconds",

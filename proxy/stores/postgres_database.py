@@ -25,6 +25,11 @@ _CANCELLING_SECONDS: Final = 1.0
 _CLOSING_SECONDS: Final = 2.0
 
 
+def lookups_at_once(pool_max: int) -> int:
+    """Return how many of a pool's connections look-ups may have."""
+    return max(1, pool_max // 2)
+
+
 class PostgresDatabase:
     """What every store in one Postgres shares. It recovers by itself."""
 
@@ -33,8 +38,7 @@ class PostgresDatabase:
         self._connector = connector
         # What waits for a lock must not keep everybody from being checked, nor the news from
         # being heard: verbs get half of the connections but one, look-ups the other half.
-        self.lookups_at_once = max(1, pool.get_max_size() // 2)
-        self._verbs = asyncio.Semaphore(max(1, self.lookups_at_once - 1))
+        self._verbs = asyncio.Semaphore(max(1, lookups_at_once(pool.get_max_size()) - 1))
         self._schema_fits = False
         self._returning: set[asyncio.Task[None]] = set()
 

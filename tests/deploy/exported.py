@@ -43,5 +43,6 @@ def _one_of_each() -> Metrics:
     metrics.logout("idp", "ended")
     metrics.feed_up("redis", True)
     metrics.feed_gap("redis")
+    metrics.feed_lag("redis", 0.001)
     metrics.watch_breaker("redis", lambda: "closed")
     return metrics

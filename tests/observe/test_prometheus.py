@@ -55,6 +55,7 @@ def everything_happens_to(metrics: Metrics, session: Session = SESSION) -> None:
     for feed in ("redis", "catch_up"):
         metrics.feed_up(feed, up=True)
         metrics.feed_gap(feed)
+        metrics.feed_lag(feed, 0.001)
     metrics.created(session)
     metrics.ended(session, "revoked")
     metrics.admin_request("/v1/sessions/{id}", "GET", 200)
@@ -232,6 +233,7 @@ def test_a_feed_is_up_until_it_is_not(metrics: Metrics) -> None:
     metrics.feed_up("catch_up", up=True)
     metrics.feed_up("redis", up=False)
     metrics.feed_gap("redis")
+    metrics.feed_lag("redis", 0.001)
 
     assert value(metrics, "sidegate_feed_up", feed="redis") == 0
     assert value(metrics, "sidegate_feed_up", feed="catch_up") == 1
