@@ -20,6 +20,7 @@ from proxy.core.errors import (
     CannotListen,
     Conflict,
     LimitReached,
+    OutcomeUnknown,
     SchemaMismatch,
     SettingsError,
     SidegateError,
@@ -53,6 +54,8 @@ def _settings_report(error: SettingsError) -> str:
 
 def _next_step(error: SidegateError) -> str:
     match error:
+        case OutcomeUnknown():
+            return "It may have been done: look (`sidegate session list USER`), or do it again."
         case StoreUnavailable():
             return "Does the store run, and is its address right? `sidegate config show` tells it."
         case Conflict():

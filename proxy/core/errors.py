@@ -2,6 +2,7 @@
 
 SidegateError
 ├── StoreUnavailable    the store's: it could not answer; says nothing about the session
+│   └── OutcomeUnknown      a change was sent to it, and nobody knows whether it was made
 ├── UnreadableRecord    the store's content: a record that cannot be what was written
 ├── SessionEnded        the caller's: a transition was asked of a session that has ended
 ├── SessionExists       the caller's: that id or digest is taken
@@ -27,6 +28,10 @@ class StoreUnavailable(SidegateError):
         super().__init__(f"{store} cannot answer: {why}")
         self.store = store
         self.why = why
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """The store was lost while it made a change: it may have been made, or be made yet."""
 
 
 class UnreadableRecord(SidegateError):

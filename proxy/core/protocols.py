@@ -1,6 +1,7 @@
 """What stores promise. Absence is an answer; an error is an outage.
 
-Every method raises StoreUnavailable when the store cannot answer, and nothing else for that.
+Every method raises StoreUnavailable when the store cannot answer, and nothing else for that; one
+that changes something raises OutcomeUnknown, a kind of it, when it may have been changed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

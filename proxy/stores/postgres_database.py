@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import asyncpg
 
-from proxy.core.errors import SchemaMismatch, StoreUnavailable
+from proxy.core.errors import OutcomeUnknown, SchemaMismatch, StoreUnavailable
 from proxy.stores.migrate import lacking
-from proxy.stores.postgres_connection import Connector, primary, understood
+from proxy.stores.postgres_connection import Connector, primary, under_way, understood
 from proxy.stores.rows import Row
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class PostgresDatabase:
                 await self._check(connection)
 
     async def ask(self, query: str, *arguments: object) -> list[Row]:
-        """Run one statement, which is its own transaction. An error leaves open if it happened."""
+        """Run one statement, which is its own transaction."""
         async with self._verbs:
             return await self.ask_at_once(query, *arguments)
 
@@ -81,11 +81,15 @@ class PostgresDatabase:
 
         Who looks up keeps to `lookups_at_once`; then one connection is always free for the news.
         """
-        with understood():
-            for _ in range(_ATTEMPTS - 1):
-                with suppress(asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
-                    return await self._ask_once(query, *arguments)
-            return await self._ask_once(query, *arguments)
+        try:
+            return await self._ask(query, *arguments)
+        except OutcomeUnknown as lost:
+            raise StoreUnavailable(lost.store, lost.why) from lost
+
+    async def change(self, query: str, *arguments: object) -> list[Row]:
+        """Run one statement like `ask`. OutcomeUnknown: it was sent, and no answer came."""
+        async with self._verbs:
+            return await self._ask(query, *arguments)
 
     async def close(self) -> None:
         try:
@@ -95,12 +99,20 @@ class PostgresDatabase:
             self._pool.terminate()
         await asyncio.gather(self._connector.close(), *self._returning)
 
+    async def _ask(self, query: str, *arguments: object) -> list[Row]:
+        with understood():
+            for _ in range(_ATTEMPTS - 1):
+                with suppress(asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
+                    return await self._ask_once(query, *arguments)
+            return await self._ask_once(query, *arguments)
+
     async def _ask_once(self, query: str, *arguments: object) -> list[Row]:
         async with self._borrowed() as connection:
             if not self._schema_fits:
                 await self._insist_on_schema(connection)
-            # A Record is a mapping in all but name.
-            return cast("list[Row]", await connection.fetch(query, *arguments))
+            with under_way():
+                # A Record is a mapping in all but name.
+                return cast("list[Row]", await connection.fetch(query, *arguments))
 
     async def _insist_on_schema(self, connection: "_Connection") -> None:
         try:

@@ -24,6 +24,7 @@ from proxy.core.errors import (
     AnotherRequest,
     Conflict,
     LimitReached,
+    OutcomeUnknown,
     SessionEnded,
     SessionExists,
     StoreUnavailable,
@@ -45,6 +46,7 @@ REQUEST_ID: Final = web.RequestKey("request_id", str)
 # No underscore: whatever is sent as an id, it is not a token, and may be logged.
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{8,64}", re.ASCII)
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?", re.ASCII)
+_LOOKING: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
 _METHODS: Final = frozenset(hdrs.METH_ALL)
 _REALM: Final = 'Bearer realm="sidegate-admin"'
 
@@ -131,11 +133,16 @@ def authenticated(keys: ApiKeys, *, open_paths: Collection[str] = ()) -> Middlew
 
 
 def timely(seconds: float) -> Middleware:
-    """Give up on a store that is silent. What was asked of it may happen yet: 503 says so."""
+    """Give up on a store that is silent. A change that was asked of it may happen yet."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await within(seconds, "deadline", handler(request))
+        try:
+            return await within(seconds, "deadline", handler(request))
+        except StoreUnavailable as outage:
+            if outage.store != "deadline" or request.method in _LOOKING:
+                raise
+            raise OutcomeUnknown(outage.store, outage.why) from None
 
     return middleware
 
@@ -199,6 +206,9 @@ def _problem(error: Exception) -> Problem:
     match error:
         case Problem():
             return error
+        case OutcomeUnknown():
+            detail = "it may have been done, or be done yet: look, or send it again"
+            return Problem(503, "outcome_unknown", detail, headers={hdrs.RETRY_AFTER: "1"})
         case StoreUnavailable():
             return unavailable(error.store)
         case UnreadableRecord():  # a newer version wrote it, perhaps: no answer, and no absence
