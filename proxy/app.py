@@ -48,7 +48,8 @@ _log: Final = logging.getLogger("sidegate")
 async def opened(settings: Settings) -> AsyncIterator[House]:
     """Lend everything but the doors, on the stores of the settings."""
     async with built(settings) as house:
-        await house.catch_up.settle()
+        with suppress(StoreUnavailable):  # a revocation may do without the database
+            await house.catch_up.settle()
         yield house
         with suppress(StoreUnavailable):  # what was done is done; servers mend it within seconds
             await house.catch_up.settle()

@@ -21,6 +21,7 @@ from proxy.core.errors import (
     Conflict,
     LimitReached,
     OutcomeUnknown,
+    RevocationPending,
     SchemaMismatch,
     SettingsError,
     SidegateError,
@@ -42,6 +43,8 @@ class _Reporting(click.Group):
         except SettingsError as error:
             click.echo(_settings_report(error), err=True)
             ctx.exit(EX_CONFIG)
+        except RevocationPending as pending:
+            click.echo(f"pending: {pending}")
         except SidegateError as error:
             raise click.ClickException(f"{error}\n{_next_step(error)}") from error
 

@@ -20,7 +20,7 @@ from proxy.core.protocols import (
 )
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
-from proxy.news import News, bell_of, feed_of
+from proxy.news import News, bell_of, feed_of, pending_of
 from proxy.observe.prometheus import Metrics
 from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
@@ -31,6 +31,7 @@ from proxy.service.locks import Locks
 from proxy.service.logouts import Logouts
 from proxy.service.means import Means
 from proxy.service.outward import Nobody
+from proxy.service.pending import Pending
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.toucher import Toucher
@@ -113,16 +114,18 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         )
         truth = await _truth(settings)
         cellar.push_async_callback(truth.sessions.close)
+        redis = _redis(settings, metrics)
+        if redis is not None:
+            cellar.push_async_callback(redis.close)
+        pending = pending_of(redis, clock, metrics)
         local = LocalStore(
             max_sessions=settings.local.max_sessions,
             max_age=_seconds(settings.local.max_age),
             clock=clock,
+            applied=pending.applied,
         )
         metrics.watch_local(lambda: len(local))
-        redis = _redis(settings, metrics)
-        if redis is not None:
-            cellar.push_async_callback(redis.close)
-        yield _introduced(settings, clock, ring, metrics, truth, local, redis)
+        yield _introduced(settings, clock, ring, metrics, truth, local, redis, pending)
 
 
 def _introduced(
@@ -133,6 +136,7 @@ def _introduced(
     truth: _Truth,
     local: LocalStore,
     redis: RedisStore | None,
+    pending: Pending,
 ) -> House:
     durable = truth.sessions
     hot: list[HotStore] = [MeteredHot(local, store="local", observe=metrics.lookup)]
@@ -172,6 +176,7 @@ def _introduced(
         metrics,
         settings.sessions.limits(),
         catch_up.owe,
+        pending,
     )
     sessions = Sessions(
         means, new_id=lambda: SessionId(str(uuid7())), widths=settings.binding.widths()
@@ -184,7 +189,16 @@ def _introduced(
         hot=tuple(hot),
         redis=redis,
         catch_up=catch_up,
-        news=News(catch_up, feed, bell_of(settings, clock, metrics), local, metrics),
+        news=News(
+            catch_up=catch_up,
+            pending=pending,
+            write_down=sessions.write_down,
+            every=_seconds(settings.catch_up.interval),
+            feed=feed,
+            bell=bell_of(settings, clock, metrics),
+            local=local,
+            metrics=metrics,
+        ),
         sessions=sessions,
         rotation=Rotation(means),
         locks=Locks(truth.locks, durable=durable, clock=clock, counted=metrics.lock),

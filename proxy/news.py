@@ -9,18 +9,26 @@ from proxy.core.clock import Clock
 from proxy.core.session import Session
 from proxy.observe.prometheus import Metrics
 from proxy.service.catch_up import CatchUp
+from proxy.service.pending import Pending, WriteDown
 from proxy.settings import Settings
 from proxy.stores.local import LocalStore
 from proxy.stores.postgres_bell import PostgresBell
 from proxy.stores.redis import RedisStore
 from proxy.stores.redis_feed import RedisFeed
+from proxy.stores.redis_pending import RedisPending
 
 
 @dataclass(frozen=True)
 class News:
-    """Everybody who brings news, and to whom: what they tell goes into our own memory."""
+    """Everybody who brings news, and to whom: what they tell goes into our own memory.
+
+    `write_down` tells the truth what is pending, each `every` seconds.
+    """
 
     catch_up: CatchUp
+    pending: Pending
+    write_down: WriteDown
+    every: float
     feed: RedisFeed | None
     bell: PostgresBell | None
     local: LocalStore
@@ -31,8 +39,14 @@ class News:
         up = self.metrics.feed_up
         yield self.catch_up.run(partial(up, "catch_up"))
         if self.feed is not None:
-            missed = self._missed_something
-            yield self.feed.listen(heard=self._hear, gap=missed, up=partial(up, "redis"))
+            yield self.pending.watch(self.every)
+            yield self.pending.write(self.every, self.write_down)
+            yield self.feed.listen(
+                heard=self._hear,
+                gap=self._missed_something,
+                up=partial(up, "redis"),
+                pended=self.pending.wake,
+            )
         if self.bell is not None:
             yield self.bell.listen(rung=self.catch_up.wake, up=partial(up, "postgres"))
 
@@ -43,6 +57,7 @@ class News:
     def _missed_something(self) -> None:
         self.metrics.feed_gap("redis")
         self.local.clear()
+        self.pending.wake()
 
 
 def feed_of(redis: RedisStore | None, clock: Clock, metrics: Metrics) -> RedisFeed | None:
@@ -50,7 +65,17 @@ def feed_of(redis: RedisStore | None, clock: Clock, metrics: Metrics) -> RedisFe
     if redis is None:
         return None
     lag = partial(metrics.feed_lag, "redis")
-    return RedisFeed(redis, clock=clock, lag=lag, on_unreadable=metrics.unreadable_record)
+    return RedisFeed(redis.server, clock=clock, lag=lag, on_unreadable=metrics.unreadable_record)
+
+
+def pending_of(redis: RedisStore | None, clock: Clock, metrics: Metrics) -> Pending:
+    """Return what is pending: nothing ever, where there is no Redis to share it."""
+    shelf = None
+    if redis is not None:
+        shelf = RedisPending(redis.server, on_unreadable=metrics.unreadable_record)
+    pending = Pending(shelf, clock=clock, counted=metrics.pended)
+    metrics.watch_pending(lambda: len(pending))
+    return pending
 
 
 def bell_of(settings: Settings, clock: Clock, metrics: Metrics) -> PostgresBell | None:

@@ -15,6 +15,7 @@ from proxy.core.audit import AuditEvent, AuditFilter, Seal
 from proxy.core.condition import Condition
 from proxy.core.limits import Limit
 from proxy.core.lock import Contended, Hold, LeaseDigest
+from proxy.core.pending import PendingRevocation
 from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.session_state import SessionState
 from proxy.core.token import Digest
@@ -348,6 +349,21 @@ class LogoutMemory(Protocol):
         It is forgotten after `until`, together with the next one that is remembered later than
         that; `at` is now.
         """
+
+
+class PendingShelf(Protocol):
+    """Where instances share pending revocations. It may forget all of them at once."""
+
+    async def put(self, revocations: Sequence[PendingRevocation]) -> None:
+        """Keep them, and let every instance know that there are more."""
+        ...
+
+    async def compare(self, known: set[str]) -> tuple[list[PendingRevocation], set[str]]:
+        """Return those that are kept and not `known`, and which of the `known` are not kept."""
+        ...
+
+    async def remove(self, revocation: PendingRevocation) -> None:
+        """Keep it no longer: it is written down."""
         ...
 
 

@@ -73,6 +73,7 @@ class Metrics:
         self._locks: _Tally = defaultdict(int)
         self._mismatches: _Tally = defaultdict(int)
         self._binding_revocations: _Tally = defaultdict(int)
+        self._pended: _Tally = defaultdict(int)
         self._unreadable: _Tally = defaultdict(int)
         self._bad_requests: _Tally = defaultdict(int)
         self._admin_requests: _Tally = defaultdict(int)
@@ -84,6 +85,7 @@ class Metrics:
         self._breakers: dict[str, Callable[[], str]] = {}
         self._local_sessions: Callable[[], int] = lambda: 0
         self._draining: Callable[[], bool] = lambda: False
+        self._pending: Callable[[], int] = lambda: 0
 
     # What is counted
 
@@ -132,8 +134,12 @@ class Metrics:
         self._mismatches[signal, policy] += 1
 
     def binding_revocation(self, outcome: str) -> None:
-        """A session that was to end for it was revoked, failed to be, or was dropped."""
+        """A session that was to end for it was revoked, will be, failed to be, or was dropped."""
         self._binding_revocations[(outcome,)] += 1
+
+    def pended(self, outcome: str) -> None:
+        """A revocation was accepted without the durable store, written down, or dropped."""
+        self._pended[(outcome,)] += 1
 
     def unreadable_record(self, store: str) -> None:
         self._unreadable[(store,)] += 1
@@ -170,6 +176,9 @@ class Metrics:
 
     def watch_local(self, sessions: Callable[[], int]) -> None:
         self._local_sessions = sessions
+
+    def watch_pending(self, revocations: Callable[[], int]) -> None:
+        self._pending = revocations
 
     def watch_draining(self, draining: Callable[[], bool]) -> None:
         self._draining = draining
@@ -277,9 +286,21 @@ class Metrics:
         )
         yield _counter(
             "sidegate_binding_revocations",
-            "Sessions to be ended for a mismatch: revoked, failed or dropped.",
+            "Sessions to be ended for a mismatch: revoked, pending, failed or dropped.",
             ("outcome",),
             self._binding_revocations,
+        )
+        yield _counter(
+            "sidegate_pended_revocations",
+            "Revocations accepted without the durable store, written down later, or dropped.",
+            ("outcome",),
+            self._pended,
+        )
+        yield _gauge(
+            "sidegate_pending_revocations",
+            "Revocations that hold and are not written down yet, as far as this process knows.",
+            (),
+            {(): float(self._pending())},
         )
         yield _gauge(
             "sidegate_feed_up",

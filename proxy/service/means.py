@@ -12,6 +12,7 @@ from proxy.core.session import Session
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing
 from proxy.service.outward import nothing_owed, tell
+from proxy.service.pending import Pending
 
 
 class LifeEvents(Protocol):
@@ -27,7 +28,8 @@ class Means:
     """Handed to every verb's class by the composition root.
 
     `hot` runs from near to far; `owe` is told what one of them could not be told. `limits`, of the
-    types that have one, say how many sessions of a user and tenant may live at once.
+    types that have one, say how many sessions of a user and tenant may live at once. `pending`
+    takes revocations while the truth is away.
     """
 
     durable: DurableStore
@@ -39,6 +41,7 @@ class Means:
     events: LifeEvents
     limits: Mapping[SessionType, Limit] = field(default_factory=dict)
     owe: Callable[[Sequence[Session]], None] = nothing_owed
+    pending: Pending | None = None
 
     async def tell(self, changed: Sequence[Session]) -> None:
         """Tell whoever holds copies what the durable store has acknowledged."""

@@ -28,12 +28,17 @@ class LocalStore:
         max_age: float,
         clock: Clock,
         jitter: Callable[[], float] = random.random,
+        applied: Callable[[Session], Session] = lambda session: session,
     ) -> None:
-        """Keep at most `max_sessions` copies, each for at most `max_age` seconds of `monotonic`."""
+        """Keep at most `max_sessions` copies, each for at most `max_age` seconds of `monotonic`.
+
+        `applied` says how a session is, whatever its copy says; it must neither wait nor fail.
+        """
         self._max_sessions = max_sessions
         self._max_age = max_age
         self._monotonic = clock.monotonic
         self._jitter = jitter
+        self._applied = applied
         self._copies: OrderedDict[Digest, tuple[Session, float]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -53,18 +58,18 @@ class LocalStore:
         if copy is None or self._monotonic() >= copy[1]:
             return None
         self._copies.move_to_end(digest)
-        return copy[0]
+        return self._applied(copy[0])
 
     def keep(self, session: Session) -> Session:
         """Put, for those who cannot await. An equal copy counts as news: its age starts again."""
         kept = self._copies.get(session.digest)
         if kept is not None and kept[0].freshness > session.freshness:
-            return kept[0]
+            return self._applied(kept[0])
         self._copies[session.digest] = session, self._monotonic() + self._lifespan()
         self._copies.move_to_end(session.digest)
         while len(self._copies) > self._max_sessions:
             self._copies.popitem(last=False)
-        return session
+        return self._applied(session)
 
     def clear(self) -> None:
         """Forget everything, as after a stretch of news that may have been missed."""

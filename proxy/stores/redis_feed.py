@@ -10,7 +10,8 @@ from proxy.core.errors import StoreUnavailable, UnreadableRecord
 from proxy.core.session import Session
 from proxy.stores.codec import decode, encode
 from proxy.stores.heartbeat import EVERY, Heartbeat
-from proxy.stores.redis import NAME, RedisStore
+from proxy.stores.redis_pending import CHANNEL as PENDED
+from proxy.stores.redis_server import NAME, RedisServer
 
 CHANNEL: Final = "sidegate:v1:feed"
 
@@ -23,14 +24,14 @@ class RedisFeed:
 
     def __init__(
         self,
-        store: RedisStore,
+        server: RedisServer,
         *,
         clock: Clock,
         lag: Callable[[float], None],
         on_unreadable: Callable[[str], None],
     ) -> None:
         """`lag` is told how many seconds an announcement takes from here to here."""
-        self._store = store
+        self._server = server
         self._heart = Heartbeat(NAME, clock=clock, lag=lag)
         self._on_unreadable = on_unreadable
 
@@ -38,7 +39,7 @@ class RedisFeed:
         """Tell every instance that listens now. StoreUnavailable: they were not told."""
         messages = [encode(session) for session in sessions]
         if messages:
-            await self._store.publish(CHANNEL, messages)
+            await self._server.publish(CHANNEL, messages)
 
     async def listen(
         self,
@@ -46,24 +47,30 @@ class RedisFeed:
         heard: Callable[[Session], None],
         gap: Callable[[], None],
         up: Callable[[bool], None],
+        pended: Callable[[], None] = lambda: None,
     ) -> NoReturn:
         """Call `heard` for each change, until cancelled. `up` is told when the feed comes and goes;
         that it has fallen silent, within three seconds.
 
-        `gap` is called at every subscription: what was announced before it was missed.
+        `gap` is called at every subscription: what was announced before it was missed. `pended` is
+        called when there are more pending revocations.
         """
         while True:
             try:
                 async with asyncio.TaskGroup() as both:
                     subscribed = asyncio.Event()
-                    both.create_task(self._follow(heard, gap, subscribed))
+                    both.create_task(self._follow(heard, gap, pended, subscribed))
                     both.create_task(self._beat(up, subscribed))
             except* StoreUnavailable:
                 up(False)
             await asyncio.sleep(_PAUSE)
 
     async def _follow(
-        self, heard: Callable[[Session], None], gap: Callable[[], None], subscribed: asyncio.Event
+        self,
+        heard: Callable[[Session], None],
+        gap: Callable[[], None],
+        pended: Callable[[], None],
+        subscribed: asyncio.Event,
     ) -> None:
         def read(message: bytes) -> None:
             try:
@@ -76,7 +83,8 @@ class RedisFeed:
             gap()
             subscribed.set()
 
-        await self._store.follow(CHANNEL, subscribed=begun, heard=read)
+        told = {CHANNEL: read, PENDED: lambda _: pended()}
+        await self._server.follow(told, subscribed=begun)
 
     async def _beat(self, up: Callable[[bool], None], subscribed: asyncio.Event) -> NoReturn:
         """Say each second whether what we announce is heard. StoreUnavailable: we hear nothing."""
@@ -85,7 +93,7 @@ class RedisFeed:
         while True:
             announced = False
             with suppress(StoreUnavailable):  # others do not hear us, but we may hear them
-                await self._store.publish(CHANNEL, [self._heart.beat()])
+                await self._server.publish(CHANNEL, [self._heart.beat()])
                 announced = True
             if announced:
                 await self._heart.echo()

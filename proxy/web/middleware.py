@@ -5,6 +5,7 @@
     host_checked   the request was meant for us (DNS rebinding, request smuggling by target)
     authenticated  somebody we know is calling, or the route asks for other proof
     timely         the stores answer in time, or are told to be unavailable
+    accepted       (accepted.py) a revocation that is pending is 202
 
 The order is the one of `admin.admin_app`. What a stranger can learn is therefore 401, for every
 path there is or is not, but for those that are open.

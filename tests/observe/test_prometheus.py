@@ -75,6 +75,7 @@ def everything_happens_to(metrics: Metrics, session: Session = SESSION) -> None:
     metrics.analytics(a_report())
     metrics.binding_mismatch("ip", "deny")
     metrics.binding_revocation("revoked")
+    metrics.pended("accepted")
 
 
 def told(metrics: Metrics) -> list[Metric]:

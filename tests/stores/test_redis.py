@@ -20,7 +20,8 @@ from proxy.core.errors import StoreUnavailable
 from proxy.core.session import Session
 from proxy.core.token import Digest
 from proxy.stores.codec import HEAD, encode
-from proxy.stores.redis import VENDOR_ERRORS, RedisStore
+from proxy.stores.redis import RedisStore
+from proxy.stores.redis_server import VENDOR_ERRORS
 from tests.contracts.values import a_digest, a_rotated_session, a_session, a_tombstone
 from tests.processes import Server, free_port, give_away
 from tests.servers import start_redis
@@ -485,7 +486,7 @@ async def is_an_outage_within(seconds: float, store: RedisStore) -> None:
     verbs: list[Callable[[], Awaitable[object]]] = [
         lambda: store.find(a_digest()),
         lambda: store.put(a_session(at=NOW)),
-        lambda: store.publish("channel", [b"message"]),
+        lambda: store.server.publish("channel", [b"message"]),
         store.ping,
     ]
     for verb in verbs:

@@ -59,7 +59,7 @@ def feed_of(
     def count(name: str) -> None:
         unreadable[name] += 1
 
-    return RedisFeed(store, clock=SystemClock(), lag=lag, on_unreadable=count)
+    return RedisFeed(store.server, clock=SystemClock(), lag=lag, on_unreadable=count)
 
 
 @asynccontextmanager
@@ -302,9 +302,9 @@ async def test_a_stray_word_ends_a_subscription_and_another_begins(
 @pytest.mark.parametrize(
     "words",
     [
-        b"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n:1\r\n",
-        b"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$-1\r\n",
-        b"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n*0\r\n",
+        b"*3\r\n$7\r\nmessage\r\n$16\r\nsidegate:v1:feed\r\n:1\r\n",
+        b"*3\r\n$7\r\nmessage\r\n$16\r\nsidegate:v1:feed\r\n$-1\r\n",
+        b"*3\r\n$7\r\nmessage\r\n$16\r\nsidegate:v1:feed\r\n*0\r\n",
     ],
 )
 async def test_a_message_that_is_no_string_is_counted_and_passed_over(
