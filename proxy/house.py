@@ -117,7 +117,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         redis = _redis(settings, metrics)
         if redis is not None:
             cellar.push_async_callback(redis.close)
-        pending = pending_of(redis, clock, metrics)
+        pending = pending_of(settings, redis, clock, metrics)
         local = LocalStore(
             max_sessions=settings.local.max_sessions,
             max_age=_seconds(settings.local.max_age),

@@ -3,7 +3,7 @@
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from proxy.core.clock import Clock
 from proxy.core.session import Session
@@ -16,6 +16,9 @@ from proxy.stores.postgres_bell import PostgresBell
 from proxy.stores.redis import RedisStore
 from proxy.stores.redis_feed import RedisFeed
 from proxy.stores.redis_pending import RedisPending
+
+# Seconds that no look-up takes.
+_LOOKING: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,15 @@ def feed_of(redis: RedisStore | None, clock: Clock, metrics: Metrics) -> RedisFe
     return RedisFeed(redis.server, clock=clock, lag=lag, on_unreadable=metrics.unreadable_record)
 
 
-def pending_of(redis: RedisStore | None, clock: Clock, metrics: Metrics) -> Pending:
+def pending_of(
+    settings: Settings, redis: RedisStore | None, clock: Clock, metrics: Metrics
+) -> Pending:
     """Return what is pending: nothing ever, where there is no Redis to share it."""
     shelf = None
     if redis is not None:
         shelf = RedisPending(redis.server, on_unreadable=metrics.unreadable_record)
-    pending = Pending(shelf, clock=clock, counted=metrics.pended)
+    linger = settings.local.max_age.total_seconds() + _LOOKING
+    pending = Pending(shelf, clock=clock, counted=metrics.pended, linger=linger)
     metrics.watch_pending(lambda: len(pending))
     return pending
 

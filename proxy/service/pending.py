@@ -7,6 +7,7 @@ the truth first writes down; that others do so too changes nothing.
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Final, NoReturn
@@ -39,18 +40,24 @@ class Pending:
         *,
         clock: Clock,
         counted: Callable[[str], None],
+        linger: float,
         most: int = 100_000,
     ) -> None:
         """`counted` is told of each that was accepted, written or dropped. Beyond `most` none is
         accepted; without a shelf none ever is.
+
+        One that is written down is applied for `linger` seconds more: longer than a copy in our own
+        memory is believed, or a look-up takes that has begun before.
         """
         self._shelf = shelf
         self._clock = clock
         self._counted = counted
         self._most = most
+        self._linger = linger
         self._known: dict[str, PendingRevocation] = {}
         self._by_session: dict[str, PendingRevocation] = {}
         self._others: dict[str, PendingRevocation] = {}
+        self._written_down = deque[tuple[float, PendingRevocation]]()
         self._bell = asyncio.Event()
         self._work = asyncio.Event()
 
@@ -59,7 +66,7 @@ class Pending:
 
     def applied(self, session: Session) -> Session:
         """Return a session as it is, whatever its copy says. Neither waits nor fails."""
-        if not self._known:
+        if not self._by_session and not self._others:
             return session
         meant = self._by_session.get(session.id)
         for revocation in self._others.values() if meant is None else (meant,):
@@ -90,6 +97,7 @@ class Pending:
         while True:
             with suppress(StoreUnavailable):
                 await self.look()
+            self.forget()
             with suppress(TimeoutError):
                 async with asyncio.timeout(every):
                     await self._bell.wait()
@@ -109,16 +117,28 @@ class Pending:
             await self._work.wait()
             with suppress(StoreUnavailable):
                 await self.write_all(write_down)
+            if not self._known:
+                self._work.clear()
             await asyncio.sleep(every)
 
     async def write_all(self, write_down: WriteDown) -> None:
         """Write down all that are known, the oldest first. StoreUnavailable: the rest, not now."""
         for revocation in sorted(self._known.values(), key=lambda each: each.at):
             await within(_PATIENCE, "durable", self._written(revocation, write_down))
-            self._forget(revocation)
+            self._known.pop(revocation.id, None)
+            self._written_down.append((self._clock.monotonic() + self._linger, revocation))
             if self._shelf is not None:
                 with suppress(StoreUnavailable):  # it is found there, and written once more
                     await self._shelf.remove(revocation)
+
+    def forget(self) -> None:
+        """Apply no longer what was written down long enough ago."""
+        while self._written_down and self._written_down[0][0] <= self._clock.monotonic():
+            _, revocation = self._written_down.popleft()
+            self._others.pop(revocation.id, None)
+            session_id = revocation.condition.session_id
+            if session_id is not None and self._by_session.get(session_id) is revocation:
+                del self._by_session[session_id]
 
     async def _written(self, revocation: PendingRevocation, write_down: WriteDown) -> None:
         try:
@@ -138,12 +158,3 @@ class Pending:
             else:
                 self._by_session.setdefault(session_id, revocation)
             self._work.set()
-
-    def _forget(self, revocation: PendingRevocation) -> None:
-        self._known.pop(revocation.id, None)
-        self._others.pop(revocation.id, None)
-        session_id = revocation.condition.session_id
-        if session_id is not None and self._by_session.get(session_id) is revocation:
-            del self._by_session[session_id]
-        if not self._known:
-            self._work.clear()

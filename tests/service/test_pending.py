@@ -80,7 +80,11 @@ class Instance:
 
     def __post_init__(self) -> None:
         self.pending = Pending(
-            self.shelf, clock=self.clock, counted=lambda word: self.outcomes.update([word]), most=5
+            self.shelf,
+            clock=self.clock,
+            counted=lambda word: self.outcomes.update([word]),
+            linger=6.0,
+            most=5,
         )
         self.local = LocalStore(
             max_sessions=9, max_age=5.0, clock=self.clock, applied=self.pending.applied
@@ -294,6 +298,28 @@ async def test_what_was_written_and_comes_back_does_no_harm(
     await one.write_down()
     await other.write_down()
     assert [whom for whom, *_ in await revocations(file)] == [session.id]
+
+
+async def test_what_was_read_before_it_was_written_down_lets_nobody_in_after_it(
+    instances: tuple[Instance, Instance],
+) -> None:
+    one, other = instances
+    session = await one.login()
+    other.local.keep(session)
+    one.truth.away = True
+    await one.revoke(session)
+    await other.pending.look()
+    one.truth.away = False
+    await one.write_down()
+    await other.write_down()  # it has nothing to tell its memory: another was quicker
+    other.pending.forget()
+    copy = await other.local.find(session.digest)
+    assert copy is not None
+    assert copy.revoked_at is not None
+    assert not other.lets_in(session)  # a look-up that took its time
+    other.clock.advance(6)
+    other.pending.forget()
+    assert other.lets_in(session)  # of which nothing is left by now
 
 
 async def test_while_the_truth_is_away_they_wait_and_hold(
