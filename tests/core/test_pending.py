@@ -90,7 +90,9 @@ def test_all_but_one_spares_that_one() -> None:
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_condition_decides_alone_what_a_session_tells(field: str) -> None:
     condition, alike, different = FIELDS[field]
-    beyond = {"tenant", "provider", "ip_within", "user_agent_contains", "last_seen_before"}
+    beyond = {"tenant", "provider", "subject_unknown", "ip_within", "user_agent_contains"} | {
+        "last_seen_before"
+    }
     given = {f.name for f in fields(Condition) if getattr(condition, f.name) is not None}
 
     assert condition.decidable is not bool(given & beyond)
