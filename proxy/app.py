@@ -10,7 +10,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from hashlib import blake2s
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -18,10 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from proxy import pauses
 from proxy.core.clock import SystemClock
 from proxy.core.errors import StoreUnavailable
-from proxy.core.session import Session
 from proxy.house import House, built
 from proxy.observe.prometheus import registry
-from proxy.service.catch_up import CatchUp
 from proxy.settings import Settings, first_admin_key, token_keys
 from proxy.stores.migrate import migrate_postgres
 from proxy.stores.postgres import PostgresStore
@@ -51,9 +49,11 @@ _log: Final = logging.getLogger("sidegate")
 async def opened(settings: Settings) -> AsyncIterator[House]:
     """Lend everything but the doors, on the stores of the settings."""
     async with built(settings) as house:
-        if house.redis is not None:
-            house.redis.believe(await house.durable.generation())
+        with suppress(StoreUnavailable):  # a revocation may do without the database
+            await house.catch_up.settle()
         yield house
+        with suppress(StoreUnavailable):  # what was done is done; servers mend it within seconds
+            await house.catch_up.settle()
 
 
 async def cleanup(settings: Settings) -> AsyncIterator[int]:
@@ -231,16 +231,8 @@ def _api_keys(settings: Settings) -> list[ApiKey]:
 @asynccontextmanager
 async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
     """Hear what other instances change. An error nobody foresaw here ends the process."""
-    up = house.metrics.feed_up
-    catch_up = CatchUp(
-        house.durable,
-        hot=house.hot,
-        believe=_nobody if house.redis is None else house.redis.believe,
-        every=settings.catch_up.interval.total_seconds(),
-    )
     async with asyncio.TaskGroup() as tasks:
         running = [
-            tasks.create_task(catch_up.run(partial(up, "catch_up"))),
             tasks.create_task(house.toucher.run(every=settings.touch.interval.total_seconds())),
             tasks.create_task(house.revoke_behind.run()),
             tasks.create_task(house.analytics.run(sampling=settings.jobs)),
@@ -248,13 +240,7 @@ async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
         ]
         if settings.jobs:
             running += [tasks.create_task(job) for job in _jobs(settings, house)]
-        if house.feed is not None:
-            listening = house.feed.listen(
-                heard=partial(_hear, house),
-                gap=partial(_missed_something, house),
-                up=partial(up, "redis"),
-            )
-            running.append(tasks.create_task(listening))
+        running += [tasks.create_task(listening) for listening in house.news.listening()]
         try:
             yield
         finally:
@@ -266,17 +252,3 @@ def _jobs(settings: Settings, house: House) -> Iterator[Coroutine[Any, Any, NoRe
     """Yield what one process has to do for all."""
     yield house.janitor.run(every=settings.cleanup.interval.total_seconds())
     yield house.audit.run(every=settings.audit.interval.total_seconds())
-
-
-def _nobody(_: int) -> None:
-    """Where there is no hot store but memory, there is nothing to believe."""
-
-
-def _hear(house: House, session: Session) -> None:
-    for copy in session.copies():
-        house.local.keep(copy)
-
-
-def _missed_something(house: House) -> None:
-    house.metrics.feed_gap("redis")
-    house.local.clear()

@@ -20,6 +20,8 @@ from proxy.core.errors import (
     CannotListen,
     Conflict,
     LimitReached,
+    OutcomeUnknown,
+    RevocationPending,
     SchemaMismatch,
     SettingsError,
     SidegateError,
@@ -41,6 +43,8 @@ class _Reporting(click.Group):
         except SettingsError as error:
             click.echo(_settings_report(error), err=True)
             ctx.exit(EX_CONFIG)
+        except RevocationPending as pending:
+            click.echo(f"pending: {pending}")
         except SidegateError as error:
             raise click.ClickException(f"{error}\n{_next_step(error)}") from error
 
@@ -53,6 +57,8 @@ def _settings_report(error: SettingsError) -> str:
 
 def _next_step(error: SidegateError) -> str:
     match error:
+        case OutcomeUnknown():
+            return "It may have been done: look (`sidegate session list USER`), or do it again."
         case StoreUnavailable():
             return "Does the store run, and is its address right? `sidegate config show` tells it."
         case Conflict():

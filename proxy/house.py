@@ -20,15 +20,18 @@ from proxy.core.protocols import (
 )
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
+from proxy.news import News, bell_of, feed_of, pending_of
 from proxy.observe.prometheus import Metrics
 from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
 from proxy.service.binding import ClientBinding, RevokeBehind
+from proxy.service.catch_up import CatchUp
 from proxy.service.janitor import Janitor
 from proxy.service.locks import Locks
 from proxy.service.logouts import Logouts
 from proxy.service.means import Means
 from proxy.service.outward import Nobody
+from proxy.service.pending import Pending
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.toucher import Toucher
@@ -45,12 +48,11 @@ from proxy.stores.metered import Metered, MeteredHot
 from proxy.stores.postgres import PostgresStore
 from proxy.stores.postgres_analytics import PostgresAnalytics
 from proxy.stores.postgres_audit import PostgresAudit
-from proxy.stores.postgres_database import PostgresDatabase
+from proxy.stores.postgres_database import PostgresDatabase, lookups_at_once
 from proxy.stores.postgres_locks import PostgresLocks
 from proxy.stores.postgres_logouts import PostgresLogouts
 from proxy.stores.read_through import ReadThrough
 from proxy.stores.redis import RedisStore
-from proxy.stores.redis_feed import RedisFeed
 from proxy.stores.remember_misses import RememberMisses
 from proxy.stores.sqlite import SqliteStore
 from proxy.stores.sqlite_analytics import SqliteAnalytics
@@ -70,7 +72,8 @@ class House:
     local: LocalStore
     hot: tuple[HotStore, ...]
     redis: RedisStore | None
-    feed: RedisFeed | None
+    catch_up: CatchUp
+    news: News
     sessions: Sessions
     rotation: Rotation
     locks: Locks
@@ -111,17 +114,19 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         )
         truth = await _truth(settings)
         cellar.push_async_callback(truth.sessions.close)
+        redis = _redis(settings, metrics)
+        if redis is not None:
+            cellar.push_async_callback(redis.close)
+        pending = pending_of(settings, redis, clock, metrics)
         local = LocalStore(
             max_sessions=settings.local.max_sessions,
             max_bytes=settings.local.max_bytes,
             max_age=_seconds(settings.local.max_age),
             clock=clock,
+            applied=pending.applied,
         )
         metrics.watch_local(local)
-        redis = _redis(settings, metrics)
-        if redis is not None:
-            cellar.push_async_callback(redis.close)
-        yield _introduced(settings, clock, ring, metrics, truth, local, redis)
+        yield _introduced(settings, clock, ring, metrics, truth, local, redis, pending)
 
 
 def _introduced(
@@ -132,17 +137,17 @@ def _introduced(
     truth: _Truth,
     local: LocalStore,
     redis: RedisStore | None,
+    pending: Pending,
 ) -> House:
     durable = truth.sessions
     hot: list[HotStore] = [local]  # which counts for itself
     far = _guarded_durable(settings, clock, metrics, durable)
     pings: dict[str, Ping] = {_durable_name(settings): durable.ping}
-    feed: RedisFeed | None = None
     if redis is not None:
         hot.append(_guarded_redis(settings, clock, metrics, redis))
         far = ReadThrough(hot[-1], far, clock=clock)
         pings["redis"] = redis.ping
-        feed = RedisFeed(redis, on_unreadable=metrics.unreadable_record)
+    feed = feed_of(redis, clock, metrics)
     patience = _seconds(settings.gate.deadline)
     finder = ReadThrough(local, _beyond_memory(settings, clock, far, patience), clock=clock)
     lifetimes = settings.sessions.by_type()
@@ -155,8 +160,25 @@ def _introduced(
         counted=metrics.touches,
         max_notes=settings.touch.max_sessions,
     )
-    limits = settings.sessions.limits()
-    means = Means(durable, hot, feed or Nobody(), ring, lifetimes, clock, metrics, limits)
+    catch_up = CatchUp(
+        durable,
+        hot=hot,
+        believe=_nobody if redis is None else redis.believe,
+        clock=clock,
+        every=_seconds(settings.catch_up.interval),
+    )
+    means = Means(
+        durable,
+        hot,
+        feed or Nobody(),
+        ring,
+        lifetimes,
+        clock,
+        metrics,
+        settings.sessions.limits(),
+        catch_up.owe,
+        pending,
+    )
     sessions = Sessions(
         means, new_id=lambda: SessionId(str(uuid7())), widths=settings.binding.widths()
     )
@@ -167,7 +189,17 @@ def _introduced(
         local=local,
         hot=tuple(hot),
         redis=redis,
-        feed=feed,
+        catch_up=catch_up,
+        news=News(
+            catch_up=catch_up,
+            pending=pending,
+            write_down=sessions.write_down,
+            every=_seconds(settings.catch_up.interval),
+            feed=feed,
+            bell=bell_of(settings, clock, metrics),
+            local=local,
+            metrics=metrics,
+        ),
         sessions=sessions,
         rotation=Rotation(means),
         locks=Locks(truth.locks, durable=durable, clock=clock, counted=metrics.lock),
@@ -238,7 +270,14 @@ def _guarded_durable(
     name = _durable_name(settings)
     limits = settings.sqlite if name == "sqlite" else settings.postgres
     guard = _guard(name, limits, clock, metrics)
-    return Metered(Batched(Guarded(durable, guard=guard)), store=name, observe=metrics.lookup)
+    at_once = 1 if name == "sqlite" else lookups_at_once(settings.postgres.pool_max)
+    batched = Batched(
+        Guarded(durable, guard=guard),
+        store=name,
+        max_flights=at_once,
+        max_waiting=limits.max_lookups,
+    )
+    return Metered(batched, store=name, observe=metrics.lookup)
 
 
 def _guarded_redis(
@@ -246,6 +285,10 @@ def _guarded_redis(
 ) -> HotStore:
     leaf = GuardedHot(redis, guard=_guard("redis", settings.redis, clock, metrics))
     return MeteredHot(BatchedHot(leaf), store="redis", observe=metrics.lookup)
+
+
+def _nobody(_: int) -> None:
+    """Where there is no hot store but memory, there is nothing to believe."""
 
 
 def _durable_name(settings: Settings) -> str:

@@ -93,18 +93,21 @@ class Metrics:
         self._locks: _Tally = defaultdict(int)
         self._mismatches: _Tally = defaultdict(int)
         self._binding_revocations: _Tally = defaultdict(int)
+        self._pended: _Tally = defaultdict(int)
         self._unreadable: _Tally = defaultdict(int)
         self._bad_requests: _Tally = defaultdict(int)
         self._admin_requests: _Tally = defaultdict(int)
         self._logouts: _Tally = defaultdict(int)
         self._feed_up: dict[tuple[str, ...], float] = {}
         self._feed_gaps: _Tally = defaultdict(int)
+        self._feed_lag: dict[tuple[str, ...], float] = {}
         self._untrusted_peers = 0
         self._breakers: dict[str, Callable[[], str]] = {}
         self._local: Memory | None = None
         self._lanes: Callable[[], Mapping[str, int]] = dict
         self._connections_refused = 0
         self._draining: Callable[[], bool] = lambda: False
+        self._pending: Callable[[], int] = lambda: 0
 
     # What is counted
 
@@ -157,8 +160,12 @@ class Metrics:
         self._mismatches[signal, policy] += 1
 
     def binding_revocation(self, outcome: str) -> None:
-        """A session that was to end for it was revoked, failed to be, or was dropped."""
+        """A session that was to end for it was revoked, will be, failed to be, or was dropped."""
         self._binding_revocations[(outcome,)] += 1
+
+    def pended(self, outcome: str) -> None:
+        """A revocation was accepted without the durable store, written down, or dropped."""
+        self._pended[(outcome,)] += 1
 
     def unreadable_record(self, store: str) -> None:
         self._unreadable[(store,)] += 1
@@ -188,6 +195,10 @@ class Metrics:
     def feed_gap(self, feed: str) -> None:
         self._feed_gaps[(feed,)] += 1
 
+    def feed_lag(self, feed: str, seconds: float) -> None:
+        """What was said on a feed was heard so many seconds later."""
+        self._feed_lag[(feed,)] = seconds
+
     # What is read when a scrape comes
 
     def watch_breaker(self, store: str, state: Callable[[], str]) -> None:
@@ -199,6 +210,9 @@ class Metrics:
     def watch_connections(self, lanes: Callable[[], Mapping[str, int]]) -> None:
         """`lanes` tells how many connections to the gate there are in each lane."""
         self._lanes = lanes
+
+    def watch_pending(self, revocations: Callable[[], int]) -> None:
+        self._pending = revocations
 
     def watch_draining(self, draining: Callable[[], bool]) -> None:
         self._draining = draining
@@ -336,9 +350,21 @@ class Metrics:
         )
         yield _counter(
             "sidegate_binding_revocations",
-            "Sessions to be ended for a mismatch: revoked, failed or dropped.",
+            "Sessions to be ended for a mismatch: revoked, pending, failed or dropped.",
             ("outcome",),
             self._binding_revocations,
+        )
+        yield _counter(
+            "sidegate_pended_revocations",
+            "Revocations accepted without the durable store, written down later, or dropped.",
+            ("outcome",),
+            self._pended,
+        )
+        yield _gauge(
+            "sidegate_pending_revocations",
+            "Revocations that hold and are not written down yet, as far as this process knows.",
+            (),
+            {(): float(self._pending())},
         )
         yield _gauge(
             "sidegate_feed_up",
@@ -351,6 +377,12 @@ class Metrics:
             "Times that something may have been missed, after which memory is emptied.",
             ("feed",),
             self._feed_gaps,
+        )
+        yield _gauge(
+            "sidegate_feed_lag_seconds",
+            "How long the last heartbeat took from this process through the feed to itself.",
+            ("feed",),
+            self._feed_lag,
         )
         yield _gauge(
             "sidegate_revocation_bound_seconds",
