@@ -94,7 +94,7 @@ for command in (analytics, audit, config, key, session):
 @click.option("--workers", type=click.IntRange(1, 64), help="So many processes (workers).")
 @click.option("--leash", type=int, hidden=True)  # how workers are started
 def serve(config: Path | None, workers: int | None, leash: int | None) -> None:
-    """Answer the gateway until SIGTERM or SIGINT.
+    """Answer the gateway until SIGTERM or SIGINT; on SIGHUP, read the settings again.
 
     \b
     Examples:
@@ -102,6 +102,7 @@ def serve(config: Path | None, workers: int | None, leash: int | None) -> None:
       sidegate serve --config /etc/sidegate/sidegate.yaml
       SIDEGATE_GATE__LISTEN=unix:/run/sidegate/gate.sock sidegate serve
       sidegate serve --workers 4                   a central one, on a machine of its own
+      kill -HUP PID                                after `sidegate config check`
     """
     settings = load(config)
     from proxy.observe import logs
@@ -112,7 +113,7 @@ def serve(config: Path | None, workers: int | None, leash: int | None) -> None:
     else:
         from proxy import app
 
-        run(app.serve(settings, leash=leash))
+        run(app.serve(settings, read=lambda: load(config), leash=leash))
 
 
 def _supervise(settings: "Settings", config: Path | None) -> None:

@@ -72,6 +72,8 @@ class House:
     local: LocalStore
     hot: tuple[HotStore, ...]
     redis: RedisStore | None
+    finder: SessionFinder
+    means: Means
     catch_up: CatchUp
     news: News
     sessions: Sessions
@@ -112,6 +114,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         metrics = Metrics(
             version=version("sidegate"), revocation_bound=_seconds(settings.local.max_age)
         )
+        metrics.settings_read(clock.now(), successful=True)
         truth = await _truth(settings)
         cellar.push_async_callback(truth.sessions.close)
         redis = _redis(settings, metrics)
@@ -179,9 +182,7 @@ def _introduced(
         catch_up.owe,
         pending,
     )
-    sessions = Sessions(
-        means, new_id=lambda: SessionId(str(uuid7())), widths=settings.binding.widths()
-    )
+    sessions = sessions_of(settings, means)
     revoke_behind = RevokeBehind(sessions, events=metrics)
     return House(
         metrics=metrics,
@@ -189,6 +190,8 @@ def _introduced(
         local=local,
         hot=tuple(hot),
         redis=redis,
+        finder=finder,
+        means=means,
         catch_up=catch_up,
         news=News(
             catch_up=catch_up,
@@ -217,14 +220,7 @@ def _introduced(
             counted=metrics.samples,
             told=metrics.analytics,
         ),
-        validator=Validator(
-            finder,
-            ring=ring,
-            clock=clock,
-            deadline=patience,
-            memory=local.peek,
-            seen=toucher.seen,
-        ),
+        validator=validator_of(settings, means, finder, local, toucher),
         toucher=toucher,
         janitor=Janitor(
             durable,
@@ -233,14 +229,38 @@ def _introduced(
             clock=clock,
             counted=metrics.cleanups,
         ),
-        binding=ClientBinding(
-            settings.binding.policies(),
-            widths=settings.binding.widths(),
-            events=metrics,
-            revoke=revoke_behind.revoke,
-        ),
+        binding=binding_of(settings, metrics, revoke_behind),
         revoke_behind=revoke_behind,
         pings=pings,
+    )
+
+
+def sessions_of(settings: Settings, means: Means) -> Sessions:
+    """Return the verbs under the rules of the settings."""
+    return Sessions(means, new_id=lambda: SessionId(str(uuid7())), widths=settings.binding.widths())
+
+
+def validator_of(
+    settings: Settings, means: Means, finder: SessionFinder, local: LocalStore, toucher: Toucher
+) -> Validator:
+    """Return who answers for tokens."""
+    return Validator(
+        finder,
+        ring=means.ring,
+        clock=means.clock,
+        deadline=_seconds(settings.gate.deadline),
+        memory=local.peek,
+        seen=toucher.seen,
+    )
+
+
+def binding_of(settings: Settings, metrics: Metrics, revoke_behind: RevokeBehind) -> ClientBinding:
+    """Return who holds sessions to their clients."""
+    return ClientBinding(
+        settings.binding.policies(),
+        widths=settings.binding.widths(),
+        events=metrics,
+        revoke=revoke_behind.revoke,
     )
 
 

@@ -8,6 +8,7 @@ user, a path or an address.
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from itertools import accumulate
 from typing import Final, Protocol
 
@@ -107,6 +108,8 @@ class Metrics:
         self._lanes: Callable[[], Mapping[str, int]] = dict
         self._connections_refused = 0
         self._draining: Callable[[], bool] = lambda: False
+        self._reload_successful = False
+        self._reloaded_at = 0.0
         self._pending: Callable[[], int] = lambda: 0
 
     # What is counted
@@ -198,6 +201,12 @@ class Metrics:
     def feed_lag(self, feed: str, seconds: float) -> None:
         """What was said on a feed was heard so many seconds later."""
         self._feed_lag[(feed,)] = seconds
+
+    def settings_read(self, at: datetime, *, successful: bool) -> None:
+        """The settings were read, and are lived by; or they were wrong, and are not."""
+        self._reload_successful = successful
+        if successful:
+            self._reloaded_at = at.timestamp()
 
     # What is read when a scrape comes
 
@@ -438,6 +447,18 @@ class Metrics:
             "Back-channel logouts: ended, nobody, invalid, replayed, unasked or unavailable.",
             ("provider", "outcome"),
             self._logouts,
+        )
+        yield _gauge(
+            "sidegate_config_last_reload_successful",
+            "1 unless the settings were wrong when they were read last.",
+            (),
+            {(): float(self._reload_successful)},
+        )
+        yield _gauge(
+            "sidegate_config_last_reload_success_timestamp_seconds",
+            "When the settings in force were read.",
+            (),
+            {(): self._reloaded_at},
         )
         yield _gauge(
             "sidegate_draining", "1 while shutting down.", (), {(): float(self._draining())}

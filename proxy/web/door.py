@@ -24,6 +24,7 @@ from proxy.web.messages import problem
 from proxy.web.octets import reply_of, whole
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Application = web.Application
 
 _log: Final = logging.getLogger("sidegate.door")
 
@@ -194,6 +195,10 @@ class Door(web.Server):
         self._path = SocketFile(address.path)
         return address
 
+    def hand_over(self, handler: Handler) -> None:
+        """From the next request on, let another handler answer."""
+        self._handler = handler
+
     def drain(self) -> None:
         """From now on each answer asks its gateway to take another connection next time."""
         self.draining = True
@@ -239,6 +244,18 @@ async def application_door(
             on_bad_request=on_bad_request,
             request_factory=server.request_factory,
         )
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def application_handler(application: web.Application) -> AsyncIterator[Handler]:
+    """Yield the handler of an aiohttp application for a door that was another's."""
+    runner = web.AppRunner(application)
+    await runner.setup()
+    assert runner.server is not None  # set up
+    try:
+        yield runner.server.request_handler
     finally:
         await runner.cleanup()
 

@@ -69,8 +69,7 @@ class ExpressLane:
         patience: Patience | None = None,
     ) -> None:
         """`trust` judges a socket's name for its other end; strangers are left to aiohttp."""
-        grammars = ((each, grammar(each.route, each.roles)) for each in endpoints)
-        self.plain = [(each, plain) for each, plain in grammars if plain is not None]
+        self.plain = _plain(endpoints)
         self.trust = trust
         self.patience = patience or Patience()
         self.connections: set[Connection] = set()
@@ -96,6 +95,12 @@ class ExpressLane:
         """Return the protocol of a new connection."""
         return Connection(self, succession) if self.plain else succession()
 
+    def hand_over(self, endpoints: Sequence[Endpoint], *, trust: Callable[[object], bool]) -> None:
+        """From the next request on let others answer. Who is not trusted any more is hung up on."""
+        self.plain, self.trust = _plain(endpoints), trust
+        for connection in tuple(self.connections):
+            connection.begin_again()
+
     def drain(self) -> None:
         """From now on each answer is the last one of its connection."""
         self.draining = True
@@ -117,6 +122,12 @@ class ExpressLane:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+def _plain(endpoints: Sequence[Endpoint]) -> "list[tuple[Endpoint, re.Pattern[bytes]]]":
+    """Return those whose plain requests a grammar can tell, each with that."""
+    grammars = ((each, grammar(each.route, each.roles)) for each in endpoints)
+    return [(each, plain) for each, plain in grammars if plain is not None]
 
 
 class Connection(asyncio.Protocol):
@@ -202,13 +213,13 @@ class Connection(asyncio.Protocol):
             self._end()
 
     def _ask(self, head: Head) -> None:
-        self._asking = self._loop.create_task(self._asked(head))
+        self._asking = self._loop.create_task(self._asked(self._endpoint, head))
         self._lane.tasks.add(self._asking)
         self._asking.add_done_callback(self._lane.tasks.discard)
 
-    async def _asked(self, head: Head) -> None:
+    async def _asked(self, endpoint: Endpoint, head: Head) -> None:
         try:
-            reply = reply_of(await self._endpoint.answer(head))
+            reply = reply_of(await endpoint.answer(head))
         except Exception as error:  # noqa: BLE001  # the last line: whatever it is, it is told
             head, reply = head._replace(connection=b"close"), _failure(error)
         self._asking = None
@@ -269,6 +280,13 @@ class Connection(asyncio.Protocol):
             self._unfinished = None
 
     # How it ends
+
+    def begin_again(self) -> None:
+        """Ask whoever answers now, and whether it may still ask."""
+        if self._lane.plain and self._lane.trust(self._transport.get_extra_info("peername")):
+            self._turn_to(*self._lane.plain[0])
+        else:
+            self.abort()
 
     def close_if_idle(self) -> None:
         """Close it now unless an answer is awaited, which will be its last one."""
