@@ -28,10 +28,10 @@ from proxy.stores.sqlite import SqliteStore
 from proxy.web.admin import admin_app
 from proxy.web.admin_auth import ApiKey, ApiKeys, Scope
 from proxy.web.credentials import CredentialSources
+from proxy.web.desk import Desk
 from proxy.web.door import Application, Door, application_door, application_handler
-from proxy.web.endpoint import Endpoint
 from proxy.web.express import ExpressLane
-from proxy.web.gate import endpoints, gate_handler
+from proxy.web.gate import desks, gate_handler
 from proxy.web.gateways.base import Manners
 from proxy.web.identity import IdentityNames
 from proxy.web.ops import Readiness, always, ops_handler
@@ -251,7 +251,7 @@ async def _gate_door(settings: Settings, house: House, doors: _Doors) -> AsyncIt
     yield door
 
 
-def _answering(settings: Settings, house: House) -> tuple[Sequence[Endpoint], Peers]:
+def _answering(settings: Settings, house: House) -> tuple[Sequence[Desk], Peers]:
     """Return who answers at the gate, and whom."""
     wishes = settings.gate
     sources = CredentialSources(
@@ -262,7 +262,7 @@ def _answering(settings: Settings, house: House) -> tuple[Sequence[Endpoint], Pe
     identity = IdentityNames(**wishes.identity.model_dump())
     signals = _signals(settings, house)
     manners = Manners(sources=sources, identity=identity, realm=wishes.realm, signals=signals)
-    among = endpoints(
+    among = desks(
         house.validator, manners, events=house.metrics, clock=SystemClock(), binding=house.binding
     )
     return among, Peers(wishes.trusted_peers, refused=house.metrics.untrusted_peer)

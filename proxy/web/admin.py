@@ -21,7 +21,6 @@ from proxy.web.admin_analytics import AnalyticsRoutes
 from proxy.web.admin_audit import AuditRoutes
 from proxy.web.admin_auth import ApiKeys
 from proxy.web.admin_document import DocumentRoutes
-from proxy.web.admin_endpoint import Endpoint, Handler, Parameter
 from proxy.web.admin_locks import LockRoutes
 from proxy.web.admin_logout import LOGOUT, LogoutDoor
 from proxy.web.admin_many import ManySessionsRoutes
@@ -30,6 +29,7 @@ from proxy.web.admin_rotation import RotationRoutes
 from proxy.web.admin_sessions import SessionRoutes
 from proxy.web.admin_table import TABLE
 from proxy.web.cursors import Cursors
+from proxy.web.endpoint import Endpoint, Handler, Parameter
 from proxy.web.middleware import (
     CALLER,
     UNMATCHED,

@@ -9,8 +9,8 @@ from aiohttp import web
 
 from proxy.core.audit import Action, AuditFilter
 from proxy.service.audit import Audit
-from proxy.web.admin_endpoint import Parameter
 from proxy.web.cursors import Cursors
+from proxy.web.endpoint import Parameter
 from proxy.web.payloads import fields, values
 from proxy.web.payloads.documents import EventsDocument, event_document
 from proxy.web.queries import Query, one_of, page

@@ -6,7 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
-from proxy.web.admin_endpoint import Handler
+from proxy.web.endpoint import Handler
 from proxy.web.problems import Problem
 
 LOGOUT: Final = "/oidc/backchannel-logout/{provider}"

@@ -14,10 +14,10 @@ from proxy.core.session import SessionId, SessionRecord
 from proxy.core.session_state import SessionState
 from proxy.service.sessions import Sessions
 from proxy.web import bodies
-from proxy.web.admin_endpoint import Parameter
 from proxy.web.admin_log import actor, log_change
 from proxy.web.admin_sessions import user_id_of
 from proxy.web.cursors import Cursors
+from proxy.web.endpoint import Parameter
 from proxy.web.payloads import fields, values
 from proxy.web.payloads.base import read
 from proxy.web.payloads.conditions import RevokeWherePayload

@@ -7,13 +7,13 @@ from proxy.web.admin_analytics import AnalyticsRoutes
 from proxy.web.admin_audit import AUDIT_QUERY, AuditRoutes
 from proxy.web.admin_auth import Scope
 from proxy.web.admin_document import DocumentRoutes
-from proxy.web.admin_endpoint import Answer, Body, Endpoint, Link
 from proxy.web.admin_locks import LockRoutes
 from proxy.web.admin_logout import LOGOUT, LogoutDoor
 from proxy.web.admin_many import PAGE_QUERY, PROVIDER_QUERY, ManySessionsRoutes
 from proxy.web.admin_oauth2 import OAuth2Routes
 from proxy.web.admin_rotation import RotationRoutes
 from proxy.web.admin_sessions import SessionRoutes
+from proxy.web.endpoint import Answer, Body, Endpoint, Link
 from proxy.web.idempotency_key import IDEMPOTENCY_KEY
 from proxy.web.payloads.analytics import AnalyticsDocument
 from proxy.web.payloads.conditions import RevokeWherePayload

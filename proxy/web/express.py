@@ -1,7 +1,7 @@
 """The express lane: plain requests to the gate are answered straight from the bytes that came.
 
 A `Connection` stands where aiohttp's protocol would. What the grammar matches it passes to the
-endpoint, and what memory knows is answered before `data_received` returns: no task, no lock, no
+desk, and what memory knows is answered before `data_received` returns: no task, no lock, no
 socket but its own. For what must be looked up a task waits, and with it all that follows on that
 connection. What is not plain is aiohttp's, and the connection with it: its protocol takes over the
 transport and is fed what has not been answered yet.
@@ -23,7 +23,7 @@ from http import HTTPStatus
 from typing import Final, cast
 
 from proxy.core.clock import Clock
-from proxy.web.endpoint import Endpoint
+from proxy.web.desk import Desk
 from proxy.web.grammar import grammar
 from proxy.web.messages import Head, problem
 from proxy.web.octets import Reply, date_line, reply_of, whole
@@ -62,14 +62,14 @@ class ExpressLane:
 
     def __init__(
         self,
-        endpoints: Sequence[Endpoint],
+        desks: Sequence[Desk],
         *,
         trust: Callable[[object], bool],
         clock: Clock,
         patience: Patience | None = None,
     ) -> None:
         """`trust` judges a socket's name for its other end; strangers are left to aiohttp."""
-        self.plain = _plain(endpoints)
+        self.plain = _plain(desks)
         self.trust = trust
         self.patience = patience or Patience()
         self.connections: set[Connection] = set()
@@ -95,9 +95,9 @@ class ExpressLane:
         """Return the protocol of a new connection."""
         return Connection(self, succession) if self.plain else succession()
 
-    def hand_over(self, endpoints: Sequence[Endpoint], *, trust: Callable[[object], bool]) -> None:
+    def hand_over(self, desks: Sequence[Desk], *, trust: Callable[[object], bool]) -> None:
         """From the next request on let others answer. Who is not trusted any more is hung up on."""
-        self.plain, self.trust = _plain(endpoints), trust
+        self.plain, self.trust = _plain(desks), trust
         for connection in tuple(self.connections):
             connection.begin_again()
 
@@ -124,9 +124,9 @@ class ExpressLane:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-def _plain(endpoints: Sequence[Endpoint]) -> "list[tuple[Endpoint, re.Pattern[bytes]]]":
+def _plain(desks: Sequence[Desk]) -> "list[tuple[Desk, re.Pattern[bytes]]]":
     """Return those whose plain requests a grammar can tell, each with that."""
-    grammars = ((each, grammar(each.route, each.roles)) for each in endpoints)
+    grammars = ((each, grammar(each.route, each.roles)) for each in desks)
     return [(each, plain) for each, plain in grammars if plain is not None]
 
 
@@ -213,13 +213,13 @@ class Connection(asyncio.Protocol):
             self._end()
 
     def _ask(self, head: Head) -> None:
-        self._asking = self._loop.create_task(self._asked(self._endpoint, head))
+        self._asking = self._loop.create_task(self._asked(self._desk, head))
         self._lane.tasks.add(self._asking)
         self._asking.add_done_callback(self._lane.tasks.discard)
 
-    async def _asked(self, endpoint: Endpoint, head: Head) -> None:
+    async def _asked(self, desk: Desk, head: Head) -> None:
         try:
-            reply = reply_of(await endpoint.answer(head))
+            reply = reply_of(await desk.answer(head))
         except Exception as error:  # noqa: BLE001  # the last line: whatever it is, it is told
             head, reply = head._replace(connection=b"close"), _failure(error)
         self._asking = None
@@ -241,16 +241,16 @@ class Connection(asyncio.Protocol):
             self._held = True
             self._transport.pause_reading()
 
-    def _turn_to(self, endpoint: Endpoint, plain: "re.Pattern[bytes]") -> None:
-        """Expect the next request to be for this endpoint: gateways ask the same one again."""
-        self._endpoint, self._plain = endpoint, plain
-        self._at_once = endpoint.at_once
+    def _turn_to(self, desk: Desk, plain: "re.Pattern[bytes]") -> None:
+        """Expect the next request to be for this desk: gateways ask the same one again."""
+        self._desk, self._plain = desk, plain
+        self._at_once = desk.at_once
 
     def _turn_to_another(self) -> bool:
         """Find out whom a request is for. False: for nobody yet, or it is not plain."""
-        for endpoint, plain in self._lane.plain:
+        for desk, plain in self._lane.plain:
             if plain.match(self._received):
-                self._turn_to(endpoint, plain)
+                self._turn_to(desk, plain)
                 return True
         if self._may_become_plain():
             self._unfinished = self._loop.call_later(self._lane.patience.head, self._give_up)

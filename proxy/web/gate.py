@@ -13,8 +13,8 @@ from proxy.core.clock import Clock
 from proxy.service.binding import ClientBinding
 from proxy.service.validator import Validator
 from proxy.web.check import Check, CheckEvents
+from proxy.web.desk import Desk, desk_for
 from proxy.web.door import Handler, refusal
-from proxy.web.endpoint import Endpoint, endpoint
 from proxy.web.gateways.auth_request import AuthRequest
 from proxy.web.gateways.base import Gateway, Manners
 from proxy.web.gateways.ext_authz import ExtAuthz
@@ -27,14 +27,14 @@ from proxy.web.session_status import SessionStatus
 GATEWAYS: Final = (AuthRequest, ForwardAuth, ExtAuthz)
 
 
-def endpoints(
+def desks(
     validator: Validator,
     manners: Manners,
     *,
     events: CheckEvents,
     clock: Clock,
     binding: ClientBinding | None = None,
-) -> tuple[Endpoint, ...]:
+) -> tuple[Desk, ...]:
     """Return whoever answers at the gate."""
     gateways: Iterable[Gateway] = (gateway(manners) for gateway in GATEWAYS)
     checks = (
@@ -44,8 +44,8 @@ def endpoints(
     return (*checks, SessionStatus(validator, manners))
 
 
-def gate_handler(among: Sequence[Endpoint], peers: Peers) -> Handler:
-    """Return aiohttp's lane to the endpoints."""
+def gate_handler(among: Sequence[Desk], peers: Peers) -> Handler:
+    """Return aiohttp's lane to the desks."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         peername = _peername(request)
@@ -53,7 +53,7 @@ def gate_handler(among: Sequence[Endpoint], peers: Peers) -> Handler:
             if peername is not None:
                 peers.refused()
             return refusal(HTTPStatus.FORBIDDEN)
-        asked = endpoint(among, request.raw_path)
+        asked = desk_for(request.raw_path, among)
         if asked is None:
             return refusal(HTTPStatus.NOT_FOUND)
         return _response(request, await asked.answer(_head(request, asked.roles)))

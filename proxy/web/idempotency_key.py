@@ -8,7 +8,7 @@ from aiohttp import hdrs, web
 
 from proxy.core.idempotency import Idempotency
 from proxy.web.admin_auth import presented
-from proxy.web.admin_endpoint import Parameter
+from proxy.web.endpoint import Parameter
 from proxy.web.payloads import fields
 from proxy.web.problems import Problem
 

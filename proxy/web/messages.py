@@ -16,7 +16,7 @@ were sent, all of them, divided by line ends, which stand in no value."""
 class Head(NamedTuple):
     """A request without its body, which nobody reads: its first line, and header lines by role.
 
-    Which header plays which role is said by whoever answers (`Endpoint.roles`); the others are not
+    Which header plays which role is said by whoever answers (`Desk.roles`); the others are not
     kept. Four fields are for the express lane only, which tells by them how to answer: `old`,
     `host`, `rarity` and `connection`.
     """

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any, Final
 
 from proxy.web import bodies
-from proxy.web.admin_endpoint import Answer, Body, Endpoint, Link, Parameter
+from proxy.web.endpoint import Answer, Body, Endpoint, Link, Parameter
 from proxy.web.payloads import fields
 from proxy.web.payloads.documents import ProblemDocument
 from proxy.web.payloads.schemas import Schemas

@@ -17,7 +17,7 @@ from proxy.service.binding import ClientBinding
 from proxy.service.validator import Validator
 from proxy.web.door import Door
 from proxy.web.express import ExpressLane, Patience
-from proxy.web.gate import endpoints, gate_handler
+from proxy.web.gate import desks, gate_handler
 from proxy.web.gateways.base import Manners
 from proxy.web.peers import Peers
 from tests.clock import NOON, FakeClock
@@ -165,9 +165,7 @@ def build_gate(
         deadline=deadline,
         memory=memory or house.memory,
     )
-    among = endpoints(
-        validator, manners or Manners(), events=house, clock=house.clock, binding=binding
-    )
+    among = desks(validator, manners or Manners(), events=house, clock=house.clock, binding=binding)
     peers = Peers(map(ip_network, trusted), refused=house.refused)
     lane = ExpressLane(among, trust=peers.trust, clock=house.clock, patience=patience)
     house.door = Door(

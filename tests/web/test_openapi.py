@@ -14,8 +14,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from proxy.web import openapi
 from proxy.web.admin_auth import Scope
-from proxy.web.admin_endpoint import Answer, Body, Endpoint
 from proxy.web.admin_table import TABLE
+from proxy.web.endpoint import Answer, Body, Endpoint
 from proxy.web.payloads.base import Payload
 from proxy.web.payloads.documents import InactiveDocument
 from proxy.web.problems import CODES
