@@ -27,6 +27,7 @@ from proxy.core.errors import StoreUnavailable, UnreadableRecord
 from proxy.core.session import Session
 from proxy.core.token import Digest
 from proxy.stores.codec import HEAD, decode, encode, microseconds
+from proxy.stores.ended import ended_under_the_writer
 from proxy.stores.redis_topology import Pool, topology
 from proxy.stores.share import share
 
@@ -272,7 +273,7 @@ class RedisStore:
 
 
 async def _given_back(pool: Pool, making: asyncio.Future[AbstractConnection]) -> None:
-    with suppress(*VENDOR_ERRORS):
+    with suppress(StoreUnavailable), _outages():
         await pool.release(await making)
 
 
@@ -354,5 +355,5 @@ class _outages:  # noqa: N801  # reads as a statement: with _outages(): ...
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, VENDOR_ERRORS):
+        if isinstance(error, VENDOR_ERRORS) or ended_under_the_writer(error):
             raise StoreUnavailable(NAME, type(error).__name__) from error
