@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from proxy.core.errors import OutcomeUnknown, StoreUnavailable, UnreadableRecord
+from proxy.stores.ended import ended_under_the_writer
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -99,6 +100,10 @@ def understood() -> Iterator[None]:
     """Raise what asyncpg's errors mean. The reasons given hold no address, password or digest."""
     try:
         yield
+    except RuntimeError as error:
+        if not ended_under_the_writer(error):
+            raise
+        raise StoreUnavailable("postgres", "the connection was lost") from error
     except _VENDOR as error:
         means = meaning(error)
         if means is error:

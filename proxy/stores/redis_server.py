@@ -21,6 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from proxy.core.errors import StoreUnavailable
+from proxy.stores.ended import ended_under_the_writer
 from proxy.stores.redis_topology import Pool, topology
 from proxy.stores.share import share
 
@@ -187,7 +188,7 @@ class RedisServer:
 
 
 async def _given_back(pool: Pool, making: asyncio.Future[AbstractConnection]) -> None:
-    with suppress(*VENDOR_ERRORS):
+    with suppress(StoreUnavailable), outages():
         await pool.release(await making)
 
 
@@ -266,5 +267,5 @@ class outages:  # noqa: N801  # reads as a statement: with outages(): ...
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, VENDOR_ERRORS):
+        if isinstance(error, VENDOR_ERRORS) or ended_under_the_writer(error):
             raise StoreUnavailable(NAME, type(error).__name__) from error
