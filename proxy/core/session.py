@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final, NewType
 
 from proxy.core.actor import Change
-from proxy.core.binding import Binding
+from proxy.core.binding import UNBOUND, Binding
 from proxy.core.errors import SessionEnded
 from proxy.core.session_type import SessionType
 from proxy.core.token import Digest
@@ -45,7 +45,7 @@ class Session:
     previous_digest: Digest | None = field(default=None, repr=False)
     previous_until: datetime = NEVER
     version: int = 1
-    binding: Binding = ()
+    binding: Binding = UNBOUND
     valid_until: datetime = field(init=False, repr=False, compare=False)
     margin: object = field(default=None, init=False, repr=False, compare=False)
 

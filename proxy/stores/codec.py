@@ -11,6 +11,7 @@ from typing import Final, cast
 
 import msgspec
 
+from proxy.core.binding import Binding
 from proxy.core.errors import UnreadableRecord
 from proxy.core.session import NEVER, Session, SessionId
 from proxy.core.session_type import SessionType
@@ -67,7 +68,7 @@ def encode(session: Session) -> bytes:
         previous_digest=session.previous_digest,
         previous_until=None if session.previous_digest is None else session.previous_until,
         version=session.version,
-        binding=session.binding,
+        binding=tuple(session.binding.pairs()),
     )
     return _head(session) + _encode_body(body)
 
@@ -108,7 +109,7 @@ def _session(body: _Body) -> Session:
         previous_digest=cast("Digest | None", body.previous_digest),
         previous_until=body.previous_until or NEVER,
         version=body.version,
-        binding=shared.binding(body.binding),
+        binding=Binding.of(body.binding),
     )
 
 

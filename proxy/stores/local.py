@@ -11,8 +11,8 @@ from proxy.core.token import Digest
 
 # What a copy takes without its texts, in bytes: itself, its place here, and the answer noted in its
 # margin. Measured, as all of `size_of` is (tests/stores/test_local_size.py).
-_FIXED: Final = 930
-_PER_SIGNAL: Final = 170
+_FIXED: Final = 935
+_BOUND: Final = 200
 
 # Ages are shortened by up to a tenth at random: copies made together must not be asked for again
 # together.
@@ -110,4 +110,5 @@ def size_of(session: Session) -> int:
     """Estimate how many bytes a copy takes, with the answer that is kept with it."""
     # As a text and in an answer, where a character beyond ASCII takes up to twelve.
     user = 2 * len(session.user_id) if session.user_id.isascii() else 16 * len(session.user_id)
-    return _FIXED + user + sum(map(len, session.scopes)) + _PER_SIGNAL * len(session.binding)
+    bound = _BOUND + len(session.binding) if session.binding else 0
+    return _FIXED + user + sum(map(len, session.scopes)) + bound

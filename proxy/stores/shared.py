@@ -2,10 +2,7 @@
 
 from datetime import datetime, timedelta
 from functools import lru_cache
-from sys import intern
 from typing import Final
-
-from proxy.core.binding import Binding
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -20,11 +17,6 @@ def scopes(given: tuple[str, ...]) -> tuple[str, ...]:
 def silence(microseconds: int) -> timedelta:
     """Return an idle timeout. OverflowError: nobody is silent that long."""
     return microseconds * _MICROSECOND
-
-
-def binding(given: Binding) -> Binding:
-    """Return it with the names of its signals shared: the digests are the session's own."""
-    return tuple((intern(signal), digest) for signal, digest in given)
 
 
 def moment(one: datetime, other: datetime) -> datetime:

@@ -228,7 +228,7 @@ def session_document(record: SessionRecord, now: datetime) -> SessionDocument:
         "user_agent": details.user_agent,
         "device": details.device,
         "metadata": dict(details.metadata),
-        "binding": [signal for signal, _ in session.binding],
+        "binding": [signal for signal, _ in session.binding.pairs()],
         "access_count": details.access_count,
         "refresh_count": details.refresh_count,
         "provider": details.provider,
