@@ -22,9 +22,7 @@ from proxy.house import House, built
 from proxy.observe.prometheus import registry
 from proxy.reload import Read, Reload
 from proxy.settings import Settings, first_admin_key, token_keys
-from proxy.stores.migrate import migrate_postgres
-from proxy.stores.postgres import PostgresStore
-from proxy.stores.sqlite import SqliteStore
+from proxy.truth import migrated
 from proxy.web.admin import admin_app
 from proxy.web.admin_auth import ApiKey, ApiKeys, Scope
 from proxy.web.credentials import CredentialSources
@@ -67,11 +65,7 @@ async def cleanup(settings: Settings) -> AsyncIterator[int]:
 
 async def migrate(settings: Settings) -> list[str]:
     """Bring the database up to date and return the names of what was applied."""
-    if settings.database_url is None:
-        store = await SqliteStore.open(settings.data_dir / "sidegate.db")  # does so by itself
-        await store.close()
-        return []
-    return await migrate_postgres(settings.database_url.get_secret_value())
+    return await migrated(settings)
 
 
 async def serve(settings: Settings, *, read: Read, leash: int | None = None) -> None:
@@ -103,12 +97,11 @@ async def serve(settings: Settings, *, read: Read, leash: int | None = None) -> 
 
 async def _refuse_another_schema(house: House) -> None:
     """A database that answers must fit; one that does not answer is waited for with open doors."""
-    if isinstance(house.durable, PostgresStore):
-        try:
-            async with asyncio.timeout(_FIRST_CONTACT):
-                await house.durable.check_schema()
-        except (StoreUnavailable, TimeoutError):
-            _log.warning("the database does not answer; answering 503 until it does")
+    try:
+        async with asyncio.timeout(_FIRST_CONTACT):
+            await house.truth.check()
+    except (StoreUnavailable, TimeoutError):
+        _log.warning("the database does not answer; answering 503 until it does")
 
 
 @asynccontextmanager
