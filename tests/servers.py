@@ -91,8 +91,13 @@ def start_cluster_node(
     return start_on_a_free_port(launch, port, 10_000)
 
 
-def start_postgres(directory: Path, port: int | None = None) -> Server:
-    """A Postgres in `directory`, which is made a cluster first if it is not one yet."""
+def start_postgres(
+    directory: Path, port: int | None = None, extra_settings: Sequence[str] = ()
+) -> Server:
+    """A Postgres in `directory`, which is made a cluster first if it is not one yet.
+
+    Of its settings those in `extra_settings` win.
+    """
     binaries = _postgres_binaries()
     data = directory / "pg"
     if not data.exists():
@@ -104,7 +109,7 @@ def start_postgres(directory: Path, port: int | None = None) -> Server:
         settings += ["max_connections=200", "shared_buffers=32MB"]
         argv: list[str | Path] = [binaries / "postgres", "-D", data, "-h", "127.0.0.1"]
         argv += ["-p", str(port), "-k", directory]
-        for setting in settings:
+        for setting in (*settings, *extra_settings):
             argv += ["-c", setting]
         ready: Callable[[], bool] = lambda: _postgres_is_ready(data, child)  # noqa: E731  # needs the child
         child = Child("postgres", argv, directory, ready, polite=signal.SIGINT)  # fast shutdown

@@ -68,12 +68,17 @@ class Sidegate:
 
 
 def start_sidegate(
-    directory: Path, *, admin_key: str | None = None, wait: bool = True, **settings: str
+    directory: Path,
+    *,
+    admin_key: str | None = None,
+    wait: bool = True,
+    module: str = "proxy",
+    **settings: str,
 ) -> Sidegate:
     """Start Sidegate on the embedded default; `settings` are further environment variables.
 
     With SIDEGATE_DATABASE_URL and SIDEGATE_REDIS_URL it is a full deployment, whose `admin_key`
-    the settings must know. Without `wait` it need not be ready, only alive.
+    the settings must know. Without `wait` it need not be ready, only alive. `module` is what runs.
     """
     path = "/readyz" if wait else "/livez"
 
@@ -88,7 +93,7 @@ def start_sidegate(
         }
         child = Child(
             "sidegate",
-            python_module("proxy", "serve"),
+            python_module(module, "serve"),
             directory,
             lambda: _says_yes(ops_port, path),
             environment=environment | settings,
