@@ -23,6 +23,8 @@ _ATTEMPTS: Final = 3
 # How long the server has to confirm that it dropped a query nobody waits for any more.
 _CANCELLING_SECONDS: Final = 1.0
 _CLOSING_SECONDS: Final = 2.0
+# What a moment of many questions has opened is given back to the server soon, for it has few.
+_IDLE_SECONDS: Final = 30.0
 
 
 def lookups_at_once(pool_max: int) -> int:
@@ -54,6 +56,7 @@ class PostgresDatabase:
             connect=connector,
             min_size=0,
             max_size=pool_max,
+            max_inactive_connection_lifetime=_IDLE_SECONDS,
             reset=_leave_as_it_is,
             **primary(prepared_statements=prepared_statements),
         )
