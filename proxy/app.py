@@ -27,7 +27,7 @@ from proxy.web.admin import admin_app
 from proxy.web.admin_auth import ApiKey, ApiKeys, Scope
 from proxy.web.credentials import CredentialSources
 from proxy.web.desk import Desk
-from proxy.web.door import Application, Door, application_door, application_handler
+from proxy.web.door import Application, Door, Handler, application_door, application_handler, shut
 from proxy.web.express import ExpressLane
 from proxy.web.gate import desks, gate_handler
 from proxy.web.gateways.base import Manners
@@ -137,8 +137,9 @@ class _Doors:
     async def prepared(self, settings: Settings, house: House) -> Callable[[], None]:
         """See Prepare. What answered before finishes what it has begun."""
         among, peers = _answering(settings, house)
-        handlers = {"gate": gate_handler(among, peers)}
+        handlers: dict[str, Handler] = {"gate": gate_handler(among, peers)}
         application, stack = _admin_application(settings, house), AsyncExitStack()
+        handlers["admin"] = shut  # where there was a key and is none any more
         if application is not None:
             handlers["admin"] = await stack.enter_async_context(application_handler(application))
         await self._close_applications(keep=1)

@@ -140,7 +140,7 @@ def _introduced(
         hot=hot,
         lifetimes=lifetimes,
         clock=clock,
-        keep_near=local.keep,
+        keep_near=local.touch,
         counted=metrics.touches,
         max_notes=settings.touch.max_sessions,
     )

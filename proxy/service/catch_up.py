@@ -13,8 +13,10 @@ from proxy.core.session import Session
 from proxy.core.within import within
 from proxy.service.outward import offer
 
-# Seconds for one round: two, so that a busy store is not taken for one that has fallen silent.
-_PATIENCE: Final = 2.0
+# Seconds for one round: a hundred thousand changes of somebody's are read and told within them.
+_PATIENCE: Final = 10.0
+# So many sessions are told before it counts as done.
+_AT_ONCE: Final = 500
 # Seconds between two rounds, however often it rings: at most forty of them a second.
 _SPACING: Final = 0.025
 # Longer than any look-up takes. What was being read when the session changed has been put by then,
@@ -81,26 +83,39 @@ class CatchUp:
         await self.settle()
         mark, changed = await self._durable.changed_since(self._mark)
         await offer(changed, self._near)
-        if changed:
-            self._due.append((self._clock.monotonic() + _LATE, changed))
+        for start in range(0, len(changed), _AT_ONCE):
+            later = self._clock.monotonic() + _LATE
+            self._due.append((later, changed[start : start + _AT_ONCE]))
         self._mark = mark  # only now: whoever was interrupted hears it again
         return len(changed)
 
     async def settle(self) -> None:
-        """Tell the stores beyond what is due. What they do not take ends their generation."""
-        due = [each for each in self._due if each[0] <= self._clock.monotonic()]
-        sessions = [session for _, changed in due for session in changed]
+        """Tell the stores beyond what is due. What they do not take ends their generation.
+
+        What has been told is told, also if there is no time for the rest.
+        """
+        now = self._clock.monotonic()
         try:
             generation = await self._durable.generation()
         except StoreUnavailable:
-            await offer(sessions, self._far)  # whoever believes them meanwhile should know
+            for _, changed in (each for each in tuple(self._due) if each[0] <= now):
+                await offer(changed, self._far)  # whoever believes them meanwhile should know
             raise
         self._believe(generation)
-        if not await offer(sessions, self._far):
-            # It was read after these changes were committed: whoever ended it, did so after them.
-            self._believe(await self._durable.next_generation(generation))
-        for each in due:
-            self._due.remove(each)
+        while self._due and self._due[0][0] <= now:
+            due = self._due.popleft()
+            try:
+                taken = await offer(due[1], self._far)
+                if not taken:
+                    # It was read after these changes were committed: whoever ended it, did so
+                    # after them. So it did after all others that are due.
+                    self._believe(await self._durable.next_generation(generation))
+            except BaseException:
+                self._due.appendleft(due)
+                raise
+            if not taken:
+                self._due = deque(each for each in self._due if each[0] > now)
+                return
 
     async def _round(self) -> bool:
         try:

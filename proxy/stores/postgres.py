@@ -246,8 +246,11 @@ class PostgresStore:
             f" changed_from = {source}, version = version + 1, changed_xid = pg_current_xact_id()"
             f" FROM doomed WHERE sessions.id = doomed.id RETURNING {_ROW}"
         )
-        rows = await made(lambda: self._change(revoke, *asking.arguments))
-        return sorted(readable_sessions(rows), key=lambda tombstone: tombstone.id)
+        while rows := await made(lambda: self._change(revoke, *asking.arguments)):
+            tombstones = sorted(readable_sessions(rows), key=lambda tombstone: tombstone.id)
+            if tombstones:
+                return tombstones
+        return []
 
     async def touch(self, touches: Sequence[Touch]) -> list[Session]:
         # In one order everywhere: two batches that meet do not wait for each other crosswise.
