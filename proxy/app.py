@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from proxy import pauses
 from proxy.core.clock import SystemClock
 from proxy.core.errors import StoreUnavailable
+from proxy.core.token import Digest
+from proxy.core.within import within
 from proxy.house import House, built
 from proxy.observe.prometheus import registry
 from proxy.reload import Read, Reload
@@ -39,8 +41,9 @@ from proxy.web.signals import SignalSources
 if TYPE_CHECKING:
     from proxy.web.logout.routes import LogoutRoutes
 
-# Seconds that the start waits for the database before the doors open without it.
+# Seconds that the start waits for the stores before the doors open without them.
 _FIRST_CONTACT: Final = 3.0
+_NOBODYS: Final = Digest(bytes(32))
 
 _log: Final = logging.getLogger("sidegate")
 
@@ -82,7 +85,7 @@ async def serve(settings: Settings, *, read: Read, leash: int | None = None) -> 
     if leash is not None:
         loop.add_reader(leash, stop.set)
     async with built(settings) as house:
-        await _refuse_another_schema(house)
+        await _first_contact(house)
         async with _background(settings, house), _doors(settings, house) as doors:
             reload = Reload(settings, house, read=read, prepare=doors.prepared)
             _log.info("ready")
@@ -95,13 +98,23 @@ async def serve(settings: Settings, *, read: Read, leash: int | None = None) -> 
             await asyncio.sleep(reload.settings.drain.delay.total_seconds())
 
 
-async def _refuse_another_schema(house: House) -> None:
-    """A database that answers must fit; one that does not answer is waited for with open doors."""
+async def _first_contact(house: House) -> None:
+    """Learn what is to be believed, and ask once what the gate will ask: the first pays for all.
+
+    A database that answers must fit; one that does not answer is waited for with open doors.
+    """
     try:
-        async with asyncio.timeout(_FIRST_CONTACT):
-            await house.truth.check()
-    except (StoreUnavailable, TimeoutError):
-        _log.warning("the database does not answer; answering 503 until it does")
+        await within(_FIRST_CONTACT, "durable", _greeted(house))
+    except StoreUnavailable as outage:
+        _log.warning("not every store answers yet: %s", outage)
+
+
+async def _greeted(house: House) -> None:
+    await house.truth.check()
+    await house.catch_up.once()
+    for store in (house.durable, house.redis):
+        if store is not None:
+            await store.find(_NOBODYS)
 
 
 @asynccontextmanager
