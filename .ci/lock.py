@@ -10,12 +10,17 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "constraints.txt"
 
+# The first line of a stanza, without its continuation: name, version, and where it applies.
+_PIN = r"^[\w.-]+==.*?(?= *\\?$)"
+
 HEAD = """\
-# Every package Sidegate runs, builds, shows and tests itself with, pinned, with its files' hashes.
+# Every package Sidegate runs, builds, shows, tests and measures itself with, pinned, with the
+# hashes of its files.
 # Made by `./dev lock`; do not edit.
 #
 # The parts lie on each other: an install takes all lines down to the part it does not need, as in
@@ -32,18 +37,25 @@ def main() -> None:
     # An editable install without build isolation finds its tools in the environment itself.
     build = [*runtime, *project["build-system"]["requires"], "editables"]
     demo = [*build, *project["dependency-groups"]["demo"]]
-    test = [*demo, *(r for r in project["dependency-groups"]["test"] if isinstance(r, str))]
+    test = [*demo, *_own(project, "test")]
+    bench = [*test, *_own(project, "bench")]
     with tempfile.TemporaryDirectory() as folder:
-        whole = _resolved(test, None, Path(folder))
+        whole = _resolved(bench, None, Path(folder))
         pins = Path(folder) / "pins.txt"
-        pins.write_text("".join(f"{pin.split()[0]}\n" for pin in whole.values()))
+        pins.write_text("\n".join(re.findall(_PIN, "".join(whole.values()), re.MULTILINE)))
         text, written = HEAD, set[str]()
-        for name, wanted in (("runtime", runtime), ("build", build), ("demo", demo)):
+        parts = {"runtime": runtime, "build": build, "demo": demo, "test": test}
+        for name, wanted in parts.items():
             part = _resolved(wanted, pins, Path(folder))
             text += _part(name, {n: whole[n] for n in part if n not in written})
             written |= set(part)
-        text += _part("test", {n: pin for n, pin in whole.items() if n not in written})
+        text += _part("bench", {n: pin for n, pin in whole.items() if n not in written})
     LOCK.write_text(text, "utf-8")
+
+
+def _own(project: dict[str, Any], group: str) -> list[str]:
+    """Return what a group adds to those it includes."""
+    return [each for each in project["dependency-groups"][group] if isinstance(each, str)]
 
 
 def _part(name: str, pins: dict[str, str]) -> str:
@@ -51,7 +63,10 @@ def _part(name: str, pins: dict[str, str]) -> str:
 
 
 def _resolved(wanted: list[str], pins: Path | None, folder: Path) -> dict[str, str]:
-    """Return the stanza of each package `wanted` needs, by its name."""
+    """Return the stanzas of each package `wanted` needs, by its name.
+
+    Usually it is one; a package may need another version for older Pythons.
+    """
     requirements = folder / "requirements.in"
     requirements.write_text("\n".join(wanted), "utf-8")
     uv = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", str(requirements)]
@@ -63,8 +78,11 @@ def _resolved(wanted: list[str], pins: Path | None, folder: Path) -> dict[str, s
     text = subprocess.run(  # noqa: S603 - our own words
         uv, env=os.environ | certificates, check=True, stdout=subprocess.PIPE, text=True
     ).stdout
-    stanzas = re.findall(r"^[\w.-]+==.*\n(?: .*\n)*", text, re.MULTILINE)
-    return {stanza.partition("==")[0]: stanza for stanza in stanzas}
+    stanzas: dict[str, str] = {}
+    for stanza in re.findall(r"^[\w.-]+==.*\n(?: .*\n)*", text, re.MULTILINE):
+        name = stanza.partition("==")[0]
+        stanzas[name] = stanzas.get(name, "") + stanza
+    return stanzas
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The house has floors, and a room may only use what the plan says (tests/test_house.py checks it):
 
-    roof      cli, commands, app, house, settings, healthcheck
+    roof      cli, commands, app, house, supervisor, pauses, providers, settings, healthcheck
                                     knows everybody, decides nothing; house.py introduces the others
     web       doors                 from bytes to a verdict and back; knows service and core
     service   what is done          validate, create, revoke ...; knows core
@@ -32,9 +32,15 @@ Where do I add ...
     a signal of a client    core/binding.py, web/signals.py, BindingSection, BindingPayload
     a reason to deny        core/verdict.py, then core/judge.py
     a verb                  core/session.py (the pure step), service/sessions.py or rotation.py,
-                            web/payloads/ and a row in web/admin.py's table
+                            web/payloads/ and a row in web/admin_table.py
+    a route of the admin    a method in web/admin_*.py, its answer's shape in
+                            web/payloads/documents.py, a row in web/admin_table.py, of which the
+                            OpenAPI document is made, and a line in docs/admin-api.md
+    a problem's code        web/problems.py, the rows that may answer it, docs/admin-api.md
+    a kind of parameter     web/payloads/fields.py: its check and its schema, side by side
     a command               commands/, and cli.py
     a migration             the next number in stores/migrations/postgres and /sqlite
     a setting               settings/sections.py; config/sidegate.yaml is compared with it by a test
     a metric                observe/prometheus.py
+    a cause of an end       core/analytics.py, and WHAT in stores/analytics_rows.py
 """

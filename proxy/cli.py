@@ -3,11 +3,13 @@
 Exit codes: 0 done, 1 it did not work out, 2 misspelled command, 78 wrong settings.
 """
 
+import os
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from proxy.commands.analytics import analytics
 from proxy.commands.audit import audit
 from proxy.commands.config import config
 from proxy.commands.keys import key
@@ -18,11 +20,16 @@ from proxy.core.errors import (
     CannotListen,
     Conflict,
     LimitReached,
+    OutcomeUnknown,
+    RevocationPending,
     SchemaMismatch,
     SettingsError,
     SidegateError,
     StoreUnavailable,
 )
+
+if TYPE_CHECKING:
+    from proxy.settings import Settings
 
 EX_CONFIG: Final = 78  # sysexits.h: something is configured wrong
 
@@ -36,6 +43,8 @@ class _Reporting(click.Group):
         except SettingsError as error:
             click.echo(_settings_report(error), err=True)
             ctx.exit(EX_CONFIG)
+        except RevocationPending as pending:
+            click.echo(f"pending: {pending}")
         except SidegateError as error:
             raise click.ClickException(f"{error}\n{_next_step(error)}") from error
 
@@ -48,6 +57,8 @@ def _settings_report(error: SettingsError) -> str:
 
 def _next_step(error: SidegateError) -> str:
     match error:
+        case OutcomeUnknown():
+            return "It may have been done: look (`sidegate session list USER`), or do it again."
         case StoreUnavailable():
             return "Does the store run, and is its address right? `sidegate config show` tells it."
         case Conflict():
@@ -74,27 +85,45 @@ def main() -> None:
     """
 
 
-for group in (audit, config, key, session):
-    main.add_command(group)
+for command in (analytics, audit, config, key, session):
+    main.add_command(command)
 
 
 @main.command()
 @with_config
-def serve(config: Path | None) -> None:
-    """Answer the gateway until SIGTERM or SIGINT.
+@click.option("--workers", type=click.IntRange(1, 64), help="So many processes (workers).")
+@click.option("--leash", type=int, hidden=True)  # how workers are started
+def serve(config: Path | None, workers: int | None, leash: int | None) -> None:
+    """Answer the gateway until SIGTERM or SIGINT; on SIGHUP, read the settings again.
 
     \b
     Examples:
       sidegate serve
       sidegate serve --config /etc/sidegate/sidegate.yaml
       SIDEGATE_GATE__LISTEN=unix:/run/sidegate/gate.sock sidegate serve
+      sidegate serve --workers 4                   a central one, on a machine of its own
+      kill -HUP PID                                after `sidegate config check`
     """
     settings = load(config)
-    from proxy import app
     from proxy.observe import logs
 
     logs.configure(settings.logs.level, settings.logs.format)
-    run(app.serve(settings))
+    if (workers or settings.workers) > 1:
+        _supervise(settings.model_copy(update={"workers": workers or settings.workers}), config)
+    else:
+        from proxy import app
+
+        run(app.serve(settings, read=lambda: load(config), leash=leash))
+
+
+def _supervise(settings: "Settings", config: Path | None) -> None:
+    from proxy import supervisor
+
+    arguments = ["serve", "--leash", "0", *(["--config", str(config)] if config else [])]
+    try:
+        run(supervisor.supervise(settings, arguments, os.environ))
+    except supervisor.WorkerFailed as failed:
+        click.get_current_context().exit(failed.status)  # its own words are on stderr
 
 
 @main.command()
@@ -162,6 +191,21 @@ def healthcheck(config: Path | None) -> None:
     if status != 200:
         raise click.ClickException(f"{address} answers {status}: its log says why.")
     click.echo("ok")
+
+
+@main.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the admin API, as the door shows it at /openapi.json.
+
+    \b
+    Examples:
+      sidegate openapi > openapi.json
+      sidegate openapi | jq '.paths | keys'
+    """
+    from proxy.web.admin_table import TABLE
+    from proxy.web.openapi import document
+
+    click.echo(as_json(document(TABLE)))
 
 
 @main.command()

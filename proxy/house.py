@@ -9,15 +9,29 @@ from importlib.metadata import version
 from uuid_utils import uuid7
 
 from proxy.core.clock import Clock, SystemClock
-from proxy.core.protocols import AuditLog, DurableStore, HotStore, SessionFinder
+from proxy.core.protocols import (
+    AnalyticsStore,
+    AuditLog,
+    DurableStore,
+    HotStore,
+    LogoutMemory,
+    SessionFinder,
+    SessionLocks,
+)
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
+from proxy.news import News, bell_of, feed_of, pending_of
 from proxy.observe.prometheus import Metrics
+from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
 from proxy.service.binding import ClientBinding, RevokeBehind
+from proxy.service.catch_up import CatchUp
 from proxy.service.janitor import Janitor
+from proxy.service.locks import Locks
+from proxy.service.logouts import Logouts
 from proxy.service.means import Means
 from proxy.service.outward import Nobody
+from proxy.service.pending import Pending
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.toucher import Toucher
@@ -32,15 +46,20 @@ from proxy.stores.guarded import Guard, Guarded, GuardedHot
 from proxy.stores.local import LocalStore
 from proxy.stores.metered import Metered, MeteredHot
 from proxy.stores.postgres import PostgresStore
+from proxy.stores.postgres_analytics import PostgresAnalytics
 from proxy.stores.postgres_audit import PostgresAudit
-from proxy.stores.postgres_database import PostgresDatabase
+from proxy.stores.postgres_database import PostgresDatabase, lookups_at_once
+from proxy.stores.postgres_locks import PostgresLocks
+from proxy.stores.postgres_logouts import PostgresLogouts
 from proxy.stores.read_through import ReadThrough
 from proxy.stores.redis import RedisStore
-from proxy.stores.redis_feed import RedisFeed
 from proxy.stores.remember_misses import RememberMisses
 from proxy.stores.sqlite import SqliteStore
+from proxy.stores.sqlite_analytics import SqliteAnalytics
 from proxy.stores.sqlite_audit import SqliteAudit
 from proxy.stores.sqlite_database import SqliteDatabase
+from proxy.stores.sqlite_locks import SqliteLocks
+from proxy.stores.sqlite_logouts import SqliteLogouts
 from proxy.web.ops import Ping
 
 
@@ -53,16 +72,33 @@ class House:
     local: LocalStore
     hot: tuple[HotStore, ...]
     redis: RedisStore | None
-    feed: RedisFeed | None
+    finder: SessionFinder
+    means: Means
+    catch_up: CatchUp
+    news: News
     sessions: Sessions
     rotation: Rotation
+    locks: Locks
+    logouts: Logouts
     audit: Audit
+    analytics: Analytics
     validator: Validator
     toucher: Toucher
     janitor: Janitor
     binding: ClientBinding
     revoke_behind: RevokeBehind
     pings: Mapping[str, Ping]
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """What lives in one database. Whoever closes the sessions closes it for all."""
+
+    sessions: DurableStore
+    audit: AuditLog
+    analytics: AnalyticsStore
+    locks: SessionLocks
+    logouts: LogoutMemory
 
 
 @asynccontextmanager
@@ -78,18 +114,22 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         metrics = Metrics(
             version=version("sidegate"), revocation_bound=_seconds(settings.local.max_age)
         )
-        durable, audit_log = await _durable(settings)
-        cellar.push_async_callback(durable.close)
-        local = LocalStore(
-            max_sessions=settings.local.max_sessions,
-            max_age=_seconds(settings.local.max_age),
-            clock=clock,
-        )
-        metrics.watch_local(lambda: len(local))
+        metrics.settings_read(clock.now(), successful=True)
+        truth = await _truth(settings)
+        cellar.push_async_callback(truth.sessions.close)
         redis = _redis(settings, metrics)
         if redis is not None:
             cellar.push_async_callback(redis.close)
-        yield _introduced(settings, clock, ring, metrics, durable, audit_log, local, redis)
+        pending = pending_of(settings, redis, clock, metrics)
+        local = LocalStore(
+            max_sessions=settings.local.max_sessions,
+            max_bytes=settings.local.max_bytes,
+            max_age=_seconds(settings.local.max_age),
+            clock=clock,
+            applied=pending.applied,
+        )
+        metrics.watch_local(local)
+        yield _introduced(settings, clock, ring, metrics, truth, local, redis, pending)
 
 
 def _introduced(
@@ -97,22 +137,22 @@ def _introduced(
     clock: Clock,
     ring: KeyRing,
     metrics: Metrics,
-    durable: DurableStore,
-    audit_log: AuditLog,
+    truth: _Truth,
     local: LocalStore,
     redis: RedisStore | None,
+    pending: Pending,
 ) -> House:
-    hot: list[HotStore] = [MeteredHot(local, store="local", observe=metrics.lookup)]
+    durable = truth.sessions
+    hot: list[HotStore] = [local]  # which counts for itself
     far = _guarded_durable(settings, clock, metrics, durable)
     pings: dict[str, Ping] = {_durable_name(settings): durable.ping}
-    feed: RedisFeed | None = None
     if redis is not None:
         hot.append(_guarded_redis(settings, clock, metrics, redis))
         far = ReadThrough(hot[-1], far, clock=clock)
         pings["redis"] = redis.ping
-        feed = RedisFeed(redis, on_unreadable=metrics.unreadable_record)
+    feed = feed_of(redis, clock, metrics)
     patience = _seconds(settings.gate.deadline)
-    finder = ReadThrough(hot[0], _beyond_memory(settings, clock, far, patience), clock=clock)
+    finder = ReadThrough(local, _beyond_memory(settings, clock, far, patience), clock=clock)
     lifetimes = settings.sessions.by_type()
     toucher = Toucher(
         durable,
@@ -123,11 +163,26 @@ def _introduced(
         counted=metrics.touches,
         max_notes=settings.touch.max_sessions,
     )
-    limits = settings.sessions.limits()
-    means = Means(durable, hot, feed or Nobody(), ring, lifetimes, clock, metrics, limits)
-    sessions = Sessions(
-        means, new_id=lambda: SessionId(str(uuid7())), widths=settings.binding.widths()
+    catch_up = CatchUp(
+        durable,
+        hot=hot,
+        believe=_nobody if redis is None else redis.believe,
+        clock=clock,
+        every=_seconds(settings.catch_up.interval),
     )
+    means = Means(
+        durable,
+        hot,
+        feed or Nobody(),
+        ring,
+        lifetimes,
+        clock,
+        metrics,
+        settings.sessions.limits(),
+        catch_up.owe,
+        pending,
+    )
+    sessions = sessions_of(settings, means)
     revoke_behind = RevokeBehind(sessions, events=metrics)
     return House(
         metrics=metrics,
@@ -135,16 +190,37 @@ def _introduced(
         local=local,
         hot=tuple(hot),
         redis=redis,
-        feed=feed,
+        finder=finder,
+        means=means,
+        catch_up=catch_up,
+        news=News(
+            catch_up=catch_up,
+            pending=pending,
+            write_down=sessions.write_down,
+            every=_seconds(settings.catch_up.interval),
+            feed=feed,
+            bell=bell_of(settings, clock, metrics),
+            local=local,
+            metrics=metrics,
+        ),
         sessions=sessions,
         rotation=Rotation(means),
+        locks=Locks(truth.locks, durable=durable, clock=clock, counted=metrics.lock),
+        logouts=Logouts(truth.logouts, sessions, clock=clock),
         audit=Audit(
-            audit_log,
+            truth.audit,
             retention=settings.audit.retention,
             clock=clock,
             counted=metrics.audit_events,
         ),
-        validator=Validator(finder, ring=ring, clock=clock, deadline=patience, seen=toucher.seen),
+        analytics=Analytics(
+            truth.analytics,
+            every=settings.analytics.interval,
+            clock=clock,
+            counted=metrics.samples,
+            told=metrics.analytics,
+        ),
+        validator=validator_of(settings, means, finder, local, toucher),
         toucher=toucher,
         janitor=Janitor(
             durable,
@@ -153,14 +229,38 @@ def _introduced(
             clock=clock,
             counted=metrics.cleanups,
         ),
-        binding=ClientBinding(
-            settings.binding.policies(),
-            widths=settings.binding.widths(),
-            events=metrics,
-            revoke=revoke_behind.revoke,
-        ),
+        binding=binding_of(settings, metrics, revoke_behind),
         revoke_behind=revoke_behind,
         pings=pings,
+    )
+
+
+def sessions_of(settings: Settings, means: Means) -> Sessions:
+    """Return the verbs under the rules of the settings."""
+    return Sessions(means, new_id=lambda: SessionId(str(uuid7())), widths=settings.binding.widths())
+
+
+def validator_of(
+    settings: Settings, means: Means, finder: SessionFinder, local: LocalStore, toucher: Toucher
+) -> Validator:
+    """Return who answers for tokens."""
+    return Validator(
+        finder,
+        ring=means.ring,
+        clock=means.clock,
+        deadline=_seconds(settings.gate.deadline),
+        memory=local.peek,
+        seen=toucher.seen,
+    )
+
+
+def binding_of(settings: Settings, metrics: Metrics, revoke_behind: RevokeBehind) -> ClientBinding:
+    """Return who holds sessions to their clients."""
+    return ClientBinding(
+        settings.binding.policies(),
+        widths=settings.binding.widths(),
+        events=metrics,
+        revoke=revoke_behind.revoke,
     )
 
 
@@ -190,7 +290,14 @@ def _guarded_durable(
     name = _durable_name(settings)
     limits = settings.sqlite if name == "sqlite" else settings.postgres
     guard = _guard(name, limits, clock, metrics)
-    return Metered(Batched(Guarded(durable, guard=guard)), store=name, observe=metrics.lookup)
+    at_once = 1 if name == "sqlite" else lookups_at_once(settings.postgres.pool_max)
+    batched = Batched(
+        Guarded(durable, guard=guard),
+        store=name,
+        max_flights=at_once,
+        max_waiting=limits.max_lookups,
+    )
+    return Metered(batched, store=name, observe=metrics.lookup)
 
 
 def _guarded_redis(
@@ -200,20 +307,36 @@ def _guarded_redis(
     return MeteredHot(BatchedHot(leaf), store="redis", observe=metrics.lookup)
 
 
+def _nobody(_: int) -> None:
+    """Where there is no hot store but memory, there is nothing to believe."""
+
+
 def _durable_name(settings: Settings) -> str:
     return "sqlite" if settings.database_url is None else "postgres"
 
 
-async def _durable(settings: Settings) -> tuple[DurableStore, AuditLog]:
+async def _truth(settings: Settings) -> _Truth:
     if settings.database_url is None:
         file = await SqliteDatabase.open(settings.data_dir / "sidegate.db")
-        return SqliteStore(file), SqliteAudit(file)
+        return _Truth(
+            SqliteStore(file),
+            SqliteAudit(file),
+            SqliteAnalytics(file),
+            SqliteLocks(file),
+            SqliteLogouts(file),
+        )
     database = await PostgresDatabase.open(
         settings.database_url.get_secret_value(),
         pool_max=settings.postgres.pool_max,
         prepared_statements=settings.postgres.prepared_statements,
     )
-    return PostgresStore(database), PostgresAudit(database)
+    return _Truth(
+        PostgresStore(database),
+        PostgresAudit(database),
+        PostgresAnalytics(database),
+        PostgresLocks(database),
+        PostgresLogouts(database),
+    )
 
 
 def _redis(settings: Settings, metrics: Metrics) -> RedisStore | None:

@@ -4,18 +4,31 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
 import asyncpg
 
-from proxy.core.protocols import AuditLog, DurableStore
+from proxy.core.protocols import (
+    AnalyticsStore,
+    AuditLog,
+    DurableStore,
+    LogoutMemory,
+    SessionLocks,
+)
 from proxy.stores import postgres_database, sqlite_database
 from proxy.stores.migrate import migrate_postgres
 from proxy.stores.postgres import PostgresStore
+from proxy.stores.postgres_analytics import PostgresAnalytics
 from proxy.stores.postgres_audit import PostgresAudit
+from proxy.stores.postgres_locks import PostgresLocks
+from proxy.stores.postgres_logouts import PostgresLogouts
 from proxy.stores.sqlite import SqliteStore
+from proxy.stores.sqlite_analytics import SqliteAnalytics
 from proxy.stores.sqlite_audit import SqliteAudit
+from proxy.stores.sqlite_locks import SqliteLocks
+from proxy.stores.sqlite_logouts import SqliteLogouts
 from tests.processes import Server
 
 
@@ -28,6 +41,22 @@ class Database(Protocol):
 
     def audit_log(self) -> AbstractAsyncContextManager[AuditLog]:
         """Open the audit trail of the stores in it, over connections of its own."""
+        ...
+
+    def analytics(self) -> AbstractAsyncContextManager[AnalyticsStore]:
+        """Open the counts of the stores in it, over connections of its own."""
+        ...
+
+    def locks(self) -> AbstractAsyncContextManager[SessionLocks]:
+        """Open the locks of the sessions in it, over connections of its own."""
+        ...
+
+    async def age_locks(self, by: timedelta) -> None:
+        """Let every hold on a lock be as old as if so much time had passed."""
+        ...
+
+    def logout_memory(self) -> AbstractAsyncContextManager[LogoutMemory]:
+        """Open the memory of logouts in it, as another process would."""
         ...
 
     async def execute(self, statement: str) -> None:
@@ -55,6 +84,30 @@ class PostgresDatabase:
     async def audit_log(self) -> AsyncIterator[AuditLog]:
         database = await postgres_database.PostgresDatabase.open(self.url)
         yield PostgresAudit(database)
+        await database.close()
+
+    @asynccontextmanager
+    async def analytics(self) -> AsyncIterator[AnalyticsStore]:
+        database = await postgres_database.PostgresDatabase.open(self.url)
+        yield PostgresAnalytics(database)
+        await database.close()
+
+    @asynccontextmanager
+    async def locks(self) -> AsyncIterator[SessionLocks]:
+        database = await postgres_database.PostgresDatabase.open(self.url)
+        yield PostgresLocks(database)
+        await database.close()
+
+    async def age_locks(self, by: timedelta) -> None:
+        seconds = by.total_seconds()
+        await self.execute(
+            f"UPDATE session_locks SET expires_at = expires_at - interval '{seconds} seconds'"
+        )
+
+    @asynccontextmanager
+    async def logout_memory(self) -> AsyncIterator[LogoutMemory]:
+        database = await postgres_database.PostgresDatabase.open(self.url)
+        yield PostgresLogouts(database)
         await database.close()
 
     async def execute(self, statement: str) -> None:
@@ -87,6 +140,28 @@ class SqliteDatabase:
     async def audit_log(self) -> AsyncIterator[AuditLog]:
         database = await sqlite_database.SqliteDatabase.open(self.path)
         yield SqliteAudit(database)
+        await database.close()
+
+    @asynccontextmanager
+    async def analytics(self) -> AsyncIterator[AnalyticsStore]:
+        database = await sqlite_database.SqliteDatabase.open(self.path)
+        yield SqliteAnalytics(database)
+        await database.close()
+
+    @asynccontextmanager
+    async def locks(self) -> AsyncIterator[SessionLocks]:
+        database = await sqlite_database.SqliteDatabase.open(self.path)
+        yield SqliteLocks(database)
+        await database.close()
+
+    async def age_locks(self, by: timedelta) -> None:
+        microseconds = by // timedelta(microseconds=1)
+        await self.execute(f"UPDATE session_locks SET expires_at = expires_at - {microseconds}")
+
+    @asynccontextmanager
+    async def logout_memory(self) -> AsyncIterator[LogoutMemory]:
+        database = await sqlite_database.SqliteDatabase.open(self.path)
+        yield SqliteLogouts(database)
         await database.close()
 
     async def execute(self, statement: str) -> None:

@@ -204,7 +204,7 @@ class Child:
         self._signal_family(
             signal.SIGSTOP
         )  # a stopped parent cannot fork while we count its children
-        family = self._family()
+        family = self.family()
         self._signal_family(signal.SIGKILL)
         self.process.wait()
         while any(_lives(pid) for pid in family):
@@ -224,11 +224,11 @@ class Child:
         self.start()
 
     def _signal_family(self, number: signal.Signals) -> None:
-        for pid in self._family():
+        for pid in self.family():
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def _family(self) -> list[int]:
+    def family(self) -> list[int]:
         """The process and its descendants: Postgres gives each of its children its own group."""
         if self.process.poll() is not None:
             return []

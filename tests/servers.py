@@ -96,7 +96,7 @@ def start_postgres(
 ) -> Server:
     """A Postgres in `directory`, which is made a cluster first if it is not one yet.
 
-    Of its settings those in `extra_settings` win.
+    Of `extra_settings`, as in "fsync=on", later ones win, also over ours.
     """
     binaries = _postgres_binaries()
     data = directory / "pg"
@@ -106,10 +106,10 @@ def start_postgres(
     def launch(port: int) -> Server:
         # a commit survives a killed process (the kernel has it), not a power cut
         settings = ["fsync=off", "full_page_writes=off"]
-        settings += ["max_connections=200", "shared_buffers=32MB"]
+        settings += ["max_connections=200", "shared_buffers=32MB", *extra_settings]
         argv: list[str | Path] = [binaries / "postgres", "-D", data, "-h", "127.0.0.1"]
         argv += ["-p", str(port), "-k", directory]
-        for setting in (*settings, *extra_settings):
+        for setting in settings:
             argv += ["-c", setting]
         ready: Callable[[], bool] = lambda: _postgres_is_ready(data, child)  # noqa: E731  # needs the child
         child = Child("postgres", argv, directory, ready, polite=signal.SIGINT)  # fast shutdown

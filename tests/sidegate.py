@@ -72,10 +72,12 @@ def start_sidegate(
     *,
     admin_key: str | None = None,
     wait: bool = True,
+    config: str | None = None,
     module: str = "proxy",
     **settings: str,
 ) -> Sidegate:
-    """Start Sidegate on the embedded default; `settings` are further environment variables.
+    """Start Sidegate on the embedded default; `settings` are further environment variables, and
+    `config` is a file of more.
 
     With SIDEGATE_DATABASE_URL and SIDEGATE_REDIS_URL it is a full deployment, whose `admin_key`
     the settings must know. Without `wait` it need not be ready, only alive. `module` is what runs.
@@ -93,7 +95,7 @@ def start_sidegate(
         }
         child = Child(
             "sidegate",
-            python_module(module, "serve"),
+            python_module(module, "serve", *(["--config", config] if config else [])),
             directory,
             lambda: _says_yes(ops_port, path),
             environment=environment | settings,

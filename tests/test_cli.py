@@ -116,8 +116,10 @@ def test_the_commands_are_these() -> None:
         "session show",
         "session list",
         "session revoke",
+        "analytics",
         "audit list",
         "audit verify",
+        "openapi",
         "version",
     }
 
@@ -153,6 +155,8 @@ def test_help_is_quick_because_it_loads_nothing_but_click(tmp_path: Path) -> Non
         ["session", "create", "a", "--metadata", "[]"],
         ["session", "create", "a", "--metadata", "{"],
         ["session", "create", " a"],
+        ["session", "create", "a", "--provider", "idp"],
+        ["session", "create", "a", "--type", "sso", "--provider-session", "s1"],
         ["session", "show", "42"],
         ["session", "list", ""],
         ["session", "revoke"],
@@ -310,6 +314,19 @@ def test_a_session_lives_from_create_to_revoke_and_its_token_is_told_once(tmp_pa
     assert begun["token"] not in "".join(told.stdout + told.stderr for told in later)
 
 
+def test_an_sso_session_is_created_with_its_provider(tmp_path: Path) -> None:
+    begun = created(
+        tmp_path,
+        *["alice", "--type", "sso", "--provider", "idp"],
+        *["--provider-session", "s1", "--provider-subject", "u1"],
+    )
+
+    revoked = session(tmp_path, "revoke", "--provider", "idp", "--provider-session", "s1")
+
+    assert begun["session"]["provider_subject"] == "u1"
+    assert revoked.stdout == "revoked 1\n"
+
+
 def test_stdout_holds_the_token_alone(tmp_path: Path) -> None:
     told = sidegate(tmp_path, "session", "create", "alice")
 
@@ -403,6 +420,40 @@ def test_the_audit_trail_is_listed_and_verified(tmp_path: Path) -> None:
     assert (event["session_id"], event["reason"]) == (begun, "stolen")
     assert event["by"].startswith("cli:")
     assert re.fullmatch(r"2 events, head 2:[0-9a-f]{64}\n", verified.stdout)
+
+
+def test_the_analytics_are_as_of_a_sample_that_is_taken_when_it_is_due(tmp_path: Path) -> None:
+    home = {"XDG_STATE_HOME": str(tmp_path), "SIDEGATE_ANALYTICS__INTERVAL": "1ms"}
+    empty = json.loads(invoked("analytics", "-o", "json", **home).stdout)
+    begun = created(tmp_path, "alice")["session"]["id"]
+    created(tmp_path, "bob")
+    session(tmp_path, "revoke", begun)
+
+    told = invoked("analytics", "-o", "json", **home)
+    shown = invoked("analytics", **home)
+
+    assert empty["active"]["total"] == 0
+    found = json.loads(told.stdout)
+    hour = found["windows"]["1h"]
+    assert (found["active"]["total"], found["active"]["users"]) == (1, 1)
+    assert (hour["created"]["total"], hour["ended"]["by_cause"]["revoked"]) == (2, 1)
+    table = [line.split() for line in shown.stdout.splitlines()]
+    assert ["active", "1"] in table
+    assert ["1h", "24h", "7d"] in table
+    assert ["created", "2", "2", "2"] in table
+
+
+def test_where_somebody_else_is_counting_for_the_first_time_nobody_knows_yet(
+    tmp_path: Path,
+) -> None:
+    home = {"XDG_STATE_HOME": str(tmp_path)}
+    created(tmp_path, "alice")
+    with closing(sqlite3.connect(tmp_path / "sidegate/sidegate.db")) as database, database:
+        microseconds = time.time_ns() // 1000
+        database.execute("UPDATE analytics_turn SET taken_at = ?", (microseconds,))
+    told = invoked("analytics", **home)
+    assert told.exit_code == 1
+    assert "somebody has begun to" in told.stderr
 
 
 def test_a_head_that_was_kept_finds_out_who_cut_the_trail(tmp_path: Path) -> None:

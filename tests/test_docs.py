@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from proxy.core.analytics import Cause
 from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, preset_lifetimes
 from proxy.core.session_type import SessionType
+from proxy.settings import load
 from proxy.settings.values import spell_duration
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -39,6 +41,26 @@ def test_the_deadlines_in_the_docs_are_the_codes() -> None:
     assert between("sessions.md", "deadlines") == deadlines(), deadlines()
 
 
+def test_the_provider_in_the_docs_can_be_listened_to(tmp_path: Path) -> None:
+    section = (DOCS / "sessions.md").read_text("utf-8").partition("## Back-channel logout")[2]
+    config = tmp_path / "sidegate.yaml"
+    config.write_text(section.partition("```yaml\n")[2].partition("```")[0])
+
+    assert [provider.name for provider in load(config, {}).sso.providers] == ["keycloak"]
+
+
 @pytest.mark.parametrize("type_", SessionType)
 def test_a_default_deadline_is_told_for_every_type(type_: SessionType) -> None:
     assert f"| `{type_}` | {spelled(DEFAULT_LIFETIMES[type_])} |" in deadlines()
+
+
+def section(page: str, heading: str) -> str:
+    text = (DOCS / page).read_text("utf-8")
+    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_every_cause_of_an_end_is_explained(cause: Cause) -> None:
+    causes = section("sessions.md", "Analytics").partition("The causes:")[2]
+    heads = [line.split("|")[1] for line in causes.splitlines() if line.startswith("| `")]
+    assert f"`{cause}`" in ",".join(heads)

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 LOCK = (ROOT / "constraints.txt").read_text()
-PARTS = ["runtime", "build", "demo", "test"]
+PARTS = ["runtime", "build", "demo", "test", "bench"]
 
 
 def wanted() -> list[tuple[str, str]]:

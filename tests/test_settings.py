@@ -21,9 +21,10 @@ from proxy.core.limits import AtLimit, Limit
 from proxy.core.session_type import SessionType
 from proxy.core.token import TokenKey
 from proxy.settings import Settings, first_admin_key, load, token_keys
+from proxy.settings.sections import ProviderSection
 from proxy.settings.show import schema, shown
 from proxy.settings.sources import leaves, variable_of
-from proxy.settings.values import read_duration, spell_duration
+from proxy.settings.values import read_duration, read_size, spell_duration, spell_size
 
 CONFIG = Path(__file__).parent.parent / "config"
 KEY = TokenKey(1, bytes(32)).spell()
@@ -323,12 +324,19 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
         ("ADMIN__KEYS", '[{"name": "a", "sha256": "0", "scopes": ["read"]}]'),
         ("ADMIN__KEYS", '[{"name": "a", "sha256": "' + "0" * 64 + '", "scopes": []}]'),
         ("ADMIN__KEYS", '[{"name": "a", "sha256": "' + "0" * 64 + '", "scopes": ["root"]}]'),
+        ("GATE__EXPRESS", "often"),
+        ("GATE__MAX_CONNECTIONS", "0"),
         ("LOCAL__MAX_SESSIONS", "0"),
+        ("LOCAL__MAX_BYTES", "128MB"),
+        ("LOCAL__MAX_BYTES", "1023KiB"),
+        ("LOCAL__MAX_BYTES", "2048GiB"),
         ("LOGS__LEVEL", "loud"),
         ("POSTGRES__POOL_MAX", "many"),
         ("TOKEN__KEYS", "1:short"),
         ("TOKEN__KEYS", "256:" + "A" * 43),
         ("TOKEN__KEYS", f"{KEY},{KEY}"),
+        ("SSO__PROVIDERS", "idp"),
+        ("SSO__PROVIDERS", '[{"name": "idp"'),
         ("SESSIONS__WEB__IDLE_TIMEOUT", "1m"),
         ("SESSIONS__WEB__LIFETIME", "0"),
         ("SESSIONS__WEB__LIMIT", "0"),
@@ -442,6 +450,120 @@ def test_two_admin_keys_of_one_name_or_one_hash_are_refused() -> None:
 
     assert "share a name" in one_name
     assert "share a key" in one_hash
+
+
+IDP: dict[str, Any] = {"name": "idp", "issuer": "https://id.example/r", "client_id": "shop"}
+
+
+def providers(*changes: dict[str, Any]) -> str:
+    """Return so many providers, each a right one but for its changes."""
+    listed = [IDP | {"name": f"idp{number}"} | each for number, each in enumerate(changes)]
+    return json.dumps(listed)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"name": "Key.cloak_2-b"},
+        {"issuer": "https://id.example/"},
+        {"issuer": "https://id.example:8443/realms/a/b"},
+        {"issuer": "http://localhost:8080/realms/a"},
+        {"issuer": "http://keycloak:8080/realms/a", "jwks_file": "/etc/sidegate/keys.json"},
+        {"issuer": "http://keycloak:8080/realms/a", "jwks_uri": "https://keycloak/keys"},
+        {"jwks_uri": "https://keys.example:8443/a/b?c=d"},
+        {"jwks_uri": "http://127.0.0.1:8080/keys"},
+        {"jwks_uri": "http://[::1]:8080/keys"},
+        {"jwks_uri": None, "jwks_file": None},
+        {"jwks_max_age": "1m"},
+        {"algorithms": ["ES512"]},
+        {"algorithms": "RS256 EdDSA"},
+        {"require_typ": False},
+        {"client_id": "a client: 7"},
+    ],
+    ids=json.dumps,
+)
+def test_a_provider_that_can_be_listened_to_is_taken(changes: dict[str, Any]) -> None:
+    (provider,) = load(None, {"SIDEGATE_SSO__PROVIDERS": providers(changes)}).sso.providers
+
+    assert provider.issuer == (IDP | changes)["issuer"]
+
+
+def test_a_provider_says_little_and_the_rest_is_safe() -> None:
+    (provider,) = load(None, {"SIDEGATE_SSO__PROVIDERS": json.dumps([IDP])}).sso.providers
+
+    assert provider.model_dump(mode="json") == IDP | {
+        "jwks_uri": None,
+        "jwks_file": None,
+        "jwks_max_age": "1h",
+        "algorithms": ["RS256", "PS256", "ES256", "EdDSA"],
+        "require_typ": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"name": ""}, ".name"),
+        ({"name": "a/b"}, ".name"),
+        ({"name": ".."}, ".name"),
+        ({"name": "x" * 65}, ".name"),
+        ({"issuer": "id.example"}, ".issuer"),
+        ({"issuer": "ftp://id.example"}, ".issuer"),
+        ({"issuer": "https://id.example/?a"}, ".issuer"),
+        ({"issuer": "https://id.example/#a"}, ".issuer"),
+        ({"issuer": "https://id.example/ü"}, ".issuer"),
+        ({"issuer": "https://id.example/ "}, ".issuer"),
+        ({"issuer": "http://id.example"}, ""),
+        ({"issuer": "https://user@id.example"}, ""),
+        ({"client_id": ""}, ".client_id"),
+        ({"client_id": "a\nb\n"}, ".client_id"),
+        ({"jwks_uri": "http://id.example/keys"}, ".jwks_uri"),
+        ({"jwks_uri": "https://id.example/keys#a"}, ".jwks_uri"),
+        ({"jwks_uri": "https://u:p@id.example/keys"}, ".jwks_uri"),
+        ({"jwks_uri": "file:///keys.json"}, ".jwks_uri"),
+        ({"jwks_uri": "https://id.example", "jwks_file": "/keys.json"}, ""),
+        ({"jwks_max_age": "59s"}, ".jwks_max_age"),
+        ({"algorithms": []}, ".algorithms"),
+        ({"algorithms": ["none"]}, ".algorithms[0]"),
+        ({"algorithms": ["RS256", "HS256"]}, ".algorithms[1]"),
+        ({"algorithms": ["rs256"]}, ".algorithms[0]"),
+        ({"require_typ": "perhaps"}, ".require_typ"),
+        ({"client_secret": "x"}, ".client_secret"),
+    ],
+    ids=str,
+)
+def test_a_provider_that_cannot_be_meant_is_refused(changes: dict[str, Any], path: str) -> None:
+    told = the_mistake(None, SIDEGATE_SSO__PROVIDERS=providers(changes))
+
+    assert told.startswith(f"sso.providers[0]{path}: ")
+    assert told.endswith("(from SIDEGATE_SSO__PROVIDERS)")
+
+
+def test_every_mistake_of_every_provider_is_told_at_once() -> None:
+    wrong = providers({"issuer": "x", "algorithms": ["HS256"]}, {"name": "/"})
+
+    told = mistakes(None, SIDEGATE_SSO__PROVIDERS=wrong)
+
+    assert [each.partition(": ")[0] for each in told] == [
+        "sso.providers[0].issuer",
+        "sso.providers[0].algorithms[0]",
+        "sso.providers[1].name",
+    ]
+
+
+def test_two_providers_of_one_name_are_refused() -> None:
+    told = the_mistake(None, SIDEGATE_SSO__PROVIDERS=providers({"name": "a"}, {"name": "a"}))
+
+    assert "share a name" in told
+
+
+def test_providers_are_refused_where_the_door_they_call_at_stays_shut() -> None:
+    environ = SHARED | {"SIDEGATE_SSO__PROVIDERS": providers({})}
+    key = [{"name": "ci", "sha256": "0" * 64, "scopes": ["read"]}]
+
+    assert the_mistake(None, **environ).startswith("sso.providers: the admin door")
+    load(None, environ | {"SIDEGATE_ADMIN__KEYS": json.dumps(key)})
 
 
 @pytest.mark.parametrize("policy", ["off", "log", "deny", "revoke", '"deny"', "Revoke", "OFF"])
@@ -580,6 +702,14 @@ def test_the_file_of_all_settings_has_every_one_with_its_default() -> None:
     assert load(CONFIG / "sidegate.yaml", {}) == Settings()
 
 
+def test_the_file_of_all_settings_tells_what_can_be_said_of_a_provider() -> None:
+    comment = (
+        (CONFIG / "sidegate.yaml").read_text().partition("\nsso:")[2].partition("providers: [")[0]
+    )
+
+    assert [name for name in ProviderSection.model_fields if name not in comment] == []
+
+
 def flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, value in tree.items():
@@ -694,6 +824,27 @@ def test_a_preset_that_is_none_is_told(wrong: str, tmp_path: Path) -> None:
 
 
 # --- what the embedded default makes for itself
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "spelled"),
+    [
+        ("128MiB", 128 * 2**20, "128MiB"),
+        ("1 GiB", 2**30, "1GiB"),
+        ("2048KiB", 2**21, "2MiB"),
+        ("1572864", 1_572_864, "1536KiB"),
+        (1_572_865, 1_572_865, "1572865"),
+    ],
+)
+def test_sizes_are_read_and_spelled(given: object, size: int, spelled: str) -> None:
+    assert read_size(given) == size
+    assert spell_size(size) == spelled
+
+
+@pytest.mark.parametrize("given", [None, True, "", "MiB", "1MB", "1.5GiB", "-1", 1.5, "٣MiB"])
+def test_a_size_is_plain_bytes_or_has_a_binary_unit(given: object) -> None:
+    with pytest.raises(ValueError, match="write a size"):
+        read_size(given)
 
 
 def embedded(folder: Path) -> Settings:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from proxy.core.session import SessionId
     from proxy.service.sessions import NewSession
     from proxy.settings import Settings
+
+
+# Options that are members of the API's document by the same name.
+_AS_THEY_ARE: Final = ("ip", "user_agent", "device", "tenant", "provider", "provider_subject")
 
 
 @click.group()
@@ -43,6 +47,9 @@ session.add_command(session_revoke)
 @click.option("--device", help="A name the user knows it by.")
 @click.option("--tenant", help="A label: limits count each tenant's sessions apart.")
 @click.option("--metadata", help="A JSON object.")
+@click.option("--provider", help="Of type sso: the identity provider behind it.")
+@click.option("--provider-session", help="What the provider calls its own session (sid).")
+@click.option("--provider-subject", help="What the provider calls the user (sub).")
 @with_config
 @with_output
 def session_create(config: Path | None, output: str, **wanted: Any) -> None:
@@ -52,6 +59,7 @@ def session_create(config: Path | None, output: str, **wanted: Any) -> None:
     Examples:
       TOKEN=$(sidegate session create alice)
       sidegate session create ci --type api --scope deploy --expires-in 1h -o json
+      sidegate session create alice --type sso --provider keycloak --provider-session a1b2
     """
     settings = load(config)
     new = _new_session(wanted, settings)
@@ -74,7 +82,8 @@ def _new_session(wanted: Mapping[str, Any], settings: "Settings") -> "NewSession
         "scopes": list(wanted["scopes"]),
         "expires_in": _seconds(wanted["expires_in"]),
         "metadata": _object(wanted["metadata"]),
-    } | {name: wanted[name] for name in ("ip", "user_agent", "device", "tenant")}
+        "provider_session_id": wanted["provider_session"],
+    } | {name: wanted[name] for name in _AS_THEY_ARE}
     with by_the_rules("options"):
         return read(NewSessionPayload, document, settings.sessions.by_type()).new_session(caller())
 

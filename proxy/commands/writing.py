@@ -43,7 +43,7 @@ def _cell(value: object) -> str:
             return json.dumps(value)
 
 
-def document_of(record: "SessionRecord") -> dict[str, Any]:
+def document_of(record: "SessionRecord") -> Mapping[str, Any]:
     """Return a session as the API shows it now."""
     from proxy.web.payloads.documents import session_document
 

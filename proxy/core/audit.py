@@ -81,6 +81,19 @@ def sealed(previous: Seal, events: Iterable[AuditEvent]) -> Iterator[tuple[Audit
         yield event, previous
 
 
+def holding(
+    previous: Seal, stretch: Iterable[tuple[AuditEvent, Seal]]
+) -> list[tuple[AuditEvent, Seal]]:
+    """Return the beginning of a stretch of the chain, as far as it holds onto `previous`."""
+    held = []
+    for event, found in stretch:
+        if found != seal(previous, event):
+            break
+        held.append((event, found))
+        previous = found
+    return held
+
+
 def _spelled(event: AuditEvent) -> bytes:
     """Spell an event in one way only, for ever: changing this breaks every chain there is."""
     return json.dumps(

@@ -11,7 +11,7 @@ must not get in by saying less.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -38,8 +38,38 @@ class Policy(StrEnum):
     REVOKE = "revoke"  # and the session ends
 
 
-Binding = tuple[tuple[str, bytes], ...]
-"""Signals and digests. A signal may be one that only a newer version of this program knows."""
+class Binding(bytes):
+    """Whom a session is bound to: signals and their digests, packed.
+
+    That is one value instead of a dozen: memory holds a hundred thousand of them. A signal may be
+    one that only a newer version of this program knows.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, bytes]]) -> "Binding":
+        """Pack signals and digests. ValueError: one of them has more than 255 bytes."""
+        texts = (text for name, digest in pairs for text in (name.encode(*_UTF8), digest))
+        return cls(b"".join(bytes([len(text)]) + text for text in texts)) or UNBOUND
+
+    def pairs(self) -> Iterator[tuple[str, bytes]]:
+        """Yield each signal and its digest."""
+        texts = self._texts()
+        return ((name.decode(*_UTF8), digest) for name, digest in zip(texts, texts, strict=True))
+
+    def _texts(self) -> Iterator[bytes]:
+        start = 0
+        while start < len(self):
+            end = start + 1 + self[start]
+            yield self[start + 1 : end]
+            start = end
+
+    def __repr__(self) -> str:
+        return f"Binding({', '.join(name for name, _ in self.pairs())})"
+
+
+UNBOUND: Final = Binding()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +103,7 @@ DEFAULT_WIDTHS: Final = Widths()
 
 def reduced(signal: Signal, shown: str | None, widths: Widths) -> str | None:
     """Return the part of a signal that counts; None: it is missing or malformed."""
-    if shown is None or len(shown) > _LONGEST or _CONTROL.search(shown):
+    if shown is None or len(shown) > LONGEST or _CONTROL.search(shown):
         return None
     if signal is Signal.IP:
         return _network(shown, widths)
@@ -82,7 +112,7 @@ def reduced(signal: Signal, shown: str | None, widths: Widths) -> str | None:
 
 def bind(session_id: str, signals: Signals, widths: Widths) -> Binding:
     """Return what the session is to keep of `signals`. ValueError: one of them is malformed."""
-    return tuple(_bound(session_id, signals, widths))
+    return Binding.of(_bound(session_id, signals, widths))
 
 
 def mismatches(
@@ -94,7 +124,7 @@ def mismatches(
     watched: Collection[Signal],
 ) -> Iterator[Signal]:
     """Yield each `watched` signal the session is bound to and `signals` does not agree with."""
-    for name, digest in binding:
+    for name, digest in binding.pairs():
         if name in watched:
             signal = Signal(name)
             value = reduced(signal, signals.of(signal), widths)
@@ -103,9 +133,10 @@ def mismatches(
 
 
 # Three times what browsers send: reading and remembering it must stay cheap, whoever writes it.
-_LONGEST: Final = 1024
+LONGEST: Final = 1024
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _DIGEST_BYTES: Final = 8
+_UTF8: Final = ("utf-8", "surrogatepass")  # whatever a store holds can be packed
 
 _BARE_V4: Final = re.compile(r"([0-9.]+)(?::[0-9]{1,5})?")
 _BRACKETED: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?")

@@ -2,6 +2,7 @@
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
 
 
@@ -20,12 +21,11 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clock."""
 
-    def now(self) -> datetime:
-        return datetime.now(UTC)
+    now = staticmethod(partial(datetime.now, UTC))
 
-    def monotonic(self) -> float:
-        # BOOTTIME, not MONOTONIC: a copy must age while the machine sleeps.
-        return time.clock_gettime(time.CLOCK_BOOTTIME) if _HAS_BOOTTIME else time.monotonic()
-
-
-_HAS_BOOTTIME = hasattr(time, "CLOCK_BOOTTIME")
+    # BOOTTIME, not MONOTONIC: a copy must age while the machine sleeps.
+    monotonic = staticmethod(
+        partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+        if hasattr(time, "CLOCK_BOOTTIME")
+        else time.monotonic
+    )

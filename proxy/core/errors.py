@@ -2,10 +2,14 @@
 
 SidegateError
 ├── StoreUnavailable    the store's: it could not answer; says nothing about the session
+│   └── OutcomeUnknown      a change was sent to it, and nobody knows whether it was made
+├── RevocationPending   the store's, too: the revocation holds, and is written down later
 ├── UnreadableRecord    the store's content: a record that cannot be what was written
 ├── SessionEnded        the caller's: a transition was asked of a session that has ended
 ├── SessionExists       the caller's: that id or digest is taken
 ├── LimitReached        the user's: as many sessions live as may, and none is to end for another
+├── BadLogoutToken      the provider's: its logout token is not one to obey
+│   └── ReplayedLogout  ... any more: it has been obeyed before
 ├── AnotherRequest      the caller's: an Idempotency-Key that stands for another request
 ├── CannotListen        the operator's: a door cannot open at its address
 ├── Conflict            nobody's: somebody else changed the session first; read it again
@@ -25,6 +29,20 @@ class StoreUnavailable(SidegateError):
         super().__init__(f"{store} cannot answer: {why}")
         self.store = store
         self.why = why
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """The store was lost while it made a change: it may have been made, or be made yet."""
+
+
+class RevocationPending(SidegateError):
+    """The truth is away. The revocation holds on every instance, and is written down later.
+
+    It does so as long as the Redis lives that took it, or any instance that has heard of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the revocation holds, and is written down when the database is back")
 
 
 class UnreadableRecord(SidegateError):
@@ -52,6 +70,17 @@ class LimitReached(SidegateError):
 
 class AnotherRequest(SidegateError):
     """This Idempotency-Key was sent with another request before."""
+
+
+class BadLogoutToken(SidegateError):
+    """A logout token ends nothing. The message says why, and repeats nothing of it."""
+
+
+class ReplayedLogout(BadLogoutToken):
+    """A logout token was obeyed before: whoever sends it again may have stolen it."""
+
+    def __init__(self) -> None:
+        super().__init__("it was obeyed before")
 
 
 class Conflict(SidegateError):

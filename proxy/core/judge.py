@@ -9,15 +9,15 @@ from proxy.core.verdict import Allow, Deny, Reason
 
 def judge(session: Session, now: datetime) -> Allow | Deny:
     """Say whether `session` is valid at `now`. A deadline is the first moment of not being."""
+    return Allow(session) if now < session.valid_until else Deny(_why_not(session, now))
+
+
+def _why_not(session: Session, now: datetime) -> Reason:
     if session.revoked_at is not None:
-        return Deny(Reason.REVOKED)
+        return Reason.REVOKED
     if session.digest == session.previous_digest and now >= session.previous_until:
-        return Deny(Reason.REUSED)
-    if now >= session.expires_at:
-        return Deny(Reason.EXPIRED)
-    if session.idle_at is not None and now >= session.idle_at:
-        return Deny(Reason.IDLE)
-    return Allow(session)
+        return Reason.REUSED
+    return Reason.EXPIRED if now >= session.expires_at else Reason.IDLE
 
 
 def state(session: Session, now: datetime) -> SessionState:

@@ -1,17 +1,21 @@
 """What stores promise. Absence is an answer; an error is an outage.
 
-Every method raises StoreUnavailable when the store cannot answer, and nothing else for that.
+Every method raises StoreUnavailable when the store cannot answer, and nothing else for that; one
+that changes something raises OutcomeUnknown, a kind of it, when it may have been changed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from proxy.core.actor import Actor
+from proxy.core.analytics import Living, Sample, Totals, Window
 from proxy.core.audit import AuditEvent, AuditFilter, Seal
 from proxy.core.condition import Condition
 from proxy.core.limits import Limit
+from proxy.core.lock import Contended, Hold, LeaseDigest
+from proxy.core.pending import PendingRevocation
 from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.session_state import SessionState
 from proxy.core.token import Digest
@@ -36,7 +40,9 @@ class BatchFinder(Protocol):
         ...
 
 
-class _Putting(Protocol):
+class HotStore(SessionFinder, Protocol):
+    """May forget, never goes back in time."""
+
     async def put(self, session: Session) -> Session:
         """Offer a copy for `session.digest`; keep the fresher of it and what is there.
 
@@ -45,12 +51,12 @@ class _Putting(Protocol):
         ...
 
 
-class HotStore(SessionFinder, _Putting, Protocol):
-    """May forget, never goes back in time."""
+class HotLeaf(BatchFinder, Protocol):
+    """A hot store that answers many questions, and takes many copies, in one round trip."""
 
-
-class HotLeaf(BatchFinder, _Putting, Protocol):
-    """A hot store that answers many questions at once."""
+    async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
+        """Put each under its own digest, and return what was kept under each."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +183,10 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         """Return which generation of copies hot stores may be believed. Only ever grows."""
         ...
 
-    async def next_generation(self) -> int:
-        """Begin another: a hot store missed a change, and no copy in it is believed any more."""
+    async def next_generation(self, after: int) -> int:
+        """Begin the one after `after`, and return it: a hot store missed a change, and no copy in
+        it is believed any more. Another instance has begun it already: return the present one.
+        """
         ...
 
     async def purge(self, expired_before: datetime, *, limit: int) -> int:
@@ -241,6 +249,121 @@ class AuditLog(Protocol):
         """Delete sealed events from the beginning of the chain, at most `limit`, up to the first
         that is not older than `before`; return how many. The anchor moves with them.
         """
+        ...
+
+
+class AnalyticsStore(Protocol):
+    """What the durable store counts of its sessions, and the samples that were taken of it.
+
+    It notes each beginning and each end in the statement that brings it about. Each step below is
+    whole in itself: whoever dies between two of them has lost nothing and counted nothing twice,
+    and several may be at it at once.
+    """
+
+    async def take_turn(self, at: datetime, every: timedelta) -> bool:
+        """Say whether a sample is due, and that the caller is to take it: one of all who ask."""
+        ...
+
+    async def note_ends(self, at: datetime, *, limit: int) -> int:
+        """Note at most `limit` sessions that have ended by themselves by then; return how many.
+
+        Fewer than `limit` say that there are no more. May take seconds, but holds nobody up.
+        """
+        ...
+
+    async def add_up(self, *, limit: int) -> int:
+        """Add at most `limit` beginnings and ends to the totals; return how many.
+
+        Fewer than `limit` say that there are no more.
+        """
+        ...
+
+    async def living(self, at: datetime) -> Living:
+        """Count the active sessions. May take seconds, but holds nobody up."""
+        ...
+
+    async def totals(self) -> Totals:
+        """Return the totals of all that has been added up."""
+        ...
+
+    async def keep(self, sample: Sample) -> None:
+        """Keep a sample. It is the last one then, whatever its moment."""
+        ...
+
+    async def last(self) -> Sample | None:
+        """Return the last sample; None: there is none yet."""
+        ...
+
+    async def window(self, since: datetime, until: datetime) -> Window | None:
+        """Return the window that begins with the last sample that is no later than `since`, or
+        with the first there is, and ends with `until`. None: there is no sample until then.
+        """
+        ...
+
+    async def forget(self, before: datetime, *, limit: int) -> None:
+        """Delete samples from before then, at most the `limit` oldest."""
+        ...
+
+
+class SessionLocks(Protocol):
+    """The locks of the durable store. Their time runs by its clock, and by no other.
+
+    A lock is no state of its session: it changes no version and leaves no event. It goes with its
+    session when that is purged.
+    """
+
+    async def acquire(
+        self, session_id: SessionId, lease: LeaseDigest, *, ttl: timedelta, holder: str | None
+    ) -> Hold | Contended | None:
+        """Hold the lock for `ttl`, unless somebody holds it. None: there is no such session.
+
+        Of many who try at once, one gets it. StoreUnavailable leaves open whether the lock is held
+        by `lease` now.
+        """
+        ...
+
+    async def renew(
+        self, session_id: SessionId, lease: LeaseDigest, *, ttl: timedelta
+    ) -> Hold | None:
+        """Hold it for `ttl` from now, or for as long as before if that is longer, under its fence.
+
+        None: `lease` does not hold it any more, or never did; nothing changed.
+        """
+        ...
+
+    async def release(self, session_id: SessionId, lease: LeaseDigest) -> bool:
+        """Let go of the lock. False: `lease` did not hold it; nothing changed."""
+        ...
+
+
+class LogoutMemory(Protocol):
+    """Which logout tokens have been obeyed, by whatever instance. An id is 32 bytes."""
+
+    async def obeyed(self, logout_id: bytes) -> bool:
+        """Say whether this one is remembered."""
+        ...
+
+    async def remember(self, logout_id: bytes, *, until: datetime, at: datetime) -> bool:
+        """Remember one; False: it was already. Of all who try at once, one alone is told True.
+
+        It is forgotten after `until`, together with the next one that is remembered later than
+        that; `at` is now.
+        """
+
+
+class PendingShelf(Protocol):
+    """Where instances share pending revocations. It may forget all of them at once."""
+
+    async def put(self, revocations: Sequence[PendingRevocation]) -> None:
+        """Keep them, and let every instance know that there are more."""
+        ...
+
+    async def compare(self, known: set[str]) -> tuple[list[PendingRevocation], set[str]]:
+        """Return those that are kept and not `known`, and which of the `known` are not kept."""
+        ...
+
+    async def remove(self, revocation: PendingRevocation) -> None:
+        """Keep it no longer: it is written down."""
         ...
 
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final, NewType
 
 from proxy.core.actor import Change
-from proxy.core.binding import Binding
+from proxy.core.binding import UNBOUND, Binding
 from proxy.core.errors import SessionEnded
 from proxy.core.session_type import SessionType
 from proxy.core.token import Digest
@@ -45,7 +45,12 @@ class Session:
     previous_digest: Digest | None = field(default=None, repr=False)
     previous_until: datetime = NEVER
     version: int = 1
-    binding: Binding = ()
+    binding: Binding = UNBOUND
+    valid_until: datetime = field(init=False, repr=False, compare=False)
+    margin: object = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "valid_until", self._valid_until())
 
     @property
     def freshness(self) -> tuple[bool, int, datetime]:
@@ -56,6 +61,13 @@ class Session:
     def idle_at(self) -> datetime | None:
         """Return when the silence will have been too long; None: it may last."""
         return None if self.idle_timeout is None else self.last_seen_at + self.idle_timeout
+
+    def note(self, conclusion: object) -> None:
+        """Write into the margin of this copy what somebody concluded from it and will want again.
+
+        It is no part of the value: nothing compares, stores or hands it on.
+        """
+        object.__setattr__(self, "margin", conclusion)
 
     def ended(self, at: datetime) -> bool:
         """Say whether the session as a whole (not merely one rotated-out token) is over."""
@@ -114,6 +126,13 @@ class Session:
         """Its tombstone: the next version, and the last."""
         self._must_live(at)
         return replace(self, revoked_at=at, version=self.version + 1)
+
+    def _valid_until(self) -> datetime:
+        """Return the first moment at which this copy opens nothing; `judge` says why."""
+        if self.revoked_at is not None:
+            return NEVER
+        ends = self.expires_at if self.idle_at is None else min(self.expires_at, self.idle_at)
+        return min(ends, self.previous_until) if self.digest == self.previous_digest else ends
 
     def _must_live(self, at: datetime) -> None:
         if self.ended(at):

@@ -12,6 +12,7 @@ bits, hence exactly one spelling per token.
 import re
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import a2b_base64
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2s, sha256
@@ -24,9 +25,16 @@ from proxy.core.verdict import Deny, Reason
 Digest = NewType("Digest", bytes)
 """SHA-256 of a whole token, 32 bytes: the only key any store knows."""
 
+Spelling = NewType("Spelling", bytes)
+"""What is spelled like a token. Whether a key of ours has tagged it, only a KeyRing knows."""
+
+SPELLED: Final = rb"sg[wmavs]_[A-Za-z0-9_-]{56}"
+"""The expression of every Spelling, and of nothing else."""
+
 _RANDOM: Final = 32
 _TAG: Final = 9
-_SPELLING: Final = re.compile(r"sg([wmavs])_([A-Za-z0-9_-]{56})", re.ASCII)
+_SPELLED: Final = re.compile(SPELLED.decode("ascii"), re.ASCII)
+_STANDARD_ALPHABET: Final = bytes.maketrans(b"-_", b"+/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,8 @@ class KeyRing:
             raise ValueError("a key ring needs at least one key")
         self._newest = ring[0]
         self._secrets = {key.id: key.secret for key in ring}
+        # They have taken in their keys, which is half of the work.
+        self._taggers = {key.id: blake2s(key=key.secret, digest_size=_TAG) for key in ring}
         if len(self._secrets) != len(ring):
             raise ValueError("two token keys share an id")
 
@@ -114,28 +124,40 @@ class KeyRing:
 
     def read(self, text: str) -> Token | Deny:
         """Return the token spelled by `text`, or why it cannot be one of ours. Asks no store."""
-        spelled = _SPELLING.fullmatch(text)
-        if spelled is None:
-            return Deny(Reason.MALFORMED)
-        type_ = SessionType.of_letter(spelled[1])
-        raw = urlsafe_b64decode(spelled[2])
-        body, tag = raw[:-_TAG], raw[-_TAG:]
-        secret = self._secrets.get(body[0])
-        if secret is None or not compare_digest(tag, _tag(secret, type_, body)):
+        digest = self.digest(text)
+        return digest if isinstance(digest, Deny) else Token(SessionType.of_letter(text[2]), text)
+
+    def digest(self, text: str) -> Digest | Deny:
+        """Read `text` for whoever needs no more of the token than its digest."""
+        spelling = spelling_of(text)
+        return Deny(Reason.MALFORMED) if spelling is None else self.digest_of(spelling)
+
+    def digest_of(self, spelling: Spelling) -> Digest | Deny:
+        """Return the digest of the token spelled like this, if a key of ours has tagged it."""
+        raw = a2b_base64(spelling[4:].translate(_STANDARD_ALPHABET))
+        tagger = self._taggers.get(raw[0])
+        if tagger is None:
             return Deny(Reason.FORGED)
-        return Token(type_, text)
+        tagger = tagger.copy()
+        tagger.update(spelling[2:3] + raw[:-_TAG])
+        if not compare_digest(raw[-_TAG:], tagger.digest()):
+            return Deny(Reason.FORGED)
+        return Digest(sha256(spelling).digest())
 
     def _spelled(self, key_id: int, type_: SessionType, random: bytes) -> Token:
         body = bytes([key_id]) + random
-        tag = _tag(self._secrets[key_id], type_, body)
-        return Token(type_, f"sg{type_.letter}_{urlsafe_b64encode(body + tag).decode('ascii')}")
+        tagger = self._taggers[key_id].copy()
+        tagger.update(type_.letter.encode() + body)
+        tagged = urlsafe_b64encode(body + tagger.digest())
+        return Token(type_, f"sg{type_.letter}_{tagged.decode('ascii')}")
+
+
+def spelling_of(text: str) -> Spelling | None:
+    """Return what is spelled like a token; None: it is not."""
+    return None if _SPELLED.fullmatch(text) is None else Spelling(text.encode("ascii"))
 
 
 def _derived(token: Token, nonce: bytes) -> bytes:
     return blake2s(
         token.text.encode("ascii"), key=nonce, digest_size=_RANDOM, person=b"rotation"
     ).digest()
-
-
-def _tag(secret: bytes, type_: SessionType, body: bytes) -> bytes:
-    return blake2s(type_.letter.encode() + body, key=secret, digest_size=_TAG).digest()

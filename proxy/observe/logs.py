@@ -15,9 +15,9 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 Format = Literal["json", "console"]
 
-# A token is followed by 56 characters and an API key by 43; what was cut off on the way is still
-# most of a secret. One that is not ours is not worth keeping either.
-_SECRET: Final = re.compile(r"sg[wmavsk]_[A-Za-z0-9_-]{24,}", re.ASCII)
+# A token is followed by 56 characters, an API key and a lease by 43; what was cut off on the way is
+# still most of a secret. One that is not ours is not worth keeping either.
+_SECRET: Final = re.compile(r"sg[wmavskl]_[A-Za-z0-9_-]{24,}", re.ASCII)
 # Line breaks would begin a line that looks like another event; the rest may steer a terminal.
 _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
@@ -96,7 +96,7 @@ _OWN: Final = ("exception", "stack_info")  # of many lines by nature
 
 
 def without_secrets(line: str) -> str:
-    """Blank every token and API key of a finished line, wherever in it they stand.
+    """Blank every token, API key and lease of a finished line, wherever in it they stand.
 
     Of a finished line, because there nothing is nested, lazy or hidden behind a repr any more, and
     neither JSON nor repr spells the characters of a token in another way.

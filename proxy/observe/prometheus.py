@@ -6,10 +6,11 @@ user, a path or an address.
 """
 
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from itertools import accumulate
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
@@ -21,7 +22,9 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from proxy.core.analytics import Report
 from proxy.core.session import Session
+from proxy.observe.analytics import GAUGES, readings
 
 # From a hit in memory (tens of microseconds) to a store that is as good as gone.
 BUCKETS: Final = (
@@ -45,10 +48,27 @@ class Histogram:
         self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.total += seconds
 
+    def and_at_once(self, count: int) -> "Histogram":
+        """Return the series with so many more values that nobody has measured: they are tiny."""
+        more = Histogram()
+        more.counts = [self.counts[0] + count, *self.counts[1:]]
+        more.total = self.total
+        return more
+
     def buckets(self) -> list[tuple[str, float]]:
         """Return (upper bound, how many at most that) as the exposition format wants them."""
         bounds = [*(str(bound) for bound in BUCKETS), "+Inf"]
         return list(zip(bounds, accumulate(self.counts), strict=True))
+
+
+class Memory(Protocol):
+    """This process's own memory of sessions, which counts for itself."""
+
+    hits: int
+    misses: int
+    size: int
+
+    def __len__(self) -> int: ...
 
 
 class Metrics:
@@ -59,6 +79,9 @@ class Metrics:
         self._version = version
         self._revocation_bound = revocation_bound
         self._checks: _Tally = defaultdict(int)
+        self._checks_at_once: dict[str, dict[tuple[str, str], int]] = defaultdict(
+            lambda: defaultdict(int)
+        )
         self._check_seconds: dict[tuple[str, ...], Histogram] = defaultdict(Histogram)
         self._lookup_seconds: dict[tuple[str, ...], Histogram] = defaultdict(Histogram)
         self._created: _Tally = defaultdict(int)
@@ -66,17 +89,28 @@ class Metrics:
         self._touches: _Tally = defaultdict(int)
         self._cleanups: _Tally = defaultdict(int)
         self._audit_events: _Tally = defaultdict(int)
+        self._samples: _Tally = defaultdict(int)
+        self._report: Report | None = None
+        self._locks: _Tally = defaultdict(int)
         self._mismatches: _Tally = defaultdict(int)
         self._binding_revocations: _Tally = defaultdict(int)
+        self._pended: _Tally = defaultdict(int)
         self._unreadable: _Tally = defaultdict(int)
         self._bad_requests: _Tally = defaultdict(int)
         self._admin_requests: _Tally = defaultdict(int)
+        self._logouts: _Tally = defaultdict(int)
         self._feed_up: dict[tuple[str, ...], float] = {}
         self._feed_gaps: _Tally = defaultdict(int)
+        self._feed_lag: dict[tuple[str, ...], float] = {}
         self._untrusted_peers = 0
         self._breakers: dict[str, Callable[[], str]] = {}
-        self._local_sessions: Callable[[], int] = lambda: 0
+        self._local: Memory | None = None
+        self._lanes: Callable[[], Mapping[str, int]] = dict
+        self._connections_refused = 0
         self._draining: Callable[[], bool] = lambda: False
+        self._reload_successful = False
+        self._reloaded_at = 0.0
+        self._pending: Callable[[], int] = lambda: 0
 
     # What is counted
 
@@ -84,6 +118,10 @@ class Metrics:
         """A check was answered. The three labels come from short fixed lists."""
         self._checks[gateway, result, reason] += 1
         self._check_seconds[(gateway,)].observe(seconds)
+
+    def checks_at_once(self, gateway: str) -> dict[tuple[str, str], int]:
+        """Return where to count, by result and reason, checks that took no time to speak of."""
+        return self._checks_at_once[gateway]
 
     def lookup(self, store: str, outcome: str, seconds: float) -> None:
         """A store was asked: hit, miss or error."""
@@ -108,13 +146,29 @@ class Metrics:
         """So many audit events were sealed or forgotten, or that many rounds of it failed."""
         self._audit_events[(outcome,)] += count
 
+    def samples(self, outcome: str) -> None:
+        """A sample of all sessions was taken, or an attempt failed."""
+        self._samples[(outcome,)] += 1
+
+    def analytics(self, report: Report) -> None:
+        """What the last sample says, whichever instance has taken it."""
+        self._report = report
+
+    def lock(self, outcome: str) -> None:
+        """A lock was acquired, contended, renewed or released, or was lost before that."""
+        self._locks[(outcome,)] += 1
+
     def binding_mismatch(self, signal: str, policy: str) -> None:
         """A session was presented by another client than it is bound to, and what followed."""
         self._mismatches[signal, policy] += 1
 
     def binding_revocation(self, outcome: str) -> None:
-        """A session that was to end for it was revoked, failed to be, or was dropped."""
+        """A session that was to end for it was revoked, will be, failed to be, or was dropped."""
         self._binding_revocations[(outcome,)] += 1
+
+    def pended(self, outcome: str) -> None:
+        """A revocation was accepted without the durable store, written down, or dropped."""
+        self._pended[(outcome,)] += 1
 
     def unreadable_record(self, store: str) -> None:
         self._unreadable[(store,)] += 1
@@ -127,8 +181,16 @@ class Metrics:
         """`route` is the template, never the path that was asked for."""
         self._admin_requests[route, method, str(status)] += 1
 
+    def logout(self, provider: str, outcome: str) -> None:
+        """A configured provider's logout was received, and how that ended."""
+        self._logouts[provider, outcome] += 1
+
     def untrusted_peer(self) -> None:
         self._untrusted_peers += 1
+
+    def connection_refused(self) -> None:
+        """There was no room for one more connection to the gate."""
+        self._connections_refused += 1
 
     def feed_up(self, feed: str, up: bool) -> None:
         self._feed_up[(feed,)] = float(up)
@@ -136,13 +198,30 @@ class Metrics:
     def feed_gap(self, feed: str) -> None:
         self._feed_gaps[(feed,)] += 1
 
+    def feed_lag(self, feed: str, seconds: float) -> None:
+        """What was said on a feed was heard so many seconds later."""
+        self._feed_lag[(feed,)] = seconds
+
+    def settings_read(self, at: datetime, *, successful: bool) -> None:
+        """The settings were read, and are lived by; or they were wrong, and are not."""
+        self._reload_successful = successful
+        if successful:
+            self._reloaded_at = at.timestamp()
+
     # What is read when a scrape comes
 
     def watch_breaker(self, store: str, state: Callable[[], str]) -> None:
         self._breakers[store] = state
 
-    def watch_local(self, sessions: Callable[[], int]) -> None:
-        self._local_sessions = sessions
+    def watch_local(self, memory: Memory) -> None:
+        self._local = memory
+
+    def watch_connections(self, lanes: Callable[[], Mapping[str, int]]) -> None:
+        """`lanes` tells how many connections to the gate there are in each lane."""
+        self._lanes = lanes
+
+    def watch_pending(self, revocations: Callable[[], int]) -> None:
+        self._pending = revocations
 
     def watch_draining(self, draining: Callable[[], bool]) -> None:
         self._draining = draining
@@ -153,6 +232,7 @@ class Metrics:
         yield from self._families_of_checks()
         yield from self._families_of_stores()
         yield from self._families_of_sessions()
+        yield from self._families_of_analytics()
         yield from self._families_of_doors()
 
     def _families_of_checks(self) -> Iterator[Metric]:
@@ -160,21 +240,37 @@ class Metrics:
             "sidegate_checks",
             "Checks answered, by gateway protocol, result and reason.",
             ("gateway", "result", "reason"),
-            self._checks,
+            self._all_checks(),
         )
         yield _histogram(
             "sidegate_check_duration_seconds",
-            "Time from a parsed request to its answer.",
+            "Time from a parsed request to its answer (from memory: counted, not measured).",
             ("gateway",),
-            self._check_seconds,
+            self._all_check_seconds(),
         )
+
+    def _all_checks(self) -> Mapping[tuple[str, ...], int]:
+        checks = Counter(self._checks)
+        for gateway, tally in self._checks_at_once.items():
+            checks.update({(gateway, *labels): count for labels, count in tally.items()})
+        return checks
+
+    def _all_check_seconds(self) -> Mapping[tuple[str, ...], Histogram]:
+        """What memory answers takes microseconds: the first bucket, and nothing to speak of."""
+        gateways = {*self._check_seconds, *((gateway,) for gateway in self._checks_at_once)}
+        return {
+            gateway: self._check_seconds[gateway].and_at_once(
+                sum(self._checks_at_once[gateway[0]].values())
+            )
+            for gateway in gateways
+        }
 
     def _families_of_stores(self) -> Iterator[Metric]:
         yield _histogram(
             "sidegate_lookup_duration_seconds",
-            "Look-ups of a session, by store and outcome (hit, miss, error).",
+            "Look-ups of a session, by store and outcome (in memory: counted, not measured).",
             ("store", "outcome"),
-            self._lookup_seconds,
+            self._lookup_seconds | self._local_lookups(),
         )
         states = {store: state() for store, state in self._breakers.items()}
         yield _gauge(
@@ -203,8 +299,22 @@ class Metrics:
             "sidegate_local_sessions",
             "Copies of sessions in this process's memory.",
             (),
-            {(): float(self._local_sessions())},
+            {(): float(0 if self._local is None else len(self._local))},
         )
+        yield _gauge(
+            "sidegate_local_bytes",
+            "What these copies take, by estimate.",
+            (),
+            {(): float(0 if self._local is None else self._local.size)},
+        )
+
+    def _local_lookups(self) -> dict[tuple[str, ...], Histogram]:
+        if self._local is None:
+            return {}
+        return {
+            ("local", "hit"): Histogram().and_at_once(self._local.hits),
+            ("local", "miss"): Histogram().and_at_once(self._local.misses),
+        }
 
     def _families_of_sessions(self) -> Iterator[Metric]:
         yield _counter(
@@ -235,6 +345,13 @@ class Metrics:
             self._audit_events,
         )
         yield _counter(
+            "sidegate_locks",
+            "Locks of sessions: acquired, contended (somebody else has it), renewed, released, or"
+            " lost before one of these.",
+            ("outcome",),
+            self._locks,
+        )
+        yield _counter(
             "sidegate_binding_mismatches",
             "Sessions presented by another client than they are bound to, by signal and policy.",
             ("signal", "policy"),
@@ -242,9 +359,21 @@ class Metrics:
         )
         yield _counter(
             "sidegate_binding_revocations",
-            "Sessions to be ended for a mismatch: revoked, failed or dropped.",
+            "Sessions to be ended for a mismatch: revoked, pending, failed or dropped.",
             ("outcome",),
             self._binding_revocations,
+        )
+        yield _counter(
+            "sidegate_pended_revocations",
+            "Revocations accepted without the durable store, written down later, or dropped.",
+            ("outcome",),
+            self._pended,
+        )
+        yield _gauge(
+            "sidegate_pending_revocations",
+            "Revocations that hold and are not written down yet, as far as this process knows.",
+            (),
+            {(): float(self._pending())},
         )
         yield _gauge(
             "sidegate_feed_up",
@@ -259,11 +388,28 @@ class Metrics:
             self._feed_gaps,
         )
         yield _gauge(
+            "sidegate_feed_lag_seconds",
+            "How long the last heartbeat took from this process through the feed to itself.",
+            ("feed",),
+            self._feed_lag,
+        )
+        yield _gauge(
             "sidegate_revocation_bound_seconds",
             "A revocation is certain to be everywhere within this time, whatever has failed.",
             (),
             {(): self._revocation_bound},
         )
+
+    def _families_of_analytics(self) -> Iterator[Metric]:
+        yield _counter(
+            "sidegate_analytics_samples",
+            "Samples of all sessions that this instance took, and attempts that failed.",
+            ("outcome",),
+            self._samples,
+        )
+        for name, shown in readings(self._report).items():
+            meaning, labels = GAUGES[name]
+            yield _gauge(f"sidegate_analytics_{name}", meaning, labels, shown)
 
     def _families_of_doors(self) -> Iterator[Metric]:
         yield _counter(
@@ -271,6 +417,18 @@ class Metrics:
             "Requests to the gate from addresses outside gate.trusted_peers.",
             (),
             {(): self._untrusted_peers},
+        )
+        yield _gauge(
+            "sidegate_gate_connections",
+            "Open connections to the gate, by lane: express, or aiohttp's for what is not plain.",
+            ("lane",),
+            {(lane,): float(count) for lane, count in self._lanes().items()},
+        )
+        yield _counter(
+            "sidegate_gate_connections_refused",
+            "Connections to the gate beyond gate.max_connections.",
+            (),
+            {(): self._connections_refused},
         )
         yield _counter(
             "sidegate_bad_requests",
@@ -283,6 +441,24 @@ class Metrics:
             "Requests to the admin API.",
             ("route", "method", "status"),
             self._admin_requests,
+        )
+        yield _counter(
+            "sidegate_logouts",
+            "Back-channel logouts: ended, nobody, invalid, replayed, unasked or unavailable.",
+            ("provider", "outcome"),
+            self._logouts,
+        )
+        yield _gauge(
+            "sidegate_config_last_reload_successful",
+            "1 unless the settings were wrong when they were read last.",
+            (),
+            {(): float(self._reload_successful)},
+        )
+        yield _gauge(
+            "sidegate_config_last_reload_success_timestamp_seconds",
+            "When the settings in force were read.",
+            (),
+            {(): self._reloaded_at},
         )
         yield _gauge(
             "sidegate_draining", "1 while shutting down.", (), {(): float(self._draining())}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, NoReturn
 
-from proxy.core.audit import BEFORE_ALL, AuditEvent, AuditFilter, Seal, seal, sealed
+from proxy.core.audit import BEFORE_ALL, AuditEvent, AuditFilter, Seal, holding, sealed
 from proxy.core.clock import Clock
 from proxy.core.errors import StoreUnavailable, UnreadableRecord
 from proxy.core.protocols import AuditLog
@@ -93,18 +93,17 @@ class Audit:
         """
         events, head = 0, await self._audit.anchor()
         while page := await self._audit.chain(after=head.link, limit=_BATCH):
-            for event, found in page:
-                if found != seal(head, event):
-                    anchor = await self._audit.anchor()
-                    if anchor.link <= head.link:
-                        yield Verified(events, head, f"link {head.link + 1} does not hold")
-                        return
-                    head = anchor  # the retention has overtaken us
-                    break
-                if found.link == known.link and found != known:
-                    yield Verified(events, head, f"link {known.link} is not the one that was known")
+            held = holding(head, page)
+            if any(found.link == known.link and found != known for _, found in held):
+                yield Verified(events, head, f"link {known.link} is not the one that was known")
+                return
+            events, head = events + len(held), held[-1][1] if held else head
+            if len(held) < len(page):
+                anchor = await self._audit.anchor()
+                if anchor.link <= head.link:
+                    yield Verified(events, head, f"link {head.link + 1} does not hold")
                     return
-                events, head = events + 1, found
+                head = anchor  # the retention has overtaken us
             yield Verified(events, head)
         missing = f"link {known.link}, which was known, is missing"
         yield Verified(events, head, missing if head.link < known.link else None)

@@ -7,7 +7,7 @@ from typing import Final, NoReturn, Protocol
 
 from proxy.core.actor import SIDEGATE
 from proxy.core.binding import Policy, Signal, Signals, Widths, mismatches
-from proxy.core.errors import Conflict, StoreUnavailable, UnreadableRecord
+from proxy.core.errors import Conflict, RevocationPending, StoreUnavailable, UnreadableRecord
 from proxy.core.session import Session, SessionId
 from proxy.core.verdict import Allow, Deny, Reason
 from proxy.service.sessions import Sessions
@@ -16,7 +16,7 @@ _REASON: Final = "binding"
 
 
 class BindingEvents(Protocol):
-    """Whoever counts. An outcome is revoked, failed or dropped."""
+    """Whoever counts. An outcome is revoked, pending, failed or dropped."""
 
     def binding_mismatch(self, signal: str, policy: str) -> None: ...
 
@@ -47,6 +47,10 @@ class ClientBinding:
         """The signals somebody has to read."""
         return frozenset(self._policies)
 
+    def agrees(self, session: Session, signals: Signals) -> bool:
+        """Say whether the client is the one the session is bound to, as far as anybody watches."""
+        return not session.binding or not self._differing(session, signals)
+
     def judge(self, session: Session, signals: Signals) -> Allow | Deny:
         """Say whether a valid session is presented by the client it is bound to."""
         if not session.binding:
@@ -59,14 +63,14 @@ class ClientBinding:
         return Allow(session)
 
     def _mismatches(self, session: Session, signals: Signals) -> list[Signal]:
-        differing = list(
-            mismatches(
-                session.id, session.binding, signals, self._widths, watched=self._policies.keys()
-            )
-        )
+        differing = self._differing(session, signals)
         for signal in differing:
             self._events.binding_mismatch(signal.value, self._policies[signal].value)
         return differing
+
+    def _differing(self, session: Session, signals: Signals) -> list[Signal]:
+        watched = self._policies.keys()
+        return list(mismatches(session.id, session.binding, signals, self._widths, watched=watched))
 
 
 class RevokeBehind:
@@ -126,6 +130,8 @@ class RevokeBehind:
     async def _end(self, session_id: SessionId) -> str:
         try:
             await self._sessions.revoke(session_id, by=SIDEGATE, reason=_REASON)
+        except RevocationPending:
+            return "pending"
         except (StoreUnavailable, UnreadableRecord, Conflict):
             return "failed"
         return "revoked"

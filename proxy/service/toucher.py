@@ -29,7 +29,6 @@ Counted = Callable[[str, int], None]
 
 @dataclass(slots=True)
 class _Note:
-    session: Session
     seen_at: datetime
     times: int
     due: float  # by the monotonic clock
@@ -57,13 +56,17 @@ class Toucher:
         """
         self._durable = durable
         self._hot = hot
-        self._thresholds = {type_: each.touch_threshold for type_, each in lifetimes.items()}
+        self.reckon_by(lifetimes)
         self._clock = clock
         self._keep_near = keep_near
         self._counted = counted
         self._max_notes = max_notes
         self._patience = patience
         self._notes: dict[SessionId, _Note] = {}
+
+    def reckon_by(self, lifetimes: Mapping[SessionType, Lifetimes]) -> None:
+        """From now on write a session once per these thresholds."""
+        self._thresholds = {type_: each.touch_threshold for type_, each in lifetimes.items()}
 
     def seen(self, session: Session, at: datetime) -> None:
         """Note that `session`, which is alive, was seen. Never waits and never fails."""
@@ -79,7 +82,7 @@ class Toucher:
                 note.due = 0.0
         elif len(self._notes) < self._max_notes:
             wait = 0.0 if overdue else self._thresholds[session.type].total_seconds()
-            self._notes[session.id] = _Note(session, at, 1, self._clock.monotonic() + wait)
+            self._notes[session.id] = _Note(at, 1, self._clock.monotonic() + wait)
         else:
             self._counted("dropped", 1)
 
@@ -95,21 +98,21 @@ class Toucher:
     async def flush(self, *, everything: bool = False) -> None:
         """Write what is due. What cannot be written is noted again and tried next time."""
         now = self._clock.monotonic()
-        due = [note for note in self._notes.values() if everything or note.due <= now]
+        due = [each for each in self._notes.items() if everything or each[1].due <= now]
         for start in range(0, len(due), _BATCH):
-            await self._write(due[start : start + _BATCH])
+            await self._write(dict(due[start : start + _BATCH]))
 
     async def _flush_in_time(self, *, everything: bool) -> None:
         with suppress(TimeoutError):  # what was not written is noted still
             async with asyncio.timeout(self._patience):
                 await self.flush(everything=everything)
 
-    async def _write(self, notes: Sequence[_Note]) -> None:
-        for note in notes:
-            del self._notes[note.session.id]  # whoever is seen from here on is noted anew
+    async def _write(self, notes: Mapping[SessionId, _Note]) -> None:
+        for session_id in notes:
+            del self._notes[session_id]  # whoever is seen from here on is noted anew
         try:
             touched = await self._durable.touch(
-                [Touch(note.session.id, note.seen_at, note.times) for note in notes]
+                [Touch(session_id, note.seen_at, note.times) for session_id, note in notes.items()]
             )
         except StoreUnavailable:
             self._counted("failed", len(notes))
@@ -122,13 +125,13 @@ class Toucher:
         # Not what was noted but what is true: it may have been revoked since.
         await offer(touched, self._hot)
 
-    def _keep(self, notes: Sequence[_Note]) -> None:
-        for old in notes:
-            newer = self._notes.get(old.session.id)
+    def _keep(self, notes: Mapping[SessionId, _Note]) -> None:
+        for session_id, old in notes.items():
+            newer = self._notes.get(session_id)
             if newer is not None:
                 newer.times += old.times
             elif len(self._notes) < self._max_notes:
-                self._notes[old.session.id] = old
+                self._notes[session_id] = old
             else:
                 self._counted("dropped", 1)
 

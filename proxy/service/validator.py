@@ -1,20 +1,23 @@
 """From a presented credential to a verdict: read the token, find the session, judge it."""
 
-import asyncio
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final, assert_never
+from typing import Final
 
 from proxy.core.clock import Clock
 from proxy.core.errors import StoreUnavailable, UnreadableRecord
-from proxy.core.judge import judge
+from proxy.core.judge import judge, may_have_moved
 from proxy.core.protocols import SessionFinder
 from proxy.core.session import Session
-from proxy.core.token import KeyRing, Token
+from proxy.core.token import Digest, KeyRing, Spelling
 from proxy.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
+from proxy.core.within import within
 
 Seen = Callable[[Session, datetime], None]
 """Told of each session that was allowed, and when; must neither wait nor fail."""
+
+Memory = Callable[[Digest], Session | None]
+"""What this process remembers, told without waiting."""
 
 Further = Callable[[Session], Allow | Deny]
 """What else must hold of a session that is valid."""
@@ -33,14 +36,34 @@ class Validator:
         ring: KeyRing,
         clock: Clock,
         deadline: float,
+        memory: Memory = lambda _: None,
         seen: Seen = lambda _, __: None,
     ) -> None:
-        """`deadline`: the seconds within which `finder` answers, whatever happens."""
+        """`deadline`: the seconds within which `finder` answers, whatever happens.
+
+        `memory` is what `recall` looks into, and no other road: `finder` has its own way to it.
+        """
         self._finder = finder
         self._ring = ring
         self._clock = clock
         self._deadline = deadline
-        self._seen = seen
+        self._memory = memory
+        self.saw = seen
+
+    def recall(self, spelling: Spelling, now: datetime) -> Session | Deny | None:
+        """Return the session from this process's memory if it is valid `now`, or why it is not.
+
+        None: memory cannot tell for certain; `validate` asks the stores. Whoever lets the session
+        in tells `saw`.
+        """
+        digest = self._ring.digest_of(spelling)
+        if isinstance(digest, Deny):
+            return digest
+        session = self._memory(digest)
+        if session is None or now < session.valid_until:
+            return session
+        verdict = judge(session, now)
+        return verdict if isinstance(verdict, Deny) and not may_have_moved(verdict) else None
 
     async def validate(
         self, credential: str, *, budget: float | None = None, further: Further | None = None
@@ -54,7 +77,7 @@ class Validator:
         if further is not None and isinstance(verdict, Allow):
             verdict = further(verdict.session)
         if isinstance(verdict, Allow):
-            self._seen(verdict.session, self._clock.now())
+            self.saw(verdict.session, self._clock.now())
         return verdict
 
     async def look(self, credential: str) -> Verdict:
@@ -73,31 +96,20 @@ class Validator:
         return judge(found, self._clock.now()) if isinstance(found, Session) else found
 
     async def _find(self, credential: str, budget: float | None) -> Session | Deny | Unavailable:
-        match self._ring.read(credential):
-            case Deny() as no:
-                return no
-            case Token() as token:
-                return await self._look_up(token, budget)
-            case never:
-                assert_never(never)
+        digest = self._ring.digest(credential)
+        return digest if isinstance(digest, Deny) else await self._look_up(digest, budget)
 
-    async def _look_up(self, token: Token, budget: float | None) -> Session | Deny | Unavailable:
+    async def _look_up(self, digest: Digest, budget: float | None) -> Session | Deny | Unavailable:
         try:
-            session = await self._in_time(token, budget)
+            session = await self._in_time(digest, budget)
         except StoreUnavailable as outage:
             return Unavailable(outage.store)
         except UnreadableRecord:  # of the durable store, or the next one would have been asked
             return Unavailable("unreadable")
         return Deny(Reason.UNKNOWN) if session is None else session
 
-    async def _in_time(self, token: Token, budget: float | None) -> Session | None:
+    async def _in_time(self, digest: Digest, budget: float | None) -> Session | None:
         if budget is None or budget * _OURS >= self._deadline:
-            return await self._finder.find(token.digest())  # answers within the deadline itself
-        patience = asyncio.timeout(max(0.0, budget * _OURS))
-        try:
-            async with patience:
-                return await self._finder.find(token.digest())
-        except TimeoutError:
-            if not patience.expired():
-                raise
-            raise StoreUnavailable("deadline", "the caller does not wait longer") from None
+            return await self._finder.find(digest)  # answers within the deadline itself
+        patience = max(0.0, budget * _OURS)
+        return await within(patience, "deadline", self._finder.find(digest))

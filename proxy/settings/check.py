@@ -91,6 +91,8 @@ def _between_settings(tree: Mapping[str, Any]) -> Iterator[Mistake]:
             ("redis_url",),
             "Redis alone is not the truth, it may forget: set database_url as well",
         )
+    if given("postgres", "listen_url") and not given("database_url"):
+        yield ("postgres", "listen_url"), "there is nothing to hear of: set database_url as well"
     if given("database_url") and not given("token", "keys"):
         yield (
             ("token", "keys"),
@@ -100,6 +102,12 @@ def _between_settings(tree: Mapping[str, Any]) -> Iterator[Mistake]:
     cookie = given("gate", "cookie", default="is set")
     if _is_off(given("gate", "bearer", default=True)) and not (cookie or given("gate", "header")):
         yield ("gate",), "no credential is read: set bearer, cookie or header"
+    if given("sso", "providers") and given("database_url") and not given("admin", "keys"):
+        yield (
+            ("sso", "providers"),
+            "the admin door, where providers call, stays shut without admin.keys: "
+            "`sidegate key new` makes one",
+        )
     yield from _clashes(given)
 
 

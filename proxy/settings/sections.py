@@ -14,6 +14,7 @@ from proxy.core.address import Address
 from proxy.core.binding import DEFAULT_WIDTHS, Policy, Signal, Widths
 from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, preset_lifetimes
 from proxy.core.limits import AtLimit, Limit
+from proxy.core.secure_url import is_secure
 from proxy.core.session_type import SessionType
 from proxy.settings.values import (
     DatabaseUrl,
@@ -21,6 +22,7 @@ from proxy.settings.values import (
     FileMode,
     Folder,
     ListenAddress,
+    MemorySize,
     PeerNetwork,
     PositiveDuration,
     RedisUrl,
@@ -33,6 +35,9 @@ from proxy.settings.values import (
 
 PREFIX: Final = "SIDEGATE_"
 NESTING: Final = "__"
+
+
+_MINUTE: Final = timedelta(minutes=1)
 
 
 def _millis(number: int) -> timedelta:
@@ -101,6 +106,8 @@ class GateSection(Section):
         spelled(r"[ !#-\[\]-~]{1,64}", "write up to 64 ASCII characters, no quotes or backslashes"),
     ] = "sidegate"
     deadline: PositiveDuration = _millis(150)
+    express: bool = True
+    max_connections: Count = 10_000
     trusted_hops: Annotated[int, Field(ge=0, le=16)] = 0
 
 
@@ -183,12 +190,88 @@ class AdminSection(Section):
     keys: Annotated[tuple[ApiKey, ...], AfterValidator(_different_keys)] = ()
 
 
+def _issuer(url: str) -> str:
+    if not re.fullmatch(r"https?://[!-\"$->@-~]{1,500}", url, re.ASCII):
+        raise ValueError("write it as the provider does, as in https://id.example/realms/main")
+    return url
+
+
+def _secure(url: str) -> str:
+    if not is_secure(url):
+        raise ValueError("write an https:// URL; http:// leads no further than this machine")
+    return url
+
+
+def _at_least_a_minute(duration: timedelta) -> timedelta:
+    if duration < _MINUTE:
+        raise ValueError("must be at least 1m: keys are fetched no more often")
+    return duration
+
+
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+]
+"""All there are but `none` and those whose key both sides share."""
+
+
+def _some(algorithms: tuple[Algorithm, ...]) -> tuple[Algorithm, ...]:
+    if not algorithms:
+        raise ValueError("name at least one; the provider's discovery document lists its own")
+    return algorithms
+
+
+class ProviderSection(Section):
+    """An identity provider that tells us when its sessions end."""
+
+    name: Annotated[
+        str,
+        spelled(
+            r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+            "write up to 64 letters, digits, dots and dashes; it is part of a URL",
+        ),
+    ]
+    issuer: Annotated[str, AfterValidator(_issuer)]
+    client_id: Annotated[
+        str,
+        spelled(r"[ -~]{1,256}", "write what the provider calls us, up to 256 ASCII characters"),
+    ]
+    jwks_uri: Annotated[Annotated[str, AfterValidator(_secure)] | None, OrNone] = None
+    jwks_file: Annotated[Folder | None, OrNone] = None
+    jwks_max_age: Annotated[Duration, AfterValidator(_at_least_a_minute)] = timedelta(hours=1)
+    algorithms: Annotated[tuple[Algorithm, ...], AfterValidator(_some), Words] = (
+        "RS256",
+        "PS256",
+        "ES256",
+        "EdDSA",
+    )
+    require_typ: bool = True
+
+    @model_validator(mode="after")
+    def _has_one_source_of_keys(self) -> Self:
+        if self.jwks_uri is not None and self.jwks_file is not None:
+            raise ValueError("set jwks_uri or jwks_file, not both")
+        if self.jwks_uri is None and self.jwks_file is None and not is_secure(self.issuer):
+            raise ValueError("keys cannot be discovered by plain http: set jwks_uri or jwks_file")
+        return self
+
+
+def _different_providers(providers: tuple[ProviderSection, ...]) -> tuple[ProviderSection, ...]:
+    if len({provider.name for provider in providers}) != len(providers):
+        raise ValueError("two providers share a name; each has a URL of its own")
+    return providers
+
+
+class SsoSection(Section):
+    providers: Annotated[tuple[ProviderSection, ...], AfterValidator(_different_providers)] = ()
+
+
 class OpsSection(Section):
     listen: ListenAddress = Address("127.0.0.1", 7082)
 
 
 class LocalSection(Section):
     max_sessions: Count = 100_000
+    max_bytes: MemorySize = 128 * 2**20
     max_age: PositiveDuration = _seconds(5)
 
 
@@ -209,13 +292,21 @@ class RedisSection(StoreSection):
     deadline: PositiveDuration = _millis(25)
 
 
-class PostgresSection(StoreSection):
+class DurableSection(StoreSection):
+    """How many look-ups a store that is the truth lets wait."""
+
+    max_lookups: Count = 1000
+
+
+class PostgresSection(DurableSection):
     pool_max: Annotated[int, Field(ge=1, le=1000)] = 8
     prepared_statements: bool = True
+    listen: bool = True
+    listen_url: Annotated[DatabaseUrl | None, OrNone] = None
 
 
-class SqliteSection(StoreSection):
-    """SQLite has nothing to set but what every store has."""
+class SqliteSection(DurableSection):
+    """SQLite has nothing to set but what every durable store has."""
 
 
 class LifetimesSection(Section):
@@ -329,6 +420,10 @@ class AuditSection(Section):
     retention: PositiveDuration = timedelta(days=365)
 
 
+class AnalyticsSection(Section):
+    interval: PositiveDuration = _seconds(60)
+
+
 class LogsSection(Section):
     level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = "info"
     format: Annotated[Literal["json", "console"], BeforeValidator(lower)] = "json"
@@ -354,6 +449,8 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    jobs: bool = True
     data_dir: Folder = Path("~/.local/state/sidegate")
     database_url: Annotated[DatabaseUrl | None, OrNone] = None
     redis_url: Annotated[RedisUrl | None, OrNone] = None
@@ -361,6 +458,7 @@ class Settings(BaseSettings):
     gate: GateSection = GateSection()
     binding: BindingSection = BindingSection()
     admin: AdminSection = AdminSection()
+    sso: SsoSection = SsoSection()
     ops: OpsSection = OpsSection()
     local: LocalSection = LocalSection()
     unknown: UnknownSection = UnknownSection()
@@ -372,6 +470,7 @@ class Settings(BaseSettings):
     touch: TouchSection = TouchSection()
     cleanup: CleanupSection = CleanupSection()
     audit: AuditSection = AuditSection()
+    analytics: AnalyticsSection = AnalyticsSection()
     logs: LogsSection = LogsSection()
     drain: DrainSection = DrainSection()
 

@@ -86,6 +86,49 @@ Duration = Annotated[
 PositiveDuration = Annotated[Duration, AfterValidator(_longer_than_nothing)]
 
 
+_SIZE_UNITS: Final = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SIZE: Final = re.compile(r"(\d{1,12}) ?(KiB|MiB|GiB|)", re.ASCII)
+
+
+def read_size(given: object) -> int:
+    """Read `128MiB` or plain bytes. ValueError says how a size is written."""
+    spelled_out = _SIZE.fullmatch(given.strip()) if isinstance(given, str) else None
+    if spelled_out is not None:
+        return int(spelled_out[1]) * _SIZE_UNITS[spelled_out[2]]
+    if isinstance(given, int) and not isinstance(given, bool):
+        return given
+    raise ValueError("write a size as 512KiB, 128MiB or 2GiB, or as plain bytes")
+
+
+def spell_size(value: int) -> str:
+    """Write a size in the largest unit that leaves a whole number."""
+    unit = max((each for each in _SIZE_UNITS.items() if value % each[1] == 0), key=lambda e: e[1])
+    return f"{value // unit[1]}{unit[0]}"
+
+
+def _a_mebibyte_or_more(value: int) -> int:
+    if not 2**20 <= value <= 2**40:
+        raise ValueError("a size lies between 1MiB and 1024GiB")
+    return value
+
+
+MemorySize = Annotated[
+    int,
+    PlainValidator(read_size),
+    AfterValidator(_a_mebibyte_or_more),
+    PlainSerializer(spell_size, return_type=str),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^\d{1,12} ?(KiB|MiB|GiB)?$"},
+                {"type": "integer", "minimum": 2**20},
+            ],
+            "description": "A size: 512KiB, 128MiB, 2GiB, or plain bytes.",
+        }
+    ),
+]
+
+
 _HOW_ADDRESS: Final = (
     "write host:port, as in 127.0.0.1:7080 or [::1]:7080 (0.0.0.0:7080 listens everywhere), "
     "or unix:/run/sidegate/gate.sock"

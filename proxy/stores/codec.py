@@ -11,10 +11,12 @@ from typing import Final, cast
 
 import msgspec
 
+from proxy.core.binding import Binding
 from proxy.core.errors import UnreadableRecord
 from proxy.core.session import NEVER, Session, SessionId
 from proxy.core.session_type import SessionType
 from proxy.core.token import Digest
+from proxy.stores import shared
 
 HEAD: Final = 39
 _DIGEST: Final = 32
@@ -66,7 +68,7 @@ def encode(session: Session) -> bytes:
         previous_digest=session.previous_digest,
         previous_until=None if session.previous_digest is None else session.previous_until,
         version=session.version,
-        binding=session.binding,
+        binding=tuple(session.binding.pairs()),
     )
     return _head(session) + _encode_body(body)
 
@@ -97,17 +99,17 @@ def _session(body: _Body) -> Session:
         digest=Digest(body.digest),
         user_id=body.user_id,
         type=body.type,
-        scopes=body.scopes,
+        scopes=shared.scopes(body.scopes),
         created_at=body.created_at,
-        authenticated_at=body.authenticated_at,
-        last_seen_at=body.last_seen_at,
+        authenticated_at=shared.moment(body.authenticated_at, body.created_at),
+        last_seen_at=shared.moment(body.last_seen_at, body.created_at),
         expires_at=body.expires_at,
         idle_timeout=_idle_timeout(body),
         revoked_at=body.revoked_at,
         previous_digest=cast("Digest | None", body.previous_digest),
         previous_until=body.previous_until or NEVER,
         version=body.version,
-        binding=body.binding,
+        binding=Binding.of(body.binding),
     )
 
 
@@ -125,6 +127,6 @@ def _must_make_sense(body: _Body) -> None:
 def _idle_timeout(body: _Body) -> timedelta | None:
     if body.idle_timeout is None:
         return None
-    silence = timedelta(microseconds=body.idle_timeout)
+    silence = shared.silence(body.idle_timeout)
     _ = body.last_seen_at + silence  # OverflowError, now rather than when it is judged
     return silence

@@ -60,6 +60,8 @@ class Asking:
             value = getattr(condition, column)
             if value is not None:
                 yield f"{column} = {self.mark(value)}"
+        if condition.subject_unknown:
+            yield "provider_subject IS NULL"
         if condition.session_id is not None:
             yield f"id = {self.mark(canonical(condition.session_id))}"
         if condition.except_id is not None:

@@ -9,6 +9,11 @@ from proxy.core.clock import Clock
 from proxy.core.session import Session
 from proxy.core.token import Digest
 
+# What a copy takes without its texts, in bytes: itself, its place here, and the answer noted in its
+# margin. Measured, as all of `size_of` is (tests/stores/test_local_size.py).
+_FIXED: Final = 935
+_BOUND: Final = 200
+
 # Ages are shortened by up to a tenth at random: copies made together must not be asked for again
 # together.
 _JITTER: Final = 0.1
@@ -19,21 +24,34 @@ class LocalStore:
 
     A copy that is too old is not answered any more, but is kept for comparison: a late fill with a
     staler copy still loses to it.
+
+    `hits`, `misses` and `size` (in bytes, as `size_of` estimates) are for whoever wants to know.
     """
 
     def __init__(
         self,
         *,
         max_sessions: int,
+        max_bytes: int,
         max_age: float,
         clock: Clock,
         jitter: Callable[[], float] = random.random,
+        applied: Callable[[Session], Session] = lambda session: session,
     ) -> None:
-        """Keep at most `max_sessions` copies, each for at most `max_age` seconds of `monotonic`."""
+        """Keep at most `max_sessions` copies, estimated at no more than `max_bytes`.
+
+        Each is answered for at most `max_age` seconds of `monotonic`. `applied` says how a session
+        is, whatever its copy says; it must neither wait nor fail.
+        """
+        self.hits = 0
+        self.misses = 0
+        self.size = 0
         self._max_sessions = max_sessions
+        self._max_bytes = max_bytes
         self._max_age = max_age
         self._monotonic = clock.monotonic
         self._jitter = jitter
+        self._applied = applied
         self._copies: OrderedDict[Digest, tuple[Session, float]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -41,34 +59,56 @@ class LocalStore:
 
     async def find(self, digest: Digest) -> Session | None:
         """Never waits: a hit makes no task, takes no lock and touches no socket."""
-        return self.peek(digest)
+        session = self.peek(digest)
+        if session is None:
+            self.misses += 1
+        return session
 
     async def put(self, session: Session) -> Session:
         """Never waits."""
         return self.keep(session)
 
     def peek(self, digest: Digest) -> Session | None:
-        """Find, for those who cannot await."""
+        """Find, for those who cannot await. A miss is not counted: they will ask again."""
         copy = self._copies.get(digest)
         if copy is None or self._monotonic() >= copy[1]:
             return None
         self._copies.move_to_end(digest)
-        return copy[0]
+        self.hits += 1
+        return self._applied(copy[0])
 
     def keep(self, session: Session) -> Session:
         """Put, for those who cannot await. An equal copy counts as news: its age starts again."""
-        kept = self._copies.get(session.digest)
-        if kept is not None and kept[0].freshness > session.freshness:
-            return kept[0]
+        kept, _ = self._copies.get(session.digest, (None, 0.0))
+        if kept is not None:
+            if kept.freshness > session.freshness:
+                return self._applied(kept)
+            self.size -= size_of(kept)
+            if kept == session:
+                session = kept  # with what is noted in its margin
+        self.size += size_of(session)
         self._copies[session.digest] = session, self._monotonic() + self._lifespan()
         self._copies.move_to_end(session.digest)
-        while len(self._copies) > self._max_sessions:
-            self._copies.popitem(last=False)
-        return session
+        self._forget_the_last()
+        return self._applied(session)
 
     def clear(self) -> None:
         """Forget everything, as after a stretch of news that may have been missed."""
         self._copies.clear()
+        self.size = 0
+
+    def _forget_the_last(self) -> None:
+        while len(self._copies) > self._max_sessions or self.size > self._max_bytes:
+            _, (session, _) = self._copies.popitem(last=False)
+            self.size -= size_of(session)
 
     def _lifespan(self) -> float:
         return self._max_age * (1 - _JITTER * self._jitter())
+
+
+def size_of(session: Session) -> int:
+    """Estimate how many bytes a copy takes, with the answer that is kept with it."""
+    # As a text and in an answer, where a character beyond ASCII takes up to twelve.
+    user = 2 * len(session.user_id) if session.user_id.isascii() else 16 * len(session.user_id)
+    bound = _BOUND + len(session.binding) if session.binding else 0
+    return _FIXED + user + sum(map(len, session.scopes)) + bound

@@ -57,6 +57,8 @@ class PostgresAudit:
         return seal_of((await self._ask(HEAD))[0])
 
     async def seal(self, seals: Sequence[tuple[int, Seal]]) -> bool:
+        if not seals:
+            return True
         numbers, links, hashes = zip(*((n, seal.link, seal.hash) for n, seal in seals), strict=True)
         try:
             rows = await self._ask(_SEAL, numbers, links, hashes)

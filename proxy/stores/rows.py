@@ -9,13 +9,14 @@ from typing import Any, Final
 from uuid import UUID
 
 from proxy.core.actor import Actor, Change
-from proxy.core.binding import Binding
+from proxy.core.binding import UNBOUND, Binding
 from proxy.core.client_ip import sortable
 from proxy.core.errors import UnreadableRecord
 from proxy.core.protocols import Cursor, RotatedOut
 from proxy.core.session import NEVER, Session, SessionDetails, SessionId, SessionRecord
 from proxy.core.session_type import SessionType
 from proxy.core.token import Digest
+from proxy.stores import shared
 
 Row = Mapping[str, Any]
 """Column to value. A moment is aware, or counts microseconds since 1970; scopes are a list, or JSON
@@ -182,17 +183,18 @@ def _copies(row: Row) -> tuple[Session, ...]:
 
 def _session(row: Row) -> Session:
     idle_timeout, previous = row["idle_timeout"], row["previous_digest"]
+    created_at = moment_of(row["created_at"])
     return Session(
         id=SessionId(str(row["id"])),
         digest=_digest(row["digest"]),
         user_id=row["user_id"],
         type=SessionType(row["type"]),
-        scopes=_scopes(row["scopes"]),
-        created_at=moment_of(row["created_at"]),
-        authenticated_at=moment_of(row["authenticated_at"]),
-        last_seen_at=moment_of(row["last_seen_at"]),
+        scopes=shared.scopes(_scopes(row["scopes"])),
+        created_at=created_at,
+        authenticated_at=shared.moment(moment_of(row["authenticated_at"]), created_at),
+        last_seen_at=shared.moment(moment_of(row["last_seen_at"]), created_at),
         expires_at=moment_of(row["expires_at"]),
-        idle_timeout=None if idle_timeout is None else timedelta(microseconds=idle_timeout),
+        idle_timeout=None if idle_timeout is None else shared.silence(idle_timeout),
         revoked_at=None if row["revoked_at"] is None else moment_of(row["revoked_at"]),
         previous_digest=None if previous is None else _digest(previous),
         previous_until=NEVER if previous is None else moment_of(row["previous_until"]),
@@ -253,16 +255,20 @@ def _scopes(value: Sequence[object] | str) -> tuple[str, ...]:
 
 
 def _spelled(binding: Binding) -> str | None:
-    return json.dumps({signal: digest.hex() for signal, digest in binding}) if binding else None
+    return (
+        json.dumps({signal: digest.hex() for signal, digest in binding.pairs()})
+        if binding
+        else None
+    )
 
 
 def _binding(value: str | None) -> Binding:
     if value is None:
-        return ()
+        return UNBOUND
     digests = json.loads(value)
     if not isinstance(digests, dict):
         raise TypeError("a binding that is no object")
-    return tuple((signal, bytes.fromhex(digest)) for signal, digest in digests.items())
+    return Binding.of((signal, bytes.fromhex(digest)) for signal, digest in digests.items())
 
 
 def _unreadable(row: Row, error: Exception) -> UnreadableRecord:

@@ -111,7 +111,9 @@ _TOUCH: Final = (
     f" RETURNING {_SESSION}"
 )
 _GENERATION: Final = "SELECT number FROM hot_generation"
-_NEXT_GENERATION: Final = "UPDATE hot_generation SET number = number + 1 RETURNING number"
+_NEXT_GENERATION: Final = (
+    "UPDATE hot_generation SET number = number + 1 WHERE number = :after RETURNING number"
+)
 _PURGE: Final = (
     "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < :before"
     " ORDER BY expires_at LIMIT :limit) RETURNING id"
@@ -241,8 +243,9 @@ class SqliteStore:
     async def generation(self) -> int:
         return int((await self._database.look(_GENERATION, {}))[0]["number"])
 
-    async def next_generation(self) -> int:
-        return int((await self._database.change(_NEXT_GENERATION, {}))[0]["number"])
+    async def next_generation(self, after: int) -> int:
+        rows = await self._database.change(_NEXT_GENERATION, {"after": after})
+        return int(rows[0]["number"]) if rows else await self.generation()
 
     async def purge(self, expired_before: datetime, *, limit: int) -> int:
         values = {"before": microseconds(expired_before), "limit": limit}

@@ -55,6 +55,8 @@ class SqliteAudit:
         return seal_of((await self._database.look(HEAD, ()))[0])
 
     async def seal(self, seals: Sequence[tuple[int, Seal]]) -> bool:
+        if not seals:
+            return True
         query = _SEAL.format(rows=", ".join("(?, ?, ?)" for _ in seals))
         values = [part for number, seal in seals for part in (number, seal.link, seal.hash)]
         try:

@@ -1,4 +1,4 @@
-"""A SQLite database: one file, and two connections to it."""
+"""A SQLite database: one file, and three connections to it."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -15,12 +15,14 @@ class SqliteDatabase:
     """What every store in one file shares.
 
     One connection for looking and one for changing, so that look-ups do not wait for the disk to
-    confirm a change. Whatever was begun runs to its end even if the caller leaves.
+    confirm a change; and one for surveys, so that they do not wait for what reads every row either.
+    Whatever was begun runs to its end even if the caller leaves.
     """
 
-    def __init__(self, looking: Connection, changing: Connection) -> None:
+    def __init__(self, looking: Connection, changing: Connection, surveying: Connection) -> None:
         self._looking = looking
         self._changing = changing
+        self._surveying = surveying
 
     @classmethod
     async def open(cls, path: Path, *, busy_timeout: timedelta = timedelta(seconds=5)) -> Self:
@@ -30,11 +32,15 @@ class SqliteDatabase:
         StoreUnavailable: the file cannot be used. SchemaMismatch: it is newer than this program.
         """
         await prepare(path, busy_timeout)
-        return cls(Connection(path, busy_timeout), Connection(path, busy_timeout))
+        return cls(*(Connection(path, busy_timeout) for _ in range(3)))
 
     async def look(self, query: str, values: Values) -> list[Row]:
         """Run one statement that changes nothing, and return its rows."""
         return await self._looking.ask(query, values)
+
+    async def survey(self, query: str, values: Values) -> list[Row]:
+        """Run one statement that changes nothing and may take seconds, and return its rows."""
+        return await self._surveying.ask(query, values)
 
     async def change(self, query: str, values: Values) -> list[Row]:
         """Run one statement, which is its own transaction, and return its rows."""
@@ -47,3 +53,4 @@ class SqliteDatabase:
     async def close(self) -> None:
         await self._looking.close()
         await self._changing.close()
+        await self._surveying.close()

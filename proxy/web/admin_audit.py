@@ -10,14 +10,22 @@ from aiohttp import web
 from proxy.core.audit import Action, AuditFilter
 from proxy.service.audit import Audit
 from proxy.web.cursors import Cursors
-from proxy.web.payloads import values
-from proxy.web.payloads.documents import event_document
+from proxy.web.endpoint import Parameter
+from proxy.web.payloads import fields, values
+from proxy.web.payloads.documents import EventsDocument, event_document
 from proxy.web.queries import Query, one_of, page
 
-AUDIT_QUERY: Final = frozenset(
-    {"limit", "cursor", "session_id", "user_id", "action", "by", "since", "until"}
-)
 _PAGE: Final = 50
+AUDIT_QUERY: Final = (
+    Parameter("limit", fields.PageLength, "How many at most.", default=_PAGE),
+    Parameter("cursor", fields.PageCursor, "`next_cursor` of the page before, of the same list."),
+    Parameter("session_id", fields.SessionId, "What was done to one session."),
+    Parameter("user_id", fields.UserId, "What was done to a user's sessions."),
+    Parameter("action", Action, "What was done."),
+    Parameter("by", fields.Label, "Who did it: `key:` and the name of an API key, say."),
+    Parameter("since", fields.Moment, "Not what was done before."),
+    Parameter("until", fields.Moment, "Not what was done then or later."),
+)
 
 
 class AuditRoutes:
@@ -46,6 +54,5 @@ class AuditRoutes:
         shown, next_cursor = events[:limit], None
         if len(events) > limit:
             next_cursor = self._cursors.at_event(shown[-1].number, of=of)
-        return web.json_response(
-            {"events": [event_document(event) for event in shown], "next_cursor": next_cursor}
-        )
+        documents = [event_document(event) for event in shown]
+        return web.json_response(EventsDocument(events=documents, next_cursor=next_cursor))

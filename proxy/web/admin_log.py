@@ -16,10 +16,12 @@ def actor(request: web.Request) -> Actor:
     return Actor(f"key:{request[CALLER].name}", request.remote or None)
 
 
-def log_change(request: web.Request, action: str, **about: str | int) -> None:
-    """Log that the caller has done `action`. `about` holds ids and counts, never a token."""
+def log_change(
+    request: web.Request, action: str, *, by: Actor | None = None, **about: str | int
+) -> None:
+    """Log that the caller, or `by`, has done `action`. `about` holds ids and counts, no token."""
     fields: dict[str, str | int] = {
-        "actor": actor(request).name,
+        "actor": (by or actor(request)).name,
         "action": action,
         "request_id": request[REQUEST_ID],
     }

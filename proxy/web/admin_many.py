@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
@@ -17,17 +17,34 @@ from proxy.web import bodies
 from proxy.web.admin_log import actor, log_change
 from proxy.web.admin_sessions import user_id_of
 from proxy.web.cursors import Cursors
-from proxy.web.payloads import values
+from proxy.web.endpoint import Parameter
+from proxy.web.payloads import fields, values
 from proxy.web.payloads.base import read
 from proxy.web.payloads.conditions import RevokeWherePayload
-from proxy.web.payloads.documents import session_document
+from proxy.web.payloads.documents import (
+    RevokedDocument,
+    SessionDocument,
+    SessionsDocument,
+    WouldRevokeDocument,
+    session_document,
+)
 from proxy.web.payloads.sessions import RevokeUserPayload
 from proxy.web.queries import Query, flag, one_of, page
 
-PAGE_QUERY: Final = frozenset({"limit", "cursor", "state", "include_ended", "current"})
-PROVIDER_QUERY: Final = PAGE_QUERY | {"provider", "provider_session_id", "provider_subject"}
-
 _PAGE: Final = 50
+PAGE_QUERY: Final = (
+    Parameter("limit", fields.PageLength, "How many at most.", default=_PAGE),
+    Parameter("cursor", fields.PageCursor, "`next_cursor` of the page before, of the same list."),
+    Parameter("state", SessionState, "Only those in this state.", default=SessionState.ACTIVE),
+    Parameter("include_ended", bool, "`true`: in whatever state. Give this or `state`, not both."),
+    Parameter("current", fields.SessionId, "Adds to each session whether it is this one."),
+)
+PROVIDER_QUERY: Final = (
+    Parameter("provider", fields.Label, "The identity provider.", required=True),
+    Parameter("provider_session_id", fields.SomeText, "The provider's session, or …"),
+    Parameter("provider_subject", fields.SomeText, "… the user as the provider calls them."),
+    *PAGE_QUERY,
+)
 # Seconds after which a revocation of many answers that there are more, well within what a request
 # may take.
 _PATIENCE: Final = 8.0
@@ -59,8 +76,8 @@ class ManySessionsRoutes:
         query = Query(request)
         condition = Condition(
             provider=query.read("provider", values.label),
-            provider_session_id=query.read("provider_session_id", values.text),
-            provider_subject=query.read("provider_subject", values.text),
+            provider_session_id=query.read("provider_session_id", values.some_text),
+            provider_subject=query.read("provider_subject", values.some_text),
         )
         if condition.provider is None:
             query.mistaken("provider", "is required")
@@ -82,14 +99,15 @@ class ManySessionsRoutes:
         wanted = read(RevokeWherePayload, await bodies.json_object(request))
         condition = wanted.condition.condition()
         if wanted.dry_run:
-            return web.json_response({"would_revoke": await self._sessions.count_where(condition)})
+            number = await self._sessions.count_where(condition)
+            return web.json_response(WouldRevokeDocument(would_revoke=number))
         answer = await self._revoked(request, condition, wanted.reason)
         log_change(request, "sessions.revoke", revoked=answer["revoked"])
         return web.json_response(answer)
 
     async def _revoked(
         self, request: web.Request, condition: Condition, reason: str
-    ) -> dict[str, Any]:
+    ) -> RevokedDocument:
         """Revoke batch by batch while there is time; `more` asks the caller to call again."""
         revoked, until = 0, self._monotonic() + _PATIENCE
         ended = self._sessions.revoke_where(condition, by=actor(request), reason=reason)
@@ -115,9 +133,9 @@ class ManySessionsRoutes:
             last = shown[-1].session
             next_cursor = self._cursors.at_session(Cursor(last.created_at, last.id), of=of)
         documents = [self._document(record, current) for record in shown]
-        return web.json_response({"sessions": documents, "next_cursor": next_cursor})
+        return web.json_response(SessionsDocument(sessions=documents, next_cursor=next_cursor))
 
-    def _document(self, record: SessionRecord, current: SessionId | None) -> dict[str, Any]:
+    def _document(self, record: SessionRecord, current: SessionId | None) -> SessionDocument:
         document = session_document(record, self._clock.now())
         if current is not None:
             document["is_current"] = record.session.id == current
@@ -130,10 +148,8 @@ def _state(query: Query) -> SessionState | None:
     include_ended = query.read("include_ended", flag)
     if state is not None and include_ended is not None:
         query.mistaken("include_ended", "give this or state, not both")
-    return state if include_ended is None and state is not None else _default(include_ended)
-
-
-def _default(include_ended: bool | None) -> SessionState | None:
+    if state is not None:
+        return state
     return None if include_ended else SessionState.ACTIVE
 
 

@@ -11,8 +11,9 @@ from proxy.service.validator import Validator
 from proxy.web import bodies
 from proxy.web.admin_log import actor, log_change
 from proxy.web.middleware import unavailable
-from proxy.web.payloads.documents import introspection_document
-from proxy.web.problems import Mistake, invalid
+from proxy.web.payloads.base import read
+from proxy.web.payloads.documents import InactiveDocument, introspection_document
+from proxy.web.payloads.sessions import TokenPayload
 
 
 class OAuth2Routes:
@@ -28,7 +29,7 @@ class OAuth2Routes:
             case Allow(session):
                 return web.json_response(introspection_document(session))
             case Deny():
-                return web.json_response({"active": False})
+                return web.json_response(InactiveDocument(active=False))
             case Unavailable(store):
                 raise unavailable(store)
             case never:
@@ -50,8 +51,4 @@ class OAuth2Routes:
 
 
 async def _token(request: web.Request) -> str:
-    """Return the form's `token`; both RFCs say that unknown fields are to be ignored."""
-    token = (await bodies.form(request)).get("token")
-    if not token:  # RFC 6749 3.1: an empty parameter is an absent one
-        raise invalid("invalid_request", [Mistake("token", "the form has no token")])
-    return token
+    return read(TokenPayload, await bodies.form(request)).token

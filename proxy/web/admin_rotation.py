@@ -10,7 +10,7 @@ from proxy.web import bodies
 from proxy.web.admin_log import actor, log_change
 from proxy.web.admin_sessions import session_id_of
 from proxy.web.payloads.base import read
-from proxy.web.payloads.documents import session_document
+from proxy.web.payloads.documents import issued_document
 from proxy.web.payloads.sessions import MigratePayload, RefreshPayload
 from proxy.web.problems import Problem
 
@@ -56,9 +56,4 @@ class RotationRoutes:
         return self._answer(issued)
 
     def _answer(self, issued: Issued) -> web.Response:
-        return web.json_response(
-            {
-                "token": issued.token.text,
-                "session": session_document(issued.record, self._clock.now()),
-            }
-        )
+        return web.json_response(issued_document(issued, self._clock.now()))

@@ -17,7 +17,7 @@ from proxy.web.admin_log import actor, log_change
 from proxy.web.idempotency_key import idempotency_of
 from proxy.web.payloads import values
 from proxy.web.payloads.base import read
-from proxy.web.payloads.documents import session_document
+from proxy.web.payloads.documents import issued_document, session_document
 from proxy.web.payloads.sessions import NewSessionPayload, RevokePayload
 from proxy.web.problems import Mistake, Problem, invalid
 
@@ -51,10 +51,7 @@ class SessionRoutes:
         session_id = issued.record.session.id
         log_change(request, "session.create", session_id=session_id)
         return web.json_response(
-            {
-                "token": issued.token.text,
-                "session": session_document(issued.record, self._clock.now()),
-            },
+            issued_document(issued, self._clock.now()),
             status=201,
             headers={hdrs.LOCATION: f"/v1/sessions/{session_id}"},
         )

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -16,8 +15,8 @@ from proxy.web.problems import Mistake, Problem, invalid
 LIMIT: Final = 64 * 1024
 PATIENCE: Final = 10.0  # seconds for a body of at most 64 KiB; a slower one is an attack or a ruin
 _FIELDS: Final = 32  # of a form; RFC 7009 and 7662 know two
-_JSON: Final = "application/json"
-_FORM: Final = "application/x-www-form-urlencoded"
+JSON: Final = "application/json"
+FORM: Final = "application/x-www-form-urlencoded"
 _CHARSET: Final = re.compile(r';[ \t]*charset="?([^";\s]*)"?', re.ASCII | re.IGNORECASE)
 
 
@@ -25,7 +24,7 @@ async def json_object(request: web.Request, *, optional: bool = False) -> dict[s
     """Return the JSON object in the body; `optional`: no body at all is an empty object."""
     if optional and not request.body_exists:
         return {}
-    _check_kind(request, _JSON)
+    _check_kind(request, JSON)
     raw = await _read(request)
     try:
         document = strict_json.read(raw)
@@ -36,9 +35,9 @@ async def json_object(request: web.Request, *, optional: bool = False) -> dict[s
     return document
 
 
-async def form(request: web.Request) -> Mapping[str, str]:
+async def form(request: web.Request) -> dict[str, str]:
     """Return the fields of the form in the body; a field sent twice is refused (RFC 6749 3.1)."""
-    _check_kind(request, _FORM)
+    _check_kind(request, FORM)
     raw = await _read(request)
     try:
         pairs = parse_qsl(

@@ -6,13 +6,19 @@ decoded, unquoted or folded, so that one token has one spelling everywhere.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
+from proxy.core.token import Spelling, spelling_of
 from proxy.core.verdict import Deny, Reason
+from proxy.web.lines import LINE_END, Roles
+from proxy.web.messages import Head
 
 _BLANKS: Final = b" \t"
+# Only SP and HTAB are white space: a name behind any other blank is another name.
+_BEFORE_A_PAIR: Final = (b"", b";", b"\n")
+_NAMED: Final = rb"%b(?:=([^;\r]*)|[ \t]*(?=[;\r]|\Z))"
 _BEARER: Final = re.compile(rb"bearer(?:[ \t]+|\Z)", re.IGNORECASE)
 # Closed as every parser sees it: `"a\"` ends in a quote that is escaped, `"a"b"` opens another.
 _INSIDE: Final = rb'[^"\\]*(?:\\.[^"\\]*)*'
@@ -26,51 +32,81 @@ class CredentialSources:
     bearer: bool = True
     cookie: bytes | None = b"__Host-session"
     header: bytes | None = None  # lower case
+    _cookie: "re.Pattern[bytes] | None" = field(init=False, repr=False, compare=False)
 
-    def read(self, lines: Mapping[bytes, Sequence[bytes]]) -> str | Deny:
-        """Return the only credential presented. `lines` are header values by lower-case name."""
-        try:
-            presented = set(self._presented(lines))
-        except _Sandwich:
+    def __post_init__(self) -> None:
+        pattern = None if self.cookie is None else re.compile(_NAMED % re.escape(self.cookie))
+        object.__setattr__(self, "_cookie", pattern)
+
+    def roles(self) -> Roles:
+        """Return the headers that have to be gathered for this."""
+        roles = {"authorization": b"authorization"} if self.bearer else {}
+        if self.cookie is not None:
+            roles["cookie"] = b"cookie"
+        if self.header is not None:
+            roles["token"] = self.header
+        return roles
+
+    def read(self, head: Head) -> str | Deny:
+        """Return the only credential presented, whatever it is."""
+        presented = self._presented(head)
+        if presented is None:
             return Deny(Reason.AMBIGUOUS)
         if not presented:
             return Deny(Reason.MISSING)
-        if len(presented) > 1:
+        if len(presented) > 1 and len(set(presented)) > 1:
             return Deny(Reason.AMBIGUOUS)
         # Bytes beyond ASCII become characters that no token has.
-        return presented.pop().decode("latin-1")
+        return presented[0].decode("latin-1")
 
-    def _presented(self, lines: Mapping[bytes, Sequence[bytes]]) -> Iterator[bytes]:
-        if self.bearer:
-            for line in lines.get(b"authorization", ()):
-                yield from _bearer(line)
-        if self.cookie is not None:
-            for line in lines.get(b"cookie", ()):
-                yield from _cookies(line, self.cookie)
-        if self.header is not None:
-            yield from lines.get(self.header, ())
+    def spelling(self, head: Head) -> Spelling | Deny:
+        """Return the only credential presented, if it is spelled like a token."""
+        if head.bearer is not None and head.cookie is None and head.token is None:
+            return head.bearer
+        credential = self.read(head)
+        if isinstance(credential, Deny):
+            return credential
+        return spelling_of(credential) or Deny(Reason.MALFORMED)
+
+    def _presented(self, head: Head) -> list[bytes] | None:
+        """None: nobody can say what is presented."""
+        presented: list[bytes] = [] if head.bearer is None else [head.bearer]
+        if head.authorization is not None and self.bearer:
+            presented += _bearers(head.authorization)
+        if head.cookie is not None and self._cookie is not None:
+            ours = _values(self._cookie, head.cookie)
+            if ours and b'"' in head.cookie and _is_sandwich(self._cookie, head.cookie):
+                return None
+            presented += ours
+        if head.token is not None:
+            presented += head.token.split(LINE_END)
+        return presented
 
 
-class _Sandwich(Exception):
-    """Our cookie shares a line with an unclosed quote: parsers disagree on what it is part of."""
-
-
-def _bearer(line: bytes) -> Iterator[bytes]:
+def _bearers(lines: bytes) -> Iterator[bytes]:
     """Another scheme is somebody else's credential, not a bad one of ours."""
-    stripped = line.strip(_BLANKS)
-    scheme = _BEARER.match(stripped)
-    if scheme is not None:
-        yield stripped[scheme.end() :]
+    for line in lines.split(LINE_END):
+        if (scheme := _BEARER.match(line)) is not None:
+            yield line[scheme.end() :]
 
 
-def _cookies(line: bytes, wanted: bytes) -> Iterator[bytes]:
-    """Only SP and HTAB are white space: a name behind any other blank is another name."""
-    pairs = [pair.strip(_BLANKS).partition(b"=") for pair in line.split(b";")]
-    ours = [value for name, _, value in pairs if name == wanted]
-    if ours and any(_unclosed(value) for _, _, value in pairs):
-        raise _Sandwich
-    yield from ours
+def _values(cookie: "re.Pattern[bytes]", lines: bytes) -> list[bytes]:
+    """Return the values of our cookie, as often as a pair begins with its name."""
+    return [
+        (named[1] or b"").rstrip(_BLANKS)
+        for named in cookie.finditer(lines)
+        if lines[: named.start()].rstrip(_BLANKS)[-1:] in _BEFORE_A_PAIR
+    ]
 
 
-def _unclosed(value: bytes) -> bool:
+def _is_sandwich(cookie: "re.Pattern[bytes]", lines: bytes) -> bool:
+    """Our cookie shares a line with an open quote: parsers disagree on what is part of what."""
+    return any(
+        _values(cookie, line) and any(map(_unclosed, line.split(b";")))
+        for line in lines.split(LINE_END)
+    )
+
+
+def _unclosed(pair: bytes) -> bool:
+    value = pair.strip(_BLANKS).partition(b"=")[2]
     return value.startswith(b'"') and _CLOSED.fullmatch(value) is None

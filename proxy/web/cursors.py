@@ -16,7 +16,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _PLACE: Final = 24
 _TAG: Final = 18
 # 24 bytes of place and 18 of tag fill 56 characters exactly: one spelling per cursor.
-_SPELLING: Final = re.compile(r"[A-Za-z0-9_-]{56}", re.ASCII)
+SPELLING: Final = re.compile(r"[A-Za-z0-9_-]{56}", re.ASCII)
 
 
 class Cursors:
@@ -51,7 +51,7 @@ class Cursors:
         return urlsafe_b64encode(place + self._tag(place, of)).decode("ascii")
 
     def _read(self, text: str, of: str) -> bytes:
-        raw = urlsafe_b64decode(text) if _SPELLING.fullmatch(text) else bytes(_PLACE)
+        raw = urlsafe_b64decode(text) if SPELLING.fullmatch(text) else bytes(_PLACE)
         place, tag = raw[:_PLACE], raw[_PLACE:]
         if not hmac.compare_digest(tag, self._tag(place, of)):
             raise ValueError("not a cursor of this list")

@@ -5,16 +5,13 @@ the connection; aiohttp's own answer and log would hold the offending line, a to
 """
 
 import asyncio
-import errno
 import logging
 import os
 import socket
-import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from http import HTTPStatus
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, cast
 
 from aiohttp import web
 from aiohttp.http import HttpVersion, HttpVersion10, HttpVersion11
@@ -22,8 +19,12 @@ from yarl import URL
 
 from proxy.core.address import Address
 from proxy.core.errors import CannotListen
+from proxy.web.listening import SocketFile, make_way
+from proxy.web.messages import problem
+from proxy.web.octets import reply_of, whole
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Application = web.Application
 
 _log: Final = logging.getLogger("sidegate.door")
 
@@ -40,6 +41,39 @@ _OPTIONS: Final[dict[str, Any]] = {
     "lingering_time": 1.0,
     "access_log": None,
 }
+
+
+# Says nothing, and is one too many: it is waited for these seconds.
+_PATIENCE: Final = 1.0
+_NO_ROOM: Final = whole(
+    reply_of(problem(HTTPStatus.SERVICE_UNAVAILABLE, ("Retry-After", "1"))),
+    b"",  # a 503 need not be dated
+    to_head=False,
+    old=False,
+    last=True,
+)
+
+
+class Lane(Protocol):
+    """Whoever stands in front of aiohttp."""
+
+    def __len__(self) -> int:
+        """Return how many connections it has not let go."""
+        ...
+
+    def open(self) -> None: ...
+
+    def connection(self, succession: Callable[[], asyncio.Protocol]) -> asyncio.Protocol:
+        """Return the protocol of a new connection, which may let that of `succession` follow."""
+        ...
+
+    def drain(self) -> None:
+        """From now on each answer is the last one of its connection."""
+        ...
+
+    async def close(self, *, patience: float) -> None:
+        """End when what is begun is answered, or `patience` is over."""
+        ...
 
 
 class _Protocol(web.RequestHandler):
@@ -65,6 +99,22 @@ class _Protocol(web.RequestHandler):
         return refusal(HTTPStatus(status))
 
 
+class _TurnedAway(asyncio.Protocol):
+    """Says that there is no room, which to a gateway is an outage, and hangs up."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._hang_up = asyncio.get_running_loop().call_later(_PATIENCE, self._transport.abort)
+
+    def data_received(self, data: bytes) -> None:  # noqa: ARG002  # whatever it is
+        # Not sooner: what arrives at a closed socket throws the answer away.
+        self._transport.write(_NO_ROOM)
+        self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's
+        self._hang_up.cancel()
+
+
 class Door(web.Server):
     """One listener and its connections. Open it, and close it in the end."""
 
@@ -75,20 +125,44 @@ class Door(web.Server):
         *,
         on_bad_request: Callable[[], None],
         request_factory: Any = None,
+        express: Lane | None = None,
+        max_connections: int | None = None,
+        on_full: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_bad_request` is called for each request that is not HTTP/1.0 or 1.1."""
+        """`on_bad_request` is called for each request that is not HTTP/1.0 or 1.1.
+
+        `express` is asked first, and leaves to aiohttp what it does not want. Connections beyond
+        `max_connections` are answered 503, whatever they ask; `on_full` is called for each.
+        """
         super().__init__(self._handle, request_factory=request_factory)
         self.request_factory = _with_a_target(self.request_factory)
         self.name = name
         self.on_bad_request = on_bad_request
         self.draining = False
         self._handler = handler
+        self._express = express
+        self._max_connections = max_connections
+        self._on_full = on_full
         self._listener: asyncio.Server | None = None
-        self._path: str | None = None
-        self._inode: int | None = None
+        self._path: SocketFile | None = None
 
     def __call__(self) -> web.RequestHandler:
         return _Protocol(self)
+
+    def accept(self) -> asyncio.Protocol:
+        """Return the protocol of a new connection."""
+        if (
+            self._max_connections is not None
+            and sum(self.lanes().values()) >= self._max_connections
+        ):
+            self._on_full()
+            return _TurnedAway()
+        return self() if self._express is None else self._express.connection(self)
+
+    def lanes(self) -> Mapping[str, int]:
+        """Return how many connections are in each lane."""
+        express = 0 if self._express is None else len(self._express)
+        return {"express": express, "aiohttp": len(self.connections)}
 
     async def open(self, address: Address, *, socket_mode: int = 0o660) -> Address:
         """Listen, and return where: the same address with the port the system chose.
@@ -103,30 +177,46 @@ class Door(web.Server):
 
     async def _open(self, address: Address, socket_mode: int) -> Address:
         loop = asyncio.get_running_loop()
+        if self._express is not None:
+            self._express.open()
+        if address.inherited is not None:
+            listener = socket.socket(fileno=os.dup(address.inherited))
+            self._listener = await _server_on(listener, self.accept)
+            return address
         if address.path is None:
-            self._listener = await loop.create_server(self, address.host or None, address.port)
+            self._listener = await loop.create_server(
+                self.accept, address.host or None, address.port
+            )
             port = self._listener.sockets[0].getsockname()[1]
             return Address(address.host, port)
-        _make_way(address.path)
-        self._path = address.path
-        self._listener = await loop.create_unix_server(self, self._path)
-        os.chmod(self._path, socket_mode)  # noqa: PTH101  # once, before anybody can be waiting
-        self._inode = _inode(self._path)
+        make_way(address.path)
+        self._listener = await loop.create_unix_server(self.accept, address.path)
+        os.chmod(address.path, socket_mode)  # noqa: PTH101  # once, before anybody can be waiting
+        self._path = SocketFile(address.path)
         return address
+
+    def hand_over(self, handler: Handler) -> None:
+        """From the next request on, let another handler answer."""
+        self._handler = handler
 
     def drain(self) -> None:
         """From now on each answer asks its gateway to take another connection next time."""
         self.draining = True
+        if self._express is not None:
+            self._express.drain()
 
     async def close(self, *, patience: float) -> None:
         """Accept nobody any more, and end when what is begun is answered or `patience` is over."""
-        if self._path is not None and _inode(self._path) == self._inode:  # no successor's
-            _unlink(self._path)
+        if self._path is not None:
+            self._path.remove()
         if self._listener is not None:
             self._listener.close()
         await asyncio.sleep(0)  # what arrived before is begun before the idle ones are closed
         self.pre_shutdown()
-        await self.shutdown(patience)
+        ends = [self.shutdown(patience)]
+        if self._express is not None:
+            ends.append(self._express.close(patience=patience))
+        await asyncio.gather(*ends)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.version not in (HttpVersion10, HttpVersion11):
@@ -158,6 +248,28 @@ async def application_door(
         await runner.cleanup()
 
 
+@asynccontextmanager
+async def application_handler(application: web.Application) -> AsyncIterator[Handler]:
+    """Yield the handler of an aiohttp application for a door that was another's."""
+    runner = web.AppRunner(application)
+    await runner.setup()
+    assert runner.server is not None  # set up
+    try:
+        yield runner.server.request_handler
+    finally:
+        await runner.cleanup()
+
+
+async def _server_on(
+    listener: socket.socket, accept: Callable[[], asyncio.Protocol]
+) -> asyncio.Server:
+    """Accept from a listener that is open already. It is non-blocking from here on."""
+    loop = asyncio.get_running_loop()
+    if listener.family == socket.AF_UNIX:
+        return await loop.create_unix_server(accept, sock=listener)
+    return await loop.create_server(accept, sock=listener)
+
+
 def _with_a_target(make: Any) -> Any:
     """Let no request be made without a target: aiohttp would fall over it, and never hang up.
 
@@ -172,41 +284,10 @@ def _with_a_target(make: Any) -> Any:
     return request
 
 
-def _inode(path: str) -> int | None:
-    with suppress(FileNotFoundError):
-        return Path(path).stat().st_ino
-    return None
-
-
-def _make_way(path: str) -> None:
-    """Remove a socket that a killed process left behind; leave a living one's, and any other file.
-
-    OSError: somebody else has the path.
-    """
-    with suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(Path(path).stat().st_mode):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                _unlink(path)
-            else:
-                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-def _unlink(path: str) -> None:
-    with suppress(FileNotFoundError):
-        Path(path).unlink()
-
-
 def refusal(status: HTTPStatus) -> web.Response:
     """Say no in few words, and close the connection."""
-    response = web.Response(
-        status=status,
-        body=b'{"title":"%s","status":%d}' % (status.phrase.encode(), status),
-        content_type="application/problem+json",
-        headers={"Cache-Control": "no-store", "Server": "sidegate"},
-    )
+    answer = problem(status)
+    response = web.Response(status=status, body=answer.body, headers=answer.fields)
+    response.headers["Server"] = "sidegate"
     response.force_close()
     return response

@@ -8,13 +8,20 @@ from aiohttp import hdrs, web
 
 from proxy.core.idempotency import Idempotency
 from proxy.web.admin_auth import presented
+from proxy.web.endpoint import Parameter
+from proxy.web.payloads import fields
 from proxy.web.problems import Problem
 
 # The draft (draft-ietf-httpapi-idempotency-key-header) has it in quotes, most clients leave those
 # out; either spells the same key. No quotes or backslashes within: nothing need be escaped.
-_KEY: Final = re.compile(
-    r"""[ \t]*(?:"([ !\x23-\x5b\x5d-\x7e]{1,255})"|([!\x23-\x5b\x5d-\x7e]{1,255}))[ \t]*""",
-    re.ASCII,
+_SPELLING: Final = r""""([ !\x23-\x5b\x5d-\x7e]{1,255})"|([!\x23-\x5b\x5d-\x7e]{1,255})"""
+_KEY: Final = re.compile(rf"[ \t]*(?:{_SPELLING})[ \t]*")
+
+IDEMPOTENCY_KEY: Final = Parameter(
+    "Idempotency-Key",
+    fields.spelled(_SPELLING),
+    "Whoever sends the same request again with the same key gets the same answer, token included. "
+    "In quotes or not.",
 )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -21,6 +21,9 @@ from proxy.web.door import Handler, refusal
 
 Ping = Callable[[], Awaitable[None]]
 """Returns when the store answers; StoreUnavailable when it does not."""
+
+Scraped = Callable[[], Awaitable[CollectorRegistry]]
+"""Returns everything there is to tell."""
 
 # A probe waits a second by default (Kubernetes' timeoutSeconds).
 _PATIENCE: Final = 0.8
@@ -33,6 +36,7 @@ class Readiness:
 
     stores: Mapping[str, Ping]
     draining: Callable[[], bool]
+    opened: Callable[[], bool]
 
     async def report(self) -> tuple[bool, str]:
         """Return whether we are ready, and a line per component as kube-apiserver writes them."""
@@ -43,16 +47,25 @@ class Readiness:
                 strict=True,
             )
         )
-        draining = self.draining()
-        ready = any(answered.values()) and not draining
+        opened, draining = self.opened(), self.draining()
+        ready = any(answered.values()) and opened and not draining
         lines = [_line(f"store {name}", ok) for name, ok in answered.items()]
+        lines.append(_line("doors open", opened))
         lines.append(_line("not draining", not draining))
         lines.append(f"readyz check {'passed' if ready else 'failed'}")
         return ready, "\n".join(lines) + "\n"
 
 
-def ops_handler(readiness: Readiness, registry: CollectorRegistry) -> Handler:
-    """Return the handler of the ops door."""
+class Reporting(Protocol):
+    """Whoever knows whether we can be asked."""
+
+    async def report(self) -> tuple[bool, str]:
+        """Return whether we are ready, and a line per component."""
+        ...
+
+
+def ops_handler(readiness: Reporting, scraped: Scraped) -> Handler:
+    """Return the handler of the ops door. `scraped` says what a scrape is told."""
 
     async def livez(_: web.BaseRequest) -> web.Response:
         return _text(HTTPStatus.OK, "ok\n")
@@ -65,7 +78,7 @@ def ops_handler(readiness: Readiness, registry: CollectorRegistry) -> Handler:
     async def metrics(request: web.BaseRequest) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         headers = {**_HEADERS, "Content-Type": content_type}
-        return web.Response(body=encode(registry), headers=headers)
+        return web.Response(body=encode(await scraped()), headers=headers)
 
     routes = {"/livez": livez, "/healthz": livez, "/readyz": readyz, "/metrics": metrics}
 
@@ -78,6 +91,15 @@ def ops_handler(readiness: Readiness, registry: CollectorRegistry) -> Handler:
         return await route(request)
 
     return handle
+
+
+def always(registry: CollectorRegistry) -> Scraped:
+    """Return how to tell every scrape what is in `registry`."""
+
+    async def scraped() -> CollectorRegistry:
+        return registry
+
+    return scraped
 
 
 async def _answers(ping: Ping) -> bool:

@@ -10,18 +10,24 @@ from datetime import datetime
 from proxy.core.session import Session
 from proxy.core.verdict import Allow, Deny, Verdict
 from proxy.service.validator import Validator
-from proxy.web.gateways.base import CREDENTIALS, Manners, gather
+from proxy.web.gateways.base import Manners
+from proxy.web.lines import Roles
 from proxy.web.messages import Answer, Head
-
-PATH = "/session"
+from proxy.web.octets import Reply
 
 
 class SessionStatus:
     """Answers for the token of the request, and for no other."""
 
     def __init__(self, validator: Validator, manners: Manners) -> None:
+        self.route = "/session"
+        self.roles: Roles = manners.sources.roles()
         self._validator = validator
         self._manners = manners
+
+    def at_once(self, _: Head) -> Reply | None:
+        """Not: front ends ask seldom."""
+        return None
 
     async def answer(self, head: Head) -> Answer:
         """Answer 200 with the session's times, or refuse as the gate does."""
@@ -33,8 +39,7 @@ class SessionStatus:
         return Answer(200, fields, _document(verdict.session))
 
     async def _verdict(self, head: Head) -> Verdict:
-        lines = gather(head.fields, self._manners.wanted(CREDENTIALS))
-        match self._manners.sources.read(lines):
+        match self._manners.sources.read(head):
             case Deny() as no:
                 return no
             case credential:

@@ -1,16 +1,11 @@
-"""Read from a request's header lines what its client shows, for sessions bound to their clients."""
+"""Read from a request's head what its client shows, for sessions bound to their clients."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
 
 from proxy.core.binding import Signal, Signals
-from proxy.web.lines import Lines, only
-
-_NAMES: Final = {
-    Signal.USER_AGENT: b"user-agent",
-    Signal.ACCEPT_LANGUAGE: b"accept-language",
-}
+from proxy.web.lines import Roles, only
+from proxy.web.messages import Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +19,19 @@ class SignalSources:
     wanted: Collection[Signal] = frozenset()
     header: bytes | None = None
     trusted_hops: int = 0
-    headers: frozenset[bytes] = field(init=False)
 
-    def __post_init__(self) -> None:
-        named = {self._name(signal) for signal in self.wanted}
-        object.__setattr__(self, "headers", frozenset(named - {None}))
+    def roles(self) -> Roles:
+        """Return the headers that have to be gathered for this."""
+        roles = {}
+        if Signal.USER_AGENT in self.wanted:
+            roles["user_agent"] = b"user-agent"
+        if Signal.ACCEPT_LANGUAGE in self.wanted:
+            roles["accept_language"] = b"accept-language"
+        if Signal.HEADER in self.wanted and self.header is not None:
+            roles["device"] = self.header
+        return roles
 
-    def read(self, lines: Lines, *, address: str | None, listed: bool = False) -> Signals | None:
+    def read(self, head: Head, *, listed: bool = False) -> Signals | None:
         """Return what the client shows; None: nobody wants to know.
 
         `listed`: the address is the last but our proxies' of a list; what stands before it the
@@ -38,11 +39,12 @@ class SignalSources:
         """
         if not self.wanted:
             return None
+        address = only(head.client)
         return Signals(
             ip=self._last(address) if listed else address,
-            user_agent=self._shown(lines, Signal.USER_AGENT),
-            accept_language=self._shown(lines, Signal.ACCEPT_LANGUAGE),
-            header=self._shown(lines, Signal.HEADER),
+            user_agent=only(head.user_agent),
+            accept_language=only(head.accept_language),
+            header=only(head.device),
         )
 
     def _last(self, addresses: str | None) -> str | None:
@@ -50,10 +52,3 @@ class SignalSources:
             return None
         listed = addresses.split(",")
         return listed[-1 - self.trusted_hops] if len(listed) > self.trusted_hops else None
-
-    def _shown(self, lines: Lines, signal: Signal) -> str | None:
-        name = self._name(signal)
-        return None if name is None or signal not in self.wanted else only(lines, name)
-
-    def _name(self, signal: Signal) -> bytes | None:
-        return self.header if signal is Signal.HEADER else _NAMES.get(signal)

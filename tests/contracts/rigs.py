@@ -73,7 +73,9 @@ def a_guard(clock: FakeClock, *, seconds: float = 5.0) -> Guard:
 
 
 def a_local_store(clock: FakeClock, *, max_sessions: int = 1000) -> LocalStore:
-    return LocalStore(max_sessions=max_sessions, max_age=5.0, clock=clock, jitter=lambda: 0.0)
+    return LocalStore(
+        max_bytes=2**30, max_sessions=max_sessions, max_age=5.0, clock=clock, jitter=lambda: 0.0
+    )
 
 
 class _Puts(Protocol):

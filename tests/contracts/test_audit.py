@@ -225,6 +225,10 @@ async def test_of_two_that_seal_at_once_the_chain_is_whole(
     assert len(chain) == 20
 
 
+async def test_nothing_is_sealed_at_once(log: AuditLog) -> None:
+    assert await log.seal([])
+
+
 async def test_a_link_that_is_taken_is_not_taken_again(
     durable: DurableStore, log: AuditLog
 ) -> None:

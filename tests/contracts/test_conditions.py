@@ -57,6 +57,15 @@ FIELDS: dict[str, tuple[Condition, list[dict[str, Any]], list[dict[str, Any]]]] 
         [{"provider": "idp", "provider_subject": "s"}],
         [{"provider": "idp", "provider_subject": "S"}, {"provider": "x", "provider_subject": "s"}],
     ),
+    "provider subject unknown": (
+        Condition(provider="idp", provider_session_id="1", subject_unknown=True),
+        [{"provider": "idp", "provider_session_id": "1"}],
+        [
+            {"provider": "idp", "provider_session_id": "1", "provider_subject": "s"},
+            {"provider": "idp", "provider_session_id": "1", "provider_subject": ""},
+            {"provider": "idp"},
+        ],
+    ),
     "network": (
         Condition(ip_within=ip_network("192.0.2.0/25")),
         [{"ip": "192.0.2.0"}, {"ip": "192.0.2.127"}, {"ip": "::ffff:192.0.2.5"}],

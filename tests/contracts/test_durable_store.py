@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.core.actor import Actor, Change
+from proxy.core.binding import Binding
 from proxy.core.condition import Condition
 from proxy.core.errors import SessionExists, StoreUnavailable, UnreadableRecord
 from proxy.core.judge import judge
@@ -54,7 +55,7 @@ def a_full_record() -> SessionRecord:
         previous_digest=a_digest(),
         previous_until=datetime(2026, 1, 2, 3, 4, 8, 123_456, tzinfo=UTC),
         version=2**53 + 1,
-        binding=(("ip", bytes(range(8))), ("a signal of tomorrow", b"\xff" * 8)),
+        binding=Binding.of([("ip", bytes(range(8))), ("a signal of tomorrow", b"\xff" * 8)]),
     )
     details = SessionDetails(
         ip="2001:db8::1",
@@ -606,7 +607,7 @@ async def test_no_change_is_left_out_while_many_write(
 
 
 async def test_a_session_stays_bound_whatever_becomes_of_it(durable: DurableStore) -> None:
-    binding = (("user_agent", bytes(range(8))),)
+    binding = Binding.of([("user_agent", bytes(range(8)))])
     session = a_session(binding=binding)
     await durable.create(a_record(session))
     rotated = session.rotated(a_digest(), SECOND, NOON)
@@ -810,7 +811,18 @@ async def test_a_touch_that_comes_late_undoes_an_idle_time_that_was_none(
 async def test_generations_only_grow(durable: DurableStore) -> None:
     first = await durable.generation()
 
-    assert await durable.next_generation() == first + 1
+    assert await durable.next_generation(first) == first + 1
+    assert await durable.generation() == first + 1
+
+
+async def test_of_those_who_end_the_same_generation_one_begins_the_next(
+    durable: DurableStore, another: DurableStore
+) -> None:
+    first = await durable.generation()
+
+    begun = await asyncio.gather(*(s.next_generation(first) for s in (durable, another) * 5))
+
+    assert set(begun) == {first + 1}
     assert await durable.generation() == first + 1
 
 

@@ -8,6 +8,18 @@ from typing import Any
 from uuid_utils import uuid7
 
 from proxy.core.actor import Actor
+from proxy.core.analytics import (
+    WINDOWS,
+    Cause,
+    Living,
+    Peak,
+    Report,
+    Sample,
+    Totals,
+    Window,
+    report,
+)
+from proxy.core.durations import Durations
 from proxy.core.session import Session, SessionDetails, SessionId, SessionRecord
 from proxy.core.session_type import SessionType
 from proxy.core.token import Digest
@@ -53,3 +65,13 @@ def a_rotated_session(*, at: datetime = NOON, **changes: Any) -> Session:
 
 def a_tombstone(*, at: datetime = NOON, **changes: Any) -> Session:
     return a_session(at=at, **changes).revoked(at)
+
+
+def a_report(*, at: datetime = NOON) -> Report:
+    """Return a report in which everything happened once since the first sample, a minute ago."""
+    first = Sample(at - timedelta(minutes=1), Living(), Totals())
+    living = Living(dict.fromkeys(SessionType, 2), users=3)
+    ended = {(SessionType.WEB, cause): 1 for cause in Cause}
+    totals = Totals(dict.fromkeys(SessionType, 1), ended, Durations({77: len(ended)}, 7_000_000))
+    window = Window(first, Peak(living.total, at))
+    return report(Sample(at, living, totals), dict.fromkeys(WINDOWS, window))

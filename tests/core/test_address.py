@@ -12,6 +12,7 @@ from proxy.core.address import Address
         ("[::1]:0", Address("::1", 0)),
         (":7080", Address("", 7080)),
         ("unix:/run/gate.sock", Address(path="/run/gate.sock")),
+        ("fd:3", Address(inherited=3)),
     ],
 )
 def test_an_address_is_read_and_spelled_alike(text: str, address: Address) -> None:
@@ -20,7 +21,19 @@ def test_an_address_is_read_and_spelled_alike(text: str, address: Address) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["", "7080", "host", "host:", "host:70800", "::1:80", "unix:gate.sock", "a b:1"]
+    "text",
+    [
+        "",
+        "7080",
+        "host",
+        "host:",
+        "host:70800",
+        "::1:80",
+        "unix:gate.sock",
+        "a b:1",
+        "fd:",
+        "fd:-1",
+    ],
 )
 def test_a_misspelled_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write"):

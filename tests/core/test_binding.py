@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.binding import Binding, Signal, Signals, Widths, bind, mismatches, reduced
+from proxy.core.binding import UNBOUND, Binding, Signal, Signals, Widths, bind, mismatches, reduced
 
 ID: Final = "01890a5d-ac96-774b-bcce-b302099a8057"
 ANOTHER_ID: Final = "01890a5d-ac96-774b-bcce-b302099a8058"
@@ -202,13 +202,13 @@ def test_what_cannot_be_read_disagrees() -> None:
 def test_a_session_is_bound_to_what_was_known_and_to_nothing_else(signal: Signal) -> None:
     known = Signals(**{signal.value: CLIENT.of(signal)})
 
-    assert [name for name, _ in kept(known)] == [signal.value]
+    assert [name for name, _ in kept(known).pairs()] == [signal.value]
     assert disagreeing(known, CLIENT) == set()
     assert disagreeing(known, Signals()) == {signal}
 
 
 def test_a_session_bound_to_nothing_agrees_with_everybody() -> None:
-    assert kept(Signals()) == ()
+    assert kept(Signals()) is UNBOUND
     assert disagreeing(Signals(), CLIENT) == set()
 
 
@@ -218,7 +218,7 @@ def test_only_what_is_watched_is_compared(watched: set[Signal]) -> None:
 
 
 def test_a_signal_of_a_newer_version_is_nobodys_mismatch() -> None:
-    binding = (("a signal of tomorrow", bytes(8)), *kept(CLIENT))
+    binding = Binding.of([("a signal of tomorrow", bytes(8)), *kept(CLIENT).pairs()])
 
     assert not list(mismatches(ID, binding, CLIENT, WIDTHS, watched=set(Signal)))
 
@@ -238,11 +238,32 @@ def test_nobody_is_bound_to_what_no_request_can_show(malformed: Signals) -> None
 
 
 def test_what_is_kept_tells_neither_address_nor_program_nor_who_shares_them() -> None:
-    binding = kept(CLIENT)
+    digests = [digest for _, digest in kept(CLIENT).pairs()]
+    anothers = [digest for _, digest in kept(CLIENT, ANOTHER_ID).pairs()]
 
-    assert [len(digest) for _, digest in binding] == [8, 8, 8, 8]
-    assert not {digest for _, digest in binding} & {d for _, d in kept(CLIENT, ANOTHER_ID)}
-    assert sum(len(name) + len(digest) + 3 for name, digest in binding) < 100
+    assert [len(digest) for digest in digests] == [8, 8, 8, 8]
+    assert not set(digests) & set(anothers)
+    assert len(kept(CLIENT)) < 100
+
+
+@given(st.lists(st.tuples(st.text(st.characters(exclude_categories=()), max_size=60), st.binary())))
+def test_a_binding_is_packed_and_unpacked_whatever_the_signals_are(
+    pairs: list[tuple[str, bytes]],
+) -> None:
+    binding = Binding.of(pairs)
+
+    assert list(binding.pairs()) == pairs
+    assert bool(binding) == bool(pairs)
+
+
+def test_what_does_not_fit_into_a_binding_is_refused() -> None:
+    for pair in (("x" * 256, b""), ("x", bytes(256))):
+        with pytest.raises(ValueError, match="range"):
+            Binding.of([pair])
+
+
+def test_a_binding_shows_its_signals_only() -> None:
+    assert repr(kept(Signals(ip="192.0.2.1", user_agent="curl/8"))) == "Binding(ip, user_agent)"
 
 
 headers = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1)

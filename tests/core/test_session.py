@@ -1,6 +1,7 @@
 """Transitions and the one validity rule, over every order of events."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -13,6 +14,7 @@ from proxy.core.judge import judge, may_have_moved
 from proxy.core.session import Session
 from proxy.core.session_type import SessionType
 from proxy.core.verdict import Allow, Deny, Reason
+from proxy.stores.codec import encode
 from tests.clock import NOON
 from tests.contracts.values import a_digest, a_rotated_session, a_session
 
@@ -107,6 +109,61 @@ def test_only_the_passing_of_time_can_be_undone_by_a_newer_copy() -> None:
     movable = {reason for reason in Reason if may_have_moved(Deny(reason))}
     assert movable == {Reason.EXPIRED, Reason.IDLE}
     assert not may_have_moved(Allow(a_session()))
+
+
+def the_rule(session: Session, now: datetime) -> Allow | Deny:
+    """Judge as one would explain it: the reasons, one after the other."""
+    idle = None if session.idle_timeout is None else session.last_seen_at + session.idle_timeout
+    if session.revoked_at is not None:
+        return Deny(Reason.REVOKED)
+    if session.digest == session.previous_digest and now >= session.previous_until:
+        return Deny(Reason.REUSED)
+    if now >= session.expires_at:
+        return Deny(Reason.EXPIRED)
+    if idle is not None and now >= idle:
+        return Deny(Reason.IDLE)
+    return Allow(session)
+
+
+seconds = st.integers(-3, 3).map(lambda number: timedelta(seconds=number))
+
+
+@given(seconds, st.none() | st.integers(1, 5), seconds, st.booleans(), st.booleans(), seconds)
+def test_until_when_a_copy_is_valid_says_the_same_as_the_reasons_why_not(
+    ends: timedelta,
+    idle: int | None,
+    grace: timedelta,
+    revoked: bool,
+    rotated_out: bool,
+    passed: timedelta,
+) -> None:
+    digest = a_digest()
+    session = a_session(
+        digest=digest,
+        last_seen_at=NOON - timedelta(seconds=3),
+        expires_at=NOON + ends,
+        idle_timeout=None if idle is None else timedelta(seconds=idle),
+        previous_digest=digest if rotated_out else a_digest(),
+        previous_until=NOON + grace,
+        revoked_at=NOON if revoked else None,
+    )
+
+    verdict = judge(session, NOON + passed)
+
+    assert verdict == the_rule(session, NOON + passed)
+    assert isinstance(verdict, Allow) == (NOON + passed < session.valid_until)
+
+
+def test_what_is_noted_in_a_margin_is_no_part_of_the_session() -> None:
+    session = a_session()
+    as_it_was, shown = replace(session), repr(session)
+
+    session.note("for whoever reads this copy")
+
+    assert session.margin == "for whoever reads this copy"
+    assert (session, repr(session), encode(session)) == (as_it_was, shown, encode(as_it_was))
+    assert hash(session) == hash(as_it_was)
+    assert {change().margin for change in transitions(session, NOON)} == {None}
 
 
 def test_the_digest_is_not_shown() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.session_type import SessionType
-from proxy.core.token import KeyRing, Token, TokenKey
+from proxy.core.token import SPELLED, KeyRing, Token, TokenKey, spelling_of
 from proxy.core.verdict import Deny, Reason
 
 KEY = TokenKey(7, bytes(range(32)))
@@ -85,6 +85,23 @@ def test_the_newest_key_mints_and_the_old_ones_still_read() -> None:
 def test_a_million_tokens_are_distinct() -> None:
     many = {hash(RING.mint(SessionType.WEB).digest()) for _ in range(1_000_000)}
     assert len(many) == 1_000_000  # of 64-bit hashes two are the same in one of 37 million runs
+
+
+@given(st.text() | st.builds(lambda type_, random: minted(type_, random).text, types, randoms))
+def test_whoever_needs_the_digest_only_is_told_what_read_tells(text: str) -> None:
+    token = RING.read(text)
+
+    assert RING.digest(text) == (token.digest() if isinstance(token, Token) else token)
+
+
+@given(st.text(ALPHABET, max_size=70) | st.from_regex(SPELLED.decode(), fullmatch=True) | st.text())
+def test_only_what_is_spelled_like_a_token_has_a_spelling(text: str) -> None:
+    spelling = spelling_of(text)
+
+    assert (spelling is None) == (RING.read(text) == Deny(Reason.MALFORMED))
+    if spelling is not None:
+        assert spelling.decode() == text
+        assert RING.digest_of(spelling) == RING.digest(text)
 
 
 @given(types, randoms)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.observe.prometheus import METRIC_NAMES, Metrics, registry
-from tests.contracts.values import a_session
+from tests.contracts.values import a_report, a_session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,11 +32,18 @@ def _one_of_each() -> Metrics:
     metrics.touches("written", 1)
     metrics.binding_mismatch("ip", "deny")
     metrics.binding_revocation("revoked")
+    metrics.pended("accepted")
     metrics.cleanups("purged", 1)
+    metrics.audit_events("sealed", 1)
+    metrics.lock("acquired")
+    metrics.samples("taken")
+    metrics.analytics(a_report())
     metrics.unreadable_record("redis")
     metrics.bad_request("gate")
     metrics.admin_request("/v1/sessions", "POST", 201)
+    metrics.logout("idp", "ended")
     metrics.feed_up("redis", True)
     metrics.feed_gap("redis")
+    metrics.feed_lag("redis", 0.001)
     metrics.watch_breaker("redis", lambda: "closed")
     return metrics

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from proxy.core.lock import Lease
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, TokenKey
 from proxy.observe import logs
 
 TOKEN = KeyRing([TokenKey.generate()]).mint(SessionType.WEB).text
 API_KEY = "sgk_" + "aB3-_" * 8 + "xyz"
+LEASE = Lease.mint().text
 
 
 class Written(StringIO):
@@ -124,7 +126,9 @@ def test_an_exception_is_one_field_without_local_variables(written: Written) -> 
     assert "a local variable'" not in written.getvalue()
 
 
-@pytest.mark.parametrize("secret", [TOKEN, API_KEY, *(f"sg{x}_{TOKEN[4:]}" for x in "wmavs")])
+@pytest.mark.parametrize(
+    "secret", [TOKEN, API_KEY, LEASE, *(f"sg{x}_{TOKEN[4:]}" for x in "wmavs")]
+)
 @pytest.mark.parametrize("console_too", [False, True])
 def test_a_secret_is_blanked_wherever_it_stands(
     secret: str, console_too: bool, written: Written

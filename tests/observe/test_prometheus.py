@@ -4,6 +4,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from datetime import timedelta
 from itertools import pairwise
 
 import pytest
@@ -14,12 +15,14 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
+from proxy.core.analytics import Living, Peak, Sample, Totals, Window, report
 from proxy.core.session import Session
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, TokenKey
 from proxy.core.verdict import Reason
 from proxy.observe.prometheus import BUCKETS, METRIC_NAMES, Metrics, registry
-from tests.contracts.values import a_session
+from tests.clock import NOON
+from tests.contracts.values import a_report, a_session
 
 TOKEN = KeyRing([TokenKey(1, bytes(range(32)))]).mint(SessionType.WEB)
 SESSION = a_session(user_id="ada@example.org", digest=TOKEN.digest())
@@ -27,6 +30,14 @@ GATEWAYS = ("auth-request", "forward-auth", "ext-authz")
 STORES = ("local", "redis", "postgres", "sqlite")
 OUTAGES = ("redis", "postgres", "sqlite", "deadline", "unreadable")
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+class Remembered(list[int]):
+    """Memory as the metrics see it."""
+
+    hits = 7
+    misses = 3
+    size = 1000
 
 
 @pytest.fixture
@@ -52,16 +63,29 @@ def everything_happens_to(metrics: Metrics, session: Session = SESSION) -> None:
     for feed in ("redis", "catch_up"):
         metrics.feed_up(feed, up=True)
         metrics.feed_gap(feed)
+        metrics.feed_lag(feed, 0.001)
     metrics.created(session)
     metrics.ended(session, "revoked")
     metrics.admin_request("/v1/sessions/{id}", "GET", 200)
+    for outcome in ("ended", "nobody", "invalid", "replayed", "unasked", "unavailable"):
+        metrics.logout("idp", outcome)
     metrics.untrusted_peer()
+    metrics.connection_refused()
+    metrics.watch_connections(lambda: {"express": 2, "aiohttp": 1})
     for outcome in ("written", "failed", "dropped"):
         metrics.touches(outcome, 1)
     for outcome in ("purged", "failed"):
         metrics.cleanups(outcome, 1)
+    for outcome in ("sealed", "forgotten", "failed"):
+        metrics.audit_events(outcome, 1)
+    for outcome in ("acquired", "contended", "renewed", "lost", "released"):
+        metrics.lock(outcome)
+    for outcome in ("taken", "failed"):
+        metrics.samples(outcome)
+    metrics.analytics(a_report())
     metrics.binding_mismatch("ip", "deny")
     metrics.binding_revocation("revoked")
+    metrics.pended("accepted")
 
 
 def told(metrics: Metrics) -> list[Metric]:
@@ -102,6 +126,9 @@ def test_no_documented_name_is_missing() -> None:
         "sidegate_sessions_created_total",
         "sidegate_sessions_ended_total",
         "sidegate_untrusted_peers_total",
+        "sidegate_gate_connections",
+        "sidegate_gate_connections_refused_total",
+        "sidegate_local_bytes",
         "sidegate_bad_requests_total",
         "sidegate_admin_requests_total",
         "sidegate_feed_up",
@@ -152,6 +179,34 @@ def test_a_check_is_counted_under_its_gateway_result_and_reason(metrics: Metrics
     assert value(metrics, name, gateway="auth-request", **labels) == 1
 
 
+def test_a_check_told_at_once_is_counted_with_the_others_and_as_one_of_the_quickest(
+    metrics: Metrics,
+) -> None:
+    tally = metrics.checks_at_once("auth-request")
+    for _ in range(3):
+        tally["allow", "ok"] += 1
+    tally["deny", "missing"] += 1
+    metrics.check("auth-request", "allow", "ok", 0.2)
+
+    name, allowed = "sidegate_checks_total", {"result": "allow", "reason": "ok"}
+    assert value(metrics, name, gateway="auth-request", **allowed) == 4
+    seconds, gateway = "sidegate_check_duration_seconds", {"gateway": "auth-request"}
+    assert value(metrics, f"{seconds}_bucket", le=str(BUCKETS[0]), **gateway) == 4
+    assert value(metrics, f"{seconds}_count", **gateway) == 5
+    assert value(metrics, f"{seconds}_sum", **gateway) == pytest.approx(0.2)
+
+
+def test_what_memory_counts_for_itself_is_told_beside_the_other_stores(metrics: Metrics) -> None:
+    metrics.watch_local(Remembered())
+    metrics.lookup("redis", "hit", 0.001)
+
+    name = "sidegate_lookup_duration_seconds_count"
+    assert value(metrics, name, store="local", outcome="hit") == 7
+    assert value(metrics, name, store="local", outcome="miss") == 3
+    assert value(metrics, name, store="redis", outcome="hit") == 1
+    assert value(metrics, "sidegate_local_bytes") == 1000
+
+
 def test_creations_and_ends_are_counted_by_type(metrics: Metrics) -> None:
     for type_ in (SessionType.WEB, SessionType.API, SessionType.API):
         metrics.created(a_session(type=type_))
@@ -160,6 +215,32 @@ def test_creations_and_ends_are_counted_by_type(metrics: Metrics) -> None:
     assert value(metrics, "sidegate_sessions_created_total", type="web") == 1
     assert value(metrics, "sidegate_sessions_created_total", type="api") == 2
     assert value(metrics, "sidegate_sessions_ended_total", type="api", cause="revoked") == 1
+
+
+def test_the_analytics_are_those_of_the_last_report(metrics: Metrics) -> None:
+    before = series(own(told(metrics)))
+    metrics.analytics(a_report(at=NOON - timedelta(days=1)))
+    metrics.analytics(a_report())
+
+    assert not [name for name, _ in before if name.startswith("sidegate_analytics")]
+    name = "sidegate_analytics"
+    assert value(metrics, f"{name}_sample_timestamp_seconds") == NOON.timestamp()
+    assert value(metrics, f"{name}_active_sessions", type="sso") == 2
+    assert value(metrics, f"{name}_active_users") == 3
+    assert value(metrics, f"{name}_peak_sessions", window="1h") == 10
+    assert value(metrics, f"{name}_created_sessions", window="24h", type="web") == 1
+    assert value(metrics, f"{name}_ended_sessions", window="7d", cause="idle") == 1
+    duration = f"{name}_session_duration_seconds"
+    assert value(metrics, duration, window="7d", measure="average") == 1
+
+
+def test_a_duration_that_does_not_exist_is_not_told(metrics: Metrics) -> None:
+    nothing = Sample(NOON, Living(), Totals())
+    metrics.analytics(report(nothing, {"1h": Window(nothing, Peak(0, NOON))}))
+
+    names = {name for name, _ in series(told(metrics))}
+    assert "sidegate_analytics_session_duration_seconds" not in names
+    assert value(metrics, "sidegate_analytics_active_sessions", type="web") == 0
 
 
 @pytest.mark.parametrize(("state", "up"), [("closed", 1), ("half_open", 0), ("open", 0)])
@@ -175,8 +256,8 @@ def test_a_breaker_is_in_one_state(metrics: Metrics, state: str, up: int) -> Non
 
 
 def test_what_is_watched_is_read_at_each_scrape(metrics: Metrics) -> None:
-    sessions: list[int] = []
-    metrics.watch_local(lambda: len(sessions))
+    sessions = Remembered()
+    metrics.watch_local(sessions)
     metrics.watch_draining(lambda: len(sessions) > 1)
 
     readings = []
@@ -194,6 +275,7 @@ def test_a_feed_is_up_until_it_is_not(metrics: Metrics) -> None:
     metrics.feed_up("catch_up", up=True)
     metrics.feed_up("redis", up=False)
     metrics.feed_gap("redis")
+    metrics.feed_lag("redis", 0.001)
 
     assert value(metrics, "sidegate_feed_up", feed="redis") == 0
     assert value(metrics, "sidegate_feed_up", feed="catch_up") == 1
@@ -260,7 +342,8 @@ def test_every_label_has_few_values(metrics: Metrics) -> None:
 
     assert values.keys() == {
         "gateway", "result", "reason", "store", "outcome", "state", "type", "cause", "listener",
-        "route", "method", "status", "feed", "version", "le", "signal", "policy",
+        "route", "method", "status", "feed", "version", "le", "signal", "policy", "lane",
+        "provider", "window", "measure",
     }  # fmt: skip
     assert values["result"] == {"allow", "deny", "unavailable"}
     assert values["reason"] == {"ok", *(reason.value for reason in Reason), *OUTAGES}

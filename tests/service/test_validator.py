@@ -8,7 +8,7 @@ import pytest
 
 from proxy.core.session import Session
 from proxy.core.session_type import SessionType
-from proxy.core.token import Digest, KeyRing, TokenKey
+from proxy.core.token import Digest, KeyRing, TokenKey, spelling_of
 from proxy.core.verdict import Allow, Deny, Reason, Unavailable
 from proxy.service.validator import Validator
 from tests.clock import NOON, FakeClock
@@ -94,6 +94,54 @@ async def test_what_is_no_token_of_ours_costs_no_store_a_question(
     assert await a_validator(shelf).validate(text) == Deny(reason)
     assert await a_validator(shelf).find(text) == Deny(reason)
     assert shelf.asked == []
+
+
+def recalled(session: Session | None, clock: FakeClock | None = None) -> Session | Deny | None:
+    """Return what a validator recalls whose memory is this session, and who can ask nobody."""
+    validator = Validator(
+        Shelf(),
+        ring=RING,
+        clock=FakeClock(),
+        deadline=ENDLESS,
+        memory=lambda digest: session if digest == TOKEN.digest() else None,
+    )
+    spelling = spelling_of(TOKEN.text)
+    assert spelling is not None
+    return validator.recall(spelling, (clock or FakeClock()).now())
+
+
+def test_what_memory_knows_is_recalled() -> None:
+    session = a_session(digest=TOKEN.digest())
+
+    assert recalled(session) is session
+    assert recalled(None) is None
+
+
+def test_an_end_that_is_final_is_recalled() -> None:
+    grace_is_over = FakeClock(NOON + timedelta(minutes=1))
+    rotated = a_session(digest=TOKEN.digest()).rotated(a_digest(), timedelta(seconds=10), NOON)
+
+    assert recalled(a_tombstone(digest=TOKEN.digest())) == Deny(Reason.REVOKED)
+    assert recalled(rotated.copies()[1], grace_is_over) == Deny(Reason.REUSED)
+
+
+def test_what_another_instance_may_have_prolonged_is_not_recalled() -> None:
+    idle, over = FakeClock(NOON + timedelta(minutes=30)), FakeClock(NOON + timedelta(hours=12))
+
+    assert recalled(a_session(digest=TOKEN.digest()), idle) is None
+    assert recalled(a_session(digest=TOKEN.digest(), idle_timeout=None), over) is None
+
+
+def test_a_forged_token_is_looked_for_nowhere() -> None:
+    forged = KeyRing([TokenKey(1, bytes(32))]).mint(SessionType.WEB)
+    spelling = spelling_of(forged.text)
+    assert spelling is not None
+
+    def nobody(_: Digest) -> Session | None:
+        raise AssertionError("memory was asked")
+
+    validator = Validator(Shelf(), ring=RING, clock=FakeClock(), deadline=ENDLESS, memory=nobody)
+    assert validator.recall(spelling, NOON) == Deny(Reason.FORGED)
 
 
 async def test_an_outage_is_no_no() -> None:

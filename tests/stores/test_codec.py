@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.binding import Signal
+from proxy.core.binding import Binding, Signal
 from proxy.core.errors import UnreadableRecord
 from proxy.core.judge import judge
 from proxy.core.session import NEVER, Session, SessionId
@@ -53,7 +53,7 @@ def sessions(draw: st.DrawFn) -> Session:
         previous_digest=draw(digests) if rotated else None,
         previous_until=draw(moments) if rotated else NEVER,
         version=draw(versions),
-        binding=tuple(draw(st.lists(st.tuples(st.text(max_size=16), st.binary(max_size=8))))),
+        binding=Binding.of(draw(st.lists(st.tuples(st.text(max_size=16), st.binary(max_size=8))))),
     )
 
 
@@ -91,7 +91,7 @@ def test_times_come_back_in_utc_to_the_microsecond() -> None:
 
 def test_a_typical_record_is_small() -> None:
     scopes = tuple(f"https://api.example.org/scope/{number}" for number in range(5))
-    binding = tuple((signal.value, bytes(8)) for signal in Signal)
+    binding = Binding.of((signal.value, bytes(8)) for signal in Signal)
     session = a_rotated_session(
         user_id="auth0|" + "5f7c8ec7c33c6c004bbafe82", scopes=scopes, binding=binding
     )
@@ -149,8 +149,8 @@ def test_a_record_from_before_there_were_bindings_is_bound_to_nothing() -> None:
 
 
 def test_an_older_reader_needs_no_more_than_it_knew() -> None:
-    session = a_session(binding=(("ip", bytes(8)), ("a signal of tomorrow", bytes(8))))
-    assert fields(session)[:14] == fields(replace(session, binding=()))[:14]
+    session = a_session(binding=Binding.of([("ip", bytes(8)), ("a signal of tomorrow", bytes(8))]))
+    assert fields(session)[:14] == fields(replace(session, binding=Binding()))[:14]
     assert decode(encode(session)) == session
 
 

@@ -56,7 +56,7 @@ async def follow_what_resets(ticks: int) -> None:
     async with served(resets_after(ticks)) as port:
         store = counting(f"redis://127.0.0.1:{port}/0", Counter())
         try:
-            await store.follow("channel", subscribed=lambda: None, heard=lambda _: None)
+            await store.server.follow({"channel": lambda _: None}, subscribed=lambda: None)
         except StoreUnavailable:
             pass
         finally:

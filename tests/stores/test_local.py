@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.core.session import Session
 from proxy.core.token import Digest
-from proxy.stores.local import LocalStore
+from proxy.stores.local import LocalStore, size_of
 from tests.clock import NOON, FakeClock
 from tests.contracts.values import a_digest, a_session, a_tombstone
 
@@ -30,10 +31,15 @@ def a_store(
     clock: FakeClock | None = None,
     *,
     max_sessions: int = 1000,
+    max_bytes: int = 2**30,
     jitter: Callable[[], float] = lambda: 0.0,
 ) -> LocalStore:
     return LocalStore(
-        max_sessions=max_sessions, max_age=MAX_AGE, clock=clock or FakeClock(), jitter=jitter
+        max_sessions=max_sessions,
+        max_bytes=max_bytes,
+        max_age=MAX_AGE,
+        clock=clock or FakeClock(),
+        jitter=jitter,
     )
 
 
@@ -77,6 +83,64 @@ def test_asking_for_what_is_too_old_does_not_keep_it_from_being_forgotten() -> N
     store.keep(a_session())
     stale = a_session(digest=aged.digest)
     assert store.keep(stale) == stale  # nothing was left to compare it with
+
+
+def test_it_never_takes_more_room_than_it_may() -> None:
+    each = size_of(a_session())
+    store = a_store(max_bytes=10 * each)
+    for _ in range(50):
+        store.keep(a_session())
+        assert store.size == len(store) * each
+    assert len(store) == 10
+
+
+def test_what_takes_much_room_drives_out_as_many_as_it_must() -> None:
+    large = a_session(user_id="x" * 2000)
+    store = a_store(max_bytes=size_of(large) + size_of(a_session()))
+    small = [store.keep(a_session()) for _ in range(4)]
+    store.keep(large)
+    assert [store.peek(session.digest) for session in small] == [None, None, None, small[3]]
+
+
+def test_what_does_not_fit_at_all_is_not_kept() -> None:
+    store = a_store(max_bytes=500)
+    session = a_session()
+    assert store.keep(session) == session
+    assert (len(store), store.size) == (0, 0)
+
+
+def test_a_copy_takes_the_room_of_the_one_it_follows() -> None:
+    store = a_store()
+    session = store.keep(a_session())
+    for _ in range(5):
+        session = store.keep(session.extended(NOON + timedelta(days=1), NOON))
+        assert store.size == size_of(session)
+    store.clear()
+    assert store.size == 0
+
+
+# --- What is counted, and what stays
+
+
+async def test_every_look_up_is_counted_once() -> None:
+    store = a_store()
+    session = store.keep(a_session())
+    await store.find(session.digest)
+    store.peek(session.digest)
+    await store.find(a_digest())
+    store.peek(a_digest())  # whoever cannot await asks again, and can
+    assert (store.hits, store.misses) == (2, 1)
+
+
+def test_an_equal_copy_leaves_the_one_that_is_there_with_its_margin() -> None:
+    store = a_store()
+    first = store.keep(a_session())
+    first.note("what was said of it")
+    again = store.keep(replace(first))
+    assert again is store.peek(first.digest) is first
+    touched = store.keep(first.touched(NOON + SECOND))
+    assert store.peek(first.digest) is touched
+    assert touched.margin is None
 
 
 # --- Age

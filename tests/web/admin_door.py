@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,32 +10,46 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from aiohttp import ClientSession
+from aiohttp import ClientSession, hdrs, web
 from uuid_utils import uuid7
 from yarl import URL
 
 from proxy.core.address import Address
 from proxy.core.errors import StoreUnavailable
-from proxy.core.lifetimes import DEFAULT_LIFETIMES
+from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes
 from proxy.core.limits import Limit
-from proxy.core.protocols import AuditLog, DurableStore
+from proxy.core.protocols import (
+    AnalyticsStore,
+    AuditLog,
+    DurableStore,
+    LogoutMemory,
+    SessionLocks,
+)
 from proxy.core.session import Session, SessionId
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, TokenKey
+from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
+from proxy.service.locks import Locks
+from proxy.service.logouts import Logouts
 from proxy.service.means import Means
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.validator import Seen, Validator
 from proxy.stores.sqlite import SqliteStore
+from proxy.stores.sqlite_analytics import SqliteAnalytics
 from proxy.stores.sqlite_audit import SqliteAudit
 from proxy.stores.sqlite_database import SqliteDatabase
+from proxy.stores.sqlite_locks import SqliteLocks
+from proxy.stores.sqlite_logouts import SqliteLogouts
 from proxy.web.admin import admin_app
 from proxy.web.admin_auth import ApiKey, ApiKeys, Scope
 from proxy.web.door import application_door
 from tests.clock import FakeClock
+from tests.web.described import breaches
 
 CURSOR_KEY = bytes(range(32))
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Breakable:
@@ -100,17 +114,22 @@ class Counted(list[tuple[str, str, int]]):
 
 @dataclass
 class Door:
-    """The door and what is behind it. `keys` holds a key of all scopes and one of each."""
+    """The door and what is behind it. `keys` holds a key of all scopes and one of each.
+
+    `routes` are the methods and templates it has a handler for.
+    """
 
     client: ClientSession
     port: int
     store: Breakable
     sessions: Sessions
+    analytics: Analytics
     validator: Validator
     ring: KeyRing
     clock: FakeClock
     keys: Mapping[str, str]
     counted: Counted
+    routes: set[tuple[str, str]]
 
     async def call(
         self,
@@ -121,13 +140,16 @@ class Door:
         headers: Iterable[tuple[str, str]] = (),
         **about: Any,
     ) -> Reply:
-        """Send a request as it stands: the path is not normalised."""
+        """Send a request as it stands: the path is not normalised. The document knows the reply."""
         lines = list(headers)
         if key is not None:
             lines.append(("Authorization", f"Bearer {self.keys[key]}"))
         url = URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
         async with self.client.request(method, url, headers=lines, **about) as response:
-            return Reply(response.status, response.headers, await response.text())
+            reply = Reply(response.status, response.headers, await response.text())
+        wrong = breaches(method, path, reply.status, reply.headers, reply.text)
+        assert not wrong, wrong
+        return reply
 
     async def create(self, user_id: str = "ada", **fields: Any) -> tuple[str, dict[str, Any]]:
         """Create a session through the door; return its token and its document."""
@@ -160,21 +182,38 @@ async def admin_door(
     directory: Path,
     *,
     patience: float = 5.0,
+    lifetimes: Mapping[SessionType, Lifetimes] = DEFAULT_LIFETIMES,
     seen: Seen = lambda _, __: None,
     limits: Mapping[SessionType, Limit] = MappingProxyType({}),
+    logout: Callable[[Logouts, FakeClock], Handler] | None = None,
 ) -> AsyncIterator[Door]:
-    """Open a door over an empty store."""
+    """Open a door over the store in that directory, empty at first.
+
+    `logout` makes what listens to identity providers, by the clock of the door.
+    """
     file = await SqliteDatabase.open(directory / "sessions.db")
     broken = Breakable(SqliteStore(file))
     store = cast("DurableStore", broken)
     clock, ring = FakeClock(), KeyRing([TokenKey.generate()])
     silence = Silence()
-    means = Means(store, [], silence, ring, DEFAULT_LIFETIMES, clock, silence, limits)
+    means = Means(store, [], silence, ring, lifetimes, clock, silence, limits)
     sessions = Sessions(means, new_id=lambda: SessionId(str(uuid7())))
     rotation = Rotation(means)
     validator = Validator(store, ring=ring, clock=clock, deadline=5, seen=seen)
     trail = cast("AuditLog", Breakable(SqliteAudit(file), like=broken))
     audit = Audit(trail, retention=timedelta(days=1), clock=clock, counted=lambda _, __: None)
+    samples = cast("AnalyticsStore", Breakable(SqliteAnalytics(file), like=broken))
+    analytics = Analytics(
+        samples,
+        every=timedelta(seconds=60),
+        clock=clock,
+        counted=lambda _: None,
+        told=lambda _: None,
+    )
+    held = cast("SessionLocks", Breakable(SqliteLocks(file), like=broken))
+    locks = Locks(held, durable=store, clock=clock, counted=lambda _: None)
+    memory = cast("LogoutMemory", Breakable(SqliteLogouts(file), like=broken))
+    logouts = Logouts(memory, sessions, clock=clock)
     texts, keys = {}, []
     for name, scopes in [("all", list(Scope)), *((str(scope), [scope]) for scope in Scope)]:
         texts[name], key = ApiKey.mint(name, scopes)
@@ -183,21 +222,42 @@ async def admin_door(
     app = admin_app(
         sessions,
         rotation,
+        locks,
         validator,
         audit,
+        analytics,
         ApiKeys(keys),
         hosts=["127.0.0.1", "LOCALHOST", "::1"],
-        lifetimes=DEFAULT_LIFETIMES,
+        lifetimes=lifetimes,
         cursor_key=CURSOR_KEY,
         clock=clock,
         on_request=counted,
         patience=patience,
+        logout=None if logout is None else logout(logouts, clock),
     )
     try:
         async with application_door("admin", app, on_bad_request=lambda: None) as listener:
             port = (await listener.open(Address("127.0.0.1"))).port
             async with ClientSession() as client:
-                yield Door(client, port, broken, sessions, validator, ring, clock, texts, counted)
+                routes = {
+                    (route.method, resource.canonical)
+                    for resource in app.router.resources()
+                    for route in resource
+                    if route.method != hdrs.METH_ANY  # it tells which methods there are
+                }
+                yield Door(
+                    client,
+                    port,
+                    broken,
+                    sessions,
+                    analytics,
+                    validator,
+                    ring,
+                    clock,
+                    texts,
+                    counted,
+                    routes,
+                )
             await listener.close(patience=1)
     finally:
         await file.close()

@@ -1,24 +1,25 @@
 """A running gate for tests, on a shelf instead of stores: whom it knows, and what it counts."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from hashlib import sha256
 from ipaddress import ip_network
-from typing import Final
+from typing import Any, Final
 
 from proxy.core.address import Address
 from proxy.core.protocols import SessionFinder
 from proxy.core.session import Session
 from proxy.core.session_type import SessionType
-from proxy.core.token import KeyRing, Token, TokenKey
+from proxy.core.token import Digest, KeyRing, Token, TokenKey
 from proxy.service.binding import ClientBinding
 from proxy.service.validator import Validator
 from proxy.web.door import Door
-from proxy.web.gate import Gate, Peers, gate_handler
+from proxy.web.express import ExpressLane, Patience
+from proxy.web.gate import desks, gate_handler
 from proxy.web.gateways.base import Manners
-from proxy.web.session_status import SessionStatus
+from proxy.web.peers import Peers
 from tests.clock import NOON, FakeClock
 from tests.contracts.values import a_digest, a_session
 from tests.fakes import Shelf
@@ -88,21 +89,48 @@ def request(
     return b"\r\n".join((start, b"Host: gateway.test", *lines)) + end
 
 
+class _Tally(dict[tuple[str, str], int]):
+    """Tells of each count."""
+
+    def __init__(self, tell: Callable[[tuple[str, str]], None]) -> None:
+        self._tell = tell
+
+    def __missing__(self, labels: tuple[str, str]) -> int:
+        return 0
+
+    def __setitem__(self, labels: tuple[str, str], count: int) -> None:
+        self._tell(labels)
+        super().__setitem__(labels, count)
+
+
+LOOPBACK: Final = Address("127.0.0.1", 0)
+
+
 @dataclass
 class Gatehouse:
-    """A running gate and everything that can be seen of it."""
+    """A gate and everything that can be seen of it.
 
-    address: Address
-    door: Door
-    clock: FakeClock
-    shelf: Shelf
+    `express` is the lane in front of aiohttp's, if there is one; `remembers`: what is on the shelf
+    is in memory too.
+    """
+
+    address: Address = LOOPBACK
+    express: bool = True
+    remembers: bool = False
+    clock: FakeClock = field(default_factory=FakeClock)
+    shelf: Shelf = field(default_factory=lambda: Shelf(*known_sessions()))
+    door: Door = field(init=False)
     checks: list[tuple[str, str, str]] = field(default_factory=list)
     bad_requests: int = 0
     untrusted: int = 0
+    turned_away: int = 0
 
-    def checked(self, gateway: str, result: str, reason: str, seconds: float) -> None:
+    def check(self, gateway: str, result: str, reason: str, seconds: float) -> None:
         assert seconds >= 0
         self.checks.append((gateway, result, reason))
+
+    def checks_at_once(self, gateway: str) -> MutableMapping[tuple[str, str], int]:
+        return _Tally(lambda labels: self.checks.append((gateway, *labels)))
 
     def bad_request(self) -> None:
         self.bad_requests += 1
@@ -110,36 +138,59 @@ class Gatehouse:
     def refused(self) -> None:
         self.untrusted += 1
 
+    def full(self) -> None:
+        self.turned_away += 1
 
-LOOPBACK: Final = Address("127.0.0.1", 0)
+    def memory(self, digest: Digest) -> Session | None:
+        return self.shelf.sessions.get(digest) if self.remembers else None
 
 
-@asynccontextmanager
-async def open_gate(
-    address: Address = LOOPBACK,
+def build_gate(
+    house: Gatehouse,
     *,
     finder: SessionFinder | None = None,
     deadline: float = 60.0,
     trusted: Iterable[str] = ("127.0.0.1/32",),
     manners: Manners | None = None,
     binding: ClientBinding | None = None,
+    patience: Patience | None = None,
+    max_connections: int | None = None,
+    memory: Callable[[Digest], Session | None] | None = None,
+) -> Gatehouse:
+    """Give the house its door, shut."""
+    validator = Validator(
+        finder or house.shelf,
+        ring=RING,
+        clock=house.clock,
+        deadline=deadline,
+        memory=memory or house.memory,
+    )
+    among = desks(validator, manners or Manners(), events=house, clock=house.clock, binding=binding)
+    peers = Peers(map(ip_network, trusted), refused=house.refused)
+    lane = ExpressLane(among, trust=peers.trust, clock=house.clock, patience=patience)
+    house.door = Door(
+        "gate",
+        gate_handler(among, peers),
+        on_bad_request=house.bad_request,
+        express=lane if house.express else None,
+        max_connections=max_connections,
+        on_full=house.full,
+    )
+    return house
+
+
+@asynccontextmanager
+async def open_gate(
+    address: Address = LOOPBACK, *, express: bool = True, remembers: bool = False, **how: Any
 ) -> AsyncIterator[Gatehouse]:
-    """Open a gate at `address`, and close it in the end."""
-    shelf, clock = Shelf(*known_sessions()), FakeClock()
-    validator = Validator(finder or shelf, ring=RING, clock=clock, deadline=deadline)
-    manners = manners or Manners()
-    gate = Gate(validator, manners, checked=lambda *told: house.checked(*told), binding=binding)
-    peers = Peers(map(ip_network, trusted), refused=lambda: house.refused())
-    status = SessionStatus(validator, manners)
-    handler = gate_handler(gate, peers, status=status)
-    door = Door("gate", handler, on_bad_request=lambda: house.bad_request())
-    house = Gatehouse(address, door, clock, shelf)
-    house.address = await door.open(address)
+    """Open a gate at `address`, and close it in the end. `how` is what `build_gate` wants."""
+    house = build_gate(Gatehouse(address, express, remembers), **how)
+    house.address = await house.door.open(address)
     try:
         yield house
     finally:
-        shelf.open.set()
-        await door.close(patience=0.2)
+        house.shelf.open.set()
+        await house.door.close(patience=0.2)
 
 
 def check_manners(reply: Reply) -> None:

@@ -521,14 +521,24 @@ async def test_introspecting_is_not_being_seen(tmp_path: Path) -> None:
         assert seen == []
 
 
-async def test_a_silent_store_is_given_up_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "code"),
+    [
+        ("GET", f"/v1/sessions/{UNKNOWN}", "store_unavailable"),
+        ("POST", f"/v1/sessions/{UNKNOWN}/touch", "outcome_unknown"),
+    ],
+)
+async def test_a_silent_store_is_given_up_on_and_a_change_may_have_been_made(
+    tmp_path: Path, method: str, path: str, code: str
+) -> None:
     async with admin_door(tmp_path, patience=0.05) as door:
         door.store.silent = True
 
-        reply = await door.call("GET", f"/v1/sessions/{UNKNOWN}")
+        reply = await door.call(method, path)
 
         assert reply.status == 503
-        assert reply.body["code"] == "store_unavailable"
+        assert reply.body["code"] == code
+        assert reply.headers["Retry-After"] == "1"
 
 
 @pytest.mark.parametrize("path", ["/oauth2/introspect", "/oauth2/revoke"])
@@ -546,21 +556,21 @@ async def test_an_outage_is_never_an_answer_about_a_token(door: Door, path: str)
 
 
 @pytest.mark.parametrize(
-    ("failure", "status", "code"),
+    ("path", "body", "failure", "status", "code"),
     [
-        (Conflict("x"), 409, "conflict"),
-        (SessionExists("x"), 409, "session_exists"),
-        (SessionEnded("x"), 409, "session_ended"),
-        (UnreadableRecord("x"), 503, "store_unavailable"),
-        (RuntimeError("x"), 500, "internal_error"),
+        (f"/v1/sessions/{UNKNOWN}/revoke", {}, Conflict("x"), 409, "conflict"),
+        ("/v1/sessions", {"user_id": "ada"}, SessionExists("x"), 409, "session_exists"),
+        ("/v1/sessions", {"user_id": "ada"}, SessionEnded("x"), 409, "session_ended"),
+        ("/v1/sessions", {"user_id": "ada"}, UnreadableRecord("x"), 503, "store_unavailable"),
+        ("/v1/sessions", {"user_id": "ada"}, RuntimeError("x"), 500, "internal_error"),
     ],
 )
 async def test_what_the_service_raises_is_told_as_a_problem(
-    door: Door, failure: Exception, status: int, code: str
+    door: Door, path: str, body: dict[str, Any], failure: Exception, status: int, code: str
 ) -> None:
     door.store.failure = failure
 
-    reply = await door.call("POST", "/v1/sessions", json={"user_id": "ada"})
+    reply = await door.call("POST", path, json=body)
 
     assert (reply.status, reply.body["code"]) == (status, code)
     assert reply.body["status"] == status

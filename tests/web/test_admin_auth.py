@@ -12,12 +12,16 @@ from tests.web.admin_door import Door, Reply, admin_door
 
 SOME_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 FORM = {"data": {"token": "sgw_" + "A" * 56}}
+LEASE = {"json": {"lease": "sgl_" + "A" * 43}}
 ROUTES = [
     ("POST", "/v1/sessions", "write", {"json": {"user_id": "ada"}}, 201),
     ("GET", f"/v1/sessions/{SOME_ID}", "read", {}, 404),
     ("GET", "/v1/users/ada/sessions", "read", {}, 200),
     ("POST", f"/v1/sessions/{SOME_ID}/revoke", "revoke", {}, 404),
     ("POST", "/v1/users/ada/revoke", "revoke", {}, 200),
+    ("POST", f"/v1/sessions/{SOME_ID}/lock", "write", {}, 404),
+    ("PUT", f"/v1/sessions/{SOME_ID}/lock", "write", LEASE, 409),
+    ("DELETE", f"/v1/sessions/{SOME_ID}/lock", "write", LEASE, 200),
     ("POST", "/oauth2/introspect", "read", FORM, 200),
     ("POST", "/oauth2/revoke", "revoke", FORM, 200),
 ]

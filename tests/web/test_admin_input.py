@@ -127,6 +127,19 @@ WRONG_FIELDS: list[tuple[dict[str, Any], str]] = [
     (creation(metadata={"\udc00": 1}), "metadata"),
     (creation(metadata={"k": 2**63}), "metadata"),
     (creation(metadata={"k": [-(2**63) - 1]}), "metadata"),
+    (creation(provider="idp"), "provider"),
+    (creation(type="web", provider="idp"), "provider"),
+    (creation(provider_session_id="1"), "provider_session_id"),
+    (creation(type="mobile", provider_subject="u1"), "provider_subject"),
+    (creation(type="sso", provider_session_id="1"), "provider_session_id"),
+    (creation(type="sso", provider=None, provider_subject="u1"), "provider_subject"),
+    (creation(type="sso", provider=""), "provider"),
+    (creation(type="sso", provider="x" * 129), "provider"),
+    (creation(type="sso", provider="a\nb"), "provider"),
+    (creation(type="sso", provider="idp", provider_session_id=""), "provider_session_id"),
+    (creation(type="sso", provider="idp", provider_session_id=1), "provider_session_id"),
+    (creation(type="sso", provider="idp", provider_subject="a\x00b"), "provider_subject"),
+    (creation(type="sso", provider="idp", provider_subject="x" * 513), "provider_subject"),
 ]
 
 
@@ -160,6 +173,10 @@ async def test_a_wrong_field_is_refused_by_name(
         creation(metadata={"k": "x" * (16 * 1024 - 8)}),
         creation(metadata={"k": NESTED_32}),
         creation(metadata={"": {"": None}, "__proto__": 1, "k": -(2**63), "f": 1e308}),
+        creation(provider=None, provider_session_id=None, provider_subject=None),
+        creation(type="sso"),
+        creation(type="sso", provider="idp"),
+        creation(type="sso", provider="https://id.example", provider_subject="ü" * 512),
     ],
 )
 async def test_what_is_merely_unusual_is_taken_as_it_is(

@@ -29,6 +29,18 @@ async def revoke_where(door: Door, condition: dict[str, Any], **more: Any) -> Re
 # --- Lists
 
 
+async def test_a_session_that_begins_as_sso_is_found_by_its_provider(door: Door) -> None:
+    of_provider = {"provider": "idp", "provider_session_id": "s1", "provider_subject": "u1"}
+    _, begun = await door.create(type="sso", **of_provider)
+    await door.create(type="sso", **of_provider | {"provider": "other"})
+
+    by_session = await door.call("GET", "/v1/sessions?provider=idp&provider_session_id=s1")
+    by_subject = await door.call("GET", "/v1/sessions?provider=idp&provider_subject=u1")
+
+    assert begun.items() >= of_provider.items()
+    assert ids(by_session) == ids(by_subject) == [begun["id"]]
+
+
 async def test_a_list_by_state_holds_only_those(door: Door) -> None:
     _, revoked = await door.create()
     await door.call("POST", f"/v1/sessions/{revoked['id']}/revoke", json={})

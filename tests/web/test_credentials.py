@@ -1,14 +1,19 @@
 """Where a credential may stand, and that nobody ever picks among two."""
 
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping, Sequence
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.core.token import Spelling
 from proxy.core.verdict import Deny, Reason
 from proxy.web.credentials import CredentialSources
+from proxy.web.lines import gather
+from proxy.web.messages import Head
+from tests.web.gate_rig import ALICE
 
 SOURCES = CredentialSources()
 EVERYWHERE = CredentialSources(header=b"x-session-token")
@@ -17,12 +22,21 @@ A, B = b"sgw_alice", b"sgw_bob"
 OURS = b"__Host-session="
 
 
+Lines = Mapping[bytes, Sequence[bytes]]
+
+
+def a_head(lines: Lines, sources: CredentialSources = EVERYWHERE) -> Head:
+    """Return the head of a request with these lines, as a lane hands it on: blanks taken off."""
+    fields = [(name, value.strip(b" \t")) for name in lines for value in lines[name]]
+    return gather(b"GET", b"/auth-request", fields, sources.roles())
+
+
 def bearers(*lines: bytes) -> str | Deny:
-    return SOURCES.read({b"authorization": lines})
+    return SOURCES.read(a_head({b"authorization": lines}))
 
 
 def cookies(*lines: bytes) -> str | Deny:
-    return SOURCES.read({b"cookie": lines})
+    return SOURCES.read(a_head({b"cookie": lines}))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +196,7 @@ def test_a_quote_left_open_where_our_cookie_is_not_harms_nobody() -> None:
 def test_the_same_token_in_every_source_is_one_credential() -> None:
     lines = {b"authorization": [b"Bearer " + A], b"cookie": [OURS + A], b"x-session-token": [A]}
 
-    assert EVERYWHERE.read(lines) == "sgw_alice"
+    assert EVERYWHERE.read(a_head(lines)) == "sgw_alice"
 
 
 @pytest.mark.parametrize(
@@ -195,16 +209,57 @@ def test_the_same_token_in_every_source_is_one_credential() -> None:
     ],
 )
 def test_two_sources_that_differ_are_ambiguous(lines: dict[bytes, list[bytes]]) -> None:
-    assert EVERYWHERE.read(lines) == AMBIGUOUS
+    assert EVERYWHERE.read(a_head(lines)) == AMBIGUOUS
 
 
 def test_a_source_that_is_switched_off_is_not_read() -> None:
     lines = {b"authorization": [b"Bearer " + A], b"cookie": [OURS + B], b"x-session-token": [b"c"]}
 
-    assert CredentialSources(bearer=True, cookie=None).read(lines) == "sgw_alice"
-    assert CredentialSources(bearer=False).read(lines) == "sgw_bob"
-    assert CredentialSources(bearer=False, cookie=None).read(lines) == MISSING
-    assert CredentialSources(bearer=False, cookie=b"sid").read(lines) == MISSING
+    def told(sources: CredentialSources) -> str | Deny:
+        return sources.read(a_head(lines, sources))
+
+    assert told(CredentialSources(bearer=True, cookie=None)) == "sgw_alice"
+    assert told(CredentialSources(bearer=False)) == "sgw_bob"
+    assert told(CredentialSources(bearer=False, cookie=None)) == MISSING
+    assert told(CredentialSources(bearer=False, cookie=b"sid")) == MISSING
+
+
+ALICES = Spelling(ALICE.text.encode("ascii"))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        Head(b"GET", b"/", bearer=ALICES),
+        Head(b"GET", b"/", bearer=ALICES, cookie=b"a=1; session=x"),
+        Head(b"GET", b"/", bearer=ALICES, cookie=OURS + ALICES),
+        Head(b"GET", b"/", authorization=b"bearer " + ALICES),
+        Head(b"GET", b"/", authorization=b"Basic YTpi", cookie=OURS + ALICES),
+        Head(b"GET", b"/", token=ALICES + b"\r\n" + ALICES),
+    ],
+)
+def test_whatever_a_lane_has_found_out_already_one_credential_is_spelled(head: Head) -> None:
+    assert EVERYWHERE.read(head) == ALICE.text
+    assert EVERYWHERE.spelling(head) == ALICES
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        Head(b"GET", b"/", bearer=ALICES, cookie=OURS + B),
+        Head(b"GET", b"/", bearer=ALICES, cookie=OURS),
+        Head(b"GET", b"/", bearer=ALICES, token=b""),
+    ],
+)
+def test_a_spelled_bearer_is_not_picked_among_two(head: Head) -> None:
+    assert EVERYWHERE.spelling(head) == EVERYWHERE.read(head) == AMBIGUOUS
+
+
+@pytest.mark.parametrize("value", [b"", b"junk", ALICES + b"x", ALICES[:-1], b"\xff" + ALICES[1:]])
+def test_what_is_not_spelled_like_a_token_is_malformed(value: bytes) -> None:
+    head = Head(b"GET", b"/", cookie=OURS + value)
+
+    assert EVERYWHERE.spelling(head) == Deny(Reason.MALFORMED)
 
 
 # Any bytes at all would nearly never hit the grammar: they are strewn with the words that matter.
@@ -214,7 +269,8 @@ words = st.sampled_from(
         b" ", b"\t", b'"', b"\\", b"\xe2\x80\x80", b"\x85", urlsafe_b64encode(A),
     ]
 )  # fmt: skip
-texts = st.lists(st.one_of(words, st.binary(max_size=4)), max_size=8).map(b"".join)
+no_line_end = st.binary(max_size=4).filter(lambda text: b"\r" not in text and b"\n" not in text)
+texts = st.lists(st.one_of(words, no_line_end), max_size=8).map(b"".join)
 lines_of_all = st.fixed_dictionaries(
     {
         b"authorization": st.lists(texts, max_size=3),
@@ -222,12 +278,11 @@ lines_of_all = st.fixed_dictionaries(
         b"x-session-token": st.lists(texts, max_size=2),
     }
 )
-Lines = dict[bytes, list[bytes]]
 
 
 @given(lines_of_all)
 def test_what_is_told_stood_there_literally(lines: Lines) -> None:
-    told = EVERYWHERE.read(lines)
+    told = EVERYWHERE.read(a_head(lines))
 
     if isinstance(told, str):
         assert any(told.encode("latin-1") in line for each in lines.values() for line in each)
@@ -239,7 +294,7 @@ def test_what_is_told_stood_there_literally(lines: Lines) -> None:
 def test_the_order_of_lines_never_decides(lines: Lines, random: Random) -> None:
     shuffled = {name: random.sample(values, len(values)) for name, values in lines.items()}
 
-    assert EVERYWHERE.read(shuffled) == EVERYWHERE.read(lines)
+    assert EVERYWHERE.read(a_head(shuffled)) == EVERYWHERE.read(a_head(lines))
 
 
 @given(lines_of_all, st.sampled_from([b"authorization", b"cookie", b"x-session-token"]))
@@ -247,8 +302,8 @@ def test_one_more_credential_makes_any_other_ambiguous(lines: Lines, source: byt
     another = {b"authorization": b"Bearer another", b"cookie": OURS + b"another"}.get(
         source, b"another"
     )
-    before = EVERYWHERE.read(lines)
+    before = EVERYWHERE.read(a_head(lines))
 
-    after = EVERYWHERE.read(lines | {source: [*lines[source], another]})
+    after = EVERYWHERE.read(a_head({**lines, source: [*lines[source], another]}))
 
     assert after == ("another" if before in (MISSING, "another") else AMBIGUOUS)

@@ -266,6 +266,6 @@ async def test_a_session_is_held_only_to_what_it_is_bound_to(route: str) -> None
 
 
 def test_no_header_is_gathered_for_what_nobody_watches() -> None:
-    wanted = Manners(signals=SignalSources(header=b"x-device")).wanted(frozenset({b"cookie"}))
+    roles = Manners(signals=SignalSources(header=b"x-device")).roles(client=b"x-real-ip")
 
-    assert wanted == {b"cookie"}
+    assert set(roles.values()) == {b"authorization", b"cookie", b"x-real-ip"}

@@ -27,9 +27,9 @@ from tests.web.raw_http import ask, wire
 AT_ONCE = 0.5  # a body that is waited for takes for ever
 
 
-@pytest.fixture
-async def gate() -> AsyncIterator[Gatehouse]:
-    async with open_gate() as opened:
+@pytest.fixture(params=["express", "aiohttp"])
+async def gate(request: pytest.FixtureRequest) -> AsyncIterator[Gatehouse]:
+    async with open_gate(express=request.param == "express") as opened:
         yield opened
 
 
@@ -266,7 +266,7 @@ async def test_an_empty_list_trusts_nobody() -> None:
 async def test_ipv4_inside_ipv6_is_the_same_peer(gate: Gatehouse) -> None:
     both = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=8)
     port = both.getsockname()[1]
-    async with await asyncio.get_running_loop().create_server(gate.door, sock=both):
+    async with await asyncio.get_running_loop().create_server(gate.door.accept, sock=both):
         trusted = await ask(Address("127.0.0.1", port), request(bearer(ALICE)))
         untrusted = await ask(
             Address("127.0.0.1", port), request(bearer(ALICE)), source="127.0.0.2"

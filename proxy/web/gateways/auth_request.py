@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from proxy.core.verdict import Verdict
-from proxy.web.gateways.base import CREDENTIALS, Manners, gather
-from proxy.web.lines import only
+from proxy.web.gateways.base import Manners
+from proxy.web.lines import Roles, only
 from proxy.web.messages import Answer, Head, Subrequest
-
-_WANTED = CREDENTIALS | {b"x-original-method", b"x-original-uri", b"x-real-ip"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +19,23 @@ class AuthRequest:
 
     manners: Manners
     name: ClassVar[str] = "auth-request"
+    route: ClassVar[str] = "/auth-request"
+
+    @property
+    def roles(self) -> Roles:
+        return self.manners.roles(
+            client=b"x-real-ip",
+            original_method=b"x-original-method",
+            original_uri=b"x-original-uri",
+        )
 
     def read(self, head: Head) -> Subrequest:
-        lines = gather(head.fields, self.manners.wanted(_WANTED))
-        client = only(lines, b"x-real-ip")
         return Subrequest(
-            credential=self.manners.sources.read(lines),
-            method=only(lines, b"x-original-method"),
-            uri=only(lines, b"x-original-uri"),
-            client=client,
-            signals=self.manners.signals.read(lines, address=client),
+            credential=self.manners.sources.read(head),
+            method=only(head.original_method),
+            uri=only(head.original_uri),
+            client=only(head.client),
+            signals=self.manners.signals.read(head),
         )
 
     def write(self, verdict: Verdict) -> Answer:

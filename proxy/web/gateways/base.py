@@ -1,26 +1,26 @@
-"""What every gateway protocol shares: the statuses, the headers, and how lines are gathered."""
+"""What every gateway protocol shares: the statuses, the headers, and where credentials stand."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import ClassVar, Protocol, assert_never
 
 from proxy.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
 from proxy.web.credentials import CredentialSources
 from proxy.web.identity import IdentityNames
-from proxy.web.messages import Answer, Field, Head, Subrequest
+from proxy.web.lines import Roles
+from proxy.web.messages import Answer, Head, Subrequest, problem
 from proxy.web.signals import SignalSources
-
-_ALWAYS = (("Cache-Control", "no-store"),)
-_PROBLEM = (("Content-Type", "application/problem+json"),)
-_UNAUTHORIZED = b'{"title":"Unauthorized","status":401}'
-_FORBIDDEN = b'{"title":"Forbidden","status":403}'
-_UNAVAILABLE = b'{"title":"Service Unavailable","status":503}'
 
 
 class Gateway(Protocol):
-    """An adapter: two pure functions and a name."""
+    """An adapter: a name, a path, which header plays which role, and two pure functions."""
 
     name: ClassVar[str]
+    route: ClassVar[str]
+    """Where it asks. With a slash at the end: there, and anywhere below."""
+
+    @property
+    def roles(self) -> Roles: ...
 
     def read(self, head: Head) -> Subrequest: ...
 
@@ -36,11 +36,9 @@ class Manners:
     realm: str = "sidegate"
     signals: SignalSources = field(default_factory=SignalSources)
 
-    def wanted(self, facts: frozenset[bytes]) -> frozenset[bytes]:
-        """Return the headers to gather: a gateway's own facts, and what counts for everybody."""
-        header = self.sources.header
-        wanted = facts if header is None else facts | {header}
-        return wanted | self.signals.headers if self.signals.headers else wanted
+    def roles(self, **facts: bytes) -> Roles:
+        """Return a gateway's own headers by role, and those that count for everybody."""
+        return {**self.sources.roles(), **self.signals.roles(), **facts}
 
     def write(self, verdict: Verdict) -> Answer:
         """Answer 200 with the identity, 401 or 403, or 503.
@@ -50,14 +48,15 @@ class Manners:
         """
         match verdict:
             case Allow(session):
-                return Answer(200, _ALWAYS + self.identity.fields(session))
+                no_store = ("Cache-Control", "no-store")
+                return Answer(200, (no_store,), identity=self.identity.fields(session))
             case Deny(Reason.RULE):
-                return Answer(403, _ALWAYS + _PROBLEM, _FORBIDDEN)
+                return problem(HTTPStatus.FORBIDDEN)
             case Deny(reason):
                 challenge = ("WWW-Authenticate", self._challenge(reason))
-                return Answer(401, (*_ALWAYS, *_PROBLEM, challenge), _UNAUTHORIZED)
+                return problem(HTTPStatus.UNAUTHORIZED, challenge)
             case Unavailable():
-                return Answer(503, (*_ALWAYS, *_PROBLEM, ("Retry-After", "1")), _UNAVAILABLE)
+                return problem(HTTPStatus.SERVICE_UNAVAILABLE, ("Retry-After", "1"))
             case never:
                 assert_never(never)
 
@@ -65,16 +64,3 @@ class Manners:
         """RFC 6750: no error code for a client that presented nothing."""
         realm = f'Bearer realm="{self.realm}"'
         return realm if reason is Reason.MISSING else f'{realm}, error="invalid_token"'
-
-
-def gather(fields: Iterable[Field], wanted: frozenset[bytes]) -> dict[bytes, list[bytes]]:
-    """Return the values of the `wanted` headers (lower case) and of no others."""
-    lines: dict[bytes, list[bytes]] = {}
-    for name, value in fields:
-        lowered = name.lower()
-        if lowered in wanted:
-            lines.setdefault(lowered, []).append(value)
-    return lines
-
-
-CREDENTIALS = frozenset({b"authorization", b"cookie"})

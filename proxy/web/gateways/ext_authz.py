@@ -8,14 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from proxy.core.verdict import Allow, Verdict
-from proxy.web.gateways.base import CREDENTIALS, Manners, gather
-from proxy.web.lines import only
+from proxy.web.gateways.base import Manners
+from proxy.web.lines import Roles, only
 from proxy.web.messages import Answer, Head, Subrequest
 
 PREFIX = "/ext-authz"
-
-_BUDGET = b"x-envoy-expected-rq-timeout-ms"
-_WANTED = CREDENTIALS | {b"x-real-ip", _BUDGET}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +21,26 @@ class ExtAuthz:
 
     manners: Manners
     name: ClassVar[str] = "ext-authz"
+    route: ClassVar[str] = f"{PREFIX}/"
     _removals: tuple[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         aliases = ",".join(self.manners.identity.aliases())
         object.__setattr__(self, "_removals", ("x-envoy-auth-headers-to-remove", aliases))
 
+    @property
+    def roles(self) -> Roles:
+        return self.manners.roles(client=b"x-real-ip", budget=b"x-envoy-expected-rq-timeout-ms")
+
     def read(self, head: Head) -> Subrequest:
-        lines = gather(head.fields, self.manners.wanted(_WANTED))
-        client = only(lines, b"x-real-ip")
+        target = head.target.decode("latin-1")
         return Subrequest(
-            credential=self.manners.sources.read(lines),
-            method=head.method,
-            uri=head.target.removeprefix(PREFIX) or "/",
-            client=client,
-            budget=_seconds(only(lines, _BUDGET)),
-            signals=self.manners.signals.read(lines, address=client),
+            credential=self.manners.sources.read(head),
+            method=head.method.decode("latin-1"),
+            uri=target.removeprefix(PREFIX) or "/",
+            client=only(head.client),
+            budget=_seconds(only(head.budget)),
+            signals=self.manners.signals.read(head),
         )
 
     def write(self, verdict: Verdict) -> Answer:

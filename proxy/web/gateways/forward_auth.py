@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from proxy.core.verdict import Verdict
-from proxy.web.gateways.base import CREDENTIALS, Manners, gather
-from proxy.web.lines import only
+from proxy.web.gateways.base import Manners
+from proxy.web.lines import Roles, only
 from proxy.web.messages import Answer, Head, Subrequest
-
-_WANTED = CREDENTIALS | {b"x-forwarded-method", b"x-forwarded-uri", b"x-forwarded-for"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,16 +15,23 @@ class ForwardAuth:
 
     manners: Manners
     name: ClassVar[str] = "forward-auth"
+    route: ClassVar[str] = "/forward-auth"
+
+    @property
+    def roles(self) -> Roles:
+        return self.manners.roles(
+            client=b"x-forwarded-for",
+            original_method=b"x-forwarded-method",
+            original_uri=b"x-forwarded-uri",
+        )
 
     def read(self, head: Head) -> Subrequest:
-        lines = gather(head.fields, self.manners.wanted(_WANTED))
-        client = only(lines, b"x-forwarded-for")
         return Subrequest(
-            credential=self.manners.sources.read(lines),
-            method=only(lines, b"x-forwarded-method"),
-            uri=only(lines, b"x-forwarded-uri"),
-            client=client,
-            signals=self.manners.signals.read(lines, address=client, listed=True),
+            credential=self.manners.sources.read(head),
+            method=only(head.original_method),
+            uri=only(head.original_uri),
+            client=only(head.client),
+            signals=self.manners.signals.read(head, listed=True),
         )
 
     def write(self, verdict: Verdict) -> Answer:

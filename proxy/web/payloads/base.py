@@ -12,12 +12,26 @@ from proxy.web.problems import Mistake, invalid
 
 
 class Payload(BaseModel):
-    """What came in: taken only as what it is, frozen, without unknown members."""
+    """What came in: taken only as what it is, frozen, without unknown members.
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+    The docstrings of a payload and of its members are what the OpenAPI document says of them.
+    """
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
 
 
 PayloadT = TypeVar("PayloadT", bound=Payload)
+
+
+def example(**members: Any) -> ConfigDict:
+    """Return the configuration of a payload that shows itself by an example; it joins the rest."""
+    return ConfigDict(json_schema_extra={"examples": [members]})
 
 
 def read(

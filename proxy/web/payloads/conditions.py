@@ -1,55 +1,49 @@
-"""Conditions on sessions, as they come in: in a body, or in a query."""
+"""Conditions on sessions, as they come in."""
 
-from datetime import datetime
-from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from proxy.core.condition import Condition
-from proxy.core.session import SessionId
-from proxy.web.payloads import values
-from proxy.web.payloads.base import Payload
-from proxy.web.payloads.sessions import (
-    Label,
-    ProviderId,
-    RevokePayload,
-    Scope,
-    SomeSessionId,
-    Type,
-    UserId,
-)
-
-
-def _network(given: object) -> object:
-    return values.network(given) if isinstance(given, str) else given
-
-
-def _moment(given: object) -> object:
-    return values.moment(given) if isinstance(given, str) else given
-
-
-Moment = Annotated[datetime, BeforeValidator(_moment)]
+from proxy.web.payloads import fields
+from proxy.web.payloads.base import Payload, example
+from proxy.web.payloads.sessions import RevokePayload
 
 
 class ConditionPayload(Payload):
-    """Which sessions: those that match every member. To mean all of them, say so."""
+    """Which sessions: those that match every member. To mean all of them, say so.
+
+    At least one member is given and not null: `all` alone, or others without it.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     all: bool = False
-    user_id: UserId | None = None
-    except_id: SomeSessionId | None = Field(default=None, alias="except")
-    type: Type | None = None
-    scope: Scope | None = None
-    tenant: Label | None = None
-    provider: Label | None = None
-    provider_session_id: ProviderId | None = None
-    provider_subject: ProviderId | None = None
-    ip_prefix: Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)] | None = None
-    user_agent_contains: Annotated[str, Field(min_length=1), AfterValidator(values.text)] | None = (
-        None
-    )
-    created_before: Moment | None = None
-    last_seen_before: Moment | None = None
+    """Every session there is."""
+    user_id: fields.UserId | None = None
+    """Those of a user."""
+    except_id: fields.SessionId | None = Field(default=None, alias="except")
+    """All but one."""
+    type: fields.Type | None = None
+    """Those of a type."""
+    scope: fields.Scope | None = None
+    """Those that have this scope, perhaps among others."""
+    tenant: fields.Label | None = None
+    """Those with this label."""
+    provider: fields.Label | None = None
+    """Those an identity provider vouches for."""
+    provider_session_id: fields.SomeText | None = None
+    """Those that belong to a session of the provider's."""
+    provider_subject: fields.SomeText | None = None
+    """Those of a user as the provider calls them."""
+    ip_prefix: fields.IpPrefix | None = None
+    """Those that began from an address in a network, as in `203.0.113.0/24`: no host bits."""
+    user_agent_contains: fields.SomeText | None = None
+    """Those whose client's program has this in its name; letter case matters."""
+    created_before: fields.Moment | None = None
+    """Those that began before a moment."""
+    last_seen_before: fields.Moment | None = None
+    """Those that have not been seen since."""
 
     @model_validator(mode="after")
     def _means_something(self) -> Self:
@@ -62,7 +56,7 @@ class ConditionPayload(Payload):
     def condition(self) -> Condition:
         return Condition(
             user_id=self.user_id,
-            except_id=None if self.except_id is None else SessionId(self.except_id),
+            except_id=self.except_id,
             type=self.type,
             scope=self.scope,
             tenant=self.tenant,
@@ -77,7 +71,14 @@ class ConditionPayload(Payload):
 
 
 class RevokeWherePayload(RevokePayload):
-    """POST /v1/revoke."""
+    """Which sessions end, and why."""
+
+    model_config = example(
+        condition={"ip_prefix": "203.0.113.0/24", "created_before": "2026-03-04T12:00:00Z"},
+        reason="incident 42",
+        dry_run=True,
+    )
 
     condition: ConditionPayload
     dry_run: bool = False
+    """Only say how many would end."""

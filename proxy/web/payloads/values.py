@@ -12,18 +12,28 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 
 from proxy.core.binding import DEFAULT_WIDTHS, Signal, reduced
+from proxy.core.lock import LEASE
 from proxy.core.session import SessionId
 
-_USER_ID: Final = 256
-_TEXT: Final = 512
-_LABEL: Final = 128
-_SCOPES: Final = 64
-_SCOPES_BYTES: Final = 2048
+# The longest of each, in characters.
+USER_ID: Final = 256
+TEXT: Final = 512
+LABEL: Final = 128
+SCOPES: Final = 64
+SCOPES_BYTES: Final = 2048
 _METADATA_BYTES: Final = 16 * 1024
-_SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+", re.ASCII)  # RFC 6749 3.3
-_SESSION_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
-_MOMENT: Final = re.compile(
-    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:\d\d)", re.ASCII
+
+# Written so that a JSON Schema may hold them: ECMA-262 and Python read them alike.
+CONTROL: Final = r"\u0000-\u001f\u007f-\u009f"
+# What hides the text beside it, or turns it round. Not all that Python calls unprintable: that
+# depends on the Unicode version, and two instances might disagree.
+HIDING: Final = r"\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+PRINTABLE: Final = re.compile(rf"[^{CONTROL}{HIDING}]+")
+SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 3.3
+SESSION_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+MOMENT: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?"
+    r"(?:Z|[+-][0-9]{2}:[0-9]{2})"
 )
 _SHOWABLE: Final = {
     Signal.IP: "an IPv4 or IPv6 address without a zone",
@@ -39,8 +49,8 @@ def user_id(text: str) -> str:
     Its code points are the identity: nothing is folded, trimmed or normalised.
     """
     _storable(text)
-    if not 1 <= len(text) <= _USER_ID:
-        raise ValueError(f"a user id has 1 to {_USER_ID} characters")
+    if not 1 <= len(text) <= USER_ID:
+        raise ValueError(f"a user id has 1 to {USER_ID} characters")
     if any(unicodedata.category(character) == "Cc" for character in text):
         raise ValueError("a user id has no control characters")
     if text != text.strip():
@@ -50,24 +60,38 @@ def user_id(text: str) -> str:
 
 def session_id(text: str) -> SessionId:
     """Return `text` if it can be a session id. ValueError: it is not."""
-    if not _SESSION_ID.fullmatch(text):
+    if not SESSION_ID.fullmatch(text):
         raise ValueError("a session id is a UUID in lower case")
     return SessionId(text)
+
+
+def lease(text: str) -> str:
+    """Return `text` if it can be a lease. ValueError: it is none that a lock was ever held by."""
+    if not LEASE.fullmatch(text):
+        raise ValueError("a lease is sgl_ and 43 more characters, as the lock's answer has it")
+    return text
 
 
 def text(given: str) -> str:
     """Take any text a store can hold, up to 512 characters."""
     _storable(given)
-    if len(given) > _TEXT:
-        raise ValueError(f"at most {_TEXT} characters")
+    if len(given) > TEXT:
+        raise ValueError(f"at most {TEXT} characters")
     return given
+
+
+def some_text(given: str) -> str:
+    """Take any text but none."""
+    if not given:
+        raise ValueError(f"1 to {TEXT} characters")
+    return text(given)
 
 
 def label(given: str) -> str:
     """Take a name or a reason: 1 to 128 printable characters."""
     _storable(given)
-    if not 1 <= len(given) <= _LABEL or not given.isprintable():
-        raise ValueError(f"1 to {_LABEL} printable characters")
+    if len(given) > LABEL or not PRINTABLE.fullmatch(given):
+        raise ValueError(f"1 to {LABEL} printable characters")
     return given
 
 
@@ -83,17 +107,19 @@ def address(text: str) -> str:
 
 def scope_list(scopes: list[str]) -> list[str]:
     """Take scopes, and drop repetitions."""
-    if len(scopes) > _SCOPES:
-        raise ValueError(f"at most {_SCOPES} scopes")
-    if len(" ".join(scopes)) > _SCOPES_BYTES:
-        raise ValueError(f"the scopes take at most {_SCOPES_BYTES} bytes, joined by spaces")
+    if len(scopes) > SCOPES:
+        raise ValueError(f"at most {SCOPES} scopes")
+    if len(" ".join(scopes)) > SCOPES_BYTES:
+        raise ValueError(f"the scopes take at most {SCOPES_BYTES} bytes, joined by spaces")
     return list(dict.fromkeys(scopes))
 
 
 def scope(text: str) -> str:
     """Take one scope as RFC 6749 spells it."""
-    if not _SCOPE.fullmatch(text):
+    if not SCOPE.fullmatch(text):
         raise ValueError('a scope is printable ASCII without space, " and \\ (RFC 6749 3.3)')
+    if len(text) > SCOPES_BYTES:
+        raise ValueError(f"a scope has at most {SCOPES_BYTES} characters")
     return text
 
 
@@ -126,7 +152,7 @@ def network(text: str) -> IPv4Network | IPv6Network:
 def moment(text: str) -> datetime:
     """Read a moment as RFC 3339 spells it, zone included."""
     try:
-        read = datetime.fromisoformat(text) if _MOMENT.fullmatch(text) else None
+        read = datetime.fromisoformat(text) if MOMENT.fullmatch(text) else None
     except ValueError:
         read = None
     if read is None or not 1 < read.year < 9999:  # so that no zone leads out of the calendar

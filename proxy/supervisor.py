@@ -1,0 +1,220 @@
+"""Several workers at one address: started, watched, started again, and stopped together.
+
+A worker is an ordinary `sidegate serve` that inherits its listeners and answers to us. We open the
+ops door for all of them, and answer for none: without workers there is nobody at the gate.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from proxy.core.address import Address
+from proxy.core.errors import CannotListen, SidegateError
+from proxy.observe.merged import merged
+from proxy.settings import Settings, first_admin_key, token_keys
+from proxy.settings.sources import SettingPath, variable_of
+from proxy.web.door import Door
+from proxy.web.listening import SharedListener
+from proxy.web.ops import ops_handler
+from proxy.web.worker_ops import Workers
+
+# Seconds until one that ended is started again: at once, then longer and longer.
+_PAUSES: Final = (0.1, 0.5, 1.0, 5.0)
+# Seconds between two looks whether a worker has opened its doors.
+_LOOK: Final = 0.05
+# Seconds after which one that lives is forgiven that it was started again.
+_SETTLED: Final = 30.0
+
+_log: Final = logging.getLogger("sidegate.supervisor")
+
+
+class WorkerFailed(SidegateError):
+    """The workers cannot begin: their own words say why. `status` is what one ended with."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"a worker ended with {status}")
+        self.status = status
+
+
+@dataclass
+class _Worker:
+    """One place for a process, and whoever has it at the moment."""
+
+    number: int
+    descriptors: Sequence[int]
+    environment: Mapping[str, str]
+    ops: Path
+    process: asyncio.subprocess.Process | None = None
+    failures: int = 0
+
+
+class Supervisor:
+    """Keeps as many workers alive as it is given places."""
+
+    def __init__(self, workers: Sequence[_Worker], command: Sequence[str]) -> None:
+        self._workers = workers
+        self._command = command
+        self._stopping = asyncio.Event()
+        self._failed: int | None = None
+        self._proven = False  # some worker has opened its doors
+
+    def draining(self) -> bool:
+        """Say whether the workers have been told to end."""
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Let every worker drain and end."""
+        self._stopping.set()
+        self.tell(signal.SIGTERM)
+
+    def tell(self, number: signal.Signals) -> None:
+        """Send every worker a signal."""
+        for worker in self._workers:
+            if worker.process is not None and worker.process.returncode is None:
+                worker.process.send_signal(number)
+
+    async def run(self) -> None:
+        """Keep the workers alive until `stop`. WorkerFailed: they could not begin."""
+        await asyncio.gather(*(self._keep_alive(worker) for worker in self._workers))
+        if self._failed is not None:
+            raise WorkerFailed(self._failed)
+
+    async def _keep_alive(self, worker: _Worker) -> None:
+        while not self.draining():
+            status = await self._lived(worker)
+            if self.draining():
+                return
+            if status > 0 and not self._proven:
+                self._failed = status  # wrong settings, a wrong schema: they do not mend themselves
+                self.stop()
+                return
+            await self._pause(worker, status)
+
+    async def _lived(self, worker: _Worker) -> int:
+        """Start it, and return what it ended with."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        worker.process = await asyncio.create_subprocess_exec(
+            *self._command,
+            env=worker.environment,
+            pass_fds=worker.descriptors,
+            stdin=asyncio.subprocess.PIPE,  # whose end it notices, should we be killed
+        )
+        if self.draining():  # told before there was anybody to tell
+            worker.process.terminate()
+        proving = asyncio.create_task(self._prove(worker))
+        status = await worker.process.wait()
+        proving.cancel()
+        if loop.time() - began > _SETTLED:
+            worker.failures = 0
+        return status
+
+    async def _prove(self, worker: _Worker) -> None:
+        while not worker.ops.exists():  # noqa: ASYNC110  # nobody tells us
+            await asyncio.sleep(_LOOK)
+        self._proven = True
+
+    async def _pause(self, worker: _Worker, status: int) -> None:
+        seconds = _PAUSES[min(worker.failures, len(_PAUSES) - 1)]
+        worker.failures += 1
+        about = {"worker": worker.number, "status": status, "pause_seconds": seconds}
+        _log.error("a worker ended; it is started again", extra=about)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+
+async def supervise(
+    settings: Settings, arguments: Sequence[str], environ: Mapping[str, str]
+) -> None:
+    """Serve with `settings.workers` processes until SIGTERM or SIGINT.
+
+    `arguments` are those of the command line that a worker is started with. CannotListen: an
+    address is taken. WorkerFailed: no worker could begin.
+    """
+    token_keys(settings)  # made once, if they are to be made
+    async with AsyncExitStack() as cellar:
+        folder = Path(cellar.enter_context(tempfile.TemporaryDirectory(prefix="sidegate-")))
+        workers = _places(settings, cellar, folder, environ)
+        supervisor = Supervisor(workers, [sys.executable, "-m", "proxy", *arguments])
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, supervisor.stop)
+        loop.add_signal_handler(signal.SIGHUP, supervisor.tell, signal.SIGHUP)
+        await cellar.enter_async_context(_ops_door(settings, supervisor, workers))
+        await supervisor.run()
+
+
+def _places(
+    settings: Settings, cellar: AsyncExitStack, folder: Path, environ: Mapping[str, str]
+) -> list[_Worker]:
+    """Open the shared listeners, and say what each worker is given."""
+    doors = {"gate": (settings.gate.listen, settings.gate.socket_mode)}
+    if settings.admin.keys or first_admin_key(settings):
+        doors["admin"] = (settings.admin.listen, 0o600)
+    listeners = {
+        name: _listener(name, address, settings.workers, mode)
+        for name, (address, mode) in doors.items()
+    }
+    for listener in listeners.values():
+        cellar.callback(listener.close)
+    return [
+        _place(
+            number,
+            {name: listener.descriptor(number) for name, listener in listeners.items()},
+            folder / f"{number}.sock",
+            environ,
+        )
+        for number in range(settings.workers)
+    ]
+
+
+def _listener(name: str, address: Address, processes: int, mode: int) -> SharedListener:
+    try:
+        return SharedListener.open(address, processes=processes, socket_mode=mode)
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else "no such address"
+        raise CannotListen(f"the {name} door cannot open at {address}: {why}") from error
+
+
+def _place(
+    number: int, descriptors: Mapping[str, int], ops: Path, environ: Mapping[str, str]
+) -> _Worker:
+    told: dict[SettingPath, str] = {
+        ("workers",): "1",
+        ("jobs",): "true" if number == 0 else "false",
+        ("ops", "listen"): f"unix:{ops}",
+        **{(name, "listen"): f"fd:{descriptor}" for name, descriptor in descriptors.items()},
+    }
+    ours = {variable_of(path): text for path, text in told.items()}
+    others = {
+        name: text for name, text in environ.items() if name.removesuffix("_FILE") not in ours
+    }
+    return _Worker(number, list(descriptors.values()), others | ours, ops)
+
+
+@asynccontextmanager
+async def _ops_door(
+    settings: Settings, supervisor: Supervisor, workers: Sequence[_Worker]
+) -> AsyncIterator[None]:
+    asked = Workers(
+        {str(worker.number): str(worker.ops) for worker in workers},
+        merge=merged,
+        draining=supervisor.draining,
+    )
+
+    door = Door("ops", ops_handler(asked, asked.scraped), on_bad_request=lambda: None)
+    where = await door.open(settings.ops.listen, socket_mode=0o600)
+    _log.info("ops door open", extra={"address": str(where)})
+    try:
+        yield
+    finally:
+        await door.close(patience=settings.drain.timeout.total_seconds())

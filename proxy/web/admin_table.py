@@ -1,0 +1,288 @@
+"""The table of the admin door: every route, whom it is for, and what may be said there."""
+
+from typing import Final
+
+from proxy.web import bodies
+from proxy.web.admin_analytics import AnalyticsRoutes
+from proxy.web.admin_audit import AUDIT_QUERY, AuditRoutes
+from proxy.web.admin_auth import Scope
+from proxy.web.admin_document import DocumentRoutes
+from proxy.web.admin_locks import LockRoutes
+from proxy.web.admin_logout import LOGOUT, LogoutDoor
+from proxy.web.admin_many import PAGE_QUERY, PROVIDER_QUERY, ManySessionsRoutes
+from proxy.web.admin_oauth2 import OAuth2Routes
+from proxy.web.admin_rotation import RotationRoutes
+from proxy.web.admin_sessions import SessionRoutes
+from proxy.web.endpoint import Answer, Body, Endpoint, Link
+from proxy.web.idempotency_key import IDEMPOTENCY_KEY
+from proxy.web.payloads.analytics import AnalyticsDocument
+from proxy.web.payloads.conditions import RevokeWherePayload
+from proxy.web.payloads.documents import (
+    ActiveDocument,
+    EventsDocument,
+    InactiveDocument,
+    IssuedDocument,
+    LogoutRefusedDocument,
+    RevokedDocument,
+    SessionDocument,
+    SessionsDocument,
+    WouldRevokeDocument,
+)
+from proxy.web.payloads.locks import (
+    AcquiredDocument,
+    HoldDocument,
+    LockPayload,
+    ReleasedDocument,
+    ReleasePayload,
+    RenewPayload,
+)
+from proxy.web.payloads.sessions import (
+    LogoutPayload,
+    MigratePayload,
+    NewSessionPayload,
+    RefreshPayload,
+    RevokePayload,
+    RevokeUserPayload,
+    TokenPayload,
+)
+
+_ITS_ID: Final = {"session_id": "$response.body#/session/id"}
+_THE_SAME: Final = {"session_id": "$request.path.session_id"}
+_ITS_LEASE: Final = {"lease": "$response.body#/lease"}
+_ITS_TOKEN: Final = {"token": "$response.body#/token"}
+_WITH_AN_ISSUED_SESSION: Final = (
+    Link("showSession", _ITS_ID),
+    Link("touchSession", _ITS_ID),
+    Link("revokeSession", _ITS_ID),
+    Link("migrateSession", _ITS_ID),
+    Link("acquireLock", _ITS_ID),
+    Link("refreshSession", body=_ITS_TOKEN),
+    Link("introspectToken", body=_ITS_TOKEN),
+    Link("revokeToken", body=_ITS_TOKEN),
+)
+
+TABLE: Final = (
+    Endpoint(
+        "POST",
+        "/v1/sessions",
+        Scope.WRITE,
+        SessionRoutes.create,
+        name="createSession",
+        tag="sessions",
+        headers=(IDEMPOTENCY_KEY,),
+        body=Body(NewSessionPayload),
+        answer=Answer(
+            IssuedDocument,
+            "It has begun, and is durable.",
+            status=201,
+            headers={"Location": "Where the session is shown."},
+            links=_WITH_AN_ISSUED_SESSION,
+        ),
+        problems=(
+            "invalid_idempotency_key",
+            "limit_reached",
+            "session_ended",
+            "session_exists",
+            "idempotency_key_reused",
+        ),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/sessions",
+        Scope.READ,
+        ManySessionsRoutes.list_for_provider,
+        name="listProviderSessions",
+        tag="sessions",
+        query=PROVIDER_QUERY,
+        answer=Answer(SessionsDocument, "A page of them, perhaps an empty one."),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/sessions/{session_id}",
+        Scope.READ,
+        SessionRoutes.show,
+        name="showSession",
+        tag="sessions",
+        answer=Answer(SessionDocument, "The session."),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/sessions/{session_id}/revoke",
+        Scope.REVOKE,
+        SessionRoutes.revoke,
+        name="revokeSession",
+        tag="sessions",
+        body=Body(RevokePayload, required=False),
+        answer=Answer(SessionDocument, "The session, which has ended."),
+        problems=("conflict",),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/sessions/{session_id}/touch",
+        Scope.WRITE,
+        SessionRoutes.touch,
+        name="touchSession",
+        tag="sessions",
+        answer=Answer(SessionDocument, "The session, which was seen now."),
+        problems=("session_ended",),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/sessions/{session_id}/sso",
+        Scope.WRITE,
+        RotationRoutes.migrate,
+        name="migrateSession",
+        tag="sessions",
+        body=Body(MigratePayload),
+        answer=Answer(
+            IssuedDocument, "Its next token, and the session.", links=_WITH_AN_ISSUED_SESSION
+        ),
+        problems=("conflict", "limit_reached", "session_ended"),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/sessions/{session_id}/lock",
+        Scope.WRITE,
+        LockRoutes.acquire,
+        name="acquireLock",
+        tag="locks",
+        body=Body(LockPayload, required=False),
+        answer=Answer(
+            AcquiredDocument,
+            "The lease, the fence and the end.",
+            status=201,
+            links=(
+                Link("renewLock", _THE_SAME, _ITS_LEASE),
+                Link("releaseLock", _THE_SAME, _ITS_LEASE),
+            ),
+        ),
+        problems=("locked", "session_ended"),
+    ),
+    Endpoint(
+        "PUT",
+        "/v1/sessions/{session_id}/lock",
+        Scope.WRITE,
+        LockRoutes.renew,
+        name="renewLock",
+        tag="locks",
+        body=Body(RenewPayload),
+        answer=Answer(HoldDocument, "The fence, as it was, and the end."),
+        problems=("lock_lost",),
+    ),
+    Endpoint(
+        "DELETE",
+        "/v1/sessions/{session_id}/lock",
+        Scope.WRITE,
+        LockRoutes.release,
+        name="releaseLock",
+        tag="locks",
+        body=Body(ReleasePayload),
+        answer=Answer(ReleasedDocument, "Whether it was held until now."),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/refresh",
+        Scope.WRITE,
+        RotationRoutes.refresh,
+        name="refreshSession",
+        tag="sessions",
+        body=Body(RefreshPayload),
+        answer=Answer(
+            IssuedDocument, "Its next token, and the session.", links=_WITH_AN_ISSUED_SESSION
+        ),
+        problems=("invalid_token", "conflict"),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/users/{user_id}/sessions",
+        Scope.READ,
+        ManySessionsRoutes.list_for_user,
+        name="listUserSessions",
+        tag="sessions",
+        query=PAGE_QUERY,
+        answer=Answer(SessionsDocument, "A page of them, perhaps an empty one."),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/users/{user_id}/revoke",
+        Scope.REVOKE,
+        ManySessionsRoutes.revoke_for_user,
+        name="revokeUserSessions",
+        tag="sessions",
+        body=Body(RevokeUserPayload, required=False),
+        answer=Answer(RevokedDocument, "How many have ended."),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/revoke",
+        Scope.REVOKE,
+        ManySessionsRoutes.revoke_where,
+        name="revokeSessions",
+        tag="sessions",
+        body=Body(RevokeWherePayload),
+        answer=Answer(RevokedDocument | WouldRevokeDocument, "How many have ended, or would."),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/audit",
+        Scope.READ,
+        AuditRoutes.list_events,
+        name="listEvents",
+        tag="audit",
+        query=AUDIT_QUERY,
+        answer=Answer(EventsDocument, "A page of them, perhaps an empty one."),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/analytics",
+        Scope.READ,
+        AnalyticsRoutes.show,
+        name="showAnalytics",
+        tag="analytics",
+        answer=Answer(AnalyticsDocument, "The last sample, and what happened in each window."),
+        problems=("not_sampled_yet",),
+    ),
+    Endpoint(
+        "POST",
+        "/oauth2/introspect",
+        Scope.READ,
+        OAuth2Routes.introspect,
+        name="introspectToken",
+        tag="oauth2",
+        body=Body(TokenPayload, bodies.FORM),
+        answer=Answer(ActiveDocument | InactiveDocument, "Whose it is, or that it is not valid."),
+    ),
+    Endpoint(
+        "POST",
+        "/oauth2/revoke",
+        Scope.REVOKE,
+        OAuth2Routes.revoke,
+        name="revokeToken",
+        tag="oauth2",
+        body=Body(TokenPayload, bodies.FORM),
+        answer=Answer(None, "It opens nothing, or never did."),
+        problems=("conflict",),
+    ),
+    Endpoint(
+        "POST",
+        LOGOUT,
+        None,
+        LogoutDoor.receive,
+        name="logOut",
+        tag="providers",
+        body=Body(LogoutPayload, bodies.FORM),
+        answer=Answer(None, "None of them lives."),
+        also=(Answer(LogoutRefusedDocument, "It was not the provider, or not for now.", 400),),
+        problems=("not_found", "keys_unavailable", "unauthenticated"),  # the last: nobody listens
+        open=True,
+    ),
+    Endpoint(
+        "GET",
+        "/openapi.json",
+        None,
+        DocumentRoutes.show,
+        name="showDocument",
+        tag="document",
+        answer=Answer(dict, "This document."),
+    ),
+)

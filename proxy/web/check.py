@@ -1,0 +1,177 @@
+"""One check: whose is this credential, and may the request pass? From a head to an answer.
+
+What this process's memory knows is answered at once; for the rest the stores are asked. The lane
+that read the bytes only carries the head here and the answer back.
+"""
+
+import logging
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from time import perf_counter
+from typing import Final, Protocol, assert_never
+
+from proxy.core.clock import Clock
+from proxy.core.session import Session
+from proxy.core.verdict import Allow, Deny, Unavailable, Verdict
+from proxy.service.binding import ClientBinding
+from proxy.service.validator import Further, Validator
+from proxy.web.gateways.base import Gateway, Manners
+from proxy.web.lines import Roles
+from proxy.web.messages import Answer, Head, Line, Subrequest
+from proxy.web.octets import Reply, reply_of
+
+_ALLOWED: Final = ("allow", "ok")
+_log: Final = logging.getLogger("sidegate.gate")
+
+
+class CheckEvents(Protocol):
+    """Whoever counts. Gateway, result and reason come from short fixed lists."""
+
+    def check(self, gateway: str, result: str, reason: str, seconds: float) -> None: ...
+
+    def checks_at_once(self, gateway: str) -> MutableMapping[tuple[str, str], int]:
+        """Return where to count, by result and reason, checks that take no time to speak of."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Said(Reply):
+    """What was said of a copy of a session: to whom, and what its client had shown."""
+
+    gateway: Gateway
+    shown: tuple[Line, ...] | None  # None: the session is bound to nothing
+
+    def holds(self, gateway: Gateway, head: Head) -> bool:
+        """Say whether it would be said again."""
+        return gateway is self.gateway and (self.shown is None or self.shown == head.shown)
+
+
+class Check:
+    """Answers the checks of one gateway protocol."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        manners: Manners,
+        validator: Validator,
+        *,
+        events: CheckEvents,
+        clock: Clock,
+        binding: ClientBinding | None = None,
+    ) -> None:
+        """`binding` judges the signals that `manners` have read."""
+        self.route: str = gateway.route
+        self.roles: Roles = gateway.roles
+        self._gateway = gateway
+        self._sources = manners.sources
+        self._validator = validator
+        self._events = events
+        self._tally = events.checks_at_once(gateway.name)
+        self._now = clock.now
+        self._binding = binding
+        # There are as many as there are reasons.
+        self._refusal = lru_cache(maxsize=32)(lambda no: reply_of(gateway.write(no)))
+
+    def at_once(self, head: Head) -> Reply | None:
+        """Answer from memory. None: `answer` has to ask the stores."""
+        spelling, now = self._sources.spelling(head), self._now()
+        found = spelling if isinstance(spelling, Deny) else self._validator.recall(spelling, now)
+        if found is None:
+            return None
+        if isinstance(found, Deny):
+            return self._tell(head, found)
+        said = found.margin
+        if not isinstance(said, _Said) or not said.holds(self._gateway, head):
+            return self._conclude(head, found, now)
+        self._validator.saw(found, now)
+        self._tally[_ALLOWED] += 1
+        return said
+
+    async def answer(self, head: Head) -> Answer:
+        """Read, validate, count, write."""
+        start = perf_counter()
+        subrequest = self._gateway.read(head)
+        verdict = await self._verdict(subrequest)
+        result, reason = _labels(verdict)
+        self._events.check(self._gateway.name, result, reason, perf_counter() - start)
+        self._log(subrequest, result, reason)
+        return self._gateway.write(verdict)
+
+    def _conclude(self, head: Head, session: Session, now: datetime) -> Reply:
+        """Answer for a recalled session. What will be said again is noted in its margin."""
+        subrequest = self._gateway.read(head)
+        further = self._further(subrequest)
+        verdict = Allow(session) if further is None else further(session)
+        reply = self._tell(head, verdict)
+        if isinstance(verdict, Allow):
+            self._validator.saw(session, now)
+            if self._says_it_again(session, subrequest):
+                shown = tuple(map(_shared, head.shown)) if session.binding else None
+                said = _Said(reply.common, reply.own, gateway=self._gateway, shown=shown)
+                session.note(said)
+        return reply
+
+    def _says_it_again(self, session: Session, subrequest: Subrequest) -> bool:
+        """What differs is counted each time, and in the log stands every check."""
+        binding, signals = self._binding, subrequest.signals
+        agrees = binding is None or signals is None or binding.agrees(session, signals)
+        return agrees and not _log.isEnabledFor(logging.DEBUG)
+
+    def _tell(self, head: Head, verdict: Allow | Deny) -> Reply:
+        result, reason = _labels(verdict)
+        self._tally[result, reason] += 1
+        if _log.isEnabledFor(logging.DEBUG):
+            self._log(self._gateway.read(head), result, reason)
+        if isinstance(verdict, Deny):
+            return self._refusal(verdict)
+        return reply_of(self._gateway.write(verdict))
+
+    async def _verdict(self, subrequest: Subrequest) -> Verdict:
+        match subrequest.credential:
+            case Deny() as no:
+                return no
+            case credential:
+                return await self._validator.validate(
+                    credential, budget=subrequest.budget, further=self._further(subrequest)
+                )
+
+    def _further(self, subrequest: Subrequest) -> Further | None:
+        binding, signals = self._binding, subrequest.signals
+        if binding is None or signals is None:
+            return None
+        return lambda session: binding.judge(session, signals)
+
+    def _log(self, subrequest: Subrequest, result: str, reason: str) -> None:
+        """A query may hold anything, tokens too: of a URI only the path is told."""
+        if not _log.isEnabledFor(logging.DEBUG):
+            return
+        path = None if subrequest.uri is None else subrequest.uri.partition("?")[0]
+        facts = {
+            "gateway": self._gateway.name,
+            "result": result,
+            "reason": reason,
+            "method": subrequest.method,
+            "path": path,
+            "client": subrequest.client,
+        }
+        _log.debug("checked", extra=facts)
+
+
+@lru_cache(maxsize=4096)
+def _shared(line: Line) -> Line:
+    """Return the first of equal lines: clients are many, their programs and languages few."""
+    return line
+
+
+def _labels(verdict: Verdict) -> tuple[str, str]:
+    match verdict:
+        case Allow():
+            return "allow", "ok"
+        case Deny(reason):
+            return "deny", reason.value
+        case Unavailable(store):
+            return "unavailable", store
+        case never:
+            assert_never(never)

@@ -1,0 +1,43 @@
+"""What is put into a database behind the API's back is what the API would have put there."""
+
+import secrets
+from datetime import UTC, datetime
+
+import asyncpg
+
+from proxy.core.binding import DEFAULT_WIDTHS, Signal, mismatches
+from proxy.core.judge import judge
+from proxy.core.token import KeyRing, TokenKey
+from proxy.core.verdict import Allow
+from proxy.stores.postgres import PostgresStore
+from tests.bench.sessions import new_database
+from tests.processes import Server
+
+
+async def test_known_sessions_open_among_strangers(postgres_server: Server) -> None:
+    name, ring = f"test_{secrets.token_hex(8)}", KeyRing([TokenKey.generate()])
+    url, known = await new_database(postgres_server.url, name, ring, known=3, strangers=5)
+    connection = await asyncpg.connect(url)
+    store = await PostgresStore.open(url)
+
+    assert await connection.fetchval("SELECT count(*) FROM sessions") == 8
+    for each in known:
+        session = await store.find(each.token.digest())
+        assert session is not None
+        assert judge(session, datetime.now(UTC)) == Allow(session)
+        assert session.user_id == each.user_id
+        shown = mismatches(
+            session.id, session.binding, each.signals, DEFAULT_WIDTHS, watched=set(Signal)
+        )
+        assert len(session.binding) == 3
+        assert list(shown) == []
+
+    await store.close()
+    await connection.close()
+    await _drop(postgres_server.url, name)
+
+
+async def _drop(server: str, name: str) -> None:
+    connection = await asyncpg.connect(server)
+    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await connection.close()
