@@ -9,8 +9,8 @@ migrate         bring the database up to date
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from hashlib import blake2s
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -18,16 +18,18 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from proxy import pauses
 from proxy.core.clock import SystemClock
 from proxy.core.errors import StoreUnavailable
-from proxy.core.session import Session
+from proxy.core.token import Digest
+from proxy.core.within import within
 from proxy.house import House, built
 from proxy.observe.prometheus import registry
-from proxy.service.catch_up import CatchUp
+from proxy.reload import Read, Reload
 from proxy.settings import Settings, first_admin_key, token_keys
 from proxy.truth import migrated
 from proxy.web.admin import admin_app
 from proxy.web.admin_auth import ApiKey, ApiKeys, Scope
 from proxy.web.credentials import CredentialSources
-from proxy.web.door import Door, application_door
+from proxy.web.desk import Desk
+from proxy.web.door import Application, Door, Handler, application_door, application_handler, shut
 from proxy.web.express import ExpressLane
 from proxy.web.gate import desks, gate_handler
 from proxy.web.gateways.base import Manners
@@ -39,8 +41,9 @@ from proxy.web.signals import SignalSources
 if TYPE_CHECKING:
     from proxy.web.logout.routes import LogoutRoutes
 
-# Seconds that the start waits for the database before the doors open without it.
+# Seconds that the start waits for the stores before the doors open without them.
 _FIRST_CONTACT: Final = 3.0
+_NOBODYS: Final = Digest(bytes(32))
 
 _log: Final = logging.getLogger("sidegate")
 
@@ -49,9 +52,11 @@ _log: Final = logging.getLogger("sidegate")
 async def opened(settings: Settings) -> AsyncIterator[House]:
     """Lend everything but the doors, on the stores of the settings."""
     async with built(settings) as house:
-        if house.redis is not None:
-            house.redis.believe(await house.durable.generation())
+        with suppress(StoreUnavailable):  # a revocation may do without the database
+            await house.catch_up.settle()
         yield house
+        with suppress(StoreUnavailable):  # what was done is done; servers mend it within seconds
+            await house.catch_up.settle()
 
 
 async def cleanup(settings: Settings) -> AsyncIterator[int]:
@@ -66,55 +71,120 @@ async def migrate(settings: Settings) -> list[str]:
     return await migrated(settings)
 
 
-async def serve(settings: Settings, *, leash: int | None = None) -> None:
+async def serve(settings: Settings, *, read: Read, leash: int | None = None) -> None:
     """Open the doors and answer until SIGTERM or SIGINT, then drain and close.
 
-    `leash` is a descriptor whose other end somebody holds: when they are gone, it ends as well.
+    On SIGHUP the settings are read again. `leash` is a descriptor whose other end somebody holds:
+    when they are gone, it ends as well.
     """
-    stop = asyncio.Event()
+    stop, again = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, again.set)
     if leash is not None:
         loop.add_reader(leash, stop.set)
     async with built(settings) as house:
-        await _refuse_another_schema(house)
-        async with _background(settings, house), _doors(settings, house) as drain:
+        await _first_contact(house)
+        async with _background(settings, house), _doors(settings, house) as doors:
+            reload = Reload(settings, house, read=read, prepare=doors.prepared)
             _log.info("ready")
-            await stop.wait()
+            async with _running(reload.run(again)):
+                await stop.wait()
             if leash is not None:
                 loop.remove_reader(leash)
             _log.info("draining")
-            drain()
-            await asyncio.sleep(settings.drain.delay.total_seconds())
+            doors.drain()
+            await asyncio.sleep(reload.settings.drain.delay.total_seconds())
 
 
-async def _refuse_another_schema(house: House) -> None:
-    """A database that answers must fit; one that does not answer is waited for with open doors."""
+async def _first_contact(house: House) -> None:
+    """Learn what is to be believed, and ask once what the gate will ask: the first pays for all.
+
+    A database that answers must fit; one that does not answer is waited for with open doors.
+    """
     try:
-        async with asyncio.timeout(_FIRST_CONTACT):
-            await house.truth.check()
-    except (StoreUnavailable, TimeoutError):
-        _log.warning("the database does not answer; answering 503 until it does")
+        await within(_FIRST_CONTACT, "durable", _greeted(house))
+    except StoreUnavailable as outage:
+        _log.warning("not every store answers yet: %s", outage)
+
+
+async def _greeted(house: House) -> None:
+    await house.truth.check()
+    await house.catch_up.once()
+    for store in (house.durable, house.redis):
+        if store is not None:
+            await store.find(_NOBODYS)
 
 
 @asynccontextmanager
-async def _doors(settings: Settings, house: House) -> AsyncIterator[Callable[[], None]]:
-    """Open every door and yield how to start draining. The first to open is the last to close."""
-    doors: list[Door] = []
-    draining = asyncio.Event()
+async def _running(work: Coroutine[Any, Any, NoReturn]) -> AsyncIterator[None]:
+    """Do it meanwhile."""
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(work)
+        try:
+            yield
+        finally:
+            task.cancel()
 
-    def drain() -> None:
-        draining.set()
-        for door in doors:
+
+class _Doors:
+    """The doors that are open, and how they drain and change hands."""
+
+    def __init__(self, house: House) -> None:
+        self._open: dict[str, Door] = {}
+        self.express: ExpressLane | None = None
+        self.opened = False
+        self.draining = False
+        self._applications: list[AsyncExitStack] = []  # of reloads: the last one, and one before
+        house.metrics.watch_draining(lambda: self.draining)
+
+    def add(self, door: Door) -> None:
+        self._open[door.name] = door
+
+    def drain(self) -> None:
+        self.draining = True
+        for door in self._open.values():
             door.drain()
 
-    house.metrics.watch_draining(draining.is_set)
+    async def prepared(self, settings: Settings, house: House) -> Callable[[], None]:
+        """See Prepare. What answered before finishes what it has begun."""
+        among, peers = _answering(settings, house)
+        handlers: dict[str, Handler] = {"gate": gate_handler(among, peers)}
+        application, stack = _admin_application(settings, house), AsyncExitStack()
+        handlers["admin"] = shut  # where there was a key and is none any more
+        if application is not None:
+            handlers["admin"] = await stack.enter_async_context(application_handler(application))
+        await self._close_applications(keep=1)
+        self._applications.append(stack)
+
+        def exchange() -> None:
+            for name, handler in handlers.items():
+                if name in self._open:
+                    self._open[name].hand_over(handler)
+            if self.express is not None:
+                self.express.hand_over(among, trust=peers.trust)
+
+        return exchange
+
+    async def close(self) -> None:
+        await self._close_applications(keep=0)
+
+    async def _close_applications(self, *, keep: int) -> None:
+        while len(self._applications) > keep:
+            await self._applications.pop(0).aclose()
+
+
+@asynccontextmanager
+async def _doors(settings: Settings, house: House) -> AsyncIterator[_Doors]:
+    """Open every door. The first to open is the last to close."""
+    doors = _Doors(house)
     async with AsyncExitStack() as closing:
+        closing.push_async_callback(doors.close)
         for made, address in (
-            (_ops_door(house, draining.is_set), settings.ops.listen),
+            (_ops_door(house, doors), settings.ops.listen),
             (_admin_door(settings, house), settings.admin.listen),
-            (_gate_door(settings, house), settings.gate.listen),
+            (_gate_door(settings, house, doors), settings.gate.listen),
         ):
             door = await closing.enter_async_context(made)
             if door is None:
@@ -123,26 +193,38 @@ async def _doors(settings: Settings, house: House) -> AsyncIterator[Callable[[],
             where = await door.open(address, socket_mode=mode)
             patience = settings.drain.timeout.total_seconds()
             closing.push_async_callback(door.close, patience=patience)
-            doors.append(door)
+            doors.add(door)
             _log.info("%s door open", door.name, extra={"address": str(where)})
-        yield drain
+        doors.opened = True
+        yield doors
 
 
 @asynccontextmanager
-async def _ops_door(house: House, draining: Callable[[], bool]) -> AsyncIterator[Door]:
-    handler = ops_handler(Readiness(house.pings, draining), always(registry(house.metrics)))
+async def _ops_door(house: House, doors: _Doors) -> AsyncIterator[Door]:
+    ready = Readiness(house.pings, lambda: doors.draining, lambda: doors.opened)
+    handler = ops_handler(ready, always(registry(house.metrics)))
     yield Door("ops", handler, on_bad_request=partial(house.metrics.bad_request, "ops"))
 
 
 @asynccontextmanager
 async def _admin_door(settings: Settings, house: House) -> AsyncIterator[Door | None]:
-    keys = _api_keys(settings)
-    if not keys:
+    application = _admin_application(settings, house)
+    if application is None:
         _log.info("admin door shut: no admin.keys (`sidegate key new` makes one)")
         yield None
         return
+    count = partial(house.metrics.bad_request, "admin")
+    async with application_door("admin", application, on_bad_request=count) as door:
+        yield door
+
+
+def _admin_application(settings: Settings, house: House) -> Application | None:
+    """Return what answers at the admin door; None: nobody could open it."""
+    keys = _api_keys(settings)
+    if not keys:
+        return None
     newest, logout = token_keys(settings)[0], _logout(settings, house)
-    application = admin_app(
+    return admin_app(
         house.sessions,
         house.rotation,
         house.locks,
@@ -157,13 +239,27 @@ async def _admin_door(settings: Settings, house: House) -> AsyncIterator[Door | 
         on_request=house.metrics.admin_request,
         logout=None if logout is None else logout.receive,
     )
-    count = partial(house.metrics.bad_request, "admin")
-    async with application_door("admin", application, on_bad_request=count) as door:
-        yield door
 
 
 @asynccontextmanager
-async def _gate_door(settings: Settings, house: House) -> AsyncIterator[Door]:
+async def _gate_door(settings: Settings, house: House, doors: _Doors) -> AsyncIterator[Door]:
+    among, peers = _answering(settings, house)
+    if settings.gate.express:
+        doors.express = ExpressLane(among, trust=peers.trust, clock=SystemClock())
+    door = Door(
+        "gate",
+        gate_handler(among, peers),
+        on_bad_request=partial(house.metrics.bad_request, "gate"),
+        express=doors.express,
+        max_connections=settings.gate.max_connections,
+        on_full=house.metrics.connection_refused,
+    )
+    house.metrics.watch_connections(door.lanes)
+    yield door
+
+
+def _answering(settings: Settings, house: House) -> tuple[Sequence[Desk], Peers]:
+    """Return who answers at the gate, and whom."""
     wishes = settings.gate
     sources = CredentialSources(
         bearer=wishes.bearer,
@@ -173,21 +269,10 @@ async def _gate_door(settings: Settings, house: House) -> AsyncIterator[Door]:
     identity = IdentityNames(**wishes.identity.model_dump())
     signals = _signals(settings, house)
     manners = Manners(sources=sources, identity=identity, realm=wishes.realm, signals=signals)
-    clock = SystemClock()
     among = desks(
-        house.validator, manners, events=house.metrics, clock=clock, binding=house.binding
+        house.validator, manners, events=house.metrics, clock=SystemClock(), binding=house.binding
     )
-    peers = Peers(wishes.trusted_peers, refused=house.metrics.untrusted_peer)
-    door = Door(
-        "gate",
-        gate_handler(among, peers),
-        on_bad_request=partial(house.metrics.bad_request, "gate"),
-        express=ExpressLane(among, trust=peers.trust, clock=clock) if wishes.express else None,
-        max_connections=wishes.max_connections,
-        on_full=house.metrics.connection_refused,
-    )
-    house.metrics.watch_connections(door.lanes)
-    yield door
+    return among, Peers(wishes.trusted_peers, refused=house.metrics.untrusted_peer)
 
 
 def _signals(settings: Settings, house: House) -> SignalSources:
@@ -224,16 +309,8 @@ def _api_keys(settings: Settings) -> list[ApiKey]:
 @asynccontextmanager
 async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
     """Hear what other instances change. An error nobody foresaw here ends the process."""
-    up = house.metrics.feed_up
-    catch_up = CatchUp(
-        house.durable,
-        hot=house.hot,
-        believe=_nobody if house.redis is None else house.redis.believe,
-        every=settings.catch_up.interval.total_seconds(),
-    )
     async with asyncio.TaskGroup() as tasks:
         running = [
-            tasks.create_task(catch_up.run(partial(up, "catch_up"))),
             tasks.create_task(house.toucher.run(every=settings.touch.interval.total_seconds())),
             tasks.create_task(house.revoke_behind.run()),
             tasks.create_task(house.analytics.run(sampling=settings.jobs)),
@@ -241,13 +318,7 @@ async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
         ]
         if settings.jobs:
             running += [tasks.create_task(job) for job in _jobs(settings, house)]
-        if house.feed is not None:
-            listening = house.feed.listen(
-                heard=partial(_hear, house),
-                gap=partial(_missed_something, house),
-                up=partial(up, "redis"),
-            )
-            running.append(tasks.create_task(listening))
+        running += [tasks.create_task(listening) for listening in house.news.listening()]
         try:
             yield
         finally:
@@ -259,17 +330,3 @@ def _jobs(settings: Settings, house: House) -> Iterator[Coroutine[Any, Any, NoRe
     """Yield what one process has to do for all."""
     yield house.janitor.run(every=settings.cleanup.interval.total_seconds())
     yield house.audit.run(every=settings.audit.interval.total_seconds())
-
-
-def _nobody(_: int) -> None:
-    """Where there is no hot store but memory, there is nothing to believe."""
-
-
-def _hear(house: House, session: Session) -> None:
-    for copy in session.copies():
-        house.local.keep(copy)
-
-
-def _missed_something(house: House) -> None:
-    house.metrics.feed_gap("redis")
-    house.local.clear()

@@ -20,6 +20,8 @@ from proxy.core.errors import (
     CannotListen,
     Conflict,
     LimitReached,
+    OutcomeUnknown,
+    RevocationPending,
     SchemaMismatch,
     SettingsError,
     SidegateError,
@@ -41,6 +43,8 @@ class _Reporting(click.Group):
         except SettingsError as error:
             click.echo(_settings_report(error), err=True)
             ctx.exit(EX_CONFIG)
+        except RevocationPending as pending:
+            click.echo(f"pending: {pending}")
         except SidegateError as error:
             raise click.ClickException(f"{error}\n{_next_step(error)}") from error
 
@@ -53,6 +57,8 @@ def _settings_report(error: SettingsError) -> str:
 
 def _next_step(error: SidegateError) -> str:
     match error:
+        case OutcomeUnknown():
+            return "It may have been done: look (`sidegate session list USER`), or do it again."
         case StoreUnavailable():
             return "Does the store run, and is its address right? `sidegate config show` tells it."
         case Conflict():
@@ -88,7 +94,7 @@ for command in (analytics, audit, config, key, session):
 @click.option("--workers", type=click.IntRange(1, 64), help="So many processes (workers).")
 @click.option("--leash", type=int, hidden=True)  # how workers are started
 def serve(config: Path | None, workers: int | None, leash: int | None) -> None:
-    """Answer the gateway until SIGTERM or SIGINT.
+    """Answer the gateway until SIGTERM or SIGINT; on SIGHUP, read the settings again.
 
     \b
     Examples:
@@ -96,6 +102,7 @@ def serve(config: Path | None, workers: int | None, leash: int | None) -> None:
       sidegate serve --config /etc/sidegate/sidegate.yaml
       SIDEGATE_GATE__LISTEN=unix:/run/sidegate/gate.sock sidegate serve
       sidegate serve --workers 4                   a central one, on a machine of its own
+      kill -HUP PID                                after `sidegate config check`
     """
     settings = load(config)
     from proxy.observe import logs
@@ -106,7 +113,7 @@ def serve(config: Path | None, workers: int | None, leash: int | None) -> None:
     else:
         from proxy import app
 
-        run(app.serve(settings, leash=leash))
+        run(app.serve(settings, read=lambda: load(config), leash=leash))
 
 
 def _supervise(settings: "Settings", config: Path | None) -> None:

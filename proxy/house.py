@@ -17,15 +17,18 @@ from proxy.core.protocols import (
 )
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
+from proxy.news import News, bell_of, feed_of, pending_of
 from proxy.observe.prometheus import Metrics
 from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
 from proxy.service.binding import ClientBinding, RevokeBehind
+from proxy.service.catch_up import CatchUp
 from proxy.service.janitor import Janitor
 from proxy.service.locks import Locks
 from proxy.service.logouts import Logouts
 from proxy.service.means import Means
 from proxy.service.outward import Nobody
+from proxy.service.pending import Pending
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.toucher import Toucher
@@ -46,7 +49,6 @@ from proxy.web.ops import Ping
 
 if TYPE_CHECKING:
     from proxy.stores.redis import RedisStore
-    from proxy.stores.redis_feed import RedisFeed
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,10 @@ class House:
     local: LocalStore
     hot: tuple[HotStore, ...]
     redis: "RedisStore | None"
-    feed: "RedisFeed | None"
+    finder: SessionFinder
+    means: Means
+    catch_up: CatchUp
+    news: News
     sessions: Sessions
     rotation: Rotation
     locks: Locks
@@ -90,19 +95,22 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         metrics = Metrics(
             version=version("sidegate"), revocation_bound=_seconds(settings.local.max_age)
         )
+        metrics.settings_read(clock.now(), successful=True)
         truth = await opened(settings)
         cellar.push_async_callback(truth.sessions.close)
+        redis = _redis(settings, metrics)
+        if redis is not None:
+            cellar.push_async_callback(redis.close)
+        pending = pending_of(settings, redis, clock, metrics)
         local = LocalStore(
             max_sessions=settings.local.max_sessions,
             max_bytes=settings.local.max_bytes,
             max_age=_seconds(settings.local.max_age),
             clock=clock,
+            applied=pending.applied,
         )
         metrics.watch_local(local)
-        redis = _redis(settings, metrics)
-        if redis is not None:
-            cellar.push_async_callback(redis.close)
-        yield _introduced(settings, clock, ring, metrics, truth, local, redis)
+        yield _introduced(settings, clock, ring, metrics, truth, local, redis, pending)
 
 
 def _introduced(
@@ -113,17 +121,17 @@ def _introduced(
     truth: Truth,
     local: LocalStore,
     redis: "RedisStore | None",
+    pending: Pending,
 ) -> House:
     durable = truth.sessions
     hot: list[HotStore] = [local]  # which counts for itself
     far = _guarded_durable(settings, clock, metrics, truth)
     pings: dict[str, Ping] = {truth.name: durable.ping}
-    feed: RedisFeed | None = None
     if redis is not None:
         hot.append(_guarded_redis(settings, clock, metrics, redis))
         far = ReadThrough(hot[-1], far, clock=clock)
         pings["redis"] = redis.ping
-        feed = _feed(redis, metrics)
+    feed = feed_of(redis, clock, metrics)
     patience = _seconds(settings.gate.deadline)
     finder = ReadThrough(local, _beyond_memory(settings, clock, far, patience), clock=clock)
     lifetimes = settings.sessions.by_type()
@@ -132,15 +140,30 @@ def _introduced(
         hot=hot,
         lifetimes=lifetimes,
         clock=clock,
-        keep_near=local.keep,
+        keep_near=local.touch,
         counted=metrics.touches,
         max_notes=settings.touch.max_sessions,
     )
-    limits = settings.sessions.limits()
-    means = Means(durable, hot, feed or Nobody(), ring, lifetimes, clock, metrics, limits)
-    sessions = Sessions(
-        means, new_id=lambda: SessionId(str(uuid7())), widths=settings.binding.widths()
+    catch_up = CatchUp(
+        durable,
+        hot=hot,
+        believe=_nobody if redis is None else redis.believe,
+        clock=clock,
+        every=_seconds(settings.catch_up.interval),
     )
+    means = Means(
+        durable,
+        hot,
+        feed or Nobody(),
+        ring,
+        lifetimes,
+        clock,
+        metrics,
+        settings.sessions.limits(),
+        catch_up.owe,
+        pending,
+    )
+    sessions = sessions_of(settings, means)
     revoke_behind = RevokeBehind(sessions, events=metrics)
     return House(
         metrics=metrics,
@@ -148,7 +171,19 @@ def _introduced(
         local=local,
         hot=tuple(hot),
         redis=redis,
-        feed=feed,
+        finder=finder,
+        means=means,
+        catch_up=catch_up,
+        news=News(
+            catch_up=catch_up,
+            pending=pending,
+            write_down=sessions.write_down,
+            every=_seconds(settings.catch_up.interval),
+            feed=feed,
+            bell=bell_of(settings, clock, metrics),
+            local=local,
+            metrics=metrics,
+        ),
         sessions=sessions,
         rotation=Rotation(means),
         locks=Locks(truth.locks, durable=durable, clock=clock, counted=metrics.lock),
@@ -166,14 +201,7 @@ def _introduced(
             counted=metrics.samples,
             told=metrics.analytics,
         ),
-        validator=Validator(
-            finder,
-            ring=ring,
-            clock=clock,
-            deadline=patience,
-            memory=local.peek,
-            seen=toucher.seen,
-        ),
+        validator=validator_of(settings, means, finder, local, toucher),
         toucher=toucher,
         janitor=Janitor(
             durable,
@@ -182,14 +210,38 @@ def _introduced(
             clock=clock,
             counted=metrics.cleanups,
         ),
-        binding=ClientBinding(
-            settings.binding.policies(),
-            widths=settings.binding.widths(),
-            events=metrics,
-            revoke=revoke_behind.revoke,
-        ),
+        binding=binding_of(settings, metrics, revoke_behind),
         revoke_behind=revoke_behind,
         pings=pings,
+    )
+
+
+def sessions_of(settings: Settings, means: Means) -> Sessions:
+    """Return the verbs under the rules of the settings."""
+    return Sessions(means, new_id=lambda: SessionId(str(uuid7())), widths=settings.binding.widths())
+
+
+def validator_of(
+    settings: Settings, means: Means, finder: SessionFinder, local: LocalStore, toucher: Toucher
+) -> Validator:
+    """Return who answers for tokens."""
+    return Validator(
+        finder,
+        ring=means.ring,
+        clock=means.clock,
+        deadline=_seconds(settings.gate.deadline),
+        memory=local.peek,
+        seen=toucher.seen,
+    )
+
+
+def binding_of(settings: Settings, metrics: Metrics, revoke_behind: RevokeBehind) -> ClientBinding:
+    """Return who holds sessions to their clients."""
+    return ClientBinding(
+        settings.binding.policies(),
+        widths=settings.binding.widths(),
+        events=metrics,
+        revoke=revoke_behind.revoke,
     )
 
 
@@ -217,8 +269,12 @@ def _guarded_durable(
     settings: Settings, clock: Clock, metrics: Metrics, truth: Truth
 ) -> SessionFinder:
     limits = settings.sqlite if settings.database_url is None else settings.postgres
-    guard = _guard(truth.name, limits, clock, metrics)
-    batched = Batched(Guarded(truth.sessions, guard=guard))
+    batched = Batched(
+        Guarded(truth.sessions, guard=_guard(truth.name, limits, clock, metrics)),
+        store=truth.name,
+        max_flights=truth.lookups_at_once,
+        max_waiting=limits.max_lookups,
+    )
     return Metered(batched, store=truth.name, observe=metrics.lookup)
 
 
@@ -227,6 +283,10 @@ def _guarded_redis(
 ) -> HotStore:
     leaf = GuardedHot(redis, guard=_guard("redis", settings.redis, clock, metrics))
     return MeteredHot(BatchedHot(leaf), store="redis", observe=metrics.lookup)
+
+
+def _nobody(_: int) -> None:
+    """Where there is no hot store but memory, there is nothing to believe."""
 
 
 def _redis(settings: Settings, metrics: Metrics) -> "RedisStore | None":
@@ -240,12 +300,6 @@ def _redis(settings: Settings, metrics: Metrics) -> "RedisStore | None":
         timeout=max(0.05, _seconds(settings.redis.deadline)),
         generation=None,  # the durable store says which
     )
-
-
-def _feed(redis: "RedisStore", metrics: Metrics) -> "RedisFeed":
-    from proxy.stores.redis_feed import RedisFeed
-
-    return RedisFeed(redis, on_unreadable=metrics.unreadable_record)
 
 
 def _seconds(duration: timedelta) -> float:

@@ -28,8 +28,8 @@ from proxy.web.worker_ops import Workers
 
 # Seconds until one that ended is started again: at once, then longer and longer.
 _PAUSES: Final = (0.1, 0.5, 1.0, 5.0)
-# Seconds from our start in which a worker that gives up speaks for all of them.
-_YOUNG: Final = 5.0
+# Seconds between two looks whether a worker has opened its doors.
+_LOOK: Final = 0.05
 # Seconds after which one that lives is forgiven that it was started again.
 _SETTLED: Final = 30.0
 
@@ -64,7 +64,7 @@ class Supervisor:
         self._command = command
         self._stopping = asyncio.Event()
         self._failed: int | None = None
-        self._young_until = asyncio.get_running_loop().time() + _YOUNG
+        self._proven = False  # some worker has opened its doors
 
     def draining(self) -> bool:
         """Say whether the workers have been told to end."""
@@ -92,7 +92,7 @@ class Supervisor:
             status = await self._lived(worker)
             if self.draining():
                 return
-            if status > 0 and asyncio.get_running_loop().time() < self._young_until:
+            if status > 0 and not self._proven:
                 self._failed = status  # wrong settings, a wrong schema: they do not mend themselves
                 self.stop()
                 return
@@ -102,18 +102,29 @@ class Supervisor:
         """Start it, and return what it ended with."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        worker.process = await asyncio.create_subprocess_exec(
-            *self._command,
-            env=worker.environment,
-            pass_fds=worker.descriptors,
-            stdin=asyncio.subprocess.PIPE,  # whose end it notices, should we be killed
-        )
+        try:
+            worker.process = await asyncio.create_subprocess_exec(
+                *self._command,
+                env=worker.environment,
+                pass_fds=worker.descriptors,
+                stdin=asyncio.subprocess.PIPE,  # whose end it notices, should we be killed
+            )
+        except OSError as error:  # no memory, no room for a process: the others live
+            _log.error("a worker cannot be started: %s", os.strerror(error.errno or 0))
+            return -1
         if self.draining():  # told before there was anybody to tell
             worker.process.terminate()
+        proving = asyncio.create_task(self._prove(worker))
         status = await worker.process.wait()
+        proving.cancel()
         if loop.time() - began > _SETTLED:
             worker.failures = 0
         return status
+
+    async def _prove(self, worker: _Worker) -> None:
+        while not worker.ops.exists():  # noqa: ASYNC110  # nobody tells us
+            await asyncio.sleep(_LOOK)
+        self._proven = True
 
     async def _pause(self, worker: _Worker, status: int) -> None:
         seconds = _PAUSES[min(worker.failures, len(_PAUSES) - 1)]

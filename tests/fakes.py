@@ -39,3 +39,6 @@ class Shelf:
         if kept is None or kept.freshness <= session.freshness:
             self.sessions[session.digest] = kept = session
         return kept
+
+    async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
+        return {digest: await self.put(session) for digest, session in sessions.items()}

@@ -68,12 +68,19 @@ class Sidegate:
 
 
 def start_sidegate(
-    directory: Path, *, admin_key: str | None = None, wait: bool = True, **settings: str
+    directory: Path,
+    *,
+    admin_key: str | None = None,
+    wait: bool = True,
+    config: str | None = None,
+    module: str = "proxy",
+    **settings: str,
 ) -> Sidegate:
-    """Start Sidegate on the embedded default; `settings` are further environment variables.
+    """Start Sidegate on the embedded default; `settings` are further environment variables, and
+    `config` is a file of more.
 
     With SIDEGATE_DATABASE_URL and SIDEGATE_REDIS_URL it is a full deployment, whose `admin_key`
-    the settings must know. Without `wait` it need not be ready, only alive.
+    the settings must know. Without `wait` it need not be ready, only alive. `module` is what runs.
     """
     path = "/readyz" if wait else "/livez"
 
@@ -88,7 +95,7 @@ def start_sidegate(
         }
         child = Child(
             "sidegate",
-            python_module("proxy", "serve"),
+            python_module(module, "serve", *(["--config", config] if config else [])),
             directory,
             lambda: _says_yes(ops_port, path),
             environment=environment | settings,

@@ -49,9 +49,12 @@ def _as_text(document: "AnalyticsDocument") -> str:
     active, windows = document["active"], document["windows"]
     by_type = {f"  {type_}": count for type_, count in active["by_type"].items()}
     now = {"active": active["total"], **by_type, "users": active["users"]}
-    columns = {name: _column(window) for name, window in windows.items()}
-    names = next(iter(columns.values()))
-    rows = [{"": row} | {name: columns[name][row] for name in columns} for row in names]
+    columns = {
+        "1h": _column(windows["1h"]),
+        "24h": _column(windows["24h"]),
+        "7d": _column(windows["7d"]),
+    }
+    rows = [{"": row} | {name: columns[name][row] for name in columns} for row in columns["1h"]]
     parts = (f"As of {document['as_of']}", as_card(now), as_table(("", *columns), rows))
     return "\n\n".join(parts)
 

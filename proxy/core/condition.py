@@ -3,9 +3,9 @@
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from proxy.core.session import SessionId
+from proxy.core.session import Session, SessionId
 from proxy.core.session_type import SessionType
 
 
@@ -41,3 +41,29 @@ class Condition:
     def matches_all(self) -> bool:
         """Say whether no field is given: every session is meant."""
         return all(getattr(self, field.name) is None for field in fields(self))
+
+    @property
+    def decidable(self) -> bool:
+        """Say whether a session without its details tells if it matches, today as tomorrow."""
+        return all(
+            getattr(self, field.name) is None
+            for field in fields(self)
+            if field.name not in _OF_THE_SESSION
+        )
+
+    def matches(self, session: Session) -> bool:
+        """Say whether a session matches; the condition is decidable."""
+        return (
+            self.session_id in (None, session.id)
+            and self.user_id in (None, session.user_id)
+            and self.type in (None, session.type)
+            and session.id != self.except_id
+            and (self.scope is None or self.scope in session.scopes)
+            and (self.created_before is None or session.created_at < self.created_before)
+        )
+
+
+_OF_THE_SESSION: Final = frozenset(
+    {"user_id", "session_id", "except_id", "type", "scope", "created_before"}
+)
+"""What the session itself says, and no touch moves."""

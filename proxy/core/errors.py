@@ -2,6 +2,8 @@
 
 SidegateError
 ├── StoreUnavailable    the store's: it could not answer; says nothing about the session
+│   └── OutcomeUnknown      a change was sent to it, and nobody knows whether it was made
+├── RevocationPending   the store's, too: the revocation holds, and is written down later
 ├── UnreadableRecord    the store's content: a record that cannot be what was written
 ├── SessionEnded        the caller's: a transition was asked of a session that has ended
 ├── SessionExists       the caller's: that id or digest is taken
@@ -27,6 +29,20 @@ class StoreUnavailable(SidegateError):
         super().__init__(f"{store} cannot answer: {why}")
         self.store = store
         self.why = why
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """The store was lost while it made a change: it may have been made, or be made yet."""
+
+
+class RevocationPending(SidegateError):
+    """The truth is away. The revocation holds on every instance, and is written down later.
+
+    It does so as long as the Redis lives that took it, or any instance that has heard of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the revocation holds, and is written down when the database is back")
 
 
 class UnreadableRecord(SidegateError):

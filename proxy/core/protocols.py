@@ -1,6 +1,7 @@
 """What stores promise. Absence is an answer; an error is an outage.
 
-Every method raises StoreUnavailable when the store cannot answer, and nothing else for that.
+Every method raises StoreUnavailable when the store cannot answer, and nothing else for that; one
+that changes something raises OutcomeUnknown, a kind of it, when it may have been changed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from proxy.core.audit import AuditEvent, AuditFilter, Seal
 from proxy.core.condition import Condition
 from proxy.core.limits import Limit
 from proxy.core.lock import Contended, Hold, LeaseDigest
+from proxy.core.pending import PendingRevocation
 from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.session_state import SessionState
 from proxy.core.token import Digest
@@ -38,7 +40,9 @@ class BatchFinder(Protocol):
         ...
 
 
-class _Putting(Protocol):
+class HotStore(SessionFinder, Protocol):
+    """May forget, never goes back in time."""
+
     async def put(self, session: Session) -> Session:
         """Offer a copy for `session.digest`; keep the fresher of it and what is there.
 
@@ -47,12 +51,12 @@ class _Putting(Protocol):
         ...
 
 
-class HotStore(SessionFinder, _Putting, Protocol):
-    """May forget, never goes back in time."""
+class HotLeaf(BatchFinder, Protocol):
+    """A hot store that answers many questions, and takes many copies, in one round trip."""
 
-
-class HotLeaf(BatchFinder, _Putting, Protocol):
-    """A hot store that answers many questions at once."""
+    async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
+        """Put each under its own digest, and return what was kept under each."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +164,8 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         """Revoke sessions matching `condition` that are neither revoked nor past their absolute
         deadline, the `limit` lowest ids beyond `after`; return the tombstones in that order.
 
-        Fewer than `limit` say that there are no more. One that looks idle is revoked too: that it
-        was seen may be told late, by a touch.
+        Only an empty list says that there are no more: a row that cannot be read is revoked, too,
+        and not returned. So is one that looks idle: that it was seen may be told late, by a touch.
         """
         ...
 
@@ -179,8 +183,10 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         """Return which generation of copies hot stores may be believed. Only ever grows."""
         ...
 
-    async def next_generation(self) -> int:
-        """Begin another: a hot store missed a change, and no copy in it is believed any more."""
+    async def next_generation(self, after: int) -> int:
+        """Begin the one after `after`, and return it: a hot store missed a change, and no copy in
+        it is believed any more. Another instance has begun it already: return the present one.
+        """
         ...
 
     async def purge(self, expired_before: datetime, *, limit: int) -> int:
@@ -343,6 +349,21 @@ class LogoutMemory(Protocol):
         It is forgotten after `until`, together with the next one that is remembered later than
         that; `at` is now.
         """
+
+
+class PendingShelf(Protocol):
+    """Where instances share pending revocations. It may forget all of them at once."""
+
+    async def put(self, revocations: Sequence[PendingRevocation]) -> None:
+        """Keep them, and let every instance know that there are more."""
+        ...
+
+    async def compare(self, known: set[str]) -> tuple[list[PendingRevocation], set[str]]:
+        """Return those that are kept and not `known`, and which of the `known` are not kept."""
+        ...
+
+    async def remove(self, revocation: PendingRevocation) -> None:
+        """Keep it no longer: it is written down."""
         ...
 
 

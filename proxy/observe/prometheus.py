@@ -8,6 +8,7 @@ user, a path or an address.
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from itertools import accumulate
 from typing import Final, Protocol
 
@@ -93,18 +94,23 @@ class Metrics:
         self._locks: _Tally = defaultdict(int)
         self._mismatches: _Tally = defaultdict(int)
         self._binding_revocations: _Tally = defaultdict(int)
+        self._pended: _Tally = defaultdict(int)
         self._unreadable: _Tally = defaultdict(int)
         self._bad_requests: _Tally = defaultdict(int)
         self._admin_requests: _Tally = defaultdict(int)
         self._logouts: _Tally = defaultdict(int)
         self._feed_up: dict[tuple[str, ...], float] = {}
         self._feed_gaps: _Tally = defaultdict(int)
+        self._feed_lag: dict[tuple[str, ...], float] = {}
         self._untrusted_peers = 0
         self._breakers: dict[str, Callable[[], str]] = {}
         self._local: Memory | None = None
         self._lanes: Callable[[], Mapping[str, int]] = dict
         self._connections_refused = 0
         self._draining: Callable[[], bool] = lambda: False
+        self._reload_successful = False
+        self._reloaded_at = 0.0
+        self._pending: Callable[[], int] = lambda: 0
 
     # What is counted
 
@@ -157,8 +163,12 @@ class Metrics:
         self._mismatches[signal, policy] += 1
 
     def binding_revocation(self, outcome: str) -> None:
-        """A session that was to end for it was revoked, failed to be, or was dropped."""
+        """A session that was to end for it was revoked, will be, failed to be, or was dropped."""
         self._binding_revocations[(outcome,)] += 1
+
+    def pended(self, outcome: str) -> None:
+        """A revocation was accepted without the durable store, written down, or dropped."""
+        self._pended[(outcome,)] += 1
 
     def unreadable_record(self, store: str) -> None:
         self._unreadable[(store,)] += 1
@@ -188,6 +198,16 @@ class Metrics:
     def feed_gap(self, feed: str) -> None:
         self._feed_gaps[(feed,)] += 1
 
+    def feed_lag(self, feed: str, seconds: float) -> None:
+        """What was said on a feed was heard so many seconds later."""
+        self._feed_lag[(feed,)] = seconds
+
+    def settings_read(self, at: datetime, *, successful: bool) -> None:
+        """The settings were read, and are lived by; or they were wrong, and are not."""
+        self._reload_successful = successful
+        if successful:
+            self._reloaded_at = at.timestamp()
+
     # What is read when a scrape comes
 
     def watch_breaker(self, store: str, state: Callable[[], str]) -> None:
@@ -199,6 +219,9 @@ class Metrics:
     def watch_connections(self, lanes: Callable[[], Mapping[str, int]]) -> None:
         """`lanes` tells how many connections to the gate there are in each lane."""
         self._lanes = lanes
+
+    def watch_pending(self, revocations: Callable[[], int]) -> None:
+        self._pending = revocations
 
     def watch_draining(self, draining: Callable[[], bool]) -> None:
         self._draining = draining
@@ -336,9 +359,21 @@ class Metrics:
         )
         yield _counter(
             "sidegate_binding_revocations",
-            "Sessions to be ended for a mismatch: revoked, failed or dropped.",
+            "Sessions to be ended for a mismatch: revoked, pending, failed or dropped.",
             ("outcome",),
             self._binding_revocations,
+        )
+        yield _counter(
+            "sidegate_pended_revocations",
+            "Revocations accepted without the durable store, written down later, or dropped.",
+            ("outcome",),
+            self._pended,
+        )
+        yield _gauge(
+            "sidegate_pending_revocations",
+            "Revocations that hold and are not written down yet, as far as this process knows.",
+            (),
+            {(): float(self._pending())},
         )
         yield _gauge(
             "sidegate_feed_up",
@@ -351,6 +386,12 @@ class Metrics:
             "Times that something may have been missed, after which memory is emptied.",
             ("feed",),
             self._feed_gaps,
+        )
+        yield _gauge(
+            "sidegate_feed_lag_seconds",
+            "How long the last heartbeat took from this process through the feed to itself.",
+            ("feed",),
+            self._feed_lag,
         )
         yield _gauge(
             "sidegate_revocation_bound_seconds",
@@ -406,6 +447,18 @@ class Metrics:
             "Back-channel logouts: ended, nobody, invalid, replayed, unasked or unavailable.",
             ("provider", "outcome"),
             self._logouts,
+        )
+        yield _gauge(
+            "sidegate_config_last_reload_successful",
+            "1 unless the settings were wrong when they were read last.",
+            (),
+            {(): float(self._reload_successful)},
+        )
+        yield _gauge(
+            "sidegate_config_last_reload_success_timestamp_seconds",
+            "When the settings in force were read.",
+            (),
+            {(): self._reloaded_at},
         )
         yield _gauge(
             "sidegate_draining", "1 while shutting down.", (), {(): float(self._draining())}

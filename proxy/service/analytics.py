@@ -89,11 +89,13 @@ class Analytics:
         last = await self._store.last()
         if last is None:
             return None
-        windows = {
-            name: await self._store.window(last.at - length, last.at)
-            for name, length in WINDOWS.items()
-        }
-        return report(last, {name: each for name, each in windows.items() if each is not None})
+        windows = {}
+        for name, length in WINDOWS.items():
+            window = await self._store.window(last.at - length, last.at)
+            if window is None:  # all of them have been forgotten since
+                return None
+            windows[name] = window
+        return report(last, windows)
 
 
 async def _all(step: Callable[[int], Awaitable[int]], limit: int) -> None:

@@ -7,7 +7,7 @@ from typing import Final, NoReturn, Protocol
 
 from proxy.core.actor import SIDEGATE
 from proxy.core.binding import Policy, Signal, Signals, Widths, mismatches
-from proxy.core.errors import Conflict, StoreUnavailable, UnreadableRecord
+from proxy.core.errors import Conflict, RevocationPending, StoreUnavailable, UnreadableRecord
 from proxy.core.session import Session, SessionId
 from proxy.core.verdict import Allow, Deny, Reason
 from proxy.service.sessions import Sessions
@@ -16,7 +16,7 @@ _REASON: Final = "binding"
 
 
 class BindingEvents(Protocol):
-    """Whoever counts. An outcome is revoked, failed or dropped."""
+    """Whoever counts. An outcome is revoked, pending, failed or dropped."""
 
     def binding_mismatch(self, signal: str, policy: str) -> None: ...
 
@@ -133,6 +133,8 @@ class RevokeBehind:
     async def _end(self, session_id: SessionId) -> str:
         try:
             await self._sessions.revoke(session_id, by=SIDEGATE, reason=_REASON)
+        except RevocationPending:
+            return "pending"
         except (StoreUnavailable, UnreadableRecord, Conflict):
             return "failed"
         return "revoked"

@@ -9,9 +9,12 @@ from typing import Final, NoReturn
 from proxy.core.clock import Clock
 from proxy.core.errors import StoreUnavailable
 from proxy.core.protocols import DurableStore
+from proxy.core.within import within
 
 # Between two batches, so that a large backlog does not keep the store from everybody else.
 _BREATH: Final = 0.05
+# Seconds for one batch. One that takes longer waits for a lock, on a connection others need.
+_PATIENCE: Final = 10.0
 
 _log: Final = logging.getLogger("sidegate.janitor")
 
@@ -30,13 +33,18 @@ class Janitor:
         batch: int,
         clock: Clock,
         counted: Callable[[str, int], None],
+        patience: float = _PATIENCE,
     ) -> None:
-        """`counted` is told `purged` with how many sessions, and `failed` with 1."""
+        """`counted` is told `purged` with how many sessions, and `failed` with 1.
+
+        A batch that takes more than `patience` seconds has failed.
+        """
         self._durable = durable
         self._retention = retention
         self._batch = batch
         self._clock = clock
         self._counted = counted
+        self._patience = patience
 
     async def run(self, every: float) -> NoReturn:
         """Clean up every so many seconds, until cancelled. A failure is tried again next time."""
@@ -56,7 +64,8 @@ class Janitor:
         """
         expired_before = self._clock.now() - self._retention
         while True:
-            purged = await self._durable.purge(expired_before, limit=self._batch)
+            purging = self._durable.purge(expired_before, limit=self._batch)
+            purged = await within(self._patience, "durable", purging)
             self._counted("purged", purged)
             yield purged
             if purged < self._batch:

@@ -1,6 +1,6 @@
 """What the verbs work with: the truth, who is to be told, and the rules."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,7 +11,8 @@ from proxy.core.protocols import DurableStore, Feed, HotStore
 from proxy.core.session import Session
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing
-from proxy.service.outward import tell
+from proxy.service.outward import nothing_owed, tell
+from proxy.service.pending import Pending
 
 
 class LifeEvents(Protocol):
@@ -26,8 +27,9 @@ class LifeEvents(Protocol):
 class Means:
     """Handed to every verb's class by the composition root.
 
-    `hot` runs from near to far. `limits`, of the types that have one, say how many sessions of a
-    user and tenant may live at once.
+    `hot` runs from near to far; `owe` is told what one of them could not be told. `limits`, of the
+    types that have one, say how many sessions of a user and tenant may live at once. `pending`
+    takes revocations while the truth is away.
     """
 
     durable: DurableStore
@@ -38,10 +40,12 @@ class Means:
     clock: Clock
     events: LifeEvents
     limits: Mapping[SessionType, Limit] = field(default_factory=dict)
+    owe: Callable[[Sequence[Session]], None] = nothing_owed
+    pending: Pending | None = None
 
     async def tell(self, changed: Sequence[Session]) -> None:
         """Tell whoever holds copies what the durable store has acknowledged."""
-        await tell(changed, self.durable, self.hot, self.feed)
+        await tell(changed, self.hot, self.feed, self.owe)
 
     async def over(self, tombstones: Sequence[Session], *, cause: str) -> None:
         """Count and tell that these sessions have ended."""

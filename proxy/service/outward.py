@@ -1,11 +1,16 @@
 """The word outward, after the truth was told: nothing here can fail what has been acknowledged."""
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import Final
 
 from proxy.core.errors import StoreUnavailable
-from proxy.core.protocols import DurableStore, Feed, HotStore
+from proxy.core.protocols import Feed, HotStore
 from proxy.core.session import Session
+
+# One round trip's worth: more at once would wait for each other within one store's deadline.
+_AT_ONCE: Final = 64
 
 
 async def offer(sessions: Sequence[Session], hot: Sequence[HotStore]) -> bool:
@@ -15,29 +20,36 @@ async def offer(sessions: Sequence[Session], hot: Sequence[HotStore]) -> bool:
 
 
 async def tell(
-    changed: Sequence[Session], durable: DurableStore, hot: Sequence[HotStore], feed: Feed
+    changed: Sequence[Session],
+    hot: Sequence[HotStore],
+    feed: Feed,
+    owe: Callable[[Sequence[Session]], None],
 ) -> None:
-    """Tell our own memory, then the other instances, then the hot stores beyond.
+    """Tell our own memory, then the other instances and the hot stores beyond.
 
-    A hot store that cannot be told keeps what it had, and may answer with it when it is back: from
-    the next generation on nobody believes it.
+    A hot store that cannot be told keeps what it had, and may answer with it when it is back:
+    `owe` is told what it has missed.
     """
     if not changed:
         return
     near, far = hot[:1], hot[1:]
     await offer(changed, near)
+    taken, _ = await asyncio.gather(offer(changed, far), _announced(changed, feed))
+    if not taken:
+        owe(changed)
+
+
+async def _announced(changed: Sequence[Session], feed: Feed) -> None:
     with suppress(StoreUnavailable):  # the catch-up of the other instances finds it
         await feed.announce(changed)
-    if not await offer(changed, far):
-        with suppress(StoreUnavailable):  # then the catch-up does it
-            await durable.next_generation()
 
 
 async def _taken(sessions: Sequence[Session], store: HotStore) -> bool:
+    copies = [copy for session in sessions for copy in session.copies()]
     try:
-        for session in sessions:
-            for copy in session.copies():
-                await store.put(copy)
+        for start in range(0, len(copies), _AT_ONCE):
+            # Together: a store may take what is put in one tick in one round trip.
+            await asyncio.gather(*map(store.put, copies[start : start + _AT_ONCE]))
     except StoreUnavailable:
         return False
     return True
@@ -48,3 +60,7 @@ class Nobody:
 
     async def announce(self, sessions: Iterable[Session]) -> None:
         """Tell nobody."""
+
+
+def nothing_owed(_: Sequence[Session]) -> None:
+    """Where no store lies beyond our memory, none can miss anything."""

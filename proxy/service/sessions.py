@@ -5,7 +5,7 @@ stores, the announcement to other instances) may fail without undoing it.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -15,20 +15,26 @@ from proxy.core.condition import Condition
 from proxy.core.errors import (
     AnotherRequest,
     LimitReached,
+    RevocationPending,
     SessionEnded,
     SessionExists,
+    StoreUnavailable,
 )
 from proxy.core.idempotency import Idempotency
+from proxy.core.pending import PendingRevocation
 from proxy.core.protocols import Cursor, Touch
 from proxy.core.session import Session, SessionDetails, SessionId, SessionRecord
 from proxy.core.session_state import SessionState
 from proxy.core.session_type import SessionType
 from proxy.core.token import Token
+from proxy.core.within import within
 from proxy.service.means import Means
 from proxy.service.outward import offer
 
 # One statement's worth: its rows' locks are held for some milliseconds.
 _BATCH: Final = 500
+# Seconds until a revocation does not wait for the truth any longer, where it need not.
+_PATIENCE: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +136,11 @@ class Sessions:
         """End a session for good and return its last state; None: there is no such session.
 
         Idempotent: of a session that was revoked or has expired nothing changes. One statement, not
-        a compare-and-set: nobody outruns a revocation by refreshing faster.
+        a compare-and-set: nobody outruns a revocation by refreshing faster. RevocationPending: the
+        truth is away; if there is such a session, nobody is let in by it any more.
         """
-        tombstones = await self._means.durable.revoke_where(
-            Condition(session_id=session_id),
-            at=self._means.clock.now(),
-            by=by,
-            reason=reason,
-            limit=1,
-        )
+        condition = Condition(session_id=session_id)
+        tombstones = await self._ended(condition, by=by, reason=reason, limit=1)
         await self._means.over(tombstones, cause="revoke")
         return await self._means.durable.get(session_id)
 
@@ -156,7 +158,8 @@ class Sessions:
         if not touched:
             raise SessionEnded(f"session {session_id} has ended")
         await offer(touched, self._means.hot)
-        return await self._means.durable.get(session_id)
+        seen = record.details.access_count + 1  # at least: others may have counted meanwhile
+        return SessionRecord(touched[0], replace(record.details, access_count=seen))
 
     async def revoke_where(
         self, condition: Condition, *, by: Actor, reason: str
@@ -164,23 +167,60 @@ class Sessions:
         """End every living session that matches, a batch at a time; yield how many each ended.
 
         Whoever stops listening stops it: what was yielded is done. Sessions that begin meanwhile
-        may be ended or not.
+        may be ended or not. RevocationPending: the truth is away; all the others are ended so.
         """
         after = None
         while True:
+            tombstones = await self._ended(
+                condition, by=by, reason=reason, limit=_BATCH, after=after
+            )
+            if not tombstones:
+                return
+            await self._means.over(tombstones, cause="revoke_where")
+            yield len(tombstones)
+            after = tombstones[-1].id
+
+    async def write_down(self, revocation: PendingRevocation) -> None:
+        """Tell the truth of a revocation that was pending. What it knows already stays as it is."""
+        after = None
+        while True:
             tombstones = await self._means.durable.revoke_where(
-                condition,
-                at=self._means.clock.now(),
-                by=by,
-                reason=reason,
+                revocation.condition,
+                at=revocation.at,
+                by=revocation.by,
+                reason=revocation.reason,
                 limit=_BATCH,
                 after=after,
             )
-            await self._means.over(tombstones, cause="revoke_where")
-            yield len(tombstones)
-            if len(tombstones) < _BATCH:
+            if not tombstones:
                 return
+            await self._means.over(tombstones, cause="revoke_pending")
             after = tombstones[-1].id
+
+    async def _ended(
+        self,
+        condition: Condition,
+        *,
+        by: Actor,
+        reason: str,
+        limit: int,
+        after: SessionId | None = None,
+    ) -> list[Session]:
+        """Return the tombstones of a batch; RevocationPending: those to come."""
+        revoking = self._means.durable.revoke_where(
+            condition, at=self._means.clock.now(), by=by, reason=reason, limit=limit, after=after
+        )
+        pending = self._means.pending
+        if pending is None or not pending.takes(condition):
+            return await revoking
+        try:
+            return await within(_PATIENCE, "durable", revoking)
+        except StoreUnavailable as outage:
+            try:
+                await pending.add(condition, by=by, reason=reason)
+            except StoreUnavailable:
+                raise outage from None
+            raise RevocationPending from outage
 
     async def _begin(
         self, wanted: NewSession, session_id: SessionId, token: Token, claim: bytes | None

@@ -56,13 +56,17 @@ class Toucher:
         """
         self._durable = durable
         self._hot = hot
-        self._thresholds = {type_: each.touch_threshold for type_, each in lifetimes.items()}
+        self.reckon_by(lifetimes)
         self._clock = clock
         self._keep_near = keep_near
         self._counted = counted
         self._max_notes = max_notes
         self._patience = patience
         self._notes: dict[SessionId, _Note] = {}
+
+    def reckon_by(self, lifetimes: Mapping[SessionType, Lifetimes]) -> None:
+        """From now on write a session once per these thresholds."""
+        self._thresholds = {type_: each.touch_threshold for type_, each in lifetimes.items()}
 
     def seen(self, session: Session, at: datetime) -> None:
         """Note that `session`, which is alive, was seen. Never waits and never fails."""

@@ -1,6 +1,5 @@
 """From a presented credential to a verdict: read the token, find the session, judge it."""
 
-import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final
@@ -12,6 +11,7 @@ from proxy.core.protocols import SessionFinder
 from proxy.core.session import Session
 from proxy.core.token import Digest, KeyRing, Spelling
 from proxy.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
+from proxy.core.within import within
 
 Seen = Callable[[Session, datetime], None]
 """Told of each session that was allowed, and when; must neither wait nor fail."""
@@ -111,11 +111,5 @@ class Validator:
     async def _in_time(self, digest: Digest, budget: float | None) -> Session | None:
         if budget is None or budget * _OURS >= self._deadline:
             return await self._finder.find(digest)  # answers within the deadline itself
-        patience = asyncio.timeout(max(0.0, budget * _OURS))
-        try:
-            async with patience:
-                return await self._finder.find(digest)
-        except TimeoutError:
-            if not patience.expired():
-                raise
-            raise StoreUnavailable("deadline", "the caller does not wait longer") from None
+        patience = max(0.0, budget * _OURS)
+        return await within(patience, "deadline", self._finder.find(digest))

@@ -88,6 +88,8 @@ def _between_settings(tree: Mapping[str, Any]) -> Iterator[Mistake]:
             ("redis_url",),
             "Redis alone is not the truth, it may forget: set database_url as well",
         )
+    if given("postgres", "listen_url") and not given("database_url"):
+        yield ("postgres", "listen_url"), "there is nothing to hear of: set database_url as well"
     if given("database_url") and not given("token", "keys"):
         yield (
             ("token", "keys"),

@@ -291,13 +291,21 @@ class RedisSection(StoreSection):
     deadline: PositiveDuration = _millis(25)
 
 
-class PostgresSection(StoreSection):
+class DurableSection(StoreSection):
+    """How many look-ups a store that is the truth lets wait."""
+
+    max_lookups: Count = 1000
+
+
+class PostgresSection(DurableSection):
     pool_max: Annotated[int, Field(ge=1, le=1000)] = 8
     prepared_statements: bool = True
+    listen: bool = True
+    listen_url: Annotated[DatabaseUrl | None, OrNone] = None
 
 
-class SqliteSection(StoreSection):
-    """SQLite has nothing to set but what every store has."""
+class SqliteSection(DurableSection):
+    """SQLite has nothing to set but what every durable store has."""
 
 
 class LifetimesSection(Section):

@@ -1,85 +1,89 @@
-"""Send the look-ups of one loop tick as one round trip."""
+"""Send what is asked in one loop tick as one round trip."""
 
-import asyncio
 from collections.abc import Mapping
+from typing import Final
 
-from proxy.core.errors import UnreadableRecord
+from proxy.core.errors import StoreUnavailable, UnreadableRecord
 from proxy.core.protocols import BatchFinder, HotLeaf
 from proxy.core.session import Session
 from proxy.core.token import Digest
-from proxy.stores.share import share
+from proxy.stores.flights import MANY, Flights, Full
 
-_Waiting = dict[Digest, asyncio.Future[Session | None]]
+_Answers = Mapping[Digest, Session | Exception | None]
+
+# So many look-ups, or copies that are put, in one round trip. A put costs about four times as much.
+_LOOKUPS: Final = 256
+_PUTS: Final = 64
 
 
 class Batched:
     """A finder in front of a leaf that answers many questions at once.
 
-    Whoever asks first in a tick opens a batch, and the batch leaves when the tick ends. It belongs
-    to nobody who waits: a caller that leaves takes nothing from the others.
+    With bounds it is the store's bulkhead: a slow store is asked fewer and larger questions, and
+    what would wait in vain is unavailable at once.
     """
 
-    def __init__(self, leaf: BatchFinder, *, max_batch: int = 256) -> None:
-        """`max_batch` bounds one round trip; a tick that asks for more sends several."""
+    def __init__(
+        self,
+        leaf: BatchFinder,
+        *,
+        store: str = "",
+        max_batch: int = _LOOKUPS,
+        max_flights: int = MANY,
+        max_waiting: int = MANY,
+    ) -> None:
+        """At most `max_flights` round trips of `max_batch` digests each are under way.
+
+        Beyond `max_waiting` digests that wait or are under way, `store` is unavailable.
+        """
         self._leaf = leaf
-        self._max_batch = max_batch
-        self._waiting: _Waiting = {}
-        self._batches: set[asyncio.Task[None]] = set()
+        self._store = store
+        self._lookups = Flights[None, Session | None](
+            self._ask,
+            merge=lambda _, __: None,
+            max_batch=max_batch,
+            max_flights=max_flights,
+            max_waiting=max_waiting,
+        )
 
     async def find(self, digest: Digest) -> Session | None:
-        future = self._waiting.get(digest)
-        if future is None:
-            loop = asyncio.get_running_loop()
-            if not self._waiting:
-                loop.call_soon(self._depart)
-            future = self._waiting[digest] = loop.create_future()
-        return await share(future)
-
-    def _depart(self) -> None:
-        everybody, self._waiting = list(self._waiting.items()), {}
-        for start in range(0, len(everybody), self._max_batch):
-            batch = asyncio.create_task(self._fly(dict(everybody[start : start + self._max_batch])))
-            self._batches.add(batch)
-            batch.add_done_callback(self._batches.discard)
-
-    async def _fly(self, waiting: _Waiting) -> None:
         try:
-            found = await self._ask(waiting)
-        except BaseException as error:
-            for future in waiting.values():
-                if not future.done():
-                    future.set_exception(error)
-                    future.exception()  # mark it as seen: everybody who waited may have left
-            if not isinstance(error, Exception):
-                raise
-        else:
-            for digest, future in waiting.items():
-                if not future.done():
-                    future.set_result(found.get(digest))
+            return await self._lookups.board(digest, None)
+        except Full:
+            raise StoreUnavailable(self._store, "too many look-ups at once") from None
 
-    async def _ask(self, waiting: _Waiting) -> Mapping[Digest, Session]:
+    async def _ask(self, asked: Mapping[Digest, None]) -> _Answers:
         try:
-            return await self._leaf.find_many(tuple(waiting))
+            found = await self._leaf.find_many(tuple(asked))
         except UnreadableRecord:
-            if len(waiting) == 1:
+            if len(asked) == 1:
                 raise
-        # One bad record must not speak for its neighbours: ask for each alone.
-        found: dict[Digest, Session] = {}
-        for digest, future in waiting.items():
+            return await self._one_by_one(asked)
+        return {digest: found.get(digest) for digest in asked}
+
+    async def _one_by_one(self, asked: Mapping[Digest, None]) -> _Answers:
+        """One bad record must not speak for its neighbours; an outage does."""
+        answers: dict[Digest, Session | Exception | None] = {}
+        for digest in asked:
             try:
-                found.update(await self._leaf.find_many((digest,)))
+                answers[digest] = (await self._leaf.find_many((digest,))).get(digest)
             except UnreadableRecord as error:
-                future.set_exception(error)
-                future.exception()
-        return found
+                answers[digest] = error
+            except StoreUnavailable as outage:
+                return dict.fromkeys(asked, outage) | answers
+        return answers
 
 
 class BatchedHot(Batched):
-    """A hot store in front of a leaf. Only look-ups are gathered."""
+    """A hot store in front of a leaf. What is put in one tick travels together, too."""
 
-    def __init__(self, leaf: HotLeaf, *, max_batch: int = 256) -> None:
+    def __init__(self, leaf: HotLeaf, *, max_batch: int = _LOOKUPS, max_puts: int = _PUTS) -> None:
         super().__init__(leaf, max_batch=max_batch)
-        self._hot = leaf
+        self._puts = Flights[Session, Session](leaf.put_many, merge=_fresher, max_batch=max_puts)
 
     async def put(self, session: Session) -> Session:
-        return await self._hot.put(session)
+        return await self._puts.board(session.digest, session)
+
+
+def _fresher(one: Session, other: Session) -> Session:
+    return one if one.freshness > other.freshness else other

@@ -1,34 +1,13 @@
-"""Whoever cannot answer in time could not answer."""
+"""A finder that answers in time or is unavailable, whatever lies behind it."""
 
-import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
-
-from proxy.core.errors import StoreUnavailable
 from proxy.core.protocols import SessionFinder
 from proxy.core.session import Session
 from proxy.core.token import Digest
-
-_T = TypeVar("_T")
-
-
-async def within(seconds: float, store: str, answer: Awaitable[_T]) -> _T:
-    """Return `answer` if it comes within `seconds`; StoreUnavailable in the name of `store` if not.
-
-    A TimeoutError that comes from inside passes as it is.
-    """
-    patience = asyncio.timeout(seconds)
-    try:
-        async with patience:
-            return await answer
-    except TimeoutError:
-        if not patience.expired():
-            raise
-        raise StoreUnavailable(store, f"no answer within {seconds * 1000:.0f} ms") from None
+from proxy.core.within import within
 
 
 class Deadline:
-    """A finder that answers in time or is unavailable, whatever lies behind it."""
+    """See above. It speaks in the name of `deadline`, for nobody knows whose fault it was."""
 
     def __init__(self, finder: SessionFinder, *, seconds: float) -> None:
         self._finder = finder

@@ -7,8 +7,8 @@ from proxy.core.errors import StoreUnavailable, UnreadableRecord
 from proxy.core.protocols import BatchFinder, HotLeaf
 from proxy.core.session import Session
 from proxy.core.token import Digest
+from proxy.core.within import within
 from proxy.stores.breaker import Breaker
-from proxy.stores.deadline import within
 
 _T = TypeVar("_T")
 
@@ -55,5 +55,5 @@ class GuardedHot(Guarded):
         super().__init__(leaf, guard=guard)
         self._hot = leaf
 
-    async def put(self, session: Session) -> Session:
-        return await self._guard(lambda: self._hot.put(session))
+    async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
+        return await self._guard(lambda: self._hot.put_many(sessions))

@@ -36,10 +36,12 @@ class LocalStore:
         max_age: float,
         clock: Clock,
         jitter: Callable[[], float] = random.random,
+        applied: Callable[[Session], Session] = lambda session: session,
     ) -> None:
         """Keep at most `max_sessions` copies, estimated at no more than `max_bytes`.
 
-        Each is answered for at most `max_age` seconds of `monotonic`.
+        Each is answered for at most `max_age` seconds of `monotonic`. `applied` says how a session
+        is, whatever its copy says; it must neither wait nor fail.
         """
         self.hits = 0
         self.misses = 0
@@ -49,6 +51,7 @@ class LocalStore:
         self._max_age = max_age
         self._monotonic = clock.monotonic
         self._jitter = jitter
+        self._applied = applied
         self._copies: OrderedDict[Digest, tuple[Session, float]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -72,14 +75,14 @@ class LocalStore:
             return None
         self._copies.move_to_end(digest)
         self.hits += 1
-        return copy[0]
+        return self._applied(copy[0])
 
     def keep(self, session: Session) -> Session:
         """Put, for those who cannot await. An equal copy counts as news: its age starts again."""
         kept, _ = self._copies.get(session.digest, (None, 0.0))
         if kept is not None:
             if kept.freshness > session.freshness:
-                return kept
+                return self._applied(kept)
             self.size -= size_of(kept)
             if kept == session:
                 session = kept  # with what is noted in its margin
@@ -87,7 +90,15 @@ class LocalStore:
         self._copies[session.digest] = session, self._monotonic() + self._lifespan()
         self._copies.move_to_end(session.digest)
         self._forget_the_last()
-        return session
+        return self._applied(session)
+
+    def touch(self, session: Session) -> None:
+        """Take in that a session was seen. Its copy is believed no longer for that."""
+        kept, until = self._copies.get(session.digest, (None, 0.0))
+        if kept is None or kept.freshness > session.freshness:
+            return
+        self.size += size_of(session) - size_of(kept)
+        self._copies[session.digest] = session, until
 
     def clear(self) -> None:
         """Forget everything, as after a stretch of news that may have been missed."""

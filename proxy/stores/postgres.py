@@ -16,10 +16,12 @@ from proxy.core.session_state import SessionState
 from proxy.core.token import Digest
 from proxy.stores.conditions import POSTGRES, Asking, counting, listing, revocable
 from proxy.stores.postgres_database import PostgresDatabase
+from proxy.stores.resolved import created, made, replaced
 from proxy.stores.rows import (
     COLUMNS,
     SEEN_COLUMNS,
     SESSION_COLUMNS,
+    Row,
     answering,
     is_canonical,
     readable_sessions,
@@ -93,7 +95,9 @@ _TOUCH: Final = (
     f" RETURNING {_SESSION}"
 )
 _GENERATION: Final = "SELECT max(number) AS number FROM hot_generation"
-_NEXT_GENERATION: Final = "UPDATE hot_generation SET number = number + 1 RETURNING number"
+_NEXT_GENERATION: Final = (
+    "UPDATE hot_generation SET number = number + 1 WHERE number = $1 RETURNING number"
+)
 # One instance at a time; the lock ends with the statement.
 _PURGE: Final = (
     "WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($3) AS ours),"
@@ -120,6 +124,8 @@ class PostgresStore:
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
         self._ask = database.ask
+        self._ask_at_once = database.ask_at_once
+        self._change = database.change
 
     @classmethod
     async def open(cls, dsn: str, *, pool_max: int = 8, prepared_statements: bool = True) -> Self:
@@ -138,16 +144,19 @@ class PostgresStore:
         return (await self.find_many((digest,))).get(digest)
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
-        return answering(await self._database.ask_at_once(_FIND, digests), digests)
+        return answering(await self._ask_at_once(_FIND, digests), digests)
 
     async def create(self, record: SessionRecord, *, limit: Limit | None = None) -> list[Session]:
+        return await created(lambda: self._create(record, limit), self.get, record)
+
+    async def _create(self, record: SessionRecord, limit: Limit | None) -> list[Session]:
         values = values_of(record).values()
         try:
             if limit is None:
-                rows = await self._ask(_CREATE, *values)
+                rows = await self._change(_CREATE, *values)
             else:
                 room = _room(record, limit, record.session.created_at)
-                rows = await self._ask(_CREATE_WITHIN, *values, *room, None, None)
+                rows = await self._change(_CREATE_WITHIN, *values, *room, None, None)
         except asyncpg.UniqueViolationError:
             raise SessionExists(f"session {record.session.id} or its digest is taken") from None
         if limit is not None and rows and rows[0]["id"] is None:
@@ -188,24 +197,33 @@ class PostgresStore:
         return int((await self._ask(query, *arguments))[0]["number"])
 
     async def replace(self, record: SessionRecord, *, expected: int) -> bool:
-        try:
-            return bool(await self._ask(_REPLACE, *values_of(record).values(), expected))
-        except asyncpg.UniqueViolationError:
-            raise SessionExists(f"the new digest of {record.session.id} is taken") from None
+        values = (*values_of(record).values(), expected)
+
+        async def replace() -> list[Session] | None:
+            return [] if await self._replace(record, _REPLACE, *values) else None
+
+        return await replaced(replace, self.get, record) is not None
 
     async def replace_within(
         self, record: SessionRecord, *, expected: int, limit: Limit, at: datetime
     ) -> list[Session] | None:
         room = _room(record, limit, at)
         values = (*values_of(record).values(), *room, record.session.id, expected)
+
+        async def replace() -> list[Session] | None:
+            rows = await self._replace(record, _REPLACE_WITHIN, *values)
+            if rows[0]["refused"]:
+                raise LimitReached(record.session.type, limit.most)
+            evicted = (row for row in rows if row["id"] is not None)
+            return list(readable_sessions(evicted)) if rows[0]["replaced"] else None
+
+        return await replaced(replace, self.get, record)
+
+    async def _replace(self, record: SessionRecord, query: str, *values: object) -> list[Row]:
         try:
-            rows = await self._ask(_REPLACE_WITHIN, *values)
+            return await self._change(query, *values)
         except asyncpg.UniqueViolationError:
             raise SessionExists(f"the new digest of {record.session.id} is taken") from None
-        if rows[0]["refused"]:
-            raise LimitReached(record.session.type, limit.most)
-        evicted = (row for row in rows if row["id"] is not None)
-        return list(readable_sessions(evicted)) if rows[0]["replaced"] else None
 
     async def revoke_where(
         self,
@@ -221,15 +239,18 @@ class PostgresStore:
         # Locked as they are chosen: whoever changes one meanwhile changes it before or after.
         doomed = revocable(asking, condition, at=at, after=after, limit=limit)
         moment, name, source, why = map(asking.mark, (at, by.name, by.source, reason))
-        rows = await self._ask(
+        revoke = (
             f"WITH doomed AS MATERIALIZED ({doomed} FOR UPDATE)"  # noqa: S608
             f" UPDATE sessions SET revoked_at = {moment}, revoked_by = {name},"
             f" revoked_reason = {why}, changed_at = {moment}, changed_by = {name},"
             f" changed_from = {source}, version = version + 1, changed_xid = pg_current_xact_id()"
-            f" FROM doomed WHERE sessions.id = doomed.id RETURNING {_ROW}",
-            *asking.arguments,
+            f" FROM doomed WHERE sessions.id = doomed.id RETURNING {_ROW}"
         )
-        return sorted(readable_sessions(rows), key=lambda tombstone: tombstone.id)
+        while rows := await made(lambda: self._change(revoke, *asking.arguments)):
+            tombstones = sorted(readable_sessions(rows), key=lambda tombstone: tombstone.id)
+            if tombstones:
+                return tombstones
+        return []
 
     async def touch(self, touches: Sequence[Touch]) -> list[Session]:
         # In one order everywhere: two batches that meet do not wait for each other crosswise.
@@ -243,10 +264,11 @@ class PostgresStore:
         return list(readable_sessions(rows))
 
     async def generation(self) -> int:
-        return int((await self._ask(_GENERATION))[0]["number"])
+        return int((await self._ask_at_once(_GENERATION))[0]["number"])
 
-    async def next_generation(self) -> int:
-        return int((await self._ask(_NEXT_GENERATION))[0]["number"])
+    async def next_generation(self, after: int) -> int:
+        rows = await self._ask_at_once(_NEXT_GENERATION, after)
+        return int(rows[0]["number"]) if rows else await self.generation()
 
     async def purge(self, expired_before: datetime, *, limit: int) -> int:
         return len(await self._ask(_PURGE, expired_before, limit, _PURGE_LOCK))
@@ -254,14 +276,14 @@ class PostgresStore:
     async def changed_since(self, mark: int) -> tuple[int, list[Session]]:
         """See the protocol. A mark spells a snapshot: what that one saw is not told again."""
         if mark == 0:
-            rows = await self._ask(_NOW)
+            rows = await self._ask_at_once(_NOW)
             return _mark(rows[0]["seen"]), []
-        rows = await self._ask(_CHANGED, _snapshot(mark))
+        rows = await self._ask_at_once(_CHANGED, _snapshot(mark))
         changed = (row for row in rows if row["id"] is not None)
         return _mark(rows[0]["seen"]), list(readable_sessions(changed))
 
     async def ping(self) -> None:
-        await self._ask("SELECT 1")
+        await self._ask_at_once("SELECT 1")
 
     async def close(self) -> None:
         await self._database.close()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
-from proxy.core.errors import StoreUnavailable, UnreadableRecord
+from proxy.core.errors import OutcomeUnknown, StoreUnavailable, UnreadableRecord
+from proxy.stores.ended import ended_under_the_writer
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -59,6 +60,14 @@ _VENDOR: Final = (
     OSError,
     OverflowError,
 )
+# Nobody has said what became of the statement that was under way. Whoever is shut down may have
+# committed first.
+_LOST: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    OSError,
+)
 _REFUSALS: Final = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
@@ -91,12 +100,27 @@ def understood() -> Iterator[None]:
     """Raise what asyncpg's errors mean. The reasons given hold no address, password or digest."""
     try:
         yield
+    except RuntimeError as error:
+        if not ended_under_the_writer(error):
+            raise
+        raise StoreUnavailable("postgres", "the connection was lost") from error
     except _VENDOR as error:
         means = meaning(error)
         if means is error:
             raise
         # A refusal's message may quote the refused row, hence it is not told further.
         raise means from (error if isinstance(means, StoreUnavailable) else None)
+
+
+@contextmanager
+def under_way() -> Iterator[None]:
+    """Raise OutcomeUnknown when the connection is lost from here on."""
+    try:
+        yield
+    except _LOST as error:
+        means = meaning(error)
+        why = means.why if isinstance(means, StoreUnavailable) else type(error).__name__
+        raise OutcomeUnknown("postgres", why) from error
 
 
 def primary(*, prepared_statements: bool = True) -> dict[str, Any]:

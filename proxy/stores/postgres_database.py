@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import asyncpg
 
-from proxy.core.errors import SchemaMismatch, StoreUnavailable
+from proxy.core.errors import OutcomeUnknown, SchemaMismatch, StoreUnavailable
 from proxy.stores.migrate import lacking
-from proxy.stores.postgres_connection import Connector, primary, understood
+from proxy.stores.postgres_connection import Connector, primary, under_way, understood
 from proxy.stores.rows import Row
 
 if TYPE_CHECKING:
@@ -23,6 +23,13 @@ _ATTEMPTS: Final = 3
 # How long the server has to confirm that it dropped a query nobody waits for any more.
 _CANCELLING_SECONDS: Final = 1.0
 _CLOSING_SECONDS: Final = 2.0
+# What a moment of many questions has opened is given back to the server soon, for it has few.
+_IDLE_SECONDS: Final = 30.0
+
+
+def lookups_at_once(pool_max: int) -> int:
+    """Return how many of a pool's connections look-ups may have."""
+    return max(1, pool_max // 2)
 
 
 class PostgresDatabase:
@@ -31,9 +38,9 @@ class PostgresDatabase:
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", connector: Connector) -> None:
         self._pool = pool
         self._connector = connector
-        # Look-ups have half of the connections to themselves: what waits for a lock must not keep
-        # everybody from being checked.
-        self._others = asyncio.Semaphore(max(1, pool.get_max_size() // 2))
+        # What waits for a lock must not keep everybody from being checked, nor the news from
+        # being heard: verbs get half of the connections but one, look-ups the other half.
+        self._verbs = asyncio.Semaphore(max(1, lookups_at_once(pool.get_max_size()) - 1))
         self._schema_fits = False
         self._returning: set[asyncio.Task[None]] = set()
 
@@ -49,6 +56,7 @@ class PostgresDatabase:
             connect=connector,
             min_size=0,
             max_size=pool_max,
+            max_inactive_connection_lifetime=_IDLE_SECONDS,
             reset=_leave_as_it_is,
             **primary(prepared_statements=prepared_statements),
         )
@@ -67,17 +75,24 @@ class PostgresDatabase:
                 await self._check(connection)
 
     async def ask(self, query: str, *arguments: object) -> list[Row]:
-        """Run one statement, which is its own transaction. An error leaves open if it happened."""
-        async with self._others:
+        """Run one statement, which is its own transaction."""
+        async with self._verbs:
             return await self.ask_at_once(query, *arguments)
 
     async def ask_at_once(self, query: str, *arguments: object) -> list[Row]:
-        """Run one statement like `ask`, on the connections kept for look-ups too."""
-        with understood():
-            for _ in range(_ATTEMPTS - 1):
-                with suppress(asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
-                    return await self._ask_once(query, *arguments)
-            return await self._ask_once(query, *arguments)
+        """Run one statement like `ask`, on the connections kept for look-ups and news too.
+
+        Who looks up keeps to `lookups_at_once`; then one connection is always free for the news.
+        """
+        try:
+            return await self._ask(query, *arguments)
+        except OutcomeUnknown as lost:
+            raise StoreUnavailable(lost.store, lost.why) from lost
+
+    async def change(self, query: str, *arguments: object) -> list[Row]:
+        """Run one statement like `ask`. OutcomeUnknown: it was sent, and no answer came."""
+        async with self._verbs:
+            return await self._ask(query, *arguments)
 
     async def close(self) -> None:
         try:
@@ -87,12 +102,20 @@ class PostgresDatabase:
             self._pool.terminate()
         await asyncio.gather(self._connector.close(), *self._returning)
 
+    async def _ask(self, query: str, *arguments: object) -> list[Row]:
+        with understood():
+            for _ in range(_ATTEMPTS - 1):
+                with suppress(asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
+                    return await self._ask_once(query, *arguments)
+            return await self._ask_once(query, *arguments)
+
     async def _ask_once(self, query: str, *arguments: object) -> list[Row]:
         async with self._borrowed() as connection:
             if not self._schema_fits:
                 await self._insist_on_schema(connection)
-            # A Record is a mapping in all but name.
-            return cast("list[Row]", await connection.fetch(query, *arguments))
+            with under_way():
+                # A Record is a mapping in all but name.
+                return cast("list[Row]", await connection.fetch(query, *arguments))
 
     async def _insist_on_schema(self, connection: "_Connection") -> None:
         try:

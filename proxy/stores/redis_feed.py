@@ -2,12 +2,16 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final, NoReturn
 
+from proxy.core.clock import Clock
 from proxy.core.errors import StoreUnavailable, UnreadableRecord
 from proxy.core.session import Session
 from proxy.stores.codec import decode, encode
-from proxy.stores.redis import NAME, RedisStore
+from proxy.stores.heartbeat import EVERY, Heartbeat
+from proxy.stores.redis_pending import CHANNEL as PENDED
+from proxy.stores.redis_server import NAME, RedisServer
 
 CHANNEL: Final = "sidegate:v1:feed"
 
@@ -18,15 +22,24 @@ _PAUSE: Final = 0.1
 class RedisFeed:
     """Announces and hears changed sessions. What is lost is found by the catch-up."""
 
-    def __init__(self, store: RedisStore, *, on_unreadable: Callable[[str], None]) -> None:
-        self._store = store
+    def __init__(
+        self,
+        server: RedisServer,
+        *,
+        clock: Clock,
+        lag: Callable[[float], None],
+        on_unreadable: Callable[[str], None],
+    ) -> None:
+        """`lag` is told how many seconds an announcement takes from here to here."""
+        self._server = server
+        self._heart = Heartbeat(NAME, clock=clock, lag=lag)
         self._on_unreadable = on_unreadable
 
     async def announce(self, sessions: Iterable[Session]) -> None:
         """Tell every instance that listens now. StoreUnavailable: they were not told."""
         messages = [encode(session) for session in sessions]
         if messages:
-            await self._store.publish(CHANNEL, messages)
+            await self._server.publish(CHANNEL, messages)
 
     async def listen(
         self,
@@ -34,25 +47,55 @@ class RedisFeed:
         heard: Callable[[Session], None],
         gap: Callable[[], None],
         up: Callable[[bool], None],
+        pended: Callable[[], None] = lambda: None,
     ) -> NoReturn:
-        """Call `heard` for each change, until cancelled. `up` is told when the feed comes and goes.
+        """Call `heard` for each change, until cancelled. `up` is told when the feed comes and goes;
+        that it has fallen silent, within three seconds.
 
-        `gap` is called at every subscription: what was announced before it was missed.
+        `gap` is called at every subscription: what was announced before it was missed. `pended` is
+        called when there are more pending revocations.
         """
+        while True:
+            try:
+                async with asyncio.TaskGroup() as both:
+                    subscribed = asyncio.Event()
+                    both.create_task(self._follow(heard, gap, pended, subscribed))
+                    both.create_task(self._beat(up, subscribed))
+            except* StoreUnavailable:
+                up(False)
+            await asyncio.sleep(_PAUSE)
 
+    async def _follow(
+        self,
+        heard: Callable[[Session], None],
+        gap: Callable[[], None],
+        pended: Callable[[], None],
+        subscribed: asyncio.Event,
+    ) -> None:
         def read(message: bytes) -> None:
             try:
-                heard(decode(message))
+                if not self._heart.heard(message):
+                    heard(decode(message))
             except UnreadableRecord:
                 self._on_unreadable(NAME)
 
-        def subscribed() -> None:
+        def begun() -> None:
             gap()
-            up(True)
+            subscribed.set()
 
+        told = {CHANNEL: read, PENDED: lambda _: pended()}
+        await self._server.follow(told, subscribed=begun)
+
+    async def _beat(self, up: Callable[[bool], None], subscribed: asyncio.Event) -> NoReturn:
+        """Say each second whether what we announce is heard. StoreUnavailable: we hear nothing."""
+        await subscribed.wait()
+        up(True)
         while True:
-            try:
-                await self._store.follow(CHANNEL, subscribed=subscribed, heard=read)
-            except StoreUnavailable:
-                up(False)
-                await asyncio.sleep(_PAUSE)
+            announced = False
+            with suppress(StoreUnavailable):  # others do not hear us, but we may hear them
+                await self._server.publish(CHANNEL, [self._heart.beat()])
+                announced = True
+            if announced:
+                await self._heart.echo()
+            up(announced)
+            await asyncio.sleep(EVERY)

@@ -111,7 +111,9 @@ _TOUCH: Final = (
     f" RETURNING {_SESSION}"
 )
 _GENERATION: Final = "SELECT number FROM hot_generation"
-_NEXT_GENERATION: Final = "UPDATE hot_generation SET number = number + 1 RETURNING number"
+_NEXT_GENERATION: Final = (
+    "UPDATE hot_generation SET number = number + 1 WHERE number = :after RETURNING number"
+)
 _PURGE: Final = (
     "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < :before"
     " ORDER BY expires_at LIMIT :limit) RETURNING id"
@@ -223,14 +225,17 @@ class SqliteStore:
         asking = Asking(SQLITE)
         doomed = revocable(asking, condition, at=at, after=after, limit=limit)
         moment, name, source, why = map(asking.mark, (at, by.name, by.source, reason))
-        rows = await self._database.change(
+        revoke = (
             f"UPDATE sessions SET revoked_at = {moment}, revoked_by = {name},"  # noqa: S608
             f" revoked_reason = {why}, changed_at = {moment}, changed_by = {name},"
             f" changed_from = {source}, version = version + 1"
-            f" WHERE id IN ({doomed}) RETURNING {_SESSION}",
-            asking.arguments,
+            f" WHERE id IN ({doomed}) RETURNING {_SESSION}"
         )
-        return sorted(readable_sessions(rows), key=lambda tombstone: tombstone.id)
+        while rows := await self._database.change(revoke, asking.arguments):
+            tombstones = sorted(readable_sessions(rows), key=lambda tombstone: tombstone.id)
+            if tombstones:
+                return tombstones
+        return []
 
     async def touch(self, touches: Sequence[Touch]) -> list[Session]:
         values = [(touch.id, microseconds(touch.seen_at), touch.times) for touch in touches]
@@ -241,8 +246,9 @@ class SqliteStore:
     async def generation(self) -> int:
         return int((await self._database.look(_GENERATION, {}))[0]["number"])
 
-    async def next_generation(self) -> int:
-        return int((await self._database.change(_NEXT_GENERATION, {}))[0]["number"])
+    async def next_generation(self, after: int) -> int:
+        rows = await self._database.change(_NEXT_GENERATION, {"after": after})
+        return int(rows[0]["number"]) if rows else await self.generation()
 
     async def purge(self, expired_before: datetime, *, limit: int) -> int:
         values = {"before": microseconds(expired_before), "limit": limit}

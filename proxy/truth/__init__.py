@@ -17,8 +17,8 @@ from proxy.settings import Settings
 class Truth:
     """The stores of one database, and its name. Whoever closes the sessions closes it for all.
 
-    `check` returns when the tables fit this program. SchemaMismatch: they are older or newer.
-    StoreUnavailable: nobody knows yet.
+    At most `lookups_at_once` batches of look-ups may be under way. `check` returns when the tables
+    fit this program. SchemaMismatch: they are older or newer. StoreUnavailable: nobody knows yet.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Truth:
     analytics: AnalyticsStore
     locks: SessionLocks
     logouts: LogoutMemory
+    lookups_at_once: int
     check: Callable[[], Awaitable[None]]
 
 

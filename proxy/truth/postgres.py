@@ -4,7 +4,7 @@ from proxy.settings.sections import PostgresSection
 from proxy.stores.postgres import PostgresStore
 from proxy.stores.postgres_analytics import PostgresAnalytics
 from proxy.stores.postgres_audit import PostgresAudit
-from proxy.stores.postgres_database import PostgresDatabase
+from proxy.stores.postgres_database import PostgresDatabase, lookups_at_once
 from proxy.stores.postgres_locks import PostgresLocks
 from proxy.stores.postgres_logouts import PostgresLogouts
 from proxy.truth import Truth
@@ -23,5 +23,6 @@ async def open_postgres(url: str, how: PostgresSection) -> Truth:
         analytics=PostgresAnalytics(database),
         locks=PostgresLocks(database),
         logouts=PostgresLogouts(database),
+        lookups_at_once=lookups_at_once(how.pool_max),
         check=sessions.check_schema,
     )

@@ -21,6 +21,7 @@ async def open_sqlite(directory: Path) -> Truth:
         analytics=SqliteAnalytics(file),
         locks=SqliteLocks(file),
         logouts=SqliteLogouts(file),
+        lookups_at_once=1,  # it has one connection for them
         check=_fits,
     )
 

@@ -16,6 +16,7 @@ from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.validator import Validator
 from proxy.web import bodies, openapi
+from proxy.web.accepted import accepted
 from proxy.web.admin_analytics import AnalyticsRoutes
 from proxy.web.admin_audit import AuditRoutes
 from proxy.web.admin_auth import ApiKeys
@@ -82,6 +83,7 @@ def admin_app(
             host_checked(hosts),
             authenticated(keys, open_paths=[] if logout is None else [LOGOUT]),
             timely(patience),
+            accepted,
         ],
     )
     app.on_response_prepare.append(sign)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from time import perf_counter
 from typing import Final, Protocol, assert_never
 
-from proxy.core.binding import Signal
+from proxy.core.binding import LONGEST, Signal
 from proxy.core.clock import Clock
 from proxy.core.session import Session
 from proxy.core.verdict import Allow, Deny, Unavailable, Verdict
@@ -123,8 +123,8 @@ class Check:
     def _note(
         self, head: Head, session: Session, differing: tuple[Signal, ...], reply: Reply
     ) -> None:
-        if _log.isEnabledFor(logging.DEBUG):
-            return  # every check stands in the log
+        if _log.isEnabledFor(logging.DEBUG) or not _is_short(head):
+            return  # every check stands in the log; and nobody is to fill memory with what he shows
         shown = tuple(map(_shared, head.shown)) if session.binding else None
         said = _Said(
             reply.common, reply.own, gateway=self._gateway, shown=shown, differing=differing
@@ -169,6 +169,10 @@ class Check:
             "client": subrequest.client,
         }
         _log.debug("checked", extra=facts)
+
+
+def _is_short(head: Head) -> bool:
+    return all(line is None or len(line) <= LONGEST for line in head.shown)
 
 
 @lru_cache(maxsize=4096)

@@ -24,6 +24,7 @@ from proxy.web.messages import problem
 from proxy.web.octets import reply_of, whole
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Application = web.Application
 
 _log: Final = logging.getLogger("sidegate.door")
 
@@ -194,6 +195,10 @@ class Door(web.Server):
         self._path = SocketFile(address.path)
         return address
 
+    def hand_over(self, handler: Handler) -> None:
+        """From the next request on, let another handler answer."""
+        self._handler = handler
+
     def drain(self) -> None:
         """From now on each answer asks its gateway to take another connection next time."""
         self.draining = True
@@ -243,6 +248,18 @@ async def application_door(
         await runner.cleanup()
 
 
+@asynccontextmanager
+async def application_handler(application: web.Application) -> AsyncIterator[Handler]:
+    """Yield the handler of an aiohttp application for a door that was another's."""
+    runner = web.AppRunner(application)
+    await runner.setup()
+    assert runner.server is not None  # set up
+    try:
+        yield runner.server.request_handler
+    finally:
+        await runner.cleanup()
+
+
 async def _server_on(
     listener: socket.socket, accept: Callable[[], asyncio.Protocol]
 ) -> asyncio.Server:
@@ -274,3 +291,8 @@ def refusal(status: HTTPStatus) -> web.Response:
     response.headers["Server"] = "sidegate"
     response.force_close()
     return response
+
+
+async def shut(_: web.BaseRequest) -> web.StreamResponse:
+    """Answer for a door that nobody has a key to any more."""
+    return refusal(HTTPStatus.UNAUTHORIZED)

@@ -70,6 +70,7 @@ class ExpressLane:
 
         `learn_every` is what Forms wants.
         """
+        self._learn_every = learn_every
         self.plain = tuple(_plain(desks, learn_every))
         self.trust = trust
         self.patience = patience or Patience()
@@ -96,6 +97,12 @@ class ExpressLane:
         """Return the protocol of a new connection."""
         return Connection(self, succession) if self.plain else succession()
 
+    def hand_over(self, desks: Iterable[Desk], *, trust: Callable[[object], bool]) -> None:
+        """From the next request on let others answer. Who is not trusted any more is hung up on."""
+        self.plain, self.trust = tuple(_plain(desks, self._learn_every)), trust
+        for connection in tuple(self.connections):
+            connection.begin_again()
+
     def drain(self) -> None:
         """From now on each answer is the last one of its connection."""
         self.draining = True
@@ -117,6 +124,14 @@ class ExpressLane:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+def _plain(desks: Iterable[Desk], learn_every: int) -> Iterator[tuple[Desk, Forms]]:
+    """Yield each desk and how plain heads for it are read. The others are left to aiohttp."""
+    for desk in desks:
+        with suppress(ValueError):  # a header has two meanings
+            grammar = Grammar(desk.route, desk.roles, desk.cookie)
+            yield desk, Forms(grammar, learn_every=learn_every)
 
 
 class Connection(asyncio.Protocol):
@@ -203,16 +218,20 @@ class Connection(asyncio.Protocol):
             self._end()
 
     def _ask(self, head: Head) -> None:
-        self._asking = self._loop.create_task(self._asked(head))
+        self._asking = self._loop.create_task(self._asked(self._desk, head))
         self._lane.tasks.add(self._asking)
         self._asking.add_done_callback(self._lane.tasks.discard)
 
-    async def _asked(self, head: Head) -> None:
+    async def _asked(self, desk: Desk, head: Head) -> None:
         try:
-            reply = reply_of(await self._desk.answer(head))
+            reply = reply_of(await desk.answer(head))
         except Exception as error:  # noqa: BLE001  # the last line: whatever it is, it is told
             head, reply = head._replace(connection=b"close"), _failure(error)
-        self._asking = None
+        except asyncio.CancelledError:
+            self._transport.abort()
+            raise
+        finally:
+            self._asking = None
         if not self._transport.is_closing():
             self._send(head, reply)
             self._resume()
@@ -242,6 +261,7 @@ class Connection(asyncio.Protocol):
             if forms.first(self._received) is not None:
                 self._turn_to(desk, forms)
                 return True
+        self._forget_unfinished()
         if self._may_become_plain():
             self._unfinished = self._loop.call_later(self._lane.patience.head, self._give_up)
         else:
@@ -270,6 +290,13 @@ class Connection(asyncio.Protocol):
             self._unfinished = None
 
     # How it ends
+
+    def begin_again(self) -> None:
+        """Ask whoever answers now, and whether it may still ask."""
+        if self._lane.plain and self._lane.trust(self._transport.get_extra_info("peername")):
+            self._turn_to(*self._lane.plain[0])
+        else:
+            self.abort()
 
     def close_if_idle(self) -> None:
         """Close it now unless an answer is awaited, which will be its last one."""
@@ -316,14 +343,6 @@ class Connection(asyncio.Protocol):
             return
         self._lively = False
         self._next_look = self._loop.call_later(self._lane.patience.idle, self._look_if_idle)
-
-
-def _plain(desks: Iterable[Desk], learn_every: int) -> Iterator[tuple[Desk, Forms]]:
-    """Yield each desk and how plain heads for it are read. Others are left to aiohttp."""
-    for desk in desks:
-        with suppress(ValueError):  # a header has two meanings
-            grammar = Grammar(desk.route, desk.roles, desk.cookie)
-            yield desk, Forms(grammar, learn_every=learn_every)
 
 
 _A_LATE_HEAD: Final = Head(b"", b"", connection=b"close")

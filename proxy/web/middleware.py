@@ -5,12 +5,12 @@
     host_checked   the request was meant for us (DNS rebinding, request smuggling by target)
     authenticated  somebody we know is calling, or the route asks for other proof
     timely         the stores answer in time, or are told to be unavailable
+    accepted       (accepted.py) a revocation that is pending is 202
 
 The order is the one of `admin.admin_app`. What a stranger can learn is therefore 401, for every
 path there is or is not, but for those that are open.
 """
 
-import asyncio
 import logging
 import re
 import traceback
@@ -25,11 +25,13 @@ from proxy.core.errors import (
     AnotherRequest,
     Conflict,
     LimitReached,
+    OutcomeUnknown,
     SessionEnded,
     SessionExists,
     StoreUnavailable,
     UnreadableRecord,
 )
+from proxy.core.within import within
 from proxy.web.admin_auth import ApiKey, ApiKeys
 from proxy.web.problems import Problem, respond
 
@@ -45,6 +47,7 @@ REQUEST_ID: Final = web.RequestKey("request_id", str)
 # No underscore: whatever is sent as an id, it is not a token, and may be logged.
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{8,64}", re.ASCII)
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?", re.ASCII)
+_LOOKING: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
 _METHODS: Final = frozenset(hdrs.METH_ALL)
 _REALM: Final = 'Bearer realm="sidegate-admin"'
 
@@ -131,18 +134,16 @@ def authenticated(keys: ApiKeys, *, open_paths: Collection[str] = ()) -> Middlew
 
 
 def timely(seconds: float) -> Middleware:
-    """Give up on a store that is silent. What was asked of it may happen yet: 503 says so."""
+    """Give up on a store that is silent. A change that was asked of it may happen yet."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        patience = asyncio.timeout(seconds)
         try:
-            async with patience:
-                return await handler(request)
-        except TimeoutError:
-            if not patience.expired():
+            return await within(seconds, "deadline", handler(request))
+        except StoreUnavailable as outage:
+            if outage.store != "deadline" or request.method in _LOOKING:
                 raise
-            raise StoreUnavailable("deadline", f"no answer within {seconds:g} s") from None
+            raise OutcomeUnknown(outage.store, outage.why) from None
 
     return middleware
 
@@ -206,6 +207,9 @@ def _problem(error: Exception) -> Problem:
     match error:
         case Problem():
             return error
+        case OutcomeUnknown():
+            detail = "it may have been done, or be done yet: look, or send it again"
+            return Problem(503, "outcome_unknown", detail, headers={hdrs.RETRY_AFTER: "1"})
         case StoreUnavailable():
             return unavailable(error.store)
         case UnreadableRecord():  # a newer version wrote it, perhaps: no answer, and no absence

@@ -36,6 +36,7 @@ class Readiness:
 
     stores: Mapping[str, Ping]
     draining: Callable[[], bool]
+    opened: Callable[[], bool]
 
     async def report(self) -> tuple[bool, str]:
         """Return whether we are ready, and a line per component as kube-apiserver writes them."""
@@ -46,9 +47,10 @@ class Readiness:
                 strict=True,
             )
         )
-        draining = self.draining()
-        ready = any(answered.values()) and not draining
+        opened, draining = self.opened(), self.draining()
+        ready = any(answered.values()) and opened and not draining
         lines = [_line(f"store {name}", ok) for name, ok in answered.items()]
+        lines.append(_line("doors open", opened))
         lines.append(_line("not draining", not draining))
         lines.append(f"readyz check {'passed' if ready else 'failed'}")
         return ready, "\n".join(lines) + "\n"

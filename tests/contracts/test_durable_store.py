@@ -811,7 +811,18 @@ async def test_a_touch_that_comes_late_undoes_an_idle_time_that_was_none(
 async def test_generations_only_grow(durable: DurableStore) -> None:
     first = await durable.generation()
 
-    assert await durable.next_generation() == first + 1
+    assert await durable.next_generation(first) == first + 1
+    assert await durable.generation() == first + 1
+
+
+async def test_of_those_who_end_the_same_generation_one_begins_the_next(
+    durable: DurableStore, another: DurableStore
+) -> None:
+    first = await durable.generation()
+
+    begun = await asyncio.gather(*(s.next_generation(first) for s in (durable, another) * 5))
+
+    assert set(begun) == {first + 1}
     assert await durable.generation() == first + 1
 
 

@@ -82,6 +82,11 @@ def test_the_newest_key_mints_and_the_old_ones_still_read() -> None:
     assert before.read(after.mint(SessionType.WEB).text) == Deny(Reason.FORGED)
 
 
+def test_a_million_tokens_are_distinct() -> None:
+    many = {hash(RING.mint(SessionType.WEB).digest()) for _ in range(1_000_000)}
+    assert len(many) == 1_000_000  # of 64-bit hashes two are the same in one of 37 million runs
+
+
 @given(st.text() | st.builds(lambda type_, random: minted(type_, random).text, types, randoms))
 def test_whoever_needs_the_digest_only_is_told_what_read_tells(text: str) -> None:
     token = RING.read(text)
@@ -97,11 +102,6 @@ def test_only_what_is_spelled_like_a_token_has_a_spelling(text: str) -> None:
     if spelling is not None:
         assert spelling.decode() == text
         assert RING.digest_of(spelling) == RING.digest(text)
-
-
-def test_a_million_tokens_are_distinct() -> None:
-    many = {hash(RING.mint(SessionType.WEB).digest()) for _ in range(1_000_000)}
-    assert len(many) == 1_000_000  # of 64-bit hashes two are the same in one of 37 million runs
 
 
 @given(types, randoms)

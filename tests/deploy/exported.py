@@ -32,6 +32,7 @@ def _one_of_each() -> Metrics:
     metrics.touches("written", 1)
     metrics.binding_mismatch("ip", "deny")
     metrics.binding_revocation("revoked")
+    metrics.pended("accepted")
     metrics.cleanups("purged", 1)
     metrics.audit_events("sealed", 1)
     metrics.lock("acquired")
@@ -43,5 +44,6 @@ def _one_of_each() -> Metrics:
     metrics.logout("idp", "ended")
     metrics.feed_up("redis", True)
     metrics.feed_gap("redis")
+    metrics.feed_lag("redis", 0.001)
     metrics.watch_breaker("redis", lambda: "closed")
     return metrics

@@ -63,6 +63,7 @@ def everything_happens_to(metrics: Metrics, session: Session = SESSION) -> None:
     for feed in ("redis", "catch_up"):
         metrics.feed_up(feed, up=True)
         metrics.feed_gap(feed)
+        metrics.feed_lag(feed, 0.001)
     metrics.created(session)
     metrics.ended(session, "revoked")
     metrics.admin_request("/v1/sessions/{id}", "GET", 200)
@@ -84,6 +85,7 @@ def everything_happens_to(metrics: Metrics, session: Session = SESSION) -> None:
     metrics.analytics(a_report())
     metrics.binding_mismatch("ip", "deny")
     metrics.binding_revocation("revoked")
+    metrics.pended("accepted")
 
 
 def told(metrics: Metrics) -> list[Metric]:
@@ -273,6 +275,7 @@ def test_a_feed_is_up_until_it_is_not(metrics: Metrics) -> None:
     metrics.feed_up("catch_up", up=True)
     metrics.feed_up("redis", up=False)
     metrics.feed_gap("redis")
+    metrics.feed_lag("redis", 0.001)
 
     assert value(metrics, "sidegate_feed_up", feed="redis") == 0
     assert value(metrics, "sidegate_feed_up", feed="catch_up") == 1
@@ -339,8 +342,8 @@ def test_every_label_has_few_values(metrics: Metrics) -> None:
 
     assert values.keys() == {
         "gateway", "result", "reason", "store", "outcome", "state", "type", "cause", "listener",
-        "route", "method", "status", "feed", "version", "le", "signal", "policy",
-        "provider", "window", "measure", "lane",
+        "route", "method", "status", "feed", "version", "le", "signal", "policy", "lane",
+        "provider", "window", "measure",
     }  # fmt: skip
     assert values["result"] == {"allow", "deny", "unavailable"}
     assert values["reason"] == {"ok", *(reason.value for reason in Reason), *OUTAGES}

@@ -9,7 +9,6 @@ import redis as vendor
 from proxy.core.token import Token, TokenKey
 from proxy.core.verdict import Allow, Deny, Reason
 from proxy.house import House, built
-from proxy.service.catch_up import CatchUp
 from proxy.service.sessions import Issued, NewSession
 from proxy.settings import load
 from proxy.stores.migrate import migrate_postgres
@@ -47,14 +46,14 @@ async def instance(wire: Wire, database_url: str) -> Instance:
         async with built(settings) as house:
             await catch_up(house)
             yield house
+            await house.catch_up.settle()
 
     return instance
 
 
 async def catch_up(house: House) -> None:
     """Let the instance go one round."""
-    assert house.redis is not None
-    await CatchUp(house.durable, hot=house.hot, believe=house.redis.believe, every=1).once()
+    await house.catch_up.once()
 
 
 async def from_redis(house: House, token: Token) -> Allow | Deny | None:
@@ -94,6 +93,7 @@ async def test_a_redis_that_reads_but_does_not_write_is_not_believed(
         with vendor.Redis(port=own_redis.port) as raw:
             raw.config_set("maxmemory", 1)
         await revoke(house, issued)
+        await house.catch_up.settle()
         await catch_up(other)
         assert await from_redis(other, issued.token) == Deny(Reason.REVOKED)
 
@@ -121,8 +121,8 @@ async def test_a_token_rotated_out_while_redis_was_away_does_not_come_back_with_
         assert isinstance(second, Issued)
         third = await house.rotation.refresh(second.token.text, by=TESTER)
         assert isinstance(third, Issued)
+        await house.catch_up.settle()
         wire.refusing = False
-        await catch_up(house)
         assert await from_redis(house, first.token) == Deny(Reason.REUSED)
         await revoke(house, third)
         for issued in (first, second, third):

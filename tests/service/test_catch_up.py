@@ -2,17 +2,51 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from proxy.core.errors import StoreUnavailable
+from proxy.core.protocols import DurableStore
 from proxy.core.session import Session, SessionRecord
 from proxy.service.catch_up import CatchUp
 from proxy.stores.sqlite import SqliteStore
-from tests.clock import NOON
+from tests.clock import NOON, FakeClock
 from tests.contracts.values import a_record, a_session
 from tests.fakes import Shelf
+from tests.stores.waiting import until
+
+LONG_ENOUGH = 1.0
+"""Seconds after which a far store is told what another instance changed."""
+
+
+@dataclass
+class Scene:
+    """One instance between its hot stores and the truth."""
+
+    truth: DurableStore
+    clock: FakeClock = field(default_factory=FakeClock)
+    near: Shelf = field(default_factory=Shelf)
+    far: Shelf = field(default_factory=Shelf)
+    believed: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.catch_up = CatchUp(
+            self.truth,
+            hot=[self.near, self.far],
+            believe=self.believed.append,
+            clock=self.clock,
+            every=3600,
+        )
+
+    async def revoke_one(self) -> Session:
+        """Create a session, revoke it behind the instance's back, and return its tombstone."""
+        session = a_session()
+        await self.truth.create(a_record(session))
+        tombstone = session.revoked(NOON)
+        assert await self.truth.replace(SessionRecord(tombstone), expected=session.version)
+        return tombstone
 
 
 @pytest.fixture
@@ -22,58 +56,142 @@ async def truth(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     await store.close()
 
 
-async def revoke_one(truth: SqliteStore) -> Session:
-    """Create a session, revoke it, and return its tombstone."""
-    session = a_session()
-    await truth.create(a_record(session))
-    tombstone = session.revoked(NOON)
-    assert await truth.replace(SessionRecord(tombstone), expected=session.version)
-    return tombstone
+@pytest.fixture
+async def scene(truth: SqliteStore) -> Scene:
+    """An instance that has caught up."""
+    scene = Scene(truth)
+    await scene.catch_up.once()
+    return scene
 
 
-async def test_what_another_instance_revoked_reaches_every_hot_store(truth: SqliteStore) -> None:
-    near, far = Shelf(), Shelf()
-    catch_up = CatchUp(truth, hot=[near, far], believe=lambda _: None, every=1)
-    await catch_up.once()
-    tombstone = await revoke_one(truth)
-    assert await catch_up.once() == 1
-    assert near.sessions[tombstone.digest] == far.sessions[tombstone.digest] == tombstone
+async def test_what_another_instance_revoked_is_known_here_at_once(scene: Scene) -> None:
+    tombstone = await scene.revoke_one()
+    assert await scene.catch_up.once() == 1
+    assert scene.near.sessions[tombstone.digest] == tombstone
+    assert await scene.catch_up.once() == 0
 
 
 async def test_it_begins_with_the_present(truth: SqliteStore) -> None:
-    await revoke_one(truth)
-    near = Shelf()
-    await CatchUp(truth, hot=[near], believe=lambda _: None, every=1).once()
-    assert near.sessions == {}
+    scene = Scene(truth)
+    await scene.revoke_one()
+    await scene.catch_up.once()
+    assert scene.near.sessions == {}
 
 
-async def test_a_store_that_could_not_be_told_is_not_believed_any_more(
-    truth: SqliteStore,
+async def test_a_late_fill_of_a_far_store_loses_to_the_tombstone(scene: Scene) -> None:
+    tombstone = await scene.revoke_one()
+    await scene.catch_up.once()
+    alive = a_session(id=tombstone.id, digest=tombstone.digest)
+    await scene.far.put(alive)  # read before it was revoked
+    scene.clock.advance(LONG_ENOUGH)
+    await scene.catch_up.once()
+    assert scene.far.sessions[tombstone.digest] == tombstone
+
+
+async def test_a_store_that_could_not_be_told_is_not_believed_any_more(scene: Scene) -> None:
+    scene.far.down = True
+    await scene.revoke_one()
+    await scene.catch_up.once()
+    scene.clock.advance(LONG_ENOUGH)
+    await scene.catch_up.once()
+    assert scene.believed == [1, 1, 1, 2]
+    assert await scene.truth.generation() == 2  # whoever starts later believes it no more either
+
+
+async def test_what_it_missed_and_is_not_believed_for_is_not_told_again(scene: Scene) -> None:
+    scene.far.down = True
+    await scene.revoke_one()
+    await scene.catch_up.once()
+    scene.clock.advance(LONG_ENOUGH)
+    for _ in range(3):
+        await scene.catch_up.once()
+    assert await scene.truth.generation() == 2
+
+
+async def test_of_many_instances_that_cannot_tell_a_store_one_ends_its_generation(
+    scene: Scene,
 ) -> None:
-    near, far = Shelf(), Shelf()
-    believed: list[int] = []
-    catch_up = CatchUp(truth, hot=[near, far], believe=believed.append, every=1)
-    await catch_up.once()
-    far.down = True
-    tombstone = await revoke_one(truth)
-    await catch_up.once()
-    assert near.sessions[tombstone.digest] == tombstone
-    assert believed == [1, 1, 2]
-    assert await truth.generation() == 2  # whoever starts later believes it no more either
+    others = [Scene(scene.truth, far=scene.far) for _ in range(3)]
+    everybody = [scene, *others]
+    for each in others:
+        await each.catch_up.once()
+    scene.far.down = True
+    await scene.revoke_one()
+    for each in everybody:
+        await each.catch_up.once()
+        each.clock.advance(LONG_ENOUGH)
+    await asyncio.gather(*(each.catch_up.once() for each in everybody))
+    assert await scene.truth.generation() == 2
 
 
-async def test_a_round_that_was_cut_short_is_made_again(truth: SqliteStore) -> None:
-    near = Shelf()
-    catch_up = CatchUp(truth, hot=[near], believe=lambda _: None, every=1)
-    await catch_up.once()
-    tombstone = await revoke_one(truth)
-    near.open.clear()
-    cut_short = asyncio.create_task(catch_up.once())
+# --- What was changed here
+
+
+async def test_what_is_owed_to_a_store_is_told_as_soon_as_it_can_be(scene: Scene) -> None:
+    tombstone = a_session().revoked(NOON)
+    scene.catch_up.owe([tombstone])
+    await scene.catch_up.settle()
+    assert scene.far.sessions[tombstone.digest] == tombstone
+    assert await scene.truth.generation() == 1
+
+
+async def test_a_storm_of_what_cannot_be_told_begins_one_generation(scene: Scene) -> None:
+    scene.far.down = True
+    for _ in range(1000):
+        scene.catch_up.owe([a_session().revoked(NOON)])
+    await scene.catch_up.settle()
+    assert await scene.truth.generation() == 2
+
+
+async def test_while_the_truth_is_away_the_store_is_told_and_the_debt_stays() -> None:
+    class Away:
+        """A truth that does not answer."""
+
+        async def generation(self) -> int:
+            raise StoreUnavailable("away", "told to be")
+
+    scene = Scene(Away())  # type: ignore[arg-type]  # one verb will do
+    tombstone = a_session().revoked(NOON)
+    scene.catch_up.owe([tombstone])
+    for _ in range(2):
+        scene.far.sessions.clear()
+        with pytest.raises(StoreUnavailable):
+            await scene.catch_up.settle()
+        assert scene.far.sessions == {tombstone.digest: tombstone}
+
+
+# --- Going round
+
+
+async def test_it_looks_at_once_when_it_rings(scene: Scene) -> None:
+    running = asyncio.create_task(scene.catch_up.run(lambda _: None))
+    tombstone = await scene.revoke_one()
+    scene.catch_up.wake()  # the next round would be in an hour
+    await until(lambda: tombstone.digest in scene.near.sessions)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_the_end_settles_what_is_owed(scene: Scene) -> None:
+    rounds = asyncio.Queue[bool]()
+    running = asyncio.create_task(scene.catch_up.run(rounds.put_nowait))
+    await rounds.get()
+    tombstone = a_session().revoked(NOON)
+    scene.catch_up.owe([tombstone])
+    running.cancel()
+    await asyncio.wait([running])
+    assert scene.far.sessions == {tombstone.digest: tombstone}
+
+
+async def test_a_round_that_was_cut_short_is_made_again(scene: Scene) -> None:
+    tombstone = await scene.revoke_one()
+    scene.near.open.clear()
+    cut_short = asyncio.create_task(scene.catch_up.once())
     await asyncio.sleep(0.01)
     cut_short.cancel()
-    near.open.set()
-    assert await catch_up.once() == 1
-    assert near.sessions[tombstone.digest] == tombstone
+    scene.near.open.set()
+    assert await scene.catch_up.once() == 1
+    assert scene.near.sessions[tombstone.digest] == tombstone
 
 
 async def test_it_goes_on_after_an_outage_of_the_truth() -> None:
@@ -93,8 +211,11 @@ async def test_it_goes_on_after_an_outage_of_the_truth() -> None:
                 raise StoreUnavailable("moody", "not now")
             return mark + 1, []
 
-    catch_up = CatchUp(Moody(), hot=[], believe=lambda _: None, every=0.001)  # type: ignore[arg-type]  # one verb will do
-    running = asyncio.create_task(catch_up.run(rounds.put_nowait))
-    told = [await rounds.get() for _ in range(4)]
+    scene = Scene(Moody())  # type: ignore[arg-type]  # two verbs will do
+    running = asyncio.create_task(scene.catch_up.run(rounds.put_nowait))
+    told = []
+    for _ in range(4):
+        scene.catch_up.wake()
+        told.append(await rounds.get())
     running.cancel()
     assert told == [False, True, False, True]

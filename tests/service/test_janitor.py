@@ -64,3 +64,24 @@ async def test_there_is_progress_to_be_seen(tmp_path: Path) -> None:
     janitor = a_janitor(durable, Counter(), batch=2)
     assert [purged async for purged in janitor.clean()] == [2, 2, 1]
     await durable.close()
+
+
+async def test_a_batch_that_takes_too_long_has_failed() -> None:
+    class Locked:
+        """A store in which somebody holds a lock for ever."""
+
+        async def purge(self, *_: object, **__: object) -> int:
+            return await asyncio.Event().wait()
+
+    failed = asyncio.Event()
+    janitor = Janitor(
+        Locked(),  # type: ignore[arg-type]  # one verb is all it needs
+        retention=DAY,
+        batch=10,
+        clock=FakeClock(),
+        counted=lambda outcome, _: failed.set() if outcome == "failed" else None,
+        patience=0.001,
+    )
+    running = asyncio.create_task(janitor.run(every=3600))
+    await asyncio.wait_for(failed.wait(), 10)
+    running.cancel()

@@ -78,7 +78,7 @@ async def test_an_unreadable_record_alone_is_asked_for_once() -> None:
     assert len(shelf.asked) == 1
 
 
-async def test_an_outage_while_each_is_asked_alone_is_everybodys() -> None:
+async def test_an_outage_while_each_is_asked_alone_is_that_of_all_who_are_left() -> None:
     class GoesDown(Shelf):
         async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
             self.down = len(self.asked) > 2
@@ -93,7 +93,8 @@ async def test_an_outage_while_each_is_asked_alone_is_everybodys() -> None:
             *(batched.find(session.digest) for session in sessions), return_exceptions=True
         )
     assert isinstance(answers[0], UnreadableRecord)
-    assert all(isinstance(answer, StoreUnavailable) for answer in answers[1:])
+    assert answers[1] == sessions[1]
+    assert all(isinstance(answer, StoreUnavailable) for answer in answers[2:])
 
 
 async def test_an_outage_is_everybodys() -> None:
@@ -187,8 +188,117 @@ def test_a_batch_that_the_end_of_the_loop_cuts_short_makes_no_noise() -> None:
     assert complaints == []
 
 
-async def test_what_is_put_is_not_gathered() -> None:
+# --- What is put
+
+
+class Counting(Shelf):
+    """A shelf that notes what was put at once."""
+
+    def __init__(self, *sessions: Session) -> None:
+        super().__init__(*sessions)
+        self.loads: list[int] = []
+
+    async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
+        self.loads.append(len(sessions))
+        return await super().put_many(sessions)
+
+
+async def test_what_is_put_in_one_tick_is_one_round_trip() -> None:
+    sessions, shelf = [a_session() for _ in range(20)], Counting()
+    assert await asyncio.gather(*map(BatchedHot(shelf).put, sessions)) == sessions
+    assert shelf.loads == [20]
+    assert list(shelf.sessions.values()) == sessions
+
+
+async def test_each_is_told_what_was_kept_under_its_own_digest() -> None:
+    session, another = a_session(), a_session()
+    tombstone = session.revoked(NOON)
+    hot = BatchedHot(Counting(tombstone))
+    assert await asyncio.gather(*map(hot.put, (another, session))) == [another, tombstone]
+
+
+@pytest.mark.parametrize("tombstone_first", [True, False])
+async def test_of_two_copies_put_in_one_tick_the_fresher_travels(tombstone_first: bool) -> None:
     session = a_session()
     tombstone = session.revoked(NOON)
-    shelf = Shelf(tombstone)
-    assert await BatchedHot(shelf).put(session) == tombstone
+    shelf = Counting()
+    hot = BatchedHot(shelf)
+    copies = [tombstone, session] if tombstone_first else [session, tombstone]
+    assert await asyncio.gather(*map(hot.put, copies)) == [tombstone, tombstone]
+    assert shelf.sessions == {session.digest: tombstone}
+
+
+async def test_a_tick_that_puts_too_much_sends_several() -> None:
+    shelf = Counting()
+    hot = BatchedHot(shelf, max_puts=4)
+    await asyncio.gather(*(hot.put(a_session()) for _ in range(10)))
+    assert shelf.loads == [4, 4, 2]
+
+
+async def test_an_outage_is_told_to_everybody_who_puts() -> None:
+    shelf = Counting()
+    shelf.down = True
+    hot = BatchedHot(shelf)
+    async with nothing_is_left():
+        told = await asyncio.gather(
+            *(hot.put(a_session()) for _ in range(3)), return_exceptions=True
+        )
+    assert [type(answer) for answer in told] == [StoreUnavailable] * 3
+
+
+# --- The bulkhead
+
+
+async def test_while_all_flights_are_out_what_is_asked_gathers_for_the_next() -> None:
+    sessions = [a_session() for _ in range(12)]
+    shelf = Shelf(*sessions)
+    shelf.open.clear()
+    batched = Batched(shelf, max_flights=2)
+    callers = []
+    for session in sessions:  # each in a tick of its own
+        callers.append(asyncio.create_task(batched.find(session.digest)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    await until(lambda: len(shelf.asked) == 2)
+    shelf.open.set()
+    assert await asyncio.gather(*callers) == sessions
+    assert [len(batch) for batch in shelf.asked] == [1, 1, 10]
+
+
+async def test_beyond_what_may_wait_the_store_is_unavailable_at_once() -> None:
+    shelf = Shelf()
+    shelf.open.clear()
+    batched = Batched(shelf, store="postgres", max_batch=2, max_flights=1, max_waiting=5)
+    waiting = [asyncio.create_task(batched.find(a_digest())) for _ in range(5)]
+    await until(lambda: bool(shelf.asked))
+    with pytest.raises(StoreUnavailable) as outage:
+        await batched.find(a_digest())
+    assert outage.value.store == "postgres"
+    shelf.open.set()
+    assert await asyncio.gather(*waiting) == [None] * 5
+    assert await batched.find(a_digest()) is None  # there is room again
+
+
+async def test_a_digest_that_waits_already_takes_no_more_room() -> None:
+    session = a_session()
+    shelf = Shelf(session)
+    shelf.open.clear()
+    batched = Batched(shelf, max_waiting=1)
+    callers = [asyncio.create_task(batched.find(session.digest)) for _ in range(3)]
+    await until(lambda: bool(shelf.asked))
+    shelf.open.set()
+    assert await asyncio.gather(*callers) == [session] * 3
+
+
+async def test_a_flight_that_fails_makes_room_for_the_next() -> None:
+    shelf = Shelf()
+    shelf.open.clear()
+    batched = Batched(shelf, max_batch=1, max_flights=1)
+    first, second = (asyncio.create_task(batched.find(a_digest())) for _ in range(2))
+    await until(lambda: bool(shelf.asked))
+    shelf.down = True
+    shelf.open.set()
+    async with nothing_is_left():
+        told = await asyncio.gather(first, second, return_exceptions=True)
+    assert [type(answer) for answer in told] == [StoreUnavailable] * 2
+    assert len(shelf.asked) == 2

@@ -7,7 +7,7 @@ import pytest
 from proxy.core.errors import StoreUnavailable
 from proxy.core.session import Session
 from proxy.core.token import Digest
-from proxy.stores.deadline import Deadline, within
+from proxy.stores.deadline import Deadline
 from tests.contracts.values import a_digest, a_session
 from tests.fakes import Shelf
 from tests.stores.waiting import nothing_is_left, until
@@ -64,17 +64,3 @@ async def test_a_caller_that_leaves_is_not_told_of_an_outage() -> None:
     await asyncio.wait([caller])
     assert caller.cancelled()
     assert slow.left == 1
-
-
-async def test_somebody_elses_timeout_is_not_taken_for_ours() -> None:
-    async def impatient() -> None:
-        raise TimeoutError("somebody else's")
-
-    with pytest.raises(TimeoutError, match="somebody else's"):
-        await within(5, "store", impatient())
-
-
-async def test_no_time_at_all_is_too_late() -> None:
-    slow = Slow()
-    with pytest.raises(StoreUnavailable):
-        await within(0, "store", slow.find(a_digest()))

@@ -29,7 +29,8 @@ class Rig:
         await self.finder.find_many((a_digest(),))
 
     async def put(self) -> None:
-        await self.hot.put(a_session())
+        session = a_session()
+        await self.hot.put_many({session.digest: session})
 
     async def fail(self, times: int) -> None:
         self.shelf.down = True
@@ -145,5 +146,6 @@ async def test_a_cancelled_probe_blocks_nobody() -> None:
 
 async def test_what_is_found_and_put_passes_unchanged() -> None:
     rig, session = Rig(), a_session()
-    assert await rig.hot.put(session) == session
+    kept = await rig.hot.put_many({session.digest: session})
+    assert kept == {session.digest: session}
     assert await rig.finder.find_many((session.digest, a_digest())) == {session.digest: session}

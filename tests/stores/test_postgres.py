@@ -13,9 +13,11 @@ from proxy.core.condition import Condition
 from proxy.core.errors import SchemaMismatch, SessionExists, StoreUnavailable, UnreadableRecord
 from proxy.core.protocols import Touch
 from proxy.core.session import Session
+from proxy.stores.batched import Batched
 from proxy.stores.migrate import migrate_postgres
 from proxy.stores.postgres import PostgresStore
 from proxy.stores.postgres_connection import OUTAGES, meaning
+from proxy.stores.postgres_database import lookups_at_once
 from tests.clock import NOON
 from tests.contracts.values import TESTER, a_digest, a_record, a_session
 from tests.processes import Server, free_port
@@ -424,7 +426,7 @@ async def test_a_look_up_uses_the_indexes_of_both_digests(
     assert "sessions_previous_digest_key" in text
 
 
-async def test_what_waits_for_a_lock_keeps_nobody_from_being_found(
+async def test_what_waits_for_a_lock_keeps_nobody_from_being_found_and_no_news_from_being_heard(
     store: PostgresStore, database_url: str
 ) -> None:
     stuck, other = a_record(), a_record()
@@ -439,4 +441,26 @@ async def test_what_waits_for_a_lock_keeps_nobody_from_being_found(
             waiting = [asyncio.create_task(store.touch([touch])) for _ in range(20)]
             async with asyncio.timeout(5):
                 assert await store.find(other.session.digest) == other.session
+                assert await store.changed_since(0)
+                await store.next_generation(await store.generation())
+                await store.ping()
         await asyncio.gather(*waiting)
+
+
+async def test_look_ups_that_wait_for_a_lock_keep_no_news_from_being_heard(
+    store: PostgresStore, database_url: str
+) -> None:
+    """The bulkhead leaves one connection, whatever verbs and look-ups wait for."""
+    look_ups = Batched(store, max_batch=1, max_flights=lookups_at_once(8))
+    record = a_record()
+    await store.create(record)
+    async with raw(database_url) as locker:
+        async with locker.transaction():
+            await locker.execute("LOCK TABLE sessions")
+            touches = [Touch(record.session.id, NOON, 1)]
+            waiting = [asyncio.create_task(look_ups.find(a_digest())) for _ in range(20)]
+            verbs = [asyncio.create_task(store.touch(touches)) for _ in range(20)]
+            await the_server_is_waiting(database_url)
+            async with asyncio.timeout(10):
+                await store.next_generation(await store.generation())
+        await asyncio.gather(*waiting, *verbs)

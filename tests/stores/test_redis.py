@@ -20,7 +20,8 @@ from proxy.core.errors import StoreUnavailable
 from proxy.core.session import Session
 from proxy.core.token import Digest
 from proxy.stores.codec import HEAD, encode
-from proxy.stores.redis import VENDOR_ERRORS, RedisStore
+from proxy.stores.redis import RedisStore
+from proxy.stores.redis_server import VENDOR_ERRORS
 from tests.contracts.values import a_digest, a_rotated_session, a_session, a_tombstone
 from tests.processes import Server, free_port, give_away
 from tests.servers import start_redis
@@ -485,7 +486,7 @@ async def is_an_outage_within(seconds: float, store: RedisStore) -> None:
     verbs: list[Callable[[], Awaitable[object]]] = [
         lambda: store.find(a_digest()),
         lambda: store.put(a_session(at=NOW)),
-        lambda: store.publish("channel", [b"message"]),
+        lambda: store.server.publish("channel", [b"message"]),
         store.ping,
     ]
     for verb in verbs:
@@ -745,6 +746,39 @@ async def test_a_round_trip_serves_many_and_of_two_digests_of_a_session_each(
     found = await store.find_many([current.digest, a_digest(), previous.digest])
     assert found == {current.digest: current, previous.digest: previous}
     assert (await raw.info("commandstats"))["cmdstat_getrange"]["calls"] == before + 3
+
+
+async def test_many_are_put_in_one_round_trip_and_each_is_told_what_was_kept(
+    wire: Wire, wired: RedisStore, unreadable: Counter[str]
+) -> None:
+    sessions = {s.digest: s for s in (a_session(at=NOW) for _ in range(40))}
+    ended = next(iter(sessions.values()))
+    tombstone = ended.revoked(NOW)
+    await wired.put(tombstone)
+    chunks = 0
+
+    def count(_: object, chunk: bytes) -> bytes:
+        nonlocal chunks
+        chunks += 1
+        return chunk
+
+    wire.questions = count
+    kept = await wired.put_many(sessions)
+    assert kept == sessions | {ended.digest: tombstone}
+    assert chunks <= 2  # one packet; the wire may read it in two
+    assert unreadable == {}
+
+
+async def test_rubbish_under_one_key_is_mended_and_holds_up_no_other_that_is_put(
+    store: RedisStore, raw: Raw, unreadable: Counter[str]
+) -> None:
+    sessions = {s.digest: s for s in (a_session(at=NOW) for _ in range(3))}
+    await store.put_many(sessions)
+    [key, *_] = await raw.keys()
+    await raw.set(key, b"1" * 39 + b"no record")
+    assert await store.put_many(sessions) == sessions
+    assert await store.find_many(tuple(sessions)) == sessions
+    assert unreadable == {"redis": 1}
 
 
 async def test_nothing_that_opens_a_door_is_written(store: RedisStore, raw: Raw) -> None:

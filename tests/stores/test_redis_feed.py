@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Final
 
 import pytest
 
+from proxy.core.clock import SystemClock
 from proxy.core.errors import StoreUnavailable
 from proxy.core.session import Session
 from proxy.stores.codec import encode
@@ -38,8 +39,9 @@ class Listener:
         self.news.append("gap")
 
     def up(self, up: bool) -> None:
-        if self.news[-1:] != ["down"] or up:  # an outage is told again and again
-            self.news.append("up" if up else "down")
+        word = "up" if up else "down"
+        if self.news[-1:] != [word]:  # it is told again and again
+            self.news.append(word)
 
     async def hears(self, *sessions: Session) -> None:
         """Return when it has heard these, in this order and nothing else."""
@@ -51,11 +53,13 @@ class Listener:
         assert self.news == list(news)
 
 
-def feed_of(store: RedisStore, unreadable: Counter[str]) -> RedisFeed:
+def feed_of(
+    store: RedisStore, unreadable: Counter[str], lag: Callable[[float], None] = ignore
+) -> RedisFeed:
     def count(name: str) -> None:
         unreadable[name] += 1
 
-    return RedisFeed(store, on_unreadable=count)
+    return RedisFeed(store.server, clock=SystemClock(), lag=lag, on_unreadable=count)
 
 
 @asynccontextmanager
@@ -227,19 +231,49 @@ async def test_a_subscription_that_falls_silent_is_found_out(
         await listener.is_told("gap", "up", "down", "gap", "up")
 
 
-async def test_a_quiet_subscription_is_not_taken_for_a_silent_one(
-    store: RedisStore, another: RedisFeed, raw: Raw, unreadable: Counter[str]
-) -> None:
-    async def pinged() -> bool:
-        return bool((await raw.info("commandstats")).get("cmdstat_ping"))
+async def may_not_publish(raw: Raw, url: str) -> str:
+    """Return how somebody logs in who may do everything but publish."""
+    await raw.execute_command("ACL SETUSER deaf on nopass ~* &* +@all -publish")
+    return url.replace("redis://", "redis://deaf:any@")
 
+
+async def test_who_may_not_publish_is_down_but_hears_on(
+    own_redis: Server, mortal: RedisStore, raw_mortal: Raw, unreadable: Counter[str]
+) -> None:
     session = a_session(at=NOW)
-    await raw.config_resetstat()
-    async with listening(feed_of(store, unreadable)) as listener:
-        await until_answered(pinged)
-        await another.announce([session])
+    mute = counting(await may_not_publish(raw_mortal, own_redis.url), unreadable)
+    async with listening(feed_of(mute, unreadable)) as listener:
+        await listener.is_told("gap", "up", "down")
+        await until_answered(lambda: pinged(raw_mortal))  # a quiet link is not taken for a dead one
+        await feed_of(mortal, unreadable).announce([session])
         await listener.hears(session)
+        assert listener.news == ["gap", "up", "down"]
+    await mute.close()
+
+
+async def pinged(raw: Raw) -> bool:
+    return bool((await raw.info("commandstats")).get("cmdstat_ping"))
+
+
+async def test_how_long_an_announcement_takes_is_measured(
+    store: RedisStore, unreadable: Counter[str]
+) -> None:
+    lags: list[float] = []
+    async with listening(feed_of(store, unreadable, lags.append)) as listener:
+        await until(lambda: len(lags) >= 2)
+        assert all(0 < lag < 10 for lag in lags)
         assert listener.news == ["gap", "up"]
+
+
+async def test_a_subscription_that_hears_not_even_us_is_given_up(
+    wire: Wire, wired: RedisStore, unreadable: Counter[str]
+) -> None:
+    def deaf(_: object, chunk: bytes) -> bytes:
+        return chunk.replace(b"beat ", b"meat ")
+
+    wire.answers = deaf
+    async with listening(feed_of(wired, unreadable)) as listener:
+        await listener.is_told("gap", "up", "down", "gap", "up")
 
 
 @pytest.mark.parametrize(
@@ -268,9 +302,9 @@ async def test_a_stray_word_ends_a_subscription_and_another_begins(
 @pytest.mark.parametrize(
     "words",
     [
-        b"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n:1\r\n",
-        b"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$-1\r\n",
-        b"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n*0\r\n",
+        b"*3\r\n$7\r\nmessage\r\n$16\r\nsidegate:v1:feed\r\n:1\r\n",
+        b"*3\r\n$7\r\nmessage\r\n$16\r\nsidegate:v1:feed\r\n$-1\r\n",
+        b"*3\r\n$7\r\nmessage\r\n$16\r\nsidegate:v1:feed\r\n*0\r\n",
     ],
 )
 async def test_a_message_that_is_no_string_is_counted_and_passed_over(
@@ -287,7 +321,7 @@ async def test_a_message_that_is_no_string_is_counted_and_passed_over(
 # --- The end
 
 
-async def test_cancelling_leaves_no_task_and_no_connection(
+async def test_cancelling_leaves_no_task_and_no_subscription(
     redis_url: str, raw: Raw, unreadable: Counter[str]
 ) -> None:
     store = counting(redis_url, unreadable)
@@ -296,7 +330,7 @@ async def test_cancelling_leaves_no_task_and_no_connection(
         assert len(await raw.client_list(_type="pubsub")) == 1
 
     async def nobody_is_left() -> bool:
-        return len(await raw.client_list()) == 1  # we ourselves
+        return not await raw.client_list(_type="pubsub")
 
     await until_answered(nobody_is_left)
     await store.close()

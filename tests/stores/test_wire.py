@@ -156,6 +156,37 @@ async def test_it_can_refuse_new_links_and_keep_the_old_ones(wire: Wire) -> None
     new[1].close()
 
 
+async def test_new_links_can_be_led_elsewhere(wire: Wire) -> None:
+    old = await connected(wire)
+    await said_back(old, b"x")
+
+    async def shout(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.read(1000)).upper())
+        writer.close()
+
+    elsewhere = await asyncio.start_server(shout, "127.0.0.1", 0)
+    wire.lead_to(elsewhere.sockets[0].getsockname()[1])
+    new = await connected(wire)
+    new[1].write(b"y")
+    assert await asyncio.wait_for(new[0].read(), 5) == b"Y"
+    assert await said_back(old, b"z") == b"z"
+    for _, writer in (old, new):
+        writer.close()
+    elsewhere.close()
+
+
+async def test_links_that_were_cut_are_counted(wire: Wire) -> None:
+    ends = [await connected(wire) for _ in range(2)]
+    for each in ends:
+        await said_back(each, b"x")
+    ends[0][1].close()
+    await until(lambda: len(wire.links) == 1)
+    wire.cut()
+    await until(lambda: not wire.links)
+    assert wire.torn == 1
+    ends[1][1].close()
+
+
 async def test_a_server_that_is_not_there_refuses() -> None:
     async with Wire(1) as wire:
         reader, writer = await connected(wire)

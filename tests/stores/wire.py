@@ -35,11 +35,16 @@ class Wire:
         self.answers: Passing = unchanged  # what the server sends
         self.links: set[Link] = set()
         self.made = 0  # links so far
+        self.torn = 0  # links that were cut
         self.port = 0
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._server: asyncio.Server | None = None
         self._linking: set[asyncio.Task[None]] = set()
+
+    def lead_to(self, port: int) -> None:
+        """Lead new links elsewhere, as an address does that moves to another server."""
+        self._target = self._target[0], port
 
     def inject(self, words: bytes) -> None:
         """Let every client hear words that the server did not say."""
@@ -105,7 +110,7 @@ class Wire:
             await link.run()
         finally:
             self.links.discard(link)
-            link.cut()
+            link.end()
 
 
 class Link:
@@ -122,6 +127,11 @@ class Link:
 
     def cut(self) -> None:
         """Reset it at both ends; what is under way is lost."""
+        self._wire.torn += 1
+        self.end()
+
+    def end(self) -> None:
+        """Close what is still open of it."""
         self._out.reset()
         self._back.reset()
 

@@ -521,14 +521,24 @@ async def test_introspecting_is_not_being_seen(tmp_path: Path) -> None:
         assert seen == []
 
 
-async def test_a_silent_store_is_given_up_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "code"),
+    [
+        ("GET", f"/v1/sessions/{UNKNOWN}", "store_unavailable"),
+        ("POST", f"/v1/sessions/{UNKNOWN}/touch", "outcome_unknown"),
+    ],
+)
+async def test_a_silent_store_is_given_up_on_and_a_change_may_have_been_made(
+    tmp_path: Path, method: str, path: str, code: str
+) -> None:
     async with admin_door(tmp_path, patience=0.05) as door:
         door.store.silent = True
 
-        reply = await door.call("GET", f"/v1/sessions/{UNKNOWN}")
+        reply = await door.call(method, path)
 
         assert reply.status == 503
-        assert reply.body["code"] == "store_unavailable"
+        assert reply.body["code"] == code
+        assert reply.headers["Retry-After"] == "1"
 
 
 @pytest.mark.parametrize("path", ["/oauth2/introspect", "/oauth2/revoke"])

@@ -26,7 +26,7 @@ LIFETIMES = dict.fromkeys(SessionType, Lifetimes(timedelta(days=3650), None))
 
 async def test_the_door_keeps_what_its_document_promises(tmp_path: Path) -> None:
     async with admin_door(tmp_path, lifetimes=LIFETIMES, patience=60) as door:
-        await door.analytics.sample()  # until then it cannot tell
+        await door.analytics.sample()  # without one nobody knows, which it would take for a failure
         status, told = await schemathesis(door, tmp_path)
 
     assert status == 0, told

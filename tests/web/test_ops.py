@@ -38,10 +38,11 @@ def get(target: str, *lines: bytes, method: bytes = b"GET") -> bytes:
 async def open_ops(
     *,
     draining: Callable[[], bool] = lambda: False,
+    opened: Callable[[], bool] = lambda: True,
     told: CollectorRegistry | None = None,
     **pings: Ping,
 ) -> AsyncIterator[Address]:
-    handler = ops_handler(Readiness(pings, draining), always(told or CollectorRegistry()))
+    handler = ops_handler(Readiness(pings, draining, opened), always(told or CollectorRegistry()))
     door = Door("ops", handler, on_bad_request=lambda: None)
     yield await door.open(Address("127.0.0.1", 0))
     await door.close(patience=0.2)
@@ -95,6 +96,7 @@ async def test_verbose_readyz_has_a_line_for_each_component(target: str) -> None
     assert reply.body.decode().splitlines() == [
         "[-]store redis failed",
         "[+]store postgres ok",
+        "[+]doors open ok",
         "[+]not draining ok",
         "readyz check passed",
     ]
@@ -107,6 +109,7 @@ async def test_a_house_that_is_not_ready_says_why_unasked() -> None:
     assert reply.status == 503
     assert reply.body.decode().splitlines() == [
         "[-]store postgres failed",
+        "[+]doors open ok",
         "[+]not draining ok",
         "readyz check failed",
     ]
@@ -118,6 +121,14 @@ async def test_a_draining_house_is_not_ready() -> None:
 
     assert reply.status == 503
     assert b"[-]not draining failed\n" in reply.body
+
+
+async def test_a_house_whose_doors_are_not_all_open_is_not_ready() -> None:
+    async with open_ops(opened=lambda: False, postgres=answers) as address:
+        reply = await ask(address, get("/readyz"))
+
+    assert reply.status == 503
+    assert b"[-]doors open failed\n" in reply.body
 
 
 async def test_a_ping_that_hangs_is_a_store_that_does_not_answer() -> None:

@@ -10,71 +10,84 @@ from proxy.core.durations import Durations
 from proxy.core.session_type import SessionType
 from proxy.web.payloads.documents import Count, Time, described, rfc3339
 
-Window = Annotated[str, Field(description="1h, 24h or 7d.")]
+ByType = Annotated[dict[SessionType, Count], Field(description="Every type is there.")]
+ByCause = Annotated[dict[Cause, Count], Field(description="Every cause is there.")]
 Seconds = Annotated[float, Field(ge=0)]
 
 
 @described
-class ActiveSessionsDocument(TypedDict):
-    """How many sessions are active, and how many different users have one."""
+class LivingDocument(TypedDict):
+    """The active sessions: neither revoked nor past a deadline."""
 
     total: Count
-    by_type: dict[SessionType, Count]
+    by_type: ByType
     users: Count
+    """How many different users have one."""
 
 
 @described
 class PeakDocument(TypedDict):
-    """The most that any sample of the window saw active at once; null: nothing ever was."""
+    """The most sessions that a sample has found active at once."""
 
     active: Count
     at: Time | None
+    """The last moment of so many; null where there never was any."""
 
 
 @described
 class CreatedDocument(TypedDict):
-    """How many began."""
+    """The sessions that began."""
 
     total: Count
-    by_type: dict[SessionType, Count]
+    by_type: ByType
 
 
 @described
 class EndedDocument(TypedDict):
-    """How many ended, each counted once."""
+    """The sessions that ended, each once."""
 
     total: Count
-    by_cause: dict[Cause, Count]
-    by_type: dict[SessionType, Count]
+    by_cause: ByCause
+    by_type: ByType
 
 
 @described
 class DurationDocument(TypedDict):
-    """How long those that ended had lasted, in seconds; null where none did."""
+    """How long the sessions lasted that ended, in seconds; null where there are none."""
 
     average: Seconds | None
     p50: Seconds | None
+    """Half of them lasted at most so long, give or take 4.5 %."""
     p95: Seconds | None
+    """95 of 100 lasted at most so long, give or take 4.5 %."""
 
 
 @described
 class WindowDocument(TypedDict):
-    """What happened from `since` to `as_of`."""
+    """What happened from `since` to the last sample."""
 
     since: Time
+    """The first sample of the window: at least so long ago as its name says, if there is one."""
     peak: PeakDocument
     created: CreatedDocument
     ended: EndedDocument
     duration: DurationDocument
 
 
+# Names that no class could have for its members.
+WindowsDocument = TypedDict(
+    "WindowsDocument", {"1h": WindowDocument, "24h": WindowDocument, "7d": WindowDocument}
+)
+
+
 @described
 class AnalyticsDocument(TypedDict):
-    """How things stood when the last sample was taken, and what had happened by then."""
+    """How many sessions there are, began and ended, as of the last sample."""
 
     as_of: Time
-    active: ActiveSessionsDocument
-    windows: dict[Window, WindowDocument]
+    """When the last sample was taken."""
+    active: LivingDocument
+    windows: WindowsDocument
 
 
 def analytics_document(report: Report) -> AnalyticsDocument:
@@ -86,7 +99,11 @@ def analytics_document(report: Report) -> AnalyticsDocument:
             "by_type": dict(report.active),
             "users": report.users,
         },
-        "windows": {name: _window(happened) for name, happened in report.windows.items()},
+        "windows": {
+            "1h": _window(report.windows["1h"]),
+            "24h": _window(report.windows["24h"]),
+            "7d": _window(report.windows["7d"]),
+        },
     }
 
 
@@ -103,14 +120,18 @@ def _window(happened: Happened) -> WindowDocument:
             "by_cause": dict(happened.ended_by_cause),
             "by_type": dict(happened.ended_by_type),
         },
-        "duration": _durations(happened.durations),
+        "duration": _duration(happened.durations),
     }
 
 
-def _durations(durations: Durations) -> DurationDocument:
-    """Return seconds, to the millisecond."""
-    measures = {
-        name: None if seconds is None else round(seconds, 3)
-        for name, seconds in durations.measures().items()
+def _duration(durations: Durations) -> DurationDocument:
+    return {
+        "average": _rounded(durations.average),
+        "p50": _rounded(durations.quantile(0.50)),
+        "p95": _rounded(durations.quantile(0.95)),
     }
-    return {"average": measures["average"], "p50": measures["p50"], "p95": measures["p95"]}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    """Return seconds to the millisecond."""
+    return None if seconds is None else round(seconds, 3)

@@ -1,0 +1,100 @@
+"""What brings a process its news: Redis' feed, Postgres' bell, the catch-up that loses nothing."""
+
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from proxy.core.clock import Clock
+from proxy.core.session import Session
+from proxy.observe.prometheus import Metrics
+from proxy.service.catch_up import CatchUp
+from proxy.service.pending import Pending, WriteDown
+from proxy.settings import Settings
+from proxy.stores.local import LocalStore
+
+if TYPE_CHECKING:  # each is brought in where it is wanted: a driver takes megabytes
+    from proxy.stores.postgres_bell import PostgresBell
+    from proxy.stores.redis import RedisStore
+    from proxy.stores.redis_feed import RedisFeed
+
+# Seconds that no look-up takes.
+_LOOKING: Final = 1.0
+
+
+@dataclass(frozen=True)
+class News:
+    """Everybody who brings news, and to whom: what they tell goes into our own memory.
+
+    `write_down` tells the truth what is pending, each `every` seconds.
+    """
+
+    catch_up: CatchUp
+    pending: Pending
+    write_down: WriteDown
+    every: float
+    feed: "RedisFeed | None"
+    bell: "PostgresBell | None"
+    local: LocalStore
+    metrics: Metrics
+
+    def listening(self) -> Iterator[Coroutine[Any, Any, NoReturn]]:
+        """Yield what is to run as long as the process does."""
+        up = self.metrics.feed_up
+        yield self.catch_up.run(partial(up, "catch_up"))
+        if self.feed is not None:
+            yield self.pending.watch(self.every)
+            yield self.pending.write(self.every, self.write_down)
+            yield self.feed.listen(
+                heard=self._hear,
+                gap=self._missed_something,
+                up=partial(up, "redis"),
+                pended=self.pending.wake,
+            )
+        if self.bell is not None:
+            yield self.bell.listen(rung=self.catch_up.wake, up=partial(up, "postgres"))
+
+    def _hear(self, session: Session) -> None:
+        for copy in session.copies():
+            self.local.keep(copy)
+
+    def _missed_something(self) -> None:
+        self.metrics.feed_gap("redis")
+        self.local.clear()
+        self.pending.wake()
+
+
+def feed_of(redis: "RedisStore | None", clock: Clock, metrics: Metrics) -> "RedisFeed | None":
+    """Return the feed through Redis, where there is one."""
+    if redis is None:
+        return None
+    from proxy.stores.redis_feed import RedisFeed
+
+    lag = partial(metrics.feed_lag, "redis")
+    return RedisFeed(redis.server, clock=clock, lag=lag, on_unreadable=metrics.unreadable_record)
+
+
+def pending_of(
+    settings: Settings, redis: "RedisStore | None", clock: Clock, metrics: Metrics
+) -> Pending:
+    """Return what is pending: nothing ever, where there is no Redis to share it."""
+    shelf = None
+    if redis is not None:
+        from proxy.stores.redis_pending import RedisPending
+
+        shelf = RedisPending(redis.server, on_unreadable=metrics.unreadable_record)
+    linger = settings.local.max_age.total_seconds() + _LOOKING
+    pending = Pending(shelf, clock=clock, counted=metrics.pended, linger=linger)
+    metrics.watch_pending(lambda: len(pending))
+    return pending
+
+
+def bell_of(settings: Settings, clock: Clock, metrics: Metrics) -> "PostgresBell | None":
+    """Return the bell in Postgres, where there is one and it is wanted."""
+    url = settings.postgres.listen_url or settings.database_url
+    if settings.database_url is None or url is None or not settings.postgres.listen:
+        return None
+    from proxy.stores.postgres_bell import PostgresBell
+
+    lag = partial(metrics.feed_lag, "postgres")
+    return PostgresBell(url.get_secret_value(), clock=clock, lag=lag)

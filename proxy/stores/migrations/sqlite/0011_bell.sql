@@ -1,0 +1,1 @@
+-- Nothing: SQLite cannot call other processes. They ask it, twice a second.

@@ -1,0 +1,87 @@
+"""Builds that are broken on purpose: a rig that does not catch them proves nothing.
+
+Each patches one thing of `proxy`, in an instance's process, before it serves.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Final
+
+from proxy.core.session import Session
+from proxy.core.verdict import Allow, Unavailable, Verdict
+from proxy.service.validator import Validator
+from proxy.stores.codec import decode
+from proxy.stores.local import LocalStore
+from proxy.stores.redis import RedisStore
+from proxy.web.gateways.base import Manners
+from proxy.web.messages import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """`fault` is the number of the one that shows it, by a breach of one of `invariants`."""
+
+    breaking: Callable[[], None]
+    fault: int
+    invariants: frozenset[str]
+
+
+def _ignore_tombstones() -> None:
+    """Hot stores do not take a session's last copy."""
+    keep, put = LocalStore.keep, RedisStore.put
+
+    def keep_the_living(self: LocalStore, session: Session) -> Session:
+        return session if session.revoked_at is not None else keep(self, session)
+
+    async def put_the_living(self: RedisStore, session: Session) -> Session:
+        return session if session.revoked_at is not None else await put(self, session)
+
+    LocalStore.keep = keep_the_living  # type: ignore[method-assign]
+    RedisStore.put = put_the_living  # type: ignore[method-assign]
+
+
+def _skip_binding() -> None:
+    """Whatever Redis replies is taken for the answer: the digest in the record is not compared."""
+
+    async def read(self: RedisStore, line: Any, digest: Any, reply: Any) -> Session | None:
+        del self, line
+        return replace(decode(reply), digest=digest) if isinstance(reply, bytes) and reply else None
+
+    RedisStore._read = read  # type: ignore[method-assign]  # noqa: SLF001
+
+
+def _fail_open() -> None:
+    """Who cannot be asked about is let in."""
+    write = Manners.write
+
+    def write_yes(self: Manners, verdict: Verdict) -> Answer:
+        return Answer(200, ()) if isinstance(verdict, Unavailable) else write(self, verdict)
+
+    Manners.write = write_yes  # type: ignore[method-assign]
+
+
+def _cache_decision() -> None:
+    """Whoever was allowed once is allowed again, without another look."""
+    validate = Validator.validate
+    allowed: dict[str, Verdict] = {}
+
+    async def validate_once(self: Validator, credential: str, **how: Any) -> Verdict:
+        if credential not in allowed:
+            verdict = await validate(self, credential, **how)
+            if not isinstance(verdict, Allow):
+                return verdict
+            allowed[credential] = verdict
+        return allowed[credential]
+
+    Validator.validate = validate_once  # type: ignore[method-assign]
+
+
+BUILDS: Final[Mapping[str, Build]] = MappingProxyType(
+    {
+        "ignore-tombstones": Build(_ignore_tombstones, 1, frozenset({"I1"})),
+        "skip-binding": Build(_skip_binding, 12, frozenset({"I3"})),
+        "fail-open": Build(_fail_open, 18, frozenset({"I4"})),
+        "cache-decision": Build(_cache_decision, 1, frozenset({"I1"})),
+    }
+)
