@@ -26,6 +26,7 @@ ROOMS = {
     "aiosqlite": ["stores/sqlite*.py"],
     "asyncpg": ["stores/postgres*.py"],
     "click": ["cli.py", "commands/*"],
+    "hiredis": ["stores/redis_server.py"],
     "jwt": ["web/logout/jose.py"],
     "msgspec": ["stores/codec.py"],
     "prometheus_client": ["observe/*", "web/ops.py", "web/worker_ops.py"],

@@ -50,8 +50,12 @@ class Binding(bytes):
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, bytes]]) -> "Binding":
         """Pack signals and digests. ValueError: one of them has more than 255 bytes."""
-        texts = (text for name, digest in pairs for text in (name.encode(*_UTF8), digest))
-        return cls(b"".join(bytes([len(text)]) + text for text in texts)) or UNBOUND
+        packed = bytearray()
+        for name, digest in pairs:
+            for text in (name.encode(*_UTF8), digest):
+                packed.append(len(text))
+                packed += text
+        return cls(packed) or UNBOUND
 
     def pairs(self) -> Iterator[tuple[str, bytes]]:
         """Yield each signal and its digest."""
@@ -82,7 +86,7 @@ class Signals:
     header: str | None = None
 
     def of(self, signal: Signal) -> str | None:
-        shown: str | None = getattr(self, signal.value)
+        shown: str | None = getattr(self, signal)
         return shown
 
 
@@ -124,11 +128,11 @@ def mismatches(
     watched: Collection[Signal],
 ) -> Iterator[Signal]:
     """Yield each `watched` signal the session is bound to and `signals` does not agree with."""
-    for name, digest in binding.pairs():
-        if name in watched:
-            signal = Signal(name)
+    bound = dict(binding.pairs())
+    for signal in watched:
+        if signal in bound:
             value = reduced(signal, signals.of(signal), widths)
-            if value is None or _digest(session_id, signal, value) != digest:
+            if value is None or _digest(session_id, signal, value) != bound[signal]:
                 yield signal
 
 
@@ -178,7 +182,7 @@ def _digest(session_id: str, signal: Signal, value: str) -> bytes:
         value.encode("utf-8", "surrogatepass"),
         digest_size=_DIGEST_BYTES,
         key=session_id.encode(),
-        person=signal.value.encode(),
+        person=signal.encode(),
     ).digest()
 
 

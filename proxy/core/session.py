@@ -131,7 +131,8 @@ class Session:
         """Return the first moment at which this copy opens nothing; `judge` says why."""
         if self.revoked_at is not None:
             return NEVER
-        ends = self.expires_at if self.idle_at is None else min(self.expires_at, self.idle_at)
+        idle_at = self.idle_at
+        ends = self.expires_at if idle_at is None else min(self.expires_at, idle_at)
         return min(ends, self.previous_until) if self.digest == self.previous_digest else ends
 
     def _must_live(self, at: datetime) -> None:

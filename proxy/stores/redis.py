@@ -7,7 +7,7 @@ told of a change. The braces keep a session's slot in a Cluster independent of a
 
 import asyncio
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from typing import Any, Final
@@ -80,10 +80,8 @@ class RedisStore:
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
         self._must_believe()
         with outages():
-            by_pool: dict[Pool, list[Digest]] = {}
-            for digest in digests:
-                by_pool.setdefault(await self._pool_for(digest), []).append(digest)
-            answers = await asyncio.gather(*(self._ask(*group) for group in by_pool.items()))
+            groups = await self._by_pool(digests)
+            answers = await asyncio.gather(*(self._ask(*group) for group in groups.items()))
         return {digest: session for answer in answers for digest, session in answer.items()}
 
     async def find(self, digest: Digest) -> Session | None:
@@ -95,10 +93,13 @@ class RedisStore:
     async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
         self._must_believe()
         with outages():
-            by_pool: dict[Pool, list[Session]] = {}
-            for session in sessions.values():
-                by_pool.setdefault(await self._pool_for(session.digest), []).append(session)
-            kept = await asyncio.gather(*(self._offer(*group) for group in by_pool.items()))
+            groups = await self._by_pool(sessions)
+            kept = await asyncio.gather(
+                *(
+                    self._offer(pool, [sessions[digest] for digest in digests])
+                    for pool, digests in groups.items()
+                )
+            )
         return {digest: session for some in kept for digest, session in some.items()}
 
     def believe(self, generation: int) -> None:
@@ -182,8 +183,12 @@ class RedisStore:
         if self._generation is None:
             raise StoreUnavailable(NAME, "nobody has said yet which generation to believe")
 
-    async def _pool_for(self, digest: Digest) -> Pool:
-        return await self.server.pool_for(_slot(digest).encode())
+    async def _by_pool(self, digests: Iterable[Digest]) -> dict[Pool, list[Digest]]:
+        groups: dict[Pool, list[Digest]] = {}
+        for digest in digests:
+            pool = await self.server.pool_for(_slot(digest).encode())
+            groups.setdefault(pool, []).append(digest)
+        return groups
 
     def _namespace(self, line: Line) -> str:
         return f"{line.life}:{self._generation}"

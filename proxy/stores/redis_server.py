@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 from weakref import WeakKeyDictionary
 
 import redis.exceptions
+from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
@@ -65,7 +66,8 @@ class Line:
     async def ask(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Send commands in one packet and return the replies; an error reply is a value here."""
         async with asyncio.timeout(self.timeout):
-            await self.connection.send_packed_command(self.connection.pack_commands(commands))
+            # The client would pack them, too, but in Python: seven times as slowly.
+            await self.connection.send_packed_command(b"".join(map(pack_command, commands)))
             return [await self._reply() for _ in commands]
 
     async def distrust(self) -> None:
