@@ -23,7 +23,7 @@ The path of a request, one way and without mutation:
 
 The finder is made of stores round stores (house.py):
 
-    ReadThrough(local, Deadline(RememberMisses(Coalesce(ReadThrough(redis, postgres)))))
+    ReadThrough(local, RememberMisses(Coalesce(ReadThrough(redis, postgres))))
 
     where redis and postgres each are Metered(Batched(Guarded(leaf))).
 

@@ -38,7 +38,6 @@ from proxy.settings.sections import StoreSection
 from proxy.stores.batched import Batched, BatchedHot
 from proxy.stores.breaker import Breaker
 from proxy.stores.coalesce import Coalesce
-from proxy.stores.deadline import Deadline
 from proxy.stores.guarded import Guard, Guarded, GuardedHot
 from proxy.stores.local import LocalStore
 from proxy.stores.metered import Metered, MeteredHot
@@ -248,13 +247,12 @@ def binding_of(settings: Settings, metrics: Metrics, revoke_behind: RevokeBehind
 def _beyond_memory(
     settings: Settings, clock: Clock, far: SessionFinder, patience: float
 ) -> SessionFinder:
-    remembered = RememberMisses(
-        Coalesce(far),
+    return RememberMisses(
+        Coalesce(far, patience=patience),
         max_digests=settings.unknown.max_digests,
         max_age=_seconds(settings.unknown.max_age),
         clock=clock,
     )
-    return Deadline(remembered, seconds=patience)
 
 
 def _guard(name: str, limits: StoreSection, clock: Clock, metrics: Metrics) -> Guard:

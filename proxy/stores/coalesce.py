@@ -2,6 +2,7 @@
 
 import asyncio
 
+from proxy.core.errors import StoreUnavailable
 from proxy.core.protocols import SessionFinder
 from proxy.core.session import Session
 from proxy.core.token import Digest
@@ -9,25 +10,40 @@ from proxy.stores.share import share
 
 
 class Coalesce:
-    """A finder that never asks twice at once for the same digest.
+    """A finder that never asks twice at once for the same digest, and lets nobody wait for long.
 
-    The flight belongs to nobody who waits for it: a caller that leaves cancels nothing. Answers
-    and errors end with the flight; nothing is remembered.
+    The flight belongs to nobody who waits for it: a caller that leaves, or has waited too long,
+    cancels nothing. Answers and errors end with the flight; nothing is remembered.
     """
 
-    def __init__(self, finder: SessionFinder) -> None:
+    def __init__(self, finder: SessionFinder, *, patience: float) -> None:
+        """Whoever has waited `patience` seconds is told that `deadline` was unavailable.
+
+        For nobody knows whose fault it was.
+        """
         self._finder = finder
+        self._patience = patience
         self._flights: dict[Digest, asyncio.Task[Session | None]] = {}
 
     async def find(self, digest: Digest) -> Session | None:
-        flight = self._flights.get(digest)
-        if flight is None:
-            flight = asyncio.create_task(self._finder.find(digest))
-            self._flights[digest] = flight
-            flight.add_done_callback(lambda done: self._landed(digest, done))
-        return await share(flight)
+        answer = share(self._flights.get(digest) or self._flight(digest))
+        clock = answer.get_loop().call_later(self._patience, self._too_late, answer)
+        try:
+            return await answer
+        finally:
+            clock.cancel()
+
+    def _flight(self, digest: Digest) -> asyncio.Task[Session | None]:
+        flight = self._flights[digest] = asyncio.create_task(self._finder.find(digest))
+        flight.add_done_callback(lambda done: self._landed(digest, done))
+        return flight
 
     def _landed(self, digest: Digest, flight: asyncio.Task[Session | None]) -> None:
         del self._flights[digest]
         if not flight.cancelled():
             flight.exception()  # mark it as seen: everybody who waited may have left
+
+    def _too_late(self, answer: asyncio.Future[Session | None]) -> None:
+        if not answer.done():
+            reason = f"no answer within {self._patience * 1000:.0f} ms"
+            answer.set_exception(StoreUnavailable("deadline", reason))

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, Generic, TypeVar
 
 from proxy.core.token import Digest
-from proxy.stores.share import share
 
 Cargo = TypeVar("Cargo")
 Answer = TypeVar("Answer")
+
+# Those who wait for one digest, each with a future of its own: one that leaves takes only that.
+_Passengers = list[asyncio.Future[Answer]]
 
 MANY: Final = 1_000_000_000
 
@@ -45,22 +47,24 @@ class Flights(Generic[Cargo, Answer]):
         self._max_flights = max_flights
         self._max_waiting = max_waiting
         self._cargo: dict[Digest, Cargo] = {}
-        self._waiting: dict[Digest, asyncio.Future[Answer]] = {}
+        self._waiting: dict[Digest, _Passengers[Answer]] = {}
         self._out: dict[asyncio.Task[None], int] = {}
         self._called = False
 
     def board(self, digest: Digest, cargo: Cargo) -> asyncio.Future[Answer]:
         """Return the answer to come. Full: there will be none in time."""
-        future = self._waiting.get(digest)
-        if future is None:
+        passengers = self._waiting.get(digest)
+        if passengers is None:
             if len(self._waiting) + sum(self._out.values()) >= self._max_waiting:
                 raise Full
-            future = self._waiting[digest] = asyncio.get_running_loop().create_future()
+            passengers = self._waiting[digest] = []
             self._cargo[digest] = cargo
             self._call()
         else:
             self._cargo[digest] = self._merge(self._cargo[digest], cargo)
-        return share(future)
+        own: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        passengers.append(own)
+        return own
 
     def _call(self) -> None:
         if not self._called:
@@ -80,15 +84,14 @@ class Flights(Generic[Cargo, Answer]):
     def _landed(self, flight: asyncio.Task[None]) -> None:
         del self._out[flight]
         if flight.cancelled():  # all is over, also for those who have not left yet
-            for future in self._waiting.values():
-                future.cancel()
+            _cancel(self._waiting)
             self._waiting.clear()
             self._cargo.clear()
         else:
             self._depart()
 
     async def _fly(
-        self, cargo: Mapping[Digest, Cargo], waiting: Mapping[Digest, asyncio.Future[Answer]]
+        self, cargo: Mapping[Digest, Cargo], waiting: Mapping[Digest, _Passengers[Answer]]
     ) -> None:
         answers: Mapping[Digest, Answer | Exception]
         try:
@@ -96,16 +99,21 @@ class Flights(Generic[Cargo, Answer]):
         except Exception as error:  # noqa: BLE001 - it is raised to everybody who waits
             answers = dict.fromkeys(waiting, error)
         except BaseException:
-            for future in waiting.values():
-                future.cancel()
+            _cancel(waiting)
             raise
-        for digest, future in waiting.items():
-            _tell(future, answers[digest])
+        for digest, passengers in waiting.items():
+            for own in passengers:
+                if not own.done():  # else its caller has left
+                    _tell(own, answers[digest])
 
 
-def _tell(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:
+def _cancel(waiting: Mapping[Digest, _Passengers[Answer]]) -> None:
+    for own in chain.from_iterable(waiting.values()):
+        own.cancel()
+
+
+def _tell(own: asyncio.Future[Answer], answer: Answer | Exception) -> None:
     if isinstance(answer, Exception):
-        future.set_exception(answer)
-        future.exception()  # mark it as seen: everybody who waited may have left
+        own.set_exception(answer)
     else:
-        future.set_result(answer)
+        own.set_result(answer)

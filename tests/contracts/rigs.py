@@ -18,7 +18,6 @@ from proxy.core.session import Session, SessionRecord
 from proxy.stores.batched import Batched, BatchedHot
 from proxy.stores.breaker import Breaker
 from proxy.stores.coalesce import Coalesce
-from proxy.stores.deadline import Deadline
 from proxy.stores.guarded import Guard, Guarded, GuardedHot
 from proxy.stores.local import LocalStore
 from proxy.stores.metered import Metered, MeteredHot
@@ -178,8 +177,9 @@ def tower(shelf: Shelf, clock: FakeClock) -> SessionFinder:
     near = a_local_store(clock)
     guarded = Batched(Guarded(shelf, guard=a_guard(clock)))
     far = Metered(guarded, store="shelf", observe=ignore)
-    remembered = RememberMisses(Coalesce(far), max_digests=100, max_age=2.0, clock=clock)
-    return ReadThrough(near, Deadline(remembered, seconds=5.0), clock=clock)
+    shared = Coalesce(far, patience=5.0)
+    remembered = RememberMisses(shared, max_digests=100, max_age=2.0, clock=clock)
+    return ReadThrough(near, remembered, clock=clock)
 
 
 FINDERS: dict[str, Make] = {
@@ -192,10 +192,9 @@ FINDERS: dict[str, Make] = {
     "read_through": wrapped(lambda s, c: ReadThrough(a_local_store(c), s, clock=c)),
     "read_through_near_down": wrapped(lambda s, c: ReadThrough(_a_dead_shelf(), s, clock=c)),
     "remember_misses": wrapped(lambda s, c: RememberMisses(s, max_digests=9, max_age=2.0, clock=c)),
-    "coalesce": wrapped(lambda s, _: Coalesce(s)),
+    "coalesce": wrapped(lambda s, _: Coalesce(s, patience=5.0)),
     "batched": wrapped(lambda s, _: Batched(s)),
     "guarded": wrapped(lambda s, c: Batched(Guarded(s, guard=a_guard(c)))),
-    "deadline": wrapped(lambda s, _: Deadline(s, seconds=5.0)),
     "metered": wrapped(lambda s, _: Metered(s, store="shelf", observe=ignore)),
     "tower": wrapped(tower),
 }

@@ -8,6 +8,8 @@ import pytest
 from proxy.core.errors import StoreUnavailable
 from proxy.core.session import Session
 from proxy.stores.coalesce import Coalesce
+from proxy.stores.read_through import ReadThrough
+from tests.clock import FakeClock
 from tests.contracts.values import a_digest, a_session
 from tests.fakes import Shelf
 from tests.stores.waiting import all_leave, nothing_is_left, until
@@ -15,10 +17,14 @@ from tests.stores.waiting import all_leave, nothing_is_left, until
 Caller = asyncio.Task[Any]
 
 
+def a_coalesce(shelf: Shelf, *, patience: float = 30.0) -> Coalesce:
+    return Coalesce(shelf, patience=patience)
+
+
 async def callers_in_the_air(shelf: Shelf, session: Session, count: int) -> list[Caller]:
     """Return `count` callers who wait for `session`; they are answered when the shelf opens."""
     shelf.open.clear()
-    coalesce = Coalesce(shelf)
+    coalesce = a_coalesce(shelf)
     callers = [asyncio.create_task(coalesce.find(session.digest)) for _ in range(count)]
     await until(lambda: bool(shelf.asked))
     return callers
@@ -37,7 +43,7 @@ async def test_many_callers_share_one_flight() -> None:
 async def test_each_digest_has_a_flight_of_its_own() -> None:
     sessions = [a_session() for _ in range(5)]
     shelf = Shelf(*sessions)
-    coalesce = Coalesce(shelf)
+    coalesce = a_coalesce(shelf)
     asked = [session.digest for session in sessions] * 3
     assert await asyncio.gather(*map(coalesce.find, asked)) == sessions * 3
     assert len(shelf.asked) == 5
@@ -70,7 +76,7 @@ async def test_a_follower_may_leave_and_the_leader_is_answered() -> None:
 async def test_a_flight_that_everybody_left_still_lands_and_the_next_one_flies_anew() -> None:
     session = a_session()
     shelf = Shelf(session)
-    coalesce = Coalesce(shelf)
+    coalesce = a_coalesce(shelf)
     shelf.open.clear()
     async with nothing_is_left():
         caller = asyncio.create_task(coalesce.find(session.digest))
@@ -93,11 +99,41 @@ async def test_all_callers_of_a_flight_share_its_error() -> None:
     assert len(shelf.asked) == 1
 
 
+async def test_whoever_has_waited_too_long_is_told_that_the_deadline_was_unavailable() -> None:
+    shelf = Shelf()
+    shelf.open.clear()
+    async with nothing_is_left():
+        with pytest.raises(StoreUnavailable) as outage:
+            await a_coalesce(shelf, patience=0.005).find(a_digest())
+        shelf.open.set()
+    assert outage.value.store == "deadline"
+
+
+async def test_what_comes_too_late_for_whoever_asked_is_kept_for_the_next() -> None:
+    session = a_session()
+    near, far = Shelf(), Shelf(session)
+    far.open.clear()
+    finder = ReadThrough(near, far, clock=FakeClock())
+    async with nothing_is_left():
+        with pytest.raises(StoreUnavailable):
+            await Coalesce(finder, patience=0.005).find(session.digest)
+        far.open.set()
+    assert near.sessions == {session.digest: session}
+
+
+async def test_an_outage_in_time_keeps_its_name() -> None:
+    shelf = Shelf()
+    shelf.down = True
+    with pytest.raises(StoreUnavailable) as outage:
+        await a_coalesce(shelf).find(a_digest())
+    assert outage.value.store == "shelf"
+
+
 async def test_an_error_is_forgotten_with_its_flight() -> None:
     session = a_session()
     shelf = Shelf(session)
     shelf.down = True
-    coalesce = Coalesce(shelf)
+    coalesce = a_coalesce(shelf)
     with pytest.raises(StoreUnavailable):
         await coalesce.find(session.digest)
     shelf.down = False
@@ -116,7 +152,7 @@ async def test_an_error_that_nobody_waited_for_makes_no_noise() -> None:
 
 async def test_answers_are_forgotten_with_their_flights() -> None:
     shelf = Shelf()
-    coalesce = Coalesce(shelf)
+    coalesce = a_coalesce(shelf)
     shelf.down = True
     await asyncio.gather(*(coalesce.find(a_digest()) for _ in range(20)), return_exceptions=True)
     shelf.down = False
@@ -131,7 +167,7 @@ async def test_answers_are_forgotten_with_their_flights() -> None:
 async def test_a_caller_who_comes_at_the_landing_is_answered() -> None:
     session = a_session()
     shelf = Shelf(session)
-    coalesce = Coalesce(shelf)
+    coalesce = a_coalesce(shelf)
     first = asyncio.create_task(coalesce.find(session.digest))
     while not first.done():
         assert await coalesce.find(session.digest) == session
