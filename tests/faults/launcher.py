@@ -13,6 +13,7 @@ import signal
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from proxy import app, cli
 from proxy.core.clock import SystemClock
@@ -29,14 +30,14 @@ def main() -> None:
     if broken:
         BUILDS[broken].breaking()
     setattr(SystemClock, "now", _now)  # noqa: B010  # for every room at once, and past mypy
-    app.serve = _obedient
+    setattr(app, "serve", _obedient)  # noqa: B010  # whatever else it takes, it is passed on
     cli.main()
 
 
-async def _obedient(settings: Settings) -> None:
+async def _obedient(settings: Settings, **how: Any) -> None:
     orders = Path(os.environ["RIG_ORDERS"])
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _obey, orders)
-    await _serve(settings)
+    await _serve(settings, **how)
 
 
 def _now(_: SystemClock) -> datetime:
