@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from proxy.core.protocols import (
 )
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
-from proxy.news import News, bell_of, feed_of, pending_of
+from proxy.news import News, bell_of, feed_of, missed_something, pending_of
 from proxy.observe.prometheus import Metrics
 from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
@@ -147,6 +148,7 @@ def _introduced(
         durable,
         hot=hot,
         believe=_nobody if redis is None else redis.believe,
+        gap=partial(missed_something, "catch_up", local, metrics),
         clock=clock,
         every=_seconds(settings.catch_up.interval),
     )

@@ -47,7 +47,7 @@ class News:
             yield self.pending.write(self.every, self.write_down)
             yield self.feed.listen(
                 heard=self._hear,
-                gap=self._missed_something,
+                gap=self._resubscribed,
                 up=partial(up, "redis"),
                 pended=self.pending.wake,
             )
@@ -58,10 +58,15 @@ class News:
         for copy in session.copies():
             self.local.keep(copy)
 
-    def _missed_something(self) -> None:
-        self.metrics.feed_gap("redis")
-        self.local.clear()
+    def _resubscribed(self) -> None:
+        missed_something("redis", self.local, self.metrics)
         self.pending.wake()
+
+
+def missed_something(feed: str, local: LocalStore, metrics: Metrics) -> None:
+    """Believe no copy of before: what has changed since was perhaps not heard."""
+    metrics.feed_gap(feed)
+    local.clear()
 
 
 def feed_of(redis: "RedisStore | None", clock: Clock, metrics: Metrics) -> "RedisFeed | None":

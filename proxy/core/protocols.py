@@ -200,7 +200,8 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         """Return sessions changed by replace or revoke_where since `mark`, and the next mark.
 
         A mark is opaque; 0 means "from now on" and returns no sessions. A change may be returned
-        twice, but is never left out, in whatever order concurrent writers commit.
+        twice, but is never left out, in whatever order concurrent writers commit. MarkLost: the
+        store is not where it was (a replica took over, say); begin again with 0.
         """
         ...
 

@@ -8,6 +8,7 @@ under keys that nobody asks for.
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from redis.exceptions import ResponseError
 
 from proxy.core.errors import StoreUnavailable
 from proxy.stores.ended import ended_under_the_writer
+from proxy.stores.redis_idle import IdleConnections
 from proxy.stores.redis_topology import Pool, topology
 from proxy.stores.share import share
 
@@ -31,6 +33,9 @@ NAME: Final = "redis"
 # So many questions are under way at once, each on a connection of its own; the others wait. Half of
 # what a pool may hold: subscriptions and connections that are being closed need room too.
 _LINES: Final = 32
+
+# What a rush has opened is given back to the server after so many seconds, for others may want it.
+_IDLE: Final = 30.0
 
 # So many commands are sent before their replies are read, within one time-out.
 _PACKET: Final = 256
@@ -84,11 +89,20 @@ class Line:
 class RedisServer:
     """One Redis, whatever its topology. What cannot be reached is StoreUnavailable."""
 
-    def __init__(self, url: str, *, timeout: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float,
+        idle: float = _IDLE,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Connect when first asked. ValueError: the URL has none of redis_topology's forms.
 
-        A server connects, and answers what is sent at once, within `timeout` seconds.
+        A server connects, and answers what is sent at once, within `timeout` seconds. A connection
+        that nobody has used for `idle` seconds is closed.
         """
+        self._idle = IdleConnections(idle, monotonic=monotonic)
         self._lives = _Lives(timeout)
         self._timeout = timeout
         self._turns = asyncio.Semaphore(_LINES)
@@ -161,6 +175,7 @@ class RedisServer:
     @asynccontextmanager
     async def _line(self, pool: Pool) -> AsyncIterator[Line]:
         connection = await self._borrowed(pool)
+        self._idle.borrowed(connection)
         try:
             yield Line(connection, self._lives.of(connection), self._timeout)
         except BaseException as error:
@@ -171,6 +186,7 @@ class RedisServer:
             raise
         finally:
             await pool.release(connection)
+            await self._idle.given_back(connection)
 
     async def _borrowed(self, pool: Pool) -> AbstractConnection:
         """Borrow a connection. One that is being made for a caller who leaves is kept for the next.
