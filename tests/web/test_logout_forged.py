@@ -492,7 +492,7 @@ async def test_a_token_with_anything_changed_is_refused(
     offline: IdentityProvider, data: st.DataObject
 ) -> None:
     right = offline.logout_token(data.draw(st.sampled_from([RS256, ES256, EDDSA])))
-    at = data.draw(st.integers(0, len(right) - 1))
+    at = data.draw(st.integers(0, 9999)) % len(right)  # a token's length differs now and then
     width = data.draw(st.integers(0, 4))
     put = data.draw(st.text(_characters, max_size=4))
     changed = right[:at] + put + right[at + width :]
