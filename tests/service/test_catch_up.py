@@ -169,43 +169,6 @@ async def test_what_the_truth_cannot_note_keeps_no_news_from_being_heard(scene: 
     assert scene.near.sessions[tombstone.digest] == tombstone
 
 
-async def test_a_truth_that_has_gone_back_in_time_is_heard_again_from_now_on() -> None:
-    class Restored:
-        """A truth that a replica took over, which lacked the last changes."""
-
-        async def generation(self) -> int:
-            return 1
-
-        async def changed_since(self, mark: int) -> tuple[int, list[Session]]:
-            if mark == 9:
-                raise MarkLost("told to")
-            return (3 if near.sessions else 9), []
-
-    instance = Scene(Restored())  # type: ignore[arg-type]  # two verbs will do
-    near = instance.near
-    await instance.catch_up.once()
-    await near.put(a_session())
-    assert await instance.catch_up.once() == 0
-    assert near.sessions == {}  # whatever it held may have been changed
-    instance.catch_up.wake()
-    assert await instance.catch_up.once() == 0
-
-
-async def test_what_the_truth_cannot_note_keeps_no_news_from_being_heard(scene: Scene) -> None:
-    """A database that may only be read begins no generation, and has news all the same."""
-
-    async def read_only(_: int) -> int:
-        raise StoreUnavailable("truth", "it is read-only")
-
-    tombstone = await scene.revoke_one()
-    scene.truth.next_generation = read_only  # type: ignore[assignment,method-assign]  # it fails
-    scene.far.down = True
-    scene.catch_up.owe([a_session().revoked(NOON)])
-    with pytest.raises(StoreUnavailable):
-        await scene.catch_up.once()
-    assert scene.near.sessions[tombstone.digest] == tombstone
-
-
 # --- What was changed here
 
 
