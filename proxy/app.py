@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 # Seconds that the start waits for the database before the doors open without it.
 _FIRST_CONTACT: Final = 3.0
 
+# Seconds between two looks at the database's clock. In between ours goes on evenly, whatever the
+# machine's does.
+_TIME_TOLD: Final = 2.0
+
 _log: Final = logging.getLogger("sidegate")
 
 
@@ -89,6 +93,7 @@ async def serve(settings: Settings, *, read: Read, leash: int | None = None) -> 
         loop.add_reader(leash, stop.set)
     async with built(settings) as house:
         await _refuse_another_schema(house)
+        await _learn_the_time(house)
         async with _background(settings, house), _doors(settings, house) as doors:
             reload = Reload(settings, house, read=read, prepare=doors.prepared)
             _log.info("ready")
@@ -109,6 +114,13 @@ async def _refuse_another_schema(house: House) -> None:
                 await house.durable.check_schema()
         except (StoreUnavailable, TimeoutError):
             _log.warning("the database does not answer; answering 503 until it does")
+
+
+async def _learn_the_time(house: House) -> None:
+    """Judge by the database's time from the first check on, if it can be had."""
+    if house.shared_time is not None:
+        with suppress(StoreUnavailable):
+            await house.shared_time.once()
 
 
 @asynccontextmanager
@@ -228,7 +240,7 @@ def _admin_application(settings: Settings, house: House) -> Application | None:
         hosts=settings.admin.hosts,
         lifetimes=settings.sessions.by_type(),
         cursor_key=blake2s(b"page cursors", key=newest.secret).digest(),
-        clock=SystemClock(),
+        clock=house.means.clock,
         on_request=house.metrics.admin_request,
         logout=None if logout is None else logout.receive,
     )
@@ -238,7 +250,7 @@ def _admin_application(settings: Settings, house: House) -> Application | None:
 async def _gate_door(settings: Settings, house: House, doors: _Doors) -> AsyncIterator[Door]:
     among, peers = _answering(settings, house)
     if settings.gate.express:
-        doors.express = ExpressLane(among, trust=peers.trust, clock=SystemClock())
+        doors.express = ExpressLane(among, trust=peers.trust, clock=house.means.clock)
     door = Door(
         "gate",
         gate_handler(among, peers),
@@ -263,7 +275,11 @@ def _answering(settings: Settings, house: House) -> tuple[Sequence[Desk], Peers]
     signals = _signals(settings, house)
     manners = Manners(sources=sources, identity=identity, realm=wishes.realm, signals=signals)
     among = desks(
-        house.validator, manners, events=house.metrics, clock=SystemClock(), binding=house.binding
+        house.validator,
+        manners,
+        events=house.metrics,
+        clock=house.means.clock,
+        binding=house.binding,
     )
     return among, Peers(wishes.trusted_peers, refused=house.metrics.untrusted_peer)
 
@@ -309,6 +325,8 @@ async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
             tasks.create_task(house.analytics.run(sampling=settings.jobs)),
             tasks.create_task(pauses.keep_short()),
         ]
+        if house.shared_time is not None:
+            running.append(tasks.create_task(house.shared_time.run(every=_TIME_TOLD)))
         if settings.jobs:
             running += [tasks.create_task(job) for job in _jobs(settings, house)]
         running += [tasks.create_task(listening) for listening in house.news.listening()]

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from uuid_utils import uuid7
 
-from proxy.core.clock import Clock, SystemClock
+from proxy.core.clock import Clock, SharedClock, SystemClock
 from proxy.core.protocols import (
     AnalyticsStore,
     AuditLog,
@@ -34,6 +34,7 @@ from proxy.service.outward import Nobody
 from proxy.service.pending import Pending
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
+from proxy.service.shared_time import SharedTime
 from proxy.service.toucher import Toucher
 from proxy.service.validator import Validator
 from proxy.settings import Settings, token_keys
@@ -88,6 +89,7 @@ class House:
     binding: ClientBinding
     revoke_behind: RevokeBehind
     pings: Mapping[str, Ping]
+    shared_time: SharedTime | None
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
     is no reason not to build.
     """
     async with AsyncExitStack() as cellar:
-        clock = SystemClock()
+        clock = _clock(settings)
         ring = KeyRing(token_keys(settings))
         metrics = Metrics(
             version=version("sidegate"), revocation_bound=_seconds(settings.local.max_age)
@@ -232,6 +234,7 @@ def _introduced(
         binding=binding_of(settings, metrics, revoke_behind),
         revoke_behind=revoke_behind,
         pings=pings,
+        shared_time=_shared_time(clock, durable),
     )
 
 
@@ -337,6 +340,18 @@ async def _truth(settings: Settings) -> _Truth:
         PostgresLocks(database),
         PostgresLogouts(database),
     )
+
+
+def _clock(settings: Settings) -> Clock:
+    """Return the machine's clock; where there may be other machines, one they share."""
+    own = SystemClock()
+    return own if settings.database_url is None else SharedClock(own)
+
+
+def _shared_time(clock: Clock, durable: DurableStore) -> SharedTime | None:
+    if isinstance(clock, SharedClock) and isinstance(durable, PostgresStore):
+        return SharedTime(clock, durable.now)
+    return None
 
 
 def _redis(settings: Settings, metrics: Metrics) -> RedisStore | None:
