@@ -46,6 +46,18 @@ def test_whoever_is_taken_out_is_in_no_group() -> None:
     assert len(population) == 4
 
 
+def test_nobody_is_forgotten_whom_an_instance_may_have_in_memory() -> None:
+    population = a_population(hot=0)
+    for number in range(5):
+        population.join(somebody(number))
+    for held in population.living[:4]:
+        population.seen(held)
+    unseen = population.living[4]
+    taken = {population.take_unseen() for _ in range(5)} - {None}
+    assert taken == {unseen}
+    assert len(population.warm) == 4
+
+
 def test_the_same_token_has_the_same_number() -> None:
     population = a_population()
     first = population.issue("sgw_a", "s1", "ada")
