@@ -2,7 +2,7 @@
 
 The house has floors, and a room may only use what the plan says (tests/test_house.py checks it):
 
-    roof      cli, commands, app, house, supervisor, pauses, providers, settings, healthcheck
+    roof      cli, commands, app, house, truth, supervisor, pauses, providers, settings, healthcheck
                                     knows everybody, decides nothing; house.py introduces the others
     web       doors                 from bytes to a verdict and back; knows service and core
     service   what is done          validate, create, revoke ...; knows core
@@ -18,6 +18,9 @@ The path of a request, one way and without mutation:
     door reads the head, the gateway's adapter reads the subrequest, the key ring reads the token,
     the finder finds the session by digest, judge decides, the adapter writes the answer.
 
+    Two lanes lead to the gate's desks (web/desk.py): express.py answers plain requests from their
+    bytes, and at once what memory knows; aiohttp (door.py, gate.py) has all others.
+
 The finder is made of stores round stores (house.py):
 
     ReadThrough(local, Deadline(RememberMisses(Coalesce(ReadThrough(redis, postgres)))))
@@ -27,6 +30,7 @@ The finder is made of stores round stores (house.py):
 Where do I add ...
 
     a gateway               web/gateways/<protocol>.py and a row in web/gate.py's table
+    a header to read        a role in web/messages.py's Head; both lanes gather it
     a store                 stores/<name>.py and a row in tests/contracts
     a behaviour of stores   a wrapper in stores/, which passes the finder contract like a leaf
     a signal of a client    core/binding.py, web/signals.py, BindingSection, BindingPayload

@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from proxy import pauses
 from proxy.core.clock import SystemClock
 from proxy.core.errors import StoreUnavailable
+from proxy.core.token import Digest
+from proxy.core.within import within
 from proxy.house import House, built
 from proxy.observe.prometheus import registry
 from proxy.reload import Read, Reload
 from proxy.settings import Settings, first_admin_key, token_keys
-from proxy.stores.migrate import migrate_postgres
-from proxy.stores.postgres import PostgresStore
-from proxy.stores.sqlite import SqliteStore
+from proxy.truth import migrated
 from proxy.web.admin import admin_app
 from proxy.web.admin_auth import ApiKey, ApiKeys, Scope
 from proxy.web.credentials import CredentialSources
 from proxy.web.desk import Desk
-from proxy.web.door import Application, Door, application_door, application_handler
+from proxy.web.door import Application, Door, Handler, application_door, application_handler, shut
 from proxy.web.express import ExpressLane
 from proxy.web.gate import desks, gate_handler
 from proxy.web.gateways.base import Manners
@@ -41,8 +41,9 @@ from proxy.web.signals import SignalSources
 if TYPE_CHECKING:
     from proxy.web.logout.routes import LogoutRoutes
 
-# Seconds that the start waits for the database before the doors open without it.
+# Seconds that the start waits for the stores before the doors open without them.
 _FIRST_CONTACT: Final = 3.0
+_NOBODYS: Final = Digest(bytes(32))
 
 # Seconds between two looks at the database's clock. In between ours goes on evenly, whatever the
 # machine's does.
@@ -71,11 +72,7 @@ async def cleanup(settings: Settings) -> AsyncIterator[int]:
 
 async def migrate(settings: Settings) -> list[str]:
     """Bring the database up to date and return the names of what was applied."""
-    if settings.database_url is None:
-        store = await SqliteStore.open(settings.data_dir / "sidegate.db")  # does so by itself
-        await store.close()
-        return []
-    return await migrate_postgres(settings.database_url.get_secret_value())
+    return await migrated(settings)
 
 
 async def serve(settings: Settings, *, read: Read, leash: int | None = None) -> None:
@@ -92,8 +89,7 @@ async def serve(settings: Settings, *, read: Read, leash: int | None = None) -> 
     if leash is not None:
         loop.add_reader(leash, stop.set)
     async with built(settings) as house:
-        await _refuse_another_schema(house)
-        await _learn_the_time(house)
+        await _first_contact(house)
         async with _background(settings, house), _doors(settings, house) as doors:
             reload = Reload(settings, house, read=read, prepare=doors.prepared)
             _log.info("ready")
@@ -106,21 +102,26 @@ async def serve(settings: Settings, *, read: Read, leash: int | None = None) -> 
             await asyncio.sleep(reload.settings.drain.delay.total_seconds())
 
 
-async def _refuse_another_schema(house: House) -> None:
-    """A database that answers must fit; one that does not answer is waited for with open doors."""
-    if isinstance(house.durable, PostgresStore):
-        try:
-            async with asyncio.timeout(_FIRST_CONTACT):
-                await house.durable.check_schema()
-        except (StoreUnavailable, TimeoutError):
-            _log.warning("the database does not answer; answering 503 until it does")
+async def _first_contact(house: House) -> None:
+    """Learn what is to be believed, and ask once what the gate will ask: the first pays for all.
+
+    A database that answers must fit; one that does not answer is waited for with open doors.
+    """
+    try:
+        await within(_FIRST_CONTACT, "durable", _greeted(house))
+    except StoreUnavailable as outage:
+        _log.warning("not every store answers yet: %s", outage)
 
 
-async def _learn_the_time(house: House) -> None:
-    """Judge by the database's time from the first check on, if it can be had."""
+async def _greeted(house: House) -> None:
+    await house.truth.check()
     if house.shared_time is not None:
-        with suppress(StoreUnavailable):
+        with suppress(StoreUnavailable):  # one that is slow is asked again soon
             await house.shared_time.once()
+    await house.catch_up.once()
+    for store in (house.durable, house.redis):
+        if store is not None:
+            await store.find(_NOBODYS)
 
 
 @asynccontextmanager
@@ -156,8 +157,9 @@ class _Doors:
     async def prepared(self, settings: Settings, house: House) -> Callable[[], None]:
         """See Prepare. What answered before finishes what it has begun."""
         among, peers = _answering(settings, house)
-        handlers = {"gate": gate_handler(among, peers)}
+        handlers: dict[str, Handler] = {"gate": gate_handler(among, peers)}
         application, stack = _admin_application(settings, house), AsyncExitStack()
+        handlers["admin"] = shut  # where there was a key and is none any more
         if application is not None:
             handlers["admin"] = await stack.enter_async_context(application_handler(application))
         await self._close_applications(keep=1)

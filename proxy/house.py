@@ -4,23 +4,21 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from uuid_utils import uuid7
 
 from proxy.core.clock import Clock, SharedClock, SystemClock
 from proxy.core.protocols import (
-    AnalyticsStore,
-    AuditLog,
     DurableStore,
     HotStore,
-    LogoutMemory,
     SessionFinder,
-    SessionLocks,
 )
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
-from proxy.news import News, bell_of, feed_of, pending_of
+from proxy.news import News, bell_of, feed_of, missed_something, pending_of
 from proxy.observe.prometheus import Metrics
 from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
@@ -46,22 +44,13 @@ from proxy.stores.deadline import Deadline
 from proxy.stores.guarded import Guard, Guarded, GuardedHot
 from proxy.stores.local import LocalStore
 from proxy.stores.metered import Metered, MeteredHot
-from proxy.stores.postgres import PostgresStore
-from proxy.stores.postgres_analytics import PostgresAnalytics
-from proxy.stores.postgres_audit import PostgresAudit
-from proxy.stores.postgres_database import PostgresDatabase, lookups_at_once
-from proxy.stores.postgres_locks import PostgresLocks
-from proxy.stores.postgres_logouts import PostgresLogouts
 from proxy.stores.read_through import ReadThrough
-from proxy.stores.redis import RedisStore
 from proxy.stores.remember_misses import RememberMisses
-from proxy.stores.sqlite import SqliteStore
-from proxy.stores.sqlite_analytics import SqliteAnalytics
-from proxy.stores.sqlite_audit import SqliteAudit
-from proxy.stores.sqlite_database import SqliteDatabase
-from proxy.stores.sqlite_locks import SqliteLocks
-from proxy.stores.sqlite_logouts import SqliteLogouts
+from proxy.truth import Truth, opened
 from proxy.web.ops import Ping
+
+if TYPE_CHECKING:
+    from proxy.stores.redis import RedisStore
 
 
 @dataclass(frozen=True)
@@ -69,10 +58,10 @@ class House:
     """Everybody, introduced to each other. The doors and the comings and goings are app.py's."""
 
     metrics: Metrics
-    durable: DurableStore
+    truth: Truth
     local: LocalStore
     hot: tuple[HotStore, ...]
-    redis: RedisStore | None
+    redis: "RedisStore | None"
     finder: SessionFinder
     means: Means
     catch_up: CatchUp
@@ -91,16 +80,9 @@ class House:
     pings: Mapping[str, Ping]
     shared_time: SharedTime | None
 
-
-@dataclass(frozen=True)
-class _Truth:
-    """What lives in one database. Whoever closes the sessions closes it for all."""
-
-    sessions: DurableStore
-    audit: AuditLog
-    analytics: AnalyticsStore
-    locks: SessionLocks
-    logouts: LogoutMemory
+    @property
+    def durable(self) -> DurableStore:
+        return self.truth.sessions
 
 
 @asynccontextmanager
@@ -117,7 +99,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
             version=version("sidegate"), revocation_bound=_seconds(settings.local.max_age)
         )
         metrics.settings_read(clock.now(), successful=True)
-        truth = await _truth(settings)
+        truth = await opened(settings)
         cellar.push_async_callback(truth.sessions.close)
         redis = _redis(settings, metrics)
         if redis is not None:
@@ -139,15 +121,15 @@ def _introduced(
     clock: Clock,
     ring: KeyRing,
     metrics: Metrics,
-    truth: _Truth,
+    truth: Truth,
     local: LocalStore,
-    redis: RedisStore | None,
+    redis: "RedisStore | None",
     pending: Pending,
 ) -> House:
     durable = truth.sessions
     hot: list[HotStore] = [local]  # which counts for itself
-    far = _guarded_durable(settings, clock, metrics, durable)
-    pings: dict[str, Ping] = {_durable_name(settings): durable.ping}
+    far = _guarded_durable(settings, clock, metrics, truth)
+    pings: dict[str, Ping] = {truth.name: durable.ping}
     if redis is not None:
         hot.append(_guarded_redis(settings, clock, metrics, redis))
         far = ReadThrough(hot[-1], far, clock=clock)
@@ -161,7 +143,7 @@ def _introduced(
         hot=hot,
         lifetimes=lifetimes,
         clock=clock,
-        keep_near=local.keep,
+        keep_near=local.touch,
         counted=metrics.touches,
         max_notes=settings.touch.max_sessions,
     )
@@ -169,6 +151,7 @@ def _introduced(
         durable,
         hot=hot,
         believe=_nobody if redis is None else redis.believe,
+        gap=partial(missed_something, "catch_up", local, metrics),
         clock=clock,
         every=_seconds(settings.catch_up.interval),
     )
@@ -188,7 +171,7 @@ def _introduced(
     revoke_behind = RevokeBehind(sessions, events=metrics)
     return House(
         metrics=metrics,
-        durable=durable,
+        truth=truth,
         local=local,
         hot=tuple(hot),
         redis=redis,
@@ -234,7 +217,7 @@ def _introduced(
         binding=binding_of(settings, metrics, revoke_behind),
         revoke_behind=revoke_behind,
         pings=pings,
-        shared_time=_shared_time(clock, durable),
+        shared_time=_shared_time(clock, truth),
     )
 
 
@@ -288,23 +271,20 @@ def _guard(name: str, limits: StoreSection, clock: Clock, metrics: Metrics) -> G
 
 
 def _guarded_durable(
-    settings: Settings, clock: Clock, metrics: Metrics, durable: DurableStore
+    settings: Settings, clock: Clock, metrics: Metrics, truth: Truth
 ) -> SessionFinder:
-    name = _durable_name(settings)
-    limits = settings.sqlite if name == "sqlite" else settings.postgres
-    guard = _guard(name, limits, clock, metrics)
-    at_once = 1 if name == "sqlite" else lookups_at_once(settings.postgres.pool_max)
+    limits = settings.sqlite if settings.database_url is None else settings.postgres
     batched = Batched(
-        Guarded(durable, guard=guard),
-        store=name,
-        max_flights=at_once,
+        Guarded(truth.sessions, guard=_guard(truth.name, limits, clock, metrics)),
+        store=truth.name,
+        max_flights=truth.lookups_at_once,
         max_waiting=limits.max_lookups,
     )
-    return Metered(batched, store=name, observe=metrics.lookup)
+    return Metered(batched, store=truth.name, observe=metrics.lookup)
 
 
 def _guarded_redis(
-    settings: Settings, clock: Clock, metrics: Metrics, redis: RedisStore
+    settings: Settings, clock: Clock, metrics: Metrics, redis: "RedisStore"
 ) -> HotStore:
     leaf = GuardedHot(redis, guard=_guard("redis", settings.redis, clock, metrics))
     return MeteredHot(BatchedHot(leaf), store="redis", observe=metrics.lookup)
@@ -314,49 +294,23 @@ def _nobody(_: int) -> None:
     """Where there is no hot store but memory, there is nothing to believe."""
 
 
-def _durable_name(settings: Settings) -> str:
-    return "sqlite" if settings.database_url is None else "postgres"
-
-
-async def _truth(settings: Settings) -> _Truth:
-    if settings.database_url is None:
-        file = await SqliteDatabase.open(settings.data_dir / "sidegate.db")
-        return _Truth(
-            SqliteStore(file),
-            SqliteAudit(file),
-            SqliteAnalytics(file),
-            SqliteLocks(file),
-            SqliteLogouts(file),
-        )
-    database = await PostgresDatabase.open(
-        settings.database_url.get_secret_value(),
-        pool_max=settings.postgres.pool_max,
-        prepared_statements=settings.postgres.prepared_statements,
-    )
-    return _Truth(
-        PostgresStore(database),
-        PostgresAudit(database),
-        PostgresAnalytics(database),
-        PostgresLocks(database),
-        PostgresLogouts(database),
-    )
-
-
 def _clock(settings: Settings) -> Clock:
     """Return the machine's clock; where there may be other machines, one they share."""
     own = SystemClock()
     return own if settings.database_url is None else SharedClock(own)
 
 
-def _shared_time(clock: Clock, durable: DurableStore) -> SharedTime | None:
-    if isinstance(clock, SharedClock) and isinstance(durable, PostgresStore):
-        return SharedTime(clock, durable.now)
+def _shared_time(clock: Clock, truth: Truth) -> SharedTime | None:
+    if isinstance(clock, SharedClock) and truth.now is not None:
+        return SharedTime(clock, truth.now)
     return None
 
 
-def _redis(settings: Settings, metrics: Metrics) -> RedisStore | None:
+def _redis(settings: Settings, metrics: Metrics) -> "RedisStore | None":
     if settings.redis_url is None:
         return None
+    from proxy.stores.redis import RedisStore  # megabytes, for those who have one
+
     return RedisStore(
         settings.redis_url.get_secret_value(),
         on_unreadable=metrics.unreadable_record,

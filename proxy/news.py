@@ -3,7 +3,7 @@
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from proxy.core.clock import Clock
 from proxy.core.session import Session
@@ -12,10 +12,11 @@ from proxy.service.catch_up import CatchUp
 from proxy.service.pending import Pending, WriteDown
 from proxy.settings import Settings
 from proxy.stores.local import LocalStore
-from proxy.stores.postgres_bell import PostgresBell
-from proxy.stores.redis import RedisStore
-from proxy.stores.redis_feed import RedisFeed
-from proxy.stores.redis_pending import RedisPending
+
+if TYPE_CHECKING:  # each is brought in where it is wanted: a driver takes megabytes
+    from proxy.stores.postgres_bell import PostgresBell
+    from proxy.stores.redis import RedisStore
+    from proxy.stores.redis_feed import RedisFeed
 
 # Seconds that no look-up takes.
 _LOOKING: Final = 1.0
@@ -32,8 +33,8 @@ class News:
     pending: Pending
     write_down: WriteDown
     every: float
-    feed: RedisFeed | None
-    bell: PostgresBell | None
+    feed: "RedisFeed | None"
+    bell: "PostgresBell | None"
     local: LocalStore
     metrics: Metrics
 
@@ -46,7 +47,7 @@ class News:
             yield self.pending.write(self.every, self.write_down)
             yield self.feed.listen(
                 heard=self._hear,
-                gap=self._missed_something,
+                gap=self._resubscribed,
                 up=partial(up, "redis"),
                 pended=self.pending.wake,
             )
@@ -57,26 +58,35 @@ class News:
         for copy in session.copies():
             self.local.keep(copy)
 
-    def _missed_something(self) -> None:
-        self.metrics.feed_gap("redis")
-        self.local.clear()
+    def _resubscribed(self) -> None:
+        missed_something("redis", self.local, self.metrics)
         self.pending.wake()
 
 
-def feed_of(redis: RedisStore | None, clock: Clock, metrics: Metrics) -> RedisFeed | None:
+def missed_something(feed: str, local: LocalStore, metrics: Metrics) -> None:
+    """Believe no copy of before: what has changed since was perhaps not heard."""
+    metrics.feed_gap(feed)
+    local.clear()
+
+
+def feed_of(redis: "RedisStore | None", clock: Clock, metrics: Metrics) -> "RedisFeed | None":
     """Return the feed through Redis, where there is one."""
     if redis is None:
         return None
+    from proxy.stores.redis_feed import RedisFeed
+
     lag = partial(metrics.feed_lag, "redis")
     return RedisFeed(redis.server, clock=clock, lag=lag, on_unreadable=metrics.unreadable_record)
 
 
 def pending_of(
-    settings: Settings, redis: RedisStore | None, clock: Clock, metrics: Metrics
+    settings: Settings, redis: "RedisStore | None", clock: Clock, metrics: Metrics
 ) -> Pending:
     """Return what is pending: nothing ever, where there is no Redis to share it."""
     shelf = None
     if redis is not None:
+        from proxy.stores.redis_pending import RedisPending
+
         shelf = RedisPending(redis.server, on_unreadable=metrics.unreadable_record)
     linger = settings.local.max_age.total_seconds() + _LOOKING
     pending = Pending(shelf, clock=clock, counted=metrics.pended, linger=linger)
@@ -84,10 +94,12 @@ def pending_of(
     return pending
 
 
-def bell_of(settings: Settings, clock: Clock, metrics: Metrics) -> PostgresBell | None:
+def bell_of(settings: Settings, clock: Clock, metrics: Metrics) -> "PostgresBell | None":
     """Return the bell in Postgres, where there is one and it is wanted."""
     url = settings.postgres.listen_url or settings.database_url
     if settings.database_url is None or url is None or not settings.postgres.listen:
         return None
+    from proxy.stores.postgres_bell import PostgresBell
+
     lag = partial(metrics.feed_lag, "postgres")
     return PostgresBell(url.get_secret_value(), clock=clock, lag=lag)

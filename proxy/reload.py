@@ -66,6 +66,7 @@ class Reload:
         """Read the settings and live by them; a mistake in them changes nothing."""
         try:
             settings, fixed = merged(self.settings, self._read())
+            must_go_together(settings)
             house = under(settings, self.house)
             exchange = await self._prepare(settings, house)
         except SettingsError as error:
@@ -112,6 +113,15 @@ def under(settings: Settings, house: House) -> House:
         validator=validator_of(settings, means, house.finder, house.local, house.toucher),
         binding=binding_of(settings, house.metrics, house.revoke_behind),
     )
+
+
+def must_go_together(settings: Settings) -> None:
+    """Refuse what two readings, right each by itself, have come to together."""
+    mistakes = []
+    if settings.database_url is not None and not settings.token.keys:
+        mistakes.append("token.keys: required with database_url, which stays until a restart")
+    if mistakes:
+        raise SettingsError(mistakes)
 
 
 def _reloaded(path: SettingPath) -> bool:

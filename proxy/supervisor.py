@@ -102,12 +102,16 @@ class Supervisor:
         """Start it, and return what it ended with."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        worker.process = await asyncio.create_subprocess_exec(
-            *self._command,
-            env=worker.environment,
-            pass_fds=worker.descriptors,
-            stdin=asyncio.subprocess.PIPE,  # whose end it notices, should we be killed
-        )
+        try:
+            worker.process = await asyncio.create_subprocess_exec(
+                *self._command,
+                env=worker.environment,
+                pass_fds=worker.descriptors,
+                stdin=asyncio.subprocess.PIPE,  # whose end it notices, should we be killed
+            )
+        except OSError as error:  # no memory, no room for a process: the others live
+            _log.error("a worker cannot be started: %s", os.strerror(error.errno or 0))
+            return -1
         if self.draining():  # told before there was anybody to tell
             worker.process.terminate()
         proving = asyncio.create_task(self._prove(worker))

@@ -31,7 +31,6 @@ ROOMS = {
     "prometheus_client": ["observe/*", "web/ops.py", "web/worker_ops.py"],
     "pydantic": ["settings/*", "web/payloads/*"],
     "pydantic_core": ["web/payloads/*"],
-    "pydantic_settings": ["settings/*"],
     "redis": ["stores/redis*.py"],
     "structlog": ["observe/logs.py"],
     "typing_extensions": ["web/payloads/*"],  # what pydantic needs of it before Python 3.12

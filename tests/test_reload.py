@@ -15,8 +15,9 @@ import aiohttp
 import pytest
 import yaml
 
+from proxy.core.errors import SettingsError
 from proxy.core.token import TokenKey
-from proxy.reload import RELOADED, merged
+from proxy.reload import RELOADED, merged, must_go_together
 from proxy.settings import Settings, load
 from proxy.settings.sources import leaves
 from tests.sidegate import Sidegate, start_sidegate
@@ -247,3 +248,14 @@ def test_every_setting_that_is_reloaded_is_a_setting() -> None:
 
     for known in RELOADED:
         assert any(path[: len(known)] == known for path in paths), known
+
+
+def test_an_emptied_file_beside_a_database_is_refused_and_no_key_is_made(
+    tmp_path: Path,
+) -> None:
+    given = {"data_dir": str(tmp_path), "database_url": "postgresql://db/x"}
+    present = Settings.model_validate(given | {"token": {"keys": [OLD]}})
+    settings, _ = merged(present, Settings(data_dir=tmp_path))
+    with pytest.raises(SettingsError, match=r"token\.keys"):
+        must_go_together(settings)
+    assert not list(tmp_path.iterdir())

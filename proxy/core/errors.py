@@ -4,6 +4,7 @@ SidegateError
 ├── StoreUnavailable    the store's: it could not answer; says nothing about the session
 │   └── OutcomeUnknown      a change was sent to it, and nobody knows whether it was made
 ├── RevocationPending   the store's, too: the revocation holds, and is written down later
+├── MarkLost            the store's: it cannot tell what has changed since then
 ├── UnreadableRecord    the store's content: a record that cannot be what was written
 ├── SessionEnded        the caller's: a transition was asked of a session that has ended
 ├── SessionExists       the caller's: that id or digest is taken
@@ -43,6 +44,10 @@ class RevocationPending(SidegateError):
 
     def __init__(self) -> None:
         super().__init__("the revocation holds, and is written down when the database is back")
+
+
+class MarkLost(SidegateError):
+    """The store has gone back in time, and does not know what it has told us since."""
 
 
 class UnreadableRecord(SidegateError):

@@ -164,8 +164,8 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         """Revoke sessions matching `condition` that are neither revoked nor past their absolute
         deadline, the `limit` lowest ids beyond `after`; return the tombstones in that order.
 
-        Fewer than `limit` say that there are no more. One that looks idle is revoked too: that it
-        was seen may be told late, by a touch.
+        Only an empty list says that there are no more: a row that cannot be read is revoked, too,
+        and not returned. So is one that looks idle: that it was seen may be told late, by a touch.
         """
         ...
 
@@ -200,7 +200,8 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         """Return sessions changed by replace or revoke_where since `mark`, and the next mark.
 
         A mark is opaque; 0 means "from now on" and returns no sessions. A change may be returned
-        twice, but is never left out, in whatever order concurrent writers commit.
+        twice, but is never left out, in whatever order concurrent writers commit. MarkLost: the
+        store is not where it was (a replica took over, say); begin again with 0.
         """
         ...
 

@@ -56,13 +56,13 @@ class Audit:
     async def run(self, every: float) -> NoReturn:
         """Seal and forget every so many seconds, until cancelled. A failure is tried again."""
         while True:
-            try:
-                async with asyncio.timeout(_PATIENCE):
-                    await self.seal()
-                    await self.forget()
-            except (StoreUnavailable, UnreadableRecord, TimeoutError) as trouble:
-                self._counted("failed", 1)
-                _log.warning("the audit trail was not sealed: %r", trouble)
+            for step in (self.seal, self.forget):
+                try:
+                    async with asyncio.timeout(_PATIENCE):
+                        await step()
+                except (StoreUnavailable, UnreadableRecord, TimeoutError) as trouble:
+                    self._counted("failed", 1)
+                    _log.warning("the audit trail: %s failed: %r", step.__name__, trouble)
             await asyncio.sleep(every)
 
     async def seal(self) -> int:

@@ -7,14 +7,16 @@ from contextlib import suppress
 from typing import Final, NoReturn
 
 from proxy.core.clock import Clock
-from proxy.core.errors import StoreUnavailable
+from proxy.core.errors import MarkLost, StoreUnavailable
 from proxy.core.protocols import DurableStore, HotStore
 from proxy.core.session import Session
 from proxy.core.within import within
 from proxy.service.outward import offer
 
-# Seconds for one round: two, so that a busy store is not taken for one that has fallen silent.
-_PATIENCE: Final = 2.0
+# Seconds for one round: a hundred thousand changes of somebody's are read and told within them.
+_PATIENCE: Final = 10.0
+# So many sessions are told before it counts as done.
+_AT_ONCE: Final = 500
 # Seconds between two rounds, however often it rings: at most forty of them a second.
 _SPACING: Final = 0.025
 # Longer than any look-up takes. What was being read when the session changed has been put by then,
@@ -37,16 +39,19 @@ class CatchUp:
         *,
         hot: Sequence[HotStore],
         believe: Callable[[int], None],
+        gap: Callable[[], None],
         clock: Clock,
         every: float,
     ) -> None:
         """Ask each `every` seconds, and tell `believe` the generation each time.
 
-        `hot` runs from near to far.
+        `hot` runs from near to far. `gap` is called when the truth has lost track: something may
+        have been missed.
         """
         self._durable = durable
         self._near, self._far = hot[:1], hot[1:]
         self._believe = believe
+        self._gap = gap
         self._clock = clock
         self._every = every
         self._mark = 0
@@ -78,29 +83,59 @@ class CatchUp:
 
     async def once(self) -> int:
         """Pass on what has changed since the last time, and return how many sessions that were."""
-        await self.settle()
-        mark, changed = await self._durable.changed_since(self._mark)
-        await offer(changed, self._near)
-        if changed:
-            self._due.append((self._clock.monotonic() + _LATE, changed))
-        self._mark = mark  # only now: whoever was interrupted hears it again
-        return len(changed)
+        try:
+            changed = await self._heard()
+        except StoreUnavailable:
+            await self._tell_meanwhile()
+            raise
+        await self.settle()  # last: a truth that takes no writes has news all the same
+        return changed
 
     async def settle(self) -> None:
-        """Tell the stores beyond what is due. What they do not take ends their generation."""
-        due = [each for each in self._due if each[0] <= self._clock.monotonic()]
-        sessions = [session for _, changed in due for session in changed]
+        """Tell the stores beyond what is due. What they do not take ends their generation.
+
+        What has been told is told, also if there is no time for the rest.
+        """
+        now = self._clock.monotonic()
         try:
             generation = await self._durable.generation()
         except StoreUnavailable:
-            await offer(sessions, self._far)  # whoever believes them meanwhile should know
+            await self._tell_meanwhile()
             raise
         self._believe(generation)
-        if not await offer(sessions, self._far):
-            # It was read after these changes were committed: whoever ended it, did so after them.
-            self._believe(await self._durable.next_generation(generation))
-        for each in due:
-            self._due.remove(each)
+        while self._due and self._due[0][0] <= now:
+            due = self._due.popleft()
+            try:
+                taken = await offer(due[1], self._far)
+                if not taken:
+                    # It was read after these changes were committed: whoever ended it, did so
+                    # after them. So it did after all others that are due.
+                    self._believe(await self._durable.next_generation(generation))
+            except BaseException:
+                self._due.appendleft(due)
+                raise
+            if not taken:
+                self._due = deque(each for each in self._due if each[0] > now)
+                return
+
+    async def _heard(self) -> int:
+        try:
+            mark, changed = await self._durable.changed_since(self._mark)
+        except MarkLost:
+            mark, changed = await self._durable.changed_since(0)
+            self._gap()  # only now: what was kept until here and changed since then is heard
+        await offer(changed, self._near)
+        for start in range(0, len(changed), _AT_ONCE):
+            later = self._clock.monotonic() + _LATE
+            self._due.append((later, changed[start : start + _AT_ONCE]))
+        self._mark = mark  # only now: whoever was interrupted hears it again
+        return len(changed)
+
+    async def _tell_meanwhile(self) -> None:
+        """Offer what is due while the truth is away: whoever believes the others should know."""
+        now = self._clock.monotonic()
+        for _, changed in (each for each in tuple(self._due) if each[0] <= now):
+            await offer(changed, self._far)
 
     async def _round(self) -> bool:
         try:

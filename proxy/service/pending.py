@@ -7,9 +7,9 @@ the truth first writes down; that others do so too changes nothing.
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from datetime import datetime
 from typing import Final, NoReturn
 from uuid import uuid4
 
@@ -57,7 +57,8 @@ class Pending:
         self._known: dict[str, PendingRevocation] = {}
         self._by_session: dict[str, PendingRevocation] = {}
         self._others: dict[str, PendingRevocation] = {}
-        self._written_down = deque[tuple[float, PendingRevocation]]()
+        self._written_down: dict[str, tuple[float, PendingRevocation]] = {}
+        self._tries: dict[str, int] = {}  # of those that could not be written down
         self._bell = asyncio.Event()
         self._work = asyncio.Event()
 
@@ -122,19 +123,42 @@ class Pending:
             await asyncio.sleep(every)
 
     async def write_all(self, write_down: WriteDown) -> None:
-        """Write down all that are known, the oldest first. StoreUnavailable: the rest, not now."""
-        for revocation in sorted(self._known.values(), key=lambda each: each.at):
-            await within(_PATIENCE, "durable", self._written(revocation, write_down))
-            self._known.pop(revocation.id, None)
-            self._written_down.append((self._clock.monotonic() + self._linger, revocation))
-            if self._shelf is not None:
-                with suppress(StoreUnavailable):  # it is found there, and written once more
-                    await self._shelf.remove(revocation)
+        """Write down all that are known, the oldest first. StoreUnavailable: the rest, not now.
+
+        One that takes too long is passed over, and comes last the next time.
+        """
+        outage: StoreUnavailable | None = None
+        for revocation in sorted(self._known.values(), key=self._turn):
+            try:
+                await within(_PATIENCE, "durable", self._written(revocation, write_down))
+            except StoreUnavailable as failed:
+                self._tries[revocation.id] = self._tries.get(revocation.id, 0) + 1
+                if outage is not None:  # twice in a row: it is not this one's fault
+                    raise
+                outage = failed
+                continue
+            outage = None
+            await self._done(revocation)
+        if outage is not None:
+            raise outage
+
+    def _turn(self, revocation: PendingRevocation) -> tuple[int, datetime]:
+        return self._tries.get(revocation.id, 0), revocation.at
+
+    async def _done(self, revocation: PendingRevocation) -> None:
+        self._known.pop(revocation.id, None)
+        self._tries.pop(revocation.id, None)
+        self._written_down[revocation.id] = (self._clock.monotonic() + self._linger, revocation)
+        if self._shelf is not None:
+            with suppress(StoreUnavailable):  # it is found there, and written once more
+                await self._shelf.remove(revocation)
 
     def forget(self) -> None:
         """Apply no longer what was written down long enough ago."""
-        while self._written_down and self._written_down[0][0] <= self._clock.monotonic():
-            _, revocation = self._written_down.popleft()
+        now = self._clock.monotonic()
+        over = [each for until, each in self._written_down.values() if until <= now]
+        for revocation in over:
+            del self._written_down[revocation.id]
             self._others.pop(revocation.id, None)
             session_id = revocation.condition.session_id
             if session_id is not None and self._by_session.get(session_id) is revocation:
@@ -151,6 +175,8 @@ class Pending:
 
     def _learn(self, revocations: Iterable[PendingRevocation]) -> None:
         for revocation in revocations:
+            if revocation.id in self._written_down:
+                continue  # another instance, which did not know, has put it back: it sees to it
             self._known[revocation.id] = revocation
             session_id = revocation.condition.session_id
             if session_id is None:

@@ -174,10 +174,10 @@ class Sessions:
             tombstones = await self._ended(
                 condition, by=by, reason=reason, limit=_BATCH, after=after
             )
+            if not tombstones:
+                return
             await self._means.over(tombstones, cause="revoke_where")
             yield len(tombstones)
-            if len(tombstones) < _BATCH:
-                return
             after = tombstones[-1].id
 
     async def write_down(self, revocation: PendingRevocation) -> None:
@@ -192,9 +192,9 @@ class Sessions:
                 limit=_BATCH,
                 after=after,
             )
-            await self._means.over(tombstones, cause="revoke_pending")
-            if len(tombstones) < _BATCH:
+            if not tombstones:
                 return
+            await self._means.over(tombstones, cause="revoke_pending")
             after = tombstones[-1].id
 
     async def _ended(

@@ -27,11 +27,8 @@ def checked(reading: Reading) -> Settings:
     """Return what a reading says. SettingsError: all that is wrong with it."""
     mistakes = [*reading.mistakes]
     settings = None
-    # BaseSettings takes orders by such names (_env_file ...); a file may not give them.
-    orders = {key for key in reading.tree if key.startswith("_")}
-    mistakes += [reading.mistake((key,), "no such setting") for key in sorted(orders)]
     try:
-        settings = Settings(**{k: v for k, v in reading.tree.items() if k not in orders})
+        settings = Settings(**reading.tree)
     except ValidationError as error:
         mistakes += _in_words(error, reading)
     for path, what in _between_settings(reading.tree):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from proxy.core.address import Address
 from proxy.core.binding import DEFAULT_WIDTHS, Policy, Signal, Widths
@@ -434,20 +433,13 @@ class DrainSection(Section):
     timeout: PositiveDuration = _seconds(10)
 
 
-class Settings(BaseSettings):
+class Settings(Section):
     """All settings, checked. Only the roof holds it: whoever is below gets the values it needs.
 
-    `Settings()` is the defaults, whatever the environment says; `load` reads the sources.
+    `Settings()` is the defaults; `load` reads the sources.
     """
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        hide_input_in_errors=True,
-        env_prefix=PREFIX,
-        env_nested_delimiter=NESTING,
-        validate_default=True,
-    )
+    model_config = ConfigDict(validate_default=True)
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     jobs: bool = True
@@ -473,14 +465,3 @@ class Settings(BaseSettings):
     analytics: AnalyticsSection = AnalyticsSection()
     logs: LogsSection = LogsSection()
     drain: DrainSection = DrainSection()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the name is the base class's
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)

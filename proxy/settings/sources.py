@@ -5,16 +5,14 @@ A mistake names the setting and its source, never the value: it may be a secret.
 
 import json
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast, get_origin
 
-import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_settings import EnvSettingsSource
 
 from proxy.settings.sections import NESTING, PREFIX, Settings
 
@@ -63,9 +61,9 @@ class Reading:
 def read(config: Path | None, environ: Mapping[str, str]) -> Reading:
     """Read both sources. What cannot be read at all is in `mistakes`; the rest is in the tree."""
     mistakes: list[str] = []
-    from_file: Tree = _read_yaml(config, mistakes) if config else {}
+    from_file: Tree = _read_file(config, mistakes) if config else {}
     variables = _Variables.of(environ, mistakes)
-    from_variables: Tree = _Exploded(variables.texts)()
+    from_variables = variables.tree()
     return Reading(
         tree=_merged(_home(environ), from_file, from_variables),
         from_file=from_file,
@@ -74,6 +72,12 @@ def read(config: Path | None, environ: Mapping[str, str]) -> Reading:
         variables=variables.names,
         mistakes=mistakes,
     )
+
+
+def _read_file(config: Path, mistakes: list[str]) -> Tree:
+    from proxy.settings.yaml_file import read_yaml  # a megabyte, for those who have a file
+
+    return read_yaml(config, mistakes)
 
 
 def dotted(path: SettingPath) -> str:
@@ -116,47 +120,6 @@ def _holds(tree: object, path: SettingPath) -> bool:
     return True
 
 
-# --- the file
-
-
-class _Twice(yaml.YAMLError):
-    """A key stands twice in one mapping, or is not a text."""
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """PyYAML lets the last of two equal keys win; an operator would look at the first for hours."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for position, key in enumerate(keys):
-            if not isinstance(key, str) or key in keys[:position]:
-                line = node.value[position][0].start_mark.line + 1
-                wrong = "stands twice" if isinstance(key, str) else "is not a text: quote it"
-                raise _Twice(f"the key in line {line} {wrong}")
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(config: Path, mistakes: list[str]) -> Tree:
-    try:
-        tree = yaml.load(config.read_text("utf-8"), _StrictLoader)  # noqa: S506 - a SafeLoader
-    except OSError as error:
-        mistakes.append(f"{config}: cannot be read: {error.strerror}; give --config another file")
-    except UnicodeDecodeError:
-        mistakes.append(f"{config}: is not UTF-8")
-    except _Twice as twice:
-        mistakes.append(f"{config}: {twice}")
-    except yaml.YAMLError as error:
-        # Without PyYAML's own words, which repeat what it stumbled over.
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        mistakes.append(f"{config}: is not YAML{where}; quote what has special characters")
-    else:
-        if tree is None or isinstance(tree, dict):
-            return tree or {}
-        mistakes.append(f"{config}: holds no settings; write them as `name: value`")
-    return {}
-
-
 # --- the environment
 
 
@@ -183,6 +146,21 @@ class _Variables:
                 names[path] = name
         return cls(texts, names)
 
+    def tree(self) -> Tree:
+        """Return what they say: a group's own variable first, those of its parts lie over it."""
+        tree: Tree = {}
+        for path in sorted(self.names, key=len):
+            text = self.texts[variable_of(path)]
+            tree = _merged(tree, _branch(path, _decoded(path, text)))
+        return tree
+
+
+def _branch(path: SettingPath, value: object) -> Tree:
+    """Return the tree with nothing in it but this."""
+    for key in reversed(path):
+        value = {key: value}
+    return cast("Tree", value)
+
 
 def _ours(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield what is meant for us. An empty variable is one that is not set: compose files do so."""
@@ -196,14 +174,19 @@ def _path_of(name: str) -> SettingPath | None:
     if name != name.upper():
         return None
     path = tuple(name.removeprefix(PREFIX).lower().split(NESTING))
-    section: Any = Settings
+    return None if _kind_of(path) is None else path
+
+
+def _kind_of(path: SettingPath) -> Any:
+    """Return the type of a setting or group. None: there is no such setting."""
+    kind: Any = Settings
     for key in path:
-        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             return None
-        if key not in section.model_fields:
+        if key not in kind.model_fields:
             return None
-        section = section.model_fields[key].annotation
-    return path
+        kind = kind.model_fields[str(key)].annotation
+    return kind
 
 
 def _meant(name: str) -> str:
@@ -224,24 +207,21 @@ def _content(path: str, name: str, mistakes: list[str]) -> str | None:
     return None
 
 
-class _Exploded(EnvSettingsSource):
-    """Turns SIDEGATE_GATE__LISTEN into {"gate": {"listen": ...}}, and JSON into what it says."""
+def _decoded(path: SettingPath, text: str) -> object:
+    """Return what a variable says. What is no JSON stays a text: the check says what is wrong."""
+    if _is_plain(path) or not text.lstrip().startswith(("[", "{")):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
-    def __init__(self, texts: Mapping[str, str]) -> None:
-        self._texts = texts
-        super().__init__(Settings)
 
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return {name.lower(): text for name, text in self._texts.items()}
-
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:  # noqa: ARG002
-        # What is no JSON stays a text: it is a comma list, or the check says what is wrong.
-        if not value.lstrip().startswith(("[", "{")):
-            return value
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
+def _is_plain(path: SettingPath) -> bool:
+    """Say whether a setting is neither a group nor a list, whatever its text looks like."""
+    kind = _kind_of(path)
+    is_group = isinstance(kind, type) and issubclass(kind, BaseModel)
+    return not is_group and get_origin(kind) is not tuple
 
 
 def variable_of(path: SettingPath) -> str:

@@ -92,6 +92,14 @@ class LocalStore:
         self._forget_the_last()
         return self._applied(session)
 
+    def touch(self, session: Session) -> None:
+        """Take in that a session was seen. Its copy is believed no longer for that."""
+        kept, until = self._copies.get(session.digest, (None, 0.0))
+        if kept is None or kept.freshness > session.freshness:
+            return
+        self.size += size_of(session) - size_of(kept)
+        self._copies[session.digest] = session, until
+
     def clear(self) -> None:
         """Forget everything, as after a stretch of news that may have been missed."""
         self._copies.clear()

@@ -8,7 +8,7 @@ import asyncpg
 
 from proxy.core.actor import SIDEGATE, Actor
 from proxy.core.condition import Condition
-from proxy.core.errors import LimitReached, SessionExists
+from proxy.core.errors import LimitReached, MarkLost, SessionExists
 from proxy.core.limits import EVICTED_REASON, Limit
 from proxy.core.protocols import Cursor, RotatedOut, Touch
 from proxy.core.session import Session, SessionId, SessionRecord
@@ -246,8 +246,11 @@ class PostgresStore:
             f" changed_from = {source}, version = version + 1, changed_xid = pg_current_xact_id()"
             f" FROM doomed WHERE sessions.id = doomed.id RETURNING {_ROW}"
         )
-        rows = await made(lambda: self._change(revoke, *asking.arguments))
-        return sorted(readable_sessions(rows), key=lambda tombstone: tombstone.id)
+        while rows := await made(lambda: self._change(revoke, *asking.arguments)):
+            tombstones = sorted(readable_sessions(rows), key=lambda tombstone: tombstone.id)
+            if tombstones:
+                return tombstones
+        return []
 
     async def touch(self, touches: Sequence[Touch]) -> list[Session]:
         # In one order everywhere: two batches that meet do not wait for each other crosswise.
@@ -276,6 +279,8 @@ class PostgresStore:
             rows = await self._ask_at_once(_NOW)
             return _mark(rows[0]["seen"]), []
         rows = await self._ask_at_once(_CHANGED, _snapshot(mark))
+        if _end(rows[0]["seen"]) < _end(_snapshot(mark)):
+            raise MarkLost("its transactions are counted from an earlier number")
         changed = (row for row in rows if row["id"] is not None)
         return _mark(rows[0]["seen"]), list(readable_sessions(changed))
 
@@ -306,6 +311,11 @@ def _room(record: SessionRecord, limit: Limit, at: datetime) -> tuple[object, ..
 
 def _mark(snapshot: str) -> int:
     return int.from_bytes(snapshot.encode("ascii"))
+
+
+def _end(snapshot: str) -> int:
+    """Return the first transaction number that a snapshot does not see: it only ever grows."""
+    return int(snapshot.split(":")[1])
 
 
 def _snapshot(mark: int) -> str:

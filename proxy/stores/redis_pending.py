@@ -87,6 +87,16 @@ def encode(revocation: PendingRevocation) -> bytes:
     return json.dumps(document, default=datetime.isoformat).encode()
 
 
+_MALFORMED: Final = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+
+
 def decode(id_: str, record: bytes) -> PendingRevocation:
     """Return the revocation of a record. UnreadableRecord: it is not one that `encode` wrote."""
     try:
@@ -98,7 +108,7 @@ def decode(id_: str, record: bytes) -> PendingRevocation:
             by=Actor(str(document["by"]), document["source"]),
             reason=str(document["reason"]),
         )
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except _MALFORMED as error:
         raise UnreadableRecord(type(error).__name__) from None
 
 

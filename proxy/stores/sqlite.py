@@ -225,14 +225,17 @@ class SqliteStore:
         asking = Asking(SQLITE)
         doomed = revocable(asking, condition, at=at, after=after, limit=limit)
         moment, name, source, why = map(asking.mark, (at, by.name, by.source, reason))
-        rows = await self._database.change(
+        revoke = (
             f"UPDATE sessions SET revoked_at = {moment}, revoked_by = {name},"  # noqa: S608
             f" revoked_reason = {why}, changed_at = {moment}, changed_by = {name},"
             f" changed_from = {source}, version = version + 1"
-            f" WHERE id IN ({doomed}) RETURNING {_SESSION}",
-            asking.arguments,
+            f" WHERE id IN ({doomed}) RETURNING {_SESSION}"
         )
-        return sorted(readable_sessions(rows), key=lambda tombstone: tombstone.id)
+        while rows := await self._database.change(revoke, asking.arguments):
+            tombstones = sorted(readable_sessions(rows), key=lambda tombstone: tombstone.id)
+            if tombstones:
+                return tombstones
+        return []
 
     async def touch(self, touches: Sequence[Touch]) -> list[Session]:
         values = [(touch.id, microseconds(touch.seen_at), touch.times) for touch in touches]

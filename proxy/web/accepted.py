@@ -5,6 +5,7 @@ from aiohttp.typedefs import Handler
 
 from proxy.core.errors import RevocationPending
 from proxy.web.admin_log import log_change
+from proxy.web.payloads.documents import PendingDocument
 
 
 @web.middleware
@@ -14,4 +15,5 @@ async def accepted(request: web.Request, handler: Handler) -> web.StreamResponse
         return await handler(request)
     except RevocationPending:
         log_change(request, "revocation.pending", path=request.path)
-        return web.json_response({"pending": True}, status=202)
+        document: PendingDocument = {"pending": True}
+        return web.json_response(document, status=202)

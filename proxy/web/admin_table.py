@@ -23,6 +23,7 @@ from proxy.web.payloads.documents import (
     InactiveDocument,
     IssuedDocument,
     LogoutRefusedDocument,
+    PendingDocument,
     RevokedDocument,
     SessionDocument,
     SessionsDocument,
@@ -59,6 +60,10 @@ _WITH_AN_ISSUED_SESSION: Final = (
     Link("refreshSession", body=_ITS_TOKEN),
     Link("introspectToken", body=_ITS_TOKEN),
     Link("revokeToken", body=_ITS_TOKEN),
+)
+
+_PENDING: Final = Answer(
+    PendingDocument, "The database is away: it holds, and is written down when that is back.", 202
 )
 
 TABLE: Final = (
@@ -114,6 +119,7 @@ TABLE: Final = (
         tag="sessions",
         body=Body(RevokePayload, required=False),
         answer=Answer(SessionDocument, "The session, which has ended."),
+        also=(_PENDING,),
         problems=("conflict",),
     ),
     Endpoint(
@@ -211,6 +217,7 @@ TABLE: Final = (
         tag="sessions",
         body=Body(RevokeUserPayload, required=False),
         answer=Answer(RevokedDocument, "How many have ended."),
+        also=(_PENDING,),
     ),
     Endpoint(
         "POST",
@@ -221,6 +228,7 @@ TABLE: Final = (
         tag="sessions",
         body=Body(RevokeWherePayload),
         answer=Answer(RevokedDocument | WouldRevokeDocument, "How many have ended, or would."),
+        also=(_PENDING,),
     ),
     Endpoint(
         "GET",
@@ -261,6 +269,7 @@ TABLE: Final = (
         tag="oauth2",
         body=Body(TokenPayload, bodies.FORM),
         answer=Answer(None, "It opens nothing, or never did."),
+        also=(_PENDING,),
         problems=("conflict",),
     ),
     Endpoint(
@@ -272,7 +281,10 @@ TABLE: Final = (
         tag="providers",
         body=Body(LogoutPayload, bodies.FORM),
         answer=Answer(None, "None of them lives."),
-        also=(Answer(LogoutRefusedDocument, "It was not the provider, or not for now.", 400),),
+        also=(
+            _PENDING,
+            Answer(LogoutRefusedDocument, "It was not the provider, or not for now.", 400),
+        ),
         problems=("not_found", "keys_unavailable", "unauthenticated"),  # the last: nobody listens
         open=True,
     ),

@@ -12,6 +12,7 @@ from functools import lru_cache
 from time import perf_counter
 from typing import Final, Protocol, assert_never
 
+from proxy.core.binding import LONGEST
 from proxy.core.clock import Clock
 from proxy.core.session import Session
 from proxy.core.verdict import Allow, Deny, Unavailable, Verdict
@@ -107,7 +108,7 @@ class Check:
         reply = self._tell(head, verdict)
         if isinstance(verdict, Allow):
             self._validator.saw(session, now)
-            if self._says_it_again(session, subrequest):
+            if self._says_it_again(session, subrequest) and self._is_short(head):
                 shown = tuple(map(_shared, head.shown)) if session.binding else None
                 said = _Said(reply.common, reply.own, gateway=self._gateway, shown=shown)
                 session.note(said)
@@ -118,6 +119,11 @@ class Check:
         binding, signals = self._binding, subrequest.signals
         agrees = binding is None or signals is None or binding.agrees(session, signals)
         return agrees and not _log.isEnabledFor(logging.DEBUG)
+
+    @staticmethod
+    def _is_short(head: Head) -> bool:
+        """Say whether what the client has shown may be kept: nobody is to fill memory with it."""
+        return all(line is None or len(line) <= LONGEST for line in head.shown)
 
     def _tell(self, head: Head, verdict: Allow | Deny) -> Reply:
         result, reason = _labels(verdict)

@@ -291,3 +291,8 @@ def refusal(status: HTTPStatus) -> web.Response:
     response.headers["Server"] = "sidegate"
     response.force_close()
     return response
+
+
+async def shut(_: web.BaseRequest) -> web.StreamResponse:
+    """Answer for a door that nobody has a key to any more."""
+    return refusal(HTTPStatus.UNAUTHORIZED)

@@ -222,7 +222,11 @@ class Connection(asyncio.Protocol):
             reply = reply_of(await desk.answer(head))
         except Exception as error:  # noqa: BLE001  # the last line: whatever it is, it is told
             head, reply = head._replace(connection=b"close"), _failure(error)
-        self._asking = None
+        except asyncio.CancelledError:
+            self._transport.abort()
+            raise
+        finally:
+            self._asking = None
         if not self._transport.is_closing():
             self._send(head, reply)
             self._resume()
@@ -252,6 +256,7 @@ class Connection(asyncio.Protocol):
             if plain.match(self._received):
                 self._turn_to(desk, plain)
                 return True
+        self._forget_unfinished()
         if self._may_become_plain():
             self._unfinished = self._loop.call_later(self._lane.patience.head, self._give_up)
         else:

@@ -103,6 +103,8 @@ def codes(endpoint: Endpoint) -> frozenset[str]:
 
 def _codes(endpoint: Endpoint) -> Iterator[str]:
     yield from _EVERYWHERE
+    if endpoint.method != "GET":
+        yield "outcome_unknown"
     yield from endpoint.problems
     yield from (_SEGMENTS[name][1] for name in _segments(endpoint.path))
     if not endpoint.open:

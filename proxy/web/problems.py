@@ -50,6 +50,7 @@ CODES: Final = {
     "internal_error": (500, "look for `request_id` in the log"),
     "not_sampled_yet": (503, "nobody has counted the sessions yet: wait as `Retry-After` says"),
     "keys_unavailable": (503, "the provider's keys cannot be had now: send it again"),
+    "outcome_unknown": (503, "it may have happened: look, or send the same again"),
     "store_unavailable": (503, "nothing is known: wait as `Retry-After` says, and try again"),
 }
 """Every code there is, its status, and what to do. A code never changes its meaning."""

@@ -17,6 +17,7 @@ from proxy.core.session_state import SessionState
 from proxy.core.session_type import SessionType
 from tests.clock import NOON
 from tests.contracts.values import TESTER, a_record, a_session, a_tombstone
+from tests.databases import Database
 
 SECOND = timedelta(seconds=1)
 
@@ -163,6 +164,20 @@ async def test_a_batch_ends_the_lowest_ids_and_the_next_one_goes_on(durable: Dur
 
     assert [tombstone.id for tombstone in (*first, *second, *third)] == ids
     assert [len(first), len(second), len(third)] == [2, 2, 1]
+
+
+async def test_rows_that_cannot_be_read_are_ended_too_and_end_no_batch_early(
+    durable: DurableStore, database: Database
+) -> None:
+    ids = sorted(s.id for s in await stored(durable, [a_record() for _ in range(6)]))
+    for broken in ids[1:4]:
+        await database.execute(f"UPDATE sessions SET type = 'q' WHERE id = '{broken}'")
+
+    first = await ended(durable, Condition("ada"), limit=2)
+    second = await ended(durable, Condition("ada"), limit=2, after=first[-1].id)
+
+    assert [s.id for s in (*first, *second)] == [ids[0], ids[4], ids[5]]
+    assert await durable.count_where(Condition("ada"), at=NOON + SECOND) == 0
 
 
 async def test_whoever_goes_on_passes_over_what_is_behind(durable: DurableStore) -> None:

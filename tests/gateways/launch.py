@@ -23,6 +23,7 @@ from tests.processes import (
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SOCKET = "/run/sidegate/gate.sock"  # in a comment of every gateway that can use one
+SECOND = "7090"  # in a comment of those that ask a second instance when the first is away
 
 # What stands in the files for a port on this machine. All end in the four digits of the port.
 Places = Mapping[str, str]
@@ -86,11 +87,14 @@ GATEWAYS: Mapping[str, Gateway] = {
 }
 
 
-def start_gateway(name: str, directory: Path, *, sidegate: str, upstream: str) -> Server:
+def start_gateway(
+    name: str, directory: Path, *, sidegate: str, upstream: str, second: str | None = None
+) -> Server:
     """Start a gateway that asks `sidegate` and serves `upstream` (both "127.0.0.1:PORT").
 
-    `sidegate` may be "unix:/PATH" where the file has a commented line for that. The gateway is
-    ready when it has its routes, not only a listening socket. Skips if it is not installed.
+    `sidegate` may be "unix:/PATH", and `second` another instance, where the file has a commented
+    line for that. The gateway is ready when it has its routes, not only a listening socket. Skips
+    if it is not installed.
     """
     gateway = GATEWAYS[name]
     program = gateway.program()
@@ -100,7 +104,7 @@ def start_gateway(name: str, directory: Path, *, sidegate: str, upstream: str) -
         if sidegate.startswith("unix:"):
             _write_files(name, directory, ports, socket=sidegate.removeprefix("unix:"))
         else:
-            _write_files(name, directory, ports | {"sidegate": _port(sidegate)})
+            _write_files(name, directory, ports | {"sidegate": _port(sidegate)}, second=second)
         arguments = [argument.format(directory=directory) for argument in gateway.arguments]
         child = Child(name, [program, *arguments], directory, lambda: _has_routes(port))
         return Server(name, port, f"http://127.0.0.1:{port}", child)
@@ -109,7 +113,12 @@ def start_gateway(name: str, directory: Path, *, sidegate: str, upstream: str) -
 
 
 def _write_files(
-    name: str, directory: Path, ports: Mapping[str, int], socket: str | None = None
+    name: str,
+    directory: Path,
+    ports: Mapping[str, int],
+    *,
+    socket: str | None = None,
+    second: str | None = None,
 ) -> None:
     gateway = GATEWAYS[name]
     texts = {file: (DEPLOY / name / file).read_text() for file in gateway.files}
@@ -120,6 +129,8 @@ def _write_files(
         elif role in ports:
             ours = place[: -len("0000")] + str(ports[role])
             texts = {file: text.replace(place, ours) for file, text in texts.items()}
+    if second is not None:
+        texts = {file: _with_second(text, _port(second)) for file, text in texts.items()}
     for file, text in texts.items():
         (directory / file).write_text(text)
     give_away(directory)
@@ -133,6 +144,15 @@ def _through_socket(text: str, place: str, socket: str) -> str:
             lines.append(line.replace("# ", "", 1).replace(SOCKET, socket))
         elif place not in line:
             lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _with_second(text: str, port: int) -> str:
+    """Do what the file tells its reader: take the commented line, too."""
+    lines = [
+        line.replace("# ", "", 1).replace(SECOND, str(port)) if SECOND in line else line
+        for line in text.splitlines()
+    ]
     return "\n".join(lines) + "\n"
 
 

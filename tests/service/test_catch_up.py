@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.errors import StoreUnavailable
+from proxy.core.errors import MarkLost, StoreUnavailable
 from proxy.core.protocols import DurableStore
 from proxy.core.session import Session, SessionRecord
 from proxy.service.catch_up import CatchUp
@@ -36,6 +36,7 @@ class Scene:
             self.truth,
             hot=[self.near, self.far],
             believe=self.believed.append,
+            gap=self.near.sessions.clear,
             clock=self.clock,
             every=3600,
         )
@@ -120,8 +121,52 @@ async def test_of_many_instances_that_cannot_tell_a_store_one_ends_its_generatio
     for each in everybody:
         await each.catch_up.once()
         each.clock.advance(LONG_ENOUGH)
+    ask = scene.truth.generation
+    before = await ask()
+
+    async def at_once() -> int:
+        return before
+
+    scene.truth.generation = at_once  # type: ignore[method-assign]  # all ask before one ends it
     await asyncio.gather(*(each.catch_up.once() for each in everybody))
-    assert await scene.truth.generation() == 2
+    assert await ask() == 2
+
+
+async def test_a_truth_that_has_gone_back_in_time_is_heard_again_from_now_on() -> None:
+    class Restored:
+        """A truth that a replica took over, which lacked the last changes."""
+
+        async def generation(self) -> int:
+            return 1
+
+        async def changed_since(self, mark: int) -> tuple[int, list[Session]]:
+            if mark == 9:
+                raise MarkLost("told to")
+            return (3 if near.sessions else 9), []
+
+    instance = Scene(Restored())  # type: ignore[arg-type]  # two verbs will do
+    near = instance.near
+    await instance.catch_up.once()
+    await near.put(a_session())
+    assert await instance.catch_up.once() == 0
+    assert near.sessions == {}  # whatever it held may have been changed
+    instance.catch_up.wake()
+    assert await instance.catch_up.once() == 0
+
+
+async def test_what_the_truth_cannot_note_keeps_no_news_from_being_heard(scene: Scene) -> None:
+    """A database that may only be read begins no generation, and has news all the same."""
+
+    async def read_only(_: int) -> int:
+        raise StoreUnavailable("truth", "it is read-only")
+
+    tombstone = await scene.revoke_one()
+    scene.truth.next_generation = read_only  # type: ignore[assignment,method-assign]  # it fails
+    scene.far.down = True
+    scene.catch_up.owe([a_session().revoked(NOON)])
+    with pytest.raises(StoreUnavailable):
+        await scene.catch_up.once()
+    assert scene.near.sessions[tombstone.digest] == tombstone
 
 
 # --- What was changed here

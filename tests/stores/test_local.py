@@ -330,3 +330,27 @@ async def test_neither_verb_ever_waits(known: bool) -> None:
     for coroutine in (finding, putting):
         with pytest.raises(StopIteration):
             coroutine.send(None)
+
+
+def test_a_copy_that_was_seen_is_believed_no_longer_for_that() -> None:
+    clock = FakeClock()
+    store, session = a_store(clock), a_session()
+    store.keep(session)
+    for _ in range(4):
+        clock.advance(1)
+        store.touch(session.touched(clock.now()))
+        found = store.peek(session.digest)
+        assert found is not None
+        assert found.last_seen_at == clock.now()
+    clock.advance(1)
+    assert store.peek(session.digest) is None
+
+
+def test_what_is_not_there_or_fresher_is_not_touched() -> None:
+    store, session = a_store(), a_session()
+    store.touch(session)
+    assert len(store) == 0
+    tombstone = session.revoked(NOON + SECOND)
+    store.keep(tombstone)
+    store.touch(session.touched(NOON + 2 * SECOND))
+    assert store.peek(session.digest) == tombstone

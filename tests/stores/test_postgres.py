@@ -10,7 +10,13 @@ import asyncpg
 import pytest
 
 from proxy.core.condition import Condition
-from proxy.core.errors import SchemaMismatch, SessionExists, StoreUnavailable, UnreadableRecord
+from proxy.core.errors import (
+    MarkLost,
+    SchemaMismatch,
+    SessionExists,
+    StoreUnavailable,
+    UnreadableRecord,
+)
 from proxy.core.protocols import Touch
 from proxy.core.session import Session
 from proxy.stores.batched import Batched
@@ -96,6 +102,15 @@ async def test_numbers_from_the_future_of_a_restored_cluster_are_no_news(
     async with raw(database_url) as connection:
         await connection.execute("UPDATE sessions SET changed_xid = '1000000000000'")
     assert (await store.changed_since(mark))[1] == []
+
+
+async def test_a_mark_from_the_future_is_lost(store: PostgresStore) -> None:
+    """A replica that took over counts its transactions from where it was."""
+    mark, _ = await store.changed_since(0)
+    snapshot = mark.to_bytes((mark.bit_length() + 7) // 8).decode()
+    future = ":".join([*(str(int(number) + 1000) for number in snapshot.split(":")[:2]), ""])
+    with pytest.raises(MarkLost):
+        await store.changed_since(int.from_bytes(future.encode()))
 
 
 async def test_a_mark_of_another_store_is_refused(store: PostgresStore) -> None:

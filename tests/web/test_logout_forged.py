@@ -492,7 +492,7 @@ async def test_a_token_with_anything_changed_is_refused(
     offline: IdentityProvider, data: st.DataObject
 ) -> None:
     right = offline.logout_token(data.draw(st.sampled_from([RS256, ES256, EDDSA])))
-    at = data.draw(st.integers(0, len(right) - 1))
+    at = data.draw(st.integers(0, 9999)) % len(right)  # a token's length differs now and then
     width = data.draw(st.integers(0, 4))
     put = data.draw(st.text(_characters, max_size=4))
     changed = right[:at] + put + right[at + width :]
@@ -501,7 +501,11 @@ async def test_a_token_with_anything_changed_is_refused(
 
 
 _json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
     max_leaves=5,
 )

@@ -314,7 +314,7 @@ GOOD = {"Content-Type": "application/json; charset=utf-8", "X-Request-Id": "1234
             "X-Request-Id",
         ),
         (200, GOOD | {"Content-Type": "text/html"}, '{"revoked": 1, "more": false}', "text/html"),
-        (202, GOOD, "{}", "202"),
+        (204, GOOD, "{}", "204"),
     ],
 )
 def test_a_reply_that_is_not_described_is_noticed(

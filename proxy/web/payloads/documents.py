@@ -162,6 +162,13 @@ class EventsDocument(TypedDict):
 
 
 @described
+class PendingDocument(TypedDict):
+    """The revocation holds everywhere, and is written down when the database is back."""
+
+    pending: Literal[True]
+
+
+@described
 class LogoutRefusedDocument(TypedDict):
     """Why a logout token was not obeyed, in the words of OAuth."""
 
