@@ -2,7 +2,8 @@
 
 The house has floors, and a room may only use what the plan says (tests/test_house.py checks it):
 
-    roof      cli, commands, app, house, truth, supervisor, pauses, providers, settings, healthcheck
+    roof      cli, commands, app, house, truth, news, reload, supervisor, pauses, providers,
+              settings, healthcheck
                                     knows everybody, decides nothing; house.py introduces the others
     web       doors                 from bytes to a verdict and back; knows service and core
     service   what is done          validate, create, revoke ...; knows core
@@ -44,7 +45,9 @@ Where do I add ...
     a kind of parameter     web/payloads/fields.py: its check and its schema, side by side
     a command               commands/, and cli.py
     a migration             the next number in stores/migrations/postgres and /sqlite
-    a setting               settings/sections.py; config/sidegate.yaml is compared with it by a test
+    a way to bring news     stores/, and news.py
+    a setting               settings/sections.py (and reload.py, if it may change while running);
+                            config/sidegate.yaml is compared with it by a test
     a metric                observe/prometheus.py
     a cause of an end       core/analytics.py, and WHAT in stores/analytics_rows.py
 """

@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 _FIRST_CONTACT: Final = 3.0
 _NOBODYS: Final = Digest(bytes(32))
 
+# Seconds between two looks at the database's clock. In between ours goes on evenly, whatever the
+# machine's does.
+_TIME_TOLD: Final = 2.0
+
 _log: Final = logging.getLogger("sidegate")
 
 
@@ -111,6 +115,9 @@ async def _first_contact(house: House) -> None:
 
 async def _greeted(house: House) -> None:
     await house.truth.check()
+    if house.shared_time is not None:
+        with suppress(StoreUnavailable):  # one that is slow is asked again soon
+            await house.shared_time.once()
     await house.catch_up.once()
     for store in (house.durable, house.redis):
         if store is not None:
@@ -235,7 +242,7 @@ def _admin_application(settings: Settings, house: House) -> Application | None:
         hosts=settings.admin.hosts,
         lifetimes=settings.sessions.by_type(),
         cursor_key=blake2s(b"page cursors", key=newest.secret).digest(),
-        clock=SystemClock(),
+        clock=house.means.clock,
         on_request=house.metrics.admin_request,
         logout=None if logout is None else logout.receive,
     )
@@ -245,7 +252,7 @@ def _admin_application(settings: Settings, house: House) -> Application | None:
 async def _gate_door(settings: Settings, house: House, doors: _Doors) -> AsyncIterator[Door]:
     among, peers = _answering(settings, house)
     if settings.gate.express:
-        doors.express = ExpressLane(among, trust=peers.trust, clock=SystemClock())
+        doors.express = ExpressLane(among, trust=peers.trust, clock=house.means.clock)
     door = Door(
         "gate",
         gate_handler(among, peers),
@@ -270,7 +277,11 @@ def _answering(settings: Settings, house: House) -> tuple[Sequence[Desk], Peers]
     signals = _signals(settings, house)
     manners = Manners(sources=sources, identity=identity, realm=wishes.realm, signals=signals)
     among = desks(
-        house.validator, manners, events=house.metrics, clock=SystemClock(), binding=house.binding
+        house.validator,
+        manners,
+        events=house.metrics,
+        clock=house.means.clock,
+        binding=house.binding,
     )
     return among, Peers(wishes.trusted_peers, refused=house.metrics.untrusted_peer)
 
@@ -316,6 +327,8 @@ async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
             tasks.create_task(house.analytics.run(sampling=settings.jobs)),
             tasks.create_task(pauses.keep_short()),
         ]
+        if house.shared_time is not None:
+            running.append(tasks.create_task(house.shared_time.run(every=_TIME_TOLD)))
         if settings.jobs:
             running += [tasks.create_task(job) for job in _jobs(settings, house)]
         running += [tasks.create_task(listening) for listening in house.news.listening()]

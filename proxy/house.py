@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from uuid_utils import uuid7
 
-from proxy.core.clock import Clock, SystemClock
+from proxy.core.clock import Clock, SharedClock, SystemClock
 from proxy.core.protocols import (
     DurableStore,
     HotStore,
@@ -32,6 +32,7 @@ from proxy.service.outward import Nobody
 from proxy.service.pending import Pending
 from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
+from proxy.service.shared_time import SharedTime
 from proxy.service.toucher import Toucher
 from proxy.service.validator import Validator
 from proxy.settings import Settings, token_keys
@@ -76,6 +77,7 @@ class House:
     binding: ClientBinding
     revoke_behind: RevokeBehind
     pings: Mapping[str, Ping]
+    shared_time: SharedTime | None
 
     @property
     def durable(self) -> DurableStore:
@@ -90,7 +92,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
     is no reason not to build.
     """
     async with AsyncExitStack() as cellar:
-        clock = SystemClock()
+        clock = _clock(settings)
         ring = KeyRing(token_keys(settings))
         metrics = Metrics(
             version=version("sidegate"), revocation_bound=_seconds(settings.local.max_age)
@@ -214,6 +216,7 @@ def _introduced(
         binding=binding_of(settings, metrics, revoke_behind),
         revoke_behind=revoke_behind,
         pings=pings,
+        shared_time=_shared_time(clock, truth),
     )
 
 
@@ -287,6 +290,18 @@ def _guarded_redis(
 
 def _nobody(_: int) -> None:
     """Where there is no hot store but memory, there is nothing to believe."""
+
+
+def _clock(settings: Settings) -> Clock:
+    """Return the machine's clock; where there may be other machines, one they share."""
+    own = SystemClock()
+    return own if settings.database_url is None else SharedClock(own)
+
+
+def _shared_time(clock: Clock, truth: Truth) -> SharedTime | None:
+    if isinstance(clock, SharedClock) and truth.now is not None:
+        return SharedTime(clock, truth.now)
+    return None
 
 
 def _redis(settings: Settings, metrics: Metrics) -> "RedisStore | None":

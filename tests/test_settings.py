@@ -409,6 +409,22 @@ def test_redis_alone_is_refused_for_it_is_not_the_truth() -> None:
     assert "Redis alone is not the truth" in the_mistake(None, SIDEGATE_REDIS_URL="redis://cache")
 
 
+def test_there_is_nothing_to_hear_of_without_a_database() -> None:
+    told = the_mistake(None, SIDEGATE_POSTGRES__LISTEN_URL="postgresql://db/sidegate")
+
+    assert told.startswith("postgres.listen_url: there is nothing to hear of")
+
+
+def test_the_way_to_the_bell_is_a_secret() -> None:
+    url = "postgresql://listener:hush@db:5432/sidegate"
+    settings = load(None, SHARED | {"SIDEGATE_POSTGRES__LISTEN_URL": url})
+
+    assert settings.postgres.listen_url is not None
+    assert settings.postgres.listen_url.get_secret_value() == url
+    assert "hush" not in repr(settings)
+    assert "hush" not in settings.model_dump_json()
+
+
 def test_a_database_is_refused_without_the_token_keys_all_instances_share() -> None:
     told = the_mistake(None, SIDEGATE_DATABASE_URL="postgresql://db/sidegate")
 

@@ -3,7 +3,10 @@
 import time
 from datetime import UTC, datetime
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
+
+# Seconds. Two machines' clocks agree no better than this: nobody's is put right for less.
+_ALIKE: Final = 0.05
 
 
 class Clock(Protocol):
@@ -29,3 +32,34 @@ class SystemClock:
         if hasattr(time, "CLOCK_BOOTTIME")
         else time.monotonic
     )
+
+
+class SharedClock:
+    """A clock that all instances read alike, whatever their machines' clocks say.
+
+    It goes by `monotonic` from the last moment it was told, at first its own machine's: a clock
+    that is put forward or back makes no session older or younger.
+    """
+
+    def __init__(self, own: Clock) -> None:
+        self.monotonic = own.monotonic
+        # Seconds, for each check reads this clock: with datetimes it would take twice as long.
+        self._offset = own.now().timestamp() - own.monotonic()
+
+    def now(self) -> datetime:
+        return _moment(self._offset + self.monotonic(), UTC)
+
+    def told(self, moment: datetime, *, since: float) -> float:
+        """Go on from `moment`, which it was at `since` of `monotonic`.
+
+        Return by how many seconds it jumps: by none where both agree as well as clocks do.
+        """
+        offset = moment.timestamp() - since
+        jump = offset - self._offset
+        if abs(jump) < _ALIKE:
+            return 0.0
+        self._offset = offset
+        return jump
+
+
+_moment: Final = datetime.fromtimestamp

@@ -284,6 +284,11 @@ class PostgresStore:
         changed = (row for row in rows if row["id"] is not None)
         return _mark(rows[0]["seen"]), list(readable_sessions(changed))
 
+    async def now(self) -> datetime:
+        """Return the database's time."""
+        moment: datetime = (await self._ask_at_once("SELECT clock_timestamp() AS now"))[0]["now"]
+        return moment
+
     async def ping(self) -> None:
         await self._ask_at_once("SELECT 1")
 

@@ -39,6 +39,7 @@ class PostgresBell:
         """`lag` is told how many seconds a NOTIFY takes from here to here."""
         self._dsn = dsn
         self._heart = Heartbeat("postgres", clock=clock, lag=lag)
+        self._heard = True  # nobody has complained yet
 
     async def listen(self, *, rung: Callable[[], None], up: Callable[[bool], None]) -> NoReturn:
         """Call `rung` for each change, until cancelled, and whenever one may have been missed.
@@ -83,5 +84,8 @@ class PostgresBell:
         try:
             await self._heart.echo()
         except StoreUnavailable:
-            _log.warning("nothing is heard: does postgres.listen_url lead through a pooler?")
+            if self._heard:
+                _log.warning("nothing is heard: does postgres.listen_url lead through a pooler?")
+            self._heard = False
             raise
+        self._heard = True

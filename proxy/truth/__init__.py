@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from proxy.core.protocols import (
     AnalyticsStore,
@@ -19,6 +20,7 @@ class Truth:
 
     At most `lookups_at_once` batches of look-ups may be under way. `check` returns when the tables
     fit this program. SchemaMismatch: they are older or newer. StoreUnavailable: nobody knows yet.
+    `now` tells the database's time; None: it is this machine's.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Truth:
     logouts: LogoutMemory
     lookups_at_once: int
     check: Callable[[], Awaitable[None]]
+    now: Callable[[], Awaitable[datetime]] | None = None
 
 
 async def opened(settings: Settings) -> Truth:

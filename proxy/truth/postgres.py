@@ -25,4 +25,5 @@ async def open_postgres(url: str, how: PostgresSection) -> Truth:
         logouts=PostgresLogouts(database),
         lookups_at_once=lookups_at_once(how.pool_max),
         check=sessions.check_schema,
+        now=sessions.now,
     )

@@ -5,7 +5,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -15,8 +15,8 @@ import uvloop
 
 from tests.faults.broken import BUILDS
 from tests.faults.faults import FAULTS, Fault
-from tests.faults.plan import Outcome, Plan, Row
-from tests.faults.report import header, left_out, line, markdown, story
+from tests.faults.plan import Outcome, Plan
+from tests.faults.report import MARKDOWN, PLAIN, Table, left_out, story
 from tests.faults.run import run
 
 # A thousand checks a second is 1. This much is about half of two cores, load and stores included.
@@ -83,9 +83,8 @@ def main(
     if broken is not None:
         plan = plan.small()
     started = time.monotonic()
-    outcome = _run(plan, history, started, _silent if as_markdown else _tell_row)
-    if as_markdown:
-        click.echo(markdown(outcome.rows))
+    table = MARKDOWN if as_markdown else PLAIN
+    outcome = _run(plan, history, started, table)
     click.echo(_conditions(outcome, plan, time.monotonic() - started), err=True)
     click.echo(story(outcome) or "every promise held")
     sys.exit(0 if outcome.well else 1)
@@ -99,25 +98,16 @@ def _chosen(quick: bool, only: frozenset[int], broken: str | None) -> Sequence[F
     return [fault for fault in FAULTS if fault.quick or not quick]
 
 
-def _run(plan: Plan, history: Path | None, started: float, told: Callable[[Row], None]) -> Outcome:
+def _run(plan: Plan, history: Path | None, started: float, table: Table) -> Outcome:
     def progress(what: str) -> None:
         click.echo(f"[{time.monotonic() - started:4.0f} s] {what}", err=True)
 
     progress(f"seed {plan.seed}, {plan.factor * 1000:.0f} checks a second")
-    if told is not _silent:
-        click.echo(header())
+    click.echo(table.header())
     with TemporaryDirectory(prefix="sg-faults-") as directory:
         path = history or Path(directory) / "history.jsonl"
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(run(plan, path, progress, told))
-
-
-def _tell_row(row: Row) -> None:
-    click.echo(line(row))
-
-
-def _silent(_: Row) -> None:
-    """The whole table is written in the end."""
+            return runner.run(run(plan, path, progress, lambda row: click.echo(table.line(row))))
 
 
 def _conditions(outcome: Outcome, plan: Plan, seconds: float) -> str:

@@ -116,7 +116,18 @@ def _settings(key: TokenKey, admin_key: str, redis: Wire, postgres: Wire) -> dic
 
 async def order(instance: Sidegate, **orders: float) -> None:
     """Give an instance orders (launcher.py), and return when it has read them."""
-    path = Path(instance.server.child.environment["RIG_ORDERS"])
-    await asyncio.to_thread(path.write_text, json.dumps(orders), "ascii")
+    path = await _written(instance, orders)
     instance.server.process.send_signal(signal.SIGUSR1)
     await until(lambda: not path.exists())
+
+
+async def start_with(instance: Sidegate, **orders: float) -> None:
+    """Start an instance that has ended, with orders to obey from the beginning."""
+    await _written(instance, orders)
+    await asyncio.to_thread(instance.server.child.start)
+
+
+async def _written(instance: Sidegate, orders: dict[str, float]) -> Path:
+    path = Path(instance.server.child.environment["RIG_ORDERS"])
+    await asyncio.to_thread(path.write_text, json.dumps(orders), "ascii")
+    return path

@@ -121,7 +121,7 @@ class Ledger:
         others = {
             create.key
             for create in crowd
-            if create.key != own.key and create.end >= begun and create.start <= by
+            if create.key != own.key and _may_end(create) >= begun and create.start <= by
         }
         return own.limit is not None and len(others) >= own.limit
 
@@ -179,3 +179,8 @@ class Ledger:
         over = min(begun, default=inf) + self.rules.grace - self.rules.clocks
         answered = refresh.status != 0
         return inf if answered and refresh.end < over else max(over, refresh.start)
+
+
+def _may_end(create: Create) -> float:
+    """Return until when a log-in may have taken effect: without a yes, whenever it got through."""
+    return create.end if create.result is Result.OK else inf

@@ -137,6 +137,7 @@ class Load:
 
         async def some() -> None:
             for held in rest:
+                self.population.seen(held)
                 await self.gateway.check(held, road)
 
         await asyncio.gather(*(some() for _ in range(at_once)))
@@ -175,7 +176,7 @@ class Load:
         return one
 
     async def _cold(self) -> None:
-        held = self.population.take_warm()
+        held = self.population.take_unseen()
         if held is None:
             return
         await self._forgetting.forget(held)
@@ -187,6 +188,7 @@ class Load:
     async def _checked(self, group: list[Held], road: Road) -> None:
         held = self.population.any_of(group)
         if held is not None:
+            self.population.seen(held)
             await self.gateway.check(held, road)
 
     async def _create(self) -> None:

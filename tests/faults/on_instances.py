@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.faults.deployment import order
+from tests.faults.deployment import order, start_with
 from tests.faults.gateway import Upstream
 from tests.faults.history import now
 from tests.faults.stage import Episode, Stage, apart
 
 _DOWN: Final = 8.0
 _STOPPED: Final = 10.0
-_SKEWED: Final = 10.0
+_SKEWED: Final = 8.0
 _BLOCKED: Final = 2.0
 
 
@@ -75,14 +75,17 @@ async def _until_it_answers(upstream: Upstream) -> None:
 
 
 def skewed(seconds: float) -> Episode:
-    """The clock of one instance is wrong by so many seconds, and then right again."""
+    """The clock of one instance is put wrong by so many seconds, and it starts with it, too."""
 
     async def episode(stage: Stage) -> None:
-        await order(stage.one.sidegate, clock=seconds)
-        try:
-            await stage.wait(_SKEWED)
-        finally:
-            await order(stage.one.sidegate, clock=0.0)
+        sidegate = stage.one.sidegate
+        await order(sidegate, clock=seconds)
+        await stage.wait(_SKEWED)
+        async with stage.hurting(stage.one):
+            await apart(sidegate.server.stop)
+            await start_with(sidegate, clock=seconds)
+        await stage.wait(_SKEWED)
+        await order(sidegate, clock=0.0)
 
     return episode
 

@@ -1,5 +1,6 @@
 """Episodes in which Postgres is hurt, or the wire to it."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from tests.processes import Server, give_away, temporary_directory
 
 _DOWN: Final = 15.0
 _BAD: Final = 10.0
+_SETTLED: Final = 1.5
 
 
 @asynccontextmanager
@@ -124,6 +126,7 @@ async def disk_full(stage: Stage) -> None:
         async with superuser(stage.postgres) as connection:
             await connection.execute(f"CREATE TABLESPACE small LOCATION '{directory}'")
             await connection.execute("ALTER TABLE sessions SET TABLESPACE small")
+        await asyncio.sleep(_SETTLED)  # moving the table has locked it
         stage.begins()
         try:
             async with stage.showing("no change was refused", refused_changes()):

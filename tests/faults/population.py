@@ -11,13 +11,18 @@ from typing import Final
 
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing
-from tests.faults.history import Road
+from tests.faults.history import Road, now
+from tests.faults.rules import Rules
 
 # Those who ended not long ago: what comes back from the dead is most likely among them.
 _REMEMBERED: Final = 200
 
 # Of those whose session ends or changes, so many are being asked for all the time.
 _FROM_THE_HOT: Final = 0.6
+
+# Longer than a copy in memory lasts.
+_IN_MEMORY: Final = Rules().max_age + 1.0
+_TRIES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class Population:
         self._random = random
         self._most_hot = hot
         self._numbers: dict[str, int] = {}
+        self._seen: dict[Held, float] = {}
         self._next = count(1)
 
     def __len__(self) -> int:
@@ -82,9 +88,18 @@ class Population:
         group = self.hot if self._random.random() < _FROM_THE_HOT else self.warm
         return _drawn(group, self._random)
 
-    def take_warm(self) -> Held | None:
-        """Take somebody out who is asked for seldom; None: too few are left."""
-        return _drawn(self.warm, self._random) if len(self.warm) > 1 else None
+    def seen(self, held: Held) -> None:
+        """Note that somebody was asked for just now, and may be in an instance's memory."""
+        self._seen[held] = now()
+
+    def take_unseen(self) -> Held | None:
+        """Take somebody out whom no instance has in memory; None: there is hardly anybody."""
+        for _ in range(_TRIES if len(self.warm) > 1 else 0):
+            held = _drawn(self.warm, self._random)
+            if now() - self._seen.get(held, 0.0) > _IN_MEMORY:
+                return held
+            self.warm.append(held)
+        return None
 
     def warm_up(self) -> None:
         """Everybody is in Redis again."""

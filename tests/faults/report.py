@@ -1,7 +1,8 @@
 """What came of a run, as a table for the terminal or for the docs."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import inf
 from typing import Final
 
@@ -25,23 +26,15 @@ _WIDTHS: Final = (2, 58, 18, 8, 18, 12, 10, 15, 0)
 
 # What a wrong yes is: to the dead, to somebody else's, to what was never worth anything.
 _WRONG: Final = frozenset({"I1", "I3", "I4", "I6"})
-_SHOWN: Final = 12
+_SHOWN: Final = 5
 
 
-def header() -> str:
-    """Return the first line of the table for the terminal."""
-    return _padded(COLUMNS)
+@dataclass(frozen=True, slots=True)
+class Table:
+    """How the table is spelled: a row can be told as soon as it is there."""
 
-
-def line(row: Row) -> str:
-    """Return a row of the table for the terminal."""
-    return _padded(cells(row))
-
-
-def markdown(rows: Iterable[Row]) -> str:
-    """Return the whole table for the docs."""
-    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *(cells(row) for row in rows)]
-    return "".join(f"| {' | '.join(each)} |\n" for each in lines)
+    header: Callable[[], str]
+    line: Callable[[Row], str]
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -64,6 +57,21 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def _padded(texts: Sequence[str]) -> str:
+    return "  ".join(text.ljust(width) for text, width in zip(texts, _WIDTHS, strict=True)).rstrip()
+
+
+def _piped(texts: Sequence[str]) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+PLAIN: Final = Table(lambda: _padded(COLUMNS), lambda row: _padded(cells(row)))
+MARKDOWN: Final = Table(
+    lambda: f"{_piped(COLUMNS)}\n{_piped(['---'] * len(COLUMNS))}",
+    lambda row: _piped(cells(row)),
+)
+
+
 def verdict(row: Row) -> str:
     """Say in a word or two what came of a fault; a slow 99th percentile alone fails nothing."""
     told = Counter(breach.invariant for breach in row.breaches)
@@ -81,7 +89,7 @@ def too_slow(row: Row) -> bool:
 
 
 def story(outcome: Outcome) -> str:
-    """Return everything that went wrong, one line each, the most important of many."""
+    """Return what went wrong, one line each, some of each sort."""
     lines: list[str] = []
     for row in outcome.rows:
         where = f"{row.fault.number} {row.fault.name}"
@@ -99,13 +107,13 @@ def left_out(outcome: Outcome) -> str:
 
 
 def _told(breaches: Sequence[Breach]) -> list[str]:
-    shown = [f"{breach.invariant}: {breach.what}" for breach in breaches[:_SHOWN]]
-    more = len(breaches) - len(shown)
-    return shown + [f"… and {more} more"] * bool(more)
-
-
-def _padded(texts: Sequence[str]) -> str:
-    return "  ".join(text.ljust(width) for text, width in zip(texts, _WIDTHS, strict=True)).rstrip()
+    """Tell the first ones of each invariant, and how many more there are."""
+    told = []
+    for name in sorted({breach.invariant for breach in breaches}):
+        these = [breach.what for breach in breaches if breach.invariant == name]
+        told += [f"{name}: {what}" for what in these[:_SHOWN]]
+        told += [f"{name}: … and {len(these) - _SHOWN} more"] * (len(these) > _SHOWN)
+    return told
 
 
 def _with(measured: str, expected: str | None) -> str:

@@ -156,6 +156,11 @@ def test_i2_at_the_limit_a_log_in_that_had_no_answer_at_first_counts_once() -> N
     assert told(*history) == ["I2"]
 
 
+def test_i2_at_the_limit_a_log_in_that_was_stuck_may_come_later_and_end_a_session() -> None:
+    stuck = [create(0.0, Result.INFO, limit=2, key=f"k{number}", status=0) for number in (2, 3)]
+    assert told(*stuck, create(5.0, limit=2), refused(9.0, Road.CROWD)) == []
+
+
 def test_i2_a_refresh_that_was_stuck_may_come_after_the_grace_and_end_the_session() -> None:
     history = [create(0.0), refresh(5.0), refresh(5.0, Result.INFO, status=0, end=7.0)]
     assert told(*history, refused(15.0, token=2)) == []

@@ -122,13 +122,17 @@ async def metrics_text(upstream: Upstream) -> str | None:
     return answer.body.decode()
 
 
+def read_series(text: str) -> Series:
+    """Read a metrics page. Not with the vendor's parser: the load would stand still meanwhile."""
+    return dict(map(_sample, _LINE.finditer(text)))
+
+
 async def _series(upstream: Upstream) -> Series | None:
     text = await metrics_text(upstream)
-    return None if text is None else dict(map(_sample, _LINE.finditer(text)))
+    return None if text is None else read_series(text)
 
 
 def _sample(line: re.Match[str]) -> tuple[tuple[str, Labels], float]:
-    """Read one line. Not with the vendor's parser: the load would stand still meanwhile."""
     name, labels, value = line.groups()
     return (name, frozenset(_LABEL.findall(labels or ""))), float(value)
 

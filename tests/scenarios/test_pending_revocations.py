@@ -1,6 +1,7 @@
 """A revocation while a store is away: what was acknowledged holds, whoever comes back first."""
 
 import asyncio
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ import aiohttp
 import asyncpg
 import pytest
 
+from tests.processes import python_module
 from tests.scenarios.conftest import Deployment
 from tests.scenarios.test_outages import PATIENCE, check, statuses_until
 from tests.sidegate import Created, Sidegate
@@ -163,6 +165,26 @@ async def test_by_token_and_for_a_whole_user_it_can_be_pending_too(
     await written_down_once(deployment, phone)
     assert await revocations(deployment.postgres.url, laptop) == []
     assert await check(http, one, laptop.token) == 200
+
+
+async def test_the_command_line_can_leave_it_pending(
+    deployment: Deployment, http: aiohttp.ClientSession
+) -> None:
+    session = await known_everywhere(http, deployment)
+    await asyncio.to_thread(deployment.postgres.kill)
+    command = python_module("proxy", "session", "revoke", session.session_id)
+    done = await asyncio.to_thread(
+        subprocess.run,
+        command,
+        env=deployment.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("pending: ")
+    for sidegate in (deployment.one, deployment.other):
+        await statuses_until(http, sidegate, session.token, last=401)
 
 
 async def test_while_redis_lives_it_outlives_every_instance(

@@ -479,3 +479,11 @@ async def test_look_ups_that_wait_for_a_lock_keep_no_news_from_being_heard(
             async with asyncio.timeout(10):
                 await store.next_generation(await store.generation())
         await asyncio.gather(*waiting, *verbs)
+
+
+async def test_it_tells_the_time_of_its_server(store: PostgresStore, database_url: str) -> None:
+    async with raw(database_url) as behind:
+        before = await behind.fetchval("SELECT clock_timestamp()")
+        told = await store.now()
+        after = await behind.fetchval("SELECT clock_timestamp()")
+    assert before <= told <= after

@@ -1,0 +1,47 @@
+"""Keep every instance on one time, the database's: they judge the same sessions."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import datetime
+from typing import Final, NoReturn
+
+from proxy.core.clock import SharedClock
+from proxy.core.errors import StoreUnavailable
+from proxy.core.within import within
+
+# Whoever was told after longer than this does not know when it was said.
+_PATIENCE: Final = 0.25
+
+# Seconds that are worth a line in the log: nobody's sessions notice a smaller jump.
+_NOTICED: Final = 1.0
+
+_log: Final = logging.getLogger("sidegate.clock")
+
+
+class SharedTime:
+    """Tells a clock, again and again, what time it is where the sessions are stored."""
+
+    def __init__(self, clock: SharedClock, ask: Callable[[], Awaitable[datetime]]) -> None:
+        """`ask` returns the time of the durable store, or raises StoreUnavailable."""
+        self._clock = clock
+        self._ask = ask
+
+    async def run(self, every: float) -> NoReturn:
+        """Tell it every so many seconds, until cancelled. Without the store it goes on alone."""
+        while True:
+            with suppress(StoreUnavailable):
+                await self.once()
+            await asyncio.sleep(every)
+
+    async def once(self) -> None:
+        """Tell it now. StoreUnavailable: nobody said what time it is, or too late."""
+        asked = self._clock.monotonic()
+        moment = await within(_PATIENCE, "durable", self._ask())
+        jump = self._clock.told(moment, since=(asked + self._clock.monotonic()) / 2)
+        if abs(jump) >= _NOTICED:
+            _log.warning(
+                "this machine's clock was %+.1f s from the database's, whose time is kept",
+                -jump,
+            )
