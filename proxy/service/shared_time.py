@@ -39,7 +39,10 @@ class SharedTime:
         """Tell it now. StoreUnavailable: nobody said what time it is, or too late."""
         asked = self._clock.monotonic()
         moment = await within(_PATIENCE, "durable", self._ask())
-        jump = self._clock.told(moment, since=(asked + self._clock.monotonic()) / 2)
+        heard = self._clock.monotonic()
+        if heard - asked > _PATIENCE:  # this process was stopped, and its timers with it
+            raise StoreUnavailable("durable", "nobody knows when it told the time")
+        jump = self._clock.told(moment, since=(asked + heard) / 2)
         if abs(jump) >= _NOTICED:
             _log.warning(
                 "this machine's clock was %+.1f s from the database's, whose time is kept",

@@ -75,6 +75,15 @@ async def test_an_answer_that_takes_too_long_is_not_believed(clock: SharedClock)
     assert clock.now() == NOON
 
 
+async def test_an_answer_that_was_read_late_because_the_process_was_stopped_is_not_believed(
+    clock: SharedClock, database: Database, machine: FakeClock
+) -> None:
+    database.slow = 10.0
+    with pytest.raises(StoreUnavailable):
+        await SharedTime(clock, database.now).once()
+    assert clock.now() == machine.now()
+
+
 async def test_while_the_database_is_down_it_goes_on_and_asks_again(
     clock: SharedClock, database: Database
 ) -> None:

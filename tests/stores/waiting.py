@@ -37,7 +37,7 @@ async def nothing_is_left() -> AsyncIterator[list[dict[str, Any]]]:
         await _forget_everything()
     finally:
         loop.set_exception_handler(None)
-    assert complaints == []
+    assert not complaints, complaints
 
 
 async def all_leave(callers: list[asyncio.Task[Any]]) -> None:
