@@ -26,7 +26,7 @@ The finder is made of stores round stores (house.py):
 
     ReadThrough(local, RememberMisses(Coalesce(ReadThrough(redis, postgres))))
 
-    where redis and postgres each are Metered(Batched(Guarded(leaf))).
+    where postgres is Metered(Batched(Guarded(leaf))), and redis Confirmed(the same).
 
 Where do I add ...
 

@@ -1,6 +1,6 @@
 """What one process consists of, built from the settings: stores, their wrappers, the services."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +18,7 @@ from proxy.core.protocols import (
 )
 from proxy.core.session import SessionId
 from proxy.core.token import KeyRing
-from proxy.news import News, bell_of, feed_of, missed_something, pending_of
+from proxy.news import News, bell_of, feed_of, pending_of, went_back
 from proxy.observe.prometheus import Metrics
 from proxy.service.analytics import Analytics
 from proxy.service.audit import Audit
@@ -40,6 +40,7 @@ from proxy.settings.sections import StoreSection
 from proxy.stores.batched import Batched, BatchedHot
 from proxy.stores.breaker import Breaker
 from proxy.stores.coalesce import Coalesce
+from proxy.stores.confirmed import Confirmed
 from proxy.stores.guarded import Guard, Guarded, GuardedHot
 from proxy.stores.local import LocalStore
 from proxy.stores.metered import Metered, MeteredHot
@@ -129,9 +130,12 @@ def _introduced(
     hot: list[HotStore] = [local]  # which counts for itself
     far = _guarded_durable(settings, clock, metrics, truth)
     pings: dict[str, Ping] = {truth.name: durable.ping}
+    believe: Callable[[int | None], None] = _nobody
     if redis is not None:
-        hot.append(_guarded_redis(settings, clock, metrics, redis))
-        far = ReadThrough(hot[-1], far, clock=clock)
+        confirmed = Confirmed(_guarded_redis(settings, clock, metrics, redis), store="redis")
+        believe = partial(_believe, redis, confirmed)
+        hot.append(confirmed)
+        far = ReadThrough(confirmed, far, clock=clock)
         pings["redis"] = redis.ping
     feed = feed_of(redis, clock, metrics)
     patience = _seconds(settings.gate.deadline)
@@ -149,8 +153,8 @@ def _introduced(
     catch_up = CatchUp(
         durable,
         hot=hot,
-        believe=_nobody if redis is None else redis.believe,
-        gap=partial(missed_something, "catch_up", local, metrics),
+        believe=believe,
+        gap=partial(went_back, local, metrics),
         clock=clock,
         every=_seconds(settings.catch_up.interval),
     )
@@ -288,8 +292,17 @@ def _guarded_redis(
     return MeteredHot(BatchedHot(leaf), store="redis", observe=metrics.lookup)
 
 
-def _nobody(_: int) -> None:
+def _nobody(_: int | None) -> None:
     """Where there is no hot store but memory, there is nothing to believe."""
+
+
+def _believe(redis: "RedisStore", confirmed: Confirmed, generation: int | None) -> None:
+    """Let Redis be believed for copies of this generation; None: not at all."""
+    if generation is None:
+        confirmed.doubt()
+    else:
+        redis.believe(generation)
+        confirmed.confirm()
 
 
 def _clock(settings: Settings) -> Clock:

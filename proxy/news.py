@@ -49,6 +49,7 @@ class News:
                 heard=self._hear,
                 gap=self._resubscribed,
                 up=partial(up, "redis"),
+                lost=self.catch_up.doubt,
                 pended=self.pending.wake,
             )
         if self.bell is not None:
@@ -59,13 +60,19 @@ class News:
             self.local.keep(copy)
 
     def _resubscribed(self) -> None:
-        missed_something("redis", self.local, self.metrics)
+        """Believe no copy of before: what has changed since was perhaps not heard.
+
+        Nor what Redis has kept: whoever could not tell it of a change has ended its generation.
+        """
+        self.metrics.feed_gap("redis")
+        self.local.distrust()
+        self.catch_up.doubt()
         self.pending.wake()
 
 
-def missed_something(feed: str, local: LocalStore, metrics: Metrics) -> None:
-    """Believe no copy of before: what has changed since was perhaps not heard."""
-    metrics.feed_gap(feed)
+def went_back(local: LocalStore, metrics: Metrics) -> None:
+    """Forget what is known: the truth does not know it any more."""
+    metrics.feed_gap("catch_up")
     local.clear()
 
 

@@ -38,13 +38,14 @@ class CatchUp:
         durable: DurableStore,
         *,
         hot: Sequence[HotStore],
-        believe: Callable[[int], None],
+        believe: Callable[[int | None], None],
         gap: Callable[[], None],
         clock: Clock,
         every: float,
     ) -> None:
         """Ask each `every` seconds, and tell `believe` the generation each time.
 
+        None: none, until it is told again.
         `hot` runs from near to far. `gap` is called when the truth has lost track: something may
         have been missed.
         """
@@ -55,12 +56,22 @@ class CatchUp:
         self._clock = clock
         self._every = every
         self._mark = 0
+        self._doubts = 0
         self._due = deque[tuple[float, Sequence[Session]]]()  # from when on the far ones are told
         self._bell = asyncio.Event()
 
     def wake(self) -> None:
         """Look soon: something has changed."""
         self._bell.set()
+
+    def doubt(self) -> None:
+        """Let nobody believe the stores beyond until the truth has told the generation anew.
+
+        It may have changed, without our hearing of it, while they could not be reached.
+        """
+        self._doubts += 1
+        self._believe(None)
+        self.wake()
 
     def owe(self, changed: Sequence[Session]) -> None:
         """Note, and mend soon, that a store beyond could not be told of a change made here."""
@@ -96,13 +107,13 @@ class CatchUp:
 
         What has been told is told, also if there is no time for the rest.
         """
-        now = self._clock.monotonic()
+        now, doubts = self._clock.monotonic(), self._doubts
         try:
             generation = await self._durable.generation()
         except StoreUnavailable:
             await self._tell_meanwhile()
             raise
-        self._believe(generation)
+        self._confirm(generation, doubts)
         while self._due and self._due[0][0] <= now:
             due = self._due.popleft()
             try:
@@ -110,13 +121,18 @@ class CatchUp:
                 if not taken:
                     # It was read after these changes were committed: whoever ended it, did so
                     # after them. So it did after all others that are due.
-                    self._believe(await self._durable.next_generation(generation))
+                    self._confirm(await self._durable.next_generation(generation), doubts)
             except BaseException:
                 self._due.appendleft(due)
                 raise
             if not taken:
                 self._due = deque(each for each in self._due if each[0] > now)
                 return
+
+    def _confirm(self, generation: int, doubts: int) -> None:
+        """Believe what was asked for after so many doubts, unless there has been one since."""
+        if doubts == self._doubts:
+            self._believe(generation)
 
     async def _heard(self) -> int:
         try:

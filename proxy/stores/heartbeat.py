@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from proxy.core.clock import Clock
+from proxy.core.errors import StoreUnavailable
 from proxy.core.within import within
 
 # Seconds between two beats, and how long each is listened for. So a way that has fallen silent is
@@ -19,8 +20,11 @@ _MARK: Final = b"beat "
 class Heartbeat:
     """One instance's own voice on a feed that everybody hears."""
 
-    def __init__(self, store: str, *, clock: Clock, lag: Callable[[float], None]) -> None:
+    def __init__(
+        self, store: str, *, clock: Clock, lag: Callable[[float], None], every: float = EVERY
+    ) -> None:
         """`lag` is told how many seconds each beat took from here to here."""
+        self._every = every
         self._store = store
         self._monotonic = clock.monotonic
         self._lag = lag
@@ -46,6 +50,16 @@ class Heartbeat:
     async def echo(self) -> None:
         """Return when the last beat was heard. StoreUnavailable: it was not."""
         await within(PATIENCE, self._store, self._echo.wait())
+
+    async def rest(self) -> None:
+        """Return when it is time for the next beat. StoreUnavailable: it has long been.
+
+        This process was stopped, and nobody knows what it has missed.
+        """
+        begun = self._monotonic()
+        await asyncio.sleep(self._every)
+        if self._monotonic() - begun > self._every + PATIENCE:
+            raise StoreUnavailable(self._store, "this process has not run")
 
     @property
     def _present(self) -> bytes:

@@ -18,6 +18,8 @@ _BOUND: Final = 200
 # together.
 _JITTER: Final = 0.1
 
+_LONG_AGO: Final = float("-inf")
+
 
 class LocalStore:
     """A hot store without a wire. The least recently found copies are forgotten first.
@@ -100,8 +102,16 @@ class LocalStore:
         self.size += size_of(session) - size_of(kept)
         self._copies[session.digest] = session, until
 
+    def distrust(self) -> None:
+        """Believe no copy of before, as after a stretch of news that may have been missed.
+
+        They stay for comparison: who was known to be dead does not come back by a staler copy.
+        """
+        for digest, (session, _) in self._copies.items():
+            self._copies[digest] = session, _LONG_AGO
+
     def clear(self) -> None:
-        """Forget everything, as after a stretch of news that may have been missed."""
+        """Forget everything, as when the truth itself has gone back in time."""
         self._copies.clear()
         self.size = 0
 

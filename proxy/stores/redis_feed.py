@@ -9,7 +9,7 @@ from proxy.core.clock import Clock
 from proxy.core.errors import StoreUnavailable, UnreadableRecord
 from proxy.core.session import Session
 from proxy.stores.codec import decode, encode
-from proxy.stores.heartbeat import EVERY, Heartbeat
+from proxy.stores.heartbeat import Heartbeat
 from proxy.stores.redis_pending import CHANNEL as PENDED
 from proxy.stores.redis_server import NAME, RedisServer
 
@@ -47,20 +47,21 @@ class RedisFeed:
         heard: Callable[[Session], None],
         gap: Callable[[], None],
         up: Callable[[bool], None],
+        lost: Callable[[], None] = lambda: None,
         pended: Callable[[], None] = lambda: None,
     ) -> NoReturn:
         """Call `heard` for each change, until cancelled. `up` is told when the feed comes and goes;
         that it has fallen silent, within three seconds.
 
-        `gap` is called at every subscription: what was announced before it was missed. `pended` is
-        called when there are more pending revocations.
+        `gap` is called at every subscription: what was announced before it was missed; `lost` when
+        one ends. `pended` is called when there are more pending revocations.
         """
         while True:
             try:
                 async with asyncio.TaskGroup() as both:
                     subscribed = asyncio.Event()
                     both.create_task(self._follow(heard, gap, pended, subscribed))
-                    both.create_task(self._beat(up, subscribed))
+                    both.create_task(self._beat(up, lost, subscribed))
             except* StoreUnavailable:
                 up(False)
             await asyncio.sleep(_PAUSE)
@@ -86,16 +87,24 @@ class RedisFeed:
         told = {CHANNEL: read, PENDED: lambda _: pended()}
         await self._server.follow(told, subscribed=begun)
 
-    async def _beat(self, up: Callable[[bool], None], subscribed: asyncio.Event) -> NoReturn:
+    async def _beat(
+        self, up: Callable[[bool], None], lost: Callable[[], None], subscribed: asyncio.Event
+    ) -> NoReturn:
         """Say each second whether what we announce is heard. StoreUnavailable: we hear nothing."""
         await subscribed.wait()
         up(True)
-        while True:
-            announced = False
-            with suppress(StoreUnavailable):  # others do not hear us, but we may hear them
-                await self._server.publish(CHANNEL, [self._heart.beat()])
-                announced = True
-            if announced:
-                await self._heart.echo()
-            up(announced)
-            await asyncio.sleep(EVERY)
+        try:
+            while True:
+                up(await self._hears_itself())
+                await self._heart.rest()
+        finally:
+            lost()  # at once, whichever of the two tasks has failed
+
+    async def _hears_itself(self) -> bool:
+        announced = False
+        with suppress(StoreUnavailable):  # others do not hear us, but we may hear them
+            await self._server.publish(CHANNEL, [self._heart.beat()])
+            announced = True
+        if announced:
+            await self._heart.echo()
+        return announced

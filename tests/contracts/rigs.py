@@ -18,6 +18,7 @@ from proxy.core.session import Session, SessionRecord
 from proxy.stores.batched import Batched, BatchedHot
 from proxy.stores.breaker import Breaker
 from proxy.stores.coalesce import Coalesce
+from proxy.stores.confirmed import Confirmed
 from proxy.stores.guarded import Guard, Guarded, GuardedHot
 from proxy.stores.local import LocalStore
 from proxy.stores.metered import Metered, MeteredHot
@@ -193,6 +194,7 @@ FINDERS: dict[str, Make] = {
     "read_through_near_down": wrapped(lambda s, c: ReadThrough(_a_dead_shelf(), s, clock=c)),
     "remember_misses": wrapped(lambda s, c: RememberMisses(s, max_digests=9, max_age=2.0, clock=c)),
     "coalesce": wrapped(lambda s, _: Coalesce(s, patience=5.0)),
+    "confirmed": wrapped(lambda s, _: Confirmed(s, store="shelf")),
     "batched": wrapped(lambda s, _: Batched(s)),
     "guarded": wrapped(lambda s, c: Batched(Guarded(s, guard=a_guard(c)))),
     "metered": wrapped(lambda s, _: Metered(s, store="shelf", observe=ignore)),
@@ -231,8 +233,15 @@ async def hot_redis_guarded(request: pytest.FixtureRequest) -> AsyncIterator[Hot
     await leaf.close()
 
 
+@asynccontextmanager
+async def hot_redis_confirmed(request: pytest.FixtureRequest) -> AsyncIterator[HotRig]:
+    async with hot_redis(request) as rig:
+        yield HotRig(Confirmed(rig.store, store="redis"), rig.clock)
+
+
 HOT_STORES: dict[str, MakeHot] = {
     "local": hot_local,
     "redis": hot_redis,
     "redis_guarded": hot_redis_guarded,
+    "redis_confirmed": hot_redis_confirmed,
 }

@@ -85,6 +85,20 @@ async def test_what_redis_could_not_be_told_is_not_believed_even_by_who_starts_l
         assert await from_redis(later, issued.token) == Deny(Reason.REVOKED)
 
 
+async def test_who_may_have_missed_the_end_of_a_generation_does_not_believe_it(
+    instance: Instance, wire: Wire
+) -> None:
+    async with instance() as house, instance() as other:
+        issued = await house.sessions.create(NewSession("alice", TESTER))
+        assert isinstance(await from_redis(other, issued.token), Allow)
+        lose(wire)
+        await revoke(house, issued)
+        await house.catch_up.settle()
+        wire.refusing = False
+        other.catch_up.doubt()  # as whoever has lost the feed does
+        assert await from_redis(other, issued.token) == Deny(Reason.REVOKED)
+
+
 async def test_a_redis_that_reads_but_does_not_write_is_not_believed(
     instance: Instance, own_redis: Server
 ) -> None:

@@ -29,7 +29,7 @@ class Scene:
     clock: FakeClock = field(default_factory=FakeClock)
     near: Shelf = field(default_factory=Shelf)
     far: Shelf = field(default_factory=Shelf)
-    believed: list[int] = field(default_factory=list)
+    believed: list[int | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.catch_up = CatchUp(
@@ -97,6 +97,31 @@ async def test_a_store_that_could_not_be_told_is_not_believed_any_more(scene: Sc
     await scene.catch_up.once()
     assert scene.believed == [1, 1, 1, 2]
     assert await scene.truth.generation() == 2  # whoever starts later believes it no more either
+
+
+async def test_in_doubt_nothing_is_believed_until_the_truth_has_told_the_generation(
+    scene: Scene,
+) -> None:
+    scene.catch_up.doubt()
+    assert scene.believed == [1, None]
+    await scene.catch_up.once()
+    assert scene.believed == [1, None, 1]
+
+
+async def test_a_generation_that_was_told_before_the_doubt_is_not_believed(scene: Scene) -> None:
+    ask = scene.truth.generation
+
+    async def doubted_meanwhile() -> int:
+        generation = await ask()
+        scene.catch_up.doubt()
+        return generation
+
+    scene.truth.generation = doubted_meanwhile  # type: ignore[method-assign]  # for one round
+    await scene.catch_up.once()
+    assert scene.believed == [1, None]
+    scene.truth.generation = ask  # type: ignore[method-assign]  # as before
+    await scene.catch_up.once()
+    assert scene.believed == [1, None, 1]
 
 
 async def test_what_it_missed_and_is_not_believed_for_is_not_told_again(scene: Scene) -> None:

@@ -229,6 +229,19 @@ def test_what_is_too_old_to_be_answered_still_wins_over_a_staler_copy() -> None:
     assert store.peek(session.digest) is None
 
 
+async def test_in_distrust_nothing_is_believed_but_the_dead_stay_dead() -> None:
+    store = a_store()
+    session, other = a_session(), a_session()
+    tombstone = await store.put(session.revoked(NOON))
+    await store.put(other)
+    store.distrust()
+    assert await store.find(session.digest) is None
+    assert await store.find(other.digest) is None
+    assert await store.put(session) == tombstone  # what a store kept that was not told
+    assert await store.put(other) == other
+    assert await store.find(other.digest) == other
+
+
 async def test_after_it_was_cleared_nothing_is_known_or_compared() -> None:
     store = a_store()
     session = a_session()

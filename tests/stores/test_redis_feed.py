@@ -172,6 +172,22 @@ async def test_at_each_subscription_something_may_have_been_missed(
         await listener.hears(session)
 
 
+async def test_that_a_subscription_ends_is_told_before_there_is_another(
+    store: RedisStore, raw: Raw, unreadable: Counter[str]
+) -> None:
+    listener = Listener()
+    feed = feed_of(store, unreadable)
+    async with asyncio.TaskGroup() as tasks:
+        listen = feed.listen(
+            heard=ignore, gap=listener.miss, up=ignore, lost=lambda: listener.news.append("lost")
+        )
+        task = tasks.create_task(listen)
+        await listener.is_told("gap")
+        await raw.execute_command("CLIENT KILL TYPE pubsub")
+        await listener.is_told("gap", "lost", "gap")
+        task.cancel()
+
+
 async def test_the_gap_is_told_when_nothing_can_be_missed_any_more(
     store: RedisStore, raw: Raw, unreadable: Counter[str]
 ) -> None:

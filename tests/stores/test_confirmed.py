@@ -1,0 +1,60 @@
+"""In doubt a hot store answers nothing, and forgets nothing it is told."""
+
+import asyncio
+
+import pytest
+
+from proxy.core.errors import StoreUnavailable
+from proxy.core.session import Session
+from proxy.core.token import Digest
+from proxy.stores.confirmed import Confirmed
+from tests.clock import NOON
+from tests.contracts.values import a_session
+from tests.fakes import Shelf
+
+
+async def test_in_doubt_it_is_unavailable_until_it_is_confirmed() -> None:
+    shelf = Shelf()
+    store, session = Confirmed(shelf, store="shelf"), a_session()
+    await shelf.put(session)
+    store.doubt()
+    with pytest.raises(StoreUnavailable):
+        await store.find(session.digest)
+    store.confirm()
+    assert await store.find(session.digest) == session
+
+
+async def test_in_doubt_it_takes_what_it_is_told() -> None:
+    shelf = Shelf()
+    store, session = Confirmed(shelf, store="shelf"), a_session()
+    store.doubt()
+    await store.put(session.revoked(NOON))
+    store.confirm()
+    assert await store.find(session.digest) == session.revoked(NOON)
+
+
+class Slow(Shelf):
+    """Answers what it knew when it was asked, once it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looking, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def find(self, digest: Digest) -> Session | None:
+        found = await super().find(digest)
+        self.looking.set()
+        await self.go_on.wait()
+        return found
+
+
+async def test_what_was_being_asked_when_doubt_arose_is_not_believed_even_if_confirmed() -> None:
+    shelf = Slow()
+    store, session = Confirmed(shelf, store="shelf"), a_session()
+    await shelf.put(session)
+    asking = asyncio.create_task(store.find(session.digest))
+    await shelf.looking.wait()
+    store.doubt()
+    store.confirm()
+    shelf.go_on.set()
+    with pytest.raises(StoreUnavailable):
+        await asking
