@@ -49,14 +49,16 @@ class SharedClock:
     def now(self) -> datetime:
         return _moment(self._offset + self.monotonic(), UTC)
 
-    def told(self, moment: datetime, *, since: float) -> float:
-        """Go on from `moment`, which it was at `since` of `monotonic`.
+    def told(self, moment: datetime, *, between: tuple[float, float]) -> float:
+        """Go on from `moment`, which it was some time between these two of `monotonic`.
 
-        Return by how many seconds it jumps: by none where both agree as well as clocks do.
+        Return by how many seconds it jumps: by none where both agree as well as clocks do, or as
+        well as anybody knows who was told so slowly.
         """
-        offset = moment.timestamp() - since
+        asked, heard = between
+        offset = moment.timestamp() - (asked + heard) / 2
         jump = offset - self._offset
-        if abs(jump) < _ALIKE:
+        if abs(jump) < _ALIKE + (heard - asked) / 2:
             return 0.0
         self._offset = offset
         return jump

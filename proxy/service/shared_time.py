@@ -42,7 +42,7 @@ class SharedTime:
         heard = self._clock.monotonic()
         if heard - asked > _PATIENCE:  # this process was stopped, and its timers with it
             raise StoreUnavailable("durable", "nobody knows when it told the time")
-        jump = self._clock.told(moment, since=(asked + heard) / 2)
+        jump = self._clock.told(moment, between=(asked, heard))
         if abs(jump) >= _NOTICED:
             _log.warning(
                 "this machine's clock was %+.1f s from the database's, whose time is kept",

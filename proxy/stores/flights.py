@@ -95,7 +95,8 @@ class Flights(Generic[Cargo, Answer]):
     ) -> None:
         answers: Mapping[Digest, Answer | Exception]
         try:
-            answers = await self._carry(cargo)
+            found = await self._carry(cargo)
+            answers = {digest: found[digest] for digest in waiting}
         except Exception as error:  # noqa: BLE001 - it is raised to everybody who waits
             answers = dict.fromkeys(waiting, error)
         except BaseException:

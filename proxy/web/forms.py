@@ -6,12 +6,23 @@ same head out of the same bytes.
 """
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
 from proxy.web.grammar import BLANKS, TEXT, Grammar, Rule
 from proxy.web.messages import Head
+
+# Longer than any gateway's, and nothing in it is longer than aiohttp takes: 64 KiB.
+_LONGEST: Final = 60_000
+
+# A form of more names is not learnt: its expression would take too long to make, and megabytes.
+_NAMES_OF_A_FORM: Final = 2_000
+
+# The price of a form is a millisecond. However often clients invent others, it is paid once for
+# so many heads at the most.
+_SELDOM: Final = 4_096
 
 _NAMES: Final = re.compile(rb"\n([^:\r]++):")
 
@@ -22,20 +33,23 @@ _head: Final[Callable[[Iterable[object]], Head]] = partial(tuple.__new__, Head)
 class Forms:
     """The heads for one desk. Whatever comes first, all read alike."""
 
-    def __init__(self, grammar: Grammar, *, most: int = 64, learn_every: int = 8) -> None:
-        """Know at most so many forms: making one takes a millisecond, and clients invent headers.
+    def __init__(self, grammar: Grammar, *, most: int = 16, learn_every: int = 8) -> None:
+        """Know at most so many forms: the oldest is forgotten for another.
 
-        Of heads in another form than the last one, every so many is learnt from.
+        Of heads in another form than the last one, every so many is learnt from; with each form
+        that took another one's place, half as often.
         """
         self._grammar = grammar
         self._most = most
         self._learn_every = learn_every
         self._unlike_the_last = 0
-        self._known: dict[tuple[bytes, ...], _Form] = {}
+        self._known: OrderedDict[tuple[bytes, ...], _Form] = OrderedDict()
         self._last, self._groups = _NO_FORM
 
     def read(self, data: bytes) -> Head | None:
         """Return the plain head that `data` is from end to end; None: it is none, or not alone."""
+        if len(data) > _LONGEST:
+            return None
         caught = self._last(data)
         if caught is not None:
             return _head(caught.group(*self._groups))
@@ -43,21 +57,28 @@ class Forms:
         if caught is None:
             return None
         self._unlike_the_last += 1
-        if self._unlike_the_last % self._learn_every == 0:
+        if self._unlike_the_last >= self._learn_every:
+            self._unlike_the_last = 0
             self._learn(data)
         return _head(caught.groups())
 
     def first(self, data: bytes) -> tuple[Head, int] | None:
         """Return the plain head that `data` begins with, and where it ends."""
         caught = self._grammar.any_head.match(data)
-        return None if caught is None else (_head(caught.groups()), caught.end())
+        if caught is None or caught.end() > _LONGEST:
+            return None
+        return _head(caught.groups()), caught.end()
 
     def _learn(self, data: bytes) -> None:
         names = tuple(_NAMES.findall(data))
         if names not in self._known:
-            if len(self._known) >= self._most:
+            if sum(map(len, names)) > _NAMES_OF_A_FORM:
                 return
-            self._known[names] = _form_of(names, self._grammar)
+            self._known[names] = form_of(names, self._grammar)
+            if len(self._known) > self._most:
+                self._learn_every = min(2 * self._learn_every, _SELDOM)
+                self._known.popitem(last=False)
+                re.purge()  # it keeps what was compiled, too
         self._last, self._groups = self._known[names]
 
 
@@ -68,7 +89,7 @@ class _Form(NamedTuple):
     groups: Sequence[int]
 
 
-def _form_of(names: Sequence[bytes], grammar: Grammar) -> _Form:
+def form_of(names: Sequence[bytes], grammar: Grammar) -> _Form:
     """Return the form of a plain head with these header lines."""
     rules = [grammar.by_name.get(name.lower()) for name in names]
     caught = ["method", "target", "old"]
@@ -79,7 +100,7 @@ def _form_of(names: Sequence[bytes], grammar: Grammar) -> _Form:
     lines = (_line(name, rule) for name, rule in zip(names, rules, strict=True))
     old_closes = rb"(?(%d)|(?!))" % group["connection"] if "connection" in group else b"(?!)"
     nothing = len(caught) + 1
-    pattern = rb"%b%b\r\n(?(%d)%b)(\0)?" % (
+    pattern = rb"%b%b\r\n(?(%d)%b)((?!))?" % (
         grammar.start,
         b"".join(lines),
         group["old"],

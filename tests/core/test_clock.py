@@ -30,11 +30,16 @@ def test_until_it_is_told_it_shows_its_machines_time() -> None:
     assert clock.now() == NOON + HOUR + SECOND
 
 
+def at_once(machine: Machine) -> tuple[float, float]:
+    """Asked and told at the same moment."""
+    return machine.monotonic(), machine.monotonic()
+
+
 def test_it_goes_on_from_what_it_was_told() -> None:
     machine = Machine()
     machine.wrong = HOUR
     clock = SharedClock(machine)
-    jump = clock.told(NOON, since=machine.monotonic())
+    jump = clock.told(NOON, between=at_once(machine))
     machine.advance(SECOND)
     assert jump == pytest.approx(-3600)
     assert clock.now() == NOON + SECOND
@@ -52,18 +57,28 @@ def test_a_machine_whose_clock_is_put_wrong_changes_nothing(wrong: timedelta) ->
 def test_what_was_said_a_moment_ago_counts_from_then() -> None:
     machine = Machine()
     clock = SharedClock(machine)
-    before = machine.monotonic()
-    machine.advance(SECOND)
-    clock.told(NOON + HOUR, since=before)
+    asked = machine.monotonic()
+    machine.advance(2 * SECOND)
+    clock.told(NOON + HOUR, between=(asked, machine.monotonic()))
     assert clock.now() == NOON + HOUR + SECOND
 
 
 def test_two_clocks_that_agree_as_well_as_clocks_do_are_left_alone() -> None:
     machine = Machine()
     clock = SharedClock(machine)
-    jump = clock.told(NOON + timedelta(milliseconds=20), since=machine.monotonic())
+    jump = clock.told(NOON + timedelta(milliseconds=20), between=at_once(machine))
     assert jump == 0
     assert clock.now() == NOON
+
+
+def test_who_was_told_slowly_does_not_know_the_difference() -> None:
+    machine = Machine()
+    clock = SharedClock(machine)
+    asked = machine.monotonic()
+    machine.advance(SECOND / 5)
+    jump = clock.told(NOON, between=(asked, machine.monotonic()))  # said at once, heard late
+    assert jump == 0
+    assert clock.now() == NOON + SECOND / 5
 
 
 def test_ages_are_the_machines() -> None:

@@ -1,5 +1,7 @@
 """The strict grammar: what is plain, what its head is read as, and what is left to aiohttp."""
 
+import re
+
 import pytest
 
 from proxy.web.credentials import CredentialSources
@@ -237,3 +239,23 @@ def test_a_head_does_not_show_what_it_holds() -> None:
     head = read(request(bearer(ALICE), cookie(ALICE)))
 
     assert repr(head) == "Head(b'GET')"
+
+
+REPEATED_GROUP = re.compile(rb"(?<!\\)\)(?:[*+?]|\{[0-9,]+\})\+")
+
+
+def test_only_single_classes_are_repeated_possessively() -> None:
+    """Python before 3.11.5 takes a possessive group for something else (its issue 106052)."""
+    gateway = AuthRequest(Manners())
+    grammar = Grammar(gateway.route, gateway.roles, b"__Host-session")
+    assert REPEATED_GROUP.search(rb"(?:a|b)*+") is not None
+    assert REPEATED_GROUP.search(grammar.any_head.pattern) is None
+    assert all(REPEATED_GROUP.search(rule.value) is None for rule in grammar.by_name.values())
+
+
+def test_a_token_with_words_behind_it_is_no_token() -> None:
+    behind = b"Authorization: Bearer " + ALICE.text.encode() + b" x"
+    head = read(request(b"X-Real-IP: 192.0.2.1", behind))
+    assert head is not None
+    assert head.bearer is None
+    assert head.authorization == b"Bearer " + ALICE.text.encode() + b" x"
