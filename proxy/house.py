@@ -133,6 +133,7 @@ def _introduced(
     believe: Callable[[int | None], None] = _nobody
     if redis is not None:
         confirmed = Confirmed(_guarded_redis(settings, clock, metrics, redis), store="redis")
+        confirmed.doubt()  # nobody has told the generation yet
         believe = partial(_believe, redis, confirmed)
         hot.append(confirmed)
         far = ReadThrough(confirmed, far, clock=clock)

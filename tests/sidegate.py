@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from contextlib import closing
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -15,6 +16,9 @@ import aiohttp
 from tests.processes import Child, Server, python_module, start_on_a_free_port
 
 ROOT = Path(__file__).parents[1]
+
+# "false": every Sidegate that a test starts has aiohttp's lane only.
+_EXPRESS = os.environ.get("SIDEGATE_TESTS_EXPRESS", "true")
 
 
 class Created(NamedTuple):
@@ -92,6 +96,7 @@ def start_sidegate(
             "SIDEGATE_GATE__LISTEN": f"127.0.0.1:{port}",
             "SIDEGATE_ADMIN__LISTEN": f"127.0.0.1:{admin_port}",
             "SIDEGATE_OPS__LISTEN": f"127.0.0.1:{ops_port}",
+            "SIDEGATE_GATE__EXPRESS": _EXPRESS,
         }
         child = Child(
             "sidegate",
