@@ -26,7 +26,8 @@ The finder is made of stores round stores (house.py):
 
     ReadThrough(local, RememberMisses(Coalesce(ReadThrough(redis, postgres))))
 
-    where postgres is Metered(Batched(Guarded(leaf))), and redis Confirmed(the same).
+    where postgres is Metered(Batched(Guarded(leaf))), and redis is
+    Metered(Confirmed(Batched(Guarded(leaf)))).
 
 Where do I add ...
 

@@ -168,9 +168,9 @@ class _Doors:
         def exchange() -> None:
             for name, handler in handlers.items():
                 if name in self._open:
-                    self._open[name].hand_over(handler)
+                    self._open[name].exchange(handler)
             if self.express is not None:
-                self.express.hand_over(among, trust=peers.trust)
+                self.express.exchange(among, trust=peers.trust)
 
         return exchange
 

@@ -135,8 +135,9 @@ def _introduced(
         confirmed = Confirmed(_guarded_redis(settings, clock, metrics, redis), store="redis")
         confirmed.doubt()  # nobody has told the generation yet
         believe = partial(_believe, redis, confirmed)
-        hot.append(confirmed)
-        far = ReadThrough(confirmed, far, clock=clock)
+        metered = MeteredHot(confirmed, store="redis", observe=metrics.lookup)
+        hot.append(metered)
+        far = ReadThrough(metered, far, clock=clock)
         pings["redis"] = redis.ping
     feed = feed_of(redis, clock, metrics)
     patience = _seconds(settings.gate.deadline)
@@ -194,7 +195,7 @@ def _introduced(
         ),
         sessions=sessions,
         rotation=Rotation(means),
-        locks=Locks(truth.locks, durable=durable, clock=clock, counted=metrics.lock),
+        locks=Locks(truth.locks, get=sessions.get, clock=clock, counted=metrics.lock),
         logouts=Logouts(truth.logouts, sessions, clock=clock),
         audit=Audit(
             truth.audit,
@@ -289,8 +290,9 @@ def _guarded_durable(
 def _guarded_redis(
     settings: Settings, clock: Clock, metrics: Metrics, redis: "RedisStore"
 ) -> HotStore:
-    leaf = GuardedHot(redis, guard=_guard("redis", settings.redis, clock, metrics))
-    return MeteredHot(BatchedHot(leaf), store="redis", observe=metrics.lookup)
+    return BatchedHot(
+        GuardedHot(redis, guard=_guard("redis", settings.redis, clock, metrics)),
+    )
 
 
 def _nobody(_: int | None) -> None:

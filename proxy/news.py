@@ -3,12 +3,12 @@
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from proxy.core.clock import Clock
 from proxy.core.session import Session
 from proxy.observe.prometheus import Metrics
-from proxy.service.catch_up import CatchUp
+from proxy.service.catch_up import LATE, CatchUp
 from proxy.service.pending import Pending, WriteDown
 from proxy.settings import Settings
 from proxy.stores.local import LocalStore
@@ -17,9 +17,6 @@ if TYPE_CHECKING:  # each is brought in where it is wanted: a driver takes megab
     from proxy.stores.postgres_bell import PostgresBell
     from proxy.stores.redis import RedisStore
     from proxy.stores.redis_feed import RedisFeed
-
-# Seconds that no look-up takes.
-_LOOKING: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def pending_of(
         from proxy.stores.redis_pending import RedisPending
 
         shelf = RedisPending(redis.server, on_unreadable=metrics.unreadable_record)
-    linger = settings.local.max_age.total_seconds() + _LOOKING
+    linger = settings.local.max_age.total_seconds() + LATE
     pending = Pending(shelf, clock=clock, counted=metrics.pended, linger=linger)
     metrics.watch_pending(lambda: len(pending))
     return pending

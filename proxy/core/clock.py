@@ -24,6 +24,7 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clock."""
 
+    # Both are C to the bottom: every check reads them, and a Python frame would cost as much again.
     now = staticmethod(partial(datetime.now, UTC))
 
     # BOOTTIME, not MONOTONIC: a copy must age while the machine sleeps.
@@ -32,6 +33,9 @@ class SystemClock:
         if hasattr(time, "CLOCK_BOOTTIME")
         else time.monotonic
     )
+
+
+_moment: Final = datetime.fromtimestamp  # looked up once, for the same reason
 
 
 class SharedClock:
@@ -52,8 +56,8 @@ class SharedClock:
     def told(self, moment: datetime, *, between: tuple[float, float]) -> float:
         """Go on from `moment`, which it was some time between these two of `monotonic`.
 
-        Return by how many seconds it jumps: by none where both agree as well as clocks do, or as
-        well as anybody knows who was told so slowly.
+        Return by how many seconds it jumped: 0.0 where the difference is less than two clocks, or
+        so slow an answer, can tell.
         """
         asked, heard = between
         offset = moment.timestamp() - (asked + heard) / 2
@@ -62,6 +66,3 @@ class SharedClock:
             return 0.0
         self._offset = offset
         return jump
-
-
-_moment: Final = datetime.fromtimestamp

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from proxy.core.actor import Actor
+from proxy.core.actor import Actor, Change
 from proxy.core.condition import Condition
-from proxy.core.session import Session
+from proxy.core.session import Session, SessionRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +38,16 @@ class PendingRevocation:
         if not self.condition.matches(session):
             return session
         return replace(session, revoked_at=self.at, version=session.version + 1)
+
+    def written_in(self, record: SessionRecord) -> SessionRecord:
+        """Return the record as it will be when this is written down; itself, if it is not meant."""
+        session = self.applied(record.session)
+        if session is record.session:
+            return record
+        details = replace(
+            record.details,
+            revoked_by=self.by.name,
+            revoked_reason=self.reason,
+            change=Change(self.at, self.by),
+        )
+        return SessionRecord(session, details)

@@ -180,7 +180,10 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         ...
 
     async def generation(self) -> int:
-        """Return which generation of copies hot stores may be believed. Only ever grows."""
+        """Return which generation of copies hot stores may be believed.
+
+        It only ever grows, and one that was lost with a failover does not come again.
+        """
         ...
 
     async def next_generation(self, after: int) -> int:
@@ -203,6 +206,10 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         twice, but is never left out, in whatever order concurrent writers commit. MarkLost: the
         store is not where it was (a replica took over, say); begin again with 0.
         """
+        ...
+
+    async def last_changed(self, most: int) -> list[Session]:
+        """Return at most `most` sessions: those that replace or revoke_where changed last."""
         ...
 
     async def ping(self) -> None:

@@ -75,7 +75,7 @@ class Metrics:
     """The tallies. Whoever has something to count calls the method named after it."""
 
     def __init__(self, *, version: str, revocation_bound: float) -> None:
-        """`revocation_bound`: seconds within which a revocation is certain to be everywhere."""
+        """`revocation_bound`: seconds a revocation may take, whether a store is lost or not."""
         self._version = version
         self._revocation_bound = revocation_bound
         self._checks: _Tally = defaultdict(int)
@@ -383,7 +383,7 @@ class Metrics:
         )
         yield _counter(
             "sidegate_feed_gaps",
-            "Times that something may have been missed, after which memory is emptied.",
+            "Times that something may have been missed, after which no copy of before is believed.",
             ("feed",),
             self._feed_gaps,
         )
@@ -395,7 +395,7 @@ class Metrics:
         )
         yield _gauge(
             "sidegate_revocation_bound_seconds",
-            "A revocation is certain to be everywhere within this time, whatever has failed.",
+            "A revocation is everywhere within this time, a store or the feed lost or not.",
             (),
             {(): self._revocation_bound},
         )

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from proxy.core.clock import Clock
 from proxy.core.errors import MarkLost, StoreUnavailable
@@ -13,15 +13,26 @@ from proxy.core.session import Session
 from proxy.core.within import within
 from proxy.service.outward import offer
 
-# Seconds for one round: a hundred thousand changes of somebody's are read and told within them.
+# Seconds for one round: a hundred thousand changes are read and told within them.
 _PATIENCE: Final = 10.0
+# Seconds for the one question that is always quick. It comes first, and finds out who is away.
+_SOON: Final = 2.0
+# So many of the last changes may have been left untold by whoever died over them.
+_UNTOLD: Final = 1_000
 # So many sessions are told before it counts as done.
 _AT_ONCE: Final = 500
 # Seconds between two rounds, however often it rings: at most forty of them a second.
 _SPACING: Final = 0.025
-# Longer than any look-up takes. What was being read when the session changed has been put by then,
-# and the tombstone comes to lie on top of it.
-_LATE: Final = 1.0
+# Seconds, longer than any look-up takes: what was being read when a session changed has been put by
+# then, and the tombstone comes to lie on top of it.
+LATE: Final = 1.0
+
+
+class _Due(NamedTuple):
+    """Changes that the stores beyond are told, and from when on."""
+
+    at: float
+    changed: Sequence[Session]
 
 
 class CatchUp:
@@ -30,7 +41,9 @@ class CatchUp:
     Our own memory is told at once. The stores beyond were told by whoever made the change; we tell
     them once more, late on purpose. If one cannot take it, the next generation begins, and what
     that store has kept is believed by nobody: a tombstone that never reached a Redis must not be
-    missed when that Redis is back, not even by an instance that starts later.
+    missed when that Redis is back, not even by an instance that starts later. Nor is one missed
+    that somebody committed who died before telling it: the last changes are told once more by
+    whoever starts, before it believes a store beyond.
     """
 
     def __init__(
@@ -43,9 +56,9 @@ class CatchUp:
         clock: Clock,
         every: float,
     ) -> None:
-        """Ask each `every` seconds, and tell `believe` the generation each time.
+        """Ask each `every` seconds, and tell `believe` the generation each time; None: believe none
+        until it is told again.
 
-        None: none, until it is told again.
         `hot` runs from near to far. `gap` is called when the truth has lost track: something may
         have been missed.
         """
@@ -56,8 +69,9 @@ class CatchUp:
         self._clock = clock
         self._every = every
         self._mark = 0
+        self._started = False
         self._doubts = 0
-        self._due = deque[tuple[float, Sequence[Session]]]()  # from when on the far ones are told
+        self._due = deque[_Due]()
         self._bell = asyncio.Event()
 
     def wake(self) -> None:
@@ -75,30 +89,26 @@ class CatchUp:
 
     def owe(self, changed: Sequence[Session]) -> None:
         """Note, and mend soon, that a store beyond could not be told of a change made here."""
-        self._due.appendleft((self._clock.monotonic(), changed))
+        self._due.appendleft(_Due(self._clock.monotonic(), changed))
         self.wake()
 
     async def run(self, up: Callable[[bool], None]) -> NoReturn:
         """Go round until cancelled. `up` is told after each round whether the truth answered."""
         try:
             while True:
-                up(await self._round())
+                up(await self._done(self.once()))
                 await asyncio.sleep(_SPACING)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._every):
                         await self._bell.wait()
                 self._bell.clear()
         finally:
-            with suppress(StoreUnavailable):
-                await within(_PATIENCE, "durable", self.settle())
+            await self._done(self.settle())
 
     async def once(self) -> int:
         """Pass on what has changed since the last time, and return how many sessions that were."""
-        try:
-            changed = await self._heard()
-        except StoreUnavailable:
-            await self._tell_meanwhile()
-            raise
+        await self._generation()  # first: it needs no row of a session, which may be locked
+        changed = await self._heard()
         await self.settle()  # last: a truth that takes no writes has news all the same
         return changed
 
@@ -108,26 +118,28 @@ class CatchUp:
         What has been told is told, also if there is no time for the rest.
         """
         now, doubts = self._clock.monotonic(), self._doubts
-        try:
-            generation = await self._durable.generation()
-        except StoreUnavailable:
-            await self._tell_meanwhile()
-            raise
-        self._confirm(generation, doubts)
-        while self._due and self._due[0][0] <= now:
+        generation = await self._generation()
+        while self._due and self._due[0].at <= now:
             due = self._due.popleft()
             try:
-                taken = await offer(due[1], self._far)
-                if not taken:
-                    # It was read after these changes were committed: whoever ended it, did so
-                    # after them. So it did after all others that are due.
-                    self._confirm(await self._durable.next_generation(generation), doubts)
+                if not await offer(due.changed, self._far):
+                    # The generation was read after these changes were committed, and after all
+                    # others that are due: whoever ended it, ended it after them.
+                    generation = await self._durable.next_generation(generation)
+                    self._due = deque(each for each in self._due if each.at > now)
             except BaseException:
                 self._due.appendleft(due)
                 raise
-            if not taken:
-                self._due = deque(each for each in self._due if each[0] > now)
-                return
+        self._started = True
+        self._confirm(generation, doubts)
+
+    async def _generation(self) -> int:
+        """Return which generation is believed, and from now on believe it here, too."""
+        doubts = self._doubts
+        generation = await within(_SOON, "durable", self._durable.generation())
+        if self._started:
+            self._confirm(generation, doubts)
+        return generation
 
     def _confirm(self, generation: int, doubts: int) -> None:
         """Believe what was asked for after so many doubts, unless there has been one since."""
@@ -135,27 +147,43 @@ class CatchUp:
             self._believe(generation)
 
     async def _heard(self) -> int:
+        if self._mark == 0:
+            return await self._begin()
         try:
             mark, changed = await self._durable.changed_since(self._mark)
         except MarkLost:
+            # What was lost must not live on in a store beyond, where nobody could end it.
+            await self._durable.next_generation(await self._durable.generation())
             mark, changed = await self._durable.changed_since(0)
             self._gap()  # only now: what was kept until here and changed since then is heard
         await offer(changed, self._near)
-        for start in range(0, len(changed), _AT_ONCE):
-            later = self._clock.monotonic() + _LATE
-            self._due.append((later, changed[start : start + _AT_ONCE]))
+        self._note(changed, self._clock.monotonic() + LATE)
         self._mark = mark  # only now: whoever was interrupted hears it again
         return len(changed)
+
+    async def _begin(self) -> int:
+        """Begin with the present, and with what may have been left untold before."""
+        mark, _ = await self._durable.changed_since(0)
+        self._note(await self._durable.last_changed(_UNTOLD), self._clock.monotonic())
+        self._mark = mark
+        return 0
+
+    def _note(self, changed: Sequence[Session], at: float) -> None:
+        for start in range(0, len(changed), _AT_ONCE):
+            self._due.append(_Due(at, changed[start : start + _AT_ONCE]))
 
     async def _tell_meanwhile(self) -> None:
         """Offer what is due while the truth is away: whoever believes the others should know."""
         now = self._clock.monotonic()
-        for _, changed in (each for each in tuple(self._due) if each[0] <= now):
-            await offer(changed, self._far)
+        for due in tuple(self._due):
+            if due.at <= now:
+                await offer(due.changed, self._far)
 
-    async def _round(self) -> bool:
+    async def _done(self, work: Awaitable[object]) -> bool:
+        """Say whether it was done. If not, the stores beyond are told what is due all the same."""
         try:
-            await within(_PATIENCE, "durable", self.once())
+            await within(_PATIENCE, "durable", work)
         except StoreUnavailable:
+            await self._tell_meanwhile()
             return False
         return True

@@ -4,15 +4,15 @@ The durable store decides, alone and by its own clock. A hot store may forget, a
 here would let two in at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
 from proxy.core.clock import Clock
 from proxy.core.errors import SessionEnded
 from proxy.core.lock import Contended, Hold, Lease
-from proxy.core.protocols import DurableStore, SessionLocks
-from proxy.core.session import SessionId
+from proxy.core.protocols import SessionLocks
+from proxy.core.session import SessionId, SessionRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +30,18 @@ class Locks:
         self,
         locks: SessionLocks,
         *,
-        durable: DurableStore,
+        get: Callable[[SessionId], Awaitable[SessionRecord | None]],
         clock: Clock,
         counted: Callable[[str], None],
     ) -> None:
-        """`clock` judges sessions, as everywhere; locks run by the store's.
+        """`get` returns a session as it is. `clock` judges it, as everywhere; locks run by the
+        store's.
 
         `counted` is told `acquired`, `contended`, `renewed`, `released`, or `lost`: somebody came
         to renew or release what they did not hold any more.
         """
         self._locks = locks
-        self._durable = durable
+        self._get = get
         self._clock = clock
         self._counted = counted
 
@@ -86,5 +87,5 @@ class Locks:
         It may end right after this, as after any answer: whoever has the lock then finds it lost
         when it renews.
         """
-        record = await self._durable.get(session_id)
+        record = await self._get(session_id)
         return record is not None and record.session.ended(self._clock.now())

@@ -8,7 +8,7 @@ from proxy.core.clock import Clock
 from proxy.core.lifetimes import Lifetimes
 from proxy.core.limits import Limit
 from proxy.core.protocols import DurableStore, Feed, HotStore
-from proxy.core.session import Session
+from proxy.core.session import Session, SessionRecord
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing
 from proxy.service.outward import nothing_owed, tell
@@ -42,6 +42,10 @@ class Means:
     limits: Mapping[SessionType, Limit] = field(default_factory=dict)
     owe: Callable[[Sequence[Session]], None] = nothing_owed
     pending: Pending | None = None
+
+    def as_it_is(self, record: SessionRecord) -> SessionRecord:
+        """Return what the truth says of a session, and what it will say when it can be told."""
+        return record if self.pending is None else self.pending.written_in(record)
 
     async def tell(self, changed: Sequence[Session]) -> None:
         """Tell whoever holds copies what the durable store has acknowledged."""

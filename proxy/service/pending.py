@@ -7,7 +7,7 @@ the truth first writes down; that others do so too changes nothing.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from typing import Final, NoReturn
@@ -19,7 +19,7 @@ from proxy.core.condition import Condition
 from proxy.core.errors import StoreUnavailable
 from proxy.core.pending import PendingRevocation
 from proxy.core.protocols import PendingShelf
-from proxy.core.session import Session
+from proxy.core.session import Session, SessionRecord
 from proxy.core.within import within
 
 # Seconds for one to be written down.
@@ -29,6 +29,9 @@ _log: Final = logging.getLogger("sidegate.pending")
 
 WriteDown = Callable[[PendingRevocation], Awaitable[None]]
 """Makes the truth know it. StoreUnavailable: not now."""
+
+_Whom = tuple[str | None, str | None]
+"""A session's id, or the id of a user, or neither."""
 
 
 class Pending:
@@ -55,8 +58,8 @@ class Pending:
         self._most = most
         self._linger = linger
         self._known: dict[str, PendingRevocation] = {}
-        self._by_session: dict[str, PendingRevocation] = {}
-        self._others: dict[str, PendingRevocation] = {}
+        # Those that hold, by whom they are about: each hit asks for its own.
+        self._holding: dict[_Whom, dict[str, PendingRevocation]] = {}
         self._written_down: dict[str, tuple[float, PendingRevocation]] = {}
         self._tries: dict[str, int] = {}  # of those that could not be written down
         self._bell = asyncio.Event()
@@ -67,12 +70,22 @@ class Pending:
 
     def applied(self, session: Session) -> Session:
         """Return a session as it is, whatever its copy says. Neither waits nor fails."""
-        if not self._by_session and not self._others:
+        if not self._holding:
             return session
-        meant = self._by_session.get(session.id)
-        for revocation in self._others.values() if meant is None else (meant,):
+        for revocation in self._meant_for(session):
             session = revocation.applied(session)
         return session
+
+    def written_in(self, record: SessionRecord) -> SessionRecord:
+        """Return a record as it is, whatever the truth says by now. Itself: nothing is pending."""
+        for revocation in self._meant_for(record.session):
+            record = revocation.written_in(record)
+        return record
+
+    def _meant_for(self, session: Session) -> Iterator[PendingRevocation]:
+        """Yield the revocations that may mean this session."""
+        for whom in ((session.id, None), (None, session.user_id), (None, None)):
+            yield from self._holding.get(whom, {}).values()
 
     def takes(self, condition: Condition) -> bool:
         """Say whether a revocation of these sessions can be pending at all."""
@@ -159,10 +172,10 @@ class Pending:
         over = [each for until, each in self._written_down.values() if until <= now]
         for revocation in over:
             del self._written_down[revocation.id]
-            self._others.pop(revocation.id, None)
-            session_id = revocation.condition.session_id
-            if session_id is not None and self._by_session.get(session_id) is revocation:
-                del self._by_session[session_id]
+            alike = self._holding[_whom(revocation)]
+            del alike[revocation.id]
+            if not alike:
+                del self._holding[_whom(revocation)]
 
     async def _written(self, revocation: PendingRevocation, write_down: WriteDown) -> None:
         try:
@@ -178,9 +191,10 @@ class Pending:
             if revocation.id in self._written_down:
                 continue  # another instance, which did not know, has put it back: it sees to it
             self._known[revocation.id] = revocation
-            session_id = revocation.condition.session_id
-            if session_id is None:
-                self._others[revocation.id] = revocation
-            else:
-                self._by_session.setdefault(session_id, revocation)
+            self._holding.setdefault(_whom(revocation), {})[revocation.id] = revocation
             self._work.set()
+
+
+def _whom(revocation: PendingRevocation) -> _Whom:
+    condition = revocation.condition
+    return (condition.session_id, None if condition.session_id else condition.user_id)

@@ -70,6 +70,7 @@ class Rotation:
             record = await self._means.durable.get(session_id)
             if record is None:
                 return None
+            record = self._means.as_it_is(record)
             token, now = self._means.ring.mint(SessionType.SSO), self._means.clock.now()
             details = replace(
                 record.details,
@@ -91,6 +92,7 @@ class Rotation:
             record = await self._means.durable.owner(digest)
             if record is None:
                 return Deny(Reason.UNKNOWN)
+            record = self._means.as_it_is(record)
             now = self._means.clock.now()
             verdict = judge(record.session, now)
             if isinstance(verdict, Deny):

@@ -21,6 +21,7 @@ from proxy.core.errors import (
     StoreUnavailable,
 )
 from proxy.core.idempotency import Idempotency
+from proxy.core.judge import state as state_of
 from proxy.core.pending import PendingRevocation
 from proxy.core.protocols import Cursor, Touch
 from proxy.core.session import Session, SessionDetails, SessionId, SessionRecord
@@ -110,7 +111,8 @@ class Sessions:
 
     async def get(self, session_id: SessionId) -> SessionRecord | None:
         """Return the session, ended or not, or None."""
-        return await self._means.durable.get(session_id)
+        record = await self._means.durable.get(session_id)
+        return None if record is None else self._means.as_it_is(record)
 
     async def list_where(
         self,
@@ -120,11 +122,24 @@ class Sessions:
         after: Cursor | None = None,
         state: SessionState | None = SessionState.ACTIVE,
     ) -> list[SessionRecord]:
-        """Return a page of the sessions that match, newest first; `state` None: in any."""
-        in_state = None if state is None else (state, self._means.clock.now())
-        return await self._means.durable.list_where(
-            condition, limit=limit, after=after, state=in_state
-        )
+        """Return a page of the sessions that match, newest first; `state` None: in any.
+
+        Fewer than `limit`: there are no more. Whose revocation is pending is not active any more,
+        and among the revoked when it is written down.
+        """
+        now = self._means.clock.now()
+        in_state = None if state is None else (state, now)
+        page: list[SessionRecord] = []
+        while wanting := limit - len(page):
+            found = await self._means.durable.list_where(
+                condition, limit=wanting, after=after, state=in_state
+            )
+            records = map(self._means.as_it_is, found)
+            page += (r for r in records if state in (None, state_of(r.session, now)))
+            if len(found) < wanting:
+                break
+            after = Cursor(found[-1].session.created_at, found[-1].session.id)
+        return page
 
     async def count_where(self, condition: Condition) -> int:
         """Return how many sessions `revoke_where` would end now."""
@@ -142,14 +157,18 @@ class Sessions:
         condition = Condition(session_id=session_id)
         tombstones = await self._ended(condition, by=by, reason=reason, limit=1)
         await self._means.over(tombstones, cause="revoke")
-        return await self._means.durable.get(session_id)
+        record = await self.get(session_id)
+        if record is not None and not tombstones and record.session.revoked_at is not None:
+            # Whoever revoked it may have died before telling anybody, and we are asked again.
+            await self._means.tell([record.session])
+        return record
 
     async def touch(self, session_id: SessionId) -> SessionRecord | None:
         """Note that a session was seen, elsewhere than at the gate; None: there is no such session.
 
         SessionEnded: it was over already.
         """
-        record, now = await self._means.durable.get(session_id), self._means.clock.now()
+        record, now = await self.get(session_id), self._means.clock.now()
         if record is None:
             return None
         touched = []
@@ -240,7 +259,7 @@ class Sessions:
             record = await self._means.durable.owner(token.digest())
             if record is None:
                 continue
-            if record.session.ended(self._means.clock.now()):
+            if self._means.as_it_is(record).session.ended(self._means.clock.now()):
                 raise SessionEnded(f"session {record.session.id} has ended")
             if record.session.digest != token.digest():
                 raise SessionExists(f"session {record.session.id} has another token by now")

@@ -14,6 +14,9 @@ from proxy.core.within import within
 # Whoever was told after longer than this does not know when it was said.
 _PATIENCE: Final = 0.25
 
+# Seconds until the next try for whoever was never told.
+_SOON: Final = 0.1
+
 # Seconds that are worth a line in the log: nobody's sessions notice a smaller jump.
 _NOTICED: Final = 1.0
 
@@ -27,13 +30,17 @@ class SharedTime:
         """`ask` returns the time of the durable store, or raises StoreUnavailable."""
         self._clock = clock
         self._ask = ask
+        self._told = False
 
     async def run(self, every: float) -> NoReturn:
-        """Tell it every so many seconds, until cancelled. Without the store it goes on alone."""
+        """Tell it every so many seconds, until cancelled. Without the store it goes on alone.
+
+        Until it was told for the first time it goes by its own machine's, so that is soon.
+        """
         while True:
             with suppress(StoreUnavailable):
                 await self.once()
-            await asyncio.sleep(every)
+            await asyncio.sleep(every if self._told else min(every, _SOON))
 
     async def once(self) -> None:
         """Tell it now. StoreUnavailable: nobody said what time it is, or too late."""
@@ -43,8 +50,9 @@ class SharedTime:
         if heard - asked > _PATIENCE:  # this process was stopped, and its timers with it
             raise StoreUnavailable("durable", "nobody knows when it told the time")
         jump = self._clock.told(moment, between=(asked, heard))
+        self._told = True
         if abs(jump) >= _NOTICED:
             _log.warning(
-                "this machine's clock was %+.1f s from the database's, whose time is kept",
+                "the time here was %+.1f s from the database's, and follows it now",
                 -jump,
             )

@@ -7,10 +7,13 @@ from proxy.core.token import Digest
 
 
 class Confirmed:
-    """In doubt it answers nothing, and takes what it is told: that is true in any case."""
+    """In doubt `find` is StoreUnavailable, also for what was being asked when the doubt arose.
+
+    `put` goes through: what it is told is true in any case.
+    """
 
     def __init__(self, hot: HotStore, *, store: str) -> None:
-        """Nobody has doubted it yet. `store` is its name for whoever is told it is unavailable."""
+        """Begin without doubt. `store` is the name in StoreUnavailable."""
         self._hot = hot
         self._store = store
         self._in_doubt = False

@@ -56,9 +56,8 @@ class Heartbeat:
 
         This process was stopped, and nobody knows what it has missed.
         """
-        begun = self._monotonic()
         await asyncio.sleep(self._every)
-        if self._monotonic() - begun > self._every + PATIENCE:
+        if self._monotonic() - self._begun > self._every + PATIENCE:
             raise StoreUnavailable(self._store, "this process has not run")
 
     @property

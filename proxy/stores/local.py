@@ -91,7 +91,7 @@ class LocalStore:
         self.size += size_of(session)
         self._copies[session.digest] = session, self._monotonic() + self._lifespan()
         self._copies.move_to_end(session.digest)
-        self._forget_the_last()
+        self._make_room()
         return self._applied(session)
 
     def touch(self, session: Session) -> None:
@@ -115,7 +115,7 @@ class LocalStore:
         self._copies.clear()
         self.size = 0
 
-    def _forget_the_last(self) -> None:
+    def _make_room(self) -> None:
         while len(self._copies) > self._max_sessions or self.size > self._max_bytes:
             _, (session, _) = self._copies.popitem(last=False)
             self.size -= size_of(session)

@@ -95,8 +95,12 @@ _TOUCH: Final = (
     f" RETURNING {_SESSION}"
 )
 _GENERATION: Final = "SELECT max(number) AS number FROM hot_generation"
+# The time, not merely the next number: a replica that takes over may not know of the last ones, and
+# what was kept under those must not be believed when it has counted as far.
 _NEXT_GENERATION: Final = (
-    "UPDATE hot_generation SET number = number + 1 WHERE number = $1 RETURNING number"
+    "UPDATE hot_generation SET number ="
+    " greatest(number + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
+    " WHERE number = $1 RETURNING number"
 )
 # One instance at a time; the lock ends with the statement.
 _PURGE: Final = (
@@ -115,6 +119,10 @@ _CHANGED: Final = (
     " LEFT JOIN sessions ON changed_xid >= pg_snapshot_xmin($1::text::pg_snapshot)"
     " AND changed_xid < pg_snapshot_xmax(present)"
     " AND NOT pg_visible_in_snapshot(changed_xid, $1::text::pg_snapshot)"
+)
+_LAST_CHANGED: Final = (
+    f"SELECT {_SESSION} FROM sessions WHERE changed_xid IS NOT NULL"  # noqa: S608
+    " ORDER BY changed_xid DESC LIMIT $1"
 )
 
 
@@ -283,6 +291,9 @@ class PostgresStore:
             raise MarkLost("its transactions are counted from an earlier number")
         changed = (row for row in rows if row["id"] is not None)
         return _mark(rows[0]["seen"]), list(readable_sessions(changed))
+
+    async def last_changed(self, most: int) -> list[Session]:
+        return list(readable_sessions(await self._ask_at_once(_LAST_CHANGED, most)))
 
     async def now(self) -> datetime:
         """Return the database's time."""

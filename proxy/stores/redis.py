@@ -139,7 +139,7 @@ class RedisStore:
                 offers = [offer for offer in offers if offer.session.digest not in kept]
                 if not offers:
                     return kept
-                await line.distrust()
+                await line.drop()
         raise RedisConnectionError("the reply to another question")
 
     async def _kept(self, line: Line, offer: "_Offer") -> Session | None:
@@ -172,7 +172,7 @@ class RedisStore:
             session = decode(reply)
             if session.digest != digest:
                 # Not our answer. Whatever comes next on this connection is not ours either.
-                await line.distrust()
+                await line.drop()
                 raise UnreadableRecord("a record for another digest")
         except UnreadableRecord:
             self._on_unreadable(NAME)

@@ -22,8 +22,9 @@ from proxy.stores.redis_server import NAME, RedisServer
 CHANNEL: Final = "sidegate:v1:pending"
 _NAME: Final = "pending"
 
-# So many are written, or read, by one command.
+# So many are written, or read, by one command; and so many read within one time-out.
 _AT_ONCE: Final = 100
+_IN_TIME: Final = 2_000
 
 
 class RedisPending:
@@ -42,23 +43,28 @@ class RedisPending:
         await self._server.run(
             _NAME,
             lambda key: (("HSET", key, *some) for some in _slices(words, 2 * _AT_ONCE)),
+            fits=_is_a_number,
         )
         with suppress(StoreUnavailable):  # they look twice a second
             await self._server.publish(CHANNEL, [b""])
 
     async def compare(self, known: set[str]) -> tuple[list[PendingRevocation], set[str]]:
-        [kept] = await self._server.run(_NAME, lambda key: [("HKEYS", key)])
+        [kept] = await self._server.run(_NAME, lambda key: [("HKEYS", key)], fits=_are_ids)
         ids = {id_.decode("ascii", "replace") for id_ in kept}
         self._unreadable &= ids
         wanted = sorted(ids - known - self._unreadable)
-        return [each async for each in self._records(wanted)], known - ids
+        return [
+            each for some in _slices(wanted, _IN_TIME) async for each in self._records(some)
+        ], known - ids
 
     async def remove(self, revocation: PendingRevocation) -> None:
-        await self._server.run(_NAME, lambda key: [("HDEL", key, revocation.id)])
+        await self._server.run(_NAME, lambda key: [("HDEL", key, revocation.id)], fits=_is_a_number)
 
     async def _records(self, ids: Sequence[str]) -> AsyncIterator[PendingRevocation]:
         replies = await self._server.run(
-            _NAME, lambda key: (("HMGET", key, *some) for some in _slices(ids, _AT_ONCE))
+            _NAME,
+            lambda key: (("HMGET", key, *some) for some in _slices(ids, _AT_ONCE)),
+            fits=_are_records,
         )
         for id_, record in zip(ids, chain.from_iterable(replies), strict=True):
             if record is None:  # written down meanwhile
@@ -68,6 +74,23 @@ class RedisPending:
             except UnreadableRecord:
                 self._unreadable.add(id_)
                 self._on_unreadable(NAME)
+
+
+def _is_a_number(_: Sequence[Any], reply: Any) -> bool:
+    return isinstance(reply, int)
+
+
+def _are_ids(_: Sequence[Any], reply: Any) -> bool:
+    return isinstance(reply, list) and all(isinstance(id_, bytes) for id_ in reply)
+
+
+def _are_records(command: Sequence[Any], reply: Any) -> bool:
+    _, _, *asked = command
+    return (
+        isinstance(reply, list)
+        and len(reply) == len(asked)
+        and all(record is None or isinstance(record, bytes) for record in reply)
+    )
 
 
 def encode(revocation: PendingRevocation) -> bytes:

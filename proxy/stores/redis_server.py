@@ -75,7 +75,7 @@ class Line:
             await self.connection.send_packed_command(b"".join(map(pack_command, commands)))
             return [await self._reply() for _ in commands]
 
-    async def distrust(self) -> None:
+    async def drop(self) -> None:
         """Drop the connection: whatever comes next on it is nobody's reply."""
         await self.connection.disconnect(nowait=True)
 
@@ -120,21 +120,28 @@ class RedisServer:
             yield line
 
     async def run(
-        self, name: str, commands: Callable[[str], Iterable[tuple[Any, ...]]]
+        self,
+        name: str,
+        commands: Callable[[str], Iterable[tuple[Any, ...]]],
+        *,
+        fits: Callable[[tuple[Any, ...], Any], bool],
     ) -> list[Any]:
         """Run commands on one key that is `name`'s as long as the server lives; return the replies.
 
-        `commands` is told the key.
+        `commands` is told the key. `fits` says whether a reply can be one to that command; if not,
+        the connection is dropped, for it is out of step.
         """
         with outages():
             async with self._line(await self.pool_for(_tagged(name))) as line:
                 key = f"{line.life}:{_tagged(name).decode()}"
                 replies: list[Any] = []
                 for packet in _in_packets(commands(key)):
-                    replies += await line.ask(*packet)
-                for reply in replies:
-                    if isinstance(reply, ResponseError):
-                        raise reply
+                    for command, reply in zip(packet, await line.ask(*packet), strict=True):
+                        if isinstance(reply, ResponseError):
+                            raise reply
+                        if not fits(command, reply):
+                            raise RedisConnectionError("the reply to another question")
+                        replies.append(reply)
                 return replies
 
     async def ping(self) -> None:

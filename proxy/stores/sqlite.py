@@ -122,6 +122,9 @@ _NEXT: Final = "SELECT number + 1 AS mark FROM changes"
 _CHANGED: Final = (
     f"SELECT number + 1 AS mark, {_SESSION} FROM changes LEFT JOIN sessions ON changed >= :mark"  # noqa: S608
 )
+_LAST_CHANGED: Final = (
+    f"SELECT {_SESSION} FROM sessions WHERE changed IS NOT NULL ORDER BY changed DESC LIMIT :most"  # noqa: S608
+)
 
 
 class SqliteStore:
@@ -262,6 +265,9 @@ class SqliteStore:
         rows = await self._database.look(_CHANGED, {"mark": mark})
         changed = (row for row in rows if row["id"] is not None)
         return rows[0]["mark"], list(readable_sessions(changed))
+
+    async def last_changed(self, most: int) -> list[Session]:
+        return list(readable_sessions(await self._database.look(_LAST_CHANGED, {"most": most})))
 
     async def ping(self) -> None:
         await self._database.look("SELECT number FROM changes", {})

@@ -184,7 +184,7 @@ def _shared(line: Line) -> Line:
 def _labels(verdict: Verdict) -> tuple[str, str]:
     match verdict:
         case Allow():
-            return "allow", "ok"
+            return _ALLOWED
         case Deny(reason):
             return "deny", reason.value
         case Unavailable(store):

@@ -195,7 +195,7 @@ class Door(web.Server):
         self._path = SocketFile(address.path)
         return address
 
-    def hand_over(self, handler: Handler) -> None:
+    def exchange(self, handler: Handler) -> None:
         """From the next request on, let another handler answer."""
         self._handler = handler
 

@@ -8,7 +8,7 @@ transport and is fed what has not been answered yet.
 
 Both directions push back: who does not read his answers is not listened to, nor is who sends too
 much while he waits. A head that has begun must end within seconds. A connection on which nothing
-happens is closed after an hour.
+happens is closed after one hour, two at the most.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ _log: Final = logging.getLogger("sidegate.door")
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """For how many seconds what is waited for."""
+    """How many seconds each of these is waited for."""
 
     head: float = 10.0  # its end, once it has begun
     idle: float = 3630.0  # outlives every gateway's own (Envoy's is an hour), like aiohttp's lane
@@ -68,7 +68,7 @@ class ExpressLane:
     ) -> None:
         """`trust` judges a socket's name for its other end; strangers are left to aiohttp.
 
-        `learn_every` is what Forms wants.
+        `learn_every`: see Forms.
         """
         self._learn_every = learn_every
         self.plain = tuple(_plain(desks, learn_every))
@@ -78,26 +78,24 @@ class ExpressLane:
         self.tasks: set[asyncio.Task[None]] = set()
         self.left = asyncio.Event()  # a connection has
         self.draining = False
-        self.date = date_line(clock.now())
-        self.ending = self.date + b"\r\n"
         self._clock = clock
         self._next_second: asyncio.TimerHandle | None = None
+        self._tell_time()
 
     def __len__(self) -> int:
         """Return how many connections are in the lane."""
         return len(self.connections)
 
     def open(self) -> None:
-        """Tell the time from now on, to the second."""
-        self.date = date_line(self._clock.now())
-        self.ending = self.date + b"\r\n"
+        """Tell the time from now on, at most a second late."""
+        self._tell_time()
         self._next_second = asyncio.get_running_loop().call_later(1.0, self.open)
 
     def connection(self, succession: Succession) -> asyncio.Protocol:
         """Return the protocol of a new connection."""
         return Connection(self, succession) if self.plain else succession()
 
-    def hand_over(self, desks: Iterable[Desk], *, trust: Callable[[object], bool]) -> None:
+    def exchange(self, desks: Iterable[Desk], *, trust: Callable[[object], bool]) -> None:
         """From the next request on let others answer. Who is not trusted any more is hung up on."""
         self.plain, self.trust = tuple(_plain(desks, self._learn_every)), trust
         for connection in tuple(self.connections):
@@ -113,7 +111,7 @@ class ExpressLane:
         if self._next_second is not None:
             self._next_second.cancel()
         for connection in tuple(self.connections):
-            connection.close_if_idle()
+            connection.close_unless_asking()
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 while self.connections:
@@ -124,6 +122,10 @@ class ExpressLane:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    def _tell_time(self) -> None:
+        self.date = date_line(self._clock.now())
+        self.ending = self.date + b"\r\n"
 
 
 def _plain(desks: Iterable[Desk], learn_every: int) -> Iterator[tuple[Desk, Forms]]:
@@ -256,7 +258,7 @@ class Connection(asyncio.Protocol):
         self._at_once, self._read = desk.at_once, forms.read
 
     def _turn_to_another(self) -> bool:
-        """Find out whom a request is for. False: for nobody yet, or it is not plain."""
+        """Turn to whoever the request is for. False: its head is waited for, or aiohttp has it."""
         for desk, forms in self._lane.plain:
             if forms.first(self._received) is not None:
                 self._turn_to(desk, forms)
@@ -292,13 +294,13 @@ class Connection(asyncio.Protocol):
     # How it ends
 
     def begin_again(self) -> None:
-        """Ask whoever answers now, and whether it may still ask."""
+        """Turn to the desks that answer now; hang up if the gateway is not trusted any more."""
         if self._lane.plain and self._lane.trust(self._transport.get_extra_info("peername")):
             self._turn_to(*self._lane.plain[0])
         else:
             self.abort()
 
-    def close_if_idle(self) -> None:
+    def close_unless_asking(self) -> None:
         """Close it now unless an answer is awaited, which will be its last one."""
         if self._asking is None:
             self._end()

@@ -17,8 +17,9 @@ from proxy.web.messages import Head
 # Longer than any gateway's, and nothing in it is longer than aiohttp takes: 64 KiB.
 _LONGEST: Final = 60_000
 
-# A form of more names is not learnt: its expression would take too long to make, and megabytes.
-_NAMES_OF_A_FORM: Final = 2_000
+# A form whose names have more bytes together is not learnt: its expression would take too long to
+# make, and megabytes.
+_LONGEST_NAMES: Final = 2_000
 
 # The price of a form is a millisecond. However often clients invent others, it is paid once for
 # so many heads at the most.
@@ -72,7 +73,7 @@ class Forms:
     def _learn(self, data: bytes) -> None:
         names = tuple(_NAMES.findall(data))
         if names not in self._known:
-            if sum(map(len, names)) > _NAMES_OF_A_FORM:
+            if sum(map(len, names)) > _LONGEST_NAMES:
                 return
             self._known[names] = form_of(names, self._grammar)
             if len(self._known) > self._most:
@@ -99,6 +100,7 @@ def form_of(names: Sequence[bytes], grammar: Grammar) -> _Form:
     group = {field: number for number, field in enumerate(caught, 1)}
     lines = (_line(name, rule) for name, rule in zip(names, rules, strict=True))
     old_closes = rb"(?(%d)|(?!))" % group["connection"] if "connection" in group else b"(?!)"
+    # The last group, behind them all, never catches: it is for fields that no line here fills.
     nothing = len(caught) + 1
     pattern = rb"%b%b\r\n(?(%d)%b)((?!))?" % (
         grammar.start,

@@ -1,4 +1,4 @@
-"""An answer in bytes, as the express lane sends it: aiohttp writes the other lane's like this."""
+"""An answer in bytes: as the express lane sends it, and as aiohttp's lane would."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -34,9 +34,10 @@ def date_line(now: datetime) -> bytes:
 
 
 def whole(reply: Reply, date: bytes, *, to_head: bool, old: bool, last: bool) -> bytes:
-    """Return a whole answer: to the method HEAD, by HTTP/1.0, as the last on its connection.
+    """Return all of an answer.
 
-    By HTTP/1.0 it is the last one anyway.
+    `to_head`: to the method HEAD. `old`: by HTTP/1.0, where it is the last one of its connection
+    anyway. `last`: it is that by HTTP/1.1, too.
     """
     common = reply.common
     if to_head and not reply.body:

@@ -64,7 +64,7 @@ def main(
 
     \b
     Examples:
-      ./dev faults --quick                     eleven of them, in about four minutes
+      ./dev faults --quick                     the eleven most telling ones, in about four minutes
       ./dev faults --only 6,13                 two ways for Redis to bring back the dead
       ./dev faults --only 33 --minutes 10 --seed 7
       ./dev faults --broken fail-open          must be caught

@@ -52,9 +52,8 @@ async def _heart(record: Record, waits: Mapping[str, CpuWaits]) -> None:
 
 async def _health(upstream: Upstream) -> None:
     """Ask whether it wants to be asked. Whoever does not answer is found out by who asks it."""
-    request = b"GET /readyz HTTP/1.1\r\nHost: ops\r\n\r\n"
     while True:
         with suppress(Broken, TimeoutError):
-            answer = await upstream.ops.ask(request, patience=1.0)
+            answer = await upstream.look("/readyz", patience=1.0)
             upstream.ready = answer.status == HTTPStatus.OK
         await asyncio.sleep(_LOOK)

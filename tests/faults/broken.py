@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from proxy.core.session import Session
+from proxy.core.token import Digest
 from proxy.core.verdict import Allow, Unavailable, Verdict
 from proxy.service.validator import Validator
 from proxy.stores.codec import decode
@@ -29,16 +30,19 @@ class Build:
 
 def _ignore_tombstones() -> None:
     """Hot stores do not take a session's last copy."""
-    keep, put = LocalStore.keep, RedisStore.put
+    keep, put_many = LocalStore.keep, RedisStore.put_many
 
     def keep_the_living(self: LocalStore, session: Session) -> Session:
         return session if session.revoked_at is not None else keep(self, session)
 
-    async def put_the_living(self: RedisStore, session: Session) -> Session:
-        return session if session.revoked_at is not None else await put(self, session)
+    async def put_the_living(
+        self: RedisStore, sessions: Mapping[Digest, Session]
+    ) -> Mapping[Digest, Session]:
+        living = {digest: each for digest, each in sessions.items() if each.revoked_at is None}
+        return {**sessions, **await put_many(self, living)}
 
     LocalStore.keep = keep_the_living  # type: ignore[method-assign]
-    RedisStore.put = put_the_living  # type: ignore[method-assign]
+    RedisStore.put_many = put_the_living  # type: ignore[method-assign]
 
 
 def _skip_binding() -> None:
@@ -62,7 +66,7 @@ def _fail_open() -> None:
 
 
 def _cache_decision() -> None:
-    """Whoever was allowed once is allowed again, without another look."""
+    """Whoever the stores let in once is let in again wherever memory cannot tell."""
     validate = Validator.validate
     allowed: dict[str, Verdict] = {}
 

@@ -1,6 +1,6 @@
-"""History in, breaches out: I1 to I4, I6 and I9. Pure; it knows neither servers nor clocks.
+"""History in, breaches out: I1 to I6 and I9. Pure; it knows neither servers nor clocks.
 
-trail.py judges what is found when nothing goes on any more: I5, I7, I8.
+trail.py judges lists, and what is found when nothing goes on any more.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,8 +12,8 @@ from tests.faults.history import (
     Create,
     Dark,
     Entry,
-    Fault,
     Hurt,
+    Mark,
     Refresh,
     Result,
     Revoke,
@@ -137,7 +137,7 @@ def _two_successors(ledger: Ledger) -> Iterator[Breach]:
 
 def _late(entries: list[Entry], rules: Rules) -> Iterator[Breach]:
     hurts = [entry for entry in entries if isinstance(entry, Hurt)]
-    starved = [entry for entry in entries if isinstance(entry, Fault) and entry.starving]
+    starved = [entry for entry in entries if isinstance(entry, Mark) and entry.starving]
     stalls = [
         entry
         for entry in entries

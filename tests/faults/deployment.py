@@ -5,11 +5,13 @@ import json
 import secrets
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, TypeVar
+
+import asyncpg
 
 from proxy.core.token import KeyRing, TokenKey
 from proxy.stores.migrate import migrate_postgres
@@ -131,3 +133,14 @@ async def _written(instance: Sidegate, orders: dict[str, float]) -> Path:
     path = Path(instance.server.child.environment["RIG_ORDERS"])
     await asyncio.to_thread(path.write_text, json.dumps(orders), "ascii")
     return path
+
+
+@asynccontextmanager
+async def superuser(postgres: Server) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
+    """A connection past the wire."""
+    connection = await asyncpg.connect(postgres.url, timeout=20)
+    try:
+        yield connection
+    finally:
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            await connection.close(timeout=5)

@@ -7,11 +7,10 @@ from typing import Final
 
 from tests.faults import leaks
 from tests.faults.checker import breaches
-from tests.faults.deployment import Deployment
+from tests.faults.deployment import Deployment, superuser
 from tests.faults.gateway import Gateway
 from tests.faults.history import Check, Event, Living, Record, Result, Road, now
 from tests.faults.load import LIMIT, Load
-from tests.faults.on_postgres import superuser
 from tests.faults.population import Held
 from tests.faults.rules import Breach
 from tests.faults.trail import breaches_at_rest
@@ -50,10 +49,11 @@ async def _killed_and_started(deployment: Deployment) -> None:
 
 async def _until_well(gateway: Gateway) -> None:
     """Return when every instance has found its stores; the load did not run meanwhile."""
-    request = b"GET /readyz?verbose HTTP/1.1\r\nHost: ops\r\n\r\n"
 
     async def are_well() -> bool:
-        told = [await each.ops.ask(request, patience=_PATIENCE) for each in gateway.upstreams]
+        told = [
+            await each.look("/readyz?verbose", patience=_PATIENCE) for each in gateway.upstreams
+        ]
         return not any(b"failed" in answer.body for answer in told)
 
     await until_answered(are_well, within=_PATIENCE)

@@ -17,8 +17,9 @@ class Fault:
     """One row. Shares are of valid tokens, times in seconds; None: nothing is expected of it.
 
     `twice_base` expects the 99th percentile to be no more than twice what it was just before.
-    `cached_only` leaves out who has to be asked for in Postgres. `only_other` counts what was asked
-    of the instance that is not hurt. `starving`: see history.Fault. `quick`: part of a quick run.
+    `without_cold` leaves out who has to be asked for in Postgres. `only_other` counts what was
+    asked of the instance that is not hurt. `starving`: see history.Mark. `quick`: part of a quick
+    run.
     """
 
     number: int
@@ -29,7 +30,7 @@ class Fault:
     recovery: float | None = None
     bound: float = _LOST
     twice_base: bool = False
-    cached_only: bool = False
+    without_cold: bool = False
     only_other: bool = False
     starving: bool = False
     quick: bool = False
@@ -192,7 +193,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
         valid=1.0,
         p99=0.150,
         recovery=3.0,
-        cached_only=True,
+        without_cold=True,
         quick=True,
     ),
     Fault(
@@ -202,7 +203,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
         valid=1.0,
         p99=0.150,
         recovery=1.0,
-        cached_only=True,
+        without_cold=True,
     ),
     Fault(
         20,
@@ -211,7 +212,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
         valid=1.0,
         p99=0.150,
         recovery=2.0,
-        cached_only=True,
+        without_cold=True,
     ),
     Fault(21, "link cut just after COMMIT", _one(on_postgres.cut_after_commit)),
     Fault(
@@ -229,7 +230,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
         valid=1.0,
         p99=0.150,
         recovery=1.0,
-        cached_only=True,
+        without_cold=True,
     ),
     Fault(
         24,
@@ -257,7 +258,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     ),
     Fault(
         28,
-        "random well-formed tokens, 3,000 a second",
+        "random well-formed tokens, three times all other checks",
         _one(on_clients.flooded),
         valid=0.999,
         twice_base=True,

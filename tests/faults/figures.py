@@ -13,7 +13,7 @@ from tests.faults.history import (
     Check,
     Create,
     Entry,
-    Fault,
+    Mark,
     Refresh,
     Result,
     Revoke,
@@ -60,7 +60,7 @@ class Figures:
 
 def figures(
     history: Iterable[Entry],
-    faults: Sequence[Fault],
+    faults: Sequence[Mark],
     *,
     only_at: str | None = None,
     rules: Rules | None = None,
@@ -77,7 +77,7 @@ def figures(
         for fault in faults
         for request in requests
         if fault.start <= request.asked <= fault.end
-        and not (fault.cached_only and request.road is Road.COLD)
+        and not (fault.without_cold and request.road is Road.COLD)
         and (only_at is None or (request.at == only_at and not request.again))
     ]
     starved = _Starved(entries)
@@ -124,7 +124,7 @@ class _Starved:
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         entries = list(entries)
-        excused = [entry for entry in entries if isinstance(entry, Fault) and entry.starving]
+        excused = [entry for entry in entries if isinstance(entry, Mark) and entry.starving]
         self._spans = sorted(
             (stall.start, stall.end, stall.who)
             for stall in entries
@@ -153,11 +153,11 @@ def _is_owed_an_allow(check: Check, ledger: Ledger) -> bool:
     )
 
 
-def _within(write: Write, faults: Sequence[Fault]) -> bool:
+def _within(write: Write, faults: Sequence[Mark]) -> bool:
     return any(fault.start <= write.start <= fault.end for fault in faults)
 
 
-def _next_ones(faults: Sequence[Fault]) -> Iterable[float]:
+def _next_ones(faults: Sequence[Mark]) -> Iterable[float]:
     """Return when each is followed by the next one."""
     return (*(fault.start for fault in faults[1:]), inf)
 

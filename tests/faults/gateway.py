@@ -47,6 +47,11 @@ class Upstream:
         if self._avoided_until is None:
             self._avoided_until = now() + _AVOIDED
 
+    async def look(self, path: str, *, patience: float) -> Answer:
+        """Ask its ops door. Broken, TimeoutError: no answer."""
+        request = f"GET {path} HTTP/1.1\r\nHost: ops\r\n\r\n".encode()
+        return await self.ops.ask(request, patience=patience)
+
     async def close(self) -> None:
         for lines in (self.gate, self.admin, self.ops):
             await lines.close()

@@ -118,8 +118,8 @@ class Listing(Operation, frozen=True, kw_only=True, gc=False, omit_defaults=True
     sessions: tuple[str, ...] = ()
 
 
-class Fault(Entry, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag="fault"):
-    """One episode of a fault, from its first blow until it was healed.
+class Mark(Entry, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag="fault"):
+    """When one episode of a fault began, and when it was healed.
 
     `bound` is how long a revocation may take meanwhile. `starving`: being short of the CPU is the
     fault, and no excuse.
@@ -128,7 +128,7 @@ class Fault(Entry, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag=
     number: int
     episode: str
     bound: float
-    cached_only: bool = False
+    without_cold: bool = False
     starving: bool = False
 
 
@@ -180,7 +180,7 @@ _AnyEntry = (
     | Revoke
     | Refresh
     | Listing
-    | Fault
+    | Mark
     | Hurt
     | Dark
     | Forgotten

@@ -18,7 +18,7 @@ from tests.faults.trail import wrong_lists
 _BEFORE: Final = 5.0
 
 
-def row_of(fault: Fault, marks: Sequence[history.Fault], stage: Stage) -> Row:
+def row_of(fault: Fault, marks: Sequence[history.Mark], stage: Stage) -> Row:
     """Judge what the stage's record holds of a fault, whose episodes were `marks`."""
     entries = stage.record.entries
     seen = figures(entries, marks, only_at="other" if fault.only_other else None)

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import redis as vendor
 
+from tests.faults.deployment import superuser
 from tests.faults.gateway import Upstream
 from tests.faults.history import now
-from tests.faults.on_postgres import superuser
 from tests.faults.population import Held
 from tests.faults.rules import Breach
 from tests.faults.watch import metrics_text

@@ -11,8 +11,8 @@ from tests.faults.history import (
     Check,
     Create,
     Entry,
-    Fault,
     Forgotten,
+    Mark,
     Refresh,
     Result,
     Revoke,
@@ -45,7 +45,7 @@ class Ledger:
     def __init__(self, history: Iterable[Entry], rules: Rules) -> None:
         self.rules = rules
         self.lives: defaultdict[str, Life] = defaultdict(Life)
-        self.faults: list[Fault] = []
+        self.faults: list[Mark] = []
         self._forgotten: list[float] = []
         self._crowds: defaultdict[str, list[Create]] = defaultdict(list)
         for entry in history:
@@ -148,7 +148,7 @@ class Ledger:
             case Check(road=Road.OVER, result=Result.FAIL, session=str(session), token=int(token)):
                 if not self.lives[session].rotations(token):
                     self.lives[session].noes.append((entry.start, entry.end))
-            case Fault():
+            case Mark():
                 self.faults.append(entry)
             case Forgotten(start=moment):
                 self._forgotten.append(moment)

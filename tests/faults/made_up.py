@@ -11,11 +11,11 @@ from tests.faults.history import (
     Create,
     Dark,
     Event,
-    Fault,
     Forgotten,
     Hurt,
     Listing,
     Living,
+    Mark,
     Refresh,
     Result,
     Revoke,
@@ -69,9 +69,9 @@ def listing(when: float, *sessions: str, **more: Any) -> Listing:
     return Listing(**_operation(when, Result.OK) | {"user": "ada", "sessions": sessions} | more)
 
 
-def fault(start: float, end: float, **more: Any) -> Fault:
+def fault(start: float, end: float, **more: Any) -> Mark:
     about: dict[str, Any] = {"number": 5, "episode": "", "bound": 5.0}
-    return Fault(start=start, end=end, **about | more)
+    return Mark(start=start, end=end, **about | more)
 
 
 def hurt(start: float, end: float, instance: str = "one") -> Hurt:

@@ -15,7 +15,7 @@ _CHANGES: Final = re.compile(rb"INSERT INTO sessions|UPDATE sessions SET")
 
 
 def reset_each(number: int) -> Passing:
-    """Cut a link at each so-manieth reply, over all links."""
+    """Cut the link at every `number`-th reply, counted over all links."""
     passed = 0
 
     def answers(link: Link, chunk: bytes) -> bytes:

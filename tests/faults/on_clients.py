@@ -5,13 +5,13 @@ import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from itertools import cycle
-from pathlib import Path
 from typing import Final
 
 from tests.faults.gateway import Upstream
 from tests.faults.history import WORTHLESS, Check, Road, now
 from tests.faults.population import Held, forged
 from tests.faults.stage import Stage, looked_up
+from tests.faults.watch import descriptors
 
 _LASTS: Final = 10.0
 _FLOOD: Final = 3000.0
@@ -58,18 +58,22 @@ async def crowded(stage: Stage) -> None:
             for upstream in (stage.load.gateway.upstreams[number % 2],)
         ]
         await stage.wait(_LASTS)
-        open_ = [_descriptors(upstream) for upstream in stage.load.gateway.upstreams]
+        open_ = list(map(descriptors, _pids(stage)))
         for client in held:
             client.cancel()
     stage.expect(f"only {open_} descriptors were in use", seen=min(open_) > _SPARE / 2)
 
 
+def _pids(stage: Stage) -> list[int]:
+    return [each.sidegate.server.process.pid for each in stage.load.gateway.upstreams]
+
+
 @asynccontextmanager
 async def _few_descriptors(stage: Stage) -> AsyncIterator[None]:
-    pids = [each.sidegate.server.process.pid for each in stage.load.gateway.upstreams]
+    pids = _pids(stage)
     limits = [resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in pids]
-    for pid, upstream, (_, hard) in zip(pids, stage.load.gateway.upstreams, limits, strict=True):
-        few = _descriptors(upstream) + _SPARE
+    for pid, (_, hard) in zip(pids, limits, strict=True):
+        few = descriptors(pid) + _SPARE
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (few, hard))
     try:
         yield
@@ -115,7 +119,3 @@ async def leaving(stage: Stage) -> None:
         for entry in stage.record.entries
     )
     stage.expect("nobody left", seen=left)
-
-
-def _descriptors(upstream: Upstream) -> int:
-    return sum(1 for _ in Path(f"/proc/{upstream.sidegate.server.process.pid}/fd").iterdir())

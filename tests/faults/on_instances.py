@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Final
 
 from tests.faults.deployment import order, start_with
-from tests.faults.gateway import Upstream
 from tests.faults.history import now
 from tests.faults.stage import Episode, Stage, apart
 
@@ -65,13 +64,8 @@ async def blocked(stage: Stage) -> None:
     begun = now()
     async with stage.hurting(stage.one):
         await order(stage.one.sidegate, block=_BLOCKED)
-        await _until_it_answers(stage.one)
+        await stage.one.look("/livez", patience=30)
     stage.expect("the event loop ran", seen=now() - begun >= _BLOCKED * 0.9)
-
-
-async def _until_it_answers(upstream: Upstream) -> None:
-    request = b"GET /livez HTTP/1.1\r\nHost: ops\r\n\r\n"
-    await upstream.ops.ask(request, patience=30)
 
 
 def skewed(seconds: float) -> Episode:

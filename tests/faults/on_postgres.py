@@ -4,13 +4,13 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Final
 
 import asyncpg
 
+from tests.faults.deployment import superuser
 from tests.faults.mischief import CutsAfterCommit
 from tests.faults.stage import Sign, Stage, apart, failed
 from tests.processes import Server, give_away, temporary_directory
@@ -18,17 +18,6 @@ from tests.processes import Server, give_away, temporary_directory
 _DOWN: Final = 15.0
 _BAD: Final = 10.0
 _SETTLED: Final = 1.5
-
-
-@asynccontextmanager
-async def superuser(postgres: Server) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
-    """A connection past the wire."""
-    connection = await asyncpg.connect(postgres.url, timeout=20)
-    try:
-        yield connection
-    finally:
-        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-            await connection.close(timeout=5)
 
 
 def stop_at_once(postgres: Server) -> None:

@@ -76,7 +76,7 @@ async def _had(fault: Fault, stage: Stage, progress: Progress) -> Row:
     stage.absent.clear()
     stage.record.forget_checks()
     async with stage.load.running():
-        if fault.cached_only:
+        if fault.without_cold:
             await _filled(stage)
         await stage.wait(_BASE)
         marks = []
@@ -86,22 +86,22 @@ async def _had(fault: Fault, stage: Stage, progress: Progress) -> Row:
     return row_of(fault, marks, stage)
 
 
-async def _episode(fault: Fault, name: str, episode: Episode, stage: Stage) -> history.Fault:
+async def _episode(fault: Fault, name: str, episode: Episode, stage: Stage) -> history.Mark:
     """Let it begin, last and end, and watch until it should be over and a little longer."""
     before = await stage.counters()
     stage.begins()
     await episode(stage)
-    mark = history.Fault(
+    mark = history.Mark(
         start=stage.begun,
         end=now(),
         number=fault.number,
         episode=name,
         bound=fault.bound,
-        cached_only=fault.cached_only,
+        without_cold=fault.without_cold,
         starving=fault.starving,
     )
     stage.record.note(mark)
-    await stage.wait((fault.recovery or 0.0) + _WATCHED)
+    await asyncio.sleep((fault.recovery or 0.0) + _WATCHED)  # a promise is not scaled
     after = await stage.counters()
     for store in ("redis", "postgres"):
         stage.expect(f"no look-up went to {store}", seen=looked_up(store)(before, after))

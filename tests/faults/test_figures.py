@@ -41,9 +41,9 @@ def test_a_second_try_counts_for_the_request_and_from_its_beginning() -> None:
 
 
 def test_without_postgres_only_what_is_cached_is_owed_an_allow() -> None:
-    cached_only = fault(10.0, 20.0, cached_only=True)
-    history = [create(0.0), cached_only, allowed(11.0), unavailable(12.0, Road.COLD)]
-    assert figures(history, [cached_only]).valid == 1.0
+    without_cold = fault(10.0, 20.0, without_cold=True)
+    history = [create(0.0), without_cold, allowed(11.0), unavailable(12.0, Road.COLD)]
+    assert figures(history, [without_cold]).valid == 1.0
 
 
 def test_of_one_instance_alone_count_those_who_came_there_first() -> None:

@@ -1,4 +1,4 @@
-"""What must hold when nothing goes on any more: I5, I7, I8. Pure, as checker.py."""
+"""What must hold of lists, and when nothing goes on any more: I5, I7, I8, I12. Pure."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence

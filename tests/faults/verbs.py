@@ -192,7 +192,8 @@ class Verbs:
 
 
 def _came_to(answer: Answer | None) -> dict[str, Any]:
-    """Return how an attempt ended. 202 promises as much as 200; a conflict is nobody's fault."""
+    """Return how an attempt ended. 202 is an acknowledgement, too (the
+    ledger knows when it may be lost); a conflict is nobody's fault."""
     status = 0 if answer is None else answer.status
     if 200 <= status < 300:
         return {"result": Result.OK, "status": status}

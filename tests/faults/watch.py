@@ -77,7 +77,7 @@ async def holdings(upstreams: Iterable[Upstream], redis: int, postgres: int) -> 
     pids = [upstream.sidegate.server.process.pid for upstream in each]
     return Holdings(
         memory=max(map(_resident, pids)),
-        descriptors=sum(map(_descriptors, pids)),
+        descriptors=sum(map(descriptors, pids)),
         redis=redis,
         postgres=postgres,
         series=sum(map(len, metrics.series.values())),
@@ -114,9 +114,8 @@ def _waited(pid: int) -> float | None:
 
 async def metrics_text(upstream: Upstream) -> str | None:
     """Return the metrics page as it is, or None if there is no answer."""
-    request = b"GET /metrics HTTP/1.1\r\nHost: ops\r\n\r\n"
     try:
-        answer = await upstream.ops.ask(request, patience=_PATIENCE)
+        answer = await upstream.look("/metrics", patience=_PATIENCE)
     except (Broken, TimeoutError):
         return None
     return answer.body.decode()
@@ -141,5 +140,6 @@ def _resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
 
 
-def _descriptors(pid: int) -> int:
+def descriptors(pid: int) -> int:
+    """Return how many file descriptors a process has open."""
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 import redis as vendor
 
+from proxy.core.condition import Condition
 from proxy.core.token import Token, TokenKey
 from proxy.core.verdict import Allow, Deny, Reason
 from proxy.house import House, built
@@ -72,6 +73,12 @@ async def revoke(house: House, issued: Issued) -> None:
     await house.sessions.revoke(issued.record.session.id, by=TESTER, reason="stolen")
 
 
+async def commit_only(house: House, issued: Issued) -> None:
+    """Revoke as somebody does who dies before telling anybody."""
+    condition, now = Condition(session_id=issued.record.session.id), house.means.clock.now()
+    await house.durable.revoke_where(condition, at=now, by=TESTER, reason="stolen", limit=1)
+
+
 async def test_what_redis_could_not_be_told_is_not_believed_even_by_who_starts_later(
     instance: Instance, wire: Wire
 ) -> None:
@@ -83,6 +90,27 @@ async def test_what_redis_could_not_be_told_is_not_believed_even_by_who_starts_l
     wire.refusing = False
     async with instance() as later:
         assert await from_redis(later, issued.token) == Deny(Reason.REVOKED)
+
+
+async def test_who_died_between_the_commit_and_the_word_leaves_nobody_alive(
+    instance: Instance,
+) -> None:
+    async with instance() as house:
+        issued = await house.sessions.create(NewSession("alice", TESTER))
+        assert isinstance(await from_redis(house, issued.token), Allow)
+        await commit_only(house, issued)
+    async with instance() as later:
+        assert await from_redis(later, issued.token) == Deny(Reason.REVOKED)
+
+
+async def test_whoever_asks_for_a_revocation_again_has_everybody_told(instance: Instance) -> None:
+    async with instance() as house:
+        issued = await house.sessions.create(NewSession("alice", TESTER))
+        assert isinstance(await from_redis(house, issued.token), Allow)
+        await commit_only(house, issued)
+        assert isinstance(await from_redis(house, issued.token), Allow)
+        await revoke(house, issued)
+        assert await from_redis(house, issued.token) == Deny(Reason.REVOKED)
 
 
 async def test_who_may_have_missed_the_end_of_a_generation_does_not_believe_it(

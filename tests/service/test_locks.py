@@ -47,7 +47,7 @@ class Rig:
     ) -> Locks:
         return Locks(
             SqliteLocks(self.file),
-            durable=durable or self.durable,
+            get=(durable or self.durable).get,
             clock=clock or self.clock,
             counted=lambda outcome: self.counts.update([outcome]),
         )

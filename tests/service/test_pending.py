@@ -13,14 +13,18 @@ from uuid_utils import uuid7
 from proxy.core.actor import Actor
 from proxy.core.audit import Action, AuditFilter
 from proxy.core.condition import Condition
-from proxy.core.errors import RevocationPending, StoreUnavailable
+from proxy.core.errors import RevocationPending, SessionEnded, StoreUnavailable
+from proxy.core.idempotency import Idempotency
 from proxy.core.lifetimes import DEFAULT_LIFETIMES
 from proxy.core.pending import PendingRevocation
 from proxy.core.session import Session, SessionId
+from proxy.core.session_state import SessionState
 from proxy.core.token import KeyRing, TokenKey
+from proxy.core.verdict import Deny, Reason
 from proxy.service.means import Means
 from proxy.service.outward import Nobody
 from proxy.service.pending import Pending
+from proxy.service.rotation import Rotation
 from proxy.service.sessions import NewSession, Sessions
 from proxy.stores.local import LocalStore
 from proxy.stores.sqlite import SqliteStore
@@ -104,6 +108,7 @@ class Instance:
             pending=self.pending,
         )
         self.sessions = Sessions(means, new_id=lambda: SessionId(str(uuid7())))
+        self.rotation = Rotation(means)
 
     def created(self, session: Session) -> None: ...
 
@@ -118,6 +123,12 @@ class Instance:
     async def revoke(self, session: Session) -> None:
         with pytest.raises(RevocationPending):
             await self.sessions.revoke(session.id, by=SUPPORT, reason="stolen")
+
+    async def listed(
+        self, *, limit: int = 9, state: SessionState | None = SessionState.ACTIVE
+    ) -> list[SessionId]:
+        page = await self.sessions.list_where(Condition("ada"), limit=limit, state=state)
+        return [record.session.id for record in page]
 
     async def revoke_where(self, condition: Condition) -> list[int]:
         ending = self.sessions.revoke_where(condition, by=SUPPORT, reason="stolen")
@@ -166,6 +177,66 @@ async def test_it_holds_here_at_once_on_every_road(instances: tuple[Instance, In
     assert found is not None
     assert found.revoked_at is not None
     assert one.lets_in(bystander)
+
+
+async def test_who_is_to_be_written_down_is_shown_and_listed_as_over(
+    instances: tuple[Instance, Instance],
+) -> None:
+    one, other = instances
+    session, another = await one.login(), await one.login()
+    one.truth.away = True
+    await one.revoke(session)
+    await other.pending.look()
+    for instance in instances:
+        shown = await instance.sessions.get(session.id)
+        assert shown is not None
+        assert shown.session.revoked_at == one.clock.now()
+        assert (shown.details.revoked_by, shown.details.revoked_reason) == ("key:support", "stolen")
+        assert await instance.listed() == [another.id]
+        assert await instance.listed(state=None) == [another.id, session.id]
+
+
+async def test_a_page_is_as_long_as_ever_though_some_are_to_be_written_down(
+    instances: tuple[Instance, Instance],
+) -> None:
+    one, _ = instances
+    begun = [await one.login() for _ in range(7)]
+    one.truth.away = True
+    for session in (begun[6], begun[5], begun[2]):
+        await one.revoke(session)
+    living = [begun[number].id for number in (4, 3, 1, 0)]
+    assert await one.listed(limit=2) == living[:2]
+    assert await one.listed(limit=3) == living[:3]
+    assert await one.listed(limit=4) == living
+    assert await one.listed(limit=9) == living
+
+
+async def test_nothing_is_done_any_more_with_whom_is_to_be_written_down(
+    instances: tuple[Instance, Instance],
+) -> None:
+    one, _ = instances
+    issued = await one.sessions.create(NewSession("ada", SUPPORT))
+    session = issued.record.session
+    one.truth.away = True
+    await one.revoke(session)
+    refreshed = await one.rotation.refresh(issued.token.text, by=SUPPORT)
+    assert refreshed == Deny(Reason.REVOKED)
+    with pytest.raises(SessionEnded):
+        await one.sessions.touch(session.id)
+    with pytest.raises(SessionEnded):
+        await one.rotation.migrate(session.id, by=SUPPORT, provider="idp")
+
+
+async def test_a_log_in_that_is_asked_for_again_is_over_when_its_end_is_to_be_written_down(
+    instances: tuple[Instance, Instance],
+) -> None:
+    one, _ = instances
+    key = Idempotency(claim=b"c" * 32, seed=b"s" * 32)
+    issued = await one.sessions.create(NewSession("ada", SUPPORT), key=key)
+    one.truth.away = True
+    await one.revoke(issued.record.session)
+    with pytest.raises(SessionEnded):
+        await one.sessions.create(NewSession("ada", SUPPORT), key=key)
 
 
 async def test_it_holds_on_another_instance_when_that_has_looked(

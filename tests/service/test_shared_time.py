@@ -105,5 +105,5 @@ async def test_a_clock_that_is_far_off_is_told_to_the_operator_once(
     for _ in range(3):
         await shared.once()
     assert [record.getMessage() for record in caplog.records] == [
-        "this machine's clock was +3600.0 s from the database's, whose time is kept"
+        "the time here was +3600.0 s from the database's, and follows it now"
     ]

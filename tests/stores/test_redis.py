@@ -26,6 +26,7 @@ from tests.contracts.values import a_digest, a_rotated_session, a_session, a_tom
 from tests.processes import Server, free_port, give_away
 from tests.servers import start_redis
 from tests.stores.conftest import Raw, client, counting
+from tests.stores.strays import STRAYS, Once, bulk
 from tests.stores.waiting import nothing_is_left, until, until_answered
 from tests.stores.wire import Link, Wire
 
@@ -274,39 +275,11 @@ async def test_a_huge_value_is_not_carried_over(store: RedisStore, raw: Raw) -> 
 # --- Words on the wire that nobody said
 
 
-def bulk(value: bytes) -> bytes:
-    return b"$%d\r\n%s\r\n" % (len(value), value)
-
-
 async def session_under(store: RedisStore) -> Session:
     """Return a session that the store knows."""
     session = a_session(at=NOW)
     await make_known(store, session)
     return session
-
-
-STRAYS: Final = {
-    "another's record": bulk(encode(a_session(at=NOW))),
-    "another's tombstone": bulk(encode(a_tombstone(at=NOW))),
-    "nothing": b"$-1\r\n",
-    "an empty string": b"$0\r\n\r\n",
-    "an empty array": b"*0\r\n",
-    "an array": b"*1\r\n$1\r\nx\r\n",
-    "a master": b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n",
-    "a status": b"+OK\r\n",
-    "a number": b":1\r\n",
-    "an error": b"-ERR nobody asked\r\n",
-    "an error of another type": b"-WRONGTYPE nobody asked\r\n",
-    "a script that is missing": b"-NOSCRIPT nobody asked\r\n",
-    "a move to nowhere": b"-MOVED\r\n",
-    "a message": b"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$1\r\ny\r\n",
-    "a push": b">2\r\n+pubsub\r\n+x\r\n",
-    "a map with a key that is an array": b"%1\r\n*0\r\n+b\r\n",
-    "a number that is none": b",x\r\n",
-    "no language": b"HTTP/1.1 400 Bad Request\r\n\r\n",
-    "half an answer": b"$180\r\n00000",
-    "bytes": bytes(range(256)),
-}
 
 
 @pytest.mark.parametrize("name", STRAYS)
@@ -321,19 +294,6 @@ async def test_a_stray_word_on_an_idle_connection_is_nobodys_answer(
     assert await wired.find(session.digest) == session
     assert unreadable == {}
     assert await raw.dbsize() == 1
-
-
-class Once:
-    """Puts words before the next answer, and before no other."""
-
-    def __init__(self, words: bytes) -> None:
-        self._words = words
-        self.said = False
-
-    def __call__(self, _: Link, chunk: bytes) -> bytes:
-        words = b"" if self.said else self._words
-        self.said = True
-        return words + chunk
 
 
 @pytest.mark.parametrize("name", STRAYS)

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from tests.contracts.values import TESTER, a_digest, an_id
 from tests.processes import Server
 from tests.servers import start_cluster_node
 from tests.stores.conftest import Raw
-from tests.stores.waiting import until
+from tests.stores.strays import STRAYS, Once
+from tests.stores.waiting import until, until_answered
+from tests.stores.wire import Wire
 
 Unreadable = Counter[str]
 
@@ -145,6 +148,30 @@ async def test_junk_is_passed_over_and_counted_once(
     for _ in range(3):
         assert await shelf.compare(set()) == ([revocation], set())
     assert unreadable == {"redis": 1}
+
+
+@pytest.mark.parametrize("name", STRAYS)
+async def test_a_stray_word_is_an_outage_at_the_most_and_is_over_soon(
+    own_redis: Server, name: str
+) -> None:
+    async with Wire(own_redis.port) as wire:
+        server = RedisServer(f"redis://127.0.0.1:{wire.port}/0", timeout=0.1)
+        shelf = RedisPending(server, on_unreadable=ignore)
+        mine, hers = a_pending(), a_pending()
+        await shelf.put([mine])
+        for _ in range(3):
+            for ask in (shelf.compare({"gone"}), shelf.put([mine]), shelf.remove(hers)):
+                wire.answers = Once(STRAYS[name])
+                with suppress(StoreUnavailable):
+                    await ask
+
+        async def right() -> bool:
+            with suppress(StoreUnavailable):
+                return await shelf.compare(set()) == ([mine], set())
+            return False
+
+        await until_answered(right)
+        await server.close()
 
 
 async def test_another_type_in_its_place_is_an_outage(shelf: RedisPending, raw: Raw) -> None:

@@ -211,7 +211,7 @@ async def admin_door(
         told=lambda _: None,
     )
     held = cast("SessionLocks", Breakable(SqliteLocks(file), like=broken))
-    locks = Locks(held, durable=store, clock=clock, counted=lambda _: None)
+    locks = Locks(held, get=store.get, clock=clock, counted=lambda _: None)
     memory = cast("LogoutMemory", Breakable(SqliteLogouts(file), like=broken))
     logouts = Logouts(memory, sessions, clock=clock)
     texts, keys = {}, []
