@@ -58,6 +58,8 @@ async def opened(settings: Settings) -> AsyncIterator[House]:
     async with built(settings) as house:
         with suppress(StoreUnavailable):  # a revocation may do without the database
             await house.catch_up.settle()
+        with suppress(StoreUnavailable):
+            await house.news.pending.look()
         yield house
         with suppress(StoreUnavailable):  # what was done is done; servers mend it within seconds
             await house.catch_up.settle()

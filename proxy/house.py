@@ -130,11 +130,12 @@ def _introduced(
     hot: list[HotStore] = [local]  # which counts for itself
     far = _guarded_durable(settings, clock, metrics, truth)
     pings: dict[str, Ping] = {truth.name: durable.ping}
-    believe: Callable[[int | None], None] = _nobody
+    told: Callable[[int], None] = _nothing_beyond
+    believe: Callable[[bool], None] = _nothing_beyond
     if redis is not None:
         confirmed = Confirmed(_guarded_redis(settings, clock, metrics, redis), store="redis")
         confirmed.doubt()  # nobody has told the generation yet
-        believe = partial(_believe, redis, confirmed)
+        told, believe = redis.believe, partial(_believe, confirmed)
         metered = MeteredHot(confirmed, store="redis", observe=metrics.lookup)
         hot.append(metered)
         far = ReadThrough(metered, far, clock=clock)
@@ -155,6 +156,7 @@ def _introduced(
     catch_up = CatchUp(
         durable,
         hot=hot,
+        told=told,
         believe=believe,
         gap=partial(went_back, local, metrics),
         clock=clock,
@@ -295,17 +297,15 @@ def _guarded_redis(
     )
 
 
-def _nobody(_: int | None) -> None:
-    """Where there is no hot store but memory, there is nothing to believe."""
+def _nothing_beyond(_: int) -> None:
+    """Where there is no hot store but memory, nothing has generations."""
 
 
-def _believe(redis: "RedisStore", confirmed: Confirmed, generation: int | None) -> None:
-    """Let Redis be believed for copies of this generation; None: not at all."""
-    if generation is None:
-        confirmed.doubt()
-    else:
-        redis.believe(generation)
+def _believe(confirmed: Confirmed, certain: bool) -> None:  # a callback's only word
+    if certain:
         confirmed.confirm()
+    else:
+        confirmed.doubt()
 
 
 def _clock(settings: Settings) -> Clock:

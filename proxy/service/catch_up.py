@@ -1,7 +1,6 @@
 """Hear from the truth what has changed, hand it to the hot stores, and mend what they missed."""
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple, NoReturn
@@ -51,19 +50,21 @@ class CatchUp:
         durable: DurableStore,
         *,
         hot: Sequence[HotStore],
-        believe: Callable[[int | None], None],
+        told: Callable[[int], None],
+        believe: Callable[[bool], None],
         gap: Callable[[], None],
         clock: Clock,
         every: float,
     ) -> None:
-        """Ask each `every` seconds, and tell `believe` the generation each time; None: believe none
-        until it is told again.
+        """Ask each `every` seconds, and tell `told` the generation each time: under it the stores
+        beyond keep what they are told. `believe` is told whether that is to be believed.
 
         `hot` runs from near to far. `gap` is called when the truth has lost track: something may
         have been missed.
         """
         self._durable = durable
         self._near, self._far = hot[:1], hot[1:]
+        self._told = told
         self._believe = believe
         self._gap = gap
         self._clock = clock
@@ -71,7 +72,8 @@ class CatchUp:
         self._mark = 0
         self._started = False
         self._doubts = 0
-        self._due = deque[_Due]()
+        self._latest = 0  # generation
+        self._due: list[_Due] = []
         self._bell = asyncio.Event()
 
     def wake(self) -> None:
@@ -84,12 +86,12 @@ class CatchUp:
         It may have changed, without our hearing of it, while they could not be reached.
         """
         self._doubts += 1
-        self._believe(None)
+        self._believe(False)
         self.wake()
 
     def owe(self, changed: Sequence[Session]) -> None:
         """Note, and mend soon, that a store beyond could not be told of a change made here."""
-        self._due.appendleft(_Due(self._clock.monotonic(), changed))
+        self._due.append(_Due(self._clock.monotonic(), changed))
         self.wake()
 
     async def run(self, up: Callable[[bool], None]) -> NoReturn:
@@ -119,32 +121,41 @@ class CatchUp:
         """
         now, doubts = self._clock.monotonic(), self._doubts
         generation = await self._generation()
-        while self._due and self._due[0].at <= now:
-            due = self._due.popleft()
-            try:
-                if not await offer(due.changed, self._far):
-                    # The generation was read after these changes were committed, and after all
-                    # others that are due: whoever ended it, ended it after them.
-                    generation = await self._durable.next_generation(generation)
-                    self._due = deque(each for each in self._due if each.at > now)
-            except BaseException:
-                self._due.appendleft(due)
-                raise
-        self._started = True
+        for due in [each for each in self._due if each.at <= now]:
+            if not await self._taken(due.changed):
+                # The generation was read after these changes were committed, and after all others
+                # that are due: whoever ended it, ended it after them.
+                generation = await self._durable.next_generation(generation)
+                self._due = [each for each in self._due if each.at > now]
+                break
+            self._due = [each for each in self._due if each is not due]
+        self._started = self._mark != 0
         self._confirm(generation, doubts)
+
+    async def _taken(self, changed: Sequence[Session]) -> bool:
+        """Say whether the stores beyond have taken it. At the first try there may be no connection
+        yet.
+        """
+        return await offer(changed, self._far) or await offer(changed, self._far)
 
     async def _generation(self) -> int:
         """Return which generation is believed, and from now on believe it here, too."""
         doubts = self._doubts
         generation = await within(_SOON, "durable", self._durable.generation())
-        if self._started:
-            self._confirm(generation, doubts)
+        if generation < self._latest:  # a replica took over that had not heard of the last one
+            generation = await self._durable.next_generation(generation)
+        self._confirm(generation, doubts)
         return generation
 
     def _confirm(self, generation: int, doubts: int) -> None:
-        """Believe what was asked for after so many doubts, unless there has been one since."""
-        if doubts == self._doubts:
-            self._believe(generation)
+        """Believe what was asked for after so many doubts, unless there has been one since.
+
+        Until all was told that may have been left untold, what is kept is not believed.
+        """
+        self._latest = generation
+        self._told(generation)
+        if self._started and doubts == self._doubts:
+            self._believe(True)
 
     async def _heard(self) -> int:
         if self._mark == 0:
@@ -152,10 +163,11 @@ class CatchUp:
         try:
             mark, changed = await self._durable.changed_since(self._mark)
         except MarkLost:
-            # What was lost must not live on in a store beyond, where nobody could end it.
-            await self._durable.next_generation(await self._durable.generation())
             mark, changed = await self._durable.changed_since(0)
             self._gap()  # only now: what was kept until here and changed since then is heard
+            # What was lost must not live on in a store beyond, where nobody could end it.
+            self._latest += 1
+            self.doubt()
         await offer(changed, self._near)
         self._note(changed, self._clock.monotonic() + LATE)
         self._mark = mark  # only now: whoever was interrupted hears it again
@@ -175,15 +187,15 @@ class CatchUp:
     async def _tell_meanwhile(self) -> None:
         """Offer what is due while the truth is away: whoever believes the others should know."""
         now = self._clock.monotonic()
-        for due in tuple(self._due):
-            if due.at <= now:
-                await offer(due.changed, self._far)
+        for due in [each for each in self._due if each.at <= now]:
+            await offer(due.changed, self._far)
 
     async def _done(self, work: Awaitable[object]) -> bool:
         """Say whether it was done. If not, the stores beyond are told what is due all the same."""
         try:
             await within(_PATIENCE, "durable", work)
         except StoreUnavailable:
-            await self._tell_meanwhile()
+            with suppress(StoreUnavailable):
+                await within(_PATIENCE, "beyond", self._tell_meanwhile())
             return False
         return True

@@ -130,16 +130,16 @@ class Sessions:
         now = self._means.clock.now()
         in_state = None if state is None else (state, now)
         page: list[SessionRecord] = []
-        while wanting := limit - len(page):
+        while len(page) < limit:
             found = await self._means.durable.list_where(
-                condition, limit=wanting, after=after, state=in_state
+                condition, limit=limit, after=after, state=in_state
             )
             records = map(self._means.as_it_is, found)
             page += (r for r in records if state in (None, state_of(r.session, now)))
-            if len(found) < wanting:
+            if len(found) < limit:
                 break
             after = Cursor(found[-1].session.created_at, found[-1].session.id)
-        return page
+        return page[:limit]
 
     async def count_where(self, condition: Condition) -> int:
         """Return how many sessions `revoke_where` would end now."""

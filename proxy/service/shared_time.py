@@ -14,7 +14,7 @@ from proxy.core.within import within
 # Whoever was told after longer than this does not know when it was said.
 _PATIENCE: Final = 0.25
 
-# Seconds until the next try for whoever was never told.
+# Whoever was never told tries again after twice so many seconds, and then ever later.
 _SOON: Final = 0.1
 
 # Seconds that are worth a line in the log: nobody's sessions notice a smaller jump.
@@ -35,12 +35,14 @@ class SharedTime:
     async def run(self, every: float) -> NoReturn:
         """Tell it every so many seconds, until cancelled. Without the store it goes on alone.
 
-        Until it was told for the first time it goes by its own machine's, so that is soon.
+        Until it was told for the first time it goes by its own machine's, so that is tried sooner.
         """
+        pause = _SOON
         while True:
             with suppress(StoreUnavailable):
                 await self.once()
-            await asyncio.sleep(every if self._told else min(every, _SOON))
+            pause = every if self._told else min(every, 2 * pause)
+            await asyncio.sleep(pause)
 
     async def once(self) -> None:
         """Tell it now. StoreUnavailable: nobody said what time it is, or too late."""

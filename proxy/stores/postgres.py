@@ -113,7 +113,8 @@ _PURGE: Final = (
 _PURGE_LOCK: Final = 0x5347_7075_7267_6500
 _NOW: Final = "SELECT pg_current_snapshot()::text AS seen"
 # What the snapshot $1 did not see and the present one, which becomes the next mark, does. The upper
-# bound matters after a restore into a younger cluster: its rows carry numbers from the future.
+# bound, here and below, matters after a restore into a younger cluster: its rows carry numbers
+# from the future.
 _CHANGED: Final = (
     f"SELECT present::text AS seen, {_SESSION} FROM pg_current_snapshot() AS present"  # noqa: S608
     " LEFT JOIN sessions ON changed_xid >= pg_snapshot_xmin($1::text::pg_snapshot)"
@@ -121,7 +122,8 @@ _CHANGED: Final = (
     " AND NOT pg_visible_in_snapshot(changed_xid, $1::text::pg_snapshot)"
 )
 _LAST_CHANGED: Final = (
-    f"SELECT {_SESSION} FROM sessions WHERE changed_xid IS NOT NULL"  # noqa: S608
+    f"SELECT {_SESSION} FROM sessions"  # noqa: S608
+    " WHERE changed_xid < pg_snapshot_xmax(pg_current_snapshot())"
     " ORDER BY changed_xid DESC LIMIT $1"
 )
 

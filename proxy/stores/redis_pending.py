@@ -22,7 +22,7 @@ from proxy.stores.redis_server import NAME, RedisServer
 CHANNEL: Final = "sidegate:v1:pending"
 _NAME: Final = "pending"
 
-# So many are written, or read, by one command; and so many read within one time-out.
+# So many are written, or read, by one command; and so many within one time-out.
 _AT_ONCE: Final = 100
 _IN_TIME: Final = 2_000
 
@@ -40,11 +40,8 @@ class RedisPending:
         if not revocations:
             return
         words = [word for each in revocations for word in (each.id, encode(each))]
-        await self._server.run(
-            _NAME,
-            lambda key: (("HSET", key, *some) for some in _slices(words, 2 * _AT_ONCE)),
-            fits=_is_a_number,
-        )
+        for in_time in _slices(words, 2 * _IN_TIME):
+            await self._put(in_time)
         with suppress(StoreUnavailable):  # they look twice a second
             await self._server.publish(CHANNEL, [b""])
 
@@ -56,6 +53,13 @@ class RedisPending:
         return [
             each for some in _slices(wanted, _IN_TIME) async for each in self._records(some)
         ], known - ids
+
+    async def _put(self, words: Sequence[Any]) -> None:
+        await self._server.run(
+            _NAME,
+            lambda key: (("HSET", key, *some) for some in _slices(words, 2 * _AT_ONCE)),
+            fits=_is_a_number,
+        )
 
     async def remove(self, revocation: PendingRevocation) -> None:
         await self._server.run(_NAME, lambda key: [("HDEL", key, revocation.id)], fits=_is_a_number)

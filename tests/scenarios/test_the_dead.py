@@ -99,8 +99,10 @@ async def test_who_died_between_the_commit_and_the_word_leaves_nobody_alive(
         issued = await house.sessions.create(NewSession("alice", TESTER))
         assert isinstance(await from_redis(house, issued.token), Allow)
         await commit_only(house, issued)
+        generation = await house.durable.generation()
     async with instance() as later:
         assert await from_redis(later, issued.token) == Deny(Reason.REVOKED)
+        assert await later.durable.generation() == generation  # Redis was told, and stays warm
 
 
 async def test_whoever_asks_for_a_revocation_again_has_everybody_told(instance: Instance) -> None:

@@ -29,13 +29,15 @@ class Scene:
     clock: FakeClock = field(default_factory=FakeClock)
     near: Shelf = field(default_factory=Shelf)
     far: Shelf = field(default_factory=Shelf)
+    told: list[int] = field(default_factory=list)
     believed: list[int | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.catch_up = CatchUp(
             self.truth,
             hot=[self.near, self.far],
-            believe=self.believed.append,
+            told=self.told.append,
+            believe=lambda certain: self.believed.append(self.told[-1] if certain else None),
             gap=self.near.sessions.clear,
             clock=self.clock,
             every=3600,
@@ -89,6 +91,7 @@ async def test_what_somebody_died_over_is_told_by_whoever_starts_before_a_store_
     scene.far.open.clear()
     starting = asyncio.create_task(scene.catch_up.once())
     await asyncio.sleep(0.01)
+    assert scene.told == [1, 1]  # it is put under that
     assert scene.believed == []
     scene.far.open.set()
     await starting
