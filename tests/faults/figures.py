@@ -72,12 +72,13 @@ def figures(
         entry for entry in entries if isinstance(entry, Check) and _is_owed_an_allow(entry, ledger)
     ]
     writes = [entry for entry in entries if isinstance(entry, Write)]
+    forgotten = _forgotten(requests)
     asked = [
         request
         for fault in faults
         for request in requests
         if fault.start <= request.asked <= fault.end
-        and not (fault.without_cold and request.road is Road.COLD)
+        and not (fault.without_cold and forgotten.get(request.session, inf) <= request.asked)
         and (only_at is None or (request.at == only_at and not request.again))
     ]
     starved = _Starved(entries)
@@ -106,6 +107,15 @@ def figures(
         acknowledged=sum(revoke.result is Result.OK for revoke in revocations),
         late_allow=_late_allow(entries, ledger),
     )
+
+
+def _forgotten(requests: Iterable[Check]) -> dict[str | None, float]:
+    """Return since when each session is perhaps in one instance's memory, and not in Redis."""
+    since: dict[str | None, float] = {}
+    for request in requests:
+        if request.road is Road.COLD:
+            since[request.session] = min(request.asked, since.get(request.session, inf))
+    return since
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float | None:

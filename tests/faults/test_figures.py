@@ -46,6 +46,17 @@ def test_without_postgres_only_what_is_cached_is_owed_an_allow() -> None:
     assert figures(history, [without_cold]).valid == 1.0
 
 
+def test_what_redis_was_made_to_forget_is_owed_no_allow_by_who_does_not_remember_it() -> None:
+    without_cold = fault(10.0, 20.0, without_cold=True)
+    history = [
+        create(0.0),
+        without_cold,
+        allowed(11.0, Road.COLD),  # it was in this instance's memory
+        unavailable(12.0, at="other"),
+    ]
+    assert figures(history, [without_cold]).requests == 0
+
+
 def test_of_one_instance_alone_count_those_who_came_there_first() -> None:
     history = [
         unavailable(11.0),
