@@ -292,16 +292,14 @@ def _guarded_durable(
 def _guarded_redis(
     settings: Settings, clock: Clock, metrics: Metrics, redis: "RedisStore"
 ) -> HotStore:
-    return BatchedHot(
-        GuardedHot(redis, guard=_guard("redis", settings.redis, clock, metrics)),
-    )
+    return BatchedHot(GuardedHot(redis, guard=_guard("redis", settings.redis, clock, metrics)))
 
 
 def _nothing_beyond(_: int) -> None:
     """Where there is no hot store but memory, nothing has generations."""
 
 
-def _believe(confirmed: Confirmed, certain: bool) -> None:  # a callback's only word
+def _believe(confirmed: Confirmed, certain: bool) -> None:
     if certain:
         confirmed.confirm()
     else:

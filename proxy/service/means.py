@@ -8,9 +8,9 @@ from proxy.core.clock import Clock
 from proxy.core.lifetimes import Lifetimes
 from proxy.core.limits import Limit
 from proxy.core.protocols import DurableStore, Feed, HotStore
-from proxy.core.session import Session, SessionRecord
+from proxy.core.session import Session, SessionId, SessionRecord
 from proxy.core.session_type import SessionType
-from proxy.core.token import KeyRing
+from proxy.core.token import Digest, KeyRing
 from proxy.service.outward import nothing_owed, tell
 from proxy.service.pending import Pending
 
@@ -46,6 +46,16 @@ class Means:
     def as_it_is(self, record: SessionRecord) -> SessionRecord:
         """Return what the truth says of a session, and what it will say when it can be told."""
         return record if self.pending is None else self.pending.written_in(record)
+
+    async def get(self, session_id: SessionId) -> SessionRecord | None:
+        """Return the session as it is, ended or not, or None."""
+        record = await self.durable.get(session_id)
+        return None if record is None else self.as_it_is(record)
+
+    async def owner(self, digest: Digest) -> SessionRecord | None:
+        """Return the session, as it is, to which `digest` leads or ever led, or None."""
+        record = await self.durable.owner(digest)
+        return None if record is None else self.as_it_is(record)
 
     async def tell(self, changed: Sequence[Session]) -> None:
         """Tell whoever holds copies what the durable store has acknowledged."""

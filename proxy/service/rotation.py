@@ -67,10 +67,9 @@ class Rotation:
         None: there is no such session. SessionEnded: it has ended. LimitReached: none is to end.
         """
         for _ in range(_ATTEMPTS):
-            record = await self._means.durable.get(session_id)
+            record = await self._means.get(session_id)
             if record is None:
                 return None
-            record = self._means.as_it_is(record)
             token, now = self._means.ring.mint(SessionType.SSO), self._means.clock.now()
             details = replace(
                 record.details,
@@ -89,10 +88,9 @@ class Rotation:
     async def _refresh(self, token: Token, by: Actor, extend_by: timedelta | None) -> Issued | Deny:
         digest = token.digest()
         for _ in range(_ATTEMPTS):
-            record = await self._means.durable.owner(digest)
+            record = await self._means.owner(digest)
             if record is None:
                 return Deny(Reason.UNKNOWN)
-            record = self._means.as_it_is(record)
             now = self._means.clock.now()
             verdict = judge(record.session, now)
             if isinstance(verdict, Deny):

@@ -111,8 +111,7 @@ class Sessions:
 
     async def get(self, session_id: SessionId) -> SessionRecord | None:
         """Return the session, ended or not, or None."""
-        record = await self._means.durable.get(session_id)
-        return None if record is None else self._means.as_it_is(record)
+        return await self._means.get(session_id)
 
     async def list_where(
         self,
@@ -256,10 +255,10 @@ class Sessions:
     async def _again(self, wanted: NewSession, key: Idempotency, before: SessionRecord) -> Issued:
         """Return what `key` has begun, with the token made again."""
         for token in self._derived(wanted.type, key, before.session.id):
-            record = await self._means.durable.owner(token.digest())
+            record = await self._means.owner(token.digest())
             if record is None:
                 continue
-            if self._means.as_it_is(record).session.ended(self._means.clock.now()):
+            if record.session.ended(self._means.clock.now()):
                 raise SessionEnded(f"session {record.session.id} has ended")
             if record.session.digest != token.digest():
                 raise SessionExists(f"session {record.session.id} has another token by now")

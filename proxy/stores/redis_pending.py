@@ -22,9 +22,8 @@ from proxy.stores.redis_server import NAME, RedisServer
 CHANNEL: Final = "sidegate:v1:pending"
 _NAME: Final = "pending"
 
-# So many are written, or read, by one command; and so many within one time-out.
+# So many are written, or read, by one command.
 _AT_ONCE: Final = 100
-_IN_TIME: Final = 2_000
 
 
 class RedisPending:
@@ -40,8 +39,11 @@ class RedisPending:
         if not revocations:
             return
         words = [word for each in revocations for word in (each.id, encode(each))]
-        for in_time in _slices(words, 2 * _IN_TIME):
-            await self._put(in_time)
+        await self._server.run(
+            _NAME,
+            lambda key: (("HSET", key, *some) for some in _slices(words, 2 * _AT_ONCE)),
+            fits=_is_a_number,
+        )
         with suppress(StoreUnavailable):  # they look twice a second
             await self._server.publish(CHANNEL, [b""])
 
@@ -50,16 +52,7 @@ class RedisPending:
         ids = {id_.decode("ascii", "replace") for id_ in kept}
         self._unreadable &= ids
         wanted = sorted(ids - known - self._unreadable)
-        return [
-            each for some in _slices(wanted, _IN_TIME) async for each in self._records(some)
-        ], known - ids
-
-    async def _put(self, words: Sequence[Any]) -> None:
-        await self._server.run(
-            _NAME,
-            lambda key: (("HSET", key, *some) for some in _slices(words, 2 * _AT_ONCE)),
-            fits=_is_a_number,
-        )
+        return [each async for each in self._records(wanted)], known - ids
 
     async def remove(self, revocation: PendingRevocation) -> None:
         await self._server.run(_NAME, lambda key: [("HDEL", key, revocation.id)], fits=_is_a_number)

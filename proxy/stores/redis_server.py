@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Final, NoReturn
 from weakref import WeakKeyDictionary
 
@@ -37,8 +36,10 @@ _LINES: Final = 32
 # What a rush has opened is given back to the server after so many seconds, for others may want it.
 _IDLE: Final = 30.0
 
-# So many commands are sent before their replies are read, within one time-out.
+# So many commands, of so many words together, are sent before their replies are read, within one
+# time-out.
 _PACKET: Final = 256
+_WORDS: Final = 4_096
 
 # A subscription that hears nothing for this many seconds pings, and waits as long for the pong. It
 # hears a heartbeat each second, unless nobody may publish here.
@@ -268,8 +269,15 @@ async def _next_reply(connection: AbstractConnection, **how: Any) -> Any:
 
 
 def _in_packets(commands: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
-    rest = iter(commands)
-    while packet := list(islice(rest, _PACKET)):
+    packet: list[tuple[Any, ...]] = []
+    words = 0
+    for command in commands:
+        if packet and (len(packet) == _PACKET or words + len(command) > _WORDS):
+            yield packet
+            packet, words = [], 0
+        packet.append(command)
+        words += len(command)
+    if packet:
         yield packet
 
 
