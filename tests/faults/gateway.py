@@ -31,6 +31,11 @@ class Upstream:
         self.ready = True
         self._avoided_until: float | None = None
 
+    @property
+    def open(self) -> int:
+        """How many connections to it are kept open here."""
+        return sum(lines.open for lines in (self.gate, self.admin, self.ops))
+
     def admits(self) -> bool:
         """Say whether to ask it. One that is avoided is tried now and then."""
         if self._avoided_until is None:

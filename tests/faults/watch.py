@@ -50,7 +50,7 @@ class Holdings:
     """What instances hold on to, all of them together but for memory, which is the largest's."""
 
     memory: int  # bytes
-    descriptors: int
+    descriptors: int  # but for the connections that the rig itself keeps open
     redis: int  # connections
     postgres: int
     series: int
@@ -77,7 +77,7 @@ async def holdings(upstreams: Iterable[Upstream], redis: int, postgres: int) -> 
     pids = [upstream.sidegate.server.process.pid for upstream in each]
     return Holdings(
         memory=max(map(_resident, pids)),
-        descriptors=sum(map(descriptors, pids)),
+        descriptors=sum(map(descriptors, pids)) - sum(upstream.open for upstream in each),
         redis=redis,
         postgres=postgres,
         series=sum(map(len, metrics.series.values())),
