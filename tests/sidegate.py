@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import aiohttp
 
@@ -18,7 +18,7 @@ from tests.processes import Child, Server, python_module, start_on_a_free_port
 ROOT = Path(__file__).parents[1]
 
 # "false": every Sidegate that a test starts has aiohttp's lane only.
-_EXPRESS = os.environ.get("SIDEGATE_TESTS_EXPRESS", "true")
+EXPRESS: Final = os.environ.get("SIDEGATE_TESTS_EXPRESS", "true")
 
 
 class Created(NamedTuple):
@@ -96,7 +96,7 @@ def start_sidegate(
             "SIDEGATE_GATE__LISTEN": f"127.0.0.1:{port}",
             "SIDEGATE_ADMIN__LISTEN": f"127.0.0.1:{admin_port}",
             "SIDEGATE_OPS__LISTEN": f"127.0.0.1:{ops_port}",
-            "SIDEGATE_GATE__EXPRESS": _EXPRESS,
+            "SIDEGATE_GATE__EXPRESS": EXPRESS,
         }
         child = Child(
             "sidegate",

@@ -27,6 +27,7 @@ from proxy.core.address import Address
 from proxy.core.token import KeyRing, Token, TokenKey
 from proxy.healthcheck import livez
 from tests.processes import PATIENCE, free_port
+from tests.sidegate import EXPRESS
 
 NOBODY = "01936f2e-8f4a-7c3b-9d51-2f6f0e1c4b7a"
 
@@ -544,9 +545,10 @@ def serving(home: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
     """`sidegate serve` on free ports, from when it lives until it has ended."""
     ops = environ.setdefault("SIDEGATE_OPS__LISTEN", f"127.0.0.1:{free_port()}")
     ports = {f"SIDEGATE_{door}__LISTEN": "127.0.0.1:0" for door in ("GATE", "ADMIN")}
+    rest = {"SIDEGATE_DRAIN__DELAY": "0", "SIDEGATE_GATE__EXPRESS": EXPRESS}
     with subprocess.Popen(
         [sys.executable, "-m", "proxy", "serve"],
-        env=surroundings(home, **(ports | {"SIDEGATE_DRAIN__DELAY": "0"} | environ)),
+        env=surroundings(home, **(ports | rest | environ)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import PATIENCE, free_port
+from tests.sidegate import EXPRESS
 from tests.test_cli import surroundings
 
 WORKERS = 3
@@ -88,6 +89,7 @@ def crew(home: Path, **settings: str) -> Iterator[Crew]:
         "SIDEGATE_ADMIN__LISTEN": f"127.0.0.1:{admin}",
         "SIDEGATE_OPS__LISTEN": f"127.0.0.1:{ops}",
         "SIDEGATE_DRAIN__DELAY": "0s",
+        "SIDEGATE_GATE__EXPRESS": EXPRESS,
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "proxy", "serve", "--workers", str(WORKERS)],

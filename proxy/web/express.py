@@ -147,6 +147,7 @@ class Connection(asyncio.Protocol):
         self._asking: asyncio.Task[None] | None = None
         self._slow = False  # does not read what we write
         self._held = False  # is not read from
+        self._yielding = False  # to other connections, until its next turn
         self._lively = True  # something has happened since the last look
         self._unfinished: asyncio.TimerHandle | None = None  # runs once a head has begun
         self._next_look: asyncio.TimerHandle | None = None
@@ -172,7 +173,7 @@ class Connection(asyncio.Protocol):
                 self._answer(head)
                 return
         self._received += data
-        if self._asking is not None or self._slow:
+        if self._waits():
             self._hold_if_plenty()
         elif self._unfinished is None or self._has_finished(len(data)):
             self._go_on()
@@ -199,12 +200,23 @@ class Connection(asyncio.Protocol):
                 self._answer(head)
             elif not self._turn_to_another():
                 return
-            if not self._received or self._asking is not None or self._slow:
+            if not self._received or self._waits():
                 return
-        self._loop.call_soon(self._resume)
+        self._yielding = True
+        self._hold_if_plenty()
+        self._loop.call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._yielding = False
+        self._resume()
 
     def _answer(self, head: Head) -> None:
-        reply, lane = self._at_once(head), self._lane
+        lane = self._lane
+        try:
+            reply = self._at_once(head)
+        except Exception as error:  # noqa: BLE001  # the last line: whatever it is, it is told
+            self._send(head._replace(connection=b"close"), _failure(error))
+            return
         if reply is None:
             self._ask(head)
         elif head.connection is None and head.method != b"HEAD" and not lane.draining:
@@ -240,10 +252,14 @@ class Connection(asyncio.Protocol):
 
     # What is not answered yet
 
+    def _waits(self) -> bool:
+        """Say whether what is received has to wait: for an answer, for its reader, for its turn."""
+        return self._asking is not None or self._slow or self._yielding
+
     def _resume(self) -> None:
-        if self._received and self._asking is None and not self._slow:
+        if self._received and not self._waits():
             self._go_on()
-        if self._held and len(self._received) < _PLENTY:
+        if self._held and len(self._received) < _PLENTY and not self._transport.is_closing():
             self._held = False
             self._transport.resume_reading()
 
@@ -301,8 +317,8 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def close_unless_asking(self) -> None:
-        """Close it now unless an answer is awaited, which will be its last one."""
-        if self._asking is None:
+        """Close it now unless an answer is awaited, or about to be, which will be its last one."""
+        if self._asking is None and not self._yielding:
             self._end()
 
     def abort(self) -> None:

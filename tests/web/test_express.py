@@ -278,6 +278,32 @@ async def test_whoever_sends_much_while_he_waits_is_not_read_from(forgetful: Gat
     await until(lambda: tape.sent.count(b"\r\nX-Auth-User: bob\r\n") == 3000)
 
 
+async def test_whoever_reads_his_answers_but_sends_faster_is_not_read_from() -> None:
+    gate = Gatehouse(remembers=True)
+    tape = Tape(build_gate(gate).door)
+
+    for _ in range(30):
+        tape.feed(request(bearer(ALICE)) * 100)
+    at_once = tape.sent.count(b"HTTP/1.1 200 OK")
+
+    assert tape.unheard > 0
+    assert 0 < at_once < 100  # one row: to send more gives no more turns
+    await until(lambda: tape.sent.count(b"HTTP/1.1 200 OK") == 3000)
+    assert tape.unheard == 0
+
+
+async def test_a_flood_that_ends_in_a_reset_is_not_read_on() -> None:
+    gate = Gatehouse(remembers=True)
+    tape = Tape(build_gate(gate).door)
+
+    for _ in range(30):
+        tape.feed(request(bearer(ALICE)) * 100)
+    tape.abort()
+    await until(lambda: gate.door.lanes() == {"express": 0, "aiohttp": 0})
+
+    assert tape.unheard > 0
+
+
 async def test_a_flood_is_answered_when_somebody_reads_it(gate: Gatehouse) -> None:
     async with wire(gate.address) as flood:
         sending = asyncio.create_task(flood.send(request(bearer(ALICE)) * 5000))
@@ -484,6 +510,22 @@ async def test_a_bug_ends_the_connection_and_leaves_its_trace(
     assert (reply.status, reply.closes) == (500, True)
     assert [record.getMessage() for record in caplog.records] == ["the gate door failed"]
     assert "nobody foresaw this" in caplog.text
+
+
+async def test_a_bug_in_what_is_answered_at_once_is_told_like_any_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def memory(_: object) -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    async with open_gate(memory=memory) as gate, wire(gate.address) as line:
+        await line.send(request(bearer(ALICE)) + request(bearer(BOB)))
+        reply = await line.reply()
+        assert await line.until_closed() == b""
+
+    check_manners(reply)
+    assert (reply.status, reply.closes) == (500, True)
+    assert [record.getMessage() for record in caplog.records] == ["the gate door failed"]
 
 
 async def test_a_client_that_leaves_while_it_waits_harms_nobody(
