@@ -116,6 +116,8 @@ async def _first_contact(house: House) -> None:
 
 
 async def _greeted(house: House) -> None:
+    with suppress(StoreUnavailable):  # first: the truth does not know what is pending
+        await house.news.pending.look()
     await house.truth.check()
     if house.shared_time is not None:
         with suppress(StoreUnavailable):  # one that is slow is asked again soon
@@ -171,6 +173,8 @@ class _Doors:
             for name, handler in handlers.items():
                 if name in self._open:
                     self._open[name].exchange(handler)
+                elif handler is not shut:
+                    _log.warning("the %s door had no key at the start: it takes a restart", name)
             if self.express is not None:
                 self.express.exchange(among, trust=peers.trust)
 

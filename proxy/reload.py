@@ -74,6 +74,11 @@ class Reload:
                 _log.error("not reloaded: %s", mistake)
             self._note(successful=False)
             return
+        except Exception as error:  # noqa: BLE001  # whatever it is, what is lived by goes on
+            # Without its words: they may repeat a setting.
+            _log.error("not reloaded: %s, which nobody foresaw", type(error).__name__)
+            self._note(successful=False)
+            return
         exchange()
         house.toucher.reckon_by(settings.sessions.by_type())
         logs.configure(settings.logs.level, settings.logs.format)

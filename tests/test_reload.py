@@ -3,7 +3,7 @@
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from hashlib import sha256
@@ -14,12 +14,17 @@ from typing import Any
 import aiohttp
 import pytest
 import yaml
+from prometheus_client import generate_latest
 
 from proxy.core.errors import SettingsError
 from proxy.core.token import TokenKey
-from proxy.reload import RELOADED, merged, must_go_together
+from proxy.house import House, built
+from proxy.observe.prometheus import registry
+from proxy.reload import RELOADED, Reload, merged, must_go_together
 from proxy.settings import Settings, load
 from proxy.settings.sources import leaves
+from proxy.stores.migrate import migrate_postgres
+from tests.processes import Server
 from tests.sidegate import Sidegate, start_sidegate
 from tests.stores.waiting import until, until_answered
 
@@ -259,3 +264,47 @@ def test_an_emptied_file_beside_a_database_is_refused_and_no_key_is_made(
     with pytest.raises(SettingsError, match=r"token\.keys"):
         must_go_together(settings)
     assert not list(tmp_path.iterdir())
+
+
+async def test_what_nobody_foresaw_changes_nothing_either(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does it end what runs; and a text that was read is not repeated."""
+
+    def read() -> Settings:
+        raise RuntimeError("the secret is swordfish")
+
+    async with built(Settings(data_dir=tmp_path)) as house:
+        present = Settings(data_dir=tmp_path)
+        reload = Reload(present, house, read=read, prepare=prepared)
+        await reload.reload()
+        page = generate_latest(registry(house.metrics)).decode()
+
+    assert reload.settings is present
+    assert [record.getMessage() for record in caplog.records] == [
+        "not reloaded: RuntimeError, which nobody foresaw"
+    ]
+    assert "swordfish" not in caplog.text
+    assert "\nsidegate_config_last_reload_successful 0.0\n" in page
+
+
+async def prepared(_: Settings, __: House) -> Callable[[], None]:
+    return lambda: None
+
+
+async def test_an_admin_door_that_was_shut_at_the_start_is_told_to_take_a_restart(
+    workdir: Path, own_postgres: Server
+) -> None:
+    await migrate_postgres(own_postgres.url)
+    config = workdir / "sidegate.yaml"
+    shared = {"token": {"keys": [OLD]}, "database_url": own_postgres.url}
+    config.write_text(yaml.safe_dump(shared))
+    sidegate = start_sidegate(
+        workdir, admin_key=FIRST, config=str(config), wait=False, SIDEGATE_DRAIN__DELAY="0s"
+    )
+    async with aiohttp.ClientSession() as http:
+        running = Running(config, sidegate, http)
+        await running.reload(shared | {"admin": {"keys": [a_key("first", FIRST)]}})
+        [warning] = [said for said in running.warnings() if "key" in said]
+    sidegate.server.stop()
+    assert warning == "the admin door had no key at the start: it takes a restart"

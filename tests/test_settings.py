@@ -276,6 +276,12 @@ def test_a_secret_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         ("gate: {realm: a, realm: b}", "the key in line 1 stands twice"),
         ("1: x", "the key in line 1 is not a text"),
         ("gate: &a {realm: !!python/name:os.system x}", "is not YAML"),
+        ("gate:\n  realm: 2024-02-30", "is not YAML in line 2, column 10"),
+        ("gate: {realm: 0b_}", "is not YAML in line 1"),
+        ("gate: {realm: !!int abc}", "is not YAML in line 1"),
+        ("gate: {realm: !!bool perhaps}", "is not YAML in line 1"),
+        ("gate: {realm: !!timestamp noon}", "is not YAML in line 1"),
+        ("gate: " + 2000 * "[", "is nested too deeply"),
     ],
 )
 def test_a_file_that_says_nothing_clear_is_refused(text: str, told: str, tmp_path: Path) -> None:

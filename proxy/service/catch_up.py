@@ -109,10 +109,15 @@ class CatchUp:
 
     async def once(self) -> int:
         """Pass on what has changed since the last time, and return how many sessions that were."""
-        await self._generation()  # first: it needs no row of a session, which may be locked
-        changed = await self._heard()
-        await self.settle()  # last: a truth that takes no writes has news all the same
-        return changed
+        await self._generation()  # first: it is quick, or the truth is away
+        if self._mark == 0:
+            await self._begin()
+        try:
+            await self.settle()  # before any row of a session is asked for, which may be locked
+        except StoreUnavailable:
+            await self._heard()  # a truth that takes no writes has news all the same
+            raise
+        return await self._heard()
 
     async def settle(self) -> None:
         """Tell the stores beyond what is due. What they do not take ends their generation.
@@ -158,8 +163,6 @@ class CatchUp:
             self._believe(True)
 
     async def _heard(self) -> int:
-        if self._mark == 0:
-            return await self._begin()
         try:
             mark, changed = await self._durable.changed_since(self._mark)
         except MarkLost:
@@ -173,12 +176,11 @@ class CatchUp:
         self._mark = mark  # only now: whoever was interrupted hears it again
         return len(changed)
 
-    async def _begin(self) -> int:
+    async def _begin(self) -> None:
         """Begin with the present, and with what may have been left untold before."""
         mark, _ = await self._durable.changed_since(0)
         self._note(await self._durable.last_changed(_UNTOLD), self._clock.monotonic())
         self._mark = mark
-        return 0
 
     def _note(self, changed: Sequence[Session], at: float) -> None:
         for start in range(0, len(changed), _AT_ONCE):

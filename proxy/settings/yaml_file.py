@@ -23,6 +23,13 @@ class _StrictLoader(yaml.SafeLoader):
                 raise _Twice(f"the key in line {line} {wrong}")
         return super().construct_mapping(node, deep)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As PyYAML does, which lets what looks like a date and is none fail in any way it may."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError):
+            raise yaml.MarkedYAMLError(problem_mark=node.start_mark) from None
+
 
 def read_yaml(config: Path, mistakes: list[str]) -> dict[str, Any]:
     """Return what the file holds; what is wrong with it is added to `mistakes`."""
@@ -34,6 +41,8 @@ def read_yaml(config: Path, mistakes: list[str]) -> dict[str, Any]:
         mistakes.append(f"{config}: is not UTF-8")
     except _Twice as twice:
         mistakes.append(f"{config}: {twice}")
+    except RecursionError:
+        mistakes.append(f"{config}: is nested too deeply to be settings")
     except yaml.YAMLError as error:
         # Without PyYAML's own words, which repeat what it stumbled over.
         mark = getattr(error, "problem_mark", None)

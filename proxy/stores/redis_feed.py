@@ -17,6 +17,8 @@ CHANNEL: Final = "sidegate:v1:feed"
 
 # Seconds between two attempts to subscribe.
 _PAUSE: Final = 0.1
+# Seconds after which it is said again that nothing is heard.
+_AGAIN: Final = 1.0
 
 
 class RedisFeed:
@@ -54,8 +56,11 @@ class RedisFeed:
         that it has fallen silent, within three seconds.
 
         `gap` is called at every subscription: what was announced before it was missed; `lost` when
-        one ends. `pended` is called when there are more pending revocations.
+        one ends, and again each second until there is another. `pended` is called when there are
+        more pending revocations.
         """
+        time = asyncio.get_running_loop().time
+        told = time()
         while True:
             try:
                 async with asyncio.TaskGroup() as both:
@@ -64,6 +69,9 @@ class RedisFeed:
                     both.create_task(self._beat(up, lost, subscribed))
             except* StoreUnavailable:
                 up(False)
+            if time() - told >= _AGAIN:
+                lost()
+                told = time()
             await asyncio.sleep(_PAUSE)
 
     async def _follow(

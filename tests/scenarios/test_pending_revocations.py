@@ -78,6 +78,16 @@ async def written_down_once(deployment: Deployment, session: Created) -> None:
     assert await revocations(deployment.postgres.url, session) == [("key:tests", "stolen")]
 
 
+async def make_read_only(url: str) -> None:
+    """Let the database take no change any more, from anybody."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        await connection.execute("SELECT pg_reload_conf()")
+    finally:
+        await connection.close()
+
+
 def away(deployment: Deployment, store: str) -> None:
     {"redis": deployment.redis, "postgres": deployment.postgres}[store].kill()
 
@@ -198,7 +208,19 @@ async def test_while_redis_lives_it_outlives_every_instance(
     later = await asyncio.to_thread(lambda: instances(wait=False))
     await asyncio.to_thread(deployment.postgres.restart)
     await written_down_once(deployment, session)
-    await statuses_until(http, later, session.token, last=401)
+    assert await statuses_until(http, later, session.token, last=401) <= {503, 401}
+
+
+async def test_whoever_starts_knows_it_before_the_first_check(
+    deployment: Deployment, instances: Callable[..., Sidegate], http: aiohttp.ClientSession
+) -> None:
+    """A truth that can be read says that the session lives, and nothing else says it does not."""
+    session = await known_everywhere(http, deployment)
+    await make_read_only(deployment.postgres.url)
+    assert await revoke(http, deployment.one, session) == 202
+    for _ in range(5):
+        later = await asyncio.to_thread(instances)
+        assert await check(http, later, session.token) == 401
 
 
 async def test_the_sessions_of_a_postgres_that_is_back_are_not_let_in_before_it_knows(

@@ -188,6 +188,21 @@ async def test_that_a_subscription_ends_is_told_before_there_is_another(
         task.cancel()
 
 
+async def test_while_there_is_no_subscription_it_is_told_again_and_again(
+    mortal: RedisStore, own_redis: Server, unreadable: Counter[str]
+) -> None:
+    """Whoever began to believe Redis again meanwhile has not heard what others told it."""
+    listener = Listener()
+    async with asyncio.TaskGroup() as tasks:
+        await asyncio.to_thread(own_redis.kill)
+        listen = feed_of(mortal, unreadable).listen(
+            heard=ignore, gap=ignore, up=ignore, lost=lambda: listener.news.append("lost")
+        )
+        task = tasks.create_task(listen)
+        await listener.is_told("lost", "lost")
+        task.cancel()
+
+
 async def test_the_gap_is_told_when_nothing_can_be_missed_any_more(
     store: RedisStore, raw: Raw, unreadable: Counter[str]
 ) -> None:
