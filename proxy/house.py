@@ -286,13 +286,16 @@ def _guarded_durable(
         max_flights=truth.lookups_at_once,
         max_waiting=limits.max_lookups,
     )
+    metrics.watch_round_trips(truth.name, batched.round_trips)
     return Metered(batched, store=truth.name, observe=metrics.lookup)
 
 
 def _guarded_redis(
     settings: Settings, clock: Clock, metrics: Metrics, redis: "RedisStore"
 ) -> HotStore:
-    return BatchedHot(GuardedHot(redis, guard=_guard("redis", settings.redis, clock, metrics)))
+    batched = BatchedHot(GuardedHot(redis, guard=_guard("redis", settings.redis, clock, metrics)))
+    metrics.watch_round_trips("redis", batched.round_trips)
+    return batched
 
 
 def _nothing_beyond(_: int) -> None:

@@ -104,6 +104,7 @@ class Metrics:
         self._feed_lag: dict[tuple[str, ...], float] = {}
         self._untrusted_peers = 0
         self._breakers: dict[str, Callable[[], str]] = {}
+        self._round_trips: dict[str, Callable[[], int]] = {}
         self._local: Memory | None = None
         self._lanes: Callable[[], Mapping[str, int]] = dict
         self._connections_refused = 0
@@ -213,6 +214,10 @@ class Metrics:
     def watch_breaker(self, store: str, state: Callable[[], str]) -> None:
         self._breakers[store] = state
 
+    def watch_round_trips(self, store: str, trips: Callable[[], int]) -> None:
+        """Many look-ups travel in one."""
+        self._round_trips[store] = trips
+
     def watch_local(self, memory: Memory) -> None:
         self._local = memory
 
@@ -271,6 +276,12 @@ class Metrics:
             "Look-ups of a session, by store and outcome (in memory: counted, not measured).",
             ("store", "outcome"),
             self._lookup_seconds | self._local_lookups(),
+        )
+        yield _counter(
+            "sidegate_lookup_round_trips",
+            "Round trips to a store, each for all look-ups that came at the same moment.",
+            ("store",),
+            {(store,): trips() for store, trips in self._round_trips.items()},
         )
         states = {store: state() for store, state in self._breakers.items()}
         yield _gauge(

@@ -46,6 +46,10 @@ class Batched:
             max_waiting=max_waiting,
         )
 
+    def round_trips(self) -> int:
+        """Return how many there were for look-ups, so far."""
+        return self._lookups.departed
+
     async def find(self, digest: Digest) -> Session | None:
         try:
             return await self._lookups.board(digest, None)

@@ -49,6 +49,7 @@ class Flights(Generic[Cargo, Answer]):
         self._cargo: dict[Digest, Cargo] = {}
         self._waiting: dict[Digest, _Passengers[Answer]] = {}
         self._out: dict[asyncio.Task[None], int] = {}
+        self.departed = 0  # flights, so far
         self._called = False
 
     def board(self, digest: Digest, cargo: Cargo) -> asyncio.Future[Answer]:
@@ -79,6 +80,7 @@ class Flights(Generic[Cargo, Answer]):
             waiting = {digest: self._waiting.pop(digest) for digest in digests}
             flight = asyncio.create_task(self._fly(cargo, waiting))
             self._out[flight] = len(digests)
+            self.departed += 1
             flight.add_done_callback(self._landed)
 
     def _landed(self, flight: asyncio.Task[None]) -> None:

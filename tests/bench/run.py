@@ -24,14 +24,15 @@ _WARM_UP: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Of a road also: the p99 in milliseconds, what part of its core the server used, and what part
-    of the requests failed.
+    """Of a road also: the p99 in milliseconds, what part of its core the server used, what part of
+    the requests failed, and how many answers came with one round trip to a store.
     """
 
     series: Series
     p99: Series | None = None
     busy: Series | None = None
     failed: float = 0.0
+    together: Series | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ def _in_turn(targets: Mapping[str, Target], effort: Effort, say: Say) -> dict[st
 class _Taken:
     sample: Sample
     busy: float
+    together: float | None
 
 
 def _sample(name: str, target: Target, seconds: int) -> _Taken:
@@ -111,9 +113,12 @@ def _sample(name: str, target: Target, seconds: int) -> _Taken:
     used = cpu_seconds(target.under_test)
     sample = _load(name, target, seconds)
     busy = (cpu_seconds(target.under_test) - used) / sample.duration
+    together = None
     if target.witness is not None and seen is not None:
-        target.witness.seen().confirm(seen, name)
-    return _Taken(sample, busy)
+        after = target.witness.seen()
+        after.confirm(seen, name)
+        together = after.together(seen)
+    return _Taken(sample, busy, together)
 
 
 def _load(name: str, target: Target, seconds: int) -> Sample:
@@ -129,7 +134,13 @@ def _measured(taken: list[_Taken]) -> Measured:
         p99=Series(tuple(each.sample.p99 * 1000 for each in taken)),
         busy=Series(tuple(each.busy for each in taken)),
         failed=_share_failed([each.sample for each in taken]),
+        together=_series(each.together for each in taken),
     )
+
+
+def _series(values: Iterable[float | None]) -> Series | None:
+    known = tuple(value for value in values if value is not None)
+    return Series(known) if known else None
 
 
 def _share_failed(samples: Sequence[Sample]) -> float:

@@ -25,10 +25,11 @@ class Witness(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Answers so far, and how many of them came along the road."""
+    """Answers so far, how many of them came along the road, and in how many round trips."""
 
     answers: float
     on_the_road: float
+    trips: float = 0.0
 
     def confirm(self, since: "Seen", road: str) -> None:
         """WrongAnswers: since then too few answers have come along the road."""
@@ -36,6 +37,12 @@ class Seen:
         share = (self.on_the_road - since.on_the_road) / answers if answers else 0.0
         if share < _MOST:
             raise WrongAnswers(f"only {share:.0%} of the answers came from {road}")
+
+
+    def together(self, since: "Seen") -> float | None:
+        """Return how many answers came with one round trip; None: there were no trips."""
+        trips = self.trips - since.trips
+        return (self.on_the_road - since.on_the_road) / trips if trips else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,7 @@ class HitsIn:
         return Seen(
             answers=total(samples, "sidegate_checks_total"),
             on_the_road=total(samples, lookups, store=self.store, outcome="hit"),
+            trips=total(samples, "sidegate_lookup_round_trips_total", store=self.store),
         )
 
 

@@ -27,6 +27,13 @@ def test_no_answers_at_all_are_noticed() -> None:
         Seen(answers=100, on_the_road=95).confirm(Seen(answers=100, on_the_road=95), "redis")
 
 
+def test_how_many_answers_came_together_is_of_the_road_alone() -> None:
+    before = Seen(answers=100, on_the_road=95, trips=10)
+
+    assert Seen(answers=1100, on_the_road=1095, trips=110).together(before) == 10
+    assert Seen(answers=1100, on_the_road=1095, trips=10).together(before) is None
+
+
 def test_a_total_is_of_all_samples_with_the_labels() -> None:
     assert total(SAMPLES, "lookups") == 10
     assert total(SAMPLES, "lookups", store="local") == 8

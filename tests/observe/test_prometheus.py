@@ -57,6 +57,7 @@ def everything_happens_to(metrics: Metrics, session: Session = SESSION) -> None:
         for outcome in ("hit", "miss", "error"):
             metrics.lookup(store, outcome, 0.002)
         metrics.watch_breaker(store, lambda: "closed")
+        metrics.watch_round_trips(store, lambda: 3)
         metrics.unreadable_record(store)
     for listener in ("gate", "admin", "ops"):
         metrics.bad_request(listener)

@@ -23,6 +23,7 @@ async def test_the_lookups_of_one_tick_are_one_round_trip() -> None:
     digests = [session.digest for session in sessions]
     assert await asyncio.gather(*map(batched.find, digests)) == sessions
     assert shelf.asked == [tuple(digests)]
+    assert batched.round_trips() == 1
 
 
 async def test_a_digest_asked_for_twice_in_a_tick_travels_once() -> None:
