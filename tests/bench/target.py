@@ -38,7 +38,6 @@ class Seen:
         if share < _MOST:
             raise WrongAnswers(f"only {share:.0%} of the answers came from {road}")
 
-
     def together(self, since: "Seen") -> float | None:
         """Return how many answers came with one round trip; None: there were no trips."""
         trips = self.trips - since.trips
