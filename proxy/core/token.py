@@ -134,15 +134,17 @@ class KeyRing:
 
     def digest_of(self, spelling: Spelling) -> Digest | Deny:
         """Return the digest of the token spelled like this, if a key of ours has tagged it."""
+        return digest_spelled(spelling) if self.has_tagged(spelling) else Deny(Reason.FORGED)
+
+    def has_tagged(self, spelling: Spelling) -> bool:
+        """Say whether the tag is one of ours."""
         raw = a2b_base64(spelling[4:].translate(_STANDARD_ALPHABET))
         tagger = self._taggers.get(raw[0])
         if tagger is None:
-            return Deny(Reason.FORGED)
+            return False
         tagger = tagger.copy()
         tagger.update(spelling[2:3] + raw[:-_TAG])
-        if not compare_digest(raw[-_TAG:], tagger.digest()):
-            return Deny(Reason.FORGED)
-        return Digest(sha256(spelling).digest())
+        return compare_digest(raw[-_TAG:], tagger.digest())
 
     def _spelled(self, key_id: int, type_: SessionType, random: bytes) -> Token:
         body = bytes([key_id]) + random
@@ -155,6 +157,11 @@ class KeyRing:
 def spelling_of(text: str) -> Spelling | None:
     """Return what is spelled like a token; None: it is not."""
     return None if _SPELLED.fullmatch(text) is None else Spelling(text.encode("ascii"))
+
+
+def digest_spelled(spelling: Spelling) -> Digest:
+    """Return the digest of whatever is spelled like this, be it a token of ours or not."""
+    return Digest(sha256(spelling).digest())
 
 
 def _derived(token: Token, nonce: bytes) -> bytes:

@@ -9,7 +9,7 @@ from proxy.core.errors import StoreUnavailable, UnreadableRecord
 from proxy.core.judge import judge, may_have_moved
 from proxy.core.protocols import SessionFinder
 from proxy.core.session import Session
-from proxy.core.token import Digest, KeyRing, Spelling
+from proxy.core.token import Digest, KeyRing, Spelling, digest_spelled
 from proxy.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
 from proxy.core.within import within
 
@@ -56,11 +56,16 @@ class Validator:
         None: memory cannot tell for certain; `validate` asks the stores. Whoever lets the session
         in tells `saw`.
         """
-        digest = self._ring.digest_of(spelling)
-        if isinstance(digest, Deny):
-            return digest
-        session = self._memory(digest)
-        if session is None or now < session.valid_until:
+        session = self._memory(digest_spelled(spelling))
+        # Whoever has the digest of a token has the token: its tag is looked at once for each copy,
+        # and again under other keys.
+        if session is None or session.vouched_by is not self._ring:
+            if not self._ring.has_tagged(spelling):
+                return Deny(Reason.FORGED)
+            if session is None:
+                return None
+            session.vouch(self._ring)
+        if now < session.valid_until:
             return session
         verdict = judge(session, now)
         return verdict if isinstance(verdict, Deny) and not may_have_moved(verdict) else None

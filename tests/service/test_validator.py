@@ -1,6 +1,7 @@
 """Three answers: who knows says yes or no, and who cannot look says neither."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 
@@ -8,14 +9,15 @@ import pytest
 
 from proxy.core.session import Session
 from proxy.core.session_type import SessionType
-from proxy.core.token import Digest, KeyRing, TokenKey, spelling_of
+from proxy.core.token import Digest, KeyRing, Spelling, Token, TokenKey, spelling_of
 from proxy.core.verdict import Allow, Deny, Reason, Unavailable
 from proxy.service.validator import Validator
 from tests.clock import NOON, FakeClock
 from tests.contracts.values import a_digest, a_session, a_tombstone
 from tests.fakes import Shelf
 
-RING = KeyRing([TokenKey(1, bytes(range(32)))])
+KEY = TokenKey(1, bytes(range(32)))
+RING = KeyRing([KEY])
 TOKEN = RING.mint(SessionType.WEB)
 ENDLESS = 3600.0
 
@@ -132,16 +134,46 @@ def test_what_another_instance_may_have_prolonged_is_not_recalled() -> None:
     assert recalled(a_session(digest=TOKEN.digest(), idle_timeout=None), over) is None
 
 
-def test_a_forged_token_is_looked_for_nowhere() -> None:
-    forged = KeyRing([TokenKey(1, bytes(32))]).mint(SessionType.WEB)
-    spelling = spelling_of(forged.text)
+def recalled_under(ring: KeyRing, session: Session, token: Token = TOKEN) -> Session | Deny | None:
+    """Return what is recalled for a token where memory is this session, whatever is asked for."""
+    validator = Validator(
+        Shelf(), ring=ring, clock=FakeClock(), deadline=ENDLESS, memory=lambda _: session
+    )
+    spelling = spelling_of(token.text)
     assert spelling is not None
+    return validator.recall(spelling, NOON)
 
-    def nobody(_: Digest) -> Session | None:
-        raise AssertionError("memory was asked")
 
-    validator = Validator(Shelf(), ring=RING, clock=FakeClock(), deadline=ENDLESS, memory=nobody)
-    assert validator.recall(spelling, NOON) == Deny(Reason.FORGED)
+def test_a_forged_token_recalls_nobody() -> None:
+    forged = KeyRing([TokenKey(1, bytes(32))]).mint(SessionType.WEB)
+
+    assert recalled_under(RING, a_session(digest=forged.digest()), forged) == Deny(Reason.FORGED)
+
+
+@pytest.mark.parametrize("key_id", [1, 2])
+def test_a_key_that_is_gone_takes_what_memory_knew_of_its_tokens_along(key_id: int) -> None:
+    session = a_session(digest=TOKEN.digest())
+    others = KeyRing([TokenKey(key_id, bytes(31) + b"x")])
+
+    assert recalled_under(RING, session) is session
+    assert recalled_under(others, session) == Deny(Reason.FORGED)
+
+
+def test_the_tag_is_looked_at_once_for_each_copy() -> None:
+    looked = []
+
+    class Looking(KeyRing):
+        def has_tagged(self, spelling: Spelling) -> bool:
+            looked.append(spelling)
+            return super().has_tagged(spelling)
+
+    ring = Looking([KEY])
+    session = a_session(digest=TOKEN.digest())
+    for _ in range(3):
+        assert recalled_under(ring, session) is session
+    assert len(looked) == 1
+    recalled_under(ring, replace(session))
+    assert len(looked) == 2
 
 
 async def test_an_outage_is_no_no() -> None:
