@@ -1,5 +1,6 @@
 """The command line of the benchmark: `./dev bench`."""
 
+import asyncio
 import json
 import signal
 import sys
@@ -16,6 +17,7 @@ from tests.bench.effort import QUICK, WHOLE
 from tests.bench.errors import NotMeasurable, WrongAnswers
 from tests.bench.goals import judged
 from tests.bench.plot import draw
+from tests.bench.profile import profiled, table
 from tests.bench.run import run
 from tests.processes import ServerDied
 from tests.sidegate import ROOT
@@ -29,6 +31,7 @@ Examples:
   ./dev bench --quick                  a first impression
   ./dev bench --only local,redis       these two, and what they are compared with
   ./dev bench --markdown >table.md     the tables for docs/performance.md
+  ./dev bench --profile                where the time of a hit in memory goes
 \b
 Exit status: 0, no goal that was measured is missed; 1, one is; 2, there are no true figures.
 """
@@ -61,12 +64,16 @@ def _names(_: click.Context, __: click.Parameter, given: str | None) -> set[str]
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where the picture goes. By default a whole run writes docs/performance.png.",
 )
-def main(quick: bool, names: set[str], shape: str | None, plot: Path | None) -> None:
+@click.option("--profile", is_flag=True, help="Time the functions of a hit, and nothing else.")
+def main(quick: bool, names: set[str], shape: str | None, plot: Path | None, profile: bool) -> None:
     """Measure Sidegate's roads and the references in turn, and compare them with the goals.
 
     Nothing else should run on the machine meanwhile. Progress goes to stderr.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped
+    if profile:
+        click.echo(table(asyncio.run(profiled())))
+        return
     facts = machine.described()
     try:
         findings = run(names, QUICK if quick else WHOLE, _progress())

@@ -60,7 +60,7 @@ async def new_database(
     await migrate_postgres(url)
     sessions = [new_known(number, ring) for number in range(known)]
     now = datetime.now(UTC)
-    rows = [tuple(values_of(_record(each, now)).values()) for each in sessions]
+    rows = [tuple(values_of(record_of(each, now)).values()) for each in sessions]
     connection = await asyncpg.connect(url)
     try:
         await connection.copy_records_to_table("sessions", records=rows, columns=COLUMNS)
@@ -83,7 +83,7 @@ def new_known(number: int, ring: KeyRing) -> Known:
     return Known(number, SessionId(str(uuid4())), f"user-{number}", signals, token)
 
 
-def _record(known: Known, now: datetime) -> SessionRecord:
+def record_of(known: Known, now: datetime) -> SessionRecord:
     session = Session(
         id=known.session_id,
         digest=known.token.digest(),

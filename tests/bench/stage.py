@@ -26,7 +26,7 @@ from tests.sidegate import Sidegate, start_sidegate
 # The tests' own Postgres forgets in a power cut: here a commit costs what it costs elsewhere.
 _POSTGRES: Final = ["fsync=on", "full_page_writes=on", "shared_buffers=256MB"]
 
-_EVERYTHING_ON: Final = {
+EVERYTHING_ON: Final = {
     "SIDEGATE_BINDING__IP": "log",
     "SIDEGATE_BINDING__USER_AGENT": "log",
     "SIDEGATE_BINDING__ACCEPT_LANGUAGE": "log",
@@ -134,7 +134,7 @@ class Stage:
             stores = {"SIDEGATE_DATABASE_URL": database.url} | self._secrets()
             if redis:
                 stores["SIDEGATE_REDIS_URL"] = self.redis.url
-            everything = _EVERYTHING_ON | stores | dict(settings)
+            everything = EVERYTHING_ON | stores | dict(settings)
             directory = self.directory()
             with self.cores.serving():
                 sidegate = start_sidegate(

@@ -1,0 +1,121 @@
+"""Where the time of a hit in memory goes, function by function, in this process alone.
+
+Built as in production, with every feature on: only the bytes come from no socket and go to none.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from timeit import repeat
+from typing import Any, Final, NamedTuple
+
+from proxy.core.token import KeyRing, TokenKey, digest_spelled, spelling_of
+from proxy.house import House, built
+from proxy.settings import load
+from proxy.web.check import Check
+from proxy.web.credentials import CredentialSources
+from proxy.web.express import ExpressLane
+from proxy.web.gate import desks
+from proxy.web.gateways.base import Manners
+from proxy.web.signals import SignalSources
+from tests.bench.questions import subrequest
+from tests.bench.sessions import new_known, record_of
+from tests.bench.stage import EVERYTHING_ON
+
+_KEY: Final = TokenKey(1, bytes(range(32)))
+
+# Each is called so often in a row; the quickest of so many rows counts: the others were disturbed.
+_CALLS: Final = 10_000
+_ROWS: Final = 15
+
+
+class Cost(NamedTuple):
+    """What a call takes, in microseconds, and how deep it lies in the one above it."""
+
+    function: str
+    microseconds: float
+    depth: int = 0
+
+
+class _Sink(asyncio.Transport):
+    """Takes what is written, as a socket that is always ready."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1)})
+        self.last: Any = b""
+
+    def write(self, data: Any) -> None:
+        self.last = data
+
+
+async def profiled(*, calls: int = _CALLS, rows: int = _ROWS) -> Sequence[Cost]:
+    """Time a hit, and the functions it calls. The last row is what stands between them."""
+    environ = EVERYTHING_ON | {
+        # Nobody is there: the clock that instances share is all that it is for.
+        "SIDEGATE_DATABASE_URL": "postgresql://127.0.0.1:1/nobody",
+        "SIDEGATE_TOKEN__KEYS": _KEY.spell(),
+    }
+    async with built(load(None, environ)) as house:
+        timed = [
+            Cost(function, min(repeat(call, number=calls, repeat=rows)) / calls * 1e6, depth)
+            for function, depth, call in _functions(house)
+        ]
+    whole, *parts = timed
+    rest = whole.microseconds - sum(part.microseconds for part in parts if part.depth == 1)
+    return [*timed, Cost("calls, and what stands between them", rest, 1)]
+
+
+def table(costs: Sequence[Cost]) -> str:
+    """Return the costs as text."""
+    return "\n".join(
+        f"{cost.microseconds:6.2f} µs  {'  ' * cost.depth}{cost.function}" for cost in costs
+    )
+
+
+def _functions(house: House) -> Iterator[tuple[str, int, Callable[[], object]]]:
+    known = new_known(1, KeyRing([_KEY]))
+    house.local.keep(record_of(known, datetime.now(UTC)).session)
+    sources, sink = CredentialSources(), _Sink()
+    desk = _desk(house, sources)
+    lane = ExpressLane([desk], trust=lambda _: True, clock=house.means.clock, learn_every=1)
+    connection: Any = lane.connection(asyncio.Protocol)
+    connection.connection_made(sink)
+    raw = subrequest(known, path=desk.route).encode("ascii")
+    for _ in range(3):  # the form is learnt, the answer is noted
+        connection.data_received(raw)
+    assert sink.last.startswith(b"HTTP/1.1 200 OK\r\n")
+
+    [(_, forms)] = lane.plain
+    head = forms.read(raw)
+    spelling = spelling_of(known.token.text)
+    assert head is not None
+    assert spelling is not None
+    digest, now = digest_spelled(spelling), house.means.clock.now()
+    session = house.local.peek(digest)
+    assert session is not None
+    said: Any = session.margin
+    yield "Connection.data_received", 0, lambda: connection.data_received(raw)
+    yield "Forms.read", 1, lambda: forms.read(raw)
+    yield "Check.at_once", 1, lambda: desk.at_once(head)
+    yield "CredentialSources.spelling", 2, lambda: sources.spelling(head)
+    yield "SharedClock.now", 2, house.means.clock.now
+    yield "Validator.recall", 2, lambda: house.validator.recall(spelling, now)
+    yield "digest_spelled", 3, lambda: digest_spelled(spelling)
+    yield "LocalStore.peek", 3, lambda: house.local.peek(digest)
+    yield "_Said.holds", 2, lambda: said.holds(said.gateway, head)
+    yield "Toucher.seen", 2, lambda: house.toucher.seen(session, now)
+    answer = said.common, said.own, lane.ending, said.body
+    yield "join and write", 1, lambda: sink.write(b"".join(answer))
+
+
+def _desk(house: House, sources: CredentialSources) -> Check:
+    signals = SignalSources(wanted=house.binding.watched)
+    desk, *_ = desks(
+        house.validator,
+        Manners(sources=sources, signals=signals),
+        events=house.metrics,
+        clock=house.means.clock,
+        binding=house.binding,
+    )
+    assert isinstance(desk, Check)
+    return desk
