@@ -108,7 +108,7 @@ class RedisServer:
         self._timeout = timeout
         self._turns = asyncio.Semaphore(_LINES)
         self._errands: set[asyncio.Future[None]] = set()
-        self._topology = topology(url, self._lives.greet, timeout=timeout)
+        self._topology = topology(url, self._lives.greet, timeout=timeout, monotonic=monotonic)
 
     async def pool_for(self, key: bytes) -> Pool:
         """Return the pool that leads to the server of `key`."""
@@ -201,12 +201,24 @@ class RedisServer:
 
         Where making it takes longer than a check may wait, there would never be one otherwise.
         """
-        making = asyncio.ensure_future(pool.get_connection())
+        making = asyncio.ensure_future(self._made(pool))
         try:
             return await share(making)
         except asyncio.CancelledError:
             self._keep(asyncio.ensure_future(_given_back(pool, making)))
             raise
+
+    async def _made(self, pool: Pool) -> AbstractConnection:
+        """Return a connection. That none can be made is a doubt, also if its caller has left.
+
+        A check leaves sooner than a host that has lost its power is known not to answer.
+        """
+        try:
+            connection: AbstractConnection = await pool.get_connection()
+        except VENDOR_ERRORS:
+            self._topology.doubt()
+            raise
+        return connection
 
     def _keep(self, errand: asyncio.Future[None]) -> None:
         self._errands.add(errand)

@@ -6,6 +6,8 @@ redis+cluster://[user:password@]host1:port,host2:port
                                             rediss+sentinel, rediss+cluster for TLS
 """
 
+import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -18,6 +20,8 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
+from proxy.stores.share import share
+
 Pool = ConnectionPool
 
 Greet = Callable[[AbstractConnection], Awaitable[None]]
@@ -27,6 +31,10 @@ Greet = Callable[[AbstractConnection], Awaitable[None]]
 # nothing is waited for; the breaker does the trying again. RESP2: with RESP3's notifications on,
 # the pool no longer looks for unread replies before it lends a connection.
 _MAX_CONNECTIONS: Final = 64
+
+# Seconds between two looks for where a Cluster's keys live. A node that stays dead is in doubt all
+# the time; to read a map takes 4 ms of everybody's, and a failover at least a second.
+_BETWEEN_LOOKS: Final = 0.5
 
 
 def _options(timeout: float, **more: Any) -> dict[str, Any]:
@@ -58,7 +66,7 @@ class Topology(ABC):
         """Return the pool for the server that holds `key`; may have to ask where that is."""
 
     def doubt(self) -> None:  # noqa: B027  # most forms have nothing to doubt
-        """A server said or showed that it is not the right one: look again before the next use."""
+        """A server said or showed that it is not the right one, or none at all: look again soon."""
 
     @abstractmethod
     async def close(self) -> None: ...
@@ -81,19 +89,30 @@ class OneServer(Topology):
 
 
 class Cluster(Topology):
-    """A Redis Cluster. Its client is asked for the map only; the connections are ours."""
+    """A Redis Cluster. Its client is asked for the map only; the connections are ours.
 
-    def __init__(self, client: RedisCluster, options: dict[str, Any]) -> None:
+    A map that is found before a failover is over still names the dead, and whoever follows it
+    raises the next doubt.
+    """
+
+    def __init__(
+        self, client: RedisCluster, options: dict[str, Any], *, monotonic: Callable[[], float]
+    ) -> None:
         self._client = client
         self._options = options
+        self._monotonic = monotonic
         self._pools: dict[str, Pool] = {}
-        self._mapped = False
+        self._look: asyncio.Future[None] | None = None
+        self._doubted = True
+        self._known = False
+        self._next_look = 0.0
 
     async def pool_for(self, key: bytes) -> Pool:
-        if not self._mapped:
-            await self._client.initialize()  # once; it does not look again
-            await self._client.nodes_manager.initialize()
-            self._mapped = True
+        if self._look is None and self._must_look():
+            self._look = asyncio.ensure_future(self._looked())
+            self._look.add_done_callback(self._has_looked)
+        if self._look is not None:
+            await share(self._look)
         node: ClusterNode | None = self._client.get_node_from_key(key.decode("ascii"))
         assert node is not None  # only a replica's absence is told by None
         if node.name not in self._pools:
@@ -103,15 +122,38 @@ class Cluster(Topology):
         return self._pools[node.name]
 
     def doubt(self) -> None:
-        self._mapped = False
+        self._doubted = True
+
+    def _must_look(self) -> bool:
+        return not self._known or (self._doubted and self._monotonic() >= self._next_look)
+
+    async def _looked(self) -> None:
+        """Read the map for all who ask meanwhile. It is none of theirs: who leaves ends nothing.
+
+        A doubt that is raised from now on may be about this map, too.
+        """
+        self._doubted = False
+        await self._client.initialize()  # once; it does not look again
+        await self._client.nodes_manager.initialize()
+        self._known = True
+
+    def _has_looked(self, look: asyncio.Future[None]) -> None:
+        self._look = None
+        self._next_look = self._monotonic() + _BETWEEN_LOOKS
+        if look.cancelled() or look.exception() is not None:  # seen: those who wait may have left
+            self._doubted = True
 
     async def close(self) -> None:
+        if self._look is not None:
+            await asyncio.wait([self._look])
         for pool in self._pools.values():
             await pool.aclose()
         await self._client.aclose()
 
 
-def topology(url: str, greet: Greet, *, timeout: float) -> Topology:
+def topology(
+    url: str, greet: Greet, *, timeout: float, monotonic: Callable[[], float] = time.monotonic
+) -> Topology:
     """Return the topology an URL of one of the forms above names. ValueError: none of them.
 
     Servers connect, and say where a key lives, within `timeout` seconds.
@@ -124,7 +166,7 @@ def topology(url: str, greet: Greet, *, timeout: float) -> Topology:
     if form == "sentinel":
         return _sentinel(parts, timeout, greet, tls=tls)
     if form == "cluster":
-        return _cluster(parts, timeout, greet, tls=tls)
+        return _cluster(parts, timeout, greet, tls=tls, monotonic=monotonic)
     return OneServer(ConnectionPool.from_url(url, **_to_data(timeout, greet)))
 
 
@@ -141,14 +183,21 @@ def _sentinel(parts: SplitResult, timeout: float, greet: Greet, *, tls: bool) ->
     return OneServer(pool, sentinel)
 
 
-def _cluster(parts: SplitResult, timeout: float, greet: Greet, *, tls: bool) -> Topology:
+def _cluster(
+    parts: SplitResult,
+    timeout: float,
+    greet: Greet,
+    *,
+    tls: bool,
+    monotonic: Callable[[], float],
+) -> Topology:
     nodes = [ClusterNode(host, port) for host, port in _hosts(parts, default_port=6379)]
     known = _credentials(parts)
     client = RedisCluster(startup_nodes=nodes, ssl=tls, **_options(timeout, **known))
     options = _to_data(timeout, greet, **known)
     if tls:
         options["connection_class"] = SSLConnection
-    return Cluster(client, options)
+    return Cluster(client, options, monotonic=monotonic)
 
 
 def _credentials(parts: SplitResult) -> dict[str, str]:
