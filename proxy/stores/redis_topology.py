@@ -99,6 +99,7 @@ class Cluster(Topology):
         self, client: RedisCluster, options: dict[str, Any], *, monotonic: Callable[[], float]
     ) -> None:
         self._client = client
+        self._given = dict(client.nodes_manager.startup_nodes)
         self._options = options
         self._monotonic = monotonic
         self._pools: dict[str, Pool] = {}
@@ -133,6 +134,8 @@ class Cluster(Topology):
         A doubt that is raised from now on may be about this map, too.
         """
         self._doubted = False
+        for name, node in self._given.items():  # it asks only those that the last map has named
+            self._client.nodes_manager.startup_nodes.setdefault(name, node)
         await self._client.initialize()  # once; it does not look again
         await self._client.nodes_manager.initialize()
         self._known = True

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from proxy.core.errors import StoreUnavailable
 from proxy.stores.redis_server import RedisServer
 from tests.clock import FakeClock
-from tests.processes import Server, temporary_directory
+from tests.processes import Server, free_port, temporary_directory
 from tests.servers import start_cluster_node
 from tests.stores.conftest import Raw, client
 from tests.stores.waiting import all_leave, nothing_is_left
@@ -148,3 +149,21 @@ async def test_closing_waits_for_the_look_that_is_under_way(node: Server) -> Non
         with suppress(StoreUnavailable):
             await caller
         node.resume()
+
+
+async def test_when_all_have_new_addresses_those_that_the_operator_gave_are_asked(
+    node: Server, workdir: Path, clock: FakeClock
+) -> None:
+    """A Cluster that was moved as a whole leaves nobody to be asked at the addresses it told."""
+    port = free_port(10_000)
+    server = RedisServer(f"{node.url},127.0.0.1:{port}", timeout=0.5, monotonic=clock.monotonic)
+    await server.ping()
+    await asyncio.to_thread(node.kill)
+    other = await asyncio.to_thread(start_cluster_node, workdir, port)
+    with pytest.raises(StoreUnavailable):
+        await server.ping()
+    clock.advance(1)
+    await server.ping()
+    await server.close()
+    other.kill()
+    await asyncio.to_thread(node.restart)
