@@ -21,6 +21,7 @@ _PATIENCE: Final = 60.0
 
 async def ended(deployment: Deployment, load: Load, record: Record) -> list[Breach]:
     """Return what turns out not to be true. The load has ended before."""
+    found = await _leaked(deployment, load)  # now: killed, Redis and the metrics hold nothing
     await _killed_and_started(deployment)
     await _until_well(load.gateway)
     first = len(record.entries)
@@ -28,16 +29,18 @@ async def ended(deployment: Deployment, load: Load, record: Record) -> list[Brea
     await _everybody_once(load, record)
     await _counted(deployment, record)
     await _audited(deployment, record)
-    found = [
+    found += [
         *_since(first, record, breaches(record.entries)),
         *breaches_at_rest(record.entries),
         *await _verified(deployment),
     ]
-    issued = load.population.issued.values()
-    found += await leaks.leaks(
-        load.gateway.upstreams, deployment.redis, deployment.postgres, issued
-    )
+    found += await _leaked(deployment, load)
     return found
+
+
+async def _leaked(deployment: Deployment, load: Load) -> list[Breach]:
+    issued = load.population.issued.values()
+    return await leaks.leaks(load.gateway.upstreams, deployment.redis, deployment.postgres, issued)
 
 
 async def _killed_and_started(deployment: Deployment) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from base64 import urlsafe_b64decode
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import redis as vendor
@@ -72,7 +72,7 @@ async def _places(
     for upstream in upstreams:
         yield f"the log of {upstream.name}", upstream.sidegate.server.log.encode()
         yield f"a metric of {upstream.name}", (await metrics_text(upstream) or "").encode()
-    yield "Redis", await asyncio.to_thread(_everything_in_redis, redis.port)
+    yield "Redis", await asyncio.to_thread(everything_in_redis, redis.port)
     yield "the log of Postgres", postgres.log.encode()
     async with superuser(postgres) as connection:
         for table in await connection.fetch(_TABLES):
@@ -80,10 +80,43 @@ async def _places(
             yield f"the table {table['name']}", "\n".join(row["line"] for row in rows).encode()
 
 
-def _everything_in_redis(port: int) -> bytes:
+def everything_in_redis(port: int) -> bytes:
+    """Return all keys, and what is kept under them."""
     with vendor.Redis(port=port, protocol=2) as raw:
         keys: list[Any] = list(raw.scan_iter(count=1000))
-        values: list[Any] = []
+        words: list[bytes] = []
         for start in range(0, len(keys), 1000):
-            values += raw.mget(keys[start : start + 1000])
-    return b"\n".join([*keys, *(value for value in values if value)])
+            words += _kept(raw, keys[start : start + 1000])
+    return b"\n".join([*keys, *words])
+
+
+def _kept(raw: Any, keys: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield what is kept under these keys; what has gone meanwhile is kept no more."""
+    with raw.pipeline(transaction=False) as asking:
+        for key in keys:
+            asking.type(key)
+        kinds = asking.execute()
+        for key, kind in zip(keys, kinds, strict=True):
+            asking.execute_command(*_READ[kind](key))
+        for kept in asking.execute(raise_on_error=True):
+            yield from _words(kept)
+
+
+def _words(kept: Any) -> Iterator[bytes]:
+    """Yield every text of a reply."""
+    match kept:
+        case bytes():
+            yield kept
+        case dict():
+            yield from _words([*kept, *kept.values()])
+        case list():
+            for each in kept:
+                yield from _words(each)
+
+
+# How each type is read; another one than these Sidegate does not use, and the rig ends for it.
+_READ: Final[Mapping[bytes, Callable[[bytes], tuple[str | bytes, ...]]]] = {
+    b"string": lambda key: ("GET", key),
+    b"hash": lambda key: ("HGETALL", key),
+    b"none": lambda key: ("GET", key),  # it has gone
+}

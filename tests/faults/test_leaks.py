@@ -4,11 +4,13 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import sha256
 
 import pytest
+import redis
 
 from proxy.core.session_type import SessionType
 from proxy.core.token import KeyRing, TokenKey
-from tests.faults.leaks import Secrets
+from tests.faults.leaks import Secrets, everything_in_redis
 from tests.faults.population import Held, forged
+from tests.processes import Server
 
 TOKEN = KeyRing([TokenKey.generate()]).mint(SessionType.WEB).text
 RANDOM = urlsafe_b64decode(TOKEN[4:])[1:33]
@@ -43,6 +45,18 @@ def test_digests_and_session_ids_are_no_tokens(secrets: Secrets) -> None:
     spelled = [digest, digest.hex().encode(), urlsafe_b64encode(digest)]
     for text in (*spelled, b"01a210a3-fdf2-7241-b6f1-d9505e8a46ef", b"sgw_", b"sgw_short"):
         assert not secrets.are_in(b"x " * 100 + text + b" y" * 100)
+
+
+def test_whatever_is_kept_in_redis_is_looked_at(secrets: Secrets, own_redis: Server) -> None:
+    with redis.Redis(port=own_redis.port) as client:
+        client.set("record", b"nothing")
+        client.hset("pending", "1", b"nothing")
+        assert not secrets.are_in(everything_in_redis(own_redis.port))
+        client.hset("pending", "2", TOKEN)
+        assert secrets.are_in(everything_in_redis(own_redis.port))
+        client.delete("pending")
+        client.set("record", TOKEN)
+        assert secrets.are_in(everything_in_redis(own_redis.port))
 
 
 def test_a_digest_that_happens_to_begin_like_a_token_is_none(secrets: Secrets) -> None:
