@@ -46,7 +46,9 @@ def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> frozens
 )
 @click.option("--load", default=_LOAD, show_default=True, help="1 is a thousand checks a second.")
 @click.option(
-    "--broken", type=click.Choice(sorted(BUILDS)), help="Run a build that is broken on purpose."
+    "--broken",
+    type=click.Choice(sorted(BUILDS)),
+    help="Run a build that is broken on purpose, on the fault that shows it.",
 )
 @click.option("--markdown", "as_markdown", is_flag=True, help="Write the table for the docs.")
 @click.option("--history", type=click.Path(path_type=Path), help="Keep the history in this file.")

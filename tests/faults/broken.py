@@ -13,6 +13,7 @@ from proxy.core.token import Digest
 from proxy.core.verdict import Allow, Unavailable, Verdict
 from proxy.service.validator import Validator
 from proxy.stores.codec import decode
+from proxy.stores.confirmed import Confirmed
 from proxy.stores.local import LocalStore
 from proxy.stores.redis import RedisStore
 from proxy.web.gateways.base import Manners
@@ -81,11 +82,35 @@ def _cache_decision() -> None:
     Validator.validate = validate_once  # type: ignore[method-assign]
 
 
+def _never_believes() -> None:
+    """After the first doubt that arises once Redis has answered, it is never believed again."""
+    find, doubt, confirm = Confirmed.find, Confirmed.doubt, Confirmed.confirm
+    answered, over = set[Confirmed](), set[Confirmed]()
+
+    async def find_and_note(self: Confirmed, digest: Digest) -> Session | None:
+        session = await find(self, digest)
+        answered.add(self)
+        return session
+
+    def doubt_for_ever(self: Confirmed) -> None:
+        over.update(answered & {self})
+        doubt(self)
+
+    def confirm_unless_over(self: Confirmed) -> None:
+        if self not in over:
+            confirm(self)
+
+    Confirmed.find = find_and_note  # type: ignore[method-assign]
+    Confirmed.doubt = doubt_for_ever  # type: ignore[method-assign]
+    Confirmed.confirm = confirm_unless_over  # type: ignore[method-assign]
+
+
 BUILDS: Final[Mapping[str, Build]] = MappingProxyType(
     {
         "ignore-tombstones": Build(_ignore_tombstones, 1, frozenset({"I1"})),
         "skip-binding": Build(_skip_binding, 12, frozenset({"I3"})),
         "fail-open": Build(_fail_open, 18, frozenset({"I4"})),
         "cache-decision": Build(_cache_decision, 1, frozenset({"I1"})),
+        "never-believes": Build(_never_believes, 5, frozenset({"I12"})),
     }
 )

@@ -109,6 +109,11 @@ def figures(
     )
 
 
+def revoked_during(episode: Mark, history: Iterable[Entry]) -> int:
+    """Return how many revocations were asked for during one episode."""
+    return sum(isinstance(entry, Revoke) and _within(entry, [episode]) for entry in history)
+
+
 def _forgotten(requests: Iterable[Check]) -> dict[str | None, float]:
     """Return since when each session is perhaps in one instance's memory, and not in Redis."""
     since: dict[str | None, float] = {}

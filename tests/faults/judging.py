@@ -6,7 +6,7 @@ from typing import Final
 from tests.faults import history
 from tests.faults.checker import breaches
 from tests.faults.faults import Fault
-from tests.faults.figures import Figures, figures
+from tests.faults.figures import Figures, figures, revoked_during
 from tests.faults.gateway import Upstream
 from tests.faults.history import now
 from tests.faults.plan import Row
@@ -22,9 +22,11 @@ def row_of(fault: Fault, marks: Sequence[history.Mark], stage: Stage) -> Row:
     """Judge what the stage's record holds of a fault, whose episodes were `marks`."""
     entries = stage.record.entries
     seen = figures(entries, marks, only_at="other" if fault.only_other else None)
-    stage.expect("no revocation fell into it", seen=seen.revocations)
+    for mark in marks:  # five a second, and the shortest of them lasts two seconds
+        where = mark.episode or "it"
+        stage.expect(f"no revocation fell into {where}", seen=revoked_during(mark, entries))
     found = {*breaches(entries), *wrong_lists(entries), *_too_little(fault, seen)}
-    found |= set(_deaths(stage.load.gateway.upstreams))
+    found |= {*_deaths(stage.load.gateway.upstreams), *stage.breaches}
     since = marks[0].start - _BEFORE
     told = (breach for breach in found if breach.when >= since)
     return Row(

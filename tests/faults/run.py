@@ -74,11 +74,13 @@ async def _had(fault: Fault, stage: Stage, progress: Progress) -> Row:
     """Let a fault happen, with all of its episodes."""
     gc.freeze()  # what is there by now stays: it need not be looked through again and again
     stage.absent.clear()
+    stage.breaches.clear()
     stage.record.forget_checks()
     async with stage.load.running():
         if fault.without_cold:
             await _filled(stage)
-        await stage.wait(_BASE)
+        async with stage.believing("before it"):
+            await stage.wait(_BASE)
         marks = []
         for name, episode in fault.episodes:
             progress(f"{fault.number} {fault.name}{f': {name}' if name else ''}")
@@ -101,7 +103,10 @@ async def _episode(fault: Fault, name: str, episode: Episode, stage: Stage) -> h
         starving=fault.starving,
     )
     stage.record.note(mark)
-    await asyncio.sleep((fault.recovery or 0.0) + _WATCHED)  # a promise is not scaled
+    recovery = fault.recovery or 0.0  # a promise is not scaled
+    await asyncio.sleep(recovery)
+    async with stage.believing(f"from {recovery:g} s after it"):  # each episode leaves it well
+        await asyncio.sleep(_WATCHED)
     after = await stage.counters()
     for store in ("redis", "postgres"):
         stage.expect(f"no look-up went to {store}", seen=looked_up(store)(before, after))

@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
+from typing import Final
 
 from tests.faults.deployment import Deployment
 from tests.faults.gateway import Upstream
 from tests.faults.history import Dark, Forgotten, Hurt, Record, Result, Revoke, now
 from tests.faults.load import Load
+from tests.faults.rules import Breach
 from tests.faults.watch import Counters, counters
 from tests.processes import Server
 from tests.stores.wire import Wire
@@ -20,6 +22,8 @@ Episode = Callable[["Stage"], Awaitable[None]]
 Sign = Callable[[Counters, Counters], float]
 """What counters before and after say of whether a fault was there: 0 is no."""
 
+_LOOK_UPS: Final = "sidegate_lookup_duration_seconds_count"
+
 # An instance that was hurt is given so long to find its feet before it owes answers in time.
 _ON_ITS_FEET = 1.0
 
@@ -29,7 +33,8 @@ class Stage:
     """`factor` is the load's. `scale` makes what need not last as long as it might shorter;
     `minutes` is how long the random mix goes on.
 
-    `absent` collects what a fault should have shown, and did not.
+    `absent` collects what a fault should have shown, and did not; `breaches` what was seen of
+    promises that no history tells of.
     """
 
     deployment: Deployment
@@ -40,6 +45,7 @@ class Stage:
     scale: float = 1.0
     minutes: float = 2.0
     absent: list[str] = field(default_factory=list)
+    breaches: list[Breach] = field(default_factory=list)
     begun: float = 0.0
 
     def begins(self) -> None:
@@ -73,6 +79,20 @@ class Stage:
 
     async def counters(self) -> Counters:
         return await counters(self.load.gateway.upstreams)
+
+    @asynccontextmanager
+    async def believing(self, when: str) -> AsyncIterator[None]:
+        """Let it be a breach (I12) if some instance gets no session from Redis during the block.
+
+        Postgres would serve all the same, and no client notices.
+        """
+        before = await self.counters()
+        yield
+        after = await self.counters()
+        for upstream in self.load.gateway.upstreams:
+            if not hits(upstream.name)(before, after):
+                what = f"{upstream.name} got no session from Redis {when}"
+                self.breaches.append(Breach("I12", what, now()))
 
     def expect(self, what: str, *, seen: float | bool) -> None:
         """State what the fault should have shown."""
@@ -129,15 +149,20 @@ class Stage:
 
 def failed(store: str) -> Sign:
     """Look-ups that a store could not answer."""
-    return lambda before, after: after.since(
-        before, "sidegate_lookup_duration_seconds_count", store=store, outcome="error"
-    )
+    return lambda before, after: after.since(before, _LOOK_UPS, store=store, outcome="error")
 
 
 def looked_up(store: str) -> Sign:
-    """Look-ups that reached a store's guard, whatever came of them."""
-    return lambda before, after: after.since(
-        before, "sidegate_lookup_duration_seconds_count", store=store
+    """Look-ups that a store has answered. One that failed has perhaps never left the process."""
+    return lambda before, after: sum(
+        after.since(before, _LOOK_UPS, store=store, outcome=outcome) for outcome in ("hit", "miss")
+    )
+
+
+def hits(instance: str) -> Sign:
+    """Look-ups of one instance that Redis has answered with a session: it is believed there."""
+    return lambda before, after: after.only(instance).since(
+        before, _LOOK_UPS, store="redis", outcome="hit"
     )
 
 

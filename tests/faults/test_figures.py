@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from tests.faults.figures import Figures, figures, percentile
+from tests.faults.figures import Figures, figures, percentile, revoked_during
 from tests.faults.history import Entry, Road
 from tests.faults.made_up import allowed, create, fault, refused, revoke, stall, unavailable
 
@@ -18,6 +18,13 @@ def seen(*history: Entry, only_at: str | None = None) -> Figures:
 def test_the_share_is_of_what_was_asked_during_the_fault() -> None:
     history = [allowed(9.0), allowed(11.0), unavailable(12.0), unavailable(25.0)]
     assert seen(*history).valid == 0.5
+
+
+def test_a_revocation_falls_into_the_episode_in_which_it_was_asked_for() -> None:
+    first, second = fault(10.0, 20.0), fault(30.0, 40.0)
+    history = [revoke(9.0), revoke(20.0), revoke(25.0)]
+    assert revoked_during(first, history) == 1
+    assert revoked_during(second, history) == 0
 
 
 def test_nothing_asked_is_no_share() -> None:

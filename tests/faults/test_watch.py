@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from tests.faults.stage import failed, hits, looked_up
 from tests.faults.watch import Counters, Holdings, Series, read_series
 
 PAGE = """\
@@ -42,6 +43,26 @@ def test_an_instance_that_was_started_again_counts_from_nothing() -> None:
 
 def test_an_instance_that_did_not_answer_before_counts_from_nothing() -> None:
     assert counters(one=checks(7)).since(counters(), "sidegate_checks_total") == 7
+
+
+def look_ups(outcome: str, number: int) -> str:
+    labels = f'store="redis",outcome="{outcome}"'
+    return f"sidegate_lookup_duration_seconds_count{{{labels}}} {number}\n"
+
+
+def test_a_look_up_that_failed_has_reached_nobody() -> None:
+    before = counters(one=look_ups("error", 1))
+    after = counters(one=look_ups("error", 9))
+    assert not looked_up("redis")(before, after)
+    assert failed("redis")(before, after) == 8
+
+
+def test_who_gets_sessions_from_redis_is_told_of_each_instance_alone() -> None:
+    before = counters(one=look_ups("hit", 1), other=look_ups("hit", 1))
+    after = counters(one=look_ups("hit", 5), other=look_ups("hit", 1) + look_ups("miss", 7))
+    assert hits("one")(before, after) == 4
+    assert not hits("other")(before, after)
+    assert not hits("one")(before, counters(other=look_ups("hit", 9)))
 
 
 BASE = Holdings(memory=1000, descriptors=100, redis=10, postgres=9, series=300)

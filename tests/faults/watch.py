@@ -44,6 +44,10 @@ class Counters:
             for earlier in (before.series.get(name, {}).get((key, has), 0.0),)
         )
 
+    def only(self, name: str) -> Counters:
+        """Return those of one instance; none, if it did not answer."""
+        return Counters({key: series for key, series in self.series.items() if key == name})
+
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
