@@ -177,6 +177,7 @@ class _Doors:
                     _log.warning("the %s door had no key at the start: it takes a restart", name)
             if self.express is not None:
                 self.express.exchange(among, trust=peers.trust)
+            house.local.answers_name(_identity(settings).all())
 
         return exchange
 
@@ -257,6 +258,7 @@ def _admin_application(settings: Settings, house: House) -> Application | None:
 @asynccontextmanager
 async def _gate_door(settings: Settings, house: House, doors: _Doors) -> AsyncIterator[Door]:
     among, peers = _answering(settings, house)
+    house.local.answers_name(_identity(settings).all())
     if settings.gate.express:
         doors.express = ExpressLane(among, trust=peers.trust, clock=house.means.clock)
     door = Door(
@@ -279,9 +281,12 @@ def _answering(settings: Settings, house: House) -> tuple[Sequence[Desk], Peers]
         cookie=None if wishes.cookie is None else wishes.cookie.encode("ascii"),
         header=None if wishes.header is None else wishes.header.lower().encode("ascii"),
     )
-    identity = IdentityNames(**wishes.identity.model_dump())
-    signals = _signals(settings, house)
-    manners = Manners(sources=sources, identity=identity, realm=wishes.realm, signals=signals)
+    manners = Manners(
+        sources=sources,
+        identity=_identity(settings),
+        realm=wishes.realm,
+        signals=_signals(settings, house),
+    )
     among = desks(
         house.validator,
         manners,
@@ -290,6 +295,10 @@ def _answering(settings: Settings, house: House) -> tuple[Sequence[Desk], Peers]
         binding=house.binding,
     )
     return among, Peers(wishes.trusted_peers, refused=house.metrics.untrusted_peer)
+
+
+def _identity(settings: Settings) -> IdentityNames:
+    return IdentityNames(**settings.gate.identity.model_dump())
 
 
 def _signals(settings: Settings, house: House) -> SignalSources:

@@ -66,7 +66,9 @@ class Memory(Protocol):
 
     hits: int
     misses: int
-    size: int
+
+    @property
+    def size(self) -> int: ...
 
     def __len__(self) -> int: ...
 

@@ -2,7 +2,7 @@
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from proxy.core.clock import Clock
@@ -12,7 +12,9 @@ from proxy.core.token import Digest
 # What a copy takes without its texts, in bytes: itself, its place here, and the answer noted in its
 # margin. Measured, as all of `size_of` is (tests/stores/test_local_size.py).
 _FIXED: Final = 935
-_BOUND: Final = 200
+_BOUND: Final = 350  # with what its client has shown, part of which many others show
+_SCOPE: Final = 60  # is counted for each, for nobody knows how many sessions will share it
+_NAMES: Final = 74  # characters of the names of an answer's headers, as shipped
 
 # Ages are shortened by up to a tenth at random: copies made together must not be asked for again
 # together.
@@ -47,7 +49,8 @@ class LocalStore:
         """
         self.hits = 0
         self.misses = 0
-        self.size = 0
+        self._estimated = 0
+        self._beyond = 0  # bytes of each copy that `size_of` does not know of
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
         self._max_age = max_age
@@ -58,6 +61,10 @@ class LocalStore:
 
     def __len__(self) -> int:
         return len(self._copies)
+
+    @property
+    def size(self) -> int:
+        return self._estimated + self._beyond * len(self._copies)
 
     async def find(self, digest: Digest) -> Session | None:
         """Never waits: a hit makes no task, takes no lock and touches no socket."""
@@ -79,16 +86,21 @@ class LocalStore:
         self.hits += 1
         return self._applied(copy[0])
 
+    def answers_name(self, headers: Collection[str]) -> None:
+        """Take into account that each answer that is kept with a copy names these headers."""
+        self._beyond = max(0, sum(map(len, headers)) - _NAMES)
+        self._make_room()
+
     def keep(self, session: Session) -> Session:
         """Put, for those who cannot await. An equal copy counts as news: its age starts again."""
         kept, _ = self._copies.get(session.digest, (None, 0.0))
         if kept is not None:
             if kept.freshness > session.freshness:
                 return self._applied(kept)
-            self.size -= size_of(kept)
+            self._estimated -= size_of(kept)
             if kept == session:
                 session = kept  # with what is noted in its margin
-        self.size += size_of(session)
+        self._estimated += size_of(session)
         self._copies[session.digest] = session, self._monotonic() + self._lifespan()
         self._copies.move_to_end(session.digest)
         self._make_room()
@@ -99,7 +111,7 @@ class LocalStore:
         kept, until = self._copies.get(session.digest, (None, 0.0))
         if kept is None or kept.freshness > session.freshness:
             return
-        self.size += size_of(session) - size_of(kept)
+        self._estimated += size_of(session) - size_of(kept)
         self._copies[session.digest] = session, until
 
     def distrust(self) -> None:
@@ -113,12 +125,12 @@ class LocalStore:
     def clear(self) -> None:
         """Forget everything, as when the truth itself has gone back in time."""
         self._copies.clear()
-        self.size = 0
+        self._estimated = 0
 
     def _make_room(self) -> None:
         while len(self._copies) > self._max_sessions or self.size > self._max_bytes:
             _, (session, _) = self._copies.popitem(last=False)
-            self.size -= size_of(session)
+            self._estimated -= size_of(session)
 
     def _lifespan(self) -> float:
         return self._max_age * (1 - _JITTER * self._jitter())
@@ -129,4 +141,5 @@ def size_of(session: Session) -> int:
     # As a text and in an answer, where a character beyond ASCII takes up to twelve.
     user = 2 * len(session.user_id) if session.user_id.isascii() else 16 * len(session.user_id)
     bound = _BOUND + len(session.binding) if session.binding else 0
-    return _FIXED + user + sum(map(len, session.scopes)) + bound
+    scopes = session.scopes  # also in the answer
+    return _FIXED + user + _SCOPE * len(scopes) + 2 * sum(map(len, scopes)) + bound

@@ -12,7 +12,7 @@ from functools import lru_cache
 from time import perf_counter
 from typing import Final, Protocol, assert_never
 
-from proxy.core.binding import LONGEST, Signal
+from proxy.core.binding import Signal
 from proxy.core.clock import Clock
 from proxy.core.session import Session
 from proxy.core.verdict import Allow, Deny, Unavailable, Verdict
@@ -24,6 +24,9 @@ from proxy.web.messages import Answer, Head, Line, Subrequest
 from proxy.web.octets import Reply, reply_of
 
 _ALLOWED: Final = ("allow", "ok")
+# So many bytes of what a client shows are noted; browsers show about half of that. Memory counts on
+# no more (stores/local.py).
+_NOTED: Final = 400
 _log: Final = logging.getLogger("sidegate.gate")
 
 
@@ -123,8 +126,10 @@ class Check:
     def _note(
         self, head: Head, session: Session, differing: tuple[Signal, ...], reply: Reply
     ) -> None:
-        if _log.isEnabledFor(logging.DEBUG) or not _is_short(head):
-            return  # every check stands in the log; and nobody is to fill memory with what he shows
+        if _log.isEnabledFor(logging.DEBUG):
+            return  # every check stands in the log
+        if session.binding and not _is_short(head):
+            return  # nobody is to fill memory with what he shows
         shown = tuple(map(_shared, head.shown)) if session.binding else None
         said = _Said(
             reply.common, reply.own, gateway=self._gateway, shown=shown, differing=differing
@@ -172,7 +177,7 @@ class Check:
 
 
 def _is_short(head: Head) -> bool:
-    return all(line is None or len(line) <= LONGEST for line in head.shown)
+    return sum(map(len, filter(None, head.shown))) <= _NOTED
 
 
 @lru_cache(maxsize=4096)

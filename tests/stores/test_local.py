@@ -109,6 +109,15 @@ def test_what_does_not_fit_at_all_is_not_kept() -> None:
     assert (len(store), store.size) == (0, 0)
 
 
+def test_where_answers_take_more_room_fewer_are_kept() -> None:
+    each = size_of(a_session())
+    store = a_store(max_bytes=10 * each)
+    for _ in range(10):
+        store.keep(a_session())
+    store.answers_name(["X" * each])
+    assert (len(store), store.size) == (5, 10 * each - 5 * 74)
+
+
 def test_a_copy_takes_the_room_of_the_one_it_follows() -> None:
     store = a_store()
     session = store.keep(a_session())
