@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final
 
@@ -10,11 +11,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.core.binding import Policy, Signal, Signals, Widths, bind
+from proxy.core.session import Session
+from proxy.service.binding import ClientBinding
+from proxy.web.credentials import CredentialSources
+from proxy.web.gateways.base import Manners
+from proxy.web.signals import SignalSources
 from tests.fakes import Shelf
 from tests.web.attack_table import ATTACKS, STRAY_TARGETS, Attack
 from tests.web.gate_rig import (
     ALICE,
     BOB,
+    CAROL,
     EXPIRED,
     IDLE,
     NEVER_ISSUED,
@@ -37,27 +45,78 @@ TARGETS: Final = (*ROUTES, "/session", "/ext-authz", "/auth-request?a=1", "/forw
 
 METHODS: Final = (b"GET", b"HEAD", b"POST", b"OPTIONS", b"DELETE", b"PROPFIND", b"MKCOL", b"get")
 
-SESSIONS: Final = known_sessions()
 HEAD: Final = re.compile(rb".+?(?:\r\n\r\n|\Z)", re.DOTALL)
 
-Told = tuple[bytes, list[tuple[str, str, str]], int]
+# Alice is bound to what is only counted, bob to what he is refused for, too; carol to nothing.
+POLICIES: Final = {
+    Signal.IP: Policy.LOG,
+    Signal.ACCEPT_LANGUAGE: Policy.LOG,
+    Signal.USER_AGENT: Policy.DENY,
+    Signal.HEADER: Policy.DENY,
+}
+CLIENT: Final = Signals("192.0.2.1", "curl/8.5.0", "de-ch", "device 7")
+BINDINGS: Final = {
+    ALICE.digest(): Signals(CLIENT.ip, accept_language=CLIENT.accept_language),
+    BOB.digest(): CLIENT,
+}
+
+
+def bound(session: Session) -> Session:
+    client = BINDINGS.get(session.digest)
+    if client is None:
+        return session
+    return replace(session, binding=bind(session.id, client, Widths()))
+
+
+SESSIONS: Final = tuple(map(bound, known_sessions()))
+
+
+@dataclass
+class Noted:
+    """What is told of mismatches."""
+
+    mismatches: list[tuple[str, str]] = field(default_factory=list)
+
+    def binding(self) -> ClientBinding:
+        return ClientBinding(POLICIES, widths=Widths(), events=self, revoke=_ends_nobody)
+
+    def binding_mismatch(self, signal: str, policy: str) -> None:
+        self.mismatches.append((signal, policy))
+
+    def binding_revocation(self, outcome: str) -> None:
+        raise AssertionError(outcome)
+
+
+def _ends_nobody(session: Session) -> None:
+    raise AssertionError(session)
+
+
+MANNERS: Final = Manners(
+    sources=CredentialSources(header=b"x-session-token"),
+    signals=SignalSources(frozenset(POLICIES), b"x-device"),
+)
+
+Told = tuple[bytes, list[tuple[str, str, str]], int, list[tuple[str, str]]]
 
 
 async def told(gate: Gatehouse, chunks: Sequence[bytes]) -> Told:
-    """Return all that is answered, the checks counted, and how often it was no request at all.
+    """Return all that is answered, the checks counted, how often it was no request at all, and in
+    what clients differed from those their sessions are bound to.
 
-    It is said twice, on two connections: the second time the gate knows the form of it.
+    It is said twice, on two connections: the second time the gate knows the form of it, and may
+    have noted its answers.
     """
-    build_gate(gate)
-    first, checks, bad_requests = await told_once(gate, chunks), gate.checks, gate.bad_requests
-    gate.checks, gate.bad_requests = [], 0
-    again = await told_once(gate, chunks)
+    noted = Noted()
+    build_gate(gate, manners=MANNERS, binding=noted.binding())
+    first = await told_once(gate, noted, chunks)
+    again = await told_once(gate, noted, chunks)
     await gate.door.close(patience=0)
-    assert (again, gate.checks, gate.bad_requests) == (first, checks, bad_requests)
-    return first, checks, bad_requests
+    assert again == first
+    return first
 
 
-async def told_once(gate: Gatehouse, chunks: Sequence[bytes]) -> bytes:
+async def told_once(gate: Gatehouse, noted: Noted, chunks: Sequence[bytes]) -> Told:
+    gate.checks, gate.bad_requests, noted.mismatches = [], 0, []
     tape = Tape(gate.door)
     for chunk in (*chunks, LAST):
         tape.feed(chunk)
@@ -65,7 +124,7 @@ async def told_once(gate: Gatehouse, chunks: Sequence[bytes]) -> bytes:
             await asyncio.sleep(0)
     await tape.until_it_has_ended()
     tape.abort()
-    return comparable(tape.sent)
+    return comparable(tape.sent), gate.checks, gate.bad_requests, noted.mismatches
 
 
 async def check(*chunks: bytes) -> None:
@@ -147,13 +206,14 @@ async def test_requests_with_junk_between_are_answered_the_same(
 
 blanks = st.sampled_from([b"", b" ", b"  ", b"\t", b" \t "])
 tokens = st.sampled_from(
-    [token.text.encode() for token in (ALICE, BOB, NEVER_ISSUED, REVOKED, EXPIRED, IDLE)]
+    [token.text.encode() for token in (ALICE, BOB, CAROL, NEVER_ISSUED, REVOKED, EXPIRED, IDLE)]
 )
 credentials = st.one_of(
     st.builds(lambda token: (b"Authorization", b"Bearer " + token), tokens),
     st.builds(lambda token: (b"Authorization", b"bearer   " + token), tokens),
     st.builds(lambda token: (b"Cookie", b"a=1; __Host-session=" + token + b"; b=2"), tokens),
     st.builds(lambda token: (b"X-Session-Token", token), tokens),
+    st.builds(lambda token: (b"x-session-token", token + b" "), tokens),
     st.just((b"Authorization", b"Basic YTpi")),
     st.just((b"Cookie", b'p="x; __Host-session=y')),
 )
@@ -165,7 +225,7 @@ names = st.sampled_from(
         b"X-Real-IP", b"X-Forwarded-For", b"X-Forwarded-Method", b"X-Forwarded-Uri",
         b"X-Original-Method", b"X-Original-URI", b"X-Envoy-Expected-Rq-Timeout-Ms",
         b"Sec-WebSocket-Key1", b"HTTP2-Settings", b"Authorization", b"Cookie", b"Cookie2", b"X",
-        b"Keep-Alive", b"TE", b"Trailer",
+        b"Keep-Alive", b"TE", b"Trailer", b"X-Device", b"X-Session-Token",
     ]
 )  # fmt: skip
 values = st.one_of(
@@ -188,6 +248,31 @@ lines = st.builds(
     values,
     blanks,
 )
+SHOWN: Final = (
+    b"X-Real-IP: 192.0.2.1",
+    b"X-Forwarded-For: 192.0.2.1",
+    b"User-Agent: curl/8.5.0",
+    b"Accept-Language: de-CH, de;q=0.9",
+    b"X-Device: device 7",
+)
+
+
+def _otherwise(place: int, odd: bytes) -> list[bytes]:
+    """Return what the client shows, with one line that is another."""
+    name, _, _ = SHOWN[place].partition(b":")
+    return [*SHOWN[:place], name + b":" + odd, *SHOWN[place + 1 :]]
+
+
+# The client of those who are bound; nobody; or one who differs a little.
+clients = st.one_of(
+    st.just([*SHOWN]),
+    st.just(list[bytes]()),
+    st.builds(
+        _otherwise,
+        st.integers(0, len(SHOWN) - 1),
+        st.sampled_from([b"", b" x", b"192.0.2.9", b" curl/7", b" en", b"\xe9", b" " + b"x" * 500]),
+    ),
+)
 told_lines = st.builds(lambda line, before: line[0] + b":" + before + line[1], credentials, blanks)
 
 
@@ -201,8 +286,36 @@ def heads(draw: st.DrawFn) -> bytes:
         st.sampled_from([[b"Host: a.test"]] * 5 + [[], [b"host:"], [b"Host: a", b"HOST: b"]])
     )
     rest = draw(st.lists(st.one_of(told_lines, lines), max_size=5))
-    fields = draw(st.permutations([*host, *rest]))
+    fields = draw(st.permutations([*host, *rest, *draw(clients)]))
     return b"\r\n".join([b" ".join((method, target, version)), *fields, b"", b""])
+
+
+@compared
+@given(st.sampled_from(ROUTES), tokens, st.lists(clients, min_size=1, max_size=3))
+async def test_who_is_bound_and_who_is_not_is_answered_the_same(
+    route: str, token: bytes, shown: list[list[bytes]]
+) -> None:
+    await check(*(request(bearer(token), *each, target=route) for each in shown))
+
+
+async def test_mismatches_are_among_what_is_compared() -> None:
+    """What is counted of each: alice passes whatever she shows, bob for his client only."""
+    gate, stranger = Gatehouse(shelf=Shelf(*SESSIONS), remembers=True), [b"User-Agent: x"]
+    asked = [request(bearer(ALICE), *stranger), request(bearer(BOB), *stranger)]
+    asked += [request(bearer(BOB), *SHOWN), request(b"X-Session-Token: " + CAROL.text.encode())]
+
+    _, checks, _, mismatches = await told(gate, asked)
+
+    counted = [(result, reason) for _, result, reason in checks]
+    assert counted[:4] == [("allow", "ok"), ("deny", "binding"), ("allow", "ok"), ("allow", "ok")]
+    assert sorted(mismatches) == [
+        ("accept_language", "log"),  # of alice
+        ("accept_language", "log"),
+        ("header", "deny"),
+        ("ip", "log"),  # of alice
+        ("ip", "log"),
+        ("user_agent", "deny"),
+    ]
 
 
 @compared
