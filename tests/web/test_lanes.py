@@ -149,6 +149,8 @@ async def test_every_path_is_answered_the_same(target: str) -> None:
         await check(request(target=target, method=method))
 
 
+# So few bytes that every place to cut them can be tried.
+SHORTEST: Final = 500
 SHORT: Final = [attack for attack in ATTACKS if len(attack.raw) < 5000]
 CORPUS: Final = [attack.at(route) for attack in SHORT for route in ROUTES]
 # When anything comes in one packet behind the last request of a connection, or behind an upgrade
@@ -178,10 +180,31 @@ def cut_heads(raw: bytes, places: Sequence[int]) -> list[bytes]:
     return [piece for head in HEAD.findall(raw) for piece in cut(head, places)]
 
 
+def cut_once(heads: Sequence[bytes], place: int) -> list[bytes]:
+    """Return heads with one cut more, at a place of all of them together."""
+    pieces = []
+    for head in heads:
+        pieces += cut(head, [place] if place > 0 else [])
+        place -= len(head)
+    return pieces
+
+
 @compared
 @given(st.sampled_from(CORPUS), cuts)
 async def test_a_request_is_answered_the_same_however_it_is_cut(raw: bytes, at: list[int]) -> None:
     await check(*cut_heads(raw, at))
+
+
+@pytest.mark.parametrize("express", [False, True], ids=["aiohttp", "express"])
+async def test_a_short_request_is_answered_the_same_wherever_it_is_cut(express: bool) -> None:
+    for raw in (attack.at(ROUTES[0]) for attack in ATTACKS if len(attack.raw) < SHORTEST):
+        gate, noted = Gatehouse(express=express, shelf=Shelf(*SESSIONS)), Noted()
+        build_gate(gate, manners=MANNERS, binding=noted.binding())
+        heads = HEAD.findall(raw)
+        whole = await told_once(gate, noted, heads)
+        for place in range(1, len(raw)):
+            assert await told_once(gate, noted, cut_once(heads, place)) == whole, (raw, place)
+        await gate.door.close(patience=0)
 
 
 @pytest.mark.parametrize("raw", [request(cookie(ALICE)), request(bearer(BOB), b"Expect: x")])
