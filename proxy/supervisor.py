@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -49,7 +49,6 @@ class _Worker:
     """One place for a process, and whoever has it at the moment."""
 
     number: int
-    descriptors: Sequence[int]
     environment: Mapping[str, str]
     ops: Path
     process: asyncio.subprocess.Process | None = None
@@ -59,8 +58,15 @@ class _Worker:
 class Supervisor:
     """Keeps as many workers alive as it is given places."""
 
-    def __init__(self, workers: Sequence[_Worker], command: Sequence[str]) -> None:
+    def __init__(
+        self,
+        workers: Sequence[_Worker],
+        listeners: Mapping[str, SharedListener],
+        command: Sequence[str],
+    ) -> None:
+        """`listeners`: at which address each door of the workers opens, by its name."""
         self._workers = workers
+        self._listeners = listeners
         self._command = command
         self._stopping = asyncio.Event()
         self._failed: int | None = None
@@ -73,6 +79,8 @@ class Supervisor:
     def stop(self) -> None:
         """Let every worker drain and end."""
         self._stopping.set()
+        for listener in self._listeners.values():
+            listener.leave()
         self.tell(signal.SIGTERM)
 
     def tell(self, number: signal.Signals) -> None:
@@ -103,13 +111,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            worker.process = await asyncio.create_subprocess_exec(
-                *self._command,
-                env=worker.environment,
-                pass_fds=worker.descriptors,
-                stdin=asyncio.subprocess.PIPE,  # whose end it notices, should we be killed
-            )
-        except OSError as error:  # no memory, no room for a process: the others live
+            worker.process = await self._started(worker)
+        except OSError as error:  # no memory, no room, no descriptor: the others live
             _log.error("a worker cannot be started: %s", os.strerror(error.errno or 0))
             return -1
         if self.draining():  # told before there was anybody to tell
@@ -120,6 +123,19 @@ class Supervisor:
         if loop.time() - began > _SETTLED:
             worker.failures = 0
         return status
+
+    async def _started(self, worker: _Worker) -> asyncio.subprocess.Process:
+        with ExitStack() as lending:
+            descriptors = {
+                name: lending.enter_context(listener.lent())
+                for name, listener in self._listeners.items()
+            }
+            return await asyncio.create_subprocess_exec(
+                *self._command,
+                env=_told(worker.environment, _listening_on(descriptors)),
+                pass_fds=list(descriptors.values()),
+                stdin=asyncio.subprocess.PIPE,  # whose end it notices, should we be killed
+            )
 
     async def _prove(self, worker: _Worker) -> None:
         while not worker.ops.exists():  # noqa: ASYNC110  # nobody tells us
@@ -147,8 +163,12 @@ async def supervise(
     token_keys(settings)  # made once, if they are to be made
     async with AsyncExitStack() as cellar:
         folder = Path(cellar.enter_context(tempfile.TemporaryDirectory(prefix="sidegate-")))
-        workers = _places(settings, cellar, folder, environ)
-        supervisor = Supervisor(workers, [sys.executable, "-m", "proxy", *arguments])
+        listeners = _listeners(settings)
+        for listener in listeners.values():
+            cellar.callback(listener.close)
+        workers = [_place(number, folder, environ) for number in range(settings.workers)]
+        command = [sys.executable, "-m", "proxy", *arguments]
+        supervisor = Supervisor(workers, listeners, command)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, supervisor.stop)
@@ -157,52 +177,43 @@ async def supervise(
         await supervisor.run()
 
 
-def _places(
-    settings: Settings, cellar: AsyncExitStack, folder: Path, environ: Mapping[str, str]
-) -> list[_Worker]:
-    """Open the shared listeners, and say what each worker is given."""
+def _listeners(settings: Settings) -> dict[str, SharedListener]:
+    """Take the addresses of the doors that the workers open."""
     doors = {"gate": (settings.gate.listen, settings.gate.socket_mode)}
     if settings.admin.keys or first_admin_key(settings):
         doors["admin"] = (settings.admin.listen, 0o600)
-    listeners = {
-        name: _listener(name, address, settings.workers, mode)
-        for name, (address, mode) in doors.items()
-    }
-    for listener in listeners.values():
-        cellar.callback(listener.close)
-    return [
-        _place(
-            number,
-            {name: listener.descriptor(number) for name, listener in listeners.items()},
-            folder / f"{number}.sock",
-            environ,
-        )
-        for number in range(settings.workers)
-    ]
+    return {name: _listener(name, address, mode) for name, (address, mode) in doors.items()}
 
 
-def _listener(name: str, address: Address, processes: int, mode: int) -> SharedListener:
+def _listener(name: str, address: Address, mode: int) -> SharedListener:
     try:
-        return SharedListener.open(address, processes=processes, socket_mode=mode)
+        return SharedListener.open(address, socket_mode=mode)
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else "no such address"
         raise CannotListen(f"the {name} door cannot open at {address}: {why}") from error
 
 
-def _place(
-    number: int, descriptors: Mapping[str, int], ops: Path, environ: Mapping[str, str]
-) -> _Worker:
+def _place(number: int, folder: Path, environ: Mapping[str, str]) -> _Worker:
+    ops = folder / f"{number}.sock"
     told: dict[SettingPath, str] = {
         ("workers",): "1",
         ("jobs",): "true" if number == 0 else "false",
         ("ops", "listen"): f"unix:{ops}",
-        **{(name, "listen"): f"fd:{descriptor}" for name, descriptor in descriptors.items()},
     }
-    ours = {variable_of(path): text for path, text in told.items()}
+    return _Worker(number, _told(environ, told), ops)
+
+
+def _listening_on(descriptors: Mapping[str, int]) -> dict[SettingPath, str]:
+    return {(name, "listen"): f"fd:{descriptor}" for name, descriptor in descriptors.items()}
+
+
+def _told(environ: Mapping[str, str], settings: Mapping[SettingPath, str]) -> dict[str, str]:
+    """Return the environment in which these settings are told, and nothing else about them."""
+    ours = {variable_of(path): text for path, text in settings.items()}
     others = {
         name: text for name, text in environ.items() if name.removesuffix("_FILE") not in ours
     }
-    return _Worker(number, list(descriptors.values()), others | ours, ops)
+    return others | ours
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -47,9 +48,12 @@ class Crew:
             answer = door.getresponse()
             return answer.status, answer.read().decode()
 
+    def admin_key(self) -> str:
+        return (self.home / "sidegate/admin.key").read_text().strip()
+
     def login(self) -> str:
-        key = (self.home / "sidegate/admin.key").read_text().strip()
-        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        bearer = f"Bearer {self.admin_key()}"
+        headers = {"Authorization": bearer, "Content-Type": "application/json"}
         with closing(http.client.HTTPConnection("127.0.0.1", self.admin, timeout=PATIENCE)) as door:
             door.request("POST", "/v1/sessions", json.dumps({"user_id": "ada"}), headers)
             return str(json.loads(door.getresponse().read())["token"])
@@ -155,6 +159,27 @@ def test_a_worker_that_is_killed_is_replaced(alive: Crew) -> None:
         assert alive.check(token) == HTTPStatus.OK
 
 
+def test_while_a_worker_cannot_come_back_the_others_answer_everybody(tmp_path: Path) -> None:
+    realm = tmp_path / "realm"
+    realm.write_text("here")
+    with crew(tmp_path, SIDEGATE_GATE__REALM_FILE=str(realm)) as made:
+        eventually(lambda: len(made.ready()) == WORKERS)
+        token, before = made.login(), made.workers()
+        realm.unlink()  # whoever starts now cannot read its settings
+
+        os.kill(before["1"], signal.SIGKILL)
+        eventually(lambda: not Path(f"/proc/{before['1']}").exists())
+
+        for _ in range(50):
+            began = time.monotonic()
+            assert made.check(token) == HTTPStatus.OK
+            assert time.monotonic() - began < 1
+        assert made.ready() == {"0", "2"}
+
+        realm.write_text("here")
+        eventually(lambda: len(made.ready()) == WORKERS)
+
+
 def test_only_one_worker_does_the_jobs(alive: Crew) -> None:
     jobs = {
         number: b"SIDEGATE_JOBS=true" in Path(f"/proc/{pid}/environ").read_bytes()
@@ -169,6 +194,51 @@ def test_all_end_well_when_they_are_told_to(alive: Crew, number: signal.Signals)
     alive.process.send_signal(number)
     assert alive.process.wait(PATIENCE) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_while_they_say_that_they_drain_they_accept(tmp_path: Path) -> None:
+    with crew(tmp_path, SIDEGATE_DRAIN__DELAY="60s") as made:
+        eventually(lambda: len(made.ready()) == WORKERS)
+        token = made.login()
+        made.process.terminate()
+        eventually(lambda: not made.ready())
+        for _ in range(20):
+            assert made.check(token) == HTTPStatus.OK
+
+
+@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+def test_a_gate_that_is_closed_lets_nobody_wait_while_its_process_lives(
+    tmp_path: Path, unix: bool
+) -> None:
+    path = tmp_path / "gate.sock"
+    elsewhere = {"SIDEGATE_GATE__LISTEN": f"unix:{path}"} if unix else {}
+    with crew(tmp_path, SIDEGATE_DRAIN__TIMEOUT="60s", **elsewhere) as made:
+        eventually(lambda: len(made.ready()) == WORKERS)
+        with asking_half(made):
+            made.process.terminate()
+            eventually(lambda: not accepts(str(path) if unix else ("127.0.0.1", made.gate)))
+            assert made.workers()  # one of them waits for the other half
+        assert made.process.wait(PATIENCE) == 0
+
+
+@contextmanager
+def asking_half(made: Crew) -> Iterator[None]:
+    """Keep a worker at a log-in whose body is announced and asked for, and hang up in the end."""
+    head = (
+        b"POST /v1/sessions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAuthorization: Bearer %s\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", made.admin), PATIENCE) as admin:
+        admin.sendall(head % (made.admin, made.admin_key().encode()))
+        assert admin.recv(99).startswith(b"HTTP/1.1 100")
+        yield
+
+
+def accepts(address: tuple[str, int] | str) -> bool:
+    """Say whether somebody listens there."""
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    with socket.socket(family) as probe:
+        return probe.connect_ex(address) == 0
 
 
 def test_workers_end_when_nobody_watches_them_any_more(alive: Crew) -> None:

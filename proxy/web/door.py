@@ -180,7 +180,8 @@ class Door(web.Server):
         if self._express is not None:
             self._express.open()
         if address.inherited is not None:
-            listener = socket.socket(fileno=os.dup(address.inherited))
+            # It is ours alone, and closed with the door.
+            listener = socket.socket(fileno=address.inherited)
             self._listener = await _server_on(listener, self.accept)
             return address
         if address.path is None:
@@ -263,7 +264,7 @@ async def application_handler(application: web.Application) -> AsyncIterator[Han
 async def _server_on(
     listener: socket.socket, accept: Callable[[], asyncio.Protocol]
 ) -> asyncio.Server:
-    """Accept from a listener that is open already. It is non-blocking from here on."""
+    """Listen on a socket that has its address already. It is non-blocking from here on."""
     loop = asyncio.get_running_loop()
     if listener.family == socket.AF_UNIX:
         return await loop.create_unix_server(accept, sock=listener)

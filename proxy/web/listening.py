@@ -4,7 +4,8 @@ import errno
 import os
 import socket
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -15,39 +16,59 @@ _BACKLOG: Final = 100
 
 
 class SharedListener:
-    """One address and a listening socket for each of several processes.
+    """One address at which several processes listen.
 
-    A TCP port has a queue for each, among which the kernel shares out new connections; a Unix
-    socket has one for all. Whoever keeps this keeps the queues: what waits in that of a process
-    that has died is accepted by the next one that is given its socket.
+    At a TCP port each process has a socket of its own, among which the kernel shares out new
+    connections. A socket listens while its process lives and no longer, for we keep no copy: when
+    the process ends, what waits there unaccepted is reset, and its gateway asks another process at
+    once, which is better than to hang until there is a successor. What we keep is bound and does
+    not listen: the port stays ours between two processes.
+
+    A Unix socket is one for all: what waits there is accepted by whoever lives.
     """
 
-    def __init__(self, sockets: list[socket.socket], file: "SocketFile | None" = None) -> None:
-        self._sockets = sockets
+    def __init__(
+        self, kept: socket.socket, *, host: str = "", file: "SocketFile | None" = None
+    ) -> None:
+        self._kept = kept
+        self._host = host
         self._file = file
 
     @classmethod
-    def open(cls, address: Address, *, processes: int, socket_mode: int = 0o660) -> Self:
-        """Listen at `address`. OSError: it is taken, or not ours to take."""
+    def open(cls, address: Address, *, socket_mode: int = 0o660) -> Self:
+        """Take `address`. OSError: it is taken, or not ours to take."""
         if address.path is None:
-            first = _tcp(address.host, address.port)
-            port = first.getsockname()[1]
-            return cls([first, *(_tcp(address.host, port) for _ in range(processes - 1))])
+            kept = _bound(address.host, address.port)
+            # To share the port is for our own processes: with this option anybody could who sets
+            # it too, as long as none of them listens.
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+            return cls(kept, host=address.host)
         make_way(address.path)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(address.path)
         os.chmod(address.path, socket_mode)  # noqa: PTH101  # once, before anybody can be waiting
         listener.listen(_BACKLOG)
-        return cls([listener], SocketFile(address.path))
+        return cls(listener, file=SocketFile(address.path))
 
-    def descriptor(self, process: int) -> int:
-        """Return the descriptor that process number so-and-so, from 0 on, is to inherit."""
-        return self._sockets[process % len(self._sockets)].fileno()
+    @contextmanager
+    def lent(self) -> Iterator[int]:
+        """Lend a descriptor while a process is started that inherits it, and is to listen on it.
+
+        OSError: there is none.
+        """
+        if self._kept.family == socket.AF_UNIX:
+            yield self._kept.fileno()
+        else:
+            with _bound(self._host, self._kept.getsockname()[1]) as fresh:
+                yield fresh.fileno()
+
+    def leave(self) -> None:
+        """Let those who listen be the only ones: no process is started any more."""
+        self._kept.close()
 
     def close(self) -> None:
-        """Accept nobody any more."""
-        for listener in self._sockets:
-            listener.close()
+        """Leave, and clear away the file of a Unix socket."""
+        self.leave()
         if self._file is not None:
             self._file.remove()
 
@@ -82,16 +103,20 @@ def make_way(path: str) -> None:
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _tcp(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int) -> socket.socket:
+    """Return a TCP socket that several may bind to the same port. It does not listen yet."""
     everywhere = not host and socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if everywhere or ":" in host else socket.AF_INET
-    return socket.create_server(
-        (host, port),
-        family=family,
-        backlog=_BACKLOG,
-        reuse_port=True,
-        dualstack_ipv6=everywhere,
-    )
+    bound = socket.socket(socket.AF_INET6 if everywhere or ":" in host else socket.AF_INET)
+    try:
+        for shared in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            bound.setsockopt(socket.SOL_SOCKET, shared, 1)
+        if bound.family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not everywhere)
+        bound.bind((host, port))
+    except BaseException:
+        bound.close()
+        raise
+    return bound
 
 
 def _inode(path: str) -> int | None:
