@@ -53,6 +53,8 @@ class _Worker:
     ops: Path
     process: asyncio.subprocess.Process | None = None
     failures: int = 0
+    hears: bool = False  # has opened its ops door, before which SIGHUP would end it
+    rereads: bool = False  # is to be told as soon as it hears
 
 
 class Supervisor:
@@ -81,13 +83,16 @@ class Supervisor:
         self._stopping.set()
         for listener in self._listeners.values():
             listener.leave()
-        self.tell(signal.SIGTERM)
-
-    def tell(self, number: signal.Signals) -> None:
-        """Send every worker a signal."""
         for worker in self._workers:
-            if worker.process is not None and worker.process.returncode is None:
-                worker.process.send_signal(number)
+            _tell(worker, signal.SIGTERM)
+
+    def reload(self) -> None:
+        """Let every worker read the settings again. One that is starting does so when it can."""
+        for worker in self._workers:
+            if worker.hears:
+                _tell(worker, signal.SIGHUP)
+            else:
+                worker.rereads = True
 
     async def run(self) -> None:
         """Keep the workers alive until `stop`. WorkerFailed: they could not begin."""
@@ -110,6 +115,8 @@ class Supervisor:
         """Start it, and return what it ended with."""
         loop = asyncio.get_running_loop()
         began = loop.time()
+        worker.hears = worker.rereads = False
+        worker.ops.unlink(missing_ok=True)  # of one that was killed
         try:
             worker.process = await self._started(worker)
         except OSError as error:  # no memory, no room, no descriptor: the others live
@@ -119,6 +126,7 @@ class Supervisor:
             worker.process.terminate()
         proving = asyncio.create_task(self._prove(worker))
         status = await worker.process.wait()
+        worker.hears = False
         proving.cancel()
         if loop.time() - began > _SETTLED:
             worker.failures = 0
@@ -140,7 +148,9 @@ class Supervisor:
     async def _prove(self, worker: _Worker) -> None:
         while not worker.ops.exists():  # noqa: ASYNC110  # nobody tells us
             await asyncio.sleep(_LOOK)
-        self._proven = True
+        self._proven = worker.hears = True
+        if worker.rereads:  # it may have read the settings before they changed
+            _tell(worker, signal.SIGHUP)
 
     async def _pause(self, worker: _Worker, status: int) -> None:
         seconds = _PAUSES[min(worker.failures, len(_PAUSES) - 1)]
@@ -150,6 +160,11 @@ class Supervisor:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
+
+
+def _tell(worker: _Worker, number: signal.Signals) -> None:
+    if worker.process is not None and worker.process.returncode is None:
+        worker.process.send_signal(number)
 
 
 async def supervise(
@@ -172,7 +187,7 @@ async def supervise(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, supervisor.stop)
-        loop.add_signal_handler(signal.SIGHUP, supervisor.tell, signal.SIGHUP)
+        loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
         await cellar.enter_async_context(_ops_door(settings, supervisor, workers))
         await supervisor.run()
 

@@ -36,7 +36,7 @@ def eventually(holds: Callable[[], bool]) -> None:
 class Crew:
     """A supervisor and its workers, seen from outside."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     gate: int
     admin: int
     ops: int
@@ -47,6 +47,9 @@ class Crew:
             door.request("GET", path, headers=headers)
             answer = door.getresponse()
             return answer.status, answer.read().decode()
+
+    def log(self) -> str:
+        return (self.home / "log").read_text()
 
     def admin_key(self) -> str:
         return (self.home / "sidegate/admin.key").read_text().strip()
@@ -68,6 +71,12 @@ class Crew:
         except OSError:
             return set()
         return set(re.findall(r"^\[\+\]worker (\d+)$", report, re.MULTILINE))
+
+    def reloads(self) -> list[str]:
+        """Return of each worker whether its last reload was successful."""
+        _, page = self.get(self.ops, "/metrics")
+        name = "sidegate_config_last_reload_successful"
+        return re.findall(rf"^{name}{{.*}} ([01])\.0$", page, re.MULTILINE)
 
     def workers(self) -> dict[str, int]:
         """The process of each worker, by its number."""
@@ -95,18 +104,18 @@ def crew(home: Path, **settings: str) -> Iterator[Crew]:
         "SIDEGATE_DRAIN__DELAY": "0s",
         "SIDEGATE_GATE__EXPRESS": EXPRESS,
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "proxy", "serve", "--workers", str(WORKERS)],
-        env=surroundings(home, **environment | settings),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "proxy", "serve", "--workers", str(WORKERS)],
+            env=surroundings(home, **environment | settings),
+            stdout=log,
+            stderr=log,
+        )
     try:
         yield Crew(process, gate, admin, ops, home)
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 @pytest.fixture
@@ -178,6 +187,30 @@ def test_while_a_worker_cannot_come_back_the_others_answer_everybody(tmp_path: P
 
         realm.write_text("here")
         eventually(lambda: len(made.ready()) == WORKERS)
+
+
+def test_every_worker_reads_the_settings_again(tmp_path: Path) -> None:
+    realm = tmp_path / "realm"
+    realm.write_text("here")
+    with crew(tmp_path, SIDEGATE_GATE__REALM_FILE=str(realm)) as made:
+        eventually(lambda: len(made.ready()) == WORKERS)
+        realm.write_text('there, "quoted"')
+        made.process.send_signal(signal.SIGHUP)
+        eventually(lambda: made.reloads() == ["0"] * WORKERS)
+
+        realm.write_text("there")
+        made.process.send_signal(signal.SIGHUP)
+        eventually(lambda: made.reloads() == ["1"] * WORKERS)
+
+
+def test_who_is_starting_is_not_hurt_by_a_reload_and_does_not_miss_it(tmp_path: Path) -> None:
+    with crew(tmp_path) as made:
+        eventually(lambda: len(children(made.process.pid)) == WORKERS)
+        starting = set(children(made.process.pid))
+        made.process.send_signal(signal.SIGHUP)
+        eventually(lambda: made.log().count('"reloaded"') == WORKERS)
+        eventually(lambda: len(made.ready()) == WORKERS)
+        assert set(children(made.process.pid)) == starting
 
 
 def test_only_one_worker_does_the_jobs(alive: Crew) -> None:
@@ -261,8 +294,7 @@ def test_a_unix_socket_is_shared_and_cleared_away(tmp_path: Path) -> None:
 def ended(home: Path, **settings: str) -> tuple[int, str]:
     """Return what a supervisor ends with that cannot begin, and what it said."""
     with crew(home, **settings) as made:
-        _, said = made.process.communicate(timeout=PATIENCE)
-        return made.process.returncode, said
+        return made.process.wait(PATIENCE), made.log()
 
 
 @pytest.mark.parametrize(
