@@ -162,6 +162,7 @@ class _Doors:
         """See Prepare. What answered before finishes what it has begun."""
         among, peers = _answering(settings, house)
         handlers: dict[str, Handler] = {"gate": gate_handler(among, peers)}
+        trusted = {"gate": peers}
         application, stack = _admin_application(settings, house), AsyncExitStack()
         handlers["admin"] = shut  # where there was a key and is none any more
         if application is not None:
@@ -172,7 +173,7 @@ class _Doors:
         def exchange() -> None:
             for name, handler in handlers.items():
                 if name in self._open:
-                    self._open[name].exchange(handler)
+                    self._open[name].exchange(handler, peers=trusted.get(name))
                 elif handler is not shut:
                     _log.warning("the %s door had no key at the start: it takes a restart", name)
             if self.express is not None:
@@ -266,6 +267,7 @@ async def _gate_door(settings: Settings, house: House, doors: _Doors) -> AsyncIt
         gate_handler(among, peers),
         on_bad_request=partial(house.metrics.bad_request, "gate"),
         express=doors.express,
+        peers=peers,
         max_connections=settings.gate.max_connections,
         on_full=house.metrics.connection_refused,
     )

@@ -427,7 +427,7 @@ class Metrics:
     def _families_of_doors(self) -> Iterator[Metric]:
         yield _counter(
             "sidegate_untrusted_peers",
-            "Requests to the gate from addresses outside gate.trusted_peers.",
+            "Requests, and connections too many, to the gate from outside gate.trusted_peers.",
             (),
             {(): self._untrusted_peers},
         )

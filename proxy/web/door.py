@@ -19,9 +19,11 @@ from yarl import URL
 
 from proxy.core.address import Address
 from proxy.core.errors import CannotListen
+from proxy.web.express import Patience
 from proxy.web.listening import SocketFile, make_way
 from proxy.web.messages import problem
 from proxy.web.octets import reply_of, whole
+from proxy.web.peers import Peers
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Application = web.Application
@@ -34,14 +36,17 @@ _OPTIONS: Final[dict[str, Any]] = {
     "max_line_size": 32 * 1024,
     "max_field_size": 64 * 1024,
     "max_headers": 256,
-    # Outlives every gateway's own (Envoy's is an hour): none of them races with our closing of an
-    # idle connection.
-    "keepalive_timeout": 3630.0,
     # A body nobody reads is thrown away for a second, then the connection is closed under it.
     "lingering_time": 1.0,
     "access_log": None,
 }
 
+
+# Connections a door has room for, unless it says otherwise: probes, a Prometheus and those who log
+# users in have a few each. Who has lost count of his own shall not take the gate's descriptors.
+ROOM: Final = 1_000
+# Of those who are not trusted a door takes so many beside them. Each gets its 403, and is gone.
+STRANGERS: Final = 100
 
 # Says nothing, and is one too many: it is waited for these seconds.
 _PATIENCE: Final = 1.0
@@ -77,11 +82,44 @@ class Lane(Protocol):
 
 
 class _Protocol(web.RequestHandler):
-    """aiohttp's protocol with our words for errors."""
+    """aiohttp's protocol with our words for errors, and an end to waiting for a first request."""
 
-    def __init__(self, door: "Door") -> None:
-        super().__init__(door, loop=asyncio.get_running_loop(), **_OPTIONS)
+    def __init__(self, door: "Door", *, awaited: bool) -> None:
+        """`awaited`: a first request has to come soon, and not only to end once it has begun."""
+        loop = asyncio.get_running_loop()
+        super().__init__(door, loop=loop, keepalive_timeout=door.patience.idle, **_OPTIONS)
         self._door = door
+        self._awaited = awaited
+        self._begun = False  # a first request has
+        self._giving_up: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self._awaited:
+            self._hurry(cast("asyncio.Transport", transport))
+
+    def data_received(self, data: bytes) -> None:
+        if not self._begun and self._giving_up is None and self.transport is not None:
+            self._hurry(self.transport)
+        super().data_received(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._do_not_hurry()
+        super().connection_lost(exc)
+
+    def begin(self) -> None:
+        """Handle a request: from the first one on the connection may be silent, or slow."""
+        self._begun = True
+        self._do_not_hurry()
+
+    def _hurry(self, transport: asyncio.Transport) -> None:
+        loop = asyncio.get_running_loop()
+        self._giving_up = loop.call_later(self._door.patience.head, transport.abort)
+
+    def _do_not_hurry(self) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
 
     def handle_error(
         self,
@@ -115,6 +153,22 @@ class _TurnedAway(asyncio.Protocol):
         self._hang_up.cancel()
 
 
+class _Arrival(asyncio.Protocol):
+    """A connection of which it is not known yet whose it is, and whether there is room."""
+
+    def __init__(self, door: "Door") -> None:
+        self._door = door
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        arrived = cast("asyncio.Transport", transport)
+        protocol = self._door.receive(arrived.get_extra_info("peername"))
+        if protocol is None:
+            arrived.abort()
+            return
+        arrived.set_protocol(protocol)
+        protocol.connection_made(arrived)
+
+
 class Door(web.Server):
     """One listener and its connections. Open it, and close it in the end."""
 
@@ -126,13 +180,17 @@ class Door(web.Server):
         on_bad_request: Callable[[], None],
         request_factory: Any = None,
         express: Lane | None = None,
-        max_connections: int | None = None,
+        peers: Peers | None = None,
+        patience: Patience | None = None,
+        max_connections: int = ROOM,
         on_full: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_bad_request` is called for each request that is not HTTP/1.0 or 1.1.
 
-        `express` is asked first, and leaves to aiohttp what it does not want. Connections beyond
-        `max_connections` are answered 503, whatever they ask; `on_full` is called for each.
+        `express` is asked first, and leaves to aiohttp what it does not want. `peers`: whom to
+        trust to connect in advance, and be silent; None: nobody. Connections beyond
+        `max_connections` are answered 503, whatever they ask; `on_full` is called for each. Those
+        of peers who are not trusted take none of that room, and are hung up on beyond STRANGERS.
         """
         super().__init__(self._handle, request_factory=request_factory)
         self.request_factory = _with_a_target(self.request_factory)
@@ -140,24 +198,51 @@ class Door(web.Server):
         self.on_bad_request = on_bad_request
         self.draining = False
         self._handler = handler
+        self.patience = patience or Patience()
         self._express = express
+        self._peers = peers
+        self._strangers: set[asyncio.Protocol] = set()
         self._max_connections = max_connections
         self._on_full = on_full
         self._listener: asyncio.Server | None = None
         self._path: SocketFile | None = None
 
     def __call__(self) -> web.RequestHandler:
-        return _Protocol(self)
+        """Return aiohttp's protocol for whoever was trusted."""
+        return _Protocol(self, awaited=False)
 
     def accept(self) -> asyncio.Protocol:
         """Return the protocol of a new connection."""
-        if (
-            self._max_connections is not None
-            and sum(self.lanes().values()) >= self._max_connections
-        ):
+        return _Arrival(self)
+
+    def receive(self, peer: object) -> asyncio.Protocol | None:
+        """Return the protocol of a connection that is made. None: hang up.
+
+        `peer` is its socket's name for the other end.
+        """
+        if self._peers is not None and not self._peers.trust(peer):
+            return self._receive_stranger(self._peers)
+        if sum(self.lanes().values()) - len(self._strangers) >= self._max_connections:
             self._on_full()
             return _TurnedAway()
+        if self._peers is None:
+            return _Protocol(self, awaited=True)
         return self() if self._express is None else self._express.connection(self)
+
+    def _receive_stranger(self, peers: Peers) -> asyncio.Protocol | None:
+        if len(self._strangers) >= STRANGERS:
+            peers.refused()
+            return None
+        stranger = _Protocol(self, awaited=True)
+        self._strangers.add(stranger)
+        return stranger
+
+    def connection_lost(
+        self, handler: web.RequestHandler, exc: BaseException | None = None
+    ) -> None:
+        """See web.Server."""
+        super().connection_lost(handler, exc)
+        self._strangers.discard(handler)
 
     def lanes(self) -> Mapping[str, int]:
         """Return how many connections are in each lane."""
@@ -196,9 +281,9 @@ class Door(web.Server):
         self._path = SocketFile(address.path)
         return address
 
-    def exchange(self, handler: Handler) -> None:
-        """From the next request on, let another handler answer."""
-        self._handler = handler
+    def exchange(self, handler: Handler, *, peers: Peers | None = None) -> None:
+        """From the next request on, let another handler answer; trust `peers` who connect."""
+        self._handler, self._peers = handler, peers
 
     def drain(self) -> None:
         """From now on each answer asks its gateway to take another connection next time."""
@@ -220,6 +305,7 @@ class Door(web.Server):
         await asyncio.gather(*ends)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        cast("_Protocol", request.protocol).begin()
         if request.version not in (HttpVersion10, HttpVersion11):
             self.on_bad_request()
             return refusal(HTTPStatus.BAD_REQUEST)

@@ -4,11 +4,17 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from ipaddress import ip_network
 
 import pytest
 import uvloop
 
 from proxy.core.address import Address
+from proxy.web.door import STRANGERS, shut
+from proxy.web.express import Patience
+from proxy.web.peers import Peers
+from tests.stores.waiting import until
 from tests.web.gate_rig import (
     ALICE,
     BOB,
@@ -306,6 +312,124 @@ async def test_whoever_opens_the_unix_socket_is_trusted(
         assert (await ask(gate.address, request(bearer(ALICE)))).status == 200
 
 
+# Who is waited for
+
+HALF = request(bearer(ALICE), b"Content-Length: 0")[:-2]
+ODD_HALF = HALF.replace(b"/", b"http://gateway.test/", 1)  # no lane but aiohttp's waits for more
+SOON = Patience(head=0.05)
+STRANGER = "127.0.0.2"
+
+
+@pytest.fixture(params=["express", "aiohttp"])
+async def hasty(request: pytest.FixtureRequest) -> AsyncIterator[Gatehouse]:
+    """A gate that waits for nobody longer than it must."""
+    async with open_gate(express=request.param == "express", patience=SOON) as opened:
+        yield opened
+
+
+async def time_is_over(gate: Gatehouse) -> None:
+    """Return when whoever has begun before has had his time for a head."""
+    async with wire(gate.address, source=STRANGER) as line:
+        assert await line.until_closed() == b""
+
+
+@pytest.mark.parametrize("source", [None, STRANGER], ids=["gateway", "stranger"])
+@pytest.mark.parametrize("begun", [b"G", HALF, ODD_HALF])
+async def test_a_head_that_does_not_end_is_given_up_whoever_sends_it(
+    hasty: Gatehouse, source: str | None, begun: bytes
+) -> None:
+    async with wire(hasty.address, source=source) as line:
+        await line.send(begun)
+        said = await line.until_closed()
+
+    assert said == b"" or said.startswith(b"HTTP/1.1 408 ")
+    assert (hasty.checks, hasty.untrusted) == ([], 0)
+
+
+async def test_a_head_that_does_not_end_is_given_up_after_a_hand_over() -> None:
+    async with open_gate(patience=SOON) as gate, wire(gate.address) as line:
+        await line.send(request(bearer(ALICE)))
+        assert (await line.reply()).status == 200
+        await line.send(ODD_HALF)
+        assert await line.until_closed() == b""  # the express lane would have said 408
+
+
+async def test_a_gateway_may_connect_and_ask_later(hasty: Gatehouse) -> None:
+    async with wire(hasty.address) as line:
+        await time_is_over(hasty)
+        await line.send(request(bearer(ALICE)))
+        assert (await line.reply()).status == 200
+
+
+@pytest.mark.parametrize("lines", [[], [b"Content-Length: 0"]], ids=["plain", "handed over"])
+async def test_a_gateway_that_has_asked_may_be_silent(hasty: Gatehouse, lines: list[bytes]) -> None:
+    async with wire(hasty.address) as line:
+        for _ in range(2):
+            await line.send(request(bearer(ALICE), *lines))
+            assert (await line.reply()).status == 200
+            await time_is_over(hasty)
+
+
+async def test_an_answer_that_takes_its_time_is_waited_for(hasty: Gatehouse) -> None:
+    hasty.shelf.open.clear()
+    async with wire(hasty.address) as line:
+        await line.send(request(bearer(ALICE), b"Content-Length: 0"))
+        await time_is_over(hasty)
+        hasty.shelf.open.set()
+        assert (await line.reply()).status == 200
+
+
+@pytest.mark.parametrize("express", [True, False])
+async def test_silent_strangers_do_not_keep_a_gateway_out(express: bool) -> None:
+    async with open_gate(express=express, max_connections=1) as gate, AsyncExitStack() as lines:
+        for _ in range(3):
+            await lines.enter_async_context(wire(gate.address, source=STRANGER))
+        await until(lambda: sum(gate.door.lanes().values()) == 3)
+
+        assert (await ask(gate.address, request(bearer(ALICE)))).status == 200
+        assert gate.turned_away == 0
+
+
+async def test_of_strangers_there_are_only_so_many(gate: Gatehouse) -> None:
+    async with AsyncExitStack() as lines:
+        silent = [
+            await lines.enter_async_context(wire(gate.address, source=STRANGER))
+            for _ in range(STRANGERS)
+        ]
+        async with wire(gate.address, source=STRANGER) as another:
+            assert await another.until_closed() == b""
+        assert (gate.untrusted, gate.turned_away) == (1, 0)
+
+        await silent[0].close()
+        await until(lambda: sum(gate.door.lanes().values()) < STRANGERS)
+        refused = await ask(gate.address, request(bearer(ALICE)), source=STRANGER)
+        assert refused.status == 403
+
+
+async def test_who_is_trusted_from_now_on_may_connect_and_ask_later(hasty: Gatehouse) -> None:
+    peers = Peers([ip_network("127.0.0.4/32")], refused=hasty.refused)
+    hasty.door.exchange(shut, peers=peers)
+    async with wire(hasty.address, source="127.0.0.4") as line:
+        await time_is_over(hasty)
+        await line.send(request(b"Content-Length: 0"))
+        assert (await line.reply()).status == 401
+
+
+@pytest.mark.parametrize("express", [True, False])
+async def test_of_many_who_connect_at_once_no_more_get_in_than_there_is_room_for(
+    express: bool,
+) -> None:
+    async with open_gate(express=express, max_connections=2) as gate, AsyncExitStack() as lines:
+        many = await asyncio.gather(
+            *(lines.enter_async_context(wire(gate.address)) for _ in range(10))
+        )
+        for line in many:
+            await line.send(request(bearer(ALICE)))
+        statuses = [(await line.reply()).status for line in many]
+
+    assert sorted(statuses) == [200] * 2 + [503] * 8
+
+
 # The end
 
 
@@ -372,6 +496,4 @@ async def test_a_port_given_up_can_be_opened_again(gate: Gatehouse) -> None:
 
 async def until_asked(gate: Gatehouse) -> None:
     """Wait until the store has been asked."""
-    async with asyncio.timeout(5):
-        while not gate.shelf.asked:  # noqa: ASYNC110  # a shelf has no event for it
-            await asyncio.sleep(0.001)
+    await until(lambda: bool(gate.shelf.asked))

@@ -38,8 +38,8 @@ from tests.web.gate_rig import (
 from tests.web.tape import Tape, comparable
 
 compared = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-# They end whatever was begun before them, and the connection: in two pieces, for none may reach from
-# one head into the next (see `cut_heads`).
+# They end whatever was begun before them, and the connection: in two pieces, none of which reaches
+# from one head into the next (see `cut_heads`).
 LAST: Final = (b"\r\n\r\n", request(b"Connection: close"))
 TARGETS: Final = (*ROUTES, "/session", "/ext-authz", "/auth-request?a=1", "/forward-auth?", "/x")
 
