@@ -2,8 +2,8 @@
 
 The house has floors, and a room may only use what the plan says (tests/test_house.py checks it):
 
-    roof      cli, commands, app, house, truth, news, reload, supervisor, pauses, providers,
-              settings, healthcheck
+    roof      cli, commands, app, house, truth, news, reload, supervisor, pauses,
+              descriptors, providers, settings, healthcheck
                                     knows everybody, decides nothing; house.py introduces the others
     web       doors                 from bytes to a verdict and back; knows service and core
     service   what is done          validate, create, revoke ...; knows core

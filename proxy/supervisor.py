@@ -18,6 +18,7 @@ from typing import Final
 
 from proxy.core.address import Address
 from proxy.core.errors import CannotListen, SidegateError
+from proxy.descriptors import raised
 from proxy.observe.merged import merged
 from proxy.settings import Settings, first_admin_key, token_keys
 from proxy.settings.sources import SettingPath, variable_of
@@ -175,6 +176,7 @@ async def supervise(
     `arguments` are those of the command line that a worker is started with. CannotListen: an
     address is taken. WorkerFailed: no worker could begin.
     """
+    raised()
     token_keys(settings)  # made once, if they are to be made
     async with AsyncExitStack() as cellar:
         folder = Path(cellar.enter_context(tempfile.TemporaryDirectory(prefix="sidegate-")))

@@ -13,9 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 from proxy.core.address import Address
 from proxy.core.errors import StoreUnavailable
 from proxy.observe.prometheus import Metrics, registry
-from proxy.web.door import Door
+from proxy.web.door import ROOM, Door, shut
+from proxy.web.express import Patience
 from proxy.web.ops import Ping, Readiness, always, ops_handler
+from tests.stores.waiting import until
 from tests.web.raw_http import Reply, ask, wire
+from tests.web.tape import Tape
 
 
 async def answers() -> None: ...
@@ -242,3 +245,27 @@ async def test_no_answer_may_be_kept_or_names_a_version(target: str) -> None:
 
 def meaning(reply: Reply) -> tuple[int, list[tuple[str, str]]]:
     return reply.status, [field for field in reply.fields if field[0] != "Date"]
+
+
+async def test_a_door_has_room_for_a_thousand_unless_it_says_otherwise() -> None:
+    door = Door("ops", shut, on_bad_request=lambda: None)
+    within = [Tape(door) for _ in range(ROOM)]
+    beyond = Tape(door)
+    beyond.feed(get("/livez"))
+    within[0].abort()
+    await until(lambda: sum(door.lanes().values()) < ROOM)
+    again = Tape(door)
+    again.feed(get("/livez"))
+    await again.until_it_has_ended()
+    await door.close(patience=0)
+
+    assert beyond.sent.startswith(b"HTTP/1.1 503 ")
+    assert again.sent.startswith(b"HTTP/1.1 401 ")
+
+
+async def test_who_connects_and_asks_nothing_does_not_stay() -> None:
+    door = Door("ops", shut, on_bad_request=lambda: None, patience=Patience(head=0.05))
+    address = await door.open(Address("127.0.0.1", 0))
+    async with wire(address) as line:
+        assert await line.until_closed() == b""
+    await door.close(patience=0)

@@ -1,0 +1,92 @@
+"""The limit of open files: raised at the start, and never used up by gateways."""
+
+import http.client
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+
+from proxy.core.address import Address
+from tests.processes import PATIENCE, free_port
+from tests.sidegate import EXPRESS
+from tests.test_cli import surroundings, wait_until_alive
+
+FIT = """
+import resource
+import sys
+
+soft, hard, wanted = map(int, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+from proxy.descriptors import connections_that_fit
+
+print(connections_that_fit(wanted), *resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+def fitting(soft: int, hard: int, wanted: int) -> tuple[list[int], str]:
+    """Return how many fit, the limits afterwards, and what was said, of a process of its own."""
+    numbers = map(str, (soft, hard, wanted))
+    ran = subprocess.run(
+        [sys.executable, "-c", FIT, *numbers],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    return [int(number) for number in ran.stdout.split()], ran.stderr
+
+
+def test_the_limit_is_raised_as_far_as_it_goes() -> None:
+    assert fitting(256, 4096, 1000) == ([1000, 4096, 4096], "")
+
+
+@pytest.mark.parametrize(("limit", "fit"), [(6000, 3600), (1024, 512)])
+def test_what_does_not_fit_is_told_and_not_promised(limit: int, fit: int) -> None:
+    numbers, said = fitting(limit, limit, 10_000)
+    assert numbers == [fit, limit, limit]
+    assert f"room for {fit} connections" in said
+    assert "raise it to 12400" in said
+
+
+@contextmanager
+def serving_with(files: int, home: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
+    """`sidegate serve` that may open so many files."""
+    ops = f"127.0.0.1:{free_port()}"
+    settings = {"SIDEGATE_OPS__LISTEN": ops, "SIDEGATE_ADMIN__LISTEN": "127.0.0.1:0", **environ}
+    limited = ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"]
+    with subprocess.Popen(
+        [*limited, sys.executable, "-m", "proxy", "serve"],
+        env=surroundings(home, SIDEGATE_GATE__EXPRESS=EXPRESS, **settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            wait_until_alive(Address.parse(ops), process)
+            yield process
+        finally:
+            process.kill()
+
+
+def test_gateways_beyond_what_fits_are_told_of_an_outage(tmp_path: Path) -> None:
+    port = free_port()
+    listen = {"SIDEGATE_GATE__LISTEN": f"127.0.0.1:{port}"}
+    with serving_with(120, tmp_path, **listen) as process, ExitStack() as opened:
+        statuses = []
+        for _ in range(61):
+            gate = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+            opened.enter_context(closing(gate))
+            gate.request("GET", "/auth-request")
+            answer = gate.getresponse()
+            answer.read()
+            statuses.append(answer.status)
+        process.terminate()
+        out, _ = process.communicate(timeout=PATIENCE)
+
+    assert statuses == [HTTPStatus.UNAUTHORIZED] * 60 + [HTTPStatus.SERVICE_UNAVAILABLE]
+    assert "room for 60 connections" in out
