@@ -99,7 +99,9 @@ class Cluster(Topology):
         self, client: RedisCluster, options: dict[str, Any], *, monotonic: Callable[[], float]
     ) -> None:
         self._client = client
-        self._given = dict(client.nodes_manager.startup_nodes)
+        # Not the client as a whole: it would begin with a question to a node that may be dead.
+        self._map = client.nodes_manager
+        self._given = dict(self._map.startup_nodes)
         self._options = options
         self._monotonic = monotonic
         self._pools: dict[str, Pool] = {}
@@ -135,9 +137,8 @@ class Cluster(Topology):
         """
         self._doubted = False
         for name, node in self._given.items():  # it asks only those that the last map has named
-            self._client.nodes_manager.startup_nodes.setdefault(name, node)
-        await self._client.initialize()  # once; it does not look again
-        await self._client.nodes_manager.initialize()
+            self._map.startup_nodes.setdefault(name, node)
+        await self._map.initialize()
         self._known = True
 
     def _has_looked(self, look: asyncio.Future[None]) -> None:
@@ -151,7 +152,8 @@ class Cluster(Topology):
             await asyncio.wait([self._look])
         for pool in self._pools.values():
             await pool.aclose()
-        await self._client.aclose()
+        await self._map.aclose()
+        await self._map.aclose("startup_nodes")
 
 
 def topology(

@@ -11,7 +11,7 @@ from proxy.core.errors import StoreUnavailable
 from proxy.stores.redis_server import RedisServer
 from tests.clock import FakeClock
 from tests.processes import Server, free_port, temporary_directory
-from tests.servers import start_cluster_node
+from tests.servers import start_cluster, start_cluster_node
 from tests.stores.conftest import Raw, client
 from tests.stores.waiting import all_leave, nothing_is_left
 
@@ -167,3 +167,15 @@ async def test_when_all_have_new_addresses_those_that_the_operator_gave_are_aske
     await server.close()
     other.kill()
     await asyncio.to_thread(node.restart)
+
+
+async def test_who_begins_while_a_part_of_a_cluster_is_dead_finds_the_others(workdir: Path) -> None:
+    cluster = await asyncio.to_thread(start_cluster, workdir)
+    for of_the_first_slots in cluster.servers[0], cluster.servers[3]:
+        of_the_first_slots.kill()
+    server = RedisServer(cluster.url, timeout=5.0)
+    for key in b"feed", b"{pending}":
+        async with server.turn(await server.pool_for(key)) as line:
+            assert await line.ask(("PING",)) == [b"PONG"]
+    await server.close()
+    cluster.stop()
