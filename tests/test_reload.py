@@ -138,6 +138,15 @@ async def test_a_binding_policy_counts_for_the_next_check(running: Running) -> N
     assert await running.check(token, **{"Accept-Language": "de"}) == 200
 
 
+async def test_memory_counts_the_names_of_headers_by_which_it_answers(running: Running) -> None:
+    token, _ = await running.login()
+    await running.check(token)
+    before = await running.metric("sidegate_local_bytes")
+    await running.reload(BEGUN | {"gate": {"identity": {"user": "X-" + "U" * 59}}})
+    grown = await running.metric("sidegate_local_bytes") - before
+    assert grown == 50 * await running.metric("sidegate_local_sessions") > 0
+
+
 async def test_a_peer_that_is_not_trusted_any_more_is_refused(running: Running) -> None:
     token, _ = await running.login()
     await running.reload(BEGUN | {"gate": {"trusted_peers": ["192.0.2.0/24"]}})
