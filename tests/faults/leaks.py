@@ -80,10 +80,10 @@ async def _places(
             yield f"the table {table['name']}", "\n".join(row["line"] for row in rows).encode()
 
 
-def everything_in_redis(port: int) -> bytes:
-    """Return all keys, and what is kept under them."""
+def everything_in_redis(port: int, match: str = "*") -> bytes:
+    """Return all keys that match, and what is kept under them."""
     with vendor.Redis(port=port, protocol=2) as raw:
-        keys: list[Any] = list(raw.scan_iter(count=1000))
+        keys: list[Any] = list(raw.scan_iter(match, count=1000))
         words: list[bytes] = []
         for start in range(0, len(keys), 1000):
             words += _kept(raw, keys[start : start + 1000])

@@ -4,14 +4,18 @@ import asyncio
 import os
 import signal
 import subprocess
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import asyncpg
 
 from tests.faults.deployment import superuser
+from tests.faults.history import now
+from tests.faults.leaks import Secrets, everything_in_redis
 from tests.faults.mischief import CutsAfterCommit
+from tests.faults.rules import Breach
 from tests.faults.stage import Sign, Stage, apart, failed
 from tests.processes import Server, give_away, temporary_directory
 
@@ -29,10 +33,33 @@ def stop_at_once(postgres: Server) -> None:
 
 async def stopped(stage: Stage) -> None:
     """An immediate stop; it recovers from its log when it starts again."""
+    async with _stopped(stage):
+        await stage.wait(_DOWN)
+
+
+async def stopped_alone(stage: Stage) -> None:
+    """The same, while Redis is well: it is looked at what is pending there.
+
+    At the end of a run nothing is pending any more.
+    """
+    async with _stopped(stage):
+        await stage.wait(_DOWN)
+        await _look_at_what_is_pending(stage)
+
+
+@asynccontextmanager
+async def _stopped(stage: Stage) -> AsyncIterator[None]:
     async with stage.showing("no look-up failed at Postgres", failed("postgres")):
         await apart(lambda: stop_at_once(stage.postgres))
-        await stage.wait(_DOWN)
+        yield
         await apart(stage.postgres.restart)
+
+
+async def _look_at_what_is_pending(stage: Stage) -> None:
+    kept = await asyncio.to_thread(everything_in_redis, stage.redis.port, "*pending*")
+    stage.expect("nothing was pending in Redis", seen=len(kept))
+    if Secrets(stage.load.population.issued.values()).are_in(kept):
+        stage.breaches.append(Breach("I11", "Redis holds a token in what is pending", now()))
 
 
 async def frozen(stage: Stage) -> None:
