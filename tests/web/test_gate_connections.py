@@ -9,9 +9,10 @@ from ipaddress import ip_network
 
 import pytest
 import uvloop
+from aiohttp import web
 
 from proxy.core.address import Address
-from proxy.web.door import STRANGERS, shut
+from proxy.web.door import STRANGERS, Door, shut
 from proxy.web.express import Patience
 from proxy.web.peers import Peers
 from tests.stores.waiting import until
@@ -19,6 +20,7 @@ from tests.web.gate_rig import (
     ALICE,
     BOB,
     CAROL,
+    LOOPBACK,
     NEVER_ISSUED,
     ROUTES,
     Gatehouse,
@@ -377,6 +379,26 @@ async def test_an_answer_that_takes_its_time_is_waited_for(hasty: Gatehouse) -> 
         await time_is_over(hasty)
         hasty.shelf.open.set()
         assert (await line.reply()).status == 200
+
+
+async def test_a_body_that_comes_later_does_not_end_its_connection() -> None:
+    begun = asyncio.Event()
+
+    async def read(request: web.BaseRequest) -> web.Response:
+        begun.set()
+        return web.Response(body=await request.read())
+
+    door = Door("admin", read, on_bad_request=lambda: None, patience=SOON)
+    address = await door.open(LOOPBACK)
+    async with wire(address) as line, wire(address) as silent:
+        for _ in range(2):
+            begun.clear()
+            await line.send(request(b"Content-Length: 5", method=b"POST"))
+            await asyncio.wait_for(begun.wait(), 5)
+            await line.send(b"12345")
+            assert (await line.reply()).body == b"12345"
+            assert await silent.until_closed() == b""  # so the time of both is over
+    await door.close(patience=1)
 
 
 @pytest.mark.parametrize("express", [True, False])
