@@ -84,8 +84,9 @@ class Crew:
         for pid in children(self.process.pid):
             with suppress(ProcessLookupError, FileNotFoundError):  # it has just ended
                 environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
-                [ops] = [e for e in environment if e.startswith("SIDEGATE_OPS__LISTEN=")]
-                found[Path(ops).stem] = pid
+                for each in environment:  # of one that is dying there is none left
+                    if each.startswith("SIDEGATE_OPS__LISTEN="):
+                        found[Path(each).stem] = pid
         return found
 
 
@@ -230,7 +231,7 @@ def test_all_end_well_when_they_are_told_to(alive: Crew, number: signal.Signals)
 
 
 def test_while_they_say_that_they_drain_they_accept(tmp_path: Path) -> None:
-    with crew(tmp_path, SIDEGATE_DRAIN__DELAY="60s") as made:
+    with crew(tmp_path, SIDEGATE_DRAIN__DELAY="10s") as made:
         eventually(lambda: len(made.ready()) == WORKERS)
         token = made.login()
         made.process.terminate()
