@@ -20,7 +20,7 @@ from proxy.core.clock import SystemClock
 from proxy.core.errors import StoreUnavailable
 from proxy.core.token import Digest
 from proxy.core.within import within
-from proxy.descriptors import connections_that_fit
+from proxy.descriptors import connections_that_fit, raise_limit
 from proxy.house import House, built
 from proxy.observe.prometheus import registry
 from proxy.reload import Read, Reload
@@ -269,7 +269,7 @@ async def _gate_door(settings: Settings, house: House, doors: _Doors) -> AsyncIt
         on_bad_request=partial(house.metrics.bad_request, "gate"),
         express=doors.express,
         peers=peers,
-        max_connections=connections_that_fit(settings.gate.max_connections),
+        max_connections=connections_that_fit(settings.gate.max_connections, limit=raise_limit()),
         on_full=house.metrics.connection_refused,
     )
     house.metrics.watch_connections(door.lanes)

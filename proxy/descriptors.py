@@ -10,16 +10,16 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-from proxy.web.door import ROOM, STRANGERS
+from proxy.web.door import DEFAULT_MAX_CONNECTIONS, MAX_STRANGERS
 
 # Two doors with the usual room, strangers at the gate, those who are told that there is no room,
 # and the stores: 64 connections to Redis, 9 to Postgres, the files of SQLite.
-_ALL_ELSE: Final = 2 * ROOM + STRANGERS + 300
+_ALL_ELSE: Final = 2 * DEFAULT_MAX_CONNECTIONS + MAX_STRANGERS + 300
 
 _log: Final = logging.getLogger("sidegate")
 
 
-def raised() -> int:
+def raise_limit() -> int:
     """Raise this process's limit as far as it goes, and return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # macOS has no hard limit, and yet one that is lower
@@ -28,13 +28,12 @@ def raised() -> int:
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
-def connections_that_fit(wanted: int) -> int:
-    """Raise the limit, and return how many of the connections wanted at the gate fit in.
+def connections_that_fit(wanted: int, *, limit: int) -> int:
+    """Return how many of the connections wanted at the gate fit into `limit` open files.
 
     That is `wanted`, or less, which the log tells; never less than half of the limit, for nobody
     who grants us so few will use all else to the full.
     """
-    limit = raised()
     fit = max(limit - _ALL_ELSE, limit // 2)
     if fit < wanted:
         advice = (

@@ -76,7 +76,7 @@ class Reload:
             return
         except Exception as error:  # noqa: BLE001  # whatever it is, what is lived by goes on
             # Without its words: they may repeat a setting.
-            _log.error("not reloaded: %s, which nobody foresaw", type(error).__name__)
+            _log.error("not reloaded: unexpected %s", type(error).__name__)
             self._note(successful=False)
             return
         exchange()

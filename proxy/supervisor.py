@@ -18,7 +18,7 @@ from typing import Final
 
 from proxy.core.address import Address
 from proxy.core.errors import CannotListen, SidegateError
-from proxy.descriptors import raised
+from proxy.descriptors import raise_limit
 from proxy.observe.merged import merged
 from proxy.settings import Settings, first_admin_key, token_keys
 from proxy.settings.sources import SettingPath, variable_of
@@ -54,8 +54,8 @@ class _Worker:
     ops: Path
     process: asyncio.subprocess.Process | None = None
     failures: int = 0
-    hears: bool = False  # has opened its ops door, before which SIGHUP would end it
-    rereads: bool = False  # is to be told as soon as it hears
+    takes_signals: bool = False  # its ops door is open; before, SIGHUP would end it
+    reload_pending: bool = False  # SIGHUP is sent as soon as it takes signals
 
 
 class Supervisor:
@@ -82,18 +82,19 @@ class Supervisor:
     def stop(self) -> None:
         """Let every worker drain and end."""
         self._stopping.set()
+        # First: a Unix socket of which we kept a copy would let clients wait for nobody.
         for listener in self._listeners.values():
             listener.leave()
         for worker in self._workers:
-            _tell(worker, signal.SIGTERM)
+            _send(worker, signal.SIGTERM)
 
     def reload(self) -> None:
         """Let every worker read the settings again. One that is starting does so when it can."""
         for worker in self._workers:
-            if worker.hears:
-                _tell(worker, signal.SIGHUP)
+            if worker.takes_signals:
+                _send(worker, signal.SIGHUP)
             else:
-                worker.rereads = True
+                worker.reload_pending = True
 
     async def run(self) -> None:
         """Keep the workers alive until `stop`. WorkerFailed: they could not begin."""
@@ -116,7 +117,7 @@ class Supervisor:
         """Start it, and return what it ended with."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        worker.hears = worker.rereads = False
+        worker.takes_signals = worker.reload_pending = False
         worker.ops.unlink(missing_ok=True)  # of one that was killed
         try:
             worker.process = await self._started(worker)
@@ -127,7 +128,7 @@ class Supervisor:
             worker.process.terminate()
         proving = asyncio.create_task(self._prove(worker))
         status = await worker.process.wait()
-        worker.hears = False
+        worker.takes_signals = False
         proving.cancel()
         if loop.time() - began > _SETTLED:
             worker.failures = 0
@@ -141,7 +142,7 @@ class Supervisor:
             }
             return await asyncio.create_subprocess_exec(
                 *self._command,
-                env=_told(worker.environment, _listening_on(descriptors)),
+                env=_environment(worker.environment, _listen_settings(descriptors)),
                 pass_fds=list(descriptors.values()),
                 stdin=asyncio.subprocess.PIPE,  # whose end it notices, should we be killed
             )
@@ -149,9 +150,9 @@ class Supervisor:
     async def _prove(self, worker: _Worker) -> None:
         while not worker.ops.exists():  # noqa: ASYNC110  # nobody tells us
             await asyncio.sleep(_LOOK)
-        self._proven = worker.hears = True
-        if worker.rereads:  # it may have read the settings before they changed
-            _tell(worker, signal.SIGHUP)
+        self._proven = worker.takes_signals = True
+        if worker.reload_pending:  # it may have read the settings before they changed
+            _send(worker, signal.SIGHUP)
 
     async def _pause(self, worker: _Worker, status: int) -> None:
         seconds = _PAUSES[min(worker.failures, len(_PAUSES) - 1)]
@@ -163,7 +164,7 @@ class Supervisor:
                 await self._stopping.wait()
 
 
-def _tell(worker: _Worker, number: signal.Signals) -> None:
+def _send(worker: _Worker, number: signal.Signals) -> None:
     if worker.process is not None and worker.process.returncode is None:
         worker.process.send_signal(number)
 
@@ -176,7 +177,7 @@ async def supervise(
     `arguments` are those of the command line that a worker is started with. CannotListen: an
     address is taken. WorkerFailed: no worker could begin.
     """
-    raised()
+    raise_limit()
     token_keys(settings)  # made once, if they are to be made
     async with AsyncExitStack() as cellar:
         folder = Path(cellar.enter_context(tempfile.TemporaryDirectory(prefix="sidegate-")))
@@ -197,7 +198,8 @@ async def supervise(
 def _listeners(settings: Settings) -> dict[str, SharedListener]:
     """Take the addresses of the doors that the workers open."""
     doors = {"gate": (settings.gate.listen, settings.gate.socket_mode)}
-    if settings.admin.keys or first_admin_key(settings):
+    # A port is taken without a key, too: a worker that is started again may find one.
+    if settings.admin.keys or first_admin_key(settings) or settings.admin.listen.path is None:
         doors["admin"] = (settings.admin.listen, 0o600)
     return {name: _listener(name, address, mode) for name, (address, mode) in doors.items()}
 
@@ -217,14 +219,14 @@ def _place(number: int, folder: Path, environ: Mapping[str, str]) -> _Worker:
         ("jobs",): "true" if number == 0 else "false",
         ("ops", "listen"): f"unix:{ops}",
     }
-    return _Worker(number, _told(environ, told), ops)
+    return _Worker(number, _environment(environ, told), ops)
 
 
-def _listening_on(descriptors: Mapping[str, int]) -> dict[SettingPath, str]:
+def _listen_settings(descriptors: Mapping[str, int]) -> dict[SettingPath, str]:
     return {(name, "listen"): f"fd:{descriptor}" for name, descriptor in descriptors.items()}
 
 
-def _told(environ: Mapping[str, str], settings: Mapping[SettingPath, str]) -> dict[str, str]:
+def _environment(environ: Mapping[str, str], settings: Mapping[SettingPath, str]) -> dict[str, str]:
     """Return the environment in which these settings are told, and nothing else about them."""
     ours = {variable_of(path): text for path, text in settings.items()}
     others = {

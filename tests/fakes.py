@@ -42,3 +42,8 @@ class Shelf:
 
     async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
         return {digest: await self.put(session) for digest, session in sessions.items()}
+
+
+def ends_nobody(session: Session) -> None:
+    """Take the place of whoever ends a session for its client, where no client is to differ."""
+    raise AssertionError(session)

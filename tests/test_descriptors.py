@@ -22,9 +22,10 @@ import sys
 soft, hard, wanted = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-from proxy.descriptors import connections_that_fit
+from proxy.descriptors import connections_that_fit, raise_limit
 
-print(connections_that_fit(wanted), *resource.getrlimit(resource.RLIMIT_NOFILE))
+fit = connections_that_fit(wanted, limit=raise_limit())
+print(fit, *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 
 

@@ -281,6 +281,7 @@ def test_a_secret_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         ("gate: {realm: !!int abc}", "is not YAML in line 1"),
         ("gate: {realm: !!bool perhaps}", "is not YAML in line 1"),
         ("gate: {realm: !!timestamp noon}", "is not YAML in line 1"),
+        ("gate: {realm: 1" + 300 * ":00" + ".5}", "is not YAML in line 1"),
         ("gate: " + 2000 * "[", "is nested too deeply"),
     ],
 )

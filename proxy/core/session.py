@@ -48,7 +48,7 @@ class Session:
     binding: Binding = UNBOUND
     valid_until: datetime = field(init=False, repr=False, compare=False)
     margin: object = field(default=None, init=False, repr=False, compare=False)
-    vouched_by: object = field(default=None, init=False, repr=False, compare=False)
+    verified_by: object = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "valid_until", self._valid_until())
@@ -70,9 +70,12 @@ class Session:
         """
         object.__setattr__(self, "margin", conclusion)
 
-    def vouch(self, by: object) -> None:
-        """Note on this copy who has seen that the token of its digest is genuine."""
-        object.__setattr__(self, "vouched_by", by)
+    def note_verified(self, by: object) -> None:
+        """Note on this copy whose keys have verified its token's tag, lest it be done again.
+
+        Like the margin it is no part of the value: nothing compares, stores or hands it on.
+        """
+        object.__setattr__(self, "verified_by", by)
 
     def ended(self, at: datetime) -> bool:
         """Say whether the session as a whole (not merely one rotated-out token) is over."""

@@ -4,9 +4,9 @@ A token is `sg`, one letter for the session's type, `_`, and 56 base64url charac
 
     sgw_  AXk3…        42 bytes: key id (1) | random (32) | tag (9)
 
-The tag is a keyed BLAKE2s over everything before it, so that a forged token is refused before any
-store is asked. 42 bytes fill 56 characters exactly: there is no padding and there are no spare
-bits, hence exactly one spelling per token.
+The tag is a keyed BLAKE2s over everything before it, so that a forged token is refused before
+anything beyond memory is asked. 42 bytes fill 56 characters exactly: there is no padding and there
+are no spare bits, hence exactly one spelling per token.
 """
 
 import re
@@ -134,10 +134,10 @@ class KeyRing:
 
     def digest_of(self, spelling: Spelling) -> Digest | Deny:
         """Return the digest of the token spelled like this, if a key of ours has tagged it."""
-        return digest_spelled(spelling) if self.has_tagged(spelling) else Deny(Reason.FORGED)
+        return unverified_digest_of(spelling) if self.has_tagged(spelling) else Deny(Reason.FORGED)
 
     def has_tagged(self, spelling: Spelling) -> bool:
-        """Say whether the tag is one of ours."""
+        """Say whether the tag is the one that a key of ours gives this token."""
         raw = a2b_base64(spelling[4:].translate(_STANDARD_ALPHABET))
         tagger = self._taggers.get(raw[0])
         if tagger is None:
@@ -159,8 +159,10 @@ def spelling_of(text: str) -> Spelling | None:
     return None if _SPELLED.fullmatch(text) is None else Spelling(text.encode("ascii"))
 
 
-def digest_spelled(spelling: Spelling) -> Digest:
-    """Return the digest of whatever is spelled like this, be it a token of ours or not."""
+def unverified_digest_of(spelling: Spelling) -> Digest:
+    """Return the digest of what is spelled like this. Whether a key of ours has tagged it, nobody
+    has looked.
+    """
     return Digest(sha256(spelling).digest())
 
 

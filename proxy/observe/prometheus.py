@@ -217,7 +217,7 @@ class Metrics:
         self._breakers[store] = state
 
     def watch_round_trips(self, store: str, trips: Callable[[], int]) -> None:
-        """Many look-ups travel in one."""
+        """`trips` tells how many round trips for look-ups a store has had so far."""
         self._round_trips[store] = trips
 
     def watch_local(self, memory: Memory) -> None:
@@ -281,7 +281,7 @@ class Metrics:
         )
         yield _counter(
             "sidegate_lookup_round_trips",
-            "Round trips to a store, each for all look-ups that came at the same moment.",
+            "Round trips to a store, each for all look-ups that had gathered.",
             ("store",),
             {(store,): trips() for store, trips in self._round_trips.items()},
         )
@@ -427,7 +427,7 @@ class Metrics:
     def _families_of_doors(self) -> Iterator[Metric]:
         yield _counter(
             "sidegate_untrusted_peers",
-            "Requests, and connections too many, to the gate from outside gate.trusted_peers.",
+            "Requests to the gate, and connections too many, from outside gate.trusted_peers.",
             (),
             {(): self._untrusted_peers},
         )

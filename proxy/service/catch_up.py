@@ -16,6 +16,8 @@ from proxy.service.outward import offer
 _PATIENCE: Final = 10.0
 # Seconds for the one question that is always quick. It comes first, and finds out who is away.
 _SOON: Final = 2.0
+# Seconds within which what is due is told, or news come first.
+_SETTLING: Final = 5.0
 # So many of the last changes may have been left untold by whoever died over them.
 _UNTOLD: Final = 1_000
 # So many sessions are told before it counts as done.
@@ -108,12 +110,13 @@ class CatchUp:
             await self._done(self.settle())
 
     async def once(self) -> int:
-        """Pass on what has changed since the last time, and return how many sessions that were."""
+        """Settle what is due, pass on what has changed, and return how many sessions that were."""
         await self._generation()  # first: it is quick, or the truth is away
         if self._mark == 0:
             await self._begin()
         try:
-            await self.settle()  # before any row of a session is asked for, which may be locked
+            # Before any row of a session is asked for, which may be locked.
+            await within(_SETTLING, "durable", self.settle())
         except StoreUnavailable:
             await self._heard()  # a truth that takes no writes has news all the same
             raise

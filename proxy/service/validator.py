@@ -9,7 +9,7 @@ from proxy.core.errors import StoreUnavailable, UnreadableRecord
 from proxy.core.judge import judge, may_have_moved
 from proxy.core.protocols import SessionFinder
 from proxy.core.session import Session
-from proxy.core.token import Digest, KeyRing, Spelling, digest_spelled
+from proxy.core.token import Digest, KeyRing, Spelling, unverified_digest_of
 from proxy.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
 from proxy.core.within import within
 
@@ -56,15 +56,15 @@ class Validator:
         None: memory cannot tell for certain; `validate` asks the stores. Whoever lets the session
         in tells `saw`.
         """
-        session = self._memory(digest_spelled(spelling))
-        # Whoever has the digest of a token has the token: its tag is looked at once for each copy,
+        session = self._memory(unverified_digest_of(spelling))
+        # Whoever has the digest of a token has the token: its tag is verified once for each copy,
         # and again under other keys.
-        if session is None or session.vouched_by is not self._ring:
+        if session is None or session.verified_by is not self._ring:
             if not self._ring.has_tagged(spelling):
                 return Deny(Reason.FORGED)
             if session is None:
                 return None
-            session.vouch(self._ring)
+            session.note_verified(self._ring)
         if now < session.valid_until:
             return session
         verdict = judge(session, now)

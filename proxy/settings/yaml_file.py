@@ -24,10 +24,10 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """As PyYAML does, which lets what looks like a date and is none fail in any way it may."""
+        """As PyYAML does, but whatever its constructors raise becomes an error of its own."""
         try:
             return super().construct_object(node, deep)
-        except (ValueError, LookupError, AttributeError, TypeError):
+        except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError):
             raise yaml.MarkedYAMLError(problem_mark=node.start_mark) from None
 
 

@@ -32,9 +32,9 @@ Greet = Callable[[AbstractConnection], Awaitable[None]]
 # the pool no longer looks for unread replies before it lends a connection.
 _MAX_CONNECTIONS: Final = 64
 
-# Seconds between two looks for where a Cluster's keys live. A node that stays dead is in doubt all
-# the time; to read a map takes 4 ms of everybody's, and a failover at least a second.
-_BETWEEN_LOOKS: Final = 0.5
+# Seconds between two readings of a Cluster's map. A node that stays dead is in doubt all the time;
+# reading holds everybody up for 4 ms, and a failover takes a second at least.
+_BETWEEN_READS: Final = 0.5
 
 
 def _options(timeout: float, **more: Any) -> dict[str, Any]:
@@ -105,17 +105,17 @@ class Cluster(Topology):
         self._options = options
         self._monotonic = monotonic
         self._pools: dict[str, Pool] = {}
-        self._look: asyncio.Future[None] | None = None
+        self._reading: asyncio.Future[None] | None = None
         self._doubted = True
         self._known = False
-        self._next_look = 0.0
+        self._next_read = 0.0
 
     async def pool_for(self, key: bytes) -> Pool:
-        if self._look is None and self._must_look():
-            self._look = asyncio.ensure_future(self._looked())
-            self._look.add_done_callback(self._has_looked)
-        if self._look is not None:
-            await share(self._look)
+        if self._reading is None and self._must_read():
+            self._reading = asyncio.ensure_future(self._read_map())
+            self._reading.add_done_callback(self._has_read)
+        if self._reading is not None:
+            await share(self._reading)
         node: ClusterNode | None = self._client.get_node_from_key(key.decode("ascii"))
         assert node is not None  # only a replica's absence is told by None
         if node.name not in self._pools:
@@ -127,10 +127,10 @@ class Cluster(Topology):
     def doubt(self) -> None:
         self._doubted = True
 
-    def _must_look(self) -> bool:
-        return not self._known or (self._doubted and self._monotonic() >= self._next_look)
+    def _must_read(self) -> bool:
+        return not self._known or (self._doubted and self._monotonic() >= self._next_read)
 
-    async def _looked(self) -> None:
+    async def _read_map(self) -> None:
         """Read the map for all who ask meanwhile. It is none of theirs: who leaves ends nothing.
 
         A doubt that is raised from now on may be about this map, too.
@@ -141,15 +141,15 @@ class Cluster(Topology):
         await self._map.initialize()
         self._known = True
 
-    def _has_looked(self, look: asyncio.Future[None]) -> None:
-        self._look = None
-        self._next_look = self._monotonic() + _BETWEEN_LOOKS
+    def _has_read(self, look: asyncio.Future[None]) -> None:
+        self._reading = None
+        self._next_read = self._monotonic() + _BETWEEN_READS
         if look.cancelled() or look.exception() is not None:  # seen: those who wait may have left
             self._doubted = True
 
     async def close(self) -> None:
-        if self._look is not None:
-            await asyncio.wait([self._look])
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
         for pool in self._pools.values():
             await pool.aclose()
         await self._map.aclose()

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -42,11 +43,16 @@ _OPTIONS: Final[dict[str, Any]] = {
 }
 
 
-# Connections a door has room for, unless it says otherwise: probes, a Prometheus and those who log
-# users in have a few each. Who has lost count of his own shall not take the gate's descriptors.
-ROOM: Final = 1_000
-# Of those who are not trusted a door takes so many beside them. Each gets its 403, and is gone.
-STRANGERS: Final = 100
+# A Unix socket may be other processes' too. From Python 3.13 on a server removes its file.
+_KEEPING_THE_FILE: Final[dict[str, Any]] = (
+    {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+)
+
+# Probes, a Prometheus and those who log users in have a few connections each; whoever has lost
+# count of his own must not take the gate's descriptors.
+DEFAULT_MAX_CONNECTIONS: Final = 1_000
+# Strangers, peers who are not trusted, have places of their own: each gets its 403, and is gone.
+MAX_STRANGERS: Final = 100
 
 # Says nothing, and is one too many: it is waited for these seconds.
 _PATIENCE: Final = 1.0
@@ -182,7 +188,7 @@ class Door(web.Server):
         express: Lane | None = None,
         peers: Peers | None = None,
         patience: Patience | None = None,
-        max_connections: int = ROOM,
+        max_connections: int = DEFAULT_MAX_CONNECTIONS,
         on_full: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_bad_request` is called for each request that is not HTTP/1.0 or 1.1.
@@ -190,7 +196,8 @@ class Door(web.Server):
         `express` is asked first, and leaves to aiohttp what it does not want. `peers`: whom to
         trust to connect in advance, and be silent; None: nobody. Connections beyond
         `max_connections` are answered 503, whatever they ask; `on_full` is called for each. Those
-        of peers who are not trusted take none of that room, and are hung up on beyond STRANGERS.
+        of strangers take none of that room, and are hung up on beyond MAX_STRANGERS. `patience` is
+        aiohttp's lane's; the express lane has its own.
         """
         super().__init__(self._handle, request_factory=request_factory)
         self.request_factory = _with_a_target(self.request_factory)
@@ -230,7 +237,7 @@ class Door(web.Server):
         return self() if self._express is None else self._express.connection(self)
 
     def _receive_stranger(self, peers: Peers) -> asyncio.Protocol | None:
-        if len(self._strangers) >= STRANGERS:
+        if len(self._strangers) >= MAX_STRANGERS:
             peers.refused()
             return None
         stranger = _Protocol(self, awaited=True)
@@ -353,7 +360,7 @@ async def _server_on(
     """Listen on a socket that has its address already. It is non-blocking from here on."""
     loop = asyncio.get_running_loop()
     if listener.family == socket.AF_UNIX:
-        return await loop.create_unix_server(accept, sock=listener)
+        return await loop.create_unix_server(accept, sock=listener, **_KEEPING_THE_FILE)
     return await loop.create_server(accept, sock=listener)
 
 

@@ -50,8 +50,8 @@ _log: Final = logging.getLogger("sidegate.door")
 class Patience:
     """How many seconds each of these is waited for."""
 
-    head: float = 10.0  # its end, once it has begun
-    idle: float = 3630.0  # outlives every gateway's own (Envoy's is an hour), like aiohttp's lane
+    head: float = 10.0  # its end, once it has begun; a stranger's first, once he has connected
+    idle: float = 3630.0  # outlives every gateway's own (Envoy's is an hour): none races with ours
 
 
 class ExpressLane:

@@ -38,11 +38,7 @@ class SharedListener:
     def open(cls, address: Address, *, socket_mode: int = 0o660) -> Self:
         """Take `address`. OSError: it is taken, or not ours to take."""
         if address.path is None:
-            kept = _bound(address.host, address.port)
-            # To share the port is for our own processes: with this option anybody could who sets
-            # it too, as long as none of them listens.
-            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-            return cls(kept, host=address.host)
+            return cls(_kept(address.host, address.port), host=address.host)
         make_way(address.path)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(address.path)
@@ -103,13 +99,23 @@ def make_way(path: str) -> None:
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """Return a TCP socket that several may bind to the same port. It does not listen yet."""
+def _kept(host: str, port: int) -> socket.socket:
+    """Return a TCP socket that keeps a port for those of ours who are to listen there."""
+    kept = _bound(host, port, shared=False)
+    # Only now: nobody else has the port, and by SO_REUSEPORT our processes share it. With
+    # SO_REUSEADDR on both, anybody could bind it while nobody listens.
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    return kept
+
+
+def _bound(host: str, port: int, *, shared: bool = True) -> socket.socket:
+    """Return a TCP socket that does not listen yet. `shared`: several may have the same port."""
     everywhere = not host and socket.has_dualstack_ipv6()
     bound = socket.socket(socket.AF_INET6 if everywhere or ":" in host else socket.AF_INET)
     try:
-        for shared in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
-            bound.setsockopt(socket.SOL_SOCKET, shared, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
         if bound.family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not everywhere)
         bound.bind((host, port))

@@ -12,10 +12,10 @@ _log: Final = logging.getLogger("sidegate.gate")
 
 
 class Peers:
-    """Knows whom to trust, and counts the requests of the others."""
+    """Knows whom to trust, and has the others counted."""
 
     def __init__(self, trusted: Iterable[Network], *, refused: Callable[[], None]) -> None:
-        """`refused` is called for each request of somebody who is not trusted."""
+        """`refused` is called for each request, and for each connection too many, of the others."""
         self.refused = refused
         self._trusted = tuple(trusted)
         # Gateways are few and ask often.

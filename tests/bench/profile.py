@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from timeit import repeat
 from typing import Any, Final, NamedTuple
 
-from proxy.core.token import KeyRing, TokenKey, digest_spelled, spelling_of
+from proxy.core.token import KeyRing, TokenKey, spelling_of, unverified_digest_of
 from proxy.house import House, built
 from proxy.settings import load
 from proxy.web.check import Check
@@ -90,7 +90,7 @@ def _functions(house: House) -> Iterator[tuple[str, int, Callable[[], object]]]:
     spelling = spelling_of(known.token.text)
     assert head is not None
     assert spelling is not None
-    digest, now = digest_spelled(spelling), house.means.clock.now()
+    digest, now = unverified_digest_of(spelling), house.means.clock.now()
     session = house.local.peek(digest)
     assert session is not None
     said: Any = session.margin
@@ -100,7 +100,7 @@ def _functions(house: House) -> Iterator[tuple[str, int, Callable[[], object]]]:
     yield "CredentialSources.spelling", 2, lambda: sources.spelling(head)
     yield "SharedClock.now", 2, house.means.clock.now
     yield "Validator.recall", 2, lambda: house.validator.recall(spelling, now)
-    yield "digest_spelled", 3, lambda: digest_spelled(spelling)
+    yield "unverified_digest_of", 3, lambda: unverified_digest_of(spelling)
     yield "LocalStore.peek", 3, lambda: house.local.peek(digest)
     yield "_Said.holds", 2, lambda: said.holds(said.gateway, head)
     yield "Toucher.seen", 2, lambda: house.toucher.seen(session, now)

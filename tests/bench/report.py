@@ -119,8 +119,8 @@ def _notes(findings: Findings) -> Iterator[str]:
         if each.failed:
             yield f"{name}: {each.failed:.2%} of the requests failed, and are not counted."
     for name, each in findings.measured.items():
-        if each.together is not None:
-            yield f"{name}: {each.together.median:.1f} look-ups in a round trip."
+        if each.batch_size is not None:
+            yield f"{name}: {each.batch_size.median:.1f} hits in a round trip."
     for name, why in findings.left_out.items():
         yield f"Left out: {name} ({why})."
 
@@ -141,8 +141,8 @@ def _figures(thing: Thing, measured: Measured) -> dict[str, Any]:
         figures["p99_ms"] = list(measured.p99.values)
         figures["core"] = list(measured.busy.values)
         figures["failed"] = measured.failed
-    if measured.together is not None:
-        figures["together"] = list(measured.together.values)
+    if measured.batch_size is not None:
+        figures["batch_size"] = list(measured.batch_size.values)
     return figures
 
 

@@ -25,14 +25,14 @@ _WARM_UP: Final = 1
 @dataclass(frozen=True, slots=True)
 class Measured:
     """Of a road also: the p99 in milliseconds, what part of its core the server used, what part of
-    the requests failed, and how many answers came with one round trip to a store.
+    the requests failed, and how many hits came with one round trip to a store.
     """
 
     series: Series
     p99: Series | None = None
     busy: Series | None = None
     failed: float = 0.0
-    together: Series | None = None
+    batch_size: Series | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def _in_turn(targets: Mapping[str, Target], effort: Effort, say: Say) -> dict[st
 class _Taken:
     sample: Sample
     busy: float
-    together: float | None
+    batch_size: float | None
 
 
 def _sample(name: str, target: Target, seconds: int) -> _Taken:
@@ -113,12 +113,12 @@ def _sample(name: str, target: Target, seconds: int) -> _Taken:
     used = cpu_seconds(target.under_test)
     sample = _load(name, target, seconds)
     busy = (cpu_seconds(target.under_test) - used) / sample.duration
-    together = None
+    batch_size = None
     if target.witness is not None and seen is not None:
         after = target.witness.seen()
         after.confirm(seen, name)
-        together = after.together(seen)
-    return _Taken(sample, busy, together)
+        batch_size = after.batch_size(seen)
+    return _Taken(sample, busy, batch_size)
 
 
 def _load(name: str, target: Target, seconds: int) -> Sample:
@@ -134,7 +134,7 @@ def _measured(taken: list[_Taken]) -> Measured:
         p99=Series(tuple(each.sample.p99 * 1000 for each in taken)),
         busy=Series(tuple(each.busy for each in taken)),
         failed=_share_failed([each.sample for each in taken]),
-        together=_series(each.together for each in taken),
+        batch_size=_series(each.batch_size for each in taken),
     )
 
 

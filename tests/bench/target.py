@@ -38,7 +38,7 @@ class Seen:
         if share < _MOST:
             raise WrongAnswers(f"only {share:.0%} of the answers came from {road}")
 
-    def together(self, since: "Seen") -> float | None:
+    def batch_size(self, since: "Seen") -> float | None:
         """Return how many answers came with one round trip; None: there were no trips."""
         trips = self.trips - since.trips
         return (self.on_the_road - since.on_the_road) / trips if trips else None

@@ -15,7 +15,7 @@ FINDINGS = Findings(
         "local": Measured(
             Series.of(45_000.0, 51_000.4, 56_000.0), Series.of(2.5), BUSY, failed=0.0123
         ),
-        "redis": Measured(Series.of(9_000.0), together=Series.of(9.0, 10.04, 11.0)),
+        "redis": Measured(Series.of(9_000.0), batch_size=Series.of(9.0, 10.04, 11.0)),
         "ready": Measured(Series.of(1.25)),
     },
     {"aiohttp": "it is not here"},
@@ -41,7 +41,7 @@ store was the limit. Alone it does at least as much.
 
 local: 1.23% of the requests failed, and are not counted.
 
-redis: 10.0 look-ups in a round trip.
+redis: 10.0 hits in a round trip.
 
 Left out: aiohttp (it is not here).
 

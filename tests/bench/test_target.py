@@ -30,8 +30,8 @@ def test_no_answers_at_all_are_noticed() -> None:
 def test_how_many_answers_came_together_is_of_the_road_alone() -> None:
     before = Seen(answers=100, on_the_road=95, trips=10)
 
-    assert Seen(answers=1100, on_the_road=1095, trips=110).together(before) == 10
-    assert Seen(answers=1100, on_the_road=1095, trips=10).together(before) is None
+    assert Seen(answers=1100, on_the_road=1095, trips=110).batch_size(before) == 10
+    assert Seen(answers=1100, on_the_road=1095, trips=10).batch_size(before) is None
 
 
 def test_a_total_is_of_all_samples_with_the_labels() -> None:

@@ -189,7 +189,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         18,
         "Postgres stopped at once",
-        _one(on_postgres.stopped_alone),
+        _one(on_postgres.stopped_while_redis_is_well),
         valid=1.0,
         p99=0.150,
         recovery=3.0,

@@ -10,7 +10,7 @@ from typing import Final
 from tests.faults.gateway import Upstream
 from tests.faults.history import WORTHLESS, Check, Road, now
 from tests.faults.population import Held, forged
-from tests.faults.stage import Stage, looked_up
+from tests.faults.stage import Stage, answered
 from tests.faults.watch import descriptors
 
 _LASTS: Final = 10.0
@@ -36,7 +36,7 @@ async def flooded(stage: Stage) -> None:
     after = await stage.counters()
     flood = after.since(before, "sidegate_checks_total", reason="forged")
     stage.expect("the flood did not come", seen=flood > rate * _LASTS * stage.scale / 2)
-    looked, most = looked_up("local")(before, after), _with_a_good_tag(stage, begun)
+    looked, most = answered("local")(before, after), _with_a_good_tag(stage, begun)
     stage.expect(f"{looked:.0f} look-ups for {most} good tokens", seen=looked <= most)
 
 

@@ -37,8 +37,8 @@ async def stopped(stage: Stage) -> None:
         await stage.wait(_DOWN)
 
 
-async def stopped_alone(stage: Stage) -> None:
-    """The same, while Redis is well: it is looked at what is pending there.
+async def stopped_while_redis_is_well(stage: Stage) -> None:
+    """The same while Redis is well: revocations are pending there, and are searched for tokens.
 
     At the end of a run nothing is pending any more.
     """

@@ -11,7 +11,7 @@ from redis.retry import Retry
 
 from tests.faults.history import Road
 from tests.faults.mischief import Strays, reset_each
-from tests.faults.stage import Episode, Stage, apart, failed, looked_up
+from tests.faults.stage import Episode, Stage, answered, apart, failed
 
 # How long a Redis that is down stays so, and one that is merely bad.
 _DOWN: Final = 10.0
@@ -140,7 +140,7 @@ async def strays(stage: Stage) -> None:
 
 async def flushed(stage: Stage) -> None:
     """FLUSHALL, every other second."""
-    async with stage.showing("nobody had to go to Postgres", looked_up("postgres")):
+    async with stage.showing("nobody had to go to Postgres", answered("postgres")):
         for _ in range(round(_BAD * stage.scale / 2)):
             stage.expect("there was nothing to flush", seen=await tell(stage, "DBSIZE"))
             stage.forgets()

@@ -9,7 +9,7 @@ import redis as vendor
 
 from tests.faults.history import now
 from tests.faults.on_redis import client, configure, tell
-from tests.faults.stage import Episode, Stage, apart, failed, looked_up
+from tests.faults.stage import Episode, Stage, answered, apart, failed
 from tests.processes import temporary_directory
 from tests.servers import start_redis
 from tests.stores.waiting import until_answered
@@ -39,7 +39,7 @@ async def failed_over(stage: Stage) -> None:
                 await asyncio.to_thread(raw.execute_command, "REPLICAOF", "NO", "ONE")
                 stage.redis_wire.lead_to(replica.port)
                 stage.expect("the replica is empty", seen=await asyncio.to_thread(raw.dbsize))
-                async with stage.showing("nobody asked the new primary", looked_up("redis")):
+                async with stage.showing("nobody asked the new primary", answered("redis")):
                     await stage.wait(2 * _LASTS)
             await apart(stage.redis.restart)
             stage.redis_wire.lead_to(stage.redis.port)

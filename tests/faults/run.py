@@ -16,7 +16,7 @@ from tests.faults.judging import row_of
 from tests.faults.plan import Outcome, Plan, Row
 from tests.faults.rules import Breach
 from tests.faults.setting import set_up
-from tests.faults.stage import Episode, Stage, looked_up
+from tests.faults.stage import Episode, Stage, answered
 from tests.faults.watch import Holdings, holdings
 
 Progress = Callable[[str], None]
@@ -109,7 +109,7 @@ async def _episode(fault: Fault, name: str, episode: Episode, stage: Stage) -> h
         await asyncio.sleep(_WATCHED)
     after = await stage.counters()
     for store in ("redis", "postgres"):
-        stage.expect(f"no look-up went to {store}", seen=looked_up(store)(before, after))
+        stage.expect(f"{store} answered no look-up", seen=answered(store)(before, after))
     return mark
 
 

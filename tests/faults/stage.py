@@ -152,7 +152,7 @@ def failed(store: str) -> Sign:
     return lambda before, after: after.since(before, _LOOK_UPS, store=store, outcome="error")
 
 
-def looked_up(store: str) -> Sign:
+def answered(store: str) -> Sign:
     """Look-ups that a store has answered. One that failed has perhaps never left the process."""
     return lambda before, after: sum(
         after.since(before, _LOOK_UPS, store=store, outcome=outcome) for outcome in ("hit", "miss")

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tests.faults.stage import failed, hits, looked_up
+from tests.faults.stage import answered, failed, hits
 from tests.faults.watch import Counters, Holdings, Series, read_series
 
 PAGE = """\
@@ -53,7 +53,7 @@ def look_ups(outcome: str, number: int) -> str:
 def test_a_look_up_that_failed_has_reached_nobody() -> None:
     before = counters(one=look_ups("error", 1))
     after = counters(one=look_ups("error", 9))
-    assert not looked_up("redis")(before, after)
+    assert not answered("redis")(before, after)
     assert failed("redis")(before, after) == 8
 
 

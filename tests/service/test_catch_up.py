@@ -259,6 +259,25 @@ async def test_what_the_truth_cannot_note_keeps_no_news_from_being_heard(scene: 
     assert scene.near.sessions[tombstone.digest] == tombstone
 
 
+async def test_nor_does_what_the_truth_is_slow_to_note(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit may wait for a synchronous replica that is away."""
+
+    async def never(_: int) -> int:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr("proxy.service.catch_up._SETTLING", 0.05)
+    tombstone = await scene.revoke_one()
+    scene.truth.next_generation = never  # type: ignore[assignment,method-assign]  # it hangs
+    scene.far.down = True
+    scene.catch_up.owe([a_session().revoked(NOON)])
+    with pytest.raises(StoreUnavailable):
+        await scene.catch_up.once()
+    assert scene.near.sessions[tombstone.digest] == tombstone
+
+
 # --- What was changed here
 
 

@@ -20,6 +20,7 @@ from proxy.web.identity import IdentityNames
 from proxy.web.signals import SignalSources
 from tests.clock import FakeClock
 from tests.contracts.values import a_session
+from tests.fakes import ends_nobody
 from tests.web.gate_rig import RING, Gatehouse, bearer, build_gate, request
 from tests.web.tape import Tape
 
@@ -102,10 +103,6 @@ class Nobody:
     def binding_revocation(self, outcome: str) -> None: ...
 
 
-def ends_nothing(session: Session) -> None:
-    raise AssertionError(session)
-
-
 @dataclass(frozen=True)
 class Stored:
     """A session as it comes from a store, and the request of its client."""
@@ -134,7 +131,7 @@ class House:
         )
         self.local.answers_name(names.all())
         binding = ClientBinding(
-            dict.fromkeys(Signal, Policy.LOG), widths=Widths(), events=Nobody(), revoke=ends_nothing
+            dict.fromkeys(Signal, Policy.LOG), widths=Widths(), events=Nobody(), revoke=ends_nobody
         )
         manners = Manners(identity=names, signals=SignalSources(binding.watched, b"x-device"))
         gate = build_gate(Gatehouse(), memory=self.local.peek, manners=manners, binding=binding)
@@ -169,7 +166,7 @@ async def test_the_estimate_is_within_a_fifth_of_what_a_copy_takes(
     assert taken_by(House(names), shape, client) == pytest.approx(1, abs=TOLERANCE)
 
 
-async def test_of_whoever_shows_more_than_is_noted_no_answer_is_kept() -> None:
+async def test_whoever_shows_more_than_is_noted_takes_less_than_is_estimated() -> None:
     assert taken_by(House(IdentityNames()), bound, with_endless_lines) < 1
 
 

@@ -15,7 +15,7 @@ from proxy.core.session_type import SessionType
 from proxy.core.token import Digest, KeyRing, Token, TokenKey
 from proxy.service.binding import ClientBinding
 from proxy.service.validator import Validator
-from proxy.web.door import ROOM, Door
+from proxy.web.door import DEFAULT_MAX_CONNECTIONS, Door
 from proxy.web.express import ExpressLane, Patience
 from proxy.web.gate import desks, gate_handler
 from proxy.web.gateways.base import Manners
@@ -154,7 +154,7 @@ def build_gate(
     manners: Manners | None = None,
     binding: ClientBinding | None = None,
     patience: Patience | None = None,
-    max_connections: int = ROOM,
+    max_connections: int = DEFAULT_MAX_CONNECTIONS,
     memory: Callable[[Digest], Session | None] | None = None,
 ) -> Gatehouse:
     """Give the house its door, shut."""

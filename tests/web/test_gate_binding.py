@@ -318,7 +318,8 @@ async def test_what_differs_is_counted_again_when_the_answer_is_a_noted_one(
         scene.noted.taken()
 
         assert (await scene.ask(raw)).only("X-Auth-User") == "alice"
-        assert scene.alice.margin is said is not None
+        assert said is not None
+        assert scene.alice.margin is said
         assert scene.noted == Noted([("user_agent", "log")])
 
 

@@ -12,7 +12,7 @@ import uvloop
 from aiohttp import web
 
 from proxy.core.address import Address
-from proxy.web.door import STRANGERS, Door, shut
+from proxy.web.door import MAX_STRANGERS, Door, shut
 from proxy.web.express import Patience
 from proxy.web.peers import Peers
 from tests.stores.waiting import until
@@ -416,14 +416,14 @@ async def test_of_strangers_there_are_only_so_many(gate: Gatehouse) -> None:
     async with AsyncExitStack() as lines:
         silent = [
             await lines.enter_async_context(wire(gate.address, source=STRANGER))
-            for _ in range(STRANGERS)
+            for _ in range(MAX_STRANGERS)
         ]
         async with wire(gate.address, source=STRANGER) as another:
             assert await another.until_closed() == b""
         assert (gate.untrusted, gate.turned_away) == (1, 0)
 
         await silent[0].close()
-        await until(lambda: sum(gate.door.lanes().values()) < STRANGERS)
+        await until(lambda: sum(gate.door.lanes().values()) < MAX_STRANGERS)
         refused = await ask(gate.address, request(bearer(ALICE)), source=STRANGER)
         assert refused.status == 403
 

@@ -17,7 +17,7 @@ from proxy.service.binding import ClientBinding
 from proxy.web.credentials import CredentialSources
 from proxy.web.gateways.base import Manners
 from proxy.web.signals import SignalSources
-from tests.fakes import Shelf
+from tests.fakes import Shelf, ends_nobody
 from tests.web.attack_table import ATTACKS, STRAY_TARGETS, Attack
 from tests.web.gate_rig import (
     ALICE,
@@ -79,17 +79,13 @@ class Noted:
     mismatches: list[tuple[str, str]] = field(default_factory=list)
 
     def binding(self) -> ClientBinding:
-        return ClientBinding(POLICIES, widths=Widths(), events=self, revoke=_ends_nobody)
+        return ClientBinding(POLICIES, widths=Widths(), events=self, revoke=ends_nobody)
 
     def binding_mismatch(self, signal: str, policy: str) -> None:
         self.mismatches.append((signal, policy))
 
     def binding_revocation(self, outcome: str) -> None:
         raise AssertionError(outcome)
-
-
-def _ends_nobody(session: Session) -> None:
-    raise AssertionError(session)
 
 
 MANNERS: Final = Manners(

@@ -1,5 +1,6 @@
 """An address that several processes share: who has it, who listens, and who is asked."""
 
+import asyncio
 import errno
 import os
 import socket
@@ -8,8 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from proxy.core.address import Address
+from proxy.web.door import Door
 from proxy.web.listening import SharedListener
 
 
@@ -53,6 +56,37 @@ def test_nobody_else_gets_the_port_while_nobody_listens(port: SharedListener) ->
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
             other.bind(address)
+
+
+def test_the_port_is_taken_for_others_who_would_share_it(port: SharedListener) -> None:
+    with inherited(port) as ours:
+        host, number, *_ = ours.getsockname()
+        for listens in (False, True):
+            if listens:
+                ours.listen()
+            with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
+                SharedListener.open(Address(host, number))
+
+
+async def test_a_process_that_closes_leaves_the_others_their_unix_socket(tmp_path: Path) -> None:
+    async def shut_door(_: object) -> web.Response:
+        return web.Response()
+
+    path = str(tmp_path / "gate.sock")
+    shared = SharedListener.open(Address(path=path))
+    doors = [Door("gate", shut_door, on_bad_request=lambda: None) for _ in range(2)]
+    for door in doors:
+        with shared.lent() as descriptor:
+            await door.open(Address(inherited=os.dup(descriptor)))
+    await doors[0].close(patience=0)
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    await doors[1].close(patience=0)
+    shared.close()
+
+    assert answer.startswith(b"HTTP/1.1 200 OK")
 
 
 def test_whoever_lives_gets_what_the_dead_would_have_got(port: SharedListener) -> None:

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 from proxy.core.address import Address
 from proxy.core.errors import StoreUnavailable
 from proxy.observe.prometheus import Metrics, registry
-from proxy.web.door import ROOM, Door, shut
+from proxy.web.door import DEFAULT_MAX_CONNECTIONS, Door, shut
 from proxy.web.express import Patience
 from proxy.web.ops import Ping, Readiness, always, ops_handler
 from tests.stores.waiting import until
@@ -249,11 +249,11 @@ def meaning(reply: Reply) -> tuple[int, list[tuple[str, str]]]:
 
 async def test_a_door_has_room_for_a_thousand_unless_it_says_otherwise() -> None:
     door = Door("ops", shut, on_bad_request=lambda: None)
-    within = [Tape(door) for _ in range(ROOM)]
+    within = [Tape(door) for _ in range(DEFAULT_MAX_CONNECTIONS)]
     beyond = Tape(door)
     beyond.feed(get("/livez"))
     within[0].abort()
-    await until(lambda: sum(door.lanes().values()) < ROOM)
+    await until(lambda: sum(door.lanes().values()) < DEFAULT_MAX_CONNECTIONS)
     again = Tape(door)
     again.feed(get("/livez"))
     await again.until_it_has_ended()
