@@ -14,6 +14,7 @@ from proxy.core.address import Address
 from tests.processes import PATIENCE, free_port
 from tests.sidegate import EXPRESS
 from tests.test_cli import surroundings, wait_until_alive
+from tests.test_workers import eventually
 
 FIT = """
 import resource
@@ -54,10 +55,18 @@ def test_what_does_not_fit_is_told_and_not_promised(limit: int, fit: int) -> Non
     assert "raise it to 12400" in said
 
 
+def status(port: int, path: str) -> int:
+    """Return what is answered there."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as door:
+        door.request("GET", path)
+        return door.getresponse().status
+
+
 @contextmanager
 def serving_with(files: int, home: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
-    """`sidegate serve` that may open so many files."""
-    ops = f"127.0.0.1:{free_port()}"
+    """`sidegate serve` that may open so many files, and has opened its doors."""
+    port = free_port()
+    ops = f"127.0.0.1:{port}"
     settings = {"SIDEGATE_OPS__LISTEN": ops, "SIDEGATE_ADMIN__LISTEN": "127.0.0.1:0", **environ}
     limited = ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"]
     with subprocess.Popen(
@@ -69,6 +78,7 @@ def serving_with(files: int, home: Path, **environ: str) -> Iterator[subprocess.
     ) as process:
         try:
             wait_until_alive(Address.parse(ops), process)
+            eventually(lambda: status(port, "/readyz") == HTTPStatus.OK)
             yield process
         finally:
             process.kill()

@@ -82,8 +82,11 @@ async def make_read_only(url: str) -> None:
     """Let the database take no change any more, from anybody."""
     connection = await asyncpg.connect(url)
     try:
-        await connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
-        await connection.execute("SELECT pg_reload_conf()")
+        await connection.execute("ALTER DATABASE postgres SET default_transaction_read_only = on")
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
     finally:
         await connection.close()
 
