@@ -24,6 +24,8 @@ Progress = Callable[[str], None]
 _BASE: Final = 2.0  # seconds before each fault
 _WATCHED: Final = 3.0  # after its recovery should be over
 _MOMENT: Final = 1.0
+# Seconds after which no instance believes what it has in memory now.
+_AGED: Final = 5.0
 _HOLDINGS_BACK: Final = 60.0
 
 
@@ -78,6 +80,9 @@ async def _had(fault: Fault, stage: Stage, progress: Progress) -> Row:
     stage.record.forget_checks()
     async with stage.load.running():
         if fault.without_cold:
+            # Redis may just have been given up: between two faults the rig is busy for moments, and
+            # the wires with it. What an instance has in memory it puts there when it has aged.
+            await asyncio.sleep(_AGED)
             await _filled(stage)
         async with stage.believing("before it"):
             await stage.wait(_BASE)
