@@ -270,7 +270,7 @@ class OpsSection(Section):
 
 class LocalSection(Section):
     max_sessions: Count = 100_000
-    max_bytes: MemorySize = 128 * 2**20
+    max_bytes: MemorySize = 160 * 2**20
     max_age: PositiveDuration = _seconds(5)
 
 

@@ -13,6 +13,7 @@ from proxy.core.session import Session
 from proxy.core.session_type import SessionType
 from proxy.core.token import Token
 from proxy.service.binding import ClientBinding
+from proxy.settings.sections import LocalSection
 from proxy.stores.codec import decode, encode
 from proxy.stores.local import LocalStore, size_of
 from proxy.web.gateways.base import Manners
@@ -194,6 +195,11 @@ def traced() -> int:
 
 def test_a_hundred_thousand_ordinary_sessions_fit_into_a_hundred_and_twenty_megabytes() -> None:
     assert 100_000 * size_of(plain(1)) < 120_000_000
+
+
+def test_a_hundred_thousand_fit_by_default_when_they_are_bound_and_have_scopes_too() -> None:
+    session = replace(bound(1), scopes=("orders:read", "orders:write"))
+    assert 100_000 * size_of(session) < LocalSection().max_bytes
 
 
 def test_beyond_ascii_a_name_counts_for_what_it_takes_in_an_answer() -> None:
