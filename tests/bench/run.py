@@ -1,5 +1,6 @@
 """The order in which things are measured: first what wants quiet, then all roads in turn."""
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from tests.processes import ServerDied
 Say = Callable[[str], None]
 """Told of progress, a line each."""
 
+# Before each round: what the last road has changed, Postgres is still busy with, beside wrk.
+_SETTLING: Final = 5.0
 # Before each sample: connections are opened, caches filled, copies fetched that have grown old.
 _WARM_UP: Final = 1
 
@@ -94,6 +97,7 @@ def _in_turn(targets: Mapping[str, Target], effort: Effort, say: Say) -> dict[st
     """Every road has its turn in every round: what disturbs the machine disturbs all of them."""
     taken: dict[str, list[_Taken]] = {name: [] for name in targets}
     for number in range(1, effort.rounds + 1):
+        time.sleep(_SETTLING)
         for name, target in targets.items():
             taken[name].append(_sample(name, target, effort.seconds))
             say(f"round {number} of {effort.rounds}: {name} {taken[name][-1].sample.rate:,.0f} /s")
