@@ -5,7 +5,7 @@ Everything that may fail is made first. Then doors, keys and rules are exchanged
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import reduce
 from typing import Any, Final, NoReturn
@@ -69,14 +69,9 @@ class Reload:
             must_go_together(settings)
             house = under(settings, self.house)
             exchange = await self._prepare(settings, house)
-        except SettingsError as error:
-            for mistake in error.mistakes:
-                _log.error("not reloaded: %s", mistake)
-            self._note(successful=False)
-            return
         except Exception as error:  # noqa: BLE001  # whatever it is, what is lived by goes on
-            # Without its words: they may repeat a setting.
-            _log.error("not reloaded: unexpected %s", type(error).__name__)
+            for mistake in _mistakes(error):
+                _log.error("not reloaded: %s", mistake)
             self._note(successful=False)
             return
         exchange()
@@ -127,6 +122,13 @@ def must_go_together(settings: Settings) -> None:
         mistakes.append("token.keys: required with database_url, which stays until a restart")
     if mistakes:
         raise SettingsError(mistakes)
+
+
+def _mistakes(error: Exception) -> Iterable[str]:
+    """Say what was wrong; of an error nobody foresaw not its words, which may repeat a setting."""
+    if isinstance(error, SettingsError):
+        return error.mistakes
+    return [f"unexpected {type(error).__name__}"]
 
 
 def _reloaded(path: SettingPath) -> bool:

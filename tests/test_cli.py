@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -541,13 +541,18 @@ def test_the_embedded_default_is_always_up_to_date(tmp_path: Path) -> None:
 
 
 @contextmanager
-def serving(home: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
-    """`sidegate serve` on free ports, from when it lives until it has ended."""
+def serving(
+    home: Path, *, through: Sequence[str] = (), **environ: str
+) -> Iterator[subprocess.Popen[str]]:
+    """`sidegate serve` on free ports, from when it lives until it has ended.
+
+    `through` is a command that runs the rest of its arguments.
+    """
     ops = environ.setdefault("SIDEGATE_OPS__LISTEN", f"127.0.0.1:{free_port()}")
     ports = {f"SIDEGATE_{door}__LISTEN": "127.0.0.1:0" for door in ("GATE", "ADMIN")}
     rest = {"SIDEGATE_DRAIN__DELAY": "0", "SIDEGATE_GATE__EXPRESS": EXPRESS}
     with subprocess.Popen(
-        [sys.executable, "-m", "proxy", "serve"],
+        [*through, sys.executable, "-m", "proxy", "serve"],
         env=surroundings(home, **(ports | rest | environ)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.address import Address
 from tests.processes import PATIENCE, free_port
-from tests.sidegate import EXPRESS
-from tests.test_cli import surroundings, wait_until_alive
+from tests.test_cli import serving
 from tests.test_workers import eventually
 
 FIT = """
@@ -66,22 +64,11 @@ def status(port: int, path: str) -> int:
 def serving_with(files: int, home: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
     """`sidegate serve` that may open so many files, and has opened its doors."""
     port = free_port()
-    ops = f"127.0.0.1:{port}"
-    settings = {"SIDEGATE_OPS__LISTEN": ops, "SIDEGATE_ADMIN__LISTEN": "127.0.0.1:0", **environ}
     limited = ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"]
-    with subprocess.Popen(
-        [*limited, sys.executable, "-m", "proxy", "serve"],
-        env=surroundings(home, SIDEGATE_GATE__EXPRESS=EXPRESS, **settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            wait_until_alive(Address.parse(ops), process)
-            eventually(lambda: status(port, "/readyz") == HTTPStatus.OK)
-            yield process
-        finally:
-            process.kill()
+    ops = {"SIDEGATE_OPS__LISTEN": f"127.0.0.1:{port}"}
+    with serving(home, through=limited, **ops, **environ) as process:
+        eventually(lambda: status(port, "/readyz") == HTTPStatus.OK)
+        yield process
 
 
 def test_gateways_beyond_what_fits_are_told_of_an_outage(tmp_path: Path) -> None:

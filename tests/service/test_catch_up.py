@@ -1,7 +1,7 @@
 """The catch-up loses nothing, whatever is away when something changes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -244,19 +244,25 @@ async def test_a_truth_that_has_gone_back_in_time_is_heard_again_from_now_on() -
     assert instance.believed[-1] == 2  # and what a store beyond holds was perhaps never there
 
 
+async def hears_the_news_all_the_same(
+    scene: Scene, *, next_generation: Callable[[int], Awaitable[int]]
+) -> None:
+    tombstone = await scene.revoke_one()
+    scene.truth.next_generation = next_generation  # type: ignore[assignment,method-assign]
+    scene.far.down = True
+    scene.catch_up.owe([a_session().revoked(NOON)])
+    with pytest.raises(StoreUnavailable):
+        await scene.catch_up.once()
+    assert scene.near.sessions[tombstone.digest] == tombstone
+
+
 async def test_what_the_truth_cannot_note_keeps_no_news_from_being_heard(scene: Scene) -> None:
     """A database that may only be read begins no generation, and has news all the same."""
 
     async def read_only(_: int) -> int:
         raise StoreUnavailable("truth", "it is read-only")
 
-    tombstone = await scene.revoke_one()
-    scene.truth.next_generation = read_only  # type: ignore[assignment,method-assign]  # it fails
-    scene.far.down = True
-    scene.catch_up.owe([a_session().revoked(NOON)])
-    with pytest.raises(StoreUnavailable):
-        await scene.catch_up.once()
-    assert scene.near.sessions[tombstone.digest] == tombstone
+    await hears_the_news_all_the_same(scene, next_generation=read_only)
 
 
 async def test_nor_does_what_the_truth_is_slow_to_note(
@@ -269,13 +275,7 @@ async def test_nor_does_what_the_truth_is_slow_to_note(
         raise AssertionError
 
     monkeypatch.setattr("proxy.service.catch_up._SETTLING", 0.05)
-    tombstone = await scene.revoke_one()
-    scene.truth.next_generation = never  # type: ignore[assignment,method-assign]  # it hangs
-    scene.far.down = True
-    scene.catch_up.owe([a_session().revoked(NOON)])
-    with pytest.raises(StoreUnavailable):
-        await scene.catch_up.once()
-    assert scene.near.sessions[tombstone.digest] == tombstone
+    await hears_the_news_all_the_same(scene, next_generation=never)
 
 
 # --- What was changed here

@@ -78,8 +78,9 @@ async def test_as_long_as_all_is_well_the_map_is_not_read_again(
 
 
 async def test_one_look_is_for_all_who_ask_and_who_leaves_ends_it_for_none(
-    server: RedisServer, node: Server
+    server: RedisServer, node: Server, raw_node: Raw
 ) -> None:
+    before = await looks(raw_node)
     node.pause()
     leaving = [asyncio.create_task(server.ping()) for _ in range(5)]
     staying = [asyncio.create_task(server.ping()) for _ in range(5)]
@@ -87,6 +88,7 @@ async def test_one_look_is_for_all_who_ask_and_who_leaves_ends_it_for_none(
     await all_leave(leaving)
     node.resume()
     await asyncio.gather(*staying)
+    assert await looks(raw_node) == before + 1
 
 
 async def test_that_no_connection_can_be_made_is_a_doubt_though_its_caller_has_left(
