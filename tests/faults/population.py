@@ -83,10 +83,11 @@ class Population:
 
     def take(self) -> Held | None:
         """Take somebody out, whose session is about to change; None: too few are left."""
-        if len(self.warm) < 2 or not self.hot:
+        if len(self.warm) < 2:
             return None
-        group = self.hot if self._random.random() < _FROM_THE_HOT else self.warm
-        return _drawn(group, self._random)
+        # The last of the hot ones stays: while nobody can log in, none joins them.
+        hot = len(self.hot) > 1 and self._random.random() < _FROM_THE_HOT
+        return _drawn(self.hot if hot else self.warm, self._random)
 
     def seen(self, held: Held) -> None:
         """Note that somebody was asked for just now, and may be in an instance's memory."""

@@ -46,6 +46,17 @@ def test_whoever_is_taken_out_is_in_no_group() -> None:
     assert len(population) == 4
 
 
+def test_while_nobody_joins_somebody_can_be_taken_and_one_stays_hot() -> None:
+    population = a_population(hot=2)
+    for number in range(20):
+        population.join(somebody(number))
+    taken = [population.take() for _ in range(18)]
+    assert None not in taken
+    assert len(population.hot) == 1
+    assert len(population.warm) == 1
+    assert population.take() is None
+
+
 def test_nobody_is_forgotten_whom_an_instance_may_have_in_memory() -> None:
     population = a_population(hot=0)
     for number in range(5):
