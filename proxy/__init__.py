@@ -20,14 +20,18 @@ The path of a request, one way and without mutation:
     the finder finds the session by digest, judge decides, the adapter writes the answer.
 
     Two lanes lead to the gate's desks (web/desk.py): express.py answers plain requests from their
-    bytes, and at once what memory knows; aiohttp (door.py, gate.py) has all others.
+    bytes, at once what memory knows, and without a task what a hot store knows (stores/fetcher.py);
+    aiohttp (door.py, gate.py) has all others.
 
 The finder is made of stores round stores (house.py):
 
     ReadThrough(local, RememberMisses(Coalesce(ReadThrough(redis, postgres))))
 
     where postgres is Metered(Batched(Guarded(leaf))), and redis is
-    Metered(Confirmed(Batched(Guarded(leaf)))).
+    Batched(Metered(Confirmed(Guarded(leaf)))). Whom the Fetcher told nothing takes the same road
+    without the questions that were just asked:
+
+    Beyond(local, RememberMisses(Coalesce(Beyond(redis, postgres))))
 
 Where do I add ...
 

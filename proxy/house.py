@@ -34,23 +34,33 @@ from proxy.service.rotation import Rotation
 from proxy.service.sessions import Sessions
 from proxy.service.shared_time import SharedTime
 from proxy.service.toucher import Toucher
-from proxy.service.validator import Validator
+from proxy.service.validator import Fetch, Validator
 from proxy.settings import Settings, token_keys
 from proxy.settings.sections import StoreSection
 from proxy.stores.batched import Batched, BatchedHot
 from proxy.stores.breaker import Breaker
-from proxy.stores.coalesce import Coalesce
+from proxy.stores.coalesce import Coalesce, UnderWay
 from proxy.stores.confirmed import Confirmed
+from proxy.stores.fetcher import Fetcher
 from proxy.stores.guarded import Guard, Guarded, GuardedHot
 from proxy.stores.local import LocalStore
-from proxy.stores.metered import Metered, MeteredHot
-from proxy.stores.read_through import ReadThrough
-from proxy.stores.remember_misses import RememberMisses
+from proxy.stores.metered import Metered, MeteredLeaf
+from proxy.stores.read_through import Beyond, ReadThrough
+from proxy.stores.remember_misses import Misses, RememberMisses
 from proxy.truth import Truth, opened
 from proxy.web.ops import Ping
 
 if TYPE_CHECKING:
     from proxy.stores.redis import RedisStore
+
+
+@dataclass(frozen=True)
+class Roads:
+    """The ways from a digest to its session, as the validator takes them."""
+
+    whole: SessionFinder
+    onward: SessionFinder  # for those whom `fetch` has told nothing
+    fetch: Fetch | None  # None: there is no hot store but memory
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class House:
     local: LocalStore
     hot: tuple[HotStore, ...]
     redis: "RedisStore | None"
-    finder: SessionFinder
+    roads: Roads
     means: Means
     catch_up: CatchUp
     news: News
@@ -128,21 +138,32 @@ def _introduced(
 ) -> House:
     durable = truth.sessions
     hot: list[HotStore] = [local]  # which counts for itself
-    far = _guarded_durable(settings, clock, metrics, truth)
+    finder = onward = _guarded_durable(settings, clock, metrics, truth)
+    misses, under_way = _misses(settings, clock), UnderWay()
+    fetch: Fetch | None = None
     pings: dict[str, Ping] = {truth.name: durable.ping}
     told: Callable[[int], None] = _nothing_beyond
     believe: Callable[[bool], None] = _nothing_beyond
     if redis is not None:
-        confirmed = Confirmed(_guarded_redis(settings, clock, metrics, redis), store="redis")
-        confirmed.doubt()  # nobody has told the generation yet
+        confirmed = _confirmed_redis(settings, clock, metrics, redis)
         told, believe = redis.believe, partial(_believe, confirmed)
-        metered = MeteredHot(confirmed, store="redis", observe=metrics.lookup)
-        hot.append(metered)
-        far = ReadThrough(metered, far, clock=clock)
+        near = BatchedHot(MeteredLeaf(confirmed, store="redis", observe=metrics.lookup))
+        metrics.watch_round_trips("redis", near.round_trips)
+        hot.append(near)
+        finder, onward = ReadThrough(near, finder, clock=clock), Beyond(near, onward)
+        fetch = Fetcher(
+            near,
+            local,
+            deadline=_seconds(settings.redis.deadline) + near.LATE,
+            useless=lambda digest: digest in misses or digest in under_way,
+        ).fetch
         pings["redis"] = redis.ping
+    roads = Roads(
+        ReadThrough(local, _beyond_memory(settings, finder, misses, under_way), clock=clock),
+        Beyond(local, _beyond_memory(settings, onward, misses, under_way)),
+        fetch,
+    )
     feed = feed_of(redis, clock, metrics)
-    patience = _seconds(settings.gate.deadline)
-    finder = ReadThrough(local, _beyond_memory(settings, clock, far, patience), clock=clock)
     lifetimes = settings.sessions.by_type()
     toucher = Toucher(
         durable,
@@ -182,7 +203,7 @@ def _introduced(
         local=local,
         hot=tuple(hot),
         redis=redis,
-        finder=finder,
+        roads=roads,
         means=means,
         catch_up=catch_up,
         news=News(
@@ -212,7 +233,7 @@ def _introduced(
             counted=metrics.samples,
             told=metrics.analytics,
         ),
-        validator=validator_of(settings, means, finder, local, toucher),
+        validator=validator_of(settings, means, roads, local, toucher),
         toucher=toucher,
         janitor=Janitor(
             durable,
@@ -234,15 +255,17 @@ def sessions_of(settings: Settings, means: Means) -> Sessions:
 
 
 def validator_of(
-    settings: Settings, means: Means, finder: SessionFinder, local: LocalStore, toucher: Toucher
+    settings: Settings, means: Means, roads: Roads, local: LocalStore, toucher: Toucher
 ) -> Validator:
     """Return who answers for tokens."""
     return Validator(
-        finder,
+        roads.whole,
         ring=means.ring,
         clock=means.clock,
         deadline=_seconds(settings.gate.deadline),
         memory=local.peek,
+        fetch=roads.fetch,
+        onward=roads.onward,
         seen=toucher.seen,
     )
 
@@ -258,10 +281,14 @@ def binding_of(settings: Settings, metrics: Metrics, revoke_behind: RevokeBehind
 
 
 def _beyond_memory(
-    settings: Settings, clock: Clock, far: SessionFinder, patience: float
+    settings: Settings, far: SessionFinder, misses: Misses, under_way: UnderWay
 ) -> SessionFinder:
-    return RememberMisses(
-        Coalesce(far, patience=patience),
+    patience = _seconds(settings.gate.deadline)
+    return RememberMisses(Coalesce(far, patience=patience, under_way=under_way), misses=misses)
+
+
+def _misses(settings: Settings, clock: Clock) -> Misses:
+    return Misses(
         max_digests=settings.unknown.max_digests,
         max_age=_seconds(settings.unknown.max_age),
         clock=clock,
@@ -290,12 +317,14 @@ def _guarded_durable(
     return Metered(batched, store=truth.name, observe=metrics.lookup)
 
 
-def _guarded_redis(
+def _confirmed_redis(
     settings: Settings, clock: Clock, metrics: Metrics, redis: "RedisStore"
-) -> HotStore:
-    batched = BatchedHot(GuardedHot(redis, guard=_guard("redis", settings.redis, clock, metrics)))
-    metrics.watch_round_trips("redis", batched.round_trips)
-    return batched
+) -> Confirmed:
+    """Return Redis in doubt: nobody has told the generation yet."""
+    guard = _guard("redis", settings.redis, clock, metrics)
+    confirmed = Confirmed(GuardedHot(redis, guard=guard), store="redis")
+    confirmed.doubt()
+    return confirmed
 
 
 def _nothing_beyond(_: int) -> None:

@@ -110,7 +110,7 @@ def under(settings: Settings, house: House) -> House:
         means=means,
         sessions=sessions_of(settings, means),
         rotation=Rotation(means),
-        validator=validator_of(settings, means, house.finder, house.local, house.toucher),
+        validator=validator_of(settings, means, house.roads, house.local, house.toucher),
         binding=binding_of(settings, house.metrics, house.revoke_behind),
     )
 

@@ -59,14 +59,11 @@ class Binding(bytes):
 
     def pairs(self) -> Iterator[tuple[str, bytes]]:
         """Yield each signal and its digest."""
-        texts = self._texts()
-        return ((name.decode(*_UTF8), digest) for name, digest in zip(texts, texts, strict=True))
-
-    def _texts(self) -> Iterator[bytes]:
         start = 0
         while start < len(self):
-            end = start + 1 + self[start]
-            yield self[start + 1 : end]
+            middle = start + 1 + self[start]
+            end = middle + 1 + self[middle]
+            yield self[start + 1 : middle].decode(*_UTF8), self[middle + 1 : end]
             start = end
 
     def __repr__(self) -> str:

@@ -56,12 +56,11 @@ class ClientBinding:
             mismatches(session.id, session.binding, signals, self._widths, watched=watched)
         )
 
-    def judge(self, session: Session, signals: Signals) -> Allow | Deny:
-        """Say whether a valid session is presented by the client it is bound to."""
-        return self.meet(session, self.differing(session, signals))
-
     def meet(self, session: Session, differing: Collection[Signal]) -> Allow | Deny:
-        """Count what differs, and say what comes of it. It may be the end of the session."""
+        """Count what differs of a valid session's client, and say what comes of it.
+
+        It may be the end of the session.
+        """
         broken = {self._policies[signal] for signal in differing}
         self.count(differing)
         if Policy.REVOKE in broken:

@@ -1,5 +1,6 @@
 """Send what is asked in one loop tick as one round trip."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final
 
@@ -31,8 +32,10 @@ class Batched:
         max_batch: int = _LOOKUPS,
         max_flights: int = MANY,
         max_waiting: int = MANY,
+        late: float | None = None,
     ) -> None:
-        """At most `max_flights` round trips of `max_batch` digests each are under way.
+        """At most `max_flights` round trips of `max_batch` digests each are under way, not counting
+        those that have been for `late` seconds.
 
         Beyond `max_waiting` digests that wait or are under way, `store` is unavailable.
         """
@@ -44,6 +47,7 @@ class Batched:
             max_batch=max_batch,
             max_flights=max_flights,
             max_waiting=max_waiting,
+            late=late,
         )
 
     def round_trips(self) -> int:
@@ -51,8 +55,15 @@ class Batched:
         return self._lookups.departed
 
     async def find(self, digest: Digest) -> Session | None:
+        return await self.board(digest)
+
+    def board(self, digest: Digest) -> asyncio.Future[Session | None]:
+        """Return the answer to come, which is the caller's alone, for those who cannot await it.
+
+        StoreUnavailable, at once: so many wait that it would not come in time.
+        """
         try:
-            return await self._lookups.board(digest, None)
+            return self._lookups.board(digest, None)
         except Full:
             raise StoreUnavailable(self._store, "too many look-ups at once") from None
 
@@ -79,10 +90,17 @@ class Batched:
 
 
 class BatchedHot(Batched):
-    """A hot store in front of a leaf. What is put in one tick travels together, too."""
+    """A hot store in front of a leaf. What is put in one tick travels together, too.
+
+    Two round trips for look-ups at a time: while they are under way the next one fills, and costs
+    less a digest. One that takes longer than `LATE` seconds holds nobody up any more; so nobody
+    waits longer than that on top of what the leaf takes.
+    """
+
+    LATE: Final = 0.010
 
     def __init__(self, leaf: HotLeaf, *, max_batch: int = _LOOKUPS, max_puts: int = _PUTS) -> None:
-        super().__init__(leaf, max_batch=max_batch)
+        super().__init__(leaf, max_batch=max_batch, max_flights=2, late=self.LATE)
         self._puts = Flights[Session, Session](leaf.put_many, merge=_fresher, max_batch=max_puts)
 
     async def put(self, session: Session) -> Session:

@@ -8,6 +8,9 @@ from proxy.core.session import Session
 from proxy.core.token import Digest
 from proxy.stores.share import share
 
+UnderWay = dict[Digest, asyncio.Task[Session | None]]
+"""The flights that have not landed yet."""
+
 
 class Coalesce:
     """A finder that never asks twice at once for the same digest, and lets nobody wait for long.
@@ -16,14 +19,17 @@ class Coalesce:
     cancels nothing. Answers and errors end with the flight; nothing is remembered.
     """
 
-    def __init__(self, finder: SessionFinder, *, patience: float) -> None:
+    def __init__(
+        self, finder: SessionFinder, *, patience: float, under_way: UnderWay | None = None
+    ) -> None:
         """Whoever has waited `patience` seconds is told that `deadline` was unavailable.
 
-        For nobody knows whose fault it was.
+        For nobody knows whose fault it was. What is `under_way` may be shared with other roads to
+        the same truth.
         """
         self._finder = finder
         self._patience = patience
-        self._flights: dict[Digest, asyncio.Task[Session | None]] = {}
+        self._flights: UnderWay = {} if under_way is None else under_way
 
     async def find(self, digest: Digest) -> Session | None:
         answer = share(self._flights.get(digest) or self._flight(digest))

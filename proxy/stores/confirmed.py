@@ -1,20 +1,22 @@
-"""A hot store that is asked only while somebody who knows has confirmed that it may be believed."""
+"""A hot leaf that is asked only while somebody who knows has confirmed that it may be believed."""
+
+from collections.abc import Mapping, Sequence
 
 from proxy.core.errors import StoreUnavailable
-from proxy.core.protocols import HotStore
+from proxy.core.protocols import HotLeaf
 from proxy.core.session import Session
 from proxy.core.token import Digest
 
 
 class Confirmed:
-    """In doubt `find` is StoreUnavailable, also for what was being asked when the doubt arose.
+    """In doubt look-ups are StoreUnavailable, also those under way when the doubt arose.
 
-    `put` goes through: what it is told is true in any case.
+    What is put goes through: what it is told is true in any case.
     """
 
-    def __init__(self, hot: HotStore, *, store: str) -> None:
+    def __init__(self, leaf: HotLeaf, *, store: str) -> None:
         """Begin without doubt. `store` is the name in StoreUnavailable."""
-        self._hot = hot
+        self._leaf = leaf
         self._store = store
         self._in_doubt = False
         self._doubts = 0
@@ -28,14 +30,14 @@ class Confirmed:
         """Believe it again."""
         self._in_doubt = False
 
-    async def find(self, digest: Digest) -> Session | None:
+    async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
         if self._in_doubt:
             raise StoreUnavailable(self._store, "news may have been missed")
         doubts = self._doubts
-        session = await self._hot.find(digest)
+        found = await self._leaf.find_many(digests)
         if doubts != self._doubts:
             raise StoreUnavailable(self._store, "news may have been missed meanwhile")
-        return session
+        return found
 
-    async def put(self, session: Session) -> Session:
-        return await self._hot.put(session)
+    async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
+        return await self._leaf.put_many(sessions)

@@ -35,20 +35,25 @@ class Flights(Generic[Cargo, Answer]):
         max_batch: int,
         max_flights: int = MANY,
         max_waiting: int = MANY,
+        late: float | None = None,
     ) -> None:
         """`carry` takes at most `max_batch` and brings an answer, or an error, for each digest.
 
         `merge` makes one of two that wait for the same digest. `max_waiting` bounds what waits and
-        what is out, together.
+        what is out, together. A flight that is out for `late` seconds is no longer counted as one
+        of `max_flights`: nobody waits for long because of those before him. None: it always is.
         """
         self._carry = carry
         self._merge = merge
         self._max_batch = max_batch
         self._max_flights = max_flights
         self._max_waiting = max_waiting
+        self._late = late
         self._cargo: dict[Digest, Cargo] = {}
         self._waiting: dict[Digest, _Passengers[Answer]] = {}
-        self._out: dict[asyncio.Task[None], int] = {}
+        self._out: dict[asyncio.Task[None], Mapping[Digest, _Passengers[Answer]]] = {}
+        self._aboard = 0  # digests that are out
+        self._counted: set[asyncio.Task[None]] = set()
         self.departed = 0  # flights, so far
         self._called = False
 
@@ -56,7 +61,7 @@ class Flights(Generic[Cargo, Answer]):
         """Return the answer to come. Full: there will be none in time."""
         passengers = self._waiting.get(digest)
         if passengers is None:
-            if len(self._waiting) + sum(self._out.values()) >= self._max_waiting:
+            if len(self._waiting) + self._aboard >= self._max_waiting:
                 raise Full
             passengers = self._waiting[digest] = []
             self._cargo[digest] = cargo
@@ -74,18 +79,32 @@ class Flights(Generic[Cargo, Answer]):
 
     def _depart(self) -> None:
         self._called = False
-        while self._waiting and len(self._out) < self._max_flights:
+        while self._waiting and len(self._counted) < self._max_flights:
             digests = list(islice(self._waiting, self._max_batch))
             cargo = {digest: self._cargo.pop(digest) for digest in digests}
             waiting = {digest: self._waiting.pop(digest) for digest in digests}
             flight = asyncio.create_task(self._fly(cargo, waiting))
-            self._out[flight] = len(digests)
+            self._out[flight] = waiting
+            self._aboard += len(waiting)
+            self._counted.add(flight)
+            if self._late is not None:
+                asyncio.get_running_loop().call_later(self._late, self._count_no_more, flight)
             self.departed += 1
             flight.add_done_callback(self._landed)
 
+    def _count_no_more(self, flight: asyncio.Task[None]) -> None:
+        if flight in self._counted:
+            self._counted.discard(flight)
+            self._depart()
+
     def _landed(self, flight: asyncio.Task[None]) -> None:
-        del self._out[flight]
-        if flight.cancelled():  # all is over, also for those who have not left yet
+        self._counted.discard(flight)
+        aboard = self._out.pop(flight)
+        self._aboard -= len(aboard)
+        if flight.cancelled() or flight.exception() is not None:
+            # All is over, also for those aboard (a flight that is cancelled before it began tells
+            # them nothing itself) and for those who have not left yet.
+            _cancel(aboard)
             _cancel(self._waiting)
             self._waiting.clear()
             self._cargo.clear()
@@ -101,9 +120,6 @@ class Flights(Generic[Cargo, Answer]):
             answers = {digest: found[digest] for digest in waiting}
         except Exception as error:  # noqa: BLE001 - it is raised to everybody who waits
             answers = dict.fromkeys(waiting, error)
-        except BaseException:
-            _cancel(waiting)
-            raise
         for digest, passengers in waiting.items():
             for own in passengers:
                 if not own.done():  # else its caller has left

@@ -78,7 +78,7 @@ class LocalStore:
         return self.keep(session)
 
     def peek(self, digest: Digest) -> Session | None:
-        """Find, for those who cannot await. A miss is not counted: they will ask again."""
+        """Find, for those who cannot await. A miss is not counted: they will go on, and be then."""
         copy = self._copies.get(digest)
         if copy is None or self._monotonic() >= copy[1]:
             return None

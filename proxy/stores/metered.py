@@ -1,9 +1,9 @@
-"""Count and time what a finder answers; answer nothing differently."""
+"""Count and time what a store answers; answer nothing differently."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
-from proxy.core.protocols import HotStore, SessionFinder
+from proxy.core.protocols import HotLeaf, SessionFinder
 from proxy.core.session import Session
 from proxy.core.token import Digest
 
@@ -30,12 +30,25 @@ class Metered:
         return session
 
 
-class MeteredHot(Metered):
-    """A hot store under observation."""
+class MeteredLeaf:
+    """A hot leaf under observation: each digest is one look-up, and takes as long as the batch."""
 
-    def __init__(self, hot: HotStore, *, store: str, observe: Observe) -> None:
-        super().__init__(hot, store=store, observe=observe)
-        self._hot = hot
+    def __init__(self, leaf: HotLeaf, *, store: str, observe: Observe) -> None:
+        self._leaf = leaf
+        self._store = store
+        self._observe = observe
 
-    async def put(self, session: Session) -> Session:
-        return await self._hot.put(session)
+    async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
+        start = perf_counter()
+        outcomes = ["error"] * len(digests)
+        try:
+            found = await self._leaf.find_many(digests)
+            outcomes = ["hit" if digest in found else "miss" for digest in digests]
+        finally:
+            seconds = perf_counter() - start
+            for outcome in outcomes:
+                self._observe(self._store, outcome, seconds)
+        return found
+
+    async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
+        return await self._leaf.put_many(sessions)

@@ -10,6 +10,23 @@ from proxy.core.session import Session
 from proxy.core.token import Digest
 
 
+class Beyond:
+    """A finder that asks far only, for those who have asked near already."""
+
+    def __init__(self, near: HotStore, far: SessionFinder) -> None:
+        self._near = near
+        self._far = far
+
+    async def find(self, digest: Digest) -> Session | None:
+        """Return the fresher of what far says and what near knows by now."""
+        session = await self._far.find(digest)
+        if session is None:
+            return None
+        with suppress(StoreUnavailable):
+            return await self._near.put(session)
+        return session
+
+
 class ReadThrough:
     """A finder made of a near hot store and a far finder. A near store that is down is empty.
 
@@ -19,23 +36,16 @@ class ReadThrough:
 
     def __init__(self, near: HotStore, far: SessionFinder, *, clock: Clock) -> None:
         self._near = near
-        self._far = far
+        self._beyond = Beyond(near, far)
         self._clock = clock
 
     async def find(self, digest: Digest) -> Session | None:
         copy = await self._near_copy(digest)
         if copy is not None and not may_have_moved(judge(copy, self._clock.now())):
             return copy
-        session = await self._far.find(digest)
-        return None if session is None else await self._left_near(session)
+        return await self._beyond.find(digest)
 
     async def _near_copy(self, digest: Digest) -> Session | None:
         with suppress(StoreUnavailable):
             return await self._near.find(digest)
         return None
-
-    async def _left_near(self, session: Session) -> Session:
-        """Return the fresher of what far said and what near knows by now."""
-        with suppress(StoreUnavailable):
-            return await self._near.put(session)
-        return session

@@ -7,10 +7,10 @@ told of a change. The braces keep a session's slot in a Cluster independent of a
 
 import asyncio
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
@@ -21,6 +21,8 @@ from proxy.core.token import Digest
 from proxy.stores.codec import HEAD, decode, encode, microseconds
 from proxy.stores.redis_server import NAME, Line, RedisServer, checked, outages
 from proxy.stores.redis_topology import Pool
+
+_Answer = TypeVar("_Answer")
 
 # Nobody writes a longer record; somebody else's huge value under our key must not be read whole.
 _LONGEST_RECORD: Final = 16 * 1024
@@ -81,7 +83,7 @@ class RedisStore:
         self._must_believe()
         with outages():
             groups = await self._by_pool(digests)
-            answers = await asyncio.gather(*(self._ask(*group) for group in groups.items()))
+            answers = await _all(self._ask(*group) for group in groups.items())
         return {digest: session for answer in answers for digest, session in answer.items()}
 
     async def find(self, digest: Digest) -> Session | None:
@@ -94,11 +96,9 @@ class RedisStore:
         self._must_believe()
         with outages():
             groups = await self._by_pool(sessions)
-            kept = await asyncio.gather(
-                *(
-                    self._offer(pool, [sessions[digest] for digest in digests])
-                    for pool, digests in groups.items()
-                )
+            kept = await _all(
+                self._offer(pool, [sessions[digest] for digest in digests])
+                for pool, digests in groups.items()
             )
         return {digest: session for some in kept for digest, session in some.items()}
 
@@ -192,6 +192,12 @@ class RedisStore:
 
     def _namespace(self, line: Line) -> str:
         return f"{line.life}:{self._generation}"
+
+
+async def _all(questions: Iterable[Coroutine[Any, Any, _Answer]]) -> Sequence[_Answer]:
+    """Return all answers. One alone, as there nearly always is, takes no task."""
+    asking = tuple(questions)
+    return (await asking[0],) if len(asking) == 1 else await asyncio.gather(*asking)
 
 
 def _slot(digest: Digest) -> str:

@@ -1,11 +1,12 @@
 """One check: whose is this credential, and may the request pass? From a head to an answer.
 
-What this process's memory knows is answered at once; for the rest the stores are asked. The lane
-that read the bytes only carries the head here and the answer back.
+What this process's memory knows is answered at once, and so is what has been fetched to it; for the
+rest the stores are asked. The lane that read the bytes only carries the head here and the answer
+back.
 """
 
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -18,6 +19,7 @@ from proxy.core.session import Session
 from proxy.core.verdict import Allow, Deny, Unavailable, Verdict
 from proxy.service.binding import ClientBinding
 from proxy.service.validator import Further, Validator
+from proxy.web.desk import Fetched
 from proxy.web.gateways.base import Gateway, Manners
 from proxy.web.lines import Roles
 from proxy.web.messages import Answer, Head, Line, Subrequest
@@ -81,47 +83,62 @@ class Check:
         # There are as many as there are reasons.
         self._refusal = lru_cache(maxsize=32)(lambda no: reply_of(gateway.write(no)))
 
-    def at_once(self, head: Head) -> Reply | None:
-        """Answer from memory. None: `answer` has to ask the stores."""
-        spelling, now = self._spelling(head), self._now()
-        found = spelling if isinstance(spelling, Deny) else self._recall(spelling, now)
+    def at_once(self, head: Head, fetched: Fetched | None = None) -> Reply | None:
+        """Answer from memory, or with what was fetched. None: the stores have to be asked."""
+        now, waited = self._now(), None
+        if fetched is not None:
+            found, waited = self._validator.fetched(fetched.copy, now), fetched.waited
+        else:
+            spelling = self._spelling(head)
+            found = spelling if isinstance(spelling, Deny) else self._recall(spelling, now)
         if found is None:
             return None
         if isinstance(found, Deny):
-            return self._tell(head, found)
+            return self._tell(head, found, waited)
         said = found.margin
         if not isinstance(said, _Said) or not said.holds(self._gateway, head):
-            return self._conclude(head, found, now)
+            return self._conclude(head, found, now, waited)
         self._saw(found, now)
-        self._tally[_ALLOWED] += 1
+        self._count(_ALLOWED, waited)
         if said.differing and self._binding is not None:
             self._binding.count(said.differing)
         return said
 
-    async def answer(self, head: Head) -> Answer:
+    def fetch(self, head: Head, then: Callable[[Fetched], None]) -> bool:
+        """Have a hot store asked."""
+        spelling, start = self._spelling(head), perf_counter()
+        if isinstance(spelling, Deny):  # which is answered already
+            return False
+        return self._validator.fetch(
+            spelling,
+            lambda copy: then(Fetched(copy, perf_counter() - start)),
+            budget=self._gateway.budget(head),
+        )
+
+    async def answer(self, head: Head, waited: float | None = None) -> Answer:
         """Read, validate, count, write."""
-        start = perf_counter()
+        start = perf_counter() - (waited or 0.0)
         subrequest = self._gateway.read(head)
-        verdict = await self._verdict(subrequest)
+        verdict = await self._verdict(head, subrequest.credential, waited)
         result, reason = _labels(verdict)
         self._events.check(self._gateway.name, result, reason, perf_counter() - start)
         self._log(subrequest, result, reason)
         return self._gateway.write(verdict)
 
-    def _conclude(self, head: Head, session: Session, now: datetime) -> Reply:
-        """Answer for a recalled session. What may be said again is noted in its margin."""
-        differing = self._differing(session, self._gateway.read(head))
+    def _conclude(self, head: Head, session: Session, now: datetime, waited: float | None) -> Reply:
+        """Answer for a session that was found. What may be said again is noted in its margin."""
+        differing = self._differing(session, head)
         verdict = self._binding.meet(session, differing) if self._binding else Allow(session)
-        reply = self._tell(head, verdict)
+        reply = self._tell(head, verdict, waited)
         if isinstance(verdict, Allow):
             self._saw(session, now)
             self._note(head, session, differing, reply)
         return reply
 
-    def _differing(self, session: Session, subrequest: Subrequest) -> tuple[Signal, ...]:
-        if self._binding is None or subrequest.signals is None:
+    def _differing(self, session: Session, head: Head) -> tuple[Signal, ...]:
+        if self._binding is None or (signals := self._gateway.signals(head)) is None:
             return ()
-        return self._binding.differing(session, subrequest.signals)
+        return self._binding.differing(session, signals)
 
     def _note(
         self, head: Head, session: Session, differing: tuple[Signal, ...], reply: Reply
@@ -136,29 +153,37 @@ class Check:
         )
         session.note(said)
 
-    def _tell(self, head: Head, verdict: Allow | Deny) -> Reply:
+    def _count(self, labels: tuple[str, str], waited: float | None) -> None:
+        """None: it took no time to speak of."""
+        if waited is None:
+            self._tally[labels] += 1
+        else:
+            self._events.check(self._gateway.name, *labels, waited)
+
+    def _tell(self, head: Head, verdict: Allow | Deny, waited: float | None) -> Reply:
         result, reason = _labels(verdict)
-        self._tally[result, reason] += 1
+        self._count((result, reason), waited)
         if _log.isEnabledFor(logging.DEBUG):
             self._log(self._gateway.read(head), result, reason)
         if isinstance(verdict, Deny):
             return self._refusal(verdict)
         return reply_of(self._gateway.write(verdict))
 
-    async def _verdict(self, subrequest: Subrequest) -> Verdict:
-        match subrequest.credential:
-            case Deny() as no:
-                return no
-            case credential:
-                return await self._validator.validate(
-                    credential, budget=subrequest.budget, further=self._further(subrequest)
-                )
+    async def _verdict(self, head: Head, credential: str | Deny, waited: float | None) -> Verdict:
+        if isinstance(credential, Deny):
+            return credential
+        return await self._validator.validate(
+            credential,
+            budget=self._gateway.budget(head),
+            waited=waited,
+            further=self._further(head),
+        )
 
-    def _further(self, subrequest: Subrequest) -> Further | None:
-        binding, signals = self._binding, subrequest.signals
-        if binding is None or signals is None:
+    def _further(self, head: Head) -> Further | None:
+        binding = self._binding
+        if binding is None:
             return None
-        return lambda session: binding.judge(session, signals)
+        return lambda session: binding.meet(session, self._differing(session, head))
 
     def _log(self, subrequest: Subrequest, result: str, reason: str) -> None:
         """A query may hold anything, tokens too: of a URI only the path is told."""

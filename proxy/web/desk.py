@@ -1,11 +1,19 @@
 """Whoever answers on a path of the gate, whichever lane the request comes by."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
+from proxy.core.session import Session
 from proxy.web.lines import Roles
 from proxy.web.messages import Answer, Head
 from proxy.web.octets import Reply
+
+
+class Fetched(NamedTuple):
+    """What a desk has fetched for a request, and for how many seconds that has waited."""
+
+    copy: Session | None  # None: nothing
+    waited: float
 
 
 class Desk(Protocol):
@@ -24,11 +32,24 @@ class Desk(Protocol):
         """Return the name of the cookie it looks for."""
         ...
 
-    def at_once(self, head: Head) -> Reply | None:
-        """Answer if nobody has to be asked. None: `answer` does it."""
+    def at_once(self, head: Head, fetched: Fetched | None = None) -> Reply | None:
+        """Answer if nobody has to be asked, or with what was fetched. None: `answer` does it."""
         ...
 
-    async def answer(self, head: Head) -> Answer: ...
+    def fetch(self, head: Head, then: Callable[[Fetched], None]) -> bool:
+        """Fetch what `at_once` lacks, without a task, and give it to `then`, but after we return.
+
+        False: there is no use in that; `then` is not called.
+        """
+        ...
+
+    async def answer(self, head: Head, waited: float | None = None) -> Answer:
+        """Ask whoever has to be asked, and answer.
+
+        `waited`: the seconds it took to fetch what `at_once` could do nothing with; None: nobody
+        has fetched anything.
+        """
+        ...
 
 
 def desk_for(target: str, among: Sequence[Desk]) -> Desk | None:

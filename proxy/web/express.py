@@ -2,9 +2,10 @@
 
 A `Connection` stands where aiohttp's protocol would. What the grammar matches it passes to the
 desk, and what memory knows is answered before `data_received` returns: no task, no lock, no
-socket but its own. For what must be looked up a task waits, and with it all that follows on that
-connection. What is not plain is aiohttp's, and the connection with it: its protocol takes over the
-transport and is fed what has not been answered yet.
+socket but its own. What it does not know is fetched, if there is a store to fetch it from: one task
+for all that ask in that moment. Only for what is still not known a task of its own waits. Meanwhile
+all that follows on that connection waits, too. What is not plain is aiohttp's, and the connection
+with it: its protocol takes over the transport and is fed what has not been answered yet.
 
 Both directions push back: who does not read his answers is not listened to, nor is who sends too
 much while he waits. A head that has begun must end within seconds. A connection on which nothing
@@ -18,11 +19,12 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Final, cast
 
 from proxy.core.clock import Clock
-from proxy.web.desk import Desk
+from proxy.web.desk import Desk, Fetched
 from proxy.web.forms import Forms
 from proxy.web.grammar import Grammar
 from proxy.web.messages import Head, problem
@@ -144,7 +146,7 @@ class Connection(asyncio.Protocol):
         self._succession = succession
         self._loop = asyncio.get_running_loop()
         self._received = b""  # and not answered yet
-        self._asking: asyncio.Task[None] | None = None
+        self._asking = False  # somebody, for the request that is being answered
         self._slow = False  # does not read what we write
         self._held = False  # is not read from
         self._yielding = False  # to other connections, until its next turn
@@ -167,7 +169,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._lively = True
-        if not self._received and self._asking is None and not self._slow:
+        if not self._received and not self._asking and not self._slow:
             head = self._read(data)
             if head is not None:  # one whole request and no more: this is how gateways ask
                 self._answer(head)
@@ -214,12 +216,13 @@ class Connection(asyncio.Protocol):
         lane = self._lane
         try:
             reply = self._at_once(head)
+            if reply is None:
+                self._ask(head)
+                return
         except Exception as error:  # noqa: BLE001  # the last line: whatever it is, it is told
-            self._send(head._replace(connection=b"close"), _failure(error))
+            self._answered(*_failed(head, error))
             return
-        if reply is None:
-            self._ask(head)
-        elif head.connection is None and head.method != b"HEAD" and not lane.draining:
+        if head.connection is None and head.method != b"HEAD" and not lane.draining:
             self._write(b"".join((reply.common, reply.own, lane.ending, reply.body)))
         else:
             self._send(head, reply)
@@ -232,20 +235,40 @@ class Connection(asyncio.Protocol):
             self._end()
 
     def _ask(self, head: Head) -> None:
-        self._asking = self._loop.create_task(self._asked(self._desk, head))
-        self._lane.tasks.add(self._asking)
-        self._asking.add_done_callback(self._lane.tasks.discard)
+        """Have fetched what memory cannot tell; where there is no use in that, look it up."""
+        self._asking = True
+        if not self._desk.fetch(head, partial(self._fetched, self._desk, head)):
+            self._look_up(self._desk, head)
 
-    async def _asked(self, desk: Desk, head: Head) -> None:
+    def _fetched(self, desk: Desk, head: Head, fetched: Fetched) -> None:
         try:
-            reply = reply_of(await desk.answer(head))
+            reply = desk.at_once(head, fetched)
         except Exception as error:  # noqa: BLE001  # the last line: whatever it is, it is told
-            head, reply = head._replace(connection=b"close"), _failure(error)
+            head, reply = _failed(head, error)
+        if reply is not None:
+            self._answered(head, reply)
+        elif self._transport.is_closing():
+            self._asking = False  # nobody is left to look it up for
+        else:
+            self._look_up(desk, head, fetched.waited)
+
+    def _look_up(self, desk: Desk, head: Head, waited: float | None = None) -> None:
+        task = self._loop.create_task(self._looked_up(desk, head, waited))
+        self._lane.tasks.add(task)
+        task.add_done_callback(self._lane.tasks.discard)
+
+    async def _looked_up(self, desk: Desk, head: Head, waited: float | None) -> None:
+        try:
+            reply = reply_of(await desk.answer(head, waited))
+        except Exception as error:  # noqa: BLE001  # the last line: whatever it is, it is told
+            head, reply = _failed(head, error)
         except asyncio.CancelledError:
             self._transport.abort()
             raise
-        finally:
-            self._asking = None
+        self._answered(head, reply)
+
+    def _answered(self, head: Head, reply: Reply) -> None:
+        self._asking = False
         if not self._transport.is_closing():
             self._send(head, reply)
             self._resume()
@@ -254,7 +277,7 @@ class Connection(asyncio.Protocol):
 
     def _waits(self) -> bool:
         """Say whether what is received has to wait: for an answer, for its reader, for its turn."""
-        return self._asking is not None or self._slow or self._yielding
+        return self._asking or self._slow or self._yielding
 
     def _resume(self) -> None:
         if self._received and not self._waits():
@@ -318,7 +341,7 @@ class Connection(asyncio.Protocol):
 
     def close_unless_asking(self) -> None:
         """Close it now unless an answer is awaited, or about to be, which will be its last one."""
-        if self._asking is None and not self._yielding:
+        if not self._asking and not self._yielding:
             self._end()
 
     def abort(self) -> None:
@@ -356,7 +379,7 @@ class Connection(asyncio.Protocol):
 
     def _look_if_idle(self) -> None:
         """Hang up if nothing has happened since the last look."""
-        if not self._lively and self._asking is None:
+        if not self._lively and not self._asking:
             self.abort()
             return
         self._lively = False
@@ -366,13 +389,12 @@ class Connection(asyncio.Protocol):
 _A_LATE_HEAD: Final = Head(b"", b"", connection=b"close")
 
 
-def _failure(error: Exception) -> Reply:
-    """Tell a bug to the log, and to the gateway what aiohttp's lane would."""
+def _failed(head: Head, error: Exception) -> tuple[Head, Reply]:
+    """Tell a bug to the log, and to the gateway, as its last answer, what aiohttp's lane would."""
     _log.error("the gate door failed", exc_info=error)
     late = isinstance(error, TimeoutError)
-    return reply_of(
-        problem(HTTPStatus.GATEWAY_TIMEOUT if late else HTTPStatus.INTERNAL_SERVER_ERROR)
-    )
+    status = HTTPStatus.GATEWAY_TIMEOUT if late else HTTPStatus.INTERNAL_SERVER_ERROR
+    return head._replace(connection=b"close"), reply_of(problem(status))
 
 
 def _probe_when_silent(transport: asyncio.BaseTransport) -> None:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
-from proxy.core.binding import Signals
 from proxy.core.token import Spelling
 from proxy.core.verdict import Deny
 
@@ -59,16 +58,13 @@ class Subrequest:
     """The gateway's question: whose is this credential, in a request for what?
 
     `method`, `uri` and `client` are the original request's as the gateway states them, None where
-    it states nothing or contradicts itself. `budget` is how many seconds the gateway waits.
-    `signals` is what the client shows, None if nobody wants to know.
+    it states nothing or contradicts itself.
     """
 
     credential: str | Deny = field(repr=False)
     method: str | None = None
     uri: str | None = None
     client: str | None = None
-    budget: float | None = None
-    signals: Signals | None = None
 
 
 Field = tuple[str, str]

@@ -5,11 +5,13 @@ the session alive.
 """
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 
 from proxy.core.session import Session
 from proxy.core.verdict import Allow, Deny, Verdict
 from proxy.service.validator import Validator
+from proxy.web.desk import Fetched
 from proxy.web.gateways.base import Manners
 from proxy.web.lines import Roles
 from proxy.web.messages import Answer, Head
@@ -26,11 +28,15 @@ class SessionStatus:
         self._validator = validator
         self._manners = manners
 
-    def at_once(self, _: Head) -> Reply | None:
+    def at_once(self, _: Head, __: Fetched | None = None) -> Reply | None:
         """Not: front ends ask seldom."""
         return None
 
-    async def answer(self, head: Head) -> Answer:
+    def fetch(self, _: Head, __: Callable[[Fetched], None]) -> bool:
+        """Nor this: nothing is answered at once."""
+        return False
+
+    async def answer(self, head: Head, _: float | None = None) -> Answer:
         """Answer 200 with the session's times, or refuse as the gate does."""
         verdict = await self._verdict(head)
         refused_or_allowed = self._manners.write(verdict)

@@ -7,7 +7,7 @@ from proxy.core.token import KeyRing, TokenKey
 from proxy.web.gateways.auth_request import AuthRequest
 from proxy.web.gateways.base import Manners
 from proxy.web.lines import gather
-from proxy.web.messages import Subrequest
+from proxy.web.messages import Head, Subrequest
 from proxy.web.signals import SignalSources
 from tests.bench.questions import bearing, carrying, creation, refreshment, subrequest
 from tests.bench.sessions import new_known
@@ -22,9 +22,15 @@ def lines_of(request: str) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, _, value in pairs]
 
 
+GATEWAY = AuthRequest(Manners(signals=SIGNALS))
+
+
+def head_of(request: str) -> Head:
+    return gather(b"GET", b"/", lines_of(request), GATEWAY.roles)
+
+
 def read(request: str) -> Subrequest:
-    gateway = AuthRequest(Manners(signals=SIGNALS))
-    return gateway.read(gather(b"GET", b"/", lines_of(request), gateway.roles))
+    return GATEWAY.read(head_of(request))
 
 
 def test_the_gate_reads_the_token_among_other_cookies() -> None:
@@ -39,7 +45,7 @@ def test_the_gate_reads_the_token_of_a_bearer() -> None:
 
 
 def test_the_gate_reads_the_client_that_the_session_is_bound_to() -> None:
-    assert read(subrequest(KNOWN, path="/auth-request")).signals == KNOWN.signals
+    assert GATEWAY.signals(head_of(subrequest(KNOWN, path="/auth-request"))) == KNOWN.signals
 
 
 def test_somebody_elses_cookie_takes_the_place_of_ours() -> None:

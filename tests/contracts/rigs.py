@@ -21,12 +21,12 @@ from proxy.stores.coalesce import Coalesce
 from proxy.stores.confirmed import Confirmed
 from proxy.stores.guarded import Guard, Guarded, GuardedHot
 from proxy.stores.local import LocalStore
-from proxy.stores.metered import Metered, MeteredHot
+from proxy.stores.metered import Metered, MeteredLeaf
 from proxy.stores.migrate import migrate_postgres
 from proxy.stores.postgres import PostgresStore
-from proxy.stores.read_through import ReadThrough
+from proxy.stores.read_through import Beyond, ReadThrough
 from proxy.stores.redis import RedisStore
-from proxy.stores.remember_misses import RememberMisses
+from proxy.stores.remember_misses import Misses, RememberMisses
 from proxy.stores.sqlite import SqliteStore
 from tests.clock import FakeClock
 from tests.fakes import Shelf
@@ -173,13 +173,17 @@ def wrapped(wrap: Callable[[Shelf, FakeClock], SessionFinder]) -> Make:
     return make
 
 
+def some_misses(clock: FakeClock) -> Misses:
+    return Misses(max_digests=100, max_age=2.0, clock=clock)
+
+
 def tower(shelf: Shelf, clock: FakeClock) -> SessionFinder:
     """All of them, in the order of the plan."""
     near = a_local_store(clock)
     guarded = Batched(Guarded(shelf, guard=a_guard(clock)))
     far = Metered(guarded, store="shelf", observe=ignore)
     shared = Coalesce(far, patience=5.0)
-    remembered = RememberMisses(shared, max_digests=100, max_age=2.0, clock=clock)
+    remembered = RememberMisses(shared, misses=some_misses(clock))
     return ReadThrough(near, remembered, clock=clock)
 
 
@@ -192,12 +196,15 @@ FINDERS: dict[str, Make] = {
     "redis_cluster": redis_cluster,
     "read_through": wrapped(lambda s, c: ReadThrough(a_local_store(c), s, clock=c)),
     "read_through_near_down": wrapped(lambda s, c: ReadThrough(_a_dead_shelf(), s, clock=c)),
-    "remember_misses": wrapped(lambda s, c: RememberMisses(s, max_digests=9, max_age=2.0, clock=c)),
+    "beyond": wrapped(lambda s, c: Beyond(a_local_store(c), s)),
+    "beyond_near_down": wrapped(lambda s, _: Beyond(_a_dead_shelf(), s)),
+    "remember_misses": wrapped(lambda s, c: RememberMisses(s, misses=some_misses(c))),
     "coalesce": wrapped(lambda s, _: Coalesce(s, patience=5.0)),
-    "confirmed": wrapped(lambda s, _: Confirmed(s, store="shelf")),
+    "confirmed": wrapped(lambda s, _: Batched(Confirmed(s, store="shelf"))),
     "batched": wrapped(lambda s, _: Batched(s)),
     "guarded": wrapped(lambda s, c: Batched(Guarded(s, guard=a_guard(c)))),
     "metered": wrapped(lambda s, _: Metered(s, store="shelf", observe=ignore)),
+    "metered_leaf": wrapped(lambda s, _: Batched(MeteredLeaf(s, store="shelf", observe=ignore))),
     "tower": wrapped(tower),
 }
 
@@ -229,14 +236,15 @@ async def hot_redis_guarded(request: pytest.FixtureRequest) -> AsyncIterator[Hot
     clock = FakeClock(NOW)
     leaf = redis_at(request.getfixturevalue("redis_url"))
     guarded = GuardedHot(leaf, guard=a_guard(clock))
-    yield HotRig(MeteredHot(BatchedHot(guarded), store="redis", observe=ignore), clock)
+    yield HotRig(BatchedHot(MeteredLeaf(guarded, store="redis", observe=ignore)), clock)
     await leaf.close()
 
 
 @asynccontextmanager
 async def hot_redis_confirmed(request: pytest.FixtureRequest) -> AsyncIterator[HotRig]:
-    async with hot_redis(request) as rig:
-        yield HotRig(Confirmed(rig.store, store="redis"), rig.clock)
+    leaf = redis_at(request.getfixturevalue("redis_url"))
+    yield HotRig(BatchedHot(Confirmed(leaf, store="redis")), FakeClock(NOW))
+    await leaf.close()
 
 
 HOT_STORES: dict[str, MakeHot] = {

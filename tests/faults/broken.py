@@ -3,7 +3,7 @@
 Each patches one thing of `proxy`, in an instance's process, before it serves.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
@@ -79,18 +79,22 @@ def _cache_decision() -> None:
             allowed[credential] = verdict
         return allowed[credential]
 
+    def fetch_nothing(*_: Any, **__: Any) -> bool:
+        return False  # `validate` is asked instead
+
     Validator.validate = validate_once  # type: ignore[method-assign]
+    Validator.fetch = fetch_nothing  # type: ignore[method-assign]
 
 
 def _never_believes() -> None:
     """After the first doubt that arises once Redis has answered, it is never believed again."""
-    find, doubt, confirm = Confirmed.find, Confirmed.doubt, Confirmed.confirm
+    find, doubt, confirm = Confirmed.find_many, Confirmed.doubt, Confirmed.confirm
     answered, over = set[Confirmed](), set[Confirmed]()
 
-    async def find_and_note(self: Confirmed, digest: Digest) -> Session | None:
-        session = await find(self, digest)
+    async def find_and_note(self: Confirmed, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
+        found = await find(self, digests)
         answered.add(self)
-        return session
+        return found
 
     def doubt_for_ever(self: Confirmed) -> None:
         over.update(answered & {self})
@@ -100,7 +104,7 @@ def _never_believes() -> None:
         if self not in over:
             confirm(self)
 
-    Confirmed.find = find_and_note  # type: ignore[method-assign]
+    Confirmed.find_many = find_and_note  # type: ignore[method-assign]
     Confirmed.doubt = doubt_for_ever  # type: ignore[method-assign]
     Confirmed.confirm = confirm_unless_over  # type: ignore[method-assign]
 

@@ -224,7 +224,9 @@ def test_the_strictest_policy_of_those_broken_holds(
     session = a_session(id=session_id, binding=kept)
     binding = ClientBinding(policies, widths=Widths(), events=Noted(), revoke=revoked.append)
 
-    assert binding.judge(session, Signals()) == (verdict or Allow(session))
+    differing = binding.differing(session, Signals())
+
+    assert binding.meet(session, differing) == (verdict or Allow(session))
     assert (revoked == [session]) == ended
 
 

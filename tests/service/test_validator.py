@@ -1,6 +1,7 @@
 """Three answers: who knows says yes or no, and who cannot look says neither."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
@@ -20,6 +21,7 @@ KEY = TokenKey(1, bytes(range(32)))
 RING = KeyRing([KEY])
 TOKEN = RING.mint(SessionType.WEB)
 ENDLESS = 3600.0
+AN_HOUR_AGO = NOON - timedelta(hours=1)
 
 
 def a_validator(
@@ -174,6 +176,86 @@ def test_the_tag_is_looked_at_once_for_each_copy() -> None:
     assert len(looked) == 1
     recalled_under(ring, replace(session))
     assert len(looked) == 2
+
+
+def fetched(
+    copy: Session | None, *, budget: float | None = None
+) -> tuple[Session | Deny | None, float]:
+    """Return what is made of this copy of TOKEN's session, and what patience it is fetched with."""
+    told: list[Session | None] = []
+    asked: list[tuple[Digest, float]] = []
+
+    def fetch(digest: Digest, then: Callable[[Session | None], None], *, patience: float) -> bool:
+        asked.append((digest, patience))
+        then(copy)
+        return True
+
+    validator = Validator(Shelf(), ring=RING, clock=FakeClock(), deadline=ENDLESS, fetch=fetch)
+    spelling = spelling_of(TOKEN.text)
+    assert spelling is not None
+    assert validator.fetch(spelling, told.append, budget=budget)
+    ((digest, patience),) = asked
+    assert (told, digest) == ([copy], TOKEN.digest())
+    return validator.fetched(copy, NOON), patience
+
+
+def test_a_valid_session_that_is_fetched_is_told_as_it_is_and_verified() -> None:
+    session = a_session(digest=TOKEN.digest())
+
+    assert fetched(session)[0] is session
+    assert session.verified_by is RING
+
+
+def test_an_end_that_is_final_is_told_when_it_is_fetched() -> None:
+    assert fetched(a_tombstone(digest=TOKEN.digest()))[0] == Deny(Reason.REVOKED)
+
+
+def test_what_another_instance_may_have_prolonged_is_not_told_as_an_end() -> None:
+    assert fetched(a_session(digest=TOKEN.digest(), at=AN_HOUR_AGO))[0] is None
+    assert fetched(a_session(digest=TOKEN.digest(), expires_at=NOON))[0] is None
+
+
+def test_nothing_that_is_fetched_is_no_answer() -> None:
+    assert fetched(None)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("budget", "patience"), [(None, ENDLESS), (10.0, 9.0), (10_000.0, ENDLESS), (-1.0, 0.0)]
+)
+def test_fetching_takes_no_longer_than_the_caller_waits(
+    budget: float | None, patience: float
+) -> None:
+    assert fetched(None, budget=budget)[1] == patience
+
+
+def test_where_there_is_nothing_to_fetch_from_nobody_is_told() -> None:
+    spelling, told = spelling_of(TOKEN.text), list[object]()
+
+    assert spelling is not None
+    assert not a_validator(Shelf()).fetch(spelling, told.append)
+    assert told == []
+
+
+async def test_whom_fetching_told_nothing_goes_on_to_the_other_stores() -> None:
+    session, whole = a_session(digest=TOKEN.digest()), Shelf()
+    validator = Validator(
+        whole, ring=RING, clock=FakeClock(), deadline=ENDLESS, onward=Shelf(session)
+    )
+
+    assert await validator.validate(TOKEN.text, waited=1.0) == Allow(session)
+    assert whole.asked == []
+    assert await validator.validate(TOKEN.text) == Deny(Reason.UNKNOWN)
+
+
+async def test_what_somebody_has_waited_already_is_taken_from_his_patience() -> None:
+    shelf = Shelf(a_session(digest=TOKEN.digest()))
+    shelf.open.clear()
+    validator = a_validator(shelf, deadline=ENDLESS)
+
+    late = await validator.validate(TOKEN.text, waited=ENDLESS)
+    later = await validator.validate(TOKEN.text, budget=1000.0, waited=900.0)
+
+    assert (late, later) == (Unavailable("deadline"), Unavailable("deadline"))
 
 
 async def test_an_outage_is_no_no() -> None:

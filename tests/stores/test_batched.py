@@ -250,6 +250,37 @@ async def test_an_outage_is_told_to_everybody_who_puts() -> None:
 # --- The bulkhead
 
 
+async def test_a_flight_that_is_late_holds_nobody_up() -> None:
+    first, second = a_session(), a_session()
+    shelf = Shelf(first, second)
+    shelf.open.clear()
+    batched = Batched(shelf, max_flights=1, late=0.001)
+    async with nothing_is_left():
+        early = asyncio.create_task(batched.find(first.digest))
+        await until(lambda: len(shelf.asked) == 1)
+        late = asyncio.create_task(batched.find(second.digest))
+        await until(lambda: len(shelf.asked) == 2)
+        shelf.open.set()
+        assert [await early, await late] == [first, second]
+
+
+async def test_look_ups_in_a_hot_store_gather_while_two_flights_are_out() -> None:
+    sessions = [a_session() for _ in range(9)]
+    shelf = Shelf(*sessions)
+    shelf.open.clear()
+    hot = BatchedHot(shelf)
+    asking = []
+    for session in sessions:
+        asking.append(hot.board(session.digest))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    shelf.open.set()
+
+    assert await asyncio.gather(*asking) == sessions
+    assert list(map(len, shelf.asked[:2])) == [1, 1]
+    assert len(shelf.asked) < 9
+
+
 async def test_while_all_flights_are_out_what_is_asked_gathers_for_the_next() -> None:
     sessions = [a_session() for _ in range(12)]
     shelf = Shelf(*sessions)
@@ -264,6 +295,18 @@ async def test_while_all_flights_are_out_what_is_asked_gathers_for_the_next() ->
     shelf.open.set()
     assert await asyncio.gather(*callers) == sessions
     assert [len(batch) for batch in shelf.asked] == [1, 1, 10]
+
+
+async def test_a_batch_that_is_cancelled_before_it_began_leaves_nobody_waiting() -> None:
+    asking = asyncio.ensure_future(Batched(Shelf()).find(a_digest()))
+    await asyncio.sleep(0)  # it boards
+    await asyncio.sleep(0)  # and the batch is made, but has not begun
+
+    (batch,) = asyncio.all_tasks() - {asyncio.current_task(), asking}
+    batch.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asking
 
 
 async def test_beyond_what_may_wait_the_store_is_unavailable_at_once() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from proxy.core.errors import StoreUnavailable
 from proxy.core.session import Session
-from proxy.stores.coalesce import Coalesce
+from proxy.stores.coalesce import Coalesce, UnderWay
 from proxy.stores.read_through import ReadThrough
 from tests.clock import FakeClock
 from tests.contracts.values import a_digest, a_session
@@ -38,6 +38,24 @@ async def test_many_callers_share_one_flight() -> None:
         shelf.open.set()
         assert await asyncio.gather(*callers) == [session] * 100
     assert shelf.asked == [(session.digest,)]
+
+
+async def test_what_is_under_way_on_another_road_to_the_same_truth_is_shared() -> None:
+    session, under_way = a_session(), UnderWay()
+    one, another = Shelf(session), Shelf()
+    one.open.clear()
+    async with nothing_is_left():
+        asking = [
+            asyncio.create_task(
+                Coalesce(shelf, patience=30.0, under_way=under_way).find(session.digest)
+            )
+            for shelf in (one, another)
+        ]
+        await until(lambda: session.digest in under_way and bool(one.asked))
+        one.open.set()
+        assert await asyncio.gather(*asking) == [session, session]
+    assert another.asked == []
+    assert under_way == {}
 
 
 async def test_each_digest_has_a_flight_of_its_own() -> None:

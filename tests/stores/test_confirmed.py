@@ -1,6 +1,7 @@
 """In doubt a hot store answers nothing, and forgets nothing it is told."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -19,18 +20,19 @@ async def test_in_doubt_it_is_unavailable_until_it_is_confirmed() -> None:
     await shelf.put(session)
     store.doubt()
     with pytest.raises(StoreUnavailable):
-        await store.find(session.digest)
+        await store.find_many([session.digest])
     store.confirm()
-    assert await store.find(session.digest) == session
+    assert await store.find_many([session.digest]) == {session.digest: session}
 
 
 async def test_in_doubt_it_takes_what_it_is_told() -> None:
     shelf = Shelf()
     store, session = Confirmed(shelf, store="shelf"), a_session()
     store.doubt()
-    await store.put(session.revoked(NOON))
+    tombstone = session.revoked(NOON)
+    await store.put_many({session.digest: tombstone})
     store.confirm()
-    assert await store.find(session.digest) == session.revoked(NOON)
+    assert await store.find_many([session.digest]) == {session.digest: tombstone}
 
 
 class Slow(Shelf):
@@ -40,8 +42,8 @@ class Slow(Shelf):
         super().__init__()
         self.looking, self.go_on = asyncio.Event(), asyncio.Event()
 
-    async def find(self, digest: Digest) -> Session | None:
-        found = await super().find(digest)
+    async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
+        found = await super().find_many(digests)
         self.looking.set()
         await self.go_on.wait()
         return found
@@ -51,7 +53,7 @@ async def test_what_was_being_asked_when_doubt_arose_is_not_believed_even_if_con
     shelf = Slow()
     store, session = Confirmed(shelf, store="shelf"), a_session()
     await shelf.put(session)
-    asking = asyncio.create_task(store.find(session.digest))
+    asking = asyncio.ensure_future(store.find_many([session.digest]))
     await shelf.looking.wait()
     store.doubt()
     store.confirm()

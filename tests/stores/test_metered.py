@@ -1,9 +1,11 @@
-"""A finder under observation answers the same, and is told of once for each look-up."""
+"""A store under observation answers the same, and each look-up is told of once."""
+
+import asyncio
 
 import pytest
 
 from proxy.core.errors import StoreUnavailable, UnreadableRecord
-from proxy.stores.metered import Metered, MeteredHot
+from proxy.stores.metered import Metered, MeteredLeaf
 from tests.clock import NOON
 from tests.contracts.values import a_digest, a_session, a_tombstone
 from tests.fakes import Shelf
@@ -69,6 +71,35 @@ async def test_each_lookup_is_told_once_with_the_seconds_it_took() -> None:
 async def test_what_is_put_is_not_told_and_the_fresher_comes_back() -> None:
     session, observer = a_session(), Observer()
     tombstone = session.revoked(NOON)
-    hot = MeteredHot(Shelf(tombstone), store="x", observe=observer)
-    assert await hot.put(session) == tombstone
-    assert observer.outcomes == []
+    leaf = MeteredLeaf(Shelf(tombstone), store="x", observe=observer)
+    kept = await leaf.put_many({session.digest: session})
+    assert (kept, observer.outcomes) == ({session.digest: tombstone}, [])
+
+
+async def test_of_lookups_that_travel_together_each_is_told_with_its_own_outcome() -> None:
+    session, observer = a_session(), Observer()
+    leaf = MeteredLeaf(Shelf(session), store="x", observe=observer)
+    found = await leaf.find_many([a_digest(), session.digest])
+    assert found == {session.digest: session}
+    assert observer.outcomes == [("x", "miss"), ("x", "hit")]
+    assert len(set(observer.seconds)) == 1
+
+
+async def test_when_they_fail_together_each_is_told_as_an_error() -> None:
+    shelf, observer = Shelf(), Observer()
+    shelf.down = True
+    with pytest.raises(StoreUnavailable):
+        await MeteredLeaf(shelf, store="x", observe=observer).find_many([a_digest(), a_digest()])
+    assert observer.outcomes == [("x", "error")] * 2
+
+
+async def test_lookups_that_nobody_waits_for_any_more_are_told_as_errors() -> None:
+    shelf, observer = Shelf(), Observer()
+    shelf.open.clear()
+    leaf = MeteredLeaf(shelf, store="x", observe=observer)
+    asking = asyncio.ensure_future(leaf.find_many([a_digest()]))
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert observer.outcomes == [("x", "error")]

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.core.errors import StoreUnavailable, UnreadableRecord
 from proxy.core.session import Session
-from proxy.stores.read_through import ReadThrough
+from proxy.stores.read_through import Beyond, ReadThrough
 from tests.clock import NOON, FakeClock
 from tests.contracts.values import a_digest, a_rotated_session, a_session, a_tombstone
 from tests.fakes import Shelf
@@ -48,6 +48,18 @@ async def test_what_far_knows_is_left_near() -> None:
     assert near.sessions == {session.digest: session}
     await finder.find(session.digest)
     assert len(far.asked) == 1
+
+
+async def test_beyond_near_is_not_asked_but_left_a_copy_and_the_fresher_is_told() -> None:
+    session = a_session()
+    tombstone = session.revoked(NOON)
+    empty, knowing = Shelf(), Shelf(tombstone)
+
+    assert await Beyond(empty, Shelf(session)).find(session.digest) == session
+    assert await Beyond(knowing, Shelf(session)).find(session.digest) == tombstone
+    assert await Beyond(knowing, Shelf()).find(session.digest) is None
+    assert empty.sessions == {session.digest: session}
+    assert empty.asked == knowing.asked == []
 
 
 async def test_a_miss_leaves_nothing_near() -> None:

@@ -3,14 +3,15 @@
 import pytest
 
 from proxy.core.errors import StoreUnavailable, UnreadableRecord
-from proxy.stores.remember_misses import RememberMisses
+from proxy.stores.remember_misses import Misses, RememberMisses
 from tests.clock import FakeClock
 from tests.contracts.values import a_digest, a_session
 from tests.fakes import Shelf
 
 
 def remembering(shelf: Shelf, clock: FakeClock, *, max_digests: int = 100) -> RememberMisses:
-    return RememberMisses(shelf, max_digests=max_digests, max_age=2.0, clock=clock)
+    misses = Misses(max_digests=max_digests, max_age=2.0, clock=clock)
+    return RememberMisses(shelf, misses=misses)
 
 
 async def test_a_miss_is_asked_for_once() -> None:
@@ -68,6 +69,16 @@ async def test_an_unreadable_record_is_not_a_miss() -> None:
     for _ in range(2):
         with pytest.raises(UnreadableRecord):
             await finder.find(session.digest)
+
+
+async def test_what_one_road_has_missed_another_to_the_same_truth_need_not_ask_for() -> None:
+    misses = Misses(max_digests=9, max_age=2.0, clock=FakeClock())
+    one, another, digest = Shelf(), Shelf(), a_digest()
+    await RememberMisses(one, misses=misses).find(digest)
+
+    assert digest in misses
+    assert await RememberMisses(another, misses=misses).find(digest) is None
+    assert another.asked == []
 
 
 async def test_a_remembered_miss_needs_no_store() -> None:

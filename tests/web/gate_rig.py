@@ -14,7 +14,10 @@ from proxy.core.session import Session
 from proxy.core.session_type import SessionType
 from proxy.core.token import Digest, KeyRing, Token, TokenKey
 from proxy.service.binding import ClientBinding
-from proxy.service.validator import Validator
+from proxy.service.validator import Fetch, Validator
+from proxy.stores.batched import BatchedHot
+from proxy.stores.fetcher import Fetcher
+from proxy.stores.local import LocalStore
 from proxy.web.door import DEFAULT_MAX_CONNECTIONS, Door
 from proxy.web.express import ExpressLane, Patience
 from proxy.web.gate import desks, gate_handler
@@ -111,23 +114,33 @@ class Gatehouse:
     """A gate and everything that can be seen of it.
 
     `express` is the lane in front of aiohttp's, if there is one; `remembers`: what is on the shelf
-    is in memory too.
+    is in memory too; `fetches`: the lane fetches from the shelf, as from a hot store, and what it
+    has fetched is not remembered.
     """
 
     address: Address = LOOPBACK
     express: bool = True
     remembers: bool = False
+    fetches: bool = False
     clock: FakeClock = field(default_factory=FakeClock)
     shelf: Shelf = field(default_factory=lambda: Shelf(*known_sessions()))
     door: Door = field(init=False)
     checks: list[tuple[str, str, str]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # of those that took some
     bad_requests: int = 0
     untrusted: int = 0
     turned_away: int = 0
 
+    def __post_init__(self) -> None:
+        near = LocalStore(max_sessions=9, max_bytes=100_000, max_age=5.0, clock=self.clock)
+        self._fetcher = Fetcher(
+            BatchedHot(self.shelf), near, deadline=0.025, useless=lambda _: False
+        )
+
     def check(self, gateway: str, result: str, reason: str, seconds: float) -> None:
         assert seconds >= 0
         self.checks.append((gateway, result, reason))
+        self.seconds.append(seconds)
 
     def checks_at_once(self, gateway: str) -> MutableMapping[tuple[str, str], int]:
         return _Tally(lambda labels: self.checks.append((gateway, *labels)))
@@ -143,6 +156,10 @@ class Gatehouse:
 
     def memory(self, digest: Digest) -> Session | None:
         return self.shelf.sessions.get(digest) if self.remembers else None
+
+    @property
+    def fetch(self) -> Fetch | None:
+        return self._fetcher.fetch if self.fetches else None
 
 
 def build_gate(
@@ -164,6 +181,7 @@ def build_gate(
         clock=house.clock,
         deadline=deadline,
         memory=memory or house.memory,
+        fetch=house.fetch,
     )
     among = desks(validator, manners or Manners(), events=house, clock=house.clock, binding=binding)
     peers = Peers(map(ip_network, trusted), refused=house.refused)
@@ -185,10 +203,17 @@ def build_gate(
 
 @asynccontextmanager
 async def open_gate(
-    address: Address = LOOPBACK, *, express: bool = True, remembers: bool = False, **how: Any
+    address: Address = LOOPBACK,
+    *,
+    express: bool = True,
+    remembers: bool = False,
+    fetches: bool = False,
+    **how: Any,
 ) -> AsyncIterator[Gatehouse]:
     """Open a gate at `address`, and close it in the end. `how` is what `build_gate` wants."""
-    house = build_gate(Gatehouse(address, express, remembers), **how)
+    house = build_gate(
+        Gatehouse(address, express=express, remembers=remembers, fetches=fetches), **how
+    )
     house.address = await house.door.open(address)
     try:
         yield house

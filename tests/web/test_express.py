@@ -10,17 +10,23 @@ import pytest
 import uvloop
 
 from proxy.core.address import Address
+from proxy.core.session_type import SessionType
+from proxy.web.check import Check
 from proxy.web.credentials import CredentialSources
 from proxy.web.express import Patience
 from proxy.web.gateways.base import Manners
+from proxy.web.messages import Answer, Head
 from tests.contracts.values import a_session
+from tests.fakes import Shelf
 from tests.web.gate_rig import (
     ALICE,
     BOB,
     CAROL,
+    IDLE,
     NEVER_ISSUED,
     REVOKED,
     ROUTES,
+    STRANGERS,
     Gatehouse,
     bearer,
     build_gate,
@@ -43,10 +49,10 @@ async def gate() -> AsyncIterator[Gatehouse]:
         yield opened
 
 
-@pytest.fixture
-async def forgetful() -> AsyncIterator[Gatehouse]:
+@pytest.fixture(params=["looks up", "fetches"])
+async def forgetful(request: pytest.FixtureRequest) -> AsyncIterator[Gatehouse]:
     """A gate that has to ask each time."""
-    async with open_gate(patience=FOREVER) as opened:
+    async with open_gate(patience=FOREVER, fetches=request.param == "fetches") as opened:
         yield opened
 
 
@@ -245,6 +251,102 @@ async def test_a_thousand_requests_in_a_row_let_others_have_their_turn() -> None
     assert 0 < at_once < 100
 
 
+# Fetched
+
+
+async def test_a_hundred_that_want_to_be_fetched_take_one_task_and_one_question() -> None:
+    gate = Gatehouse(fetches=True)
+    door = build_gate(gate).door
+    tapes = [Tape(door) for _ in range(100)]
+    gate.shelf.open.clear()
+
+    for tape, token in zip(tapes, 50 * (ALICE, BOB), strict=True):
+        tape.feed(request(bearer(token)))
+    await asyncio.sleep(0)
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    gate.shelf.open.set()
+    await until(lambda: all(tape.sent for tape in tapes))
+
+    assert len(tasks) == 1
+    assert gate.shelf.asked == [(ALICE.digest(), BOB.digest())]
+    assert {tape.sent.count(b"X-Auth-User: alice") for tape in tapes[::2]} == {1}
+    assert {tape.sent.count(b"X-Auth-User: bob") for tape in tapes[1::2]} == {1}
+    assert gate.checks == [("auth-request", "allow", "ok")] * 100
+    assert len(gate.seconds) == 100  # each is timed, for each has waited
+    assert min(gate.seconds) > 0
+
+
+async def test_an_outage_while_something_is_fetched_is_no_answer() -> None:
+    alice = a_session(user_id="alice", digest=ALICE.digest())
+    async with open_gate(fetches=True, finder=Shelf(alice)) as gate:
+        gate.shelf.down = True
+        reply = await ask(gate.address, request(bearer(ALICE)))
+
+    assert (reply.status, reply.only("X-Auth-User")) == (200, "alice")
+    assert gate.checks == [("auth-request", "allow", "ok")]
+
+
+async def test_that_a_hot_store_knows_nothing_is_no_answer() -> None:
+    alice = a_session(user_id="alice", digest=ALICE.digest())
+    async with open_gate(fetches=True, finder=Shelf(alice)) as gate:
+        gate.shelf.sessions.clear()
+        reply = await ask(gate.address, request(bearer(ALICE)))
+
+    assert (reply.status, reply.only("X-Auth-User")) == (200, "alice")
+
+
+async def test_what_looks_idle_when_it_is_fetched_is_looked_up() -> None:
+    seen = a_session(user_id="ivy", digest=IDLE.digest())
+    async with open_gate(fetches=True, finder=Shelf(seen)) as gate:
+        reply = await ask(gate.address, request(bearer(IDLE)))
+
+    assert (reply.status, reply.only("X-Auth-User")) == (200, "ivy")
+
+
+async def test_whom_no_store_knows_is_denied_and_without_a_store_nobody_is() -> None:
+    async with open_gate(fetches=True) as gate, wire(gate.address) as line:
+        gate.shelf.sessions.clear()
+        await line.send(request(bearer(ALICE)))
+        unknown = await line.reply()
+        gate.shelf.down = True
+        await line.send(request(bearer(ALICE)))
+        unavailable = await line.reply()
+
+    check_manners(unknown)
+    check_manners(unavailable)
+    assert (unknown.status, unavailable.status) == (401, 503)
+    assert gate.checks == [
+        ("auth-request", "deny", "unknown"),
+        ("auth-request", "unavailable", "shelf"),
+    ]
+
+
+async def test_the_time_that_was_waited_for_nothing_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer, told = Check.answer, list[float | None]()
+
+    async def noted(check: Check, head: Head, waited: float | None = None) -> Answer:
+        told.append(waited)
+        return await answer(check, head, waited)
+
+    monkeypatch.setattr(Check, "answer", noted)
+    async with open_gate(fetches=True) as gate:
+        gate.shelf.sessions.clear()
+        await ask(gate.address, request(bearer(ALICE)))
+
+    (waited,) = told
+    assert waited is not None
+    assert 0 < waited < gate.seconds[0]
+
+
+async def test_what_is_forged_is_not_fetched() -> None:
+    async with open_gate(fetches=True) as gate:
+        reply = await ask(gate.address, request(bearer(STRANGERS.mint(SessionType.WEB))))
+
+    assert (reply.status, gate.shelf.asked) == (401, [])
+
+
 # Pressure
 
 
@@ -267,7 +369,7 @@ async def test_whoever_does_not_read_his_answers_is_not_listened_to() -> None:
 
 async def test_whoever_sends_much_while_he_waits_is_not_read_from(forgetful: Gatehouse) -> None:
     forgetful.shelf.open.clear()
-    tape = Tape(build_gate(Gatehouse(shelf=forgetful.shelf)).door)
+    tape = Tape(build_gate(Gatehouse(shelf=forgetful.shelf, fetches=forgetful.fetches)).door)
 
     for _ in range(30):
         tape.feed(request(bearer(BOB)) * 100)
@@ -519,6 +621,23 @@ async def test_a_bug_in_what_is_answered_at_once_is_told_like_any_other(
         raise RuntimeError("nobody foresaw this")
 
     async with open_gate(memory=memory) as gate, wire(gate.address) as line:
+        await line.send(request(bearer(ALICE)) + request(bearer(BOB)))
+        reply = await line.reply()
+        assert await line.until_closed() == b""
+
+    check_manners(reply)
+    assert (reply.status, reply.closes) == (500, True)
+    assert [record.getMessage() for record in caplog.records] == ["the gate door failed"]
+
+
+async def test_a_bug_in_what_is_fetched_is_told_like_any_other(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(*_: object) -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr(Gatehouse, "check", check)
+    async with open_gate(fetches=True) as gate, wire(gate.address) as line:
         await line.send(request(bearer(ALICE)) + request(bearer(BOB)))
         reply = await line.reply()
         assert await line.until_closed() == b""

@@ -130,6 +130,7 @@ async def check(*chunks: bytes) -> None:
 
     assert await told(Gatehouse(shelf=Shelf(*SESSIONS)), chunks) == aiohttp
     assert await told(Gatehouse(shelf=Shelf(*SESSIONS), remembers=True), chunks) == aiohttp
+    assert await told(Gatehouse(shelf=Shelf(*SESSIONS), fetches=True), chunks) == aiohttp
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)

@@ -7,6 +7,7 @@ told once more in `X-Auth-Status`, from which a configuration can restore it.
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from proxy.core.binding import Signals
 from proxy.core.verdict import Verdict
 from proxy.web.gateways.base import Manners
 from proxy.web.lines import Roles, only
@@ -35,8 +36,13 @@ class AuthRequest:
             method=only(head.original_method),
             uri=only(head.original_uri),
             client=only(head.client),
-            signals=self.manners.signals.read(head),
         )
+
+    def budget(self, _: Head) -> float | None:
+        return None
+
+    def signals(self, head: Head) -> Signals | None:
+        return self.manners.signals.read(head)
 
     def write(self, verdict: Verdict) -> Answer:
         answer = self.manners.write(verdict)

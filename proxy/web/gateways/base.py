@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import ClassVar, Protocol, assert_never
 
+from proxy.core.binding import Signals
 from proxy.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
 from proxy.web.credentials import CredentialSources
 from proxy.web.identity import IdentityNames
@@ -13,7 +14,7 @@ from proxy.web.signals import SignalSources
 
 
 class Gateway(Protocol):
-    """An adapter: a name, a path, which header plays which role, and two pure functions."""
+    """An adapter: a name, a path, which header plays which role, and a few pure functions."""
 
     name: ClassVar[str]
     route: ClassVar[str]
@@ -23,6 +24,14 @@ class Gateway(Protocol):
     def roles(self) -> Roles: ...
 
     def read(self, head: Head) -> Subrequest: ...
+
+    def budget(self, head: Head) -> float | None:
+        """Return how many seconds it waits; None: it does not say."""
+        ...
+
+    def signals(self, head: Head) -> Signals | None:
+        """Return what the client shows; None: nobody wants to know."""
+        ...
 
     def write(self, verdict: Verdict) -> Answer: ...
 

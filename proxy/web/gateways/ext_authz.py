@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from proxy.core.binding import Signals
 from proxy.core.verdict import Allow, Verdict
 from proxy.web.gateways.base import Manners
 from proxy.web.lines import Roles, only
@@ -39,9 +40,13 @@ class ExtAuthz:
             method=head.method.decode("latin-1"),
             uri=target.removeprefix(PREFIX) or "/",
             client=only(head.client),
-            budget=_seconds(only(head.budget)),
-            signals=self.manners.signals.read(head),
         )
+
+    def budget(self, head: Head) -> float | None:
+        return _seconds(only(head.budget))
+
+    def signals(self, head: Head) -> Signals | None:
+        return self.manners.signals.read(head)
 
     def write(self, verdict: Verdict) -> Answer:
         answer = self.manners.write(verdict)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from proxy.core.binding import Signals
 from proxy.core.verdict import Verdict
 from proxy.web.gateways.base import Manners
 from proxy.web.lines import Roles, only
@@ -31,8 +32,13 @@ class ForwardAuth:
             method=only(head.original_method),
             uri=only(head.original_uri),
             client=only(head.client),
-            signals=self.manners.signals.read(head, listed=True),
         )
+
+    def budget(self, _: Head) -> float | None:
+        return None
+
+    def signals(self, head: Head) -> Signals | None:
+        return self.manners.signals.read(head, listed=True)
 
     def write(self, verdict: Verdict) -> Answer:
         return self.manners.write(verdict)
