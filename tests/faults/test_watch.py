@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tests.faults.stage import answered, failed, hits
-from tests.faults.watch import Counters, Holdings, Series, read_series
+from tests.faults.watch import Counters, Holdings, Series, read_series, remembered
 
 PAGE = """\
 # HELP sidegate_checks_total Checks answered.
@@ -63,6 +63,12 @@ def test_who_gets_sessions_from_redis_is_told_of_each_instance_alone() -> None:
     assert hits("one")(before, after) == 4
     assert not hits("other")(before, after)
     assert not hits("one")(before, counters(other=look_ups("hit", 9)))
+
+
+def test_what_an_instance_remembers_is_read_from_its_metrics() -> None:
+    page = "sidegate_local_sessions 2\nsidegate_local_bytes 2570.0\n"
+    assert remembered(read_series(page)) == 2570
+    assert remembered({}) == 0
 
 
 BASE = Holdings(memory=1000, descriptors=100, redis=10, postgres=9, series=300)

@@ -53,7 +53,7 @@ class Counters:
 class Holdings:
     """What instances hold on to, all of them together but for memory, which is the largest's."""
 
-    memory: int  # bytes
+    memory: int  # bytes, but for the sessions it remembers: they are as many as there have been
     descriptors: int  # but for the connections that the rig itself keeps open
     redis: int  # connections
     postgres: int
@@ -80,12 +80,20 @@ async def holdings(upstreams: Iterable[Upstream], redis: int, postgres: int) -> 
     metrics = await counters(each)
     pids = [upstream.sidegate.server.process.pid for upstream in each]
     return Holdings(
-        memory=max(map(_resident, pids)),
+        memory=max(
+            _resident(pid) - remembered(metrics.series.get(upstream.name, {}))
+            for upstream, pid in zip(each, pids, strict=True)
+        ),
         descriptors=sum(map(descriptors, pids)) - sum(upstream.open for upstream in each),
         redis=redis,
         postgres=postgres,
         series=sum(map(len, metrics.series.values())),
     )
+
+
+def remembered(series: Series) -> int:
+    """Return how many bytes of sessions an instance says that it remembers."""
+    return int(series.get(("sidegate_local_bytes", frozenset()), 0.0))
 
 
 class CpuWaits:
