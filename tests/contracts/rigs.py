@@ -224,32 +224,24 @@ async def hot_local(_: pytest.FixtureRequest) -> AsyncIterator[HotRig]:
     yield HotRig(a_local_store(clock), clock)
 
 
-@asynccontextmanager
-async def hot_redis(request: pytest.FixtureRequest) -> AsyncIterator[HotRig]:
-    store = redis_at(request.getfixturevalue("redis_url"))
-    yield HotRig(store, FakeClock(NOW))
-    await store.close()
+def hot_redis(wrap: Callable[[RedisStore, FakeClock], HotStore]) -> MakeHot:
+    @asynccontextmanager
+    async def make(request: pytest.FixtureRequest) -> AsyncIterator[HotRig]:
+        clock, leaf = FakeClock(NOW), redis_at(request.getfixturevalue("redis_url"))
+        yield HotRig(wrap(leaf, clock), clock)
+        await leaf.close()
+
+    return make
 
 
-@asynccontextmanager
-async def hot_redis_guarded(request: pytest.FixtureRequest) -> AsyncIterator[HotRig]:
-    clock = FakeClock(NOW)
-    leaf = redis_at(request.getfixturevalue("redis_url"))
+def guarded_and_metered(leaf: RedisStore, clock: FakeClock) -> HotStore:
     guarded = GuardedHot(leaf, guard=a_guard(clock))
-    yield HotRig(BatchedHot(MeteredLeaf(guarded, store="redis", observe=ignore)), clock)
-    await leaf.close()
-
-
-@asynccontextmanager
-async def hot_redis_confirmed(request: pytest.FixtureRequest) -> AsyncIterator[HotRig]:
-    leaf = redis_at(request.getfixturevalue("redis_url"))
-    yield HotRig(BatchedHot(Confirmed(leaf, store="redis")), FakeClock(NOW))
-    await leaf.close()
+    return BatchedHot(MeteredLeaf(guarded, store="redis", observe=ignore))
 
 
 HOT_STORES: dict[str, MakeHot] = {
     "local": hot_local,
-    "redis": hot_redis,
-    "redis_guarded": hot_redis_guarded,
-    "redis_confirmed": hot_redis_confirmed,
+    "redis": hot_redis(lambda leaf, _: leaf),
+    "redis_guarded": hot_redis(guarded_and_metered),
+    "redis_confirmed": hot_redis(lambda leaf, _: BatchedHot(Confirmed(leaf, store="redis"))),
 }

@@ -1,7 +1,7 @@
 """What is fetched is kept in memory and told; whatever else happens is told as nothing."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import pytest
 
@@ -131,29 +131,19 @@ async def test_a_question_that_is_cancelled_is_told_as_nothing() -> None:
     assert await told is None
 
 
-async def test_a_bug_behind_a_hot_store_is_told_as_nothing_and_in_the_log(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("where", ["asked", "kept"])
+async def test_a_bug_is_told_as_nothing_and_in_the_log(
+    where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def find_many(_: Sequence[Digest]) -> Mapping[Digest, Session]:
+    def fail(_: object) -> NoReturn:
         raise RuntimeError("nobody foresaw this")
 
     session = a_session()
     scene = Scene(session)
-    monkeypatch.setattr(scene.shelf, "find_many", find_many)
-
-    assert await scene.fetched(session.digest) is None
-    assert "nobody foresaw this" in caplog.text
-
-
-async def test_a_copy_that_cannot_be_kept_is_told_as_nothing_and_in_the_log(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def keep(_: Session) -> Session:
-        raise RuntimeError("nobody foresaw this")
-
-    session = a_session()
-    scene = Scene(session)
-    monkeypatch.setattr(scene.local, "keep", keep)
+    if where == "asked":
+        monkeypatch.setattr(scene.shelf, "find_many", fail)
+    else:
+        monkeypatch.setattr(scene.local, "keep", fail)
 
     assert await scene.fetched(session.digest) is None
     assert "nobody foresaw this" in caplog.text

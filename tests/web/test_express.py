@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import uvloop
@@ -597,54 +597,46 @@ async def test_nginx_without_keepalive_is_plain_too(gate: Gatehouse) -> None:
 # The end
 
 
-async def test_a_bug_ends_the_connection_and_leaves_its_trace(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    class Broken:
-        async def find(self, _: object) -> None:
-            raise RuntimeError("nobody foresaw this")
+def a_bug(*_: object) -> NoReturn:
+    raise RuntimeError("nobody foresaw this")
 
-    async with open_gate(finder=Broken()) as gate, wire(gate.address) as line:
+
+async def check_that_the_bug_is_told(gate: Gatehouse, caplog: pytest.LogCaptureFixture) -> None:
+    async with wire(gate.address) as line:
         await line.send(request(bearer(ALICE)) + request(bearer(BOB)))
         reply = await line.reply()
         assert await line.until_closed() == b""
 
+    check_manners(reply)
     assert (reply.status, reply.closes) == (500, True)
     assert [record.getMessage() for record in caplog.records] == ["the gate door failed"]
     assert "nobody foresaw this" in caplog.text
 
 
+async def test_a_bug_in_what_is_looked_up_ends_the_connection_and_leaves_its_trace(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken:
+        async def find(self, _: object) -> NoReturn:
+            a_bug()
+
+    async with open_gate(finder=Broken()) as gate:
+        await check_that_the_bug_is_told(gate, caplog)
+
+
 async def test_a_bug_in_what_is_answered_at_once_is_told_like_any_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def memory(_: object) -> None:
-        raise RuntimeError("nobody foresaw this")
-
-    async with open_gate(memory=memory) as gate, wire(gate.address) as line:
-        await line.send(request(bearer(ALICE)) + request(bearer(BOB)))
-        reply = await line.reply()
-        assert await line.until_closed() == b""
-
-    check_manners(reply)
-    assert (reply.status, reply.closes) == (500, True)
-    assert [record.getMessage() for record in caplog.records] == ["the gate door failed"]
+    async with open_gate(memory=a_bug) as gate:
+        await check_that_the_bug_is_told(gate, caplog)
 
 
 async def test_a_bug_in_what_is_fetched_is_told_like_any_other(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def check(*_: object) -> None:
-        raise RuntimeError("nobody foresaw this")
-
-    monkeypatch.setattr(Gatehouse, "check", check)
-    async with open_gate(fetches=True) as gate, wire(gate.address) as line:
-        await line.send(request(bearer(ALICE)) + request(bearer(BOB)))
-        reply = await line.reply()
-        assert await line.until_closed() == b""
-
-    check_manners(reply)
-    assert (reply.status, reply.closes) == (500, True)
-    assert [record.getMessage() for record in caplog.records] == ["the gate door failed"]
+    monkeypatch.setattr(Gatehouse, "check", a_bug)
+    async with open_gate(fetches=True) as gate:
+        await check_that_the_bug_is_told(gate, caplog)
 
 
 async def test_a_client_that_leaves_while_it_waits_harms_nobody(
