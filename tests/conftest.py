@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 import redis
 
-from tests.processes import Server, temporary_directory
-from tests.servers import copy_postgres, new_postgres_directory, start_postgres, start_redis
+from tests.support.processes import Server, temporary_directory
+from tests.support.servers import copy_postgres, new_postgres_directory, start_postgres, start_redis
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator

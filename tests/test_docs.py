@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.analytics import Cause
-from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, preset_lifetimes
-from proxy.core.session_type import SessionType
-from proxy.settings import load
-from proxy.settings.values import spell_duration
+from sidegate.core.analytics import Cause
+from sidegate.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, preset_lifetimes
+from sidegate.core.session_type import SessionType
+from sidegate.settings import load
+from sidegate.settings.values import spell_duration
 
 DOCS = Path(__file__).parent.parent / "docs"
 

@@ -110,7 +110,7 @@ def _sidegate(stage: Stage, folder: Path) -> Iterator[None]:
         "SIDEGATE_OPS__LISTEN": f"127.0.0.1:{stage.ops}",
         "SIDEGATE_DRAIN__DELAY": "0s",  # no load balancer has to notice
     }
-    command = [sys.executable, "-m", "proxy", "serve"]
+    command = [sys.executable, "-m", "sidegate", "serve"]
     with _running("sidegate", command, folder, settings, lambda: _answers(stage.ops, "/readyz")):
         yield
 

@@ -19,8 +19,8 @@ from tests.bench.goals import judged
 from tests.bench.plot import draw
 from tests.bench.profile import profiled, table
 from tests.bench.run import run
-from tests.processes import ServerDied
-from tests.sidegate import ROOT
+from tests.support.processes import ServerDied
+from tests.support.sidegate import ROOT
 
 PICTURE = ROOT / "docs/performance.png"
 

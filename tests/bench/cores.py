@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.errors import NotMeasurable
-from tests.processes import Server
+from tests.support.processes import Server
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 

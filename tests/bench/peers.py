@@ -22,7 +22,14 @@ from tests.bench.errors import NotMeasurable, WrongAnswers
 from tests.bench.stage import Stage
 from tests.bench.target import Target
 from tests.bench.webserver import start_nginx
-from tests.processes import Child, Server, free_port, give_away, listens, start_on_a_free_port
+from tests.support.processes import (
+    Child,
+    Server,
+    free_port,
+    give_away,
+    listens,
+    start_on_a_free_port,
+)
 
 # Each of them logs in and has a session and a cookie of its own.
 _USERS: Final = 50

@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from timeit import repeat
 from typing import Any, Final, NamedTuple
 
-from proxy.core.token import KeyRing, TokenKey, spelling_of, unverified_digest_of
-from proxy.house import House, built
-from proxy.settings import load
-from proxy.web.check import Check
-from proxy.web.credentials import CredentialSources
-from proxy.web.express import ExpressLane
-from proxy.web.gate import desks
-from proxy.web.gateways.base import Manners
-from proxy.web.signals import SignalSources
+from sidegate.core.token import KeyRing, TokenKey, spelling_of, unverified_digest_of
+from sidegate.runtime.container import House, built
+from sidegate.settings import load
+from sidegate.web.gate.app import desks
+from sidegate.web.gate.check import Check
+from sidegate.web.gateways.base import Manners
+from sidegate.web.gateways.client_signals import SignalSources
+from sidegate.web.gateways.credentials import CredentialSources
+from sidegate.web.server.fast_path import ExpressLane
 from tests.bench.questions import subrequest
 from tests.bench.sessions import new_known, record_of
 from tests.bench.stage import EVERYTHING_ON

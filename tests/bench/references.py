@@ -11,8 +11,8 @@ from tests.bench.roads import ROUTE
 from tests.bench.stage import Stage
 from tests.bench.target import Target
 from tests.bench.webserver import PAGE, start_nginx, with_files, with_lua
-from tests.processes import Child, Server, listens, python_module, start_on_a_free_port
-from tests.sidegate import ROOT
+from tests.support.processes import Child, Server, listens, python_module, start_on_a_free_port
+from tests.support.sidegate import ROOT
 
 _WHOSE: Final = "X-Auth-User: "
 

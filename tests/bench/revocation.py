@@ -17,7 +17,7 @@ from tests.bench.roads import ROUTE
 from tests.bench.series import Series, percentile
 from tests.bench.sessions import Known
 from tests.bench.stage import Stage
-from tests.sidegate import Sidegate
+from tests.support.sidegate import Sidegate
 
 _ALLOWED: Final = 200
 _REFUSED: Final = 401

@@ -6,7 +6,7 @@ from tests.bench import questions
 from tests.bench.stage import Database, Stage
 from tests.bench.target import HitsIn, Target
 from tests.bench.webserver import PAGE, start_nginx, with_files
-from tests.sidegate import Sidegate
+from tests.support.sidegate import Sidegate
 
 ROUTE: Final = "/auth-request"
 

@@ -14,7 +14,7 @@ from tests.bench.load import Sample, load, wrk
 from tests.bench.series import Series
 from tests.bench.stage import Stage
 from tests.bench.target import Target
-from tests.processes import ServerDied
+from tests.support.processes import ServerDied
 
 Say = Callable[[str], None]
 """Told of progress, a line each."""

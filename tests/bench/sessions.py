@@ -10,12 +10,12 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from proxy.core.binding import DEFAULT_WIDTHS, Signals, bind
-from proxy.core.session import Session, SessionDetails, SessionId, SessionRecord
-from proxy.core.session_type import SessionType
-from proxy.core.token import KeyRing, Token
-from proxy.stores.migrate import migrate_postgres
-from proxy.stores.rows import COLUMNS, values_of
+from sidegate.core.binding import DEFAULT_WIDTHS, Signals, bind
+from sidegate.core.session import Session, SessionDetails, SessionId, SessionRecord
+from sidegate.core.session_type import SessionType
+from sidegate.core.token import KeyRing, Token
+from sidegate.stores.postgres.migrate import migrate_postgres
+from sidegate.stores.sql.rows import COLUMNS, values_of
 
 NAMESPACE: Final = UUID("b8f6d9f2-6f0e-4a52-9f59-0a3a52a1cbb1")
 

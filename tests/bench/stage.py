@@ -14,14 +14,14 @@ from typing import Final
 
 import pytest
 
-from proxy.core.token import KeyRing, TokenKey
+from sidegate.core.token import KeyRing, TokenKey
 from tests.bench.cores import Cores
 from tests.bench.errors import NotMeasurable
 from tests.bench.questions import subrequest, written
 from tests.bench.sessions import Known, new_database
-from tests.processes import Server, temporary_directory
-from tests.servers import start_postgres, start_redis
-from tests.sidegate import Sidegate, start_sidegate
+from tests.support.processes import Server, temporary_directory
+from tests.support.servers import start_postgres, start_redis
+from tests.support.sidegate import Sidegate, start_sidegate
 
 # The tests' own Postgres forgets in a power cut: here a commit costs what it costs elsewhere.
 _POSTGRES: Final = ["fsync=on", "full_page_writes=on", "shared_buffers=256MB"]

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.bench.connection import connected
 from tests.bench.errors import WrongAnswers
-from tests.processes import Server
+from tests.support.processes import Server
 
 # The rest: copies grow old and are asked for again, on whatever road.
 _MOST: Final = 0.9

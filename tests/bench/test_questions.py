@@ -2,13 +2,13 @@
 
 import json
 
-from proxy.core.binding import Signal
-from proxy.core.token import KeyRing, TokenKey
-from proxy.web.gateways.auth_request import AuthRequest
-from proxy.web.gateways.base import Manners
-from proxy.web.lines import gather
-from proxy.web.messages import Head, Subrequest
-from proxy.web.signals import SignalSources
+from sidegate.core.binding import Signal
+from sidegate.core.token import KeyRing, TokenKey
+from sidegate.web.gateways.auth_request import AuthRequest
+from sidegate.web.gateways.base import Manners
+from sidegate.web.gateways.client_signals import SignalSources
+from sidegate.web.server.header_lines import gather
+from sidegate.web.server.messages import Head, Subrequest
 from tests.bench.questions import bearing, carrying, creation, refreshment, subrequest
 from tests.bench.sessions import new_known
 

@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 
 import asyncpg
 
-from proxy.core.binding import DEFAULT_WIDTHS, Signal, mismatches
-from proxy.core.judge import judge
-from proxy.core.token import KeyRing, TokenKey
-from proxy.core.verdict import Allow
-from proxy.stores.postgres import PostgresStore
+from sidegate.core.binding import DEFAULT_WIDTHS, Signal, mismatches
+from sidegate.core.judge import judge
+from sidegate.core.token import KeyRing, TokenKey
+from sidegate.core.verdict import Allow
+from sidegate.stores.postgres.sessions import PostgresStore
 from tests.bench.sessions import new_database
-from tests.processes import Server
+from tests.support.processes import Server
 
 
 async def test_known_sessions_open_among_strangers(postgres_server: Server) -> None:

@@ -14,7 +14,7 @@ from tests.bench.roads import ROUTE
 from tests.bench.series import Series
 from tests.bench.stage import Stage
 from tests.bench.target import metrics, total
-from tests.processes import Server
+from tests.support.processes import Server
 
 CACHED: Final = 100_000
 # What runs after the start (the first catch-up, the feed's subscription) has run by then.

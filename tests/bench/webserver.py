@@ -7,7 +7,7 @@ from typing import Final
 
 from tests.bench.errors import NotMeasurable
 from tests.bench.stage import Stage
-from tests.processes import (
+from tests.support.processes import (
     SITE_PACKAGES,
     Child,
     Server,

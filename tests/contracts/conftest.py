@@ -5,9 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.protocols import DurableStore
-from tests.databases import Database, Mortal, MortalPostgres, PostgresDatabase, SqliteDatabase
-from tests.processes import Server
+from sidegate.core.protocols import DurableStore
+from tests.support.databases import (
+    Database,
+    Mortal,
+    MortalPostgres,
+    PostgresDatabase,
+    SqliteDatabase,
+)
+from tests.support.processes import Server
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

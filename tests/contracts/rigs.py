@@ -13,25 +13,25 @@ from typing import Any, Protocol
 
 import pytest
 
-from proxy.core.protocols import HotStore, SessionFinder
-from proxy.core.session import Session, SessionRecord
-from proxy.stores.batched import Batched, BatchedHot
-from proxy.stores.breaker import Breaker
-from proxy.stores.coalesce import Coalesce
-from proxy.stores.confirmed import Confirmed
-from proxy.stores.guarded import Guard, Guarded, GuardedHot
-from proxy.stores.local import LocalStore
-from proxy.stores.metered import Metered, MeteredLeaf
-from proxy.stores.migrate import migrate_postgres
-from proxy.stores.postgres import PostgresStore
-from proxy.stores.read_through import Beyond, ReadThrough
-from proxy.stores.redis import RedisStore
-from proxy.stores.remember_misses import Misses, RememberMisses
-from proxy.stores.sqlite import SqliteStore
-from tests.clock import FakeClock
-from tests.fakes import Shelf
-from tests.processes import Server, temporary_directory
-from tests.servers import start_cluster_node, start_redis, start_sentinel
+from sidegate.core.protocols import HotStore, SessionFinder
+from sidegate.core.session import Session, SessionRecord
+from sidegate.stores.client.batched import Batched, BatchedHot
+from sidegate.stores.client.circuit_breaker import Breaker
+from sidegate.stores.client.guard import Guard, Guarded, GuardedHot
+from sidegate.stores.client.metrics import Metered, MeteredLeaf
+from sidegate.stores.client.redis_trust import Confirmed
+from sidegate.stores.memory import LocalStore
+from sidegate.stores.negative_cache import Misses, RememberMisses
+from sidegate.stores.postgres.migrate import migrate_postgres
+from sidegate.stores.postgres.sessions import PostgresStore
+from sidegate.stores.read_through import Beyond, ReadThrough
+from sidegate.stores.redis.store import RedisStore
+from sidegate.stores.single_flight import Coalesce
+from sidegate.stores.sqlite.sessions import SqliteStore
+from tests.support.clock import FakeClock
+from tests.support.fakes import Shelf
+from tests.support.processes import Server, temporary_directory
+from tests.support.servers import start_cluster_node, start_redis, start_sentinel
 
 NOW = datetime.now(UTC)
 """When the contracts' sessions begin: a real Redis forgets what has ended by its own clock."""

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from proxy.core.actor import SIDEGATE, Actor, Change
-from proxy.core.analytics import Cause, Living, Peak, Sample, Totals
-from proxy.core.condition import Condition
-from proxy.core.durations import BOUNDS, Durations
-from proxy.core.errors import LimitReached, SessionExists, StoreUnavailable, UnreadableRecord
-from proxy.core.limits import AtLimit, Limit
-from proxy.core.protocols import AnalyticsStore, DurableStore, Touch
-from proxy.core.session import Session, SessionDetails, SessionRecord
-from proxy.core.session_type import SessionType
-from tests.clock import NOON
+from sidegate.core.actor import SIDEGATE, Actor, Change
+from sidegate.core.analytics import Cause, Living, Peak, Sample, Totals
+from sidegate.core.condition import Condition
+from sidegate.core.durations import BOUNDS, Durations
+from sidegate.core.errors import LimitReached, SessionExists, StoreUnavailable, UnreadableRecord
+from sidegate.core.limits import AtLimit, Limit
+from sidegate.core.protocols import AnalyticsStore, DurableStore, Touch
+from sidegate.core.session import Session, SessionDetails, SessionRecord
+from sidegate.core.session_type import SessionType
 from tests.contracts.values import a_digest, a_record, a_session
-from tests.databases import Database, Mortal
+from tests.support.clock import NOON
+from tests.support.databases import Database, Mortal
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)

@@ -7,17 +7,17 @@ from datetime import timedelta
 
 import pytest
 
-from proxy.core.actor import SIDEGATE, Actor, Change
-from proxy.core.audit import BEFORE_ALL, Action, AuditEvent, AuditFilter, Seal, sealed
-from proxy.core.condition import Condition
-from proxy.core.errors import LimitReached, SessionExists
-from proxy.core.limits import AtLimit, Limit
-from proxy.core.protocols import AuditLog, DurableStore, Touch
-from proxy.core.session import SessionDetails, SessionRecord
-from proxy.core.session_type import SessionType
-from tests.clock import NOON
+from sidegate.core.actor import SIDEGATE, Actor, Change
+from sidegate.core.audit import BEFORE_ALL, Action, AuditEvent, AuditFilter, Seal, sealed
+from sidegate.core.condition import Condition
+from sidegate.core.errors import LimitReached, SessionExists
+from sidegate.core.limits import AtLimit, Limit
+from sidegate.core.protocols import AuditLog, DurableStore, Touch
+from sidegate.core.session import SessionDetails, SessionRecord
+from sidegate.core.session_type import SessionType
 from tests.contracts.values import a_digest, a_record, a_session
-from tests.databases import Database
+from tests.support.clock import NOON
+from tests.support.databases import Database
 
 SECOND = timedelta(seconds=1)
 LOGIN = Actor("key:login-service", "192.0.2.7")

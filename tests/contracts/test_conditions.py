@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from proxy.core.condition import Condition
-from proxy.core.judge import state
-from proxy.core.limits import Limit
-from proxy.core.protocols import Cursor, DurableStore
-from proxy.core.session import Session, SessionId, SessionRecord
-from proxy.core.session_state import SessionState
-from proxy.core.session_type import SessionType
-from tests.clock import NOON
+from sidegate.core.condition import Condition
+from sidegate.core.judge import state
+from sidegate.core.limits import Limit
+from sidegate.core.protocols import Cursor, DurableStore
+from sidegate.core.session import Session, SessionId, SessionRecord
+from sidegate.core.session_state import SessionState
+from sidegate.core.session_type import SessionType
 from tests.contracts.values import TESTER, a_record, a_session, a_tombstone
-from tests.databases import Database
+from tests.support.clock import NOON
+from tests.support.databases import Database
 
 SECOND = timedelta(seconds=1)
 

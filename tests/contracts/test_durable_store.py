@@ -9,17 +9,16 @@ from typing import Any
 
 import pytest
 
-from proxy.core.actor import Actor, Change
-from proxy.core.binding import Binding
-from proxy.core.condition import Condition
-from proxy.core.errors import SessionExists, StoreUnavailable, UnreadableRecord
-from proxy.core.judge import judge
-from proxy.core.protocols import Cursor, DurableStore, Touch
-from proxy.core.session import Session, SessionDetails, SessionId, SessionRecord
-from proxy.core.session_state import SessionState
-from proxy.core.session_type import SessionType
-from proxy.core.verdict import Deny, Reason
-from tests.clock import NOON
+from sidegate.core.actor import Actor, Change
+from sidegate.core.binding import Binding
+from sidegate.core.condition import Condition
+from sidegate.core.errors import SessionExists, StoreUnavailable, UnreadableRecord
+from sidegate.core.judge import judge
+from sidegate.core.protocols import Cursor, DurableStore, Touch
+from sidegate.core.session import Session, SessionDetails, SessionId, SessionRecord
+from sidegate.core.session_state import SessionState
+from sidegate.core.session_type import SessionType
+from sidegate.core.verdict import Deny, Reason
 from tests.contracts.values import (
     a_digest,
     a_record,
@@ -28,7 +27,8 @@ from tests.contracts.values import (
     a_tombstone,
     an_id,
 )
-from tests.databases import Database, Mortal
+from tests.support.clock import NOON
+from tests.support.databases import Database, Mortal
 
 SECOND = timedelta(seconds=1)
 MICROSECOND = timedelta(microseconds=1)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.core.errors import StoreUnavailable
+from sidegate.core.errors import StoreUnavailable
 from tests.contracts.rigs import FINDERS, NOW, Rig
 from tests.contracts.values import a_digest, a_rotated_session, a_session, a_tombstone
 

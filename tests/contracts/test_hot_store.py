@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from proxy.core.session import Session
+from sidegate.core.session import Session
 from tests.contracts.rigs import HOT_STORES, NOW, HotRig
 from tests.contracts.values import a_digest, a_rotated_session, a_session
 

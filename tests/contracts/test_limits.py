@@ -5,15 +5,15 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from proxy.core.condition import Condition
-from proxy.core.errors import LimitReached, SessionExists
-from proxy.core.limits import AtLimit, Limit
-from proxy.core.protocols import DurableStore, Touch
-from proxy.core.session import Session
-from proxy.core.session_state import SessionState
-from proxy.core.session_type import SessionType
-from tests.clock import NOON
+from sidegate.core.condition import Condition
+from sidegate.core.errors import LimitReached, SessionExists
+from sidegate.core.limits import AtLimit, Limit
+from sidegate.core.protocols import DurableStore, Touch
+from sidegate.core.session import Session
+from sidegate.core.session_state import SessionState
+from sidegate.core.session_type import SessionType
 from tests.contracts.values import a_digest, a_record, a_session, a_tombstone
+from tests.support.clock import NOON
 
 MINUTE = timedelta(minutes=1)
 EVICTING = [AtLimit.EVICT_OLDEST, AtLimit.EVICT_IDLE_LONGEST]

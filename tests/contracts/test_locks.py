@@ -7,15 +7,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from proxy.core.audit import AuditFilter
-from proxy.core.errors import StoreUnavailable
-from proxy.core.lock import Contended, Hold, Lease, LeaseDigest
-from proxy.core.protocols import DurableStore, SessionLocks
-from proxy.core.session import SessionId, SessionRecord
-from tests.clock import NOON
+from sidegate.core.audit import AuditFilter
+from sidegate.core.errors import StoreUnavailable
+from sidegate.core.lock import Contended, Hold, Lease, LeaseDigest
+from sidegate.core.protocols import DurableStore, SessionLocks
+from sidegate.core.session import SessionId, SessionRecord
 from tests.contracts.values import a_digest, a_record, an_id
-from tests.databases import Database, Mortal
 from tests.stores.waiting import until
+from tests.support.clock import NOON
+from tests.support.databases import Database, Mortal
 
 MILLISECOND = timedelta(milliseconds=1)
 SECOND = timedelta(seconds=1)

@@ -7,8 +7,8 @@ from typing import Any
 
 from uuid_utils import uuid7
 
-from proxy.core.actor import Actor
-from proxy.core.analytics import (
+from sidegate.core.actor import Actor
+from sidegate.core.analytics import (
     WINDOWS,
     Cause,
     Living,
@@ -19,11 +19,11 @@ from proxy.core.analytics import (
     Window,
     report,
 )
-from proxy.core.durations import Durations
-from proxy.core.session import Session, SessionDetails, SessionId, SessionRecord
-from proxy.core.session_type import SessionType
-from proxy.core.token import Digest
-from tests.clock import NOON
+from sidegate.core.durations import Durations
+from sidegate.core.session import Session, SessionDetails, SessionId, SessionRecord
+from sidegate.core.session_type import SessionType
+from sidegate.core.token import Digest
+from tests.support.clock import NOON
 
 TESTER = Actor("tests")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.core.address import Address
+from sidegate.core.address import Address
 
 
 @pytest.mark.parametrize(

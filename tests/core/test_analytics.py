@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from proxy.core.analytics import (
+from sidegate.core.analytics import (
     WINDOWS,
     Cause,
     Happened,
@@ -17,9 +17,9 @@ from proxy.core.analytics import (
     report,
     stale,
 )
-from proxy.core.durations import Durations
-from proxy.core.session_type import SessionType
-from tests.clock import NOON
+from sidegate.core.durations import Durations
+from sidegate.core.session_type import SessionType
+from tests.support.clock import NOON
 
 MINUTE = timedelta(minutes=1)
 WEB, MOBILE, SSO = SessionType.WEB, SessionType.MOBILE, SessionType.SSO

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from proxy.core.actor import Actor
-from proxy.core.audit import BEFORE_ALL, Action, AuditEvent, Seal, seal, sealed
-from proxy.core.session import SessionId
+from sidegate.core.actor import Actor
+from sidegate.core.audit import BEFORE_ALL, Action, AuditEvent, Seal, seal, sealed
+from sidegate.core.session import SessionId
 
 EVENT = AuditEvent(
     number=1,

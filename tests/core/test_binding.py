@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.binding import UNBOUND, Binding, Signal, Signals, Widths, bind, mismatches, reduced
+from sidegate.core.binding import (
+    UNBOUND,
+    Binding,
+    Signal,
+    Signals,
+    Widths,
+    bind,
+    mismatches,
+    reduced,
+)
 
 ID: Final = "01890a5d-ac96-774b-bcce-b302099a8057"
 ANOTHER_ID: Final = "01890a5d-ac96-774b-bcce-b302099a8058"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.client_ip import sortable, stretch
+from sidegate.core.client_ip import sortable, stretch
 
 
 @given(st.ip_addresses(), st.integers(0, 128))

@@ -4,8 +4,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from proxy.core.clock import SharedClock, SystemClock
-from tests.clock import NOON, FakeClock
+from sidegate.core.clock import SharedClock, SystemClock
+from tests.support.clock import NOON, FakeClock
 
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.durations import BOUNDS, Durations
+from sidegate.core.durations import BOUNDS, Durations
 
 SECOND = 1_000_000
 TEN_YEARS = 3650 * 86_400 * SECOND

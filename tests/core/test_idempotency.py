@@ -2,9 +2,9 @@
 
 from itertools import product
 
-from proxy.core.idempotency import Idempotency
-from proxy.core.session_type import SessionType
-from proxy.core.token import KeyRing, Token, TokenKey
+from sidegate.core.idempotency import Idempotency
+from sidegate.core.session_type import SessionType
+from sidegate.core.token import KeyRing, Token, TokenKey
 
 OLD, NEW = TokenKey(1, bytes(32)), TokenKey(2, bytes(range(32)))
 

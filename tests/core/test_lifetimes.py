@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from proxy.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes
-from proxy.core.session_type import SessionType
+from sidegate.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes
+from sidegate.core.session_type import SessionType
 
 HOUR, MINUTE, NOTHING = timedelta(hours=1), timedelta(minutes=1), timedelta(0)
 

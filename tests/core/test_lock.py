@@ -2,7 +2,7 @@
 
 from hashlib import sha256
 
-from proxy.core.lock import LEASE, Lease
+from sidegate.core.lock import LEASE, Lease
 
 
 def test_no_two_leases_are_alike() -> None:

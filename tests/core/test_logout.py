@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from proxy.core.condition import Condition
-from proxy.core.errors import BadLogoutToken
-from proxy.core.logout import EVENT, LEEWAY, OLDEST, Logout, Provider, read_logout
-from tests.clock import NOON
+from sidegate.core.condition import Condition
+from sidegate.core.errors import BadLogoutToken
+from sidegate.core.logout import EVENT, LEEWAY, OLDEST, Logout, Provider, read_logout
+from tests.support.clock import NOON
 
 IDP = Provider("idp", "https://id.example", "shop")
 NOW = NOON.timestamp()

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from proxy.core.condition import Condition
-from proxy.core.judge import judge
-from proxy.core.pending import PendingRevocation
-from proxy.core.session import Session
-from proxy.core.session_type import SessionType
-from proxy.core.verdict import Deny, Reason
-from tests.clock import NOON
+from sidegate.core.condition import Condition
+from sidegate.core.judge import judge
+from sidegate.core.pending import PendingRevocation
+from sidegate.core.session import Session
+from sidegate.core.session_type import SessionType
+from sidegate.core.verdict import Deny, Reason
 from tests.contracts.test_conditions import FIELDS, made
 from tests.contracts.values import TESTER, a_session, an_id
+from tests.support.clock import NOON
 
 SECOND = timedelta(seconds=1)
 BEFORE = NOON - SECOND

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.core.secure_url import is_secure
+from sidegate.core.secure_url import is_secure
 
 
 @pytest.mark.parametrize(

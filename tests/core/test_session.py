@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from proxy.core.errors import SessionEnded
-from proxy.core.judge import judge, may_have_moved
-from proxy.core.session import Session
-from proxy.core.session_type import SessionType
-from proxy.core.verdict import Allow, Deny, Reason
-from proxy.stores.codec import encode
-from tests.clock import NOON
+from sidegate.core.errors import SessionEnded
+from sidegate.core.judge import judge, may_have_moved
+from sidegate.core.session import Session
+from sidegate.core.session_type import SessionType
+from sidegate.core.verdict import Allow, Deny, Reason
+from sidegate.stores.codec import encode
 from tests.contracts.values import a_digest, a_rotated_session, a_session
+from tests.support.clock import NOON
 
 A_MOMENT = timedelta(microseconds=1)
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.session_type import SessionType
-from proxy.core.token import SPELLED, KeyRing, Token, TokenKey, spelling_of
-from proxy.core.verdict import Deny, Reason
+from sidegate.core.session_type import SessionType
+from sidegate.core.token import SPELLED, KeyRing, Token, TokenKey, spelling_of
+from sidegate.core.verdict import Deny, Reason
 
 KEY = TokenKey(7, bytes(range(32)))
 RING = KeyRing([KEY])

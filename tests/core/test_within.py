@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from proxy.core.errors import StoreUnavailable
-from proxy.core.within import within
+from sidegate.core.errors import StoreUnavailable
+from sidegate.core.within import within
 
 
 async def soon() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.observe.prometheus import METRIC_NAMES, Metrics, registry
+from sidegate.observability.metrics import METRIC_NAMES, Metrics, registry
 from tests.contracts.values import a_report, a_session
 
 if TYPE_CHECKING:

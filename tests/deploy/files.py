@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from proxy.settings import Settings, load
+from sidegate.settings import Settings, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

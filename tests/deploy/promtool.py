@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
-from tests.processes import missing
+from tests.support.processes import missing
 
 if TYPE_CHECKING:
     from pathlib import Path

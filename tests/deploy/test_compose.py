@@ -13,8 +13,8 @@ import redis
 
 from tests.deploy.files import DEPLOY, caddyfile, document, settings, version
 from tests.deploy.secret_files import make_secrets, secret_files
-from tests.processes import Child, give_away, listens
-from tests.servers import start_redis
+from tests.support.processes import Child, give_away, listens
+from tests.support.servers import start_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -143,8 +143,8 @@ def test_what_is_copied_is_enough_to_build_the_distribution(tmp_path: Path) -> N
     (wheel,) = tmp_path.glob("sidegate-*.whl")
     packed = set(zipfile.ZipFile(wheel).namelist())
     here = {
-        str(file.relative_to(ROOT))
-        for file in (ROOT / "proxy").rglob("*")
+        str(file.relative_to(ROOT / "proxy"))
+        for file in (ROOT / "proxy/sidegate").rglob("*")
         if file.suffix in (".py", ".sql", ".lua", ".typed")
     }
     assert here <= packed

@@ -1,6 +1,6 @@
 """Builds that are broken on purpose: a rig that does not catch them proves nothing.
 
-Each patches one thing of `proxy`, in an instance's process, before it serves.
+Each patches one thing of `sidegate`, in an instance's process, before it serves.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from proxy.core.session import Session
-from proxy.core.token import Digest
-from proxy.core.verdict import Allow, Unavailable, Verdict
-from proxy.service.validator import Validator
-from proxy.stores.codec import decode
-from proxy.stores.confirmed import Confirmed
-from proxy.stores.local import LocalStore
-from proxy.stores.redis import RedisStore
-from proxy.web.gateways.base import Manners
-from proxy.web.messages import Answer
+from sidegate.core.session import Session
+from sidegate.core.token import Digest
+from sidegate.core.verdict import Allow, Unavailable, Verdict
+from sidegate.services.validator import Validator
+from sidegate.stores.client.redis_trust import Confirmed
+from sidegate.stores.codec import decode
+from sidegate.stores.memory import LocalStore
+from sidegate.stores.redis.store import RedisStore
+from sidegate.web.gateways.base import Manners
+from sidegate.web.server.messages import Answer
 
 
 @dataclass(frozen=True, slots=True)

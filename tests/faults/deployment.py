@@ -13,15 +13,15 @@ from typing import Final, TypeVar
 
 import asyncpg
 
-from proxy.core.token import KeyRing, TokenKey
-from proxy.stores.migrate import migrate_postgres
+from sidegate.core.token import KeyRing, TokenKey
+from sidegate.stores.postgres.migrate import migrate_postgres
 from tests.faults.load import LIMIT
 from tests.faults.rules import Rules
-from tests.processes import Server, temporary_directory
-from tests.servers import start_postgres, start_redis
-from tests.sidegate import Sidegate, start_sidegate
+from tests.stores.sql.wire import Wire
 from tests.stores.waiting import until
-from tests.stores.wire import Wire
+from tests.support.processes import Server, temporary_directory
+from tests.support.servers import start_postgres, start_redis
+from tests.support.sidegate import Sidegate, start_sidegate
 
 _T = TypeVar("_T")
 

@@ -136,7 +136,7 @@ async def _audited(deployment: Deployment, record: Record) -> None:
 
 async def _verified(deployment: Deployment) -> list[Breach]:
     """Let `sidegate audit verify` follow the chain."""
-    command = (sys.executable, "-m", "proxy", "audit", "verify")
+    command = (sys.executable, "-m", "sidegate", "audit", "verify")
     ran = await asyncio.create_subprocess_exec(
         *command,
         env=dict(deployment.environment()),

@@ -9,7 +9,7 @@ from typing import Final
 from tests.faults.client import Answer, Broken, Lines, Sent
 from tests.faults.history import Check, Record, Result, Road, now
 from tests.faults.population import Held
-from tests.sidegate import Sidegate
+from tests.support.sidegate import Sidegate
 
 # An instance that let somebody down gets nothing but one request in so many seconds, until it
 # answers: what nginx calls fail_timeout.

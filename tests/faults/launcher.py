@@ -15,9 +15,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from proxy import app, cli
-from proxy.core.clock import SystemClock
-from proxy.settings import Settings
+from sidegate.cli import main as cli
+from sidegate.core.clock import SystemClock
+from sidegate.runtime import server as app
+from sidegate.settings import Settings
 from tests.faults.broken import BUILDS
 
 _serve = app.serve

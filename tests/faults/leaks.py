@@ -14,7 +14,7 @@ from tests.faults.history import now
 from tests.faults.population import Held
 from tests.faults.rules import Breach
 from tests.faults.watch import metrics_text
-from tests.processes import Server
+from tests.support.processes import Server
 
 # Any token at all, whoever issued it; longer than a digest, in which the like may occur by chance.
 _TOKEN: Final = re.compile(rb"sg[a-z]_[A-Za-z0-9_-]{40,}")

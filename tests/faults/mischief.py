@@ -5,7 +5,7 @@ from collections import defaultdict
 from random import Random
 from typing import Final
 
-from tests.stores.wire import Link, Passing
+from tests.stores.sql.wire import Link, Passing
 
 # A bulk reply that is long enough for a session's record.
 _RECORD: Final = re.compile(rb"\$(\d{3,4})\r\n")

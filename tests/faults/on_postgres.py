@@ -17,7 +17,7 @@ from tests.faults.leaks import Secrets, everything_in_redis
 from tests.faults.mischief import CutsAfterCommit
 from tests.faults.rules import Breach
 from tests.faults.stage import Sign, Stage, apart, failed
-from tests.processes import Server, give_away, temporary_directory
+from tests.support.processes import Server, give_away, temporary_directory
 
 _DOWN: Final = 15.0
 _BAD: Final = 10.0

@@ -10,9 +10,9 @@ import redis as vendor
 from tests.faults.history import now
 from tests.faults.on_redis import client, configure, tell
 from tests.faults.stage import Episode, Stage, answered, apart, failed
-from tests.processes import temporary_directory
-from tests.servers import start_redis
 from tests.stores.waiting import until_answered
+from tests.support.processes import temporary_directory
+from tests.support.servers import start_redis
 
 _LASTS: Final = 5.0
 _BALLAST: Final = 60_000  # keys of a kilobyte

@@ -9,8 +9,8 @@ from itertools import count
 from random import Random
 from typing import Final
 
-from proxy.core.session_type import SessionType
-from proxy.core.token import KeyRing
+from sidegate.core.session_type import SessionType
+from sidegate.core.token import KeyRing
 from tests.faults.history import Road, now
 from tests.faults.rules import Rules
 

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Final
 
-from proxy.core.actor import Actor, Change
-from proxy.core.session import Session, SessionDetails, SessionId, SessionRecord
-from proxy.core.session_type import SessionType
-from proxy.core.token import Digest
-from proxy.stores.postgres import PostgresStore
+from sidegate.core.actor import Actor, Change
+from sidegate.core.session import Session, SessionDetails, SessionId, SessionRecord
+from sidegate.core.session_type import SessionType
+from sidegate.core.token import Digest
+from sidegate.stores.postgres.sessions import PostgresStore
 from tests.faults.beside import beside
 from tests.faults.deployment import Deployment
 from tests.faults.forgetting import Forgetting

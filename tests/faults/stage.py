@@ -13,8 +13,8 @@ from tests.faults.history import Dark, Forgotten, Hurt, Record, Result, Revoke, 
 from tests.faults.load import Load
 from tests.faults.rules import Breach
 from tests.faults.watch import Counters, counters
-from tests.processes import Server
-from tests.stores.wire import Wire
+from tests.stores.sql.wire import Wire
+from tests.support.processes import Server
 
 Episode = Callable[["Stage"], Awaitable[None]]
 """Lets a fault begin, lets it last while the load goes on, and heals it before it returns."""

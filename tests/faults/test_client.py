@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.faults.client import Broken, Lines
-from tests.processes import free_port
 from tests.stores.waiting import nothing_is_left, until
+from tests.support.processes import free_port
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -6,11 +6,11 @@ from hashlib import sha256
 import pytest
 import redis
 
-from proxy.core.session_type import SessionType
-from proxy.core.token import KeyRing, TokenKey
+from sidegate.core.session_type import SessionType
+from sidegate.core.token import KeyRing, TokenKey
 from tests.faults.leaks import Secrets, everything_in_redis
 from tests.faults.population import Held, forged
-from tests.processes import Server
+from tests.support.processes import Server
 
 TOKEN = KeyRing([TokenKey.generate()]).mint(SessionType.WEB).text
 RANDOM = urlsafe_b64decode(TOKEN[4:])[1:33]

@@ -12,8 +12,8 @@ from tests.faults.gateway import Gateway, Upstream
 from tests.faults.history import Check, Record, Result, Road
 from tests.faults.load import Rates
 from tests.faults.population import Held, Population
-from tests.processes import Child, Server
-from tests.sidegate import Sidegate
+from tests.support.processes import Child, Server
+from tests.support.sidegate import Sidegate
 
 ADA = Held("sgw_x", 1, "s1", "ada")
 

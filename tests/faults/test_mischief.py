@@ -7,8 +7,8 @@ from random import Random
 import pytest
 
 from tests.faults.mischief import CutsAfterCommit, Strays, reset_each
+from tests.stores.sql.wire import Wire
 from tests.stores.waiting import nothing_is_left
-from tests.stores.wire import Wire
 
 # Two records of two sessions, as Redis replies them.
 ONE, OTHER = b"$120\r\n" + b"1" * 120 + b"\r\n", b"$120\r\n" + b"2" * 120 + b"\r\n"

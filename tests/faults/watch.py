@@ -13,7 +13,7 @@ from typing import Final
 
 from tests.faults.client import Broken
 from tests.faults.gateway import Upstream
-from tests.processes import Server
+from tests.support.processes import Server
 
 Labels = frozenset[tuple[str, str]]
 Series = Mapping[tuple[str, Labels], float]

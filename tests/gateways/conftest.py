@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.core.token import TokenKey
-from proxy.stores.migrate import migrate_postgres
+from sidegate.core.token import TokenKey
+from sidegate.stores.postgres.migrate import migrate_postgres
 from tests.gateways.launch import GATEWAYS, start_gateway
-from tests.processes import (
+from tests.support.processes import (
     Child,
     Server,
     free_port,
@@ -25,8 +25,8 @@ from tests.processes import (
     start_on_a_free_port,
     temporary_directory,
 )
-from tests.servers import copy_postgres, start_postgres
-from tests.sidegate import ROOT, Created, Sidegate, start_sidegate
+from tests.support.servers import copy_postgres, start_postgres
+from tests.support.sidegate import ROOT, Created, Sidegate, start_sidegate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

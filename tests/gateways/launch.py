@@ -10,7 +10,7 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from tests.processes import (
+from tests.support.processes import (
     SCRIPTS,
     SITE_PACKAGES,
     Child,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.gateways.conftest import Outage
-    from tests.sidegate import Created, Sidegate
+    from tests.support.sidegate import Created, Sidegate
 
     Credential = Callable[[str], list[Line]]
 

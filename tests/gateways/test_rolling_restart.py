@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.core.token import TokenKey
-from proxy.stores.migrate import migrate_postgres
+from sidegate.core.token import TokenKey
+from sidegate.stores.postgres.migrate import migrate_postgres
 from tests.gateways.http_client import Client
 from tests.gateways.launch import start_gateway
-from tests.processes import temporary_directory
-from tests.sidegate import Sidegate, start_sidegate
+from tests.support.processes import temporary_directory
+from tests.support.sidegate import Sidegate, start_sidegate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.processes import Server
+    from tests.support.processes import Server
 
 PATIENCE = 60.0
 

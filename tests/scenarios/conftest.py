@@ -11,10 +11,10 @@ from hashlib import sha256
 import aiohttp
 import pytest
 
-from proxy.core.token import TokenKey
-from proxy.stores.migrate import migrate_postgres
-from tests.processes import Server, temporary_directory
-from tests.sidegate import Sidegate, start_sidegate
+from sidegate.core.token import TokenKey
+from sidegate.stores.postgres.migrate import migrate_postgres
+from tests.support.processes import Server, temporary_directory
+from tests.support.sidegate import Sidegate, start_sidegate
 
 
 @dataclass(frozen=True)

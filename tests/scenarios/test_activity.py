@@ -7,7 +7,7 @@ from collections.abc import Callable
 import aiohttp
 
 from tests.scenarios.test_outages import check
-from tests.sidegate import Sidegate
+from tests.support.sidegate import Sidegate
 
 
 async def test_checks_are_noted_and_written_down_at_the_latest_on_the_way_out(

@@ -7,8 +7,8 @@ from typing import Any
 
 import aiohttp
 
-from tests.processes import PATIENCE, Server
-from tests.sidegate import Sidegate
+from tests.support.processes import PATIENCE, Server
+from tests.support.sidegate import Sidegate
 
 OFTEN = {"SIDEGATE_ANALYTICS__INTERVAL": "50ms"}
 

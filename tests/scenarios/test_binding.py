@@ -9,8 +9,8 @@ from http.client import HTTPConnection
 import pytest
 from aiohttp import ClientSession
 
-from tests.processes import temporary_directory
-from tests.sidegate import Created, Sidegate, start_sidegate
+from tests.support.processes import temporary_directory
+from tests.support.sidegate import Created, Sidegate, start_sidegate
 
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
 PATIENCE = 10.0

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 
-from tests.processes import temporary_directory
 from tests.scenarios.test_outages import check, statuses_until
-from tests.sidegate import Sidegate, start_sidegate
+from tests.support.processes import temporary_directory
+from tests.support.sidegate import Sidegate, start_sidegate
 
 LOGINS, LIMIT = 50, 3
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from tests.scenarios.conftest import Deployment
-from tests.sidegate import Sidegate
 from tests.stores.waiting import until_answered
+from tests.support.sidegate import Sidegate
 
 
 class Answer(NamedTuple):

@@ -11,10 +11,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.certificate import certificate
 from tests.scenarios.test_outages import check, statuses_until
-from tests.sidegate import Sidegate
-from tests.web.identity_provider import CLIENT_ID, IdentityProvider, Signer, identity_provider
+from tests.support.certificate import certificate
+from tests.support.sidegate import Sidegate
+from tests.web.oidc.identity_provider import CLIENT_ID, IdentityProvider, Signer, identity_provider
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from tests.scenarios.conftest import Deployment
-from tests.sidegate import Sidegate
+from tests.support.sidegate import Sidegate
 
 # Longer than a copy in memory is believed (5 s), with room for a slow machine.
 PATIENCE = 10.0

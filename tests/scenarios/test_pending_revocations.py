@@ -10,11 +10,11 @@ import aiohttp
 import asyncpg
 import pytest
 
-from tests.processes import python_module
 from tests.scenarios.conftest import Deployment
 from tests.scenarios.test_outages import PATIENCE, check, statuses_until
-from tests.sidegate import Created, Sidegate
 from tests.stores.waiting import until_answered
+from tests.support.processes import python_module
+from tests.support.sidegate import Created, Sidegate
 
 BOUND = 5.0
 """Seconds after which a revocation that was acknowledged lets nobody in, whatever has failed."""
@@ -185,7 +185,7 @@ async def test_the_command_line_can_leave_it_pending(
 ) -> None:
     session = await known_everywhere(http, deployment)
     await asyncio.to_thread(deployment.postgres.kill)
-    command = python_module("proxy", "session", "revoke", session.session_id)
+    command = python_module("sidegate", "session", "revoke", session.session_id)
     done = await asyncio.to_thread(
         subprocess.run,
         command,

@@ -7,7 +7,7 @@ import aiohttp
 
 from tests.scenarios.conftest import Deployment
 from tests.scenarios.test_outages import check
-from tests.sidegate import Sidegate
+from tests.support.sidegate import Sidegate
 
 CALLERS = 30
 

@@ -7,18 +7,18 @@ from contextlib import suppress
 
 import pytest
 
-from proxy.core.errors import StoreUnavailable
-from proxy.core.session_type import SessionType
-from proxy.core.token import KeyRing, Token, TokenKey
-from proxy.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
-from proxy.house import House, built
-from proxy.service.sessions import NewSession
-from proxy.settings import load
-from proxy.stores.migrate import migrate_postgres
+from sidegate.core.errors import StoreUnavailable
+from sidegate.core.session_type import SessionType
+from sidegate.core.token import KeyRing, Token, TokenKey
+from sidegate.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
+from sidegate.runtime.container import House, built
+from sidegate.services.sessions import NewSession
+from sidegate.settings import load
+from sidegate.stores.postgres.migrate import migrate_postgres
 from tests.contracts.values import TESTER
-from tests.processes import Server
+from tests.stores.sql.wire import Wire
 from tests.stores.waiting import until, until_answered
-from tests.stores.wire import Wire
+from tests.support.processes import Server
 
 KEY = TokenKey.generate()
 

@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from proxy.stores.redis import RedisStore
-from tests.processes import Server
-from tests.stores.wire import Wire
+from sidegate.stores.redis.store import RedisStore
+from tests.stores.sql.wire import Wire
+from tests.support.processes import Server
 
 Raw = Redis  # generic in other versions' stubs
 

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.binding import Binding, Signal
-from proxy.core.errors import UnreadableRecord
-from proxy.core.judge import judge
-from proxy.core.session import NEVER, Session, SessionId
-from proxy.core.session_type import SessionType
-from proxy.core.token import Digest
-from proxy.stores.codec import HEAD, decode, encode
-from tests.clock import NOON
+from sidegate.core.binding import Binding, Signal
+from sidegate.core.errors import UnreadableRecord
+from sidegate.core.judge import judge
+from sidegate.core.session import NEVER, Session, SessionId
+from sidegate.core.session_type import SessionType
+from sidegate.core.token import Digest
+from sidegate.stores.codec import HEAD, decode, encode
 from tests.contracts.values import a_digest, a_rotated_session, a_session, a_tombstone
+from tests.support.clock import NOON
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LAST: Final = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from proxy.core.errors import StoreUnavailable
-from proxy.stores.heartbeat import PATIENCE, Heartbeat
-from tests.clock import FakeClock
+from sidegate.core.errors import StoreUnavailable
+from sidegate.stores.heartbeat import PATIENCE, Heartbeat
 from tests.contracts.rigs import ignore
+from tests.support.clock import FakeClock
 
 
 async def rested(*, meanwhile: float) -> None:

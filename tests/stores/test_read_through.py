@@ -6,13 +6,13 @@ from typing import Final
 
 import pytest
 
-from proxy.core.errors import StoreUnavailable, UnreadableRecord
-from proxy.core.session import Session
-from proxy.stores.read_through import Beyond, ReadThrough
-from tests.clock import NOON, FakeClock
+from sidegate.core.errors import StoreUnavailable, UnreadableRecord
+from sidegate.core.session import Session
+from sidegate.stores.read_through import Beyond, ReadThrough
 from tests.contracts.values import a_digest, a_rotated_session, a_session, a_tombstone
-from tests.fakes import Shelf
 from tests.stores.waiting import until
+from tests.support.clock import NOON, FakeClock
+from tests.support.fakes import Shelf
 
 HOUR: Final = timedelta(hours=1)
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.core.address import Address
+from sidegate.core.address import Address
 
 # A hang is a failure and not a slow test; what is healthy answers within milliseconds.
 _PATIENCE: Final = 5.0

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
-from proxy.web.door import Door
+from sidegate.web.server.listener import Door
 
 _HEAD: Final = re.compile(rb"HTTP/\d\.\d \d{3} [^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n")
 # So many turns of the loop: an answer of either lane takes a handful.

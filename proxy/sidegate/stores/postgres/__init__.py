@@ -1,0 +1,1 @@
+"""The Postgres stores: sessions, audit trail, analytics, locks, logout tokens."""

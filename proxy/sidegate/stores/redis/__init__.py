@@ -1,0 +1,1 @@
+"""The Redis store: one server, Sentinel or Cluster; change notifications; pending revocations."""

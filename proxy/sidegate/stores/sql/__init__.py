@@ -1,0 +1,1 @@
+"""What both SQL databases share: rows, conditions, retries of unknown outcomes, migrations."""

@@ -1,0 +1,1 @@
+"""The SQLite stores: sessions, audit trail, analytics, locks, logout tokens."""

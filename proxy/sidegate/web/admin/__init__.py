@@ -1,0 +1,1 @@
+"""The admin listener: the API that manages sessions, and its OpenAPI document."""

@@ -1,0 +1,1 @@
+"""The gate listener: session checks for gateways, and the session status."""

@@ -1,0 +1,1 @@
+"""The HTTP server: listeners, the fast path for plain requests, parsing and writing."""

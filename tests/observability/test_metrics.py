@@ -1,0 +1,350 @@
+"""What Prometheus is told: every series by its name, bounded, and never a secret."""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import Metric, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as plain
+
+from sidegate.core.analytics import Living, Peak, Sample, Totals, Window, report
+from sidegate.core.session import Session
+from sidegate.core.session_type import SessionType
+from sidegate.core.token import KeyRing, TokenKey
+from sidegate.core.verdict import Reason
+from sidegate.observability.metrics import BUCKETS, METRIC_NAMES, Metrics, registry
+from tests.contracts.values import a_report, a_session
+from tests.support.clock import NOON
+
+TOKEN = KeyRing([TokenKey(1, bytes(range(32)))]).mint(SessionType.WEB)
+SESSION = a_session(user_id="ada@example.org", digest=TOKEN.digest())
+GATEWAYS = ("auth-request", "forward-auth", "ext-authz")
+STORES = ("local", "redis", "postgres", "sqlite")
+OUTAGES = ("redis", "postgres", "sqlite", "deadline", "unreadable")
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+class Remembered(list[int]):
+    """Memory as the metrics see it."""
+
+    hits = 7
+    misses = 3
+    size = 1000
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(version="1.2.3", revocation_bound=5.0)
+
+
+def everything_happens_to(metrics: Metrics, session: Session = SESSION) -> None:
+    """Count something of each kind, with every label it can have."""
+    for gateway in GATEWAYS:
+        metrics.check(gateway, "allow", "ok", 0.00005)
+        for reason in Reason:
+            metrics.check(gateway, "deny", reason.value, 0.001)
+        for store in OUTAGES:
+            metrics.check(gateway, "unavailable", store, 0.15)
+    for store in STORES:
+        for outcome in ("hit", "miss", "error"):
+            metrics.lookup(store, outcome, 0.002)
+        metrics.watch_breaker(store, lambda: "closed")
+        metrics.watch_round_trips(store, lambda: 3)
+        metrics.unreadable_record(store)
+    for listener in ("gate", "admin", "ops"):
+        metrics.bad_request(listener)
+    for feed in ("redis", "catch_up"):
+        metrics.feed_up(feed, up=True)
+        metrics.feed_gap(feed)
+        metrics.feed_lag(feed, 0.001)
+    metrics.created(session)
+    metrics.ended(session, "revoked")
+    metrics.admin_request("/v1/sessions/{id}", "GET", 200)
+    for outcome in ("ended", "nobody", "invalid", "replayed", "unasked", "unavailable"):
+        metrics.logout("idp", outcome)
+    metrics.untrusted_peer()
+    metrics.connection_refused()
+    metrics.watch_connections(lambda: {"express": 2, "aiohttp": 1})
+    for outcome in ("written", "failed", "dropped"):
+        metrics.touches(outcome, 1)
+    for outcome in ("purged", "failed"):
+        metrics.cleanups(outcome, 1)
+    for outcome in ("sealed", "forgotten", "failed"):
+        metrics.audit_events(outcome, 1)
+    for outcome in ("acquired", "contended", "renewed", "lost", "released"):
+        metrics.lock(outcome)
+    for outcome in ("taken", "failed"):
+        metrics.samples(outcome)
+    metrics.analytics(a_report())
+    metrics.binding_mismatch("ip", "deny")
+    metrics.binding_revocation("revoked")
+    metrics.pended("accepted")
+
+
+def told(metrics: Metrics) -> list[Metric]:
+    """Return what a Prometheus server understands of a scrape."""
+    return list(plain(generate_latest(registry(metrics)).decode()))
+
+
+def series(families: Iterable[Metric]) -> Series:
+    samples = [sample for family in families for sample in family.samples]
+    values = {(each.name, frozenset(each.labels.items())): each.value for each in samples}
+    assert len(values) == len(samples), "a series is told twice"
+    return values
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return series(told(metrics))[name, frozenset(labels.items())]
+
+
+def own(families: Iterable[Metric]) -> list[Metric]:
+    return [family for family in families if family.name.startswith("sidegate")]
+
+
+def test_metric_names_are_the_names_of_every_series_there_is(metrics: Metrics) -> None:
+    everything_happens_to(metrics)
+
+    assert {name for name, _ in series(own(told(metrics)))} == METRIC_NAMES
+
+
+def test_no_documented_name_is_missing() -> None:
+    histograms = ("sidegate_check_duration_seconds", "sidegate_lookup_duration_seconds")
+    documented = {
+        *(name + ending for name in histograms for ending in ("_bucket", "_count", "_sum")),
+        "sidegate_checks_total",
+        "sidegate_store_up",
+        "sidegate_breaker_state",
+        "sidegate_unreadable_records_total",
+        "sidegate_local_sessions",
+        "sidegate_sessions_created_total",
+        "sidegate_sessions_ended_total",
+        "sidegate_untrusted_peers_total",
+        "sidegate_gate_connections",
+        "sidegate_gate_connections_refused_total",
+        "sidegate_local_bytes",
+        "sidegate_bad_requests_total",
+        "sidegate_admin_requests_total",
+        "sidegate_feed_up",
+        "sidegate_feed_gaps_total",
+        "sidegate_revocation_bound_seconds",
+        "sidegate_draining",
+        "sidegate_build_info",
+    }
+
+    assert documented <= METRIC_NAMES
+
+
+def test_both_formats_tell_the_same(metrics: Metrics) -> None:
+    everything_happens_to(metrics)
+    everything = registry(metrics)
+
+    text = generate_openmetrics(everything).decode()  # type: ignore[no-untyped-call]  # nor this
+    families = openmetrics(text)  # type: ignore[no-untyped-call]  # it has none
+
+    assert series(own(families)) == series(own(told(metrics)))
+
+
+def test_before_anything_has_happened_a_scrape_is_well_formed(metrics: Metrics) -> None:
+    families = own(told(metrics))
+
+    assert all(family.documentation for family in families)
+    assert all(family.type != "unknown" for family in families)
+    assert value(metrics, "sidegate_untrusted_peers_total") == 0
+    assert value(metrics, "sidegate_local_sessions") == 0
+    assert value(metrics, "sidegate_draining") == 0
+    assert value(metrics, "sidegate_revocation_bound_seconds") == 5
+    assert value(metrics, "sidegate_build_info", version="1.2.3") == 1
+
+
+def test_process_and_platform_are_told_too(metrics: Metrics) -> None:
+    names = {family.name for family in told(metrics)}
+
+    assert {"process_resident_memory_bytes", "python_info", "python_gc_collections"} <= names
+
+
+def test_a_check_is_counted_under_its_gateway_result_and_reason(metrics: Metrics) -> None:
+    for _ in range(3):
+        metrics.check("ext-authz", "deny", "revoked", 0.001)
+    metrics.check("auth-request", "deny", "revoked", 0.001)
+
+    name, labels = "sidegate_checks_total", {"result": "deny", "reason": "revoked"}
+    assert value(metrics, name, gateway="ext-authz", **labels) == 3
+    assert value(metrics, name, gateway="auth-request", **labels) == 1
+
+
+def test_a_check_told_at_once_is_counted_with_the_others_and_as_one_of_the_quickest(
+    metrics: Metrics,
+) -> None:
+    tally = metrics.checks_at_once("auth-request")
+    for _ in range(3):
+        tally["allow", "ok"] += 1
+    tally["deny", "missing"] += 1
+    metrics.check("auth-request", "allow", "ok", 0.2)
+
+    name, allowed = "sidegate_checks_total", {"result": "allow", "reason": "ok"}
+    assert value(metrics, name, gateway="auth-request", **allowed) == 4
+    seconds, gateway = "sidegate_check_duration_seconds", {"gateway": "auth-request"}
+    assert value(metrics, f"{seconds}_bucket", le=str(BUCKETS[0]), **gateway) == 4
+    assert value(metrics, f"{seconds}_count", **gateway) == 5
+    assert value(metrics, f"{seconds}_sum", **gateway) == pytest.approx(0.2)
+
+
+def test_what_memory_counts_for_itself_is_told_beside_the_other_stores(metrics: Metrics) -> None:
+    metrics.watch_local(Remembered())
+    metrics.lookup("redis", "hit", 0.001)
+
+    name = "sidegate_lookup_duration_seconds_count"
+    assert value(metrics, name, store="local", outcome="hit") == 7
+    assert value(metrics, name, store="local", outcome="miss") == 3
+    assert value(metrics, name, store="redis", outcome="hit") == 1
+    assert value(metrics, "sidegate_local_bytes") == 1000
+
+
+def test_creations_and_ends_are_counted_by_type(metrics: Metrics) -> None:
+    for type_ in (SessionType.WEB, SessionType.API, SessionType.API):
+        metrics.created(a_session(type=type_))
+    metrics.ended(a_session(type=SessionType.API), "revoked")
+
+    assert value(metrics, "sidegate_sessions_created_total", type="web") == 1
+    assert value(metrics, "sidegate_sessions_created_total", type="api") == 2
+    assert value(metrics, "sidegate_sessions_ended_total", type="api", cause="revoked") == 1
+
+
+def test_the_analytics_are_those_of_the_last_report(metrics: Metrics) -> None:
+    before = series(own(told(metrics)))
+    metrics.analytics(a_report(at=NOON - timedelta(days=1)))
+    metrics.analytics(a_report())
+
+    assert not [name for name, _ in before if name.startswith("sidegate_analytics")]
+    name = "sidegate_analytics"
+    assert value(metrics, f"{name}_sample_timestamp_seconds") == NOON.timestamp()
+    assert value(metrics, f"{name}_active_sessions", type="sso") == 2
+    assert value(metrics, f"{name}_active_users") == 3
+    assert value(metrics, f"{name}_peak_sessions", window="1h") == 10
+    assert value(metrics, f"{name}_created_sessions", window="24h", type="web") == 1
+    assert value(metrics, f"{name}_ended_sessions", window="7d", cause="idle") == 1
+    duration = f"{name}_session_duration_seconds"
+    assert value(metrics, duration, window="7d", measure="average") == 1
+
+
+def test_a_duration_that_does_not_exist_is_not_told(metrics: Metrics) -> None:
+    nothing = Sample(NOON, Living(), Totals())
+    metrics.analytics(report(nothing, {"1h": Window(nothing, Peak(0, NOON))}))
+
+    names = {name for name, _ in series(told(metrics))}
+    assert "sidegate_analytics_session_duration_seconds" not in names
+    assert value(metrics, "sidegate_analytics_active_sessions", type="web") == 0
+
+
+@pytest.mark.parametrize(("state", "up"), [("closed", 1), ("half_open", 0), ("open", 0)])
+def test_a_breaker_is_in_one_state(metrics: Metrics, state: str, up: int) -> None:
+    metrics.watch_breaker("redis", lambda: state)
+
+    states = {
+        each: value(metrics, "sidegate_breaker_state", store="redis", state=each)
+        for each in ("closed", "half_open", "open")
+    }
+    assert states == {each: float(each == state) for each in states}
+    assert value(metrics, "sidegate_store_up", store="redis") == up
+
+
+def test_what_is_watched_is_read_at_each_scrape(metrics: Metrics) -> None:
+    sessions = Remembered()
+    metrics.watch_local(sessions)
+    metrics.watch_draining(lambda: len(sessions) > 1)
+
+    readings = []
+    for _ in range(3):
+        readings.append(
+            (value(metrics, "sidegate_local_sessions"), value(metrics, "sidegate_draining"))
+        )
+        sessions.append(0)
+
+    assert readings == [(0, 0), (1, 0), (2, 1)]
+
+
+def test_a_feed_is_up_until_it_is_not(metrics: Metrics) -> None:
+    metrics.feed_up("redis", up=True)
+    metrics.feed_up("catch_up", up=True)
+    metrics.feed_up("redis", up=False)
+    metrics.feed_gap("redis")
+    metrics.feed_lag("redis", 0.001)
+
+    assert value(metrics, "sidegate_feed_up", feed="redis") == 0
+    assert value(metrics, "sidegate_feed_up", feed="catch_up") == 1
+    assert value(metrics, "sidegate_feed_gaps_total", feed="redis") == 1
+
+
+def test_the_buckets_are_those_of_a_cache_and_not_of_a_web_page() -> None:
+    assert list(BUCKETS) == sorted(BUCKETS)
+    assert (BUCKETS[0], BUCKETS[-1], len(BUCKETS)) == (0.0001, 2.5, 14)
+
+
+durations = st.floats(0, 10, allow_nan=False)
+
+
+@given(st.lists(durations, min_size=1, max_size=30))
+def test_buckets_are_cumulative_and_add_up(seconds: list[float]) -> None:
+    metrics = Metrics(version="", revocation_bound=0)
+    for each in seconds:
+        metrics.lookup("local", "hit", each)
+
+    labels = {("store", "local"), ("outcome", "hit")}
+    found = series(told(metrics))
+    name = "sidegate_lookup_duration_seconds"
+    buckets = {
+        float(dict(own_labels)["le"]): count
+        for (each_name, own_labels), count in found.items()
+        if each_name == f"{name}_bucket"
+    }
+    bounds = sorted(buckets)
+    assert bounds == [*BUCKETS, math.inf]
+    assert all(buckets[low] <= buckets[high] for low, high in pairwise(bounds))
+    assert buckets == {bound: sum(each <= bound for each in seconds) for bound in bounds}
+    assert found[f"{name}_count", frozenset(labels)] == len(seconds)
+    assert found[f"{name}_sum", frozenset(labels)] == pytest.approx(sum(seconds))
+
+
+def test_no_label_tells_whose_it_was(metrics: Metrics) -> None:
+    everything_happens_to(metrics)
+
+    text = generate_latest(registry(metrics)).decode()
+
+    for secret in (TOKEN.text[4:16], SESSION.digest.hex(), SESSION.user_id, SESSION.id):
+        assert secret not in text
+    assert not re.search(r"sg[wmavs]_", text)
+
+
+def test_a_thousand_users_make_no_more_series_than_one(metrics: Metrics) -> None:
+    everything_happens_to(metrics)
+    before = series(own(told(metrics))).keys()
+    for number in range(1000):
+        everything_happens_to(metrics, a_session(user_id=f"user {number}"))
+
+    assert series(own(told(metrics))).keys() == before
+    assert len(before) < 500  # a scrape is work on the loop that answers checks
+
+
+def test_every_label_has_few_values(metrics: Metrics) -> None:
+    everything_happens_to(metrics)
+
+    values: defaultdict[str, set[str]] = defaultdict(set)
+    for _, labels in series(own(told(metrics))):
+        for name, each in labels:
+            values[name].add(each)
+
+    assert values.keys() == {
+        "gateway", "result", "reason", "store", "outcome", "state", "type", "cause", "listener",
+        "route", "method", "status", "feed", "version", "le", "signal", "policy", "lane",
+        "provider", "window", "measure",
+    }  # fmt: skip
+    assert values["result"] == {"allow", "deny", "unavailable"}
+    assert values["reason"] == {"ok", *(reason.value for reason in Reason), *OUTAGES}

@@ -1,0 +1,25 @@
+"""What tests of the verbs share: each durable store in turn, empty."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sidegate.core.protocols import DurableStore
+from sidegate.stores.postgres.migrate import migrate_postgres
+from sidegate.stores.postgres.sessions import PostgresStore
+from sidegate.stores.sqlite.sessions import SqliteStore
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def durable(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[DurableStore]:
+    """A durable store, empty."""
+    store: SqliteStore | PostgresStore
+    if request.param == "sqlite":
+        store = await SqliteStore.open(tmp_path / "sidegate.db")
+    else:
+        url = request.getfixturevalue("database_url")
+        await migrate_postgres(url)
+        store = await PostgresStore.open(url)
+    yield store
+    await store.close()
