@@ -8,7 +8,7 @@ from sidegate.core.analytics import Cause
 from sidegate.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, preset_lifetimes
 from sidegate.core.session_type import SessionType
 from sidegate.settings import load
-from sidegate.settings.values import spell_duration
+from sidegate.settings.values import format_duration
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -33,8 +33,8 @@ def deadlines() -> str:
 
 def spelled(lifetimes: Lifetimes) -> str:
     idle = lifetimes.idle_timeout
-    silence = "any silence" if idle is None else f"idle {spell_duration(idle)}"
-    return f"{spell_duration(lifetimes.lifetime)}, {silence}"
+    silence = "any silence" if idle is None else f"idle {format_duration(idle)}"
+    return f"{format_duration(lifetimes.lifetime)}, {silence}"
 
 
 def test_the_deadlines_in_the_docs_are_the_codes() -> None:

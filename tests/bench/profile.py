@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from timeit import repeat
 from typing import Any, Final, NamedTuple
 
-from sidegate.core.token import KeyRing, TokenKey, spelling_of, unverified_digest_of
-from sidegate.runtime.container import House, built
+from sidegate.core.token import KeyRing, TokenKey, token_text_of, unverified_digest_of
+from sidegate.runtime.container import Container, build_services
 from sidegate.settings import load
-from sidegate.web.gate.app import desks
+from sidegate.web.gate.app import build_handlers
 from sidegate.web.gate.check import Check
-from sidegate.web.gateways.base import Manners
+from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
 from sidegate.web.gateways.credentials import CredentialSources
-from sidegate.web.server.fast_path import ExpressLane
+from sidegate.web.server.fast_path import FastPath
 from tests.bench.questions import subrequest
 from tests.bench.sessions import new_known, record_of
 from tests.bench.stage import EVERYTHING_ON
@@ -53,9 +53,9 @@ async def profiled(*, calls: int = _CALLS, rows: int = _ROWS) -> Sequence[Cost]:
     environ = EVERYTHING_ON | {
         # Nobody is there: the clock that instances share is all that it is for.
         "SIDEGATE_DATABASE_URL": "postgresql://127.0.0.1:1/nobody",
-        "SIDEGATE_TOKEN__KEYS": _KEY.spell(),
+        "SIDEGATE_TOKEN__KEYS": _KEY.formatted(),
     }
-    async with built(load(None, environ)) as house:
+    async with build_services(load(None, environ)) as house:
         timed = [
             Cost(function, min(repeat(call, number=calls, repeat=rows)) / calls * 1e6, depth)
             for function, depth, call in _functions(house)
@@ -72,12 +72,12 @@ def table(costs: Sequence[Cost]) -> str:
     )
 
 
-def _functions(house: House) -> Iterator[tuple[str, int, Callable[[], object]]]:
+def _functions(house: Container) -> Iterator[tuple[str, int, Callable[[], object]]]:
     known = new_known(1, KeyRing([_KEY]))
-    house.local.keep(record_of(known, datetime.now(UTC)).session)
+    house.local.put_nowait(record_of(known, datetime.now(UTC)).session)
     sources, sink = CredentialSources(), _Sink()
     desk = _desk(house, sources)
-    lane = ExpressLane([desk], trust=lambda _: True, clock=house.means.clock, learn_every=1)
+    lane = FastPath([desk], trust=lambda _: True, clock=house.means.clock, learn_every=1)
     connection: Any = lane.connection(asyncio.Protocol)
     connection.connection_made(sink)
     raw = subrequest(known, path=desk.route).encode("ascii")
@@ -87,32 +87,32 @@ def _functions(house: House) -> Iterator[tuple[str, int, Callable[[], object]]]:
 
     [(_, forms)] = lane.plain
     head = forms.read(raw)
-    spelling = spelling_of(known.token.text)
+    spelling = token_text_of(known.token.text)
     assert head is not None
     assert spelling is not None
     digest, now = unverified_digest_of(spelling), house.means.clock.now()
-    session = house.local.peek(digest)
+    session = house.local.get_nowait(digest)
     assert session is not None
-    said: Any = session.margin
+    said: Any = session.cached_reply
     yield "Connection.data_received", 0, lambda: connection.data_received(raw)
     yield "Forms.read", 1, lambda: forms.read(raw)
-    yield "Check.at_once", 1, lambda: desk.at_once(head)
-    yield "CredentialSources.spelling", 2, lambda: sources.spelling(head)
+    yield "Check.at_once", 1, lambda: desk.try_fast(head)
+    yield "CredentialSources.spelling", 2, lambda: sources.token_text(head)
     yield "SharedClock.now", 2, house.means.clock.now
-    yield "Validator.recall", 2, lambda: house.validator.recall(spelling, now)
+    yield "Validator.recall", 2, lambda: house.validator.check_memory(spelling, now)
     yield "unverified_digest_of", 3, lambda: unverified_digest_of(spelling)
-    yield "LocalStore.peek", 3, lambda: house.local.peek(digest)
+    yield "LocalStore.peek", 3, lambda: house.local.get_nowait(digest)
     yield "_Said.holds", 2, lambda: said.holds(said.gateway, head)
-    yield "Toucher.seen", 2, lambda: house.toucher.seen(session, now)
+    yield "Toucher.seen", 2, lambda: house.toucher.on_allowed(session, now)
     answer = said.common, said.own, lane.ending, said.body
     yield "join and write", 1, lambda: sink.write(b"".join(answer))
 
 
-def _desk(house: House, sources: CredentialSources) -> Check:
+def _desk(house: Container, sources: CredentialSources) -> Check:
     signals = SignalSources(wanted=house.binding.watched)
-    desk, *_ = desks(
+    desk, *_ = build_handlers(
         house.validator,
-        Manners(sources=sources, signals=signals),
+        GatewayPolicy(sources=sources, signals=signals),
         events=house.metrics,
         clock=house.means.clock,
         binding=house.binding,

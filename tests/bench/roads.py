@@ -10,7 +10,7 @@ from tests.support.sidegate import Sidegate
 
 ROUTE: Final = "/auth-request"
 
-_NO_MEMORY: Final = {"SIDEGATE_LOCAL__MAX_SESSIONS": "1"}  # one copy is none, with 500 in turn
+_NO_MEMORY: Final = {"SIDEGATE_MEMORY__MAX_SESSIONS": "1"}  # one copy is none, with 500 in turn
 _USERS: Final = 1000
 # Each run refreshes so many sessions, over and over; the next run gets others, since the tokens in
 # the file have been rotated out.
@@ -19,7 +19,7 @@ _RUNS: Final = 40
 
 
 def local(stage: Stage) -> Target:
-    return _asking(stage, stage.usual, stage.sidegate("local", stage.usual), found_in="local")
+    return _asking(stage, stage.usual, stage.sidegate("local", stage.usual), found_in="memory")
 
 
 def redis(stage: Stage) -> Target:
@@ -34,7 +34,7 @@ def postgres(stage: Stage) -> Target:
 
 def local_of_a_million(stage: Stage) -> Target:
     sidegate = stage.sidegate("local_of_a_million", stage.million)
-    return _asking(stage, stage.million, sidegate, found_in="local")
+    return _asking(stage, stage.million, sidegate, found_in="memory")
 
 
 def postgres_of_a_million(stage: Stage) -> Target:
@@ -56,7 +56,7 @@ def behind_nginx(stage: Stage) -> Target:
         under_test=(nginx, sidegate.server),
         probe=asked.first,
         says=f"X-User: {asked.user_id}\r\n",
-        witness=HitsIn("local", sidegate.ops_port),
+        witness=HitsIn("memory", sidegate.ops_port),
     )
 
 

@@ -148,7 +148,7 @@ class Stage:
         digest = sha256(self.admin_key.encode()).hexdigest()
         key = {"name": "benchmark", "sha256": digest, "scopes": ["read", "write", "revoke"]}
         return {
-            "SIDEGATE_TOKEN__KEYS": self._key.spell(),
+            "SIDEGATE_TOKEN__KEYS": self._key.formatted(),
             "SIDEGATE_ADMIN__KEYS": json.dumps([key]),
         }
 

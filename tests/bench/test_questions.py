@@ -5,7 +5,7 @@ import json
 from sidegate.core.binding import Signal
 from sidegate.core.token import KeyRing, TokenKey
 from sidegate.web.gateways.auth_request import AuthRequest
-from sidegate.web.gateways.base import Manners
+from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
 from sidegate.web.server.header_lines import gather
 from sidegate.web.server.messages import Head, Subrequest
@@ -22,7 +22,7 @@ def lines_of(request: str) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, _, value in pairs]
 
 
-GATEWAY = AuthRequest(Manners(signals=SIGNALS))
+GATEWAY = AuthRequest(GatewayPolicy(signals=SIGNALS))
 
 
 def head_of(request: str) -> Head:

@@ -9,7 +9,7 @@ from sidegate.core.binding import DEFAULT_WIDTHS, Signal, mismatches
 from sidegate.core.judge import judge
 from sidegate.core.token import KeyRing, TokenKey
 from sidegate.core.verdict import Allow
-from sidegate.stores.postgres.sessions import PostgresStore
+from sidegate.stores.postgres.sessions import PostgresSessions
 from tests.bench.sessions import new_database
 from tests.support.processes import Server
 
@@ -18,7 +18,7 @@ async def test_known_sessions_open_among_strangers(postgres_server: Server) -> N
     name, ring = f"test_{secrets.token_hex(8)}", KeyRing([TokenKey.generate()])
     url, known = await new_database(postgres_server.url, name, ring, known=3, strangers=5)
     connection = await asyncpg.connect(url)
-    store = await PostgresStore.open(url)
+    store = await PostgresSessions.open(url)
 
     assert await connection.fetchval("SELECT count(*) FROM sessions") == 8
     for each in known:

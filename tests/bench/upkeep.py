@@ -42,7 +42,7 @@ def memory(stage: Stage, effort: Effort) -> Mapping[str, Series]:
     questions = (subrequest(known, path=ROUTE) for known in database.known)
     toll = asyncio.run(ask_each_once(sidegate.server.port, questions))
     stage.say(f"{toll.unavailable} of the answers were 503")
-    kept = total(metrics(sidegate.ops_port), "sidegate_local_sessions")
+    kept = total(metrics(sidegate.ops_port), "sidegate_memory_sessions")
     if kept != CACHED:
         raise WrongAnswers(f"{kept:,.0f} sessions are in memory, not {CACHED:,}")
     added = _megabytes(sidegate.server) - idle[-1]

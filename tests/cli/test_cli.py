@@ -27,7 +27,7 @@ from sidegate.core.address import Address
 from sidegate.core.token import KeyRing, Token, TokenKey
 from sidegate.runtime.healthcheck import livez
 from tests.support.processes import PATIENCE, free_port
-from tests.support.sidegate import EXPRESS
+from tests.support.sidegate import FAST_PATH
 
 NOBODY = "01936f2e-8f4a-7c3b-9d51-2f6f0e1c4b7a"
 
@@ -514,7 +514,7 @@ def test_a_store_that_does_not_answer_is_told_with_1_and_what_to_do(tmp_path: Pa
     told = sidegate(
         *(tmp_path, "session", "list", "alice"),
         SIDEGATE_DATABASE_URL=nobody,
-        SIDEGATE_TOKEN__KEYS=TokenKey.generate().spell(),
+        SIDEGATE_TOKEN__KEYS=TokenKey.generate().formatted(),
     )
 
     assert (told.returncode, told.stdout) == (1, "")
@@ -551,7 +551,7 @@ def serving(
     """
     ops = environ.setdefault("SIDEGATE_OPS__LISTEN", f"127.0.0.1:{free_port()}")
     ports = {f"SIDEGATE_{door}__LISTEN": "127.0.0.1:0" for door in ("GATE", "ADMIN")}
-    rest = {"SIDEGATE_DRAIN__DELAY": "0", "SIDEGATE_GATE__EXPRESS": EXPRESS}
+    rest = {"SIDEGATE_DRAIN__DELAY": "0", "SIDEGATE_GATE__FAST_PATH": FAST_PATH}
     with subprocess.Popen(
         [*through, sys.executable, "-m", "sidegate", "serve"],
         env=surroundings(home, **(ports | rest | environ)),

@@ -13,21 +13,21 @@ from typing import Any, Protocol
 
 import pytest
 
-from sidegate.core.protocols import HotStore, SessionFinder
+from sidegate.core.protocols import SessionCache, SessionFinder
 from sidegate.core.session import Session, SessionRecord
-from sidegate.stores.client.batched import Batched, BatchedHot
-from sidegate.stores.client.circuit_breaker import Breaker
-from sidegate.stores.client.guard import Guard, Guarded, GuardedHot
-from sidegate.stores.client.metrics import Metered, MeteredLeaf
-from sidegate.stores.client.redis_trust import Confirmed
-from sidegate.stores.memory import LocalStore
-from sidegate.stores.negative_cache import Misses, RememberMisses
+from sidegate.stores.client.batched import Batched, BatchedCache
+from sidegate.stores.client.circuit_breaker import CircuitBreaker
+from sidegate.stores.client.guard import Guard, Guarded, GuardedCache
+from sidegate.stores.client.metrics import Metered, MeteredCache
+from sidegate.stores.client.redis_trust import RedisTrust
+from sidegate.stores.memory import MemoryStore
+from sidegate.stores.negative_cache import NegativeCache, NegativeCaching
 from sidegate.stores.postgres.migrate import migrate_postgres
-from sidegate.stores.postgres.sessions import PostgresStore
-from sidegate.stores.read_through import Beyond, ReadThrough
+from sidegate.stores.postgres.sessions import PostgresSessions
+from sidegate.stores.read_through import ReadThrough, SkipCache
 from sidegate.stores.redis.store import RedisStore
-from sidegate.stores.single_flight import Coalesce
-from sidegate.stores.sqlite.sessions import SqliteStore
+from sidegate.stores.single_flight import SingleFlight
+from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.support.clock import FakeClock
 from tests.support.fakes import Shelf
 from tests.support.processes import Server, temporary_directory
@@ -52,7 +52,7 @@ class Rig:
 
 @dataclass
 class HotRig:
-    store: HotStore
+    store: SessionCache
     clock: FakeClock
 
 
@@ -64,16 +64,16 @@ def ignore(*_: object) -> None:
     """Stand where somebody counts."""
 
 
-def a_breaker(clock: FakeClock) -> Breaker:
-    return Breaker(failures=5, probe_every=0.25, clock=clock, jitter=lambda: 0.5)
+def a_breaker(clock: FakeClock) -> CircuitBreaker:
+    return CircuitBreaker(failures=5, probe_every=0.25, clock=clock, jitter=lambda: 0.5)
 
 
 def a_guard(clock: FakeClock, *, seconds: float = 5.0) -> Guard:
     return Guard("shelf", seconds=seconds, breaker=a_breaker(clock))
 
 
-def a_local_store(clock: FakeClock, *, max_sessions: int = 1000) -> LocalStore:
-    return LocalStore(
+def a_local_store(clock: FakeClock, *, max_sessions: int = 1000) -> MemoryStore:
+    return MemoryStore(
         max_bytes=2**30, max_sessions=max_sessions, max_age=5.0, clock=clock, jitter=lambda: 0.0
     )
 
@@ -102,7 +102,7 @@ async def local(_: pytest.FixtureRequest) -> AsyncIterator[Rig]:
 @asynccontextmanager
 async def sqlite(_: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     with temporary_directory() as directory:
-        store = await SqliteStore.open(Path(directory) / "sidegate.db")
+        store = await SqliteSessions.open(Path(directory) / "sidegate.db")
         yield Rig(store, lambda session: store.create(SessionRecord(session)))
         await store.close()
 
@@ -111,7 +111,7 @@ async def sqlite(_: pytest.FixtureRequest) -> AsyncIterator[Rig]:
 async def postgres(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     server: Server = request.getfixturevalue("own_postgres")
     await migrate_postgres(server.url)
-    store = await PostgresStore.open(server.url)
+    store = await PostgresSessions.open(server.url)
     yield Rig(
         store, lambda session: store.create(SessionRecord(session)), server.kill, server.restart
     )
@@ -173,8 +173,8 @@ def wrapped(wrap: Callable[[Shelf, FakeClock], SessionFinder]) -> Make:
     return make
 
 
-def some_misses(clock: FakeClock) -> Misses:
-    return Misses(max_digests=100, max_age=2.0, clock=clock)
+def some_misses(clock: FakeClock) -> NegativeCache:
+    return NegativeCache(max_digests=100, max_age=2.0, clock=clock)
 
 
 def tower(shelf: Shelf, clock: FakeClock) -> SessionFinder:
@@ -182,8 +182,8 @@ def tower(shelf: Shelf, clock: FakeClock) -> SessionFinder:
     near = a_local_store(clock)
     guarded = Batched(Guarded(shelf, guard=a_guard(clock)))
     far = Metered(guarded, store="shelf", observe=ignore)
-    shared = Coalesce(far, patience=5.0)
-    remembered = RememberMisses(shared, misses=some_misses(clock))
+    shared = SingleFlight(far, patience=5.0)
+    remembered = NegativeCaching(shared, misses=some_misses(clock))
     return ReadThrough(near, remembered, clock=clock)
 
 
@@ -196,15 +196,15 @@ FINDERS: dict[str, Make] = {
     "redis_cluster": redis_cluster,
     "read_through": wrapped(lambda s, c: ReadThrough(a_local_store(c), s, clock=c)),
     "read_through_near_down": wrapped(lambda s, c: ReadThrough(_a_dead_shelf(), s, clock=c)),
-    "beyond": wrapped(lambda s, c: Beyond(a_local_store(c), s)),
-    "beyond_near_down": wrapped(lambda s, _: Beyond(_a_dead_shelf(), s)),
-    "remember_misses": wrapped(lambda s, c: RememberMisses(s, misses=some_misses(c))),
-    "coalesce": wrapped(lambda s, _: Coalesce(s, patience=5.0)),
-    "confirmed": wrapped(lambda s, _: Batched(Confirmed(s, store="shelf"))),
+    "beyond": wrapped(lambda s, c: SkipCache(a_local_store(c), s)),
+    "beyond_near_down": wrapped(lambda s, _: SkipCache(_a_dead_shelf(), s)),
+    "remember_misses": wrapped(lambda s, c: NegativeCaching(s, misses=some_misses(c))),
+    "coalesce": wrapped(lambda s, _: SingleFlight(s, patience=5.0)),
+    "confirmed": wrapped(lambda s, _: Batched(RedisTrust(s, store="shelf"))),
     "batched": wrapped(lambda s, _: Batched(s)),
     "guarded": wrapped(lambda s, c: Batched(Guarded(s, guard=a_guard(c)))),
     "metered": wrapped(lambda s, _: Metered(s, store="shelf", observe=ignore)),
-    "metered_leaf": wrapped(lambda s, _: Batched(MeteredLeaf(s, store="shelf", observe=ignore))),
+    "metered_leaf": wrapped(lambda s, _: Batched(MeteredCache(s, store="shelf", observe=ignore))),
     "tower": wrapped(tower),
 }
 
@@ -224,7 +224,7 @@ async def hot_local(_: pytest.FixtureRequest) -> AsyncIterator[HotRig]:
     yield HotRig(a_local_store(clock), clock)
 
 
-def hot_redis(wrap: Callable[[RedisStore, FakeClock], HotStore]) -> MakeHot:
+def hot_redis(wrap: Callable[[RedisStore, FakeClock], SessionCache]) -> MakeHot:
     @asynccontextmanager
     async def make(request: pytest.FixtureRequest) -> AsyncIterator[HotRig]:
         clock, leaf = FakeClock(NOW), redis_at(request.getfixturevalue("redis_url"))
@@ -234,14 +234,14 @@ def hot_redis(wrap: Callable[[RedisStore, FakeClock], HotStore]) -> MakeHot:
     return make
 
 
-def guarded_and_metered(leaf: RedisStore, clock: FakeClock) -> HotStore:
-    guarded = GuardedHot(leaf, guard=a_guard(clock))
-    return BatchedHot(MeteredLeaf(guarded, store="redis", observe=ignore))
+def guarded_and_metered(leaf: RedisStore, clock: FakeClock) -> SessionCache:
+    guarded = GuardedCache(leaf, guard=a_guard(clock))
+    return BatchedCache(MeteredCache(guarded, store="redis", observe=ignore))
 
 
 HOT_STORES: dict[str, MakeHot] = {
     "local": hot_local,
     "redis": hot_redis(lambda leaf, _: leaf),
     "redis_guarded": hot_redis(guarded_and_metered),
-    "redis_confirmed": hot_redis(lambda leaf, _: BatchedHot(Confirmed(leaf, store="redis"))),
+    "redis_confirmed": hot_redis(lambda leaf, _: BatchedCache(RedisTrust(leaf, store="redis"))),
 }

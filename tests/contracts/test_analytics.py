@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sidegate.core.actor import SIDEGATE, Actor, Change
-from sidegate.core.analytics import Cause, Living, Peak, Sample, Totals
+from sidegate.core.analytics import ActiveSessions, Cause, Peak, Sample, Totals
 from sidegate.core.condition import Condition
 from sidegate.core.durations import BOUNDS, Durations
 from sidegate.core.errors import LimitReached, SessionExists, StoreUnavailable, UnreadableRecord
@@ -81,7 +81,7 @@ def lasting(*spans: timedelta) -> Durations:
 
 async def test_where_nothing_has_happened_nothing_is_counted(counts: AnalyticsStore) -> None:
     assert await counted(counts) == Totals()
-    assert await counts.living(NOON) == Living()
+    assert await counts.living(NOON) == ActiveSessions()
     assert await counts.last() is None
     assert await counts.window(NOON - DAY, NOON) is None
 
@@ -314,7 +314,7 @@ async def test_a_clock_that_was_ahead_is_forgiven_as_sessions_are_seen(
     sessions = [await begin(durable) for _ in range(3)]
     ahead = await counted(counts, NOON + 300 * DAY)
     assert ahead.ended == {(WEB, Cause.IDLE): 3}
-    assert await counts.living(NOON + MINUTE) == Living({WEB: 3}, 1)
+    assert await counts.living(NOON + MINUTE) == ActiveSessions({WEB: 3}, 1)
     await durable.touch([Touch(session.id, NOON + MINUTE, 1) for session in sessions])
     assert (await counted(counts, NOON + MINUTE)).ended == {(WEB, Cause.IDLE): 0}
 
@@ -402,7 +402,7 @@ async def test_the_active_are_counted_by_type_and_their_users_once(
 ) -> None:
     for user_id, type_ in (("ada", WEB), ("ada", WEB), ("ada", MOBILE), ("bob", WEB)):
         await begin(durable, user_id=user_id, type=type_)
-    assert await counts.living(NOON) == Living({WEB: 3, MOBILE: 1}, users=2)
+    assert await counts.living(NOON) == ActiveSessions({WEB: 3, MOBILE: 1}, users=2)
 
 
 async def test_whoever_has_ended_is_not_among_the_living(
@@ -412,7 +412,7 @@ async def test_whoever_has_ended_is_not_among_the_living(
     await begin(durable, user_id="expired", expires_at=NOON + MINUTE)
     await revoke(durable, await begin(durable, user_id="revoked"), after=SECOND)
     await begin(durable, user_id="alive", idle_timeout=None, expires_at=NOON + 2 * MINUTE)
-    assert await counts.living(NOON + MINUTE) == Living({WEB: 1}, users=1)
+    assert await counts.living(NOON + MINUTE) == ActiveSessions({WEB: 1}, users=1)
 
 
 # --- Whose turn it is
@@ -452,13 +452,13 @@ async def test_a_sample_is_due_after_an_interval(
 
 FULL = Sample(
     NOON,
-    Living({WEB: 3, MOBILE: 2}, users=4),
+    ActiveSessions({WEB: 3, MOBILE: 2}, users=4),
     Totals({WEB: 9}, {(WEB, Cause.IDLE): 1, (SSO, Cause.LOGOUT): 5}, Durations({0: 1, 77: 5}, 123)),
 )
 
 
 def a_sample(at: datetime, active: int = 0) -> Sample:
-    return Sample(at, Living({WEB: active}, users=active), Totals({WEB: active}))
+    return Sample(at, ActiveSessions({WEB: active}, users=active), Totals({WEB: active}))
 
 
 async def test_a_sample_is_kept_as_it_is(counts: AnalyticsStore) -> None:

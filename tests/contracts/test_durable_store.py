@@ -892,8 +892,8 @@ async def test_every_digest_that_ever_led_here_names_its_session(durable: Durabl
         digests.append(session.digest)
 
     for digest in digests:
-        assert await durable.owner(digest) == a_record(session)
-    assert await durable.owner(a_digest()) is None
+        assert await durable.find_by_any_digest(digest) == a_record(session)
+    assert await durable.find_by_any_digest(a_digest()) is None
 
 
 async def test_of_a_revoked_session_every_digest_is_refused_as_revoked(
@@ -947,7 +947,7 @@ async def test_with_a_session_its_rotated_out_digests_go(durable: DurableStore) 
 
     assert await durable.purge(NOON + timedelta(days=1), limit=9) == 1
 
-    assert await durable.owner(session.digest) is None
+    assert await durable.find_by_any_digest(session.digest) is None
     assert await durable.find_many([session.digest, rotated.digest]) == {}
 
 

@@ -289,8 +289,8 @@ async def test_a_session_is_found_by_what_claimed_it(durable: DurableStore) -> N
     record = a_record(claim=bytes(32))
     await durable.create(record)
     await durable.create(a_record())
-    assert await durable.claimed(bytes(32)) == record
-    assert await durable.claimed(bytes([1] * 32)) is None
+    assert await durable.find_by_idempotency_key(bytes(32)) == record
+    assert await durable.find_by_idempotency_key(bytes([1] * 32)) is None
 
 
 async def test_a_claim_is_made_once(durable: DurableStore, another: DurableStore) -> None:
@@ -306,6 +306,6 @@ async def test_a_claim_ends_with_the_record_not_with_the_session(durable: Durabl
     session = a_session()
     await durable.create(a_record(session, claim=bytes(32)))
     await durable.replace(a_record(session.revoked(NOON), claim=bytes(32)), expected=1)
-    assert await durable.claimed(bytes(32)) is not None
+    assert await durable.find_by_idempotency_key(bytes(32)) is not None
     await durable.purge(NOON + timedelta(days=1), limit=9)
-    assert await durable.claimed(bytes(32)) is None
+    assert await durable.find_by_idempotency_key(bytes(32)) is None

@@ -10,8 +10,8 @@ from uuid_utils import uuid7
 from sidegate.core.actor import Actor
 from sidegate.core.analytics import (
     WINDOWS,
+    ActiveSessions,
     Cause,
-    Living,
     Peak,
     Report,
     Sample,
@@ -69,8 +69,8 @@ def a_tombstone(*, at: datetime = NOON, **changes: Any) -> Session:
 
 def a_report(*, at: datetime = NOON) -> Report:
     """Return a report in which everything happened once since the first sample, a minute ago."""
-    first = Sample(at - timedelta(minutes=1), Living(), Totals())
-    living = Living(dict.fromkeys(SessionType, 2), users=3)
+    first = Sample(at - timedelta(minutes=1), ActiveSessions(), Totals())
+    living = ActiveSessions(dict.fromkeys(SessionType, 2), users=3)
     ended = {(SessionType.WEB, cause): 1 for cause in Cause}
     totals = Totals(dict.fromkeys(SessionType, 1), ended, Durations({77: len(ended)}, 7_000_000))
     window = Window(first, Peak(living.total, at))

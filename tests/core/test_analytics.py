@@ -6,9 +6,9 @@ import pytest
 
 from sidegate.core.analytics import (
     WINDOWS,
+    ActiveSessions,
     Cause,
     Happened,
-    Living,
     Peak,
     Sample,
     Totals,
@@ -28,19 +28,19 @@ NO_CAUSE = dict.fromkeys(Cause, 0)
 
 BEFORE = Sample(
     NOON - MINUTE,
-    Living({WEB: 1}, users=1),
+    ActiveSessions({WEB: 1}, users=1),
     Totals({WEB: 10}, {(WEB, Cause.IDLE): 3, (WEB, Cause.REVOKED): 4}, Durations({77: 7}, 70)),
 )
 LAST = Sample(
     NOON,
-    Living({WEB: 5, MOBILE: 2}, users=6),
+    ActiveSessions({WEB: 5, MOBILE: 2}, users=6),
     Totals(
         {WEB: 15, MOBILE: 2},
         {(WEB, Cause.IDLE): 4, (WEB, Cause.REVOKED): 4, (SSO, Cause.LOGOUT): 2},
         Durations({77: 8, 90: 2}, 100),
     ),
 )
-EMPTY = Sample(NOON, Living(), Totals())
+EMPTY = Sample(NOON, ActiveSessions(), Totals())
 
 
 def test_what_happened_is_one_sample_less_another() -> None:
@@ -63,7 +63,7 @@ def test_nothing_at_all_is_zeros_and_no_moment_and_no_duration() -> None:
 
 
 def test_of_an_end_that_was_taken_back_later_nothing_is_left() -> None:
-    taken_back = Sample(NOON, Living(), Totals({WEB: 10}, {(WEB, Cause.IDLE): 2}))
+    taken_back = Sample(NOON, ActiveSessions(), Totals({WEB: 10}, {(WEB, Cause.IDLE): 2}))
     found = happened(taken_back, Window(BEFORE, Peak(1, NOON)))
     assert found.ended_by_cause == NO_CAUSE
     assert found.ended_by_type == NO_TYPE

@@ -158,14 +158,14 @@ def test_what_is_noted_in_a_margin_is_no_part_of_the_session() -> None:
     session = a_session()
     as_it_was, shown = replace(session), repr(session)
 
-    session.note("for whoever reads this copy")
+    session.note_reply("for whoever reads this copy")
     session.note_verified("somebody")
 
     assert session.verified_by == "somebody"
-    assert session.margin == "for whoever reads this copy"
+    assert session.cached_reply == "for whoever reads this copy"
     assert (session, repr(session), encode(session)) == (as_it_was, shown, encode(as_it_was))
     assert hash(session) == hash(as_it_was)
-    assert {change().margin for change in transitions(session, NOON)} == {None}
+    assert {change().cached_reply for change in transitions(session, NOON)} == {None}
     assert {change().verified_by for change in transitions(session, NOON)} == {None}
 
 

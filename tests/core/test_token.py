@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidegate.core.session_type import SessionType
-from sidegate.core.token import SPELLED, KeyRing, Token, TokenKey, spelling_of
+from sidegate.core.token import TOKEN_PATTERN, KeyRing, Token, TokenKey, token_text_of
 from sidegate.core.verdict import Deny, Reason
 
 KEY = TokenKey(7, bytes(range(32)))
@@ -94,9 +94,13 @@ def test_whoever_needs_the_digest_only_is_told_what_read_tells(text: str) -> Non
     assert RING.digest(text) == (token.digest() if isinstance(token, Token) else token)
 
 
-@given(st.text(ALPHABET, max_size=70) | st.from_regex(SPELLED.decode(), fullmatch=True) | st.text())
+@given(
+    st.text(ALPHABET, max_size=70)
+    | st.from_regex(TOKEN_PATTERN.decode(), fullmatch=True)
+    | st.text()
+)
 def test_only_what_is_spelled_like_a_token_has_a_spelling(text: str) -> None:
-    spelling = spelling_of(text)
+    spelling = token_text_of(text)
 
     assert (spelling is None) == (RING.read(text) == Deny(Reason.MALFORMED))
     if spelling is not None:
@@ -123,8 +127,8 @@ def test_no_way_of_printing_a_token_shows_it(type_: SessionType, random: bytes) 
 
 def test_a_key_hides_its_secret_and_spells_it_only_on_request() -> None:
     assert "AAEC" not in repr(KEY)
-    assert "AAEC" in KEY.spell()
-    assert TokenKey.parse(KEY.spell()) == KEY
+    assert "AAEC" in KEY.formatted()
+    assert TokenKey.parse(KEY.formatted()) == KEY
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def exported() -> Mapping[str, set[str]]:
 def _one_of_each() -> Metrics:
     metrics = Metrics(version="1", revocation_bound=5)
     metrics.check("forward-auth", "allow", "ok", 0.001)
-    metrics.lookup("local", "hit", 0.001)
+    metrics.lookup("memory", "hit", 0.001)
     metrics.created(a_session())
     metrics.ended(a_session(), "revoked")
     metrics.touches("written", 1)

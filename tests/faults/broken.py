@@ -12,12 +12,12 @@ from sidegate.core.session import Session
 from sidegate.core.token import Digest
 from sidegate.core.verdict import Allow, Unavailable, Verdict
 from sidegate.services.validator import Validator
-from sidegate.stores.client.redis_trust import Confirmed
+from sidegate.stores.client.redis_trust import RedisTrust
 from sidegate.stores.codec import decode
-from sidegate.stores.memory import LocalStore
+from sidegate.stores.memory import MemoryStore
 from sidegate.stores.redis.store import RedisStore
-from sidegate.web.gateways.base import Manners
-from sidegate.web.server.messages import Answer
+from sidegate.web.gateways.base import GatewayPolicy
+from sidegate.web.server.messages import Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class Build:
 
 def _ignore_tombstones() -> None:
     """Hot stores do not take a session's last copy."""
-    keep, put_many = LocalStore.keep, RedisStore.put_many
+    keep, put_many = MemoryStore.put_nowait, RedisStore.put_many
 
-    def keep_the_living(self: LocalStore, session: Session) -> Session:
+    def keep_the_living(self: MemoryStore, session: Session) -> Session:
         return session if session.revoked_at is not None else keep(self, session)
 
     async def put_the_living(
@@ -42,7 +42,7 @@ def _ignore_tombstones() -> None:
         living = {digest: each for digest, each in sessions.items() if each.revoked_at is None}
         return {**sessions, **await put_many(self, living)}
 
-    LocalStore.keep = keep_the_living  # type: ignore[method-assign]
+    MemoryStore.put_nowait = keep_the_living  # type: ignore[method-assign]
     RedisStore.put_many = put_the_living  # type: ignore[method-assign]
 
 
@@ -58,12 +58,12 @@ def _skip_binding() -> None:
 
 def _fail_open() -> None:
     """Who cannot be asked about is let in."""
-    write = Manners.write
+    write = GatewayPolicy.write
 
-    def write_yes(self: Manners, verdict: Verdict) -> Answer:
-        return Answer(200, ()) if isinstance(verdict, Unavailable) else write(self, verdict)
+    def write_yes(self: GatewayPolicy, verdict: Verdict) -> Response:
+        return Response(200, ()) if isinstance(verdict, Unavailable) else write(self, verdict)
 
-    Manners.write = write_yes  # type: ignore[method-assign]
+    GatewayPolicy.write = write_yes  # type: ignore[method-assign]
 
 
 def _cache_decision() -> None:
@@ -83,30 +83,32 @@ def _cache_decision() -> None:
         return False  # `validate` is asked instead
 
     Validator.validate = validate_once  # type: ignore[method-assign]
-    Validator.fetch = fetch_nothing  # type: ignore[method-assign]
+    Validator.prefetch = fetch_nothing  # type: ignore[method-assign]
 
 
 def _never_believes() -> None:
     """After the first doubt that arises once Redis has answered, it is never believed again."""
-    find, doubt, confirm = Confirmed.find_many, Confirmed.doubt, Confirmed.confirm
-    answered, over = set[Confirmed](), set[Confirmed]()
+    find, doubt, confirm = RedisTrust.find_many, RedisTrust.distrust, RedisTrust.trust
+    answered, over = set[RedisTrust](), set[RedisTrust]()
 
-    async def find_and_note(self: Confirmed, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
+    async def find_and_note(
+        self: RedisTrust, digests: Sequence[Digest]
+    ) -> Mapping[Digest, Session]:
         found = await find(self, digests)
         answered.add(self)
         return found
 
-    def doubt_for_ever(self: Confirmed) -> None:
+    def doubt_for_ever(self: RedisTrust) -> None:
         over.update(answered & {self})
         doubt(self)
 
-    def confirm_unless_over(self: Confirmed) -> None:
+    def confirm_unless_over(self: RedisTrust) -> None:
         if self not in over:
             confirm(self)
 
-    Confirmed.find_many = find_and_note  # type: ignore[method-assign]
-    Confirmed.doubt = doubt_for_ever  # type: ignore[method-assign]
-    Confirmed.confirm = confirm_unless_over  # type: ignore[method-assign]
+    RedisTrust.find_many = find_and_note  # type: ignore[method-assign]
+    RedisTrust.distrust = doubt_for_ever  # type: ignore[method-assign]
+    RedisTrust.trust = confirm_unless_over  # type: ignore[method-assign]
 
 
 BUILDS: Final[Mapping[str, Build]] = MappingProxyType(

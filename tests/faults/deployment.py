@@ -108,7 +108,7 @@ def _settings(key: TokenKey, admin_key: str, redis: Wire, postgres: Wire) -> dic
     return {
         "SIDEGATE_REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
         "SIDEGATE_DATABASE_URL": f"postgresql://postgres@127.0.0.1:{postgres.port}/postgres",
-        "SIDEGATE_TOKEN__KEYS": key.spell(),
+        "SIDEGATE_TOKEN__KEYS": key.formatted(),
         "SIDEGATE_ADMIN__KEYS": json.dumps([hashed]),
         "SIDEGATE_SESSIONS__WEB__GRACE": f"{Rules().grace:g}s",  # 10 s would take too long to watch
         "SIDEGATE_SESSIONS__MOBILE__LIMIT": str(LIMIT),

@@ -36,7 +36,7 @@ async def flooded(stage: Stage) -> None:
     after = await stage.counters()
     flood = after.since(before, "sidegate_checks_total", reason="forged")
     stage.expect("the flood did not come", seen=flood > rate * _LASTS * stage.scale / 2)
-    looked, most = answered("local")(before, after), _with_a_good_tag(stage, begun)
+    looked, most = answered("memory")(before, after), _with_a_good_tag(stage, begun)
     stage.expect(f"{looked:.0f} look-ups for {most} good tokens", seen=looked <= most)
 
 

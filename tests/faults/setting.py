@@ -11,7 +11,7 @@ from sidegate.core.actor import Actor, Change
 from sidegate.core.session import Session, SessionDetails, SessionId, SessionRecord
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import Digest
-from sidegate.stores.postgres.sessions import PostgresStore
+from sidegate.stores.postgres.sessions import PostgresSessions
 from tests.faults.beside import beside
 from tests.faults.deployment import Deployment
 from tests.faults.forgetting import Forgetting
@@ -89,7 +89,7 @@ async def _begun(load: Load, sessions: int) -> None:
 
 async def _expired(deployment: Deployment, record: Record) -> list[Held]:
     """Store sessions whose time is over, past every door: none would begin one."""
-    store = await PostgresStore.open(deployment.postgres.url)
+    store = await PostgresSessions.open(deployment.postgres.url)
     made = []
     try:
         for number in range(_WORTHLESS):

@@ -10,7 +10,7 @@ PAGE = """\
 # TYPE sidegate_checks_total counter
 sidegate_checks_total{gateway="forward-auth",result="allow",reason="ok"} 12.0
 sidegate_checks_total{gateway="forward-auth",result="deny",reason="forged"} 3.0
-sidegate_local_sessions 1e3
+sidegate_memory_sessions 1e3
 """
 
 
@@ -25,7 +25,7 @@ def checks(number: int) -> str:
 def test_a_page_is_read_line_by_line() -> None:
     series: Series = read_series(PAGE)
     assert len(series) == 3
-    assert series["sidegate_local_sessions", frozenset()] == 1000
+    assert series["sidegate_memory_sessions", frozenset()] == 1000
 
 
 def test_growth_is_added_up_over_instances_and_labels() -> None:
@@ -66,7 +66,7 @@ def test_who_gets_sessions_from_redis_is_told_of_each_instance_alone() -> None:
 
 
 def test_what_an_instance_remembers_is_read_from_its_metrics() -> None:
-    page = "sidegate_local_sessions 2\nsidegate_local_bytes 2570.0\n"
+    page = "sidegate_memory_sessions 2\nsidegate_memory_bytes 2570.0\n"
     assert remembered(read_series(page)) == 2570
     assert remembered({}) == 0
 

@@ -93,7 +93,7 @@ async def holdings(upstreams: Iterable[Upstream], redis: int, postgres: int) -> 
 
 def remembered(series: Series) -> int:
     """Return how many bytes of sessions an instance says that it remembers."""
-    return int(series.get(("sidegate_local_bytes", frozenset()), 0.0))
+    return int(series.get(("sidegate_memory_bytes", frozenset()), 0.0))
 
 
 class CpuWaits:

@@ -170,7 +170,7 @@ def outage(postgres_template: Path) -> Iterator[Outage]:
         asyncio.run(migrate_postgres(postgres.url))
         settings = {
             "SIDEGATE_DATABASE_URL": postgres.url,
-            "SIDEGATE_TOKEN__KEYS": TokenKey.generate().spell(),
+            "SIDEGATE_TOKEN__KEYS": TokenKey.generate().formatted(),
             "SIDEGATE_ADMIN__KEYS": json.dumps([known]),
             "SIDEGATE_DRAIN__DELAY": "0s",
         }

@@ -38,7 +38,7 @@ def two_instances(database_url: str, redis_url: str) -> Iterator[tuple[Sidegate,
     settings = {
         "SIDEGATE_DATABASE_URL": database_url,
         "SIDEGATE_REDIS_URL": redis_url,
-        "SIDEGATE_TOKEN__KEYS": TokenKey.generate().spell(),
+        "SIDEGATE_TOKEN__KEYS": TokenKey.generate().formatted(),
         "SIDEGATE_ADMIN__KEYS": json.dumps([known]),
     }
     with ExitStack() as stack:

@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
-from sidegate.core.analytics import Living, Peak, Sample, Totals, Window, report
+from sidegate.core.analytics import ActiveSessions, Peak, Sample, Totals, Window, report
 from sidegate.core.session import Session
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, TokenKey
@@ -27,7 +27,7 @@ from tests.support.clock import NOON
 TOKEN = KeyRing([TokenKey(1, bytes(range(32)))]).mint(SessionType.WEB)
 SESSION = a_session(user_id="ada@example.org", digest=TOKEN.digest())
 GATEWAYS = ("auth-request", "forward-auth", "ext-authz")
-STORES = ("local", "redis", "postgres", "sqlite")
+STORES = ("memory", "redis", "postgres", "sqlite")
 OUTAGES = ("redis", "postgres", "sqlite", "deadline", "unreadable")
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -121,15 +121,15 @@ def test_no_documented_name_is_missing() -> None:
         *(name + ending for name in histograms for ending in ("_bucket", "_count", "_sum")),
         "sidegate_checks_total",
         "sidegate_store_up",
-        "sidegate_breaker_state",
+        "sidegate_circuit_breaker_state",
         "sidegate_unreadable_records_total",
-        "sidegate_local_sessions",
+        "sidegate_memory_sessions",
         "sidegate_sessions_created_total",
         "sidegate_sessions_ended_total",
         "sidegate_untrusted_peers_total",
         "sidegate_gate_connections",
         "sidegate_gate_connections_refused_total",
-        "sidegate_local_bytes",
+        "sidegate_memory_bytes",
         "sidegate_bad_requests_total",
         "sidegate_admin_requests_total",
         "sidegate_feed_up",
@@ -158,7 +158,7 @@ def test_before_anything_has_happened_a_scrape_is_well_formed(metrics: Metrics) 
     assert all(family.documentation for family in families)
     assert all(family.type != "unknown" for family in families)
     assert value(metrics, "sidegate_untrusted_peers_total") == 0
-    assert value(metrics, "sidegate_local_sessions") == 0
+    assert value(metrics, "sidegate_memory_sessions") == 0
     assert value(metrics, "sidegate_draining") == 0
     assert value(metrics, "sidegate_revocation_bound_seconds") == 5
     assert value(metrics, "sidegate_build_info", version="1.2.3") == 1
@@ -183,7 +183,7 @@ def test_a_check_is_counted_under_its_gateway_result_and_reason(metrics: Metrics
 def test_a_check_told_at_once_is_counted_with_the_others_and_as_one_of_the_quickest(
     metrics: Metrics,
 ) -> None:
-    tally = metrics.checks_at_once("auth-request")
+    tally = metrics.immediate_checks("auth-request")
     for _ in range(3):
         tally["allow", "ok"] += 1
     tally["deny", "missing"] += 1
@@ -202,10 +202,10 @@ def test_what_memory_counts_for_itself_is_told_beside_the_other_stores(metrics: 
     metrics.lookup("redis", "hit", 0.001)
 
     name = "sidegate_lookup_duration_seconds_count"
-    assert value(metrics, name, store="local", outcome="hit") == 7
-    assert value(metrics, name, store="local", outcome="miss") == 3
+    assert value(metrics, name, store="memory", outcome="hit") == 7
+    assert value(metrics, name, store="memory", outcome="miss") == 3
     assert value(metrics, name, store="redis", outcome="hit") == 1
-    assert value(metrics, "sidegate_local_bytes") == 1000
+    assert value(metrics, "sidegate_memory_bytes") == 1000
 
 
 def test_creations_and_ends_are_counted_by_type(metrics: Metrics) -> None:
@@ -236,7 +236,7 @@ def test_the_analytics_are_those_of_the_last_report(metrics: Metrics) -> None:
 
 
 def test_a_duration_that_does_not_exist_is_not_told(metrics: Metrics) -> None:
-    nothing = Sample(NOON, Living(), Totals())
+    nothing = Sample(NOON, ActiveSessions(), Totals())
     metrics.analytics(report(nothing, {"1h": Window(nothing, Peak(0, NOON))}))
 
     names = {name for name, _ in series(told(metrics))}
@@ -249,7 +249,7 @@ def test_a_breaker_is_in_one_state(metrics: Metrics, state: str, up: int) -> Non
     metrics.watch_breaker("redis", lambda: state)
 
     states = {
-        each: value(metrics, "sidegate_breaker_state", store="redis", state=each)
+        each: value(metrics, "sidegate_circuit_breaker_state", store="redis", state=each)
         for each in ("closed", "half_open", "open")
     }
     assert states == {each: float(each == state) for each in states}
@@ -264,7 +264,7 @@ def test_what_is_watched_is_read_at_each_scrape(metrics: Metrics) -> None:
     readings = []
     for _ in range(3):
         readings.append(
-            (value(metrics, "sidegate_local_sessions"), value(metrics, "sidegate_draining"))
+            (value(metrics, "sidegate_memory_sessions"), value(metrics, "sidegate_draining"))
         )
         sessions.append(0)
 
@@ -273,13 +273,13 @@ def test_what_is_watched_is_read_at_each_scrape(metrics: Metrics) -> None:
 
 def test_a_feed_is_up_until_it_is_not(metrics: Metrics) -> None:
     metrics.feed_up("redis", up=True)
-    metrics.feed_up("catch_up", up=True)
+    metrics.feed_up("change_poller", up=True)
     metrics.feed_up("redis", up=False)
     metrics.feed_gap("redis")
     metrics.feed_lag("redis", 0.001)
 
     assert value(metrics, "sidegate_feed_up", feed="redis") == 0
-    assert value(metrics, "sidegate_feed_up", feed="catch_up") == 1
+    assert value(metrics, "sidegate_feed_up", feed="change_poller") == 1
     assert value(metrics, "sidegate_feed_gaps_total", feed="redis") == 1
 
 
@@ -295,9 +295,9 @@ durations = st.floats(0, 10, allow_nan=False)
 def test_buckets_are_cumulative_and_add_up(seconds: list[float]) -> None:
     metrics = Metrics(version="", revocation_bound=0)
     for each in seconds:
-        metrics.lookup("local", "hit", each)
+        metrics.lookup("memory", "hit", each)
 
-    labels = {("store", "local"), ("outcome", "hit")}
+    labels = {("store", "memory"), ("outcome", "hit")}
     found = series(told(metrics))
     name = "sidegate_lookup_duration_seconds"
     buckets = {

@@ -19,8 +19,8 @@ from prometheus_client import generate_latest
 from sidegate.core.errors import SettingsError
 from sidegate.core.token import TokenKey
 from sidegate.observability.metrics import registry
-from sidegate.runtime.container import House, built
-from sidegate.runtime.reload import RELOADED, Reload, merged, must_go_together
+from sidegate.runtime.container import Container, build_services
+from sidegate.runtime.reload import RELOADED, Reload, merge_settings, must_go_together
 from sidegate.settings import Settings, load
 from sidegate.settings.sources import leaves
 from sidegate.stores.postgres.migrate import migrate_postgres
@@ -29,7 +29,7 @@ from tests.support.processes import Server
 from tests.support.sidegate import Sidegate, start_sidegate
 
 FIRST, SECOND = (f"sgk_{'a' * 42}{letter}" for letter in "bc")
-OLD, NEW = TokenKey(1, bytes(range(32))).spell(), TokenKey(2, bytes(range(1, 33))).spell()
+OLD, NEW = TokenKey(1, bytes(range(32))).formatted(), TokenKey(2, bytes(range(1, 33))).formatted()
 
 
 def a_key(name: str, text: str) -> dict[str, Any]:
@@ -141,10 +141,10 @@ async def test_a_binding_policy_counts_for_the_next_check(running: Running) -> N
 async def test_memory_counts_the_names_of_headers_by_which_it_answers(running: Running) -> None:
     token, _ = await running.login()
     await running.check(token)
-    before = await running.metric("sidegate_local_bytes")
+    before = await running.metric("sidegate_memory_bytes")
     await running.reload(BEGUN | {"gate": {"identity": {"user": "X-" + "U" * 59}}})
-    grown = await running.metric("sidegate_local_bytes") - before
-    assert grown == 50 * await running.metric("sidegate_local_sessions") > 0
+    grown = await running.metric("sidegate_memory_bytes") - before
+    assert grown == 50 * await running.metric("sidegate_memory_sessions") > 0
 
 
 async def test_a_peer_that_is_not_trusted_any_more_is_refused(running: Running) -> None:
@@ -193,15 +193,15 @@ async def test_what_takes_a_restart_is_named_and_the_rest_is_lived_by(running: R
         BEGUN
         | {
             "admin": {"keys": [a_key("second", SECOND)]},
-            "local": {"max_age": "2s"},
+            "memory": {"max_age": "2s"},
             "unknown": {"max_digests": 5},
         }
     )
     assert (await running.admin("/v1/audit", key=SECOND))[0] == 200
     await until(lambda: len(running.warnings()) == 2)
     assert running.warnings() == [
-        "local.max_age was changed, and takes a restart",
-        "unknown.max_digests was changed, and takes a restart",
+        "memory.max_age was changed, and takes a restart",
+        "negative_cache.max_digests was changed, and takes a restart",
     ]
 
 
@@ -245,7 +245,7 @@ def test_what_may_change_is_taken_and_what_may_not_is_told() -> None:
         REDIS__DEADLINE="10ms",
     )
 
-    after, fixed = merged(present, read)
+    after, fixed = merge_settings(present, read)
 
     assert after.sessions.web.limit == 3
     assert after.gate.trusted_peers == (ip_network("192.0.2.0/24"),)
@@ -254,7 +254,7 @@ def test_what_may_change_is_taken_and_what_may_not_is_told() -> None:
 
 
 def test_the_same_settings_change_nothing() -> None:
-    assert merged(settings(), settings()) == (settings(), [])
+    assert merge_settings(settings(), settings()) == (settings(), [])
 
 
 def test_every_setting_that_is_reloaded_is_a_setting() -> None:
@@ -269,7 +269,7 @@ def test_an_emptied_file_beside_a_database_is_refused_and_no_key_is_made(
 ) -> None:
     given = {"data_dir": str(tmp_path), "database_url": "postgresql://db/x"}
     present = Settings.model_validate(given | {"token": {"keys": [OLD]}})
-    settings, _ = merged(present, Settings(data_dir=tmp_path))
+    settings, _ = merge_settings(present, Settings(data_dir=tmp_path))
     with pytest.raises(SettingsError, match=r"token\.keys"):
         must_go_together(settings)
     assert not list(tmp_path.iterdir())
@@ -283,7 +283,7 @@ async def test_what_nobody_foresaw_changes_nothing_either(
     def read() -> Settings:
         raise RuntimeError("the secret is swordfish")
 
-    async with built(Settings(data_dir=tmp_path)) as house:
+    async with build_services(Settings(data_dir=tmp_path)) as house:
         present = Settings(data_dir=tmp_path)
         reload = Reload(present, house, read=read, prepare=prepared)
         await reload.reload()
@@ -297,7 +297,7 @@ async def test_what_nobody_foresaw_changes_nothing_either(
     assert "\nsidegate_config_last_reload_successful 0.0\n" in page
 
 
-async def prepared(_: Settings, __: House) -> Callable[[], None]:
+async def prepared(_: Settings, __: Container) -> Callable[[], None]:
     return lambda: None
 
 

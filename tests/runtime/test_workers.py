@@ -19,7 +19,7 @@ import pytest
 
 from tests.cli.test_cli import surroundings
 from tests.support.processes import PATIENCE, free_port
-from tests.support.sidegate import EXPRESS
+from tests.support.sidegate import FAST_PATH
 
 WORKERS = 3
 
@@ -103,7 +103,7 @@ def crew(home: Path, **settings: str) -> Iterator[Crew]:
         "SIDEGATE_ADMIN__LISTEN": f"127.0.0.1:{admin}",
         "SIDEGATE_OPS__LISTEN": f"127.0.0.1:{ops}",
         "SIDEGATE_DRAIN__DELAY": "0s",
-        "SIDEGATE_GATE__EXPRESS": EXPRESS,
+        "SIDEGATE_GATE__FAST_PATH": FAST_PATH,
     }
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(

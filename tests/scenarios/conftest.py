@@ -37,7 +37,7 @@ def shared_settings(own_redis: Server, own_postgres: Server) -> dict[str, str]:
     return {
         "SIDEGATE_DATABASE_URL": own_postgres.url,
         "SIDEGATE_REDIS_URL": own_redis.url,
-        "SIDEGATE_TOKEN__KEYS": TokenKey.generate().spell(),
+        "SIDEGATE_TOKEN__KEYS": TokenKey.generate().formatted(),
         "SIDEGATE_DRAIN__DELAY": "200ms",
     }
 

@@ -16,9 +16,9 @@ from tests.support.sidegate import Sidegate
 
 # Nothing here happens because it was time to: what is not heard is never known.
 NEVER = {
-    "SIDEGATE_CATCH_UP__INTERVAL": "1h",
-    "SIDEGATE_LOCAL__MAX_AGE": "1h",
-    "SIDEGATE_UNKNOWN__MAX_AGE": "1h",
+    "SIDEGATE_CHANGE_POLLER__INTERVAL": "1h",
+    "SIDEGATE_MEMORY__MAX_AGE": "1h",
+    "SIDEGATE_NEGATIVE_CACHE__MAX_AGE": "1h",
 }
 
 

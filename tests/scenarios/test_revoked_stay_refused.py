@@ -9,7 +9,7 @@ import redis as vendor
 from sidegate.core.condition import Condition
 from sidegate.core.token import Token, TokenKey
 from sidegate.core.verdict import Allow, Deny, Reason
-from sidegate.runtime.container import House, built
+from sidegate.runtime.container import Container, build_services
 from sidegate.services.sessions import Issued, NewSession
 from sidegate.settings import load
 from sidegate.stores.postgres.migrate import migrate_postgres
@@ -17,7 +17,7 @@ from tests.contracts.values import TESTER
 from tests.stores.sql.wire import Wire
 from tests.support.processes import Server
 
-Instance = Callable[[], AbstractAsyncContextManager[House]]
+Instance = Callable[[], AbstractAsyncContextManager[Container]]
 
 
 @pytest.fixture
@@ -37,30 +37,30 @@ async def instance(wire: Wire, database_url: str) -> Instance:
             "SIDEGATE_DATABASE_URL": database_url,
             "SIDEGATE_REDIS_URL": f"redis://127.0.0.1:{wire.port}/0",
             "SIDEGATE_REDIS__DEADLINE": "1s",  # nothing here is about speed
-            "SIDEGATE_TOKEN__KEYS": TokenKey.generate().spell(),
+            "SIDEGATE_TOKEN__KEYS": TokenKey.generate().formatted(),
             "SIDEGATE_SESSIONS__WEB__GRACE": "0s",
         },
     )
 
     @asynccontextmanager
-    async def instance() -> AsyncIterator[House]:
-        async with built(settings) as house:
+    async def instance() -> AsyncIterator[Container]:
+        async with build_services(settings) as house:
             await catch_up(house)
             yield house
-            await house.catch_up.settle()
+            await house.catch_up.redeliver()
 
     return instance
 
 
-async def catch_up(house: House) -> None:
+async def catch_up(house: Container) -> None:
     """Let the instance go one round."""
-    await house.catch_up.once()
+    await house.catch_up.poll()
 
 
-async def from_redis(house: House, token: Token) -> Allow | Deny | None:
+async def from_redis(house: Container, token: Token) -> Allow | Deny | None:
     """Return the verdict of an instance that has nothing in its own memory."""
     house.local.clear()
-    verdict = await house.validator.look(token.text)
+    verdict = await house.validator.inspect(token.text)
     return verdict if isinstance(verdict, Allow | Deny) else None
 
 
@@ -69,11 +69,11 @@ def lose(wire: Wire) -> None:
     wire.cut()
 
 
-async def revoke(house: House, issued: Issued) -> None:
+async def revoke(house: Container, issued: Issued) -> None:
     await house.sessions.revoke(issued.record.session.id, by=TESTER, reason="stolen")
 
 
-async def commit_only(house: House, issued: Issued) -> None:
+async def commit_only(house: Container, issued: Issued) -> None:
     """Revoke as somebody does who dies before telling anybody."""
     condition, now = Condition(session_id=issued.record.session.id), house.means.clock.now()
     await house.durable.revoke_where(condition, at=now, by=TESTER, reason="stolen", limit=1)
@@ -123,9 +123,9 @@ async def test_who_may_have_missed_the_end_of_a_generation_does_not_believe_it(
         assert isinstance(await from_redis(other, issued.token), Allow)
         lose(wire)
         await revoke(house, issued)
-        await house.catch_up.settle()
+        await house.catch_up.redeliver()
         wire.refusing = False
-        other.catch_up.doubt()  # as whoever has lost the feed does
+        other.catch_up.distrust_redis()  # as whoever has lost the feed does
         assert await from_redis(other, issued.token) == Deny(Reason.REVOKED)
 
 
@@ -137,7 +137,7 @@ async def test_a_redis_that_reads_but_does_not_write_is_not_believed(
         with vendor.Redis(port=own_redis.port) as raw:
             raw.config_set("maxmemory", 1)
         await revoke(house, issued)
-        await house.catch_up.settle()
+        await house.catch_up.redeliver()
         await catch_up(other)
         assert await from_redis(other, issued.token) == Deny(Reason.REVOKED)
 
@@ -165,7 +165,7 @@ async def test_a_token_rotated_out_while_redis_was_away_does_not_come_back_with_
         assert isinstance(second, Issued)
         third = await house.rotation.refresh(second.token.text, by=TESTER)
         assert isinstance(third, Issued)
-        await house.catch_up.settle()
+        await house.catch_up.redeliver()
         wire.refusing = False
         assert await from_redis(house, first.token) == Deny(Reason.REUSED)
         await revoke(house, third)

@@ -11,7 +11,7 @@ from sidegate.core.errors import StoreUnavailable
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, Token, TokenKey
 from sidegate.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
-from sidegate.runtime.container import House, built
+from sidegate.runtime.container import Container, build_services
 from sidegate.services.sessions import NewSession
 from sidegate.settings import load
 from sidegate.stores.postgres.migrate import migrate_postgres
@@ -31,7 +31,7 @@ async def wire(postgres_server: Server) -> AsyncIterator[Wire]:
 
 
 @pytest.fixture
-async def house(wire: Wire, database_url: str, redis_url: str) -> AsyncIterator[House]:
+async def house(wire: Wire, database_url: str, redis_url: str) -> AsyncIterator[Container]:
     """An instance without doors that has caught up, and is patient with a busy machine."""
     await migrate_postgres(database_url)
     name = database_url.rpartition("/")[2]
@@ -44,11 +44,11 @@ async def house(wire: Wire, database_url: str, redis_url: str) -> AsyncIterator[
             "SIDEGATE_POSTGRES__DEADLINE": "60s",
             "SIDEGATE_POSTGRES__MAX_LOOKUPS": "500",
             "SIDEGATE_GATE__DEADLINE": "60s",
-            "SIDEGATE_TOKEN__KEYS": KEY.spell(),
+            "SIDEGATE_TOKEN__KEYS": KEY.formatted(),
         },
     )
-    async with built(settings) as house:
-        await house.catch_up.once()
+    async with build_services(settings) as house:
+        await house.catch_up.poll()
         yield house
 
 
@@ -71,13 +71,13 @@ def kind(verdict: Verdict) -> str:
             return store
 
 
-async def verdicts(house: House, *tokens: Token) -> Counter[str]:
+async def verdicts(house: Container, *tokens: Token) -> Counter[str]:
     judged = await asyncio.gather(*(house.validator.validate(token.text) for token in tokens))
     return Counter(map(kind, judged))
 
 
 async def test_a_storm_of_purged_tokens_starves_nobody_who_is_known(
-    house: House, wire: Wire
+    house: Container, wire: Wire
 ) -> None:
     issued = [await house.sessions.create(NewSession("ada", TESTER)) for _ in range(50)]
     known = [each.token for each in issued]
@@ -95,7 +95,7 @@ async def test_a_storm_of_purged_tokens_starves_nobody_who_is_known(
     assert told == {Reason.UNKNOWN.value: 500, "postgres": 2500}
 
 
-async def test_after_the_storm_everybody_is_known_again(house: House, wire: Wire) -> None:
+async def test_after_the_storm_everybody_is_known_again(house: Container, wire: Wire) -> None:
     issued = await house.sessions.create(NewSession("ada", TESTER))
     wire.delay = 0.1
     await verdicts(house, *(purged() for _ in range(2000)))
@@ -112,7 +112,7 @@ async def test_after_the_storm_everybody_is_known_again(house: House, wire: Wire
     assert await verdicts(house, issued.token) == {"allow": 1}
 
 
-async def test_forged_tokens_cost_no_store_anything(house: House, wire: Wire) -> None:
+async def test_forged_tokens_cost_no_store_anything(house: Container, wire: Wire) -> None:
     wire.hold()  # whoever asked would wait
     assert await verdicts(house, *(forged() for _ in range(3000))) == {Reason.FORGED.value: 3000}
     wire.let_go()

@@ -7,19 +7,19 @@ import pytest
 
 from sidegate.core.protocols import DurableStore
 from sidegate.stores.postgres.migrate import migrate_postgres
-from sidegate.stores.postgres.sessions import PostgresStore
-from sidegate.stores.sqlite.sessions import SqliteStore
+from sidegate.stores.postgres.sessions import PostgresSessions
+from sidegate.stores.sqlite.sessions import SqliteSessions
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 async def durable(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[DurableStore]:
     """A durable store, empty."""
-    store: SqliteStore | PostgresStore
+    store: SqliteSessions | PostgresSessions
     if request.param == "sqlite":
-        store = await SqliteStore.open(tmp_path / "sidegate.db")
+        store = await SqliteSessions.open(tmp_path / "sidegate.db")
     else:
         url = request.getfixturevalue("database_url")
         await migrate_postgres(url)
-        store = await PostgresStore.open(url)
+        store = await PostgresSessions.open(url)
     yield store
     await store.close()

@@ -16,8 +16,8 @@ from sidegate.core.protocols import Touch
 from sidegate.core.session import Session, SessionRecord
 from sidegate.core.session_type import SessionType
 from sidegate.core.verdict import Allow, Deny, Reason
-from sidegate.services.activity import Toucher
-from sidegate.stores.sqlite.sessions import SqliteStore
+from sidegate.services.activity import ActivityRecorder
+from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.contracts.values import a_record, a_session
 from tests.support.clock import NOON, FakeClock
 from tests.support.fakes import Shelf
@@ -28,7 +28,7 @@ LIFETIMES = MappingProxyType(
 )
 
 
-class Truth(SqliteStore):
+class Truth(SqliteSessions):
     """A real store that can be told to be away, for touches only."""
 
     away = False
@@ -54,7 +54,7 @@ class Scene:
         self.truth = truth
         self.near = Shelf()
         self.counts: Counter[str] = Counter()
-        self.toucher = Toucher(
+        self.toucher = ActivityRecorder(
             truth,
             hot=[self.near],
             lifetimes=LIFETIMES,
@@ -74,7 +74,7 @@ class Scene:
 
     def see(self, session: Session) -> None:
         """A check found the session, in memory if it is there."""
-        self.toucher.seen(self.near.sessions.get(session.digest, session), self.clock.now())
+        self.toucher.on_allowed(self.near.sessions.get(session.digest, session), self.clock.now())
 
     async def stored(self, session: Session) -> SessionRecord:
         record = await self.truth.get(session.id)

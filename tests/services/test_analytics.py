@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from sidegate.core.actor import Actor
-from sidegate.core.analytics import Cause, Living, Report, Sample, Totals
+from sidegate.core.analytics import ActiveSessions, Cause, Report, Sample, Totals
 from sidegate.core.condition import Condition
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.session_type import SessionType
 from sidegate.services.analytics import Analytics
 from sidegate.stores.sqlite.analytics import SqliteAnalytics
 from sidegate.stores.sqlite.database import SqliteDatabase
-from sidegate.stores.sqlite.sessions import SqliteStore
+from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.contracts.values import a_record, a_session
 from tests.support.clock import NOON, FakeClock
 
@@ -54,7 +54,7 @@ class Counts(SqliteAnalytics):
 
 @dataclass
 class Scene:
-    store: SqliteStore
+    store: SqliteSessions
     counts: Counts
     clock: FakeClock = field(default_factory=FakeClock)
     counted: Counter[str] = field(default_factory=Counter)
@@ -101,7 +101,7 @@ class Scene:
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     file = await SqliteDatabase.open(tmp_path / "sidegate.db")
-    yield Scene(SqliteStore(file), Counts(file))
+    yield Scene(SqliteSessions(file), Counts(file))
     await file.close()
 
 
@@ -257,4 +257,4 @@ async def test_a_session_that_lives_is_in_every_sample_until_its_end(scene: Scen
         found.append((await scene.sampled(analytics)).active[WEB])
         scene.clock.advance(15 * MINUTE)
     assert found == [1, 1, 0]
-    assert await scene.counts.living(NOON) == Living({WEB: 1}, users=1)
+    assert await scene.counts.living(NOON) == ActiveSessions({WEB: 1}, users=1)

@@ -15,10 +15,10 @@ from sidegate.core.actor import Actor, Change
 from sidegate.core.audit import BEFORE_ALL, AuditEvent, AuditFilter, Seal
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.session import SessionDetails, SessionRecord
-from sidegate.services.audit_seal import Audit, Verified
+from sidegate.services.audit_seal import AuditSealer, Verified
 from sidegate.stores.sqlite.audit import SqliteAudit
 from sidegate.stores.sqlite.database import SqliteDatabase
-from sidegate.stores.sqlite.sessions import SqliteStore
+from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.contracts.values import a_session
 from tests.support.clock import FakeClock
 
@@ -56,19 +56,19 @@ class Trail(SqliteAudit):
 @dataclass
 class Scene:
     path: Path
-    store: SqliteStore
+    store: SqliteSessions
     trail: Trail
     clock: FakeClock = field(default_factory=FakeClock)
     counted: Counter[str] = field(default_factory=Counter)
     another: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def audit(self) -> Audit:
+    def audit(self) -> AuditSealer:
         def count(outcome: str, number: int) -> None:
             self.counted[outcome] += number
             self.another.set()
 
-        return Audit(self.trail, retention=DAY, clock=self.clock, counted=count)
+        return AuditSealer(self.trail, retention=DAY, clock=self.clock, counted=count)
 
     async def begin(self, number: int = 1) -> None:
         """Begin so many sessions: so many events."""
@@ -94,7 +94,7 @@ class Scene:
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     database = await SqliteDatabase.open(tmp_path / "sidegate.db")
-    yield Scene(tmp_path / "sidegate.db", SqliteStore(database), Trail(database))
+    yield Scene(tmp_path / "sidegate.db", SqliteSessions(database), Trail(database))
     await database.close()
 
 

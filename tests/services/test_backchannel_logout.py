@@ -16,12 +16,12 @@ from sidegate.core.audit import AuditFilter
 from sidegate.core.errors import ReplayedLogout, StoreUnavailable
 from sidegate.core.lifetimes import DEFAULT_LIFETIMES
 from sidegate.core.logout import Logout
-from sidegate.core.protocols import DurableStore, LogoutMemory
+from sidegate.core.protocols import DurableStore, LogoutTokenStore
 from sidegate.core.session import SessionId
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, TokenKey
-from sidegate.services.backchannel_logout import Logouts
-from sidegate.services.session_context import Means
+from sidegate.services.backchannel_logout import BackchannelLogout
+from sidegate.services.session_context import SessionContext
 from sidegate.services.sessions import NewSession, Sessions
 from tests.contracts.values import TESTER, a_record, a_session
 from tests.support.clock import NOON, FakeClock
@@ -63,22 +63,22 @@ class Instance:
     store: Failing
     memory: Failing
     sessions: Sessions
-    logouts: Logouts
+    logouts: BackchannelLogout
 
     @classmethod
-    def on(cls, durable: DurableStore, logout_memory: LogoutMemory) -> "Instance":
+    def on(cls, durable: DurableStore, logout_memory: LogoutTokenStore) -> "Instance":
         store, memory, clock = Failing(durable), Failing(logout_memory), FakeClock()
         silence = Silence()
         ring = KeyRing([TokenKey(1, bytes(32))])
-        means = Means(
+        means = SessionContext(
             cast("DurableStore", store), [], silence, ring, DEFAULT_LIFETIMES, clock, silence
         )
         sessions = Sessions(means, new_id=lambda: SessionId(str(uuid7())))
-        logouts = Logouts(cast("LogoutMemory", memory), sessions, clock=clock)
+        logouts = BackchannelLogout(cast("LogoutTokenStore", memory), sessions, clock=clock)
         return cls(store, memory, sessions, logouts)
 
     async def obey(self, logout: Logout) -> int:
-        return await self.logouts.obey(logout, by=PROVIDER)
+        return await self.logouts.process(logout, by=PROVIDER)
 
     async def begin(self, **fields: Any) -> SessionId:
         wanted = NewSession("ada", TESTER, SessionType.SSO, provider="idp")

@@ -18,12 +18,12 @@ from sidegate.core.session import Session, SessionId
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, TokenKey
 from sidegate.core.verdict import Allow, Deny, Reason
-from sidegate.services.binding import ClientBinding, RevokeBehind
-from sidegate.services.publisher import Nobody
-from sidegate.services.session_context import Means
+from sidegate.services.binding import BackgroundRevoker, ClientBinding
+from sidegate.services.publisher import NullFeed
+from sidegate.services.session_context import SessionContext
 from sidegate.services.sessions import NewSession, Sessions
 from sidegate.services.validator import Validator
-from sidegate.stores.sqlite.sessions import SqliteStore
+from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.contracts.values import TESTER, a_record, a_session, an_id
 from tests.support.clock import FakeClock
 from tests.support.fakes import Shelf
@@ -32,7 +32,7 @@ RING = KeyRing([TokenKey(1, bytes(range(32)))])
 TOKEN = RING.mint(SessionType.WEB)
 
 
-class Truth(SqliteStore):
+class Truth(SqliteSessions):
     """A real store that can be told to be away, or to keep somebody waiting."""
 
     away = False
@@ -79,10 +79,10 @@ class Scene:
         self.truth = truth
         self.noted = Noted()
         self.sessions = Sessions(
-            Means(
+            SessionContext(
                 truth,
-                hot=[],
-                feed=Nobody(),
+                caches=[],
+                feed=NullFeed(),
                 ring=RING,
                 lifetimes=DEFAULT_LIFETIMES,
                 clock=FakeClock(),
@@ -90,7 +90,7 @@ class Scene:
             ),
             new_id=lambda: SessionId(str(uuid7())),
         )
-        self.behind = RevokeBehind(
+        self.behind = BackgroundRevoker(
             self.sessions, events=self.noted, max_waiting=max_waiting, patience=patience
         )
 
@@ -101,7 +101,7 @@ class Scene:
         return sessions
 
     async def reasons(self, sessions: Iterable[Session]) -> list[tuple[str | None, str | None]]:
-        records = [await SqliteStore.get(self.truth, session.id) for session in sessions]
+        records = [await SqliteSessions.get(self.truth, session.id) for session in sessions]
         return [(r.details.revoked_by, r.details.revoked_reason) for r in records if r is not None]
 
     async def cancelled(self, worker: asyncio.Task[None]) -> None:
@@ -224,9 +224,9 @@ def test_the_strictest_policy_of_those_broken_holds(
     session = a_session(id=session_id, binding=kept)
     binding = ClientBinding(policies, widths=Widths(), events=Noted(), revoke=revoked.append)
 
-    differing = binding.differing(session, Signals())
+    differing = binding.mismatched(session, Signals())
 
-    assert binding.meet(session, differing) == (verdict or Allow(session))
+    assert binding.apply_policy(session, differing) == (verdict or Allow(session))
     assert (revoked == [session]) == ended
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.protocols import DurableStore
-from sidegate.services.cleanup import Janitor
-from sidegate.stores.sqlite.sessions import SqliteStore
+from sidegate.services.cleanup import CleanupJob
+from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.contracts.values import a_record, a_session
 from tests.support.clock import FakeClock
 
 DAY = timedelta(days=1)
 
 
-def a_janitor(durable: DurableStore, counts: Counter[str], *, batch: int = 10) -> Janitor:
-    return Janitor(
+def a_janitor(durable: DurableStore, counts: Counter[str], *, batch: int = 10) -> CleanupJob:
+    return CleanupJob(
         durable,
         retention=DAY,
         batch=batch,
@@ -57,7 +57,7 @@ async def test_it_works_in_batches_and_a_failure_waits_for_the_next_time() -> No
 
 
 async def test_there_is_progress_to_be_seen(tmp_path: Path) -> None:
-    durable = await SqliteStore.open(tmp_path / "sidegate.db")
+    durable = await SqliteSessions.open(tmp_path / "sidegate.db")
     old = FakeClock().now() - 3 * DAY
     for _ in range(5):
         await durable.create(a_record(a_session(at=old)))
@@ -74,7 +74,7 @@ async def test_a_batch_that_takes_too_long_has_failed() -> None:
             return await asyncio.Event().wait()
 
     failed = asyncio.Event()
-    janitor = Janitor(
+    janitor = CleanupJob(
         Locked(),  # type: ignore[arg-type]  # one verb is all it needs
         retention=DAY,
         batch=10,

@@ -8,7 +8,7 @@ import pytest
 
 from sidegate.core.clock import SharedClock
 from sidegate.core.errors import StoreUnavailable
-from sidegate.services.clock_sync import SharedTime
+from sidegate.services.clock_sync import ClockSync
 from tests.stores.waiting import until
 from tests.support.clock import NOON, FakeClock
 
@@ -53,7 +53,7 @@ def database(machine: FakeClock) -> Database:
 async def test_a_machine_that_is_an_hour_ahead_judges_by_the_databases_time(
     clock: SharedClock, database: Database
 ) -> None:
-    await SharedTime(clock, database.now).once()
+    await ClockSync(clock, database.now).sync()
     assert clock.now() == NOON - HOUR
 
 
@@ -61,7 +61,7 @@ async def test_the_way_to_the_database_and_back_is_taken_into_account(
     clock: SharedClock, database: Database
 ) -> None:
     database.slow = 0.2
-    await SharedTime(clock, database.now).once()
+    await ClockSync(clock, database.now).sync()
     assert clock.now() == NOON - HOUR + timedelta(seconds=0.2)
 
 
@@ -71,7 +71,7 @@ async def test_an_answer_that_takes_too_long_is_not_believed(clock: SharedClock)
         return NOON + HOUR
 
     with pytest.raises(StoreUnavailable):
-        await SharedTime(clock, never).once()
+        await ClockSync(clock, never).sync()
     assert clock.now() == NOON
 
 
@@ -80,7 +80,7 @@ async def test_an_answer_that_was_read_late_because_the_process_was_stopped_is_n
 ) -> None:
     database.slow = 10.0
     with pytest.raises(StoreUnavailable):
-        await SharedTime(clock, database.now).once()
+        await ClockSync(clock, database.now).sync()
     assert clock.now() == machine.now()
 
 
@@ -88,7 +88,7 @@ async def test_while_the_database_is_down_it_goes_on_and_asks_again(
     clock: SharedClock, database: Database
 ) -> None:
     database.down = True
-    running = asyncio.create_task(SharedTime(clock, database.now).run(every=0.001))
+    running = asyncio.create_task(ClockSync(clock, database.now).run(every=0.001))
     await until(lambda: database.asked >= 3)
     assert clock.now() == NOON
     database.down = False
@@ -101,9 +101,9 @@ async def test_a_clock_that_is_far_off_is_told_to_the_operator_once(
     clock: SharedClock, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="sidegate.clock")
-    shared = SharedTime(clock, database.now)
+    shared = ClockSync(clock, database.now)
     for _ in range(3):
-        await shared.once()
+        await shared.sync()
     assert [record.getMessage() for record in caplog.records] == [
         "the time here was +3600.0 s from the database's, and follows it now"
     ]

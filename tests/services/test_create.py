@@ -14,7 +14,7 @@ from sidegate.core.protocols import DurableStore
 from sidegate.core.session import Session, SessionId
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, TokenKey
-from sidegate.services.session_context import Means
+from sidegate.services.session_context import SessionContext
 from sidegate.services.sessions import NewSession, Sessions
 from tests.contracts.values import TESTER
 from tests.support.clock import FakeClock
@@ -37,9 +37,9 @@ class Scene:
 
     def sessions(self, *keys: TokenKey, limit: Limit | None = None) -> Sessions:
         return Sessions(
-            Means(
+            SessionContext(
                 self.durable,
-                hot=[self.near],
+                caches=[self.near],
                 feed=self,
                 ring=KeyRing(keys or [OLD]),
                 lifetimes=DEFAULT_LIFETIMES,
@@ -50,7 +50,7 @@ class Scene:
             new_id=lambda: SessionId(str(uuid7())),
         )
 
-    async def announce(self, sessions: Iterable[Session]) -> None:
+    async def publish(self, sessions: Iterable[Session]) -> None:
         self.announced.extend(sessions)
 
     def created(self, session: Session) -> None:

@@ -20,7 +20,7 @@ from sidegate.core.session import Session, SessionId
 from sidegate.services.locks import Acquired, Locks
 from sidegate.stores.sqlite.database import SqliteDatabase
 from sidegate.stores.sqlite.locks import SqliteLocks
-from sidegate.stores.sqlite.sessions import SqliteStore
+from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.contracts.values import a_record, a_session, a_tombstone, an_id
 from tests.support.clock import NOON, FakeClock
 
@@ -39,7 +39,7 @@ class Rig:
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.durable = SqliteStore(self.file)
+        self.durable = SqliteSessions(self.file)
         self.locks = self.instance()
 
     def instance(

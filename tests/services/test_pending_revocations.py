@@ -21,15 +21,15 @@ from sidegate.core.session import Session, SessionId
 from sidegate.core.session_state import SessionState
 from sidegate.core.token import KeyRing, TokenKey
 from sidegate.core.verdict import Deny, Reason
-from sidegate.services.pending_revocations import Pending
-from sidegate.services.publisher import Nobody
+from sidegate.services.pending_revocations import PendingRevocations
+from sidegate.services.publisher import NullFeed
 from sidegate.services.rotation import Rotation
-from sidegate.services.session_context import Means
+from sidegate.services.session_context import SessionContext
 from sidegate.services.sessions import NewSession, Sessions
-from sidegate.stores.memory import LocalStore
+from sidegate.stores.memory import MemoryStore
 from sidegate.stores.sqlite.audit import SqliteAudit
 from sidegate.stores.sqlite.database import SqliteDatabase
-from sidegate.stores.sqlite.sessions import SqliteStore
+from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.stores.waiting import until
 from tests.support.clock import FakeClock
 
@@ -62,7 +62,7 @@ class Shelf:
             raise StoreUnavailable("shelf", "told to be down")
 
 
-class Truth(SqliteStore):
+class Truth(SqliteSessions):
     """A real store that can be told to be away, for revocations only."""
 
     away = False
@@ -83,24 +83,24 @@ class Instance:
     outcomes: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.pending = Pending(
+        self.pending = PendingRevocations(
             self.shelf,
             clock=self.clock,
             counted=lambda word: self.outcomes.update([word]),
             linger=6.0,
             most=5,
         )
-        self.local = LocalStore(
+        self.local = MemoryStore(
             max_sessions=9,
             max_bytes=2**20,
             max_age=5.0,
             clock=self.clock,
             applied=self.pending.applied,
         )
-        means = Means(
+        means = SessionContext(
             self.truth,
             [self.local],
-            Nobody(),
+            NullFeed(),
             KeyRing([TokenKey.generate()]),
             DEFAULT_LIFETIMES,
             self.clock,
@@ -136,10 +136,10 @@ class Instance:
 
     def lets_in(self, session: Session) -> bool:
         """Say whether somebody found elsewhere, alive, would be let in here."""
-        return self.local.keep(session).revoked_at is None
+        return self.local.put_nowait(session).revoked_at is None
 
     async def write_down(self) -> None:
-        await self.pending.write_all(self.sessions.write_down)
+        await self.pending.persist_all(self.sessions.persist)
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ async def test_who_is_to_be_written_down_is_shown_and_listed_as_over(
     session, another = await one.login(), await one.login()
     one.truth.away = True
     await one.revoke(session)
-    await other.pending.look()
+    await other.pending.refresh()
     for instance in instances:
         shown = await instance.sessions.get(session.id)
         assert shown is not None
@@ -247,7 +247,7 @@ async def test_it_holds_on_another_instance_when_that_has_looked(
     assert other.lets_in(session)
     one.truth.away = True
     await one.revoke(session)
-    await other.pending.look()
+    await other.pending.refresh()
     assert not other.lets_in(session)
 
 
@@ -259,7 +259,7 @@ async def test_a_whole_users_sessions_can_be_pending_but_one(
     one.truth.away = True
     with pytest.raises(RevocationPending):
         await one.revoke_where(Condition("ada", except_id=current.id))
-    await other.pending.look()
+    await other.pending.refresh()
     assert [other.lets_in(s) for s in (current, another, bobs)] == [True, False, True]
 
 
@@ -316,7 +316,7 @@ async def test_however_many_write_it_down_it_is_written_once(
     await one.revoke(mine)
     with pytest.raises(RevocationPending):
         await one.revoke_where(Condition("bob"))
-    await other.pending.look()
+    await other.pending.refresh()
     one.truth.away = False
     await asyncio.gather(one.write_down(), other.write_down(), one.write_down())
     assert {whom for whom, *_ in await revocations(file)} == {mine.id, hers.id}
@@ -335,7 +335,7 @@ async def test_an_instance_that_starts_later_writes_it_down(
     await one.revoke(session)
     one.truth.away = False
     later = Instance(one.truth, one.shelf, one.clock)
-    await later.pending.look()
+    await later.pending.refresh()
     await later.write_down()
     assert [whom for whom, *_ in await revocations(file)] == [session.id]
 
@@ -349,8 +349,8 @@ async def test_what_the_shelf_forgets_the_instances_put_back(
     await one.revoke(session)
     assert one.shelf is not None
     one.shelf.kept.clear()
-    await one.pending.look()
-    await other.pending.look()
+    await one.pending.refresh()
+    await other.pending.refresh()
     assert not other.lets_in(session)
 
 
@@ -363,13 +363,13 @@ async def test_what_was_written_and_comes_back_does_no_harm(
     one.truth.away = True
     with pytest.raises(RevocationPending):
         await one.revoke_where(Condition("ada"))
-    await other.pending.look()
+    await other.pending.refresh()
     one.truth.away = False
     await one.write_down()
     again = await one.login()  # she may come back
-    await other.pending.look()
+    await other.pending.refresh()
     assert other.lets_in(again)
-    await one.pending.look()
+    await one.pending.refresh()
     await one.write_down()
     await other.write_down()
     assert [whom for whom, *_ in await revocations(file)] == [session.id]
@@ -380,10 +380,10 @@ async def test_what_was_read_before_it_was_written_down_lets_nobody_in_after_it(
 ) -> None:
     one, other = instances
     session = await one.login()
-    other.local.keep(session)
+    other.local.put_nowait(session)
     one.truth.away = True
     await one.revoke(session)
-    await other.pending.look()
+    await other.pending.refresh()
     one.truth.away = False
     await one.write_down()
     await other.write_down()  # it has nothing to tell its memory: another was quicker
@@ -433,7 +433,7 @@ async def test_one_that_nobody_can_write_down_holds_up_no_other(
     await one.shelf.put([nonsense])
     one.truth.away = True
     await one.revoke(session)
-    await one.pending.look()
+    await one.pending.refresh()
     one.truth.away = False
     await one.write_down()
     assert [whom for whom, *_ in await revocations(file)] == [session.id]
@@ -449,7 +449,7 @@ async def test_in_the_background_all_of_it_happens_by_itself(
     one.truth.away = True
     tasks = [
         asyncio.create_task(other.pending.watch(3600)),
-        asyncio.create_task(other.pending.write(0.001, other.sessions.write_down)),
+        asyncio.create_task(other.pending.run_persisting(0.001, other.sessions.persist)),
     ]
     await one.revoke(session)
     other.pending.wake()

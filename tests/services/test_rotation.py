@@ -19,7 +19,7 @@ from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, Token, TokenKey
 from sidegate.core.verdict import Allow, Deny, Reason
 from sidegate.services.rotation import Rotation
-from sidegate.services.session_context import Means
+from sidegate.services.session_context import SessionContext
 from sidegate.services.sessions import Issued
 from tests.contracts.values import TESTER, a_record, a_session
 from tests.support.clock import FakeClock
@@ -44,9 +44,9 @@ class Scene:
 
     def instance(self, ring: KeyRing | None = None) -> Rotation:
         return Rotation(
-            Means(
+            SessionContext(
                 self.durable,
-                hot=[self.near],
+                caches=[self.near],
                 feed=self,
                 ring=ring or self.ring,
                 lifetimes=DEFAULT_LIFETIMES,
@@ -56,7 +56,7 @@ class Scene:
             ),
         )
 
-    async def announce(self, sessions: Iterable[Session]) -> None:
+    async def publish(self, sessions: Iterable[Session]) -> None:
         self.announced.extend(sessions)
 
     def created(self, _: Session) -> None: ...

@@ -10,7 +10,7 @@ import pytest
 
 from sidegate.core.session import Session
 from sidegate.core.session_type import SessionType
-from sidegate.core.token import Digest, KeyRing, Spelling, Token, TokenKey, spelling_of
+from sidegate.core.token import Digest, KeyRing, Token, TokenKey, TokenText, token_text_of
 from sidegate.core.verdict import Allow, Deny, Reason, Unavailable
 from sidegate.services.validator import Validator
 from tests.contracts.values import a_digest, a_session, a_tombstone
@@ -109,9 +109,9 @@ def recalled(session: Session | None, clock: FakeClock | None = None) -> Session
         deadline=ENDLESS,
         memory=lambda digest: session if digest == TOKEN.digest() else None,
     )
-    spelling = spelling_of(TOKEN.text)
+    spelling = token_text_of(TOKEN.text)
     assert spelling is not None
-    return validator.recall(spelling, (clock or FakeClock()).now())
+    return validator.check_memory(spelling, (clock or FakeClock()).now())
 
 
 def test_what_memory_knows_is_recalled() -> None:
@@ -141,9 +141,9 @@ def recalled_under(ring: KeyRing, session: Session, token: Token = TOKEN) -> Ses
     validator = Validator(
         Shelf(), ring=ring, clock=FakeClock(), deadline=ENDLESS, memory=lambda _: session
     )
-    spelling = spelling_of(token.text)
+    spelling = token_text_of(token.text)
     assert spelling is not None
-    return validator.recall(spelling, NOON)
+    return validator.check_memory(spelling, NOON)
 
 
 def test_a_forged_token_recalls_nobody() -> None:
@@ -165,7 +165,7 @@ def test_the_tag_is_looked_at_once_for_each_copy() -> None:
     looked = []
 
     class Looking(KeyRing):
-        def has_tagged(self, spelling: Spelling) -> bool:
+        def has_tagged(self, spelling: TokenText) -> bool:
             looked.append(spelling)
             return super().has_tagged(spelling)
 
@@ -191,12 +191,12 @@ def fetched(
         return True
 
     validator = Validator(Shelf(), ring=RING, clock=FakeClock(), deadline=ENDLESS, fetch=fetch)
-    spelling = spelling_of(TOKEN.text)
+    spelling = token_text_of(TOKEN.text)
     assert spelling is not None
-    assert validator.fetch(spelling, told.append, budget=budget)
+    assert validator.prefetch(spelling, told.append, budget=budget)
     ((digest, patience),) = asked
     assert (told, digest) == ([copy], TOKEN.digest())
-    return validator.fetched(copy, NOON), patience
+    return validator.judge_prefetched(copy, NOON), patience
 
 
 def test_a_valid_session_that_is_fetched_is_told_as_it_is_and_verified() -> None:
@@ -229,10 +229,10 @@ def test_fetching_takes_no_longer_than_the_caller_waits(
 
 
 def test_where_there_is_nothing_to_fetch_from_nobody_is_told() -> None:
-    spelling, told = spelling_of(TOKEN.text), list[object]()
+    spelling, told = token_text_of(TOKEN.text), list[object]()
 
     assert spelling is not None
-    assert not a_validator(Shelf()).fetch(spelling, told.append)
+    assert not a_validator(Shelf()).prefetch(spelling, told.append)
     assert told == []
 
 

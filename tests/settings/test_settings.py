@@ -24,10 +24,10 @@ from sidegate.settings import Settings, first_admin_key, load, token_keys
 from sidegate.settings.sections import ProviderSection
 from sidegate.settings.show import schema, shown
 from sidegate.settings.sources import leaves, variable_of
-from sidegate.settings.values import read_duration, read_size, spell_duration, spell_size
+from sidegate.settings.values import format_duration, format_size, read_duration, read_size
 
 CONFIG = Path(__file__).parents[2] / "config"
-KEY = TokenKey(1, bytes(32)).spell()
+KEY = TokenKey(1, bytes(32)).formatted()
 SHARED = {"SIDEGATE_DATABASE_URL": "postgresql://db/sidegate", "SIDEGATE_TOKEN__KEYS": KEY}
 
 
@@ -40,7 +40,7 @@ def written(folder: Path, text: str) -> Path:
 def mistakes(config: Path | None = None, **environ: str) -> list[str]:
     with pytest.raises(SettingsError) as caught:
         load(config, environ)
-    return caught.value.mistakes
+    return caught.value.errors
 
 
 def the_mistake(config: Path | None = None, **environ: str) -> str:
@@ -74,7 +74,7 @@ def test_a_file_variable_gives_what_its_file_holds_without_the_last_line_break(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "url").write_text("postgresql://u:p@db/sidegate\n")
-    (tmp_path / "keys").write_text(f"{TokenKey(2, bytes(32)).spell()}\r\n{KEY}\r\n")
+    (tmp_path / "keys").write_text(f"{TokenKey(2, bytes(32)).formatted()}\r\n{KEY}\r\n")
 
     settings = load(
         None,
@@ -331,12 +331,12 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
         ("ADMIN__KEYS", '[{"name": "a", "sha256": "0", "scopes": ["read"]}]'),
         ("ADMIN__KEYS", '[{"name": "a", "sha256": "' + "0" * 64 + '", "scopes": []}]'),
         ("ADMIN__KEYS", '[{"name": "a", "sha256": "' + "0" * 64 + '", "scopes": ["root"]}]'),
-        ("GATE__EXPRESS", "often"),
+        ("GATE__FAST_PATH", "often"),
         ("GATE__MAX_CONNECTIONS", "0"),
-        ("LOCAL__MAX_SESSIONS", "0"),
-        ("LOCAL__MAX_BYTES", "128MB"),
-        ("LOCAL__MAX_BYTES", "1023KiB"),
-        ("LOCAL__MAX_BYTES", "2048GiB"),
+        ("MEMORY__MAX_SESSIONS", "0"),
+        ("MEMORY__MAX_BYTES", "128MB"),
+        ("MEMORY__MAX_BYTES", "1023KiB"),
+        ("MEMORY__MAX_BYTES", "2048GiB"),
         ("LOGS__LEVEL", "loud"),
         ("POSTGRES__POOL_MAX", "many"),
         ("TOKEN__KEYS", "1:short"),
@@ -649,7 +649,7 @@ WRONG = {
         [{"name": f"{SECRET} x", "sha256": SECRET, "scopes": SECRET}]
     ),
     "SIDEGATE_OPS__LISTEN": SECRET,
-    "SIDEGATE_LOCAL__MAX_SESSIONS": SECRET,
+    "SIDEGATE_MEMORY__MAX_SESSIONS": SECRET,
     "SIDEGATE_LOGS__LEVEL": SECRET,
     "SIDEGATE_SESSIONS__WEB__LIFETIME": SECRET,
 }
@@ -659,7 +659,7 @@ def test_no_mistake_repeats_what_was_given() -> None:
     with pytest.raises(SettingsError) as caught:
         load(None, WRONG)
 
-    assert len(caught.value.mistakes) >= len(WRONG)
+    assert len(caught.value.errors) >= len(WRONG)
     assert SECRET not in str(caught.value)
     assert SECRET not in repr(caught.value)
 
@@ -702,11 +702,11 @@ def test_show_tells_where_each_value_came_from(tmp_path: Path) -> None:
     config = written(tmp_path, "gate: {realm: mine}\nlocal: {max_age: 1s}")
     (tmp_path / "age").write_text("2s")
 
-    text = shown(config, {"SIDEGATE_LOCAL__MAX_AGE_FILE": str(tmp_path / "age")})
+    text = shown(config, {"SIDEGATE_MEMORY__MAX_AGE_FILE": str(tmp_path / "age")})
 
     lines = {" ".join(line.split()) for line in text.splitlines()}
     assert f"realm: mine # {config}" in lines
-    assert "max_age: 2s # SIDEGATE_LOCAL__MAX_AGE_FILE" in lines
+    assert "max_age: 2s # SIDEGATE_MEMORY__MAX_AGE_FILE" in lines
     assert "listen: 127.0.0.1:7080 # default" in lines
 
 
@@ -794,7 +794,7 @@ def test_durations_are_read_and_spelled(text: str, seconds: float) -> None:
     duration = read_duration(text)
 
     assert duration == timedelta(seconds=seconds) == read_duration(seconds)
-    assert read_duration(spell_duration(duration)) == duration
+    assert read_duration(format_duration(duration)) == duration
 
 
 @pytest.mark.parametrize("given", [None, True, "", "s", "1", ".5s", "1e3", "NaN", "٣s", 1e300])
@@ -861,7 +861,7 @@ def test_a_preset_that_is_none_is_told(wrong: str, tmp_path: Path) -> None:
 )
 def test_sizes_are_read_and_spelled(given: object, size: int, spelled: str) -> None:
     assert read_size(given) == size
-    assert spell_size(size) == spelled
+    assert format_size(size) == spelled
 
 
 @pytest.mark.parametrize("given", [None, True, "", "MiB", "1MB", "1.5GiB", "-1", 1.5, "٣MiB"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sidegate.core.session import Session
 from sidegate.core.token import Digest
-from sidegate.stores.memory import LocalStore, size_of
+from sidegate.stores.memory import MemoryStore, size_of
 from tests.contracts.values import a_digest, a_session, a_tombstone
 from tests.support.clock import NOON, FakeClock
 
@@ -33,8 +33,8 @@ def a_store(
     max_sessions: int = 1000,
     max_bytes: int = 2**30,
     jitter: Callable[[], float] = lambda: 0.0,
-) -> LocalStore:
-    return LocalStore(
+) -> MemoryStore:
+    return MemoryStore(
         max_sessions=max_sessions,
         max_bytes=max_bytes,
         max_age=MAX_AGE,
@@ -49,47 +49,47 @@ def a_store(
 def test_it_never_holds_more_than_it_may() -> None:
     store = a_store(max_sessions=10)
     for _ in range(50):
-        store.keep(a_session())
+        store.put_nowait(a_session())
         assert len(store) <= 10
     assert len(store) == 10
 
 
 def test_the_least_recently_found_is_forgotten_first() -> None:
     store = a_store(max_sessions=3)
-    oldest, middle, newest = (store.keep(a_session()) for _ in range(3))
-    store.peek(oldest.digest)
-    store.keep(a_session())
-    assert store.peek(middle.digest) is None
-    assert store.peek(oldest.digest) == oldest
-    assert store.peek(newest.digest) == newest
+    oldest, middle, newest = (store.put_nowait(a_session()) for _ in range(3))
+    store.get_nowait(oldest.digest)
+    store.put_nowait(a_session())
+    assert store.get_nowait(middle.digest) is None
+    assert store.get_nowait(oldest.digest) == oldest
+    assert store.get_nowait(newest.digest) == newest
 
 
 def test_being_kept_again_counts_as_being_found() -> None:
     store = a_store(max_sessions=2)
-    first, second = (store.keep(a_session()) for _ in range(2))
-    store.keep(first)
-    store.keep(a_session())
-    assert store.peek(first.digest) == first
-    assert store.peek(second.digest) is None
+    first, second = (store.put_nowait(a_session()) for _ in range(2))
+    store.put_nowait(first)
+    store.put_nowait(a_session())
+    assert store.get_nowait(first.digest) == first
+    assert store.get_nowait(second.digest) is None
 
 
 def test_asking_for_what_is_too_old_does_not_keep_it_from_being_forgotten() -> None:
     clock = FakeClock()
     store = a_store(clock, max_sessions=2)
-    aged = store.keep(a_tombstone())
+    aged = store.put_nowait(a_tombstone())
     clock.advance(MAX_AGE)
-    store.keep(a_session())
-    store.peek(aged.digest)
-    store.keep(a_session())
+    store.put_nowait(a_session())
+    store.get_nowait(aged.digest)
+    store.put_nowait(a_session())
     stale = a_session(digest=aged.digest)
-    assert store.keep(stale) == stale  # nothing was left to compare it with
+    assert store.put_nowait(stale) == stale  # nothing was left to compare it with
 
 
 def test_it_never_takes_more_room_than_it_may() -> None:
     each = size_of(a_session())
     store = a_store(max_bytes=10 * each)
     for _ in range(50):
-        store.keep(a_session())
+        store.put_nowait(a_session())
         assert store.size == len(store) * each
     assert len(store) == 10
 
@@ -97,15 +97,15 @@ def test_it_never_takes_more_room_than_it_may() -> None:
 def test_what_takes_much_room_drives_out_as_many_as_it_must() -> None:
     large = a_session(user_id="x" * 2000)
     store = a_store(max_bytes=size_of(large) + size_of(a_session()))
-    small = [store.keep(a_session()) for _ in range(4)]
-    store.keep(large)
-    assert [store.peek(session.digest) for session in small] == [None, None, None, small[3]]
+    small = [store.put_nowait(a_session()) for _ in range(4)]
+    store.put_nowait(large)
+    assert [store.get_nowait(session.digest) for session in small] == [None, None, None, small[3]]
 
 
 def test_what_does_not_fit_at_all_is_not_kept() -> None:
     store = a_store(max_bytes=500)
     session = a_session()
-    assert store.keep(session) == session
+    assert store.put_nowait(session) == session
     assert (len(store), store.size) == (0, 0)
 
 
@@ -113,16 +113,16 @@ def test_where_answers_take_more_room_fewer_are_kept() -> None:
     each = size_of(a_session())
     store = a_store(max_bytes=10 * each)
     for _ in range(10):
-        store.keep(a_session())
-    store.answers_name(["X" * each])
+        store.put_nowait(a_session())
+    store.set_reply_headers(["X" * each])
     assert (len(store), store.size) == (5, 10 * each - 5 * 74)
 
 
 def test_a_copy_takes_the_room_of_the_one_it_follows() -> None:
     store = a_store()
-    session = store.keep(a_session())
+    session = store.put_nowait(a_session())
     for _ in range(5):
-        session = store.keep(session.extended(NOON + timedelta(days=1), NOON))
+        session = store.put_nowait(session.extended(NOON + timedelta(days=1), NOON))
         assert store.size == size_of(session)
     store.clear()
     assert store.size == 0
@@ -133,23 +133,23 @@ def test_a_copy_takes_the_room_of_the_one_it_follows() -> None:
 
 async def test_every_look_up_is_counted_once() -> None:
     store = a_store()
-    session = store.keep(a_session())
+    session = store.put_nowait(a_session())
     await store.find(session.digest)
-    store.peek(session.digest)
+    store.get_nowait(session.digest)
     await store.find(a_digest())
-    store.peek(a_digest())  # whoever cannot await asks again, and can
+    store.get_nowait(a_digest())  # whoever cannot await asks again, and can
     assert (store.hits, store.misses) == (2, 1)
 
 
 def test_an_equal_copy_leaves_the_one_that_is_there_with_its_margin() -> None:
     store = a_store()
-    first = store.keep(a_session())
-    first.note("what was said of it")
-    again = store.keep(replace(first))
-    assert again is store.peek(first.digest) is first
-    touched = store.keep(first.touched(NOON + SECOND))
-    assert store.peek(first.digest) is touched
-    assert touched.margin is None
+    first = store.put_nowait(a_session())
+    first.note_reply("what was said of it")
+    again = store.put_nowait(replace(first))
+    assert again is store.get_nowait(first.digest) is first
+    touched = store.put_nowait(first.touched(NOON + SECOND))
+    assert store.get_nowait(first.digest) is touched
+    assert touched.cached_reply is None
 
 
 # --- Age
@@ -158,84 +158,84 @@ def test_an_equal_copy_leaves_the_one_that_is_there_with_its_margin() -> None:
 def test_a_copy_is_answered_until_it_is_too_old_and_not_at_that_moment() -> None:
     clock = FakeClock()
     store = a_store(clock)
-    session = store.keep(a_session())
+    session = store.put_nowait(a_session())
     clock.advance(MAX_AGE - 0.001)
-    assert store.peek(session.digest) == session
+    assert store.get_nowait(session.digest) == session
     clock.advance(0.001)
-    assert store.peek(session.digest) is None
+    assert store.get_nowait(session.digest) is None
 
 
 def test_being_found_makes_no_copy_younger() -> None:
     clock = FakeClock()
     store = a_store(clock)
-    session = store.keep(a_session())
+    session = store.put_nowait(a_session())
     for _ in range(3):
         clock.advance(MAX_AGE / 4)
-        assert store.peek(session.digest) == session
+        assert store.get_nowait(session.digest) == session
     clock.advance(MAX_AGE / 4)
-    assert store.peek(session.digest) is None
+    assert store.get_nowait(session.digest) is None
 
 
 def test_ages_are_measured_by_the_clock_that_never_goes_back() -> None:
     clock = ClockWithoutHands()
     store = a_store(clock)
-    session = store.keep(a_session())
-    assert store.peek(session.digest) == session
+    session = store.put_nowait(a_session())
+    assert store.get_nowait(session.digest) == session
     clock.advance(MAX_AGE)
-    assert store.peek(session.digest) is None
+    assert store.get_nowait(session.digest) is None
 
 
 def test_copies_made_together_do_not_age_together() -> None:
     clock, spread = FakeClock(), iter((0.0, 0.5, 1.0))
     store = a_store(clock, jitter=lambda: next(spread))
-    sessions = [store.keep(a_session()) for _ in range(3)]
+    sessions = [store.put_nowait(a_session()) for _ in range(3)]
     living = []
     for step in (4.4, 0.2, 0.2, 0.2):  # at 4.4, 4.6, 4.8 and 5.0 seconds
         clock.advance(step)
-        living.append(sum(store.peek(session.digest) is not None for session in sessions))
+        living.append(sum(store.get_nowait(session.digest) is not None for session in sessions))
     assert living == [3, 2, 1, 0]
 
 
 def test_no_copy_lives_longer_than_it_may_or_much_shorter() -> None:
     clock = FakeClock()
     store = a_store(clock, jitter=random.Random(7).random)
-    sessions = [store.keep(a_session()) for _ in range(500)]
+    sessions = [store.put_nowait(a_session()) for _ in range(500)]
     clock.advance(MAX_AGE * 0.9 - 0.001)
-    assert all(store.peek(session.digest) for session in sessions)
+    assert all(store.get_nowait(session.digest) for session in sessions)
     clock.advance(MAX_AGE * 0.1 + 0.001)
-    assert not any(store.peek(session.digest) for session in sessions)
+    assert not any(store.get_nowait(session.digest) for session in sessions)
 
 
 def test_an_equal_copy_is_news() -> None:
     clock = FakeClock()
     store = a_store(clock)
-    session = store.keep(a_session())
+    session = store.put_nowait(a_session())
     clock.advance(MAX_AGE - 1)
-    store.keep(session)
+    store.put_nowait(session)
     clock.advance(MAX_AGE - 1)
-    assert store.peek(session.digest) == session
+    assert store.get_nowait(session.digest) == session
 
 
 def test_a_staler_copy_is_no_news() -> None:
     clock = FakeClock()
     store = a_store(clock)
     session = a_session()
-    touched = store.keep(session.touched(NOON + SECOND))
+    touched = store.put_nowait(session.touched(NOON + SECOND))
     clock.advance(MAX_AGE - 1)
-    assert store.keep(session) == touched
+    assert store.put_nowait(session) == touched
     clock.advance(1)
-    assert store.peek(session.digest) is None
+    assert store.get_nowait(session.digest) is None
 
 
 def test_what_is_too_old_to_be_answered_still_wins_over_a_staler_copy() -> None:
     clock = FakeClock()
     store = a_store(clock)
     session = a_session()
-    tombstone = store.keep(session.revoked(NOON))
+    tombstone = store.put_nowait(session.revoked(NOON))
     clock.advance(MAX_AGE * 100)
-    assert store.peek(session.digest) is None
-    assert store.keep(session) == tombstone
-    assert store.peek(session.digest) is None
+    assert store.get_nowait(session.digest) is None
+    assert store.put_nowait(session) == tombstone
+    assert store.get_nowait(session.digest) is None
 
 
 async def test_in_distrust_nothing_is_believed_but_the_dead_stay_dead() -> None:
@@ -243,7 +243,7 @@ async def test_in_distrust_nothing_is_believed_but_the_dead_stay_dead() -> None:
     session, other = a_session(), a_session()
     tombstone = await store.put(session.revoked(NOON))
     await store.put(other)
-    store.distrust()
+    store.expire_all()
     assert await store.find(session.digest) is None
     assert await store.find(other.digest) is None
     assert await store.put(session) == tombstone  # what a store kept that was not told
@@ -272,7 +272,7 @@ class Model:
         self._max_sessions = max_sessions
         self._clock = clock
 
-    def keep(self, session: Session) -> Session:
+    def put_nowait(self, session: Session) -> Session:
         known = self._known(session.digest)
         if known and known[0].freshness > session.freshness:
             return known[0]
@@ -280,7 +280,7 @@ class Model:
         self.copies = self.copies[-self._max_sessions :]
         return session
 
-    def peek(self, digest: Digest) -> Session | None:
+    def get_nowait(self, digest: Digest) -> Session | None:
         known = self._known(digest)
         if known is None or known[1] <= self._clock.monotonic():
             return None
@@ -317,12 +317,12 @@ steps: st.SearchStrategy[Step] = st.one_of(
 )
 
 
-def take(step: Step, store: LocalStore | Model, clock: FakeClock) -> Session | None:
+def take(step: Step, store: MemoryStore | Model, clock: FakeClock) -> Session | None:
     match step:
         case ("keep", which, age):
-            return store.keep(HISTORIES[which][age])
+            return store.put_nowait(HISTORIES[which][age])
         case ("peek", which, _):
-            return store.peek(HISTORIES[which][0].digest)
+            return store.get_nowait(HISTORIES[which][0].digest)
         case ("wait", seconds, _):
             clock.advance(seconds)
         case _:
@@ -346,7 +346,7 @@ async def test_neither_verb_ever_waits(known: bool) -> None:
     store = a_store()
     session = a_session()
     if known:
-        store.keep(session)
+        store.put_nowait(session)
     finding = store.find(session.digest if known else a_digest())
     putting = store.put(session)
     for coroutine in (finding, putting):
@@ -357,15 +357,15 @@ async def test_neither_verb_ever_waits(known: bool) -> None:
 def test_a_copy_that_was_seen_is_believed_no_longer_for_that() -> None:
     clock = FakeClock()
     store, session = a_store(clock), a_session()
-    store.keep(session)
+    store.put_nowait(session)
     for _ in range(4):
         clock.advance(1)
         store.touch(session.touched(clock.now()))
-        found = store.peek(session.digest)
+        found = store.get_nowait(session.digest)
         assert found is not None
         assert found.last_seen_at == clock.now()
     clock.advance(1)
-    assert store.peek(session.digest) is None
+    assert store.get_nowait(session.digest) is None
 
 
 def test_what_is_not_there_or_fresher_is_not_touched() -> None:
@@ -373,6 +373,6 @@ def test_what_is_not_there_or_fresher_is_not_touched() -> None:
     store.touch(session)
     assert len(store) == 0
     tombstone = session.revoked(NOON + SECOND)
-    store.keep(tombstone)
+    store.put_nowait(tombstone)
     store.touch(session.touched(NOON + 2 * SECOND))
-    assert store.peek(session.digest) == tombstone
+    assert store.get_nowait(session.digest) == tombstone

@@ -13,10 +13,10 @@ from sidegate.core.session import Session
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import Token
 from sidegate.services.binding import ClientBinding
-from sidegate.settings.sections import LocalSection
+from sidegate.settings.sections import MemorySection
 from sidegate.stores.codec import decode, encode
-from sidegate.stores.memory import LocalStore, size_of
-from sidegate.web.gateways.base import Manners
+from sidegate.stores.memory import MemoryStore, size_of
+from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
 from sidegate.web.gateways.identity_headers import IdentityNames
 from tests.contracts.values import a_session
@@ -124,24 +124,26 @@ class House:
     """A memory, and a gate that answers from it."""
 
     def __init__(self, names: IdentityNames) -> None:
-        self.local = LocalStore(
+        self.local = MemoryStore(
             max_sessions=BEFORE + MANY,
             max_bytes=2**30,
             max_age=60.0,
             clock=FakeClock(),
         )
-        self.local.answers_name(names.all())
+        self.local.set_reply_headers(names.all())
         binding = ClientBinding(
             dict.fromkeys(Signal, Policy.LOG), widths=Widths(), events=Nobody(), revoke=ends_nobody
         )
-        manners = Manners(identity=names, signals=SignalSources(binding.watched, b"x-device"))
-        gate = build_gate(Gatehouse(), memory=self.local.peek, manners=manners, binding=binding)
+        manners = GatewayPolicy(identity=names, signals=SignalSources(binding.watched, b"x-device"))
+        gate = build_gate(
+            Gatehouse(), memory=self.local.get_nowait, manners=manners, binding=binding
+        )
         self._tape = Tape(gate.door)
 
     def meets(self, them: Sequence[Stored]) -> None:
         """Remember them all, answer each from memory, and keep the answers with the copies."""
         for each in them:
-            self.local.keep(decode(each.record))
+            self.local.put_nowait(decode(each.record))
             self._tape.feed(each.request)
             assert self._tape.sent.startswith(b"HTTP/1.1 200 OK")
             self._tape.sent = b""
@@ -199,7 +201,7 @@ def test_a_hundred_thousand_ordinary_sessions_fit_into_a_hundred_and_twenty_mega
 
 def test_a_hundred_thousand_fit_by_default_when_they_are_bound_and_have_scopes_too() -> None:
     session = replace(bound(1), scopes=("orders:read", "orders:write"))
-    assert 100_000 * size_of(session) < LocalSection().max_bytes
+    assert 100_000 * size_of(session) < MemorySection().max_bytes
 
 
 def test_beyond_ascii_a_name_counts_for_what_it_takes_in_an_answer() -> None:

@@ -3,15 +3,15 @@
 import pytest
 
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
-from sidegate.stores.negative_cache import Misses, RememberMisses
+from sidegate.stores.negative_cache import NegativeCache, NegativeCaching
 from tests.contracts.values import a_digest, a_session
 from tests.support.clock import FakeClock
 from tests.support.fakes import Shelf
 
 
-def remembering(shelf: Shelf, clock: FakeClock, *, max_digests: int = 100) -> RememberMisses:
-    misses = Misses(max_digests=max_digests, max_age=2.0, clock=clock)
-    return RememberMisses(shelf, misses=misses)
+def remembering(shelf: Shelf, clock: FakeClock, *, max_digests: int = 100) -> NegativeCaching:
+    misses = NegativeCache(max_digests=max_digests, max_age=2.0, clock=clock)
+    return NegativeCaching(shelf, misses=misses)
 
 
 async def test_a_miss_is_asked_for_once() -> None:
@@ -72,12 +72,12 @@ async def test_an_unreadable_record_is_not_a_miss() -> None:
 
 
 async def test_what_one_road_has_missed_another_to_the_same_truth_need_not_ask_for() -> None:
-    misses = Misses(max_digests=9, max_age=2.0, clock=FakeClock())
+    misses = NegativeCache(max_digests=9, max_age=2.0, clock=FakeClock())
     one, another, digest = Shelf(), Shelf(), a_digest()
-    await RememberMisses(one, misses=misses).find(digest)
+    await NegativeCaching(one, misses=misses).find(digest)
 
     assert digest in misses
-    assert await RememberMisses(another, misses=misses).find(digest) is None
+    assert await NegativeCaching(another, misses=misses).find(digest) is None
     assert another.asked == []
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from sidegate.core.session import Session
 from sidegate.core.token import Digest
-from sidegate.stores.client.batched import BatchedHot
-from sidegate.stores.memory import LocalStore
-from sidegate.stores.prefetch import Fetcher
+from sidegate.stores.client.batched import BatchedCache
+from sidegate.stores.memory import MemoryStore
+from sidegate.stores.prefetch import Prefetcher
 from tests.contracts.values import a_digest, a_session
 from tests.stores.waiting import until
 from tests.support.clock import NOON, FakeClock
@@ -21,17 +21,17 @@ class Scene:
 
     def __init__(self, *sessions: Session) -> None:
         self.shelf = Shelf(*sessions)
-        self.local = LocalStore(
+        self.local = MemoryStore(
             max_sessions=2, max_bytes=100_000, max_age=5.0, clock=FakeClock(), jitter=lambda: 0.0
         )
         self.useless = set[Digest]()
-        self.fetcher = Fetcher(
-            BatchedHot(self.shelf), self.local, deadline=2.0, useless=self.useless.__contains__
+        self.fetcher = Prefetcher(
+            BatchedCache(self.shelf), self.local, deadline=2.0, useless=self.useless.__contains__
         )
 
     def fetched(self, digest: Digest) -> asyncio.Future[Session | None]:
         told: asyncio.Future[Session | None] = asyncio.get_running_loop().create_future()
-        assert self.fetcher.fetch(digest, told.set_result, patience=2.0)
+        assert self.fetcher.prefetch(digest, told.set_result, patience=2.0)
         assert not told.done()  # never before we return
         return told
 
@@ -41,7 +41,7 @@ async def test_what_a_hot_store_has_is_kept_and_told() -> None:
     scene = Scene(session)
 
     assert await scene.fetched(session.digest) == session
-    assert scene.local.peek(session.digest) == session
+    assert scene.local.get_nowait(session.digest) == session
     assert scene.local.misses == 1
 
 
@@ -61,7 +61,7 @@ async def test_of_a_copy_and_a_fresher_one_in_memory_the_fresher_is_told() -> No
     session = a_session()
     tombstone = session.revoked(NOON)
     scene = Scene(session)
-    scene.local.keep(tombstone)
+    scene.local.put_nowait(tombstone)
 
     assert await scene.fetched(session.digest) == tombstone
 
@@ -104,7 +104,7 @@ async def test_what_need_not_be_asked_for_is_not() -> None:
     scene, digest, told = Scene(), a_digest(), list[object]()
     scene.useless.add(digest)
 
-    assert not scene.fetcher.fetch(digest, told.append, patience=2.0)
+    assert not scene.fetcher.prefetch(digest, told.append, patience=2.0)
     await asyncio.sleep(0)
     assert (told, scene.shelf.asked) == ([], [])
 
@@ -113,7 +113,7 @@ async def test_whoever_waits_less_than_the_hot_store_may_take_is_not_fetched_for
     session, told = a_session(), list[object]()
     scene = Scene(session)
 
-    assert not scene.fetcher.fetch(session.digest, told.append, patience=1.999)
+    assert not scene.fetcher.prefetch(session.digest, told.append, patience=1.999)
     await asyncio.sleep(0)
     assert (told, scene.shelf.asked) == ([], [])
 

@@ -8,7 +8,7 @@ import pytest
 
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.session import Session
-from sidegate.stores.read_through import Beyond, ReadThrough
+from sidegate.stores.read_through import ReadThrough, SkipCache
 from tests.contracts.values import a_digest, a_rotated_session, a_session, a_tombstone
 from tests.stores.waiting import until
 from tests.support.clock import NOON, FakeClock
@@ -55,9 +55,9 @@ async def test_beyond_near_is_not_asked_but_left_a_copy_and_the_fresher_is_told(
     tombstone = session.revoked(NOON)
     empty, knowing = Shelf(), Shelf(tombstone)
 
-    assert await Beyond(empty, Shelf(session)).find(session.digest) == session
-    assert await Beyond(knowing, Shelf(session)).find(session.digest) == tombstone
-    assert await Beyond(knowing, Shelf()).find(session.digest) is None
+    assert await SkipCache(empty, Shelf(session)).find(session.digest) == session
+    assert await SkipCache(knowing, Shelf(session)).find(session.digest) == tombstone
+    assert await SkipCache(knowing, Shelf()).find(session.digest) is None
     assert empty.sessions == {session.digest: session}
     assert empty.asked == knowing.asked == []
 

@@ -8,7 +8,7 @@ import pytest
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.session import Session
 from sidegate.stores.read_through import ReadThrough
-from sidegate.stores.single_flight import Coalesce, UnderWay
+from sidegate.stores.single_flight import InFlight, SingleFlight
 from tests.contracts.values import a_digest, a_session
 from tests.stores.waiting import all_leave, nothing_is_left, until
 from tests.support.clock import FakeClock
@@ -17,8 +17,8 @@ from tests.support.fakes import Shelf
 Caller = asyncio.Task[Any]
 
 
-def a_coalesce(shelf: Shelf, *, patience: float = 30.0) -> Coalesce:
-    return Coalesce(shelf, patience=patience)
+def a_coalesce(shelf: Shelf, *, patience: float = 30.0) -> SingleFlight:
+    return SingleFlight(shelf, patience=patience)
 
 
 async def callers_in_the_air(shelf: Shelf, session: Session, count: int) -> list[Caller]:
@@ -41,13 +41,13 @@ async def test_many_callers_share_one_flight() -> None:
 
 
 async def test_what_is_under_way_on_another_road_to_the_same_truth_is_shared() -> None:
-    session, under_way = a_session(), UnderWay()
+    session, under_way = a_session(), InFlight()
     one, another = Shelf(session), Shelf()
     one.open.clear()
     async with nothing_is_left():
         asking = [
             asyncio.create_task(
-                Coalesce(shelf, patience=30.0, under_way=under_way).find(session.digest)
+                SingleFlight(shelf, patience=30.0, under_way=under_way).find(session.digest)
             )
             for shelf in (one, another)
         ]
@@ -134,7 +134,7 @@ async def test_what_comes_too_late_for_whoever_asked_is_kept_for_the_next() -> N
     finder = ReadThrough(near, far, clock=FakeClock())
     async with nothing_is_left():
         with pytest.raises(StoreUnavailable):
-            await Coalesce(finder, patience=0.005).find(session.digest)
+            await SingleFlight(finder, patience=0.005).find(session.digest)
         far.open.set()
     assert near.sessions == {session.digest: session}
 

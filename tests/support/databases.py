@@ -14,22 +14,22 @@ from sidegate.core.protocols import (
     AnalyticsStore,
     AuditLog,
     DurableStore,
-    LogoutMemory,
+    LogoutTokenStore,
     SessionLocks,
 )
 from sidegate.stores.postgres import database as postgres_database
 from sidegate.stores.postgres.analytics import PostgresAnalytics
 from sidegate.stores.postgres.audit import PostgresAudit
 from sidegate.stores.postgres.locks import PostgresLocks
-from sidegate.stores.postgres.logout_tokens import PostgresLogouts
+from sidegate.stores.postgres.logout_tokens import PostgresLogoutTokens
 from sidegate.stores.postgres.migrate import migrate_postgres
-from sidegate.stores.postgres.sessions import PostgresStore
+from sidegate.stores.postgres.sessions import PostgresSessions
 from sidegate.stores.sqlite import database as sqlite_database
 from sidegate.stores.sqlite.analytics import SqliteAnalytics
 from sidegate.stores.sqlite.audit import SqliteAudit
 from sidegate.stores.sqlite.locks import SqliteLocks
-from sidegate.stores.sqlite.logout_tokens import SqliteLogouts
-from sidegate.stores.sqlite.sessions import SqliteStore
+from sidegate.stores.sqlite.logout_tokens import SqliteLogoutTokens
+from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.support.processes import Server
 
 
@@ -56,7 +56,7 @@ class Database(Protocol):
         """Let every hold on a lock be as old as if so much time had passed."""
         ...
 
-    def logout_memory(self) -> AbstractAsyncContextManager[LogoutMemory]:
+    def logout_memory(self) -> AbstractAsyncContextManager[LogoutTokenStore]:
         """Open the memory of logouts in it, as another process would."""
         ...
 
@@ -79,7 +79,7 @@ class PostgresDatabase:
 
     async def open(self) -> DurableStore:
         await migrate_postgres(self.url)
-        return await PostgresStore.open(self.url)
+        return await PostgresSessions.open(self.url)
 
     @asynccontextmanager
     async def audit_log(self) -> AsyncIterator[AuditLog]:
@@ -106,9 +106,9 @@ class PostgresDatabase:
         )
 
     @asynccontextmanager
-    async def logout_memory(self) -> AsyncIterator[LogoutMemory]:
+    async def logout_memory(self) -> AsyncIterator[LogoutTokenStore]:
         database = await postgres_database.PostgresDatabase.open(self.url)
-        yield PostgresLogouts(database)
+        yield PostgresLogoutTokens(database)
         await database.close()
 
     async def execute(self, statement: str) -> None:
@@ -135,7 +135,7 @@ class SqliteDatabase:
     path: Path
 
     async def open(self) -> DurableStore:
-        return await SqliteStore.open(self.path)
+        return await SqliteSessions.open(self.path)
 
     @asynccontextmanager
     async def audit_log(self) -> AsyncIterator[AuditLog]:
@@ -160,9 +160,9 @@ class SqliteDatabase:
         await self.execute(f"UPDATE session_locks SET expires_at = expires_at - {microseconds}")
 
     @asynccontextmanager
-    async def logout_memory(self) -> AsyncIterator[LogoutMemory]:
+    async def logout_memory(self) -> AsyncIterator[LogoutTokenStore]:
         database = await sqlite_database.SqliteDatabase.open(self.path)
-        yield SqliteLogouts(database)
+        yield SqliteLogoutTokens(database)
         await database.close()
 
     async def execute(self, statement: str) -> None:

@@ -18,7 +18,7 @@ from tests.support.processes import Child, Server, python_module, start_on_a_fre
 ROOT = Path(__file__).parents[2]
 
 # "false": every Sidegate that a test starts has aiohttp's lane only.
-EXPRESS: Final = os.environ.get("SIDEGATE_TESTS_EXPRESS", "true")
+FAST_PATH: Final = os.environ.get("SIDEGATE_TESTS_FAST_PATH", "true")
 
 
 class Created(NamedTuple):
@@ -96,7 +96,7 @@ def start_sidegate(
             "SIDEGATE_GATE__LISTEN": f"127.0.0.1:{port}",
             "SIDEGATE_ADMIN__LISTEN": f"127.0.0.1:{admin_port}",
             "SIDEGATE_OPS__LISTEN": f"127.0.0.1:{ops_port}",
-            "SIDEGATE_GATE__EXPRESS": EXPRESS,
+            "SIDEGATE_GATE__FAST_PATH": FAST_PATH,
         }
         child = Child(
             "sidegate",

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
-from sidegate.web.server.listener import Door
+from sidegate.web.server.listener import Listener
 
 _HEAD: Final = re.compile(rb"HTTP/\d\.\d \d{3} [^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n")
 # So many turns of the loop: an answer of either lane takes a handful.
@@ -18,7 +18,7 @@ _TURNS: Final = 100
 class Tape(asyncio.Transport):
     """One connection to a door, from this machine."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Listener) -> None:
         super().__init__()
         self.sent = b""
         self._closed = False

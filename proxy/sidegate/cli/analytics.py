@@ -12,7 +12,7 @@ from sidegate.cli.writing import as_card, as_json, as_table
 
 if TYPE_CHECKING:
     from sidegate.core.analytics import Report
-    from sidegate.runtime.container import House
+    from sidegate.runtime.container import Container
     from sidegate.web.schemas.analytics import AnalyticsDocument, WindowDocument
 
 
@@ -40,7 +40,7 @@ def analytics(config: Path | None, output: str) -> None:
     click.echo(as_json(document) if output == "json" else _as_text(document))
 
 
-async def _sampled(house: "House") -> "Report | None":
+async def _sampled(house: "Container") -> "Report | None":
     await house.analytics.sample()
     return await house.analytics.report()
 

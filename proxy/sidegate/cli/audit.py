@@ -12,7 +12,7 @@ from sidegate.cli.writing import as_json, as_table
 
 if TYPE_CHECKING:
     from sidegate.core.audit import AuditFilter, Seal
-    from sidegate.runtime.container import House
+    from sidegate.runtime.container import Container
     from sidegate.services.audit_seal import Verified
 
 _SEAL: Final = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})", re.ASCII)
@@ -127,7 +127,7 @@ def _seal(text: str | None) -> "Seal":
     return Seal(int(spelled[1]), bytes.fromhex(spelled[2]))
 
 
-async def _verified(house: "House", known: "Seal") -> "Verified":
+async def _verified(house: "Container", known: "Seal") -> "Verified":
     """Seal what is new, then read the chain, with progress."""
     await house.audit.seal()
     async for verified in house.audit.verify(known):

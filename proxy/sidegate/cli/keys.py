@@ -78,4 +78,4 @@ def key_token(key_id: int) -> None:
     """
     from sidegate.core.token import TokenKey
 
-    click.echo(TokenKey.generate(key_id).spell())
+    click.echo(TokenKey.generate(key_id).formatted())

@@ -50,7 +50,7 @@ class _Reporting(click.Group):
 
 
 def _settings_report(error: SettingsError) -> str:
-    mistakes = "\n".join(f"  {mistake}" for mistake in error.mistakes)
+    mistakes = "\n".join(f"  {mistake}" for mistake in error.errors)
     next_step = "Mend them; `sidegate config check` looks again."
     return f"Error: the settings are wrong:\n{mistakes}\n{next_step}"
 

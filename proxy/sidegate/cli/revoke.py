@@ -12,7 +12,7 @@ from sidegate.cli.writing import as_json, print_session
 
 if TYPE_CHECKING:
     from sidegate.core.condition import Condition
-    from sidegate.runtime.container import House
+    from sidegate.runtime.container import Container
     from sidegate.settings import Settings
 
 # Options to members of the API's condition.
@@ -114,7 +114,7 @@ def _revoke_many(
     click.echo(as_json({"revoked": number}) if output == "json" else f"revoked {number}")
 
 
-async def _batches(house: "House", condition: "Condition", reason: str) -> int:
+async def _batches(house: "Container", condition: "Condition", reason: str) -> int:
     total = 0
     async for number in house.sessions.revoke_where(condition, by=caller(), reason=reason):
         if total:  # one batch needs no progress

@@ -12,7 +12,7 @@ from sidegate.core.actor import Actor
 from sidegate.core.session_type import SessionType
 
 if TYPE_CHECKING:
-    from sidegate.runtime.container import House
+    from sidegate.runtime.container import Container
     from sidegate.settings import Settings
 
 T = TypeVar("T")
@@ -20,12 +20,12 @@ T = TypeVar("T")
 TYPES: Final = click.Choice([type_.value for type_ in SessionType])
 
 
-def ask(settings: "Settings", verb: "Callable[[House], Awaitable[T]]") -> T:
+def ask(settings: "Settings", verb: "Callable[[Container], Awaitable[T]]") -> T:
     """Do one thing on the stores of the settings, and close them again."""
     from sidegate.runtime import server as app
 
     async def work() -> T:
-        async with app.opened(settings) as house:
+        async with app.open_services(settings) as house:
             return await verb(house)
 
     return run(work())

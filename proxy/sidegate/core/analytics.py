@@ -41,7 +41,7 @@ _ALMOST: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Living:
+class ActiveSessions:
     """The active sessions at a moment, by type, and how many different users have one."""
 
     by_type: Mapping[SessionType, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -71,7 +71,7 @@ class Sample:
     """How things stood at a moment."""
 
     at: datetime
-    living: Living
+    living: ActiveSessions
     totals: Totals
 
 

@@ -97,7 +97,7 @@ class SettingsError(SidegateError):
 
     def __init__(self, mistakes: list[str]) -> None:
         super().__init__("\n".join(mistakes))
-        self.mistakes = mistakes
+        self.errors = mistakes
 
 
 class SchemaMismatch(SidegateError):

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from sidegate.core.actor import Actor
-from sidegate.core.analytics import Living, Sample, Totals, Window
+from sidegate.core.analytics import ActiveSessions, Sample, Totals, Window
 from sidegate.core.audit import AuditEvent, AuditFilter, Seal
 from sidegate.core.condition import Condition
 from sidegate.core.limits import Limit
@@ -40,7 +40,7 @@ class BatchFinder(Protocol):
         ...
 
 
-class HotStore(SessionFinder, Protocol):
+class SessionCache(SessionFinder, Protocol):
     """May forget, never goes back in time."""
 
     async def put(self, session: Session) -> Session:
@@ -51,7 +51,7 @@ class HotStore(SessionFinder, Protocol):
         ...
 
 
-class HotLeaf(BatchFinder, Protocol):
+class BatchCache(BatchFinder, Protocol):
     """A hot store that answers many questions, and takes many copies, in one round trip."""
 
     async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
@@ -99,7 +99,7 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         """
         ...
 
-    async def claimed(self, claim: bytes) -> SessionRecord | None:
+    async def find_by_idempotency_key(self, claim: bytes) -> SessionRecord | None:
         """Return the session that was created under `claim`, ended or not."""
         ...
 
@@ -111,7 +111,7 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         """Return how a digest was rotated out; None: it was not."""
         ...
 
-    async def owner(self, digest: Digest) -> SessionRecord | None:
+    async def find_by_any_digest(self, digest: Digest) -> SessionRecord | None:
         """Return the session to which `digest` leads or ever led, ended or not."""
         ...
 
@@ -286,7 +286,7 @@ class AnalyticsStore(Protocol):
         """
         ...
 
-    async def living(self, at: datetime) -> Living:
+    async def living(self, at: datetime) -> ActiveSessions:
         """Count the active sessions. May take seconds, but holds nobody up."""
         ...
 
@@ -344,10 +344,10 @@ class SessionLocks(Protocol):
         ...
 
 
-class LogoutMemory(Protocol):
+class LogoutTokenStore(Protocol):
     """Which logout tokens have been obeyed, by whatever instance. An id is 32 bytes."""
 
-    async def obeyed(self, logout_id: bytes) -> bool:
+    async def was_processed(self, logout_id: bytes) -> bool:
         """Say whether this one is remembered."""
         ...
 
@@ -359,7 +359,7 @@ class LogoutMemory(Protocol):
         """
 
 
-class PendingShelf(Protocol):
+class PendingRevocationStore(Protocol):
     """Where instances share pending revocations. It may forget all of them at once."""
 
     async def put(self, revocations: Sequence[PendingRevocation]) -> None:
@@ -378,6 +378,6 @@ class PendingShelf(Protocol):
 class Feed(Protocol):
     """Tells the other instances which sessions have changed."""
 
-    async def announce(self, sessions: Iterable[Session]) -> None:
+    async def publish(self, sessions: Iterable[Session]) -> None:
         """Tell everybody. Best effort: the catch-up on the durable store finds what is lost."""
         ...

@@ -47,7 +47,7 @@ class Session:
     version: int = 1
     binding: Binding = UNBOUND
     valid_until: datetime = field(init=False, repr=False, compare=False)
-    margin: object = field(default=None, init=False, repr=False, compare=False)
+    cached_reply: object = field(default=None, init=False, repr=False, compare=False)
     verified_by: object = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class Session:
         """Return when the silence will have been too long; None: it may last."""
         return None if self.idle_timeout is None else self.last_seen_at + self.idle_timeout
 
-    def note(self, conclusion: object) -> None:
+    def note_reply(self, conclusion: object) -> None:
         """Write into the margin of this copy what somebody concluded from it and will want again.
 
         It is no part of the value: nothing compares, stores or hands it on.
@@ -97,12 +97,12 @@ class Session:
 
     def touched(self, at: datetime) -> "Session":
         """It was seen. Changes no version and no state, and never goes back in time."""
-        self._must_live(at)
+        self._require_active(at)
         return replace(self, last_seen_at=max(self.last_seen_at, at))
 
     def extended(self, until: datetime, at: datetime) -> "Session":
         """Its absolute deadline moves to `until`, never to an earlier moment."""
-        self._must_live(at)
+        self._require_active(at)
         return replace(
             self,
             expires_at=max(self.expires_at, until),
@@ -112,7 +112,7 @@ class Session:
 
     def rotated(self, digest: Digest, grace: timedelta, at: datetime) -> "Session":
         """A new token leads to it; the old one does so for `grace` more."""
-        self._must_live(at)
+        self._require_active(at)
         return replace(
             self,
             digest=digest,
@@ -132,7 +132,7 @@ class Session:
 
     def revoked(self, at: datetime) -> "Session":
         """Its tombstone: the next version, and the last."""
-        self._must_live(at)
+        self._require_active(at)
         return replace(self, revoked_at=at, version=self.version + 1)
 
     def _valid_until(self) -> datetime:
@@ -143,7 +143,7 @@ class Session:
         ends = self.expires_at if idle_at is None else min(self.expires_at, idle_at)
         return min(ends, self.previous_until) if self.digest == self.previous_digest else ends
 
-    def _must_live(self, at: datetime) -> None:
+    def _require_active(self, at: datetime) -> None:
         if self.ended(at):
             raise SessionEnded(f"session {self.id} has ended")
 
@@ -171,7 +171,7 @@ class SessionDetails:
     revoked_by: str | None = None
     revoked_reason: str | None = None
     rotation_nonce: bytes | None = field(default=None, repr=False)
-    claim: bytes | None = field(default=None, repr=False)
+    idempotency_key_hash: bytes | None = field(default=None, repr=False)
     change: Change | None = None
 
 

@@ -25,15 +25,15 @@ from sidegate.core.verdict import Deny, Reason
 Digest = NewType("Digest", bytes)
 """SHA-256 of a whole token, 32 bytes: the only key any store knows."""
 
-Spelling = NewType("Spelling", bytes)
+TokenText = NewType("TokenText", bytes)
 """What is spelled like a token. Whether a key of ours has tagged it, only a KeyRing knows."""
 
-SPELLED: Final = rb"sg[wmavs]_[A-Za-z0-9_-]{56}"
+TOKEN_PATTERN: Final = rb"sg[wmavs]_[A-Za-z0-9_-]{56}"
 """The expression of every Spelling, and of nothing else."""
 
 _RANDOM: Final = 32
 _TAG: Final = 9
-_SPELLED: Final = re.compile(SPELLED.decode("ascii"), re.ASCII)
+_SPELLED: Final = re.compile(TOKEN_PATTERN.decode("ascii"), re.ASCII)
 _STANDARD_ALPHABET: Final = bytes.maketrans(b"-_", b"+/")
 
 
@@ -79,7 +79,7 @@ class TokenKey:
             raise ValueError("a token key's secret is 43 base64url characters (32 bytes)")
         return cls(int(key_id), urlsafe_b64decode(secret.rstrip("=") + "="))
 
-    def spell(self) -> str:
+    def formatted(self) -> str:
         return f"{self.id}:{urlsafe_b64encode(self.secret).decode().rstrip('=')}"
 
 
@@ -102,7 +102,7 @@ class KeyRing:
         self, type_: SessionType, random: Callable[[int], bytes] = secrets.token_bytes
     ) -> Token:
         """Make a token nobody has seen. `random(n)` yields n bytes; replace it only to derive."""
-        return self._spelled(self._newest.id, type_, random(_RANDOM))
+        return self._token(self._newest.id, type_, random(_RANDOM))
 
     def successors(self, token: Token, nonce: bytes) -> Iterator[Token]:
         """Yield what may follow `token` in a rotation with this nonce, the newest key's first.
@@ -111,7 +111,7 @@ class KeyRing:
         one from the nonce alone. There are several only because keys may change in between.
         """
         for key in self._secrets:
-            yield self._spelled(key, token.type, _derived(token, nonce))
+            yield self._token(key, token.type, _derived(token, nonce))
 
     def derived(self, type_: SessionType, seed: bytes) -> Iterator[Token]:
         """Yield the tokens that `seed` gives, the newest key's first: the same ones every time.
@@ -120,7 +120,7 @@ class KeyRing:
         """
         for key, secret in self._secrets.items():
             random = blake2s(seed, key=secret, digest_size=_RANDOM, person=b"derived").digest()
-            yield self._spelled(key, type_, random)
+            yield self._token(key, type_, random)
 
     def read(self, text: str) -> Token | Deny:
         """Return the token spelled by `text`, or why it cannot be one of ours. Asks no store."""
@@ -129,14 +129,14 @@ class KeyRing:
 
     def digest(self, text: str) -> Digest | Deny:
         """Read `text` for whoever needs no more of the token than its digest."""
-        spelling = spelling_of(text)
+        spelling = token_text_of(text)
         return Deny(Reason.MALFORMED) if spelling is None else self.digest_of(spelling)
 
-    def digest_of(self, spelling: Spelling) -> Digest | Deny:
+    def digest_of(self, spelling: TokenText) -> Digest | Deny:
         """Return the digest of the token spelled like this, if a key of ours has tagged it."""
         return unverified_digest_of(spelling) if self.has_tagged(spelling) else Deny(Reason.FORGED)
 
-    def has_tagged(self, spelling: Spelling) -> bool:
+    def has_tagged(self, spelling: TokenText) -> bool:
         """Say whether the tag is the one that a key of ours gives this token."""
         raw = a2b_base64(spelling[4:].translate(_STANDARD_ALPHABET))
         tagger = self._taggers.get(raw[0])
@@ -146,7 +146,7 @@ class KeyRing:
         tagger.update(spelling[2:3] + raw[:-_TAG])
         return compare_digest(raw[-_TAG:], tagger.digest())
 
-    def _spelled(self, key_id: int, type_: SessionType, random: bytes) -> Token:
+    def _token(self, key_id: int, type_: SessionType, random: bytes) -> Token:
         body = bytes([key_id]) + random
         tagger = self._taggers[key_id].copy()
         tagger.update(type_.letter.encode() + body)
@@ -154,12 +154,12 @@ class KeyRing:
         return Token(type_, f"sg{type_.letter}_{tagged.decode('ascii')}")
 
 
-def spelling_of(text: str) -> Spelling | None:
+def token_text_of(text: str) -> TokenText | None:
     """Return what is spelled like a token; None: it is not."""
-    return None if _SPELLED.fullmatch(text) is None else Spelling(text.encode("ascii"))
+    return None if _SPELLED.fullmatch(text) is None else TokenText(text.encode("ascii"))
 
 
-def unverified_digest_of(spelling: Spelling) -> Digest:
+def unverified_digest_of(spelling: TokenText) -> Digest:
     """Return the digest of what is spelled like this. Whether a key of ours has tagged it, nobody
     has looked.
     """

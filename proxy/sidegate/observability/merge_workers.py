@@ -25,7 +25,7 @@ class _Merged(Collector):
         return iter(families.values())
 
 
-def merged(pages: Mapping[str, str]) -> CollectorRegistry:
+def merge_metrics(pages: Mapping[str, str]) -> CollectorRegistry:
     """Return what a scrape is told: each worker's page, by its number, in the text format."""
     told = CollectorRegistry(auto_describe=False)
     told.register(_Merged(pages))

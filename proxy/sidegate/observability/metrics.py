@@ -122,7 +122,7 @@ class Metrics:
         self._checks[gateway, result, reason] += 1
         self._check_seconds[(gateway,)].observe(seconds)
 
-    def checks_at_once(self, gateway: str) -> dict[tuple[str, str], int]:
+    def immediate_checks(self, gateway: str) -> dict[tuple[str, str], int]:
         """Return where to count, by result and reason, checks that took no time to speak of."""
         return self._checks_at_once[gateway]
 
@@ -293,7 +293,7 @@ class Metrics:
             {(store,): float(state == "closed") for store, state in states.items()},
         )
         yield _gauge(
-            "sidegate_breaker_state",
+            "sidegate_circuit_breaker_state",
             "1 for the state the store's breaker is in.",
             ("store", "state"),
             {
@@ -309,13 +309,13 @@ class Metrics:
             self._unreadable,
         )
         yield _gauge(
-            "sidegate_local_sessions",
+            "sidegate_memory_sessions",
             "Copies of sessions in this process's memory.",
             (),
             {(): float(0 if self._local is None else len(self._local))},
         )
         yield _gauge(
-            "sidegate_local_bytes",
+            "sidegate_memory_bytes",
             "What these copies take, by estimate.",
             (),
             {(): float(0 if self._local is None else self._local.size)},
@@ -325,8 +325,8 @@ class Metrics:
         if self._local is None:
             return {}
         return {
-            ("local", "hit"): Histogram().and_at_once(self._local.hits),
-            ("local", "miss"): Histogram().and_at_once(self._local.misses),
+            ("memory", "hit"): Histogram().and_at_once(self._local.hits),
+            ("memory", "miss"): Histogram().and_at_once(self._local.misses),
         }
 
     def _families_of_sessions(self) -> Iterator[Metric]:
@@ -377,7 +377,7 @@ class Metrics:
             self._binding_revocations,
         )
         yield _counter(
-            "sidegate_pended_revocations",
+            "sidegate_deferred_revocations",
             "Revocations accepted without the durable store, written down later, or dropped.",
             ("outcome",),
             self._pended,

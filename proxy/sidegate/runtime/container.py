@@ -13,41 +13,47 @@ from uuid_utils import uuid7
 from sidegate.core.clock import Clock, SharedClock, SystemClock
 from sidegate.core.protocols import (
     DurableStore,
-    HotStore,
+    SessionCache,
     SessionFinder,
 )
 from sidegate.core.session import SessionId
 from sidegate.core.token import KeyRing
 from sidegate.observability.metrics import Metrics
-from sidegate.runtime.database import Truth, opened
-from sidegate.runtime.invalidation import News, bell_of, feed_of, pending_of, went_back
-from sidegate.services.activity import Toucher
+from sidegate.runtime.database import Database, open_database
+from sidegate.runtime.invalidation import (
+    ChangeSubscriptions,
+    build_feed,
+    build_notify,
+    build_pending,
+    forget_all,
+)
+from sidegate.services.activity import ActivityRecorder
 from sidegate.services.analytics import Analytics
-from sidegate.services.audit_seal import Audit
-from sidegate.services.backchannel_logout import Logouts
-from sidegate.services.binding import ClientBinding, RevokeBehind
-from sidegate.services.change_poller import CatchUp
-from sidegate.services.cleanup import Janitor
-from sidegate.services.clock_sync import SharedTime
+from sidegate.services.audit_seal import AuditSealer
+from sidegate.services.backchannel_logout import BackchannelLogout
+from sidegate.services.binding import BackgroundRevoker, ClientBinding
+from sidegate.services.change_poller import ChangePoller
+from sidegate.services.cleanup import CleanupJob
+from sidegate.services.clock_sync import ClockSync
 from sidegate.services.locks import Locks
-from sidegate.services.pending_revocations import Pending
-from sidegate.services.publisher import Nobody
+from sidegate.services.pending_revocations import PendingRevocations
+from sidegate.services.publisher import NullFeed
 from sidegate.services.rotation import Rotation
-from sidegate.services.session_context import Means
+from sidegate.services.session_context import SessionContext
 from sidegate.services.sessions import Sessions
-from sidegate.services.validator import Fetch, Validator
+from sidegate.services.validator import Prefetch, Validator
 from sidegate.settings import Settings, token_keys
 from sidegate.settings.sections import StoreSection
-from sidegate.stores.client.batched import Batched, BatchedHot
-from sidegate.stores.client.circuit_breaker import Breaker
-from sidegate.stores.client.guard import Guard, Guarded, GuardedHot
-from sidegate.stores.client.metrics import Metered, MeteredLeaf
-from sidegate.stores.client.redis_trust import Confirmed
-from sidegate.stores.memory import LocalStore
-from sidegate.stores.negative_cache import Misses, RememberMisses
-from sidegate.stores.prefetch import Fetcher
-from sidegate.stores.read_through import Beyond, ReadThrough
-from sidegate.stores.single_flight import Coalesce, UnderWay
+from sidegate.stores.client.batched import Batched, BatchedCache
+from sidegate.stores.client.circuit_breaker import CircuitBreaker
+from sidegate.stores.client.guard import Guard, Guarded, GuardedCache
+from sidegate.stores.client.metrics import Metered, MeteredCache
+from sidegate.stores.client.redis_trust import RedisTrust
+from sidegate.stores.memory import MemoryStore
+from sidegate.stores.negative_cache import NegativeCache, NegativeCaching
+from sidegate.stores.prefetch import Prefetcher
+from sidegate.stores.read_through import ReadThrough, SkipCache
+from sidegate.stores.single_flight import InFlight, SingleFlight
 from sidegate.web.ops.app import Ping
 
 if TYPE_CHECKING:
@@ -55,40 +61,40 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Roads:
+class LookupPaths:
     """The ways from a digest to its session, as the validator takes them."""
 
     whole: SessionFinder
     onward: SessionFinder  # for those whom `fetch` has told nothing
-    fetch: Fetch | None  # None: there is no hot store but memory
+    fetch: Prefetch | None  # None: there is no hot store but memory
 
 
 @dataclass(frozen=True)
-class House:
+class Container:
     """Everybody, introduced to each other. The doors and the comings and goings are app.py's."""
 
     metrics: Metrics
-    truth: Truth
-    local: LocalStore
-    hot: tuple[HotStore, ...]
+    truth: Database
+    local: MemoryStore
+    hot: tuple[SessionCache, ...]
     redis: "RedisStore | None"
-    roads: Roads
-    means: Means
-    catch_up: CatchUp
-    news: News
+    roads: LookupPaths
+    means: SessionContext
+    catch_up: ChangePoller
+    news: ChangeSubscriptions
     sessions: Sessions
     rotation: Rotation
     locks: Locks
-    logouts: Logouts
-    audit: Audit
+    logouts: BackchannelLogout
+    audit: AuditSealer
     analytics: Analytics
     validator: Validator
-    toucher: Toucher
-    janitor: Janitor
+    toucher: ActivityRecorder
+    janitor: CleanupJob
     binding: ClientBinding
-    revoke_behind: RevokeBehind
+    revoke_behind: BackgroundRevoker
     pings: Mapping[str, Ping]
-    shared_time: SharedTime | None
+    shared_time: ClockSync | None
 
     @property
     def durable(self) -> DurableStore:
@@ -96,7 +102,7 @@ class House:
 
 
 @asynccontextmanager
-async def built(settings: Settings) -> AsyncIterator[House]:
+async def build_services(settings: Settings) -> AsyncIterator[Container]:
     """Build the house, and take it down in the end.
 
     SettingsError, SchemaMismatch: it cannot be built like this. A store that does not answer yet
@@ -106,19 +112,19 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         clock = _clock(settings)
         ring = KeyRing(token_keys(settings))
         metrics = Metrics(
-            version=version("sidegate"), revocation_bound=_seconds(settings.local.max_age)
+            version=version("sidegate"), revocation_bound=_seconds(settings.memory.max_age)
         )
         metrics.settings_read(clock.now(), successful=True)
-        truth = await opened(settings)
+        truth = await open_database(settings)
         cellar.push_async_callback(truth.sessions.close)
         redis = _redis(settings, metrics)
         if redis is not None:
             cellar.push_async_callback(redis.close)
-        pending = pending_of(settings, redis, clock, metrics)
-        local = LocalStore(
-            max_sessions=settings.local.max_sessions,
-            max_bytes=settings.local.max_bytes,
-            max_age=_seconds(settings.local.max_age),
+        pending = build_pending(settings, redis, clock, metrics)
+        local = MemoryStore(
+            max_sessions=settings.memory.max_sessions,
+            max_bytes=settings.memory.max_bytes,
+            max_age=_seconds(settings.memory.max_age),
             clock=clock,
             applied=pending.applied,
         )
@@ -131,41 +137,41 @@ def _introduced(
     clock: Clock,
     ring: KeyRing,
     metrics: Metrics,
-    truth: Truth,
-    local: LocalStore,
+    truth: Database,
+    local: MemoryStore,
     redis: "RedisStore | None",
-    pending: Pending,
-) -> House:
+    pending: PendingRevocations,
+) -> Container:
     durable = truth.sessions
-    hot: list[HotStore] = [local]  # which counts for itself
+    hot: list[SessionCache] = [local]  # which counts for itself
     finder = onward = _guarded_durable(settings, clock, metrics, truth)
-    misses, under_way = _misses(settings, clock), UnderWay()
-    fetch: Fetch | None = None
+    misses, under_way = _misses(settings, clock), InFlight()
+    fetch: Prefetch | None = None
     pings: dict[str, Ping] = {truth.name: durable.ping}
     told: Callable[[int], None] = _nothing_beyond
     believe: Callable[[bool], None] = _nothing_beyond
     if redis is not None:
         confirmed = _confirmed_redis(settings, clock, metrics, redis)
-        told, believe = redis.believe, partial(_believe, confirmed)
-        near = BatchedHot(MeteredLeaf(confirmed, store="redis", observe=metrics.lookup))
+        told, believe = redis.use_generation, partial(_believe, confirmed)
+        near = BatchedCache(MeteredCache(confirmed, store="redis", observe=metrics.lookup))
         metrics.watch_round_trips("redis", near.round_trips)
         hot.append(near)
-        finder, onward = ReadThrough(near, finder, clock=clock), Beyond(near, onward)
-        fetch = Fetcher(
+        finder, onward = ReadThrough(near, finder, clock=clock), SkipCache(near, onward)
+        fetch = Prefetcher(
             near,
             local,
             deadline=_seconds(settings.redis.deadline) + near.LATE,
             useless=lambda digest: digest in misses or digest in under_way,
-        ).fetch
+        ).prefetch
         pings["redis"] = redis.ping
-    roads = Roads(
+    roads = LookupPaths(
         ReadThrough(local, _beyond_memory(settings, finder, misses, under_way), clock=clock),
-        Beyond(local, _beyond_memory(settings, onward, misses, under_way)),
+        SkipCache(local, _beyond_memory(settings, onward, misses, under_way)),
         fetch,
     )
-    feed = feed_of(redis, clock, metrics)
+    feed = build_feed(redis, clock, metrics)
     lifetimes = settings.sessions.by_type()
-    toucher = Toucher(
+    toucher = ActivityRecorder(
         durable,
         hot=hot,
         lifetimes=lifetimes,
@@ -174,30 +180,30 @@ def _introduced(
         counted=metrics.touches,
         max_notes=settings.touch.max_sessions,
     )
-    catch_up = CatchUp(
+    catch_up = ChangePoller(
         durable,
         hot=hot,
         told=told,
         believe=believe,
-        gap=partial(went_back, local, metrics),
+        gap=partial(forget_all, local, metrics),
         clock=clock,
-        every=_seconds(settings.catch_up.interval),
+        every=_seconds(settings.change_poller.interval),
     )
-    means = Means(
+    means = SessionContext(
         durable,
         hot,
-        feed or Nobody(),
+        feed or NullFeed(),
         ring,
         lifetimes,
         clock,
         metrics,
         settings.sessions.limits(),
-        catch_up.owe,
+        catch_up.redeliver_later,
         pending,
     )
-    sessions = sessions_of(settings, means)
-    revoke_behind = RevokeBehind(sessions, events=metrics)
-    return House(
+    sessions = build_sessions(settings, means)
+    revoke_behind = BackgroundRevoker(sessions, events=metrics)
+    return Container(
         metrics=metrics,
         truth=truth,
         local=local,
@@ -206,21 +212,21 @@ def _introduced(
         roads=roads,
         means=means,
         catch_up=catch_up,
-        news=News(
+        news=ChangeSubscriptions(
             catch_up=catch_up,
             pending=pending,
-            write_down=sessions.write_down,
-            every=_seconds(settings.catch_up.interval),
+            write_down=sessions.persist,
+            every=_seconds(settings.change_poller.interval),
             feed=feed,
-            bell=bell_of(settings, clock, metrics),
+            bell=build_notify(settings, clock, metrics),
             local=local,
             metrics=metrics,
         ),
         sessions=sessions,
         rotation=Rotation(means),
         locks=Locks(truth.locks, get=sessions.get, clock=clock, counted=metrics.lock),
-        logouts=Logouts(truth.logouts, sessions, clock=clock),
-        audit=Audit(
+        logouts=BackchannelLogout(truth.logouts, sessions, clock=clock),
+        audit=AuditSealer(
             truth.audit,
             retention=settings.audit.retention,
             clock=clock,
@@ -233,29 +239,33 @@ def _introduced(
             counted=metrics.samples,
             told=metrics.analytics,
         ),
-        validator=validator_of(settings, means, roads, local, toucher),
+        validator=build_validator(settings, means, roads, local, toucher),
         toucher=toucher,
-        janitor=Janitor(
+        janitor=CleanupJob(
             durable,
             retention=settings.cleanup.retention,
             batch=settings.cleanup.batch,
             clock=clock,
             counted=metrics.cleanups,
         ),
-        binding=binding_of(settings, metrics, revoke_behind),
+        binding=build_binding(settings, metrics, revoke_behind),
         revoke_behind=revoke_behind,
         pings=pings,
         shared_time=_shared_time(clock, truth),
     )
 
 
-def sessions_of(settings: Settings, means: Means) -> Sessions:
+def build_sessions(settings: Settings, means: SessionContext) -> Sessions:
     """Return the verbs under the rules of the settings."""
     return Sessions(means, new_id=lambda: SessionId(str(uuid7())), widths=settings.binding.widths())
 
 
-def validator_of(
-    settings: Settings, means: Means, roads: Roads, local: LocalStore, toucher: Toucher
+def build_validator(
+    settings: Settings,
+    means: SessionContext,
+    roads: LookupPaths,
+    local: MemoryStore,
+    toucher: ActivityRecorder,
 ) -> Validator:
     """Return who answers for tokens."""
     return Validator(
@@ -263,14 +273,16 @@ def validator_of(
         ring=means.ring,
         clock=means.clock,
         deadline=_seconds(settings.gate.deadline),
-        memory=local.peek,
+        memory=local.get_nowait,
         fetch=roads.fetch,
         onward=roads.onward,
-        seen=toucher.seen,
+        seen=toucher.on_allowed,
     )
 
 
-def binding_of(settings: Settings, metrics: Metrics, revoke_behind: RevokeBehind) -> ClientBinding:
+def build_binding(
+    settings: Settings, metrics: Metrics, revoke_behind: BackgroundRevoker
+) -> ClientBinding:
     """Return who holds sessions to their clients."""
     return ClientBinding(
         settings.binding.policies(),
@@ -281,22 +293,22 @@ def binding_of(settings: Settings, metrics: Metrics, revoke_behind: RevokeBehind
 
 
 def _beyond_memory(
-    settings: Settings, far: SessionFinder, misses: Misses, under_way: UnderWay
+    settings: Settings, far: SessionFinder, misses: NegativeCache, under_way: InFlight
 ) -> SessionFinder:
     patience = _seconds(settings.gate.deadline)
-    return RememberMisses(Coalesce(far, patience=patience, under_way=under_way), misses=misses)
+    return NegativeCaching(SingleFlight(far, patience=patience, under_way=under_way), misses=misses)
 
 
-def _misses(settings: Settings, clock: Clock) -> Misses:
-    return Misses(
-        max_digests=settings.unknown.max_digests,
-        max_age=_seconds(settings.unknown.max_age),
+def _misses(settings: Settings, clock: Clock) -> NegativeCache:
+    return NegativeCache(
+        max_digests=settings.negative_cache.max_digests,
+        max_age=_seconds(settings.negative_cache.max_age),
         clock=clock,
     )
 
 
 def _guard(name: str, limits: StoreSection, clock: Clock, metrics: Metrics) -> Guard:
-    breaker = Breaker(
+    breaker = CircuitBreaker(
         failures=limits.breaker_failures, probe_every=_seconds(limits.breaker_probe), clock=clock
     )
     metrics.watch_breaker(name, lambda: breaker.state)
@@ -304,7 +316,7 @@ def _guard(name: str, limits: StoreSection, clock: Clock, metrics: Metrics) -> G
 
 
 def _guarded_durable(
-    settings: Settings, clock: Clock, metrics: Metrics, truth: Truth
+    settings: Settings, clock: Clock, metrics: Metrics, truth: Database
 ) -> SessionFinder:
     limits = settings.sqlite if settings.database_url is None else settings.postgres
     batched = Batched(
@@ -319,11 +331,11 @@ def _guarded_durable(
 
 def _confirmed_redis(
     settings: Settings, clock: Clock, metrics: Metrics, redis: "RedisStore"
-) -> Confirmed:
+) -> RedisTrust:
     """Return Redis in doubt: nobody has told the generation yet."""
     guard = _guard("redis", settings.redis, clock, metrics)
-    confirmed = Confirmed(GuardedHot(redis, guard=guard), store="redis")
-    confirmed.doubt()
+    confirmed = RedisTrust(GuardedCache(redis, guard=guard), store="redis")
+    confirmed.distrust()
     return confirmed
 
 
@@ -331,11 +343,11 @@ def _nothing_beyond(_: int) -> None:
     """Where there is no hot store but memory, nothing has generations."""
 
 
-def _believe(confirmed: Confirmed, certain: bool) -> None:
+def _believe(confirmed: RedisTrust, certain: bool) -> None:
     if certain:
-        confirmed.confirm()
+        confirmed.trust()
     else:
-        confirmed.doubt()
+        confirmed.distrust()
 
 
 def _clock(settings: Settings) -> Clock:
@@ -344,9 +356,9 @@ def _clock(settings: Settings) -> Clock:
     return own if settings.database_url is None else SharedClock(own)
 
 
-def _shared_time(clock: Clock, truth: Truth) -> SharedTime | None:
+def _shared_time(clock: Clock, truth: Database) -> ClockSync | None:
     if isinstance(clock, SharedClock) and truth.now is not None:
-        return SharedTime(clock, truth.now)
+        return ClockSync(clock, truth.now)
     return None
 
 

@@ -10,11 +10,11 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-from sidegate.web.server.listener import DEFAULT_MAX_CONNECTIONS, MAX_STRANGERS
+from sidegate.web.server.listener import DEFAULT_MAX_CONNECTIONS, MAX_UNTRUSTED
 
 # Two doors with the usual room, strangers at the gate, those who are told that there is no room,
 # and the stores: 64 connections to Redis, 9 to Postgres, the files of SQLite.
-_ALL_ELSE: Final = 2 * DEFAULT_MAX_CONNECTIONS + MAX_STRANGERS + 300
+_ALL_ELSE: Final = 2 * DEFAULT_MAX_CONNECTIONS + MAX_UNTRUSTED + 300
 
 _log: Final = logging.getLogger("sidegate")
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from sidegate.core.clock import Clock
 from sidegate.core.logout import Provider
 from sidegate.observability.metrics import Metrics
-from sidegate.services.backchannel_logout import Logouts
+from sidegate.services.backchannel_logout import BackchannelLogout
 from sidegate.settings.sections import ProviderSection
 from sidegate.web.oidc.keys import ProviderKeys, Source
 from sidegate.web.oidc.routes import LogoutRoutes
@@ -14,7 +14,7 @@ from sidegate.web.oidc.token import LogoutTokens
 
 
 def logout_routes(
-    providers: Iterable[ProviderSection], logouts: Logouts, metrics: Metrics, clock: Clock
+    providers: Iterable[ProviderSection], logouts: BackchannelLogout, metrics: Metrics, clock: Clock
 ) -> LogoutRoutes:
     """Return the door of back-channel logout. No key is fetched before the first logout."""
     tokens = {section.name: _tokens(section, clock) for section in providers}

@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 from sidegate.core.errors import SettingsError
 from sidegate.core.token import KeyRing
 from sidegate.observability import logs
-from sidegate.runtime.container import House, binding_of, sessions_of, validator_of
+from sidegate.runtime.container import Container, build_binding, build_sessions, build_validator
 from sidegate.services.rotation import Rotation
 from sidegate.settings import Settings, token_keys
 from sidegate.settings.sources import SettingPath, dotted, leaves
@@ -40,7 +40,7 @@ RELOADED: Final[tuple[SettingPath, ...]] = (
 Read = Callable[[], Settings]
 """Reads the settings as a start would. SettingsError: they are wrong."""
 
-Prepare = Callable[[Settings, House], Awaitable[Callable[[], None]]]
+Prepare = Callable[[Settings, Container], Awaitable[Callable[[], None]]]
 """Makes what answers behind the doors under other settings, and returns what exchanges it."""
 
 _log: Final = logging.getLogger("sidegate.reload")
@@ -49,7 +49,9 @@ _log: Final = logging.getLogger("sidegate.reload")
 class Reload:
     """The settings and the house as they are now."""
 
-    def __init__(self, settings: Settings, house: House, *, read: Read, prepare: Prepare) -> None:
+    def __init__(
+        self, settings: Settings, house: Container, *, read: Read, prepare: Prepare
+    ) -> None:
         self.settings = settings
         self.house = house
         self._read = read
@@ -65,9 +67,9 @@ class Reload:
     async def reload(self) -> None:
         """Read the settings and live by them; a mistake in them changes nothing."""
         try:
-            settings, fixed = merged(self.settings, self._read())
+            settings, fixed = merge_settings(self.settings, self._read())
             must_go_together(settings)
-            house = under(settings, self.house)
+            house = apply_settings(settings, self.house)
             exchange = await self._prepare(settings, house)
         except Exception as error:  # noqa: BLE001  # whatever it is, what is lived by goes on
             for mistake in _mistakes(error):
@@ -75,7 +77,7 @@ class Reload:
             self._note(successful=False)
             return
         exchange()
-        house.toucher.reckon_by(settings.sessions.by_type())
+        house.toucher.use_lifetimes(settings.sessions.by_type())
         logs.configure(settings.logs.level, settings.logs.format)
         self.settings, self.house = settings, house
         self._note(successful=True)
@@ -87,7 +89,7 @@ class Reload:
         self.house.metrics.settings_read(self.house.means.clock.now(), successful=successful)
 
 
-def merged(present: Settings, read: Settings) -> tuple[Settings, list[SettingPath]]:
+def merge_settings(present: Settings, read: Settings) -> tuple[Settings, list[SettingPath]]:
     """Return the present settings with what a reload changes, and what it would have to."""
     changed = [path for path, _ in leaves(Settings) if _at(present, path) != _at(read, path)]
     fixed = [path for path in changed if not _reloaded(path)]
@@ -97,7 +99,7 @@ def merged(present: Settings, read: Settings) -> tuple[Settings, list[SettingPat
     return present, fixed
 
 
-def under(settings: Settings, house: House) -> House:
+def apply_settings(settings: Settings, house: Container) -> Container:
     """Return the house under other rules, on the same stores. SettingsError: it cannot be."""
     means = replace(
         house.means,
@@ -108,10 +110,10 @@ def under(settings: Settings, house: House) -> House:
     return replace(
         house,
         means=means,
-        sessions=sessions_of(settings, means),
+        sessions=build_sessions(settings, means),
         rotation=Rotation(means),
-        validator=validator_of(settings, means, house.roads, house.local, house.toucher),
-        binding=binding_of(settings, house.metrics, house.revoke_behind),
+        validator=build_validator(settings, means, house.roads, house.local, house.toucher),
+        binding=build_binding(settings, house.metrics, house.revoke_behind),
     )
 
 
@@ -127,7 +129,7 @@ def must_go_together(settings: Settings) -> None:
 def _mistakes(error: Exception) -> Iterable[str]:
     """Say what was wrong; of an error nobody foresaw not its words, which may repeat a setting."""
     if isinstance(error, SettingsError):
-        return error.mistakes
+        return error.errors
     return [f"unexpected {type(error).__name__}"]
 
 

@@ -21,30 +21,30 @@ from sidegate.core.token import Digest
 from sidegate.core.within import within
 from sidegate.observability.metrics import registry
 from sidegate.runtime import gc_tuning as pauses
-from sidegate.runtime.container import House, built
-from sidegate.runtime.database import migrated
+from sidegate.runtime.container import Container, build_services
+from sidegate.runtime.database import run_migrations
 from sidegate.runtime.file_limits import connections_that_fit, raise_limit
 from sidegate.runtime.reload import Read, Reload
 from sidegate.settings import Settings, first_admin_key, token_keys
 from sidegate.web.admin.app import admin_app
 from sidegate.web.admin.auth import ApiKey, ApiKeys, Scope
-from sidegate.web.gate.app import desks, gate_handler
-from sidegate.web.gateways.base import Manners
+from sidegate.web.gate.app import build_handlers, gate_handler
+from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
 from sidegate.web.gateways.credentials import CredentialSources
 from sidegate.web.gateways.identity_headers import IdentityNames
 from sidegate.web.ops.app import Readiness, always, ops_handler
-from sidegate.web.server.fast_path import ExpressLane
-from sidegate.web.server.handler import Desk
+from sidegate.web.server.fast_path import FastPath
+from sidegate.web.server.handler import RequestHandler
 from sidegate.web.server.listener import (
     Application,
-    Door,
     Handler,
-    application_door,
+    Listener,
     application_handler,
-    shut,
+    application_listener,
+    closed_handler,
 )
-from sidegate.web.server.trusted_peers import Peers
+from sidegate.web.server.trusted_peers import TrustedPeers
 
 if TYPE_CHECKING:
     from sidegate.web.oidc.routes import LogoutRoutes
@@ -61,28 +61,28 @@ _log: Final = logging.getLogger("sidegate")
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[House]:
+async def open_services(settings: Settings) -> AsyncIterator[Container]:
     """Lend everything but the doors, on the stores of the settings."""
-    async with built(settings) as house:
+    async with build_services(settings) as house:
         with suppress(StoreUnavailable):  # a revocation may do without the database
-            await house.catch_up.settle()
+            await house.catch_up.redeliver()
         with suppress(StoreUnavailable):
-            await house.news.pending.look()
+            await house.news.pending.refresh()
         yield house
         with suppress(StoreUnavailable):  # what was done is done; servers mend it within seconds
-            await house.catch_up.settle()
+            await house.catch_up.redeliver()
 
 
 async def cleanup(settings: Settings) -> AsyncIterator[int]:
     """Delete what ended long ago, and yield after each batch how many sessions that were."""
-    async with built(settings) as house:
+    async with build_services(settings) as house:
         async for purged in house.janitor.clean():
             yield purged
 
 
 async def migrate(settings: Settings) -> list[str]:
     """Bring the database up to date and return the names of what was applied."""
-    return await migrated(settings)
+    return await run_migrations(settings)
 
 
 async def serve(settings: Settings, *, read: Read, leash: int | None = None) -> None:
@@ -98,9 +98,9 @@ async def serve(settings: Settings, *, read: Read, leash: int | None = None) -> 
     loop.add_signal_handler(signal.SIGHUP, again.set)
     if leash is not None:
         loop.add_reader(leash, stop.set)
-    async with built(settings) as house:
+    async with build_services(settings) as house:
         await _first_contact(house)
-        async with _background(settings, house), _doors(settings, house) as doors:
+        async with _background(settings, house), _open_listeners(settings, house) as doors:
             reload = Reload(settings, house, read=read, prepare=doors.prepared)
             _log.info("ready")
             async with _running(reload.run(again)):
@@ -112,7 +112,7 @@ async def serve(settings: Settings, *, read: Read, leash: int | None = None) -> 
             await asyncio.sleep(reload.settings.drain.delay.total_seconds())
 
 
-async def _first_contact(house: House) -> None:
+async def _first_contact(house: Container) -> None:
     """Learn what is to be believed, and ask once what the gate will ask: the first pays for all.
 
     A database that answers must fit; one that does not answer is waited for with open doors.
@@ -123,14 +123,14 @@ async def _first_contact(house: House) -> None:
         _log.warning("not every store answers yet: %s", outage)
 
 
-async def _greeted(house: House) -> None:
+async def _greeted(house: Container) -> None:
     with suppress(StoreUnavailable):  # first: the truth does not know what is pending
-        await house.news.pending.look()
+        await house.news.pending.refresh()
     await house.truth.check()
     if house.shared_time is not None:
         with suppress(StoreUnavailable):  # one that is slow is asked again soon
-            await house.shared_time.once()
-    await house.catch_up.once()
+            await house.shared_time.sync()
+    await house.catch_up.poll()
     for store in (house.durable, house.redis):
         if store is not None:
             await store.find(_NOBODYS)
@@ -147,18 +147,18 @@ async def _running(work: Coroutine[Any, Any, NoReturn]) -> AsyncIterator[None]:
             task.cancel()
 
 
-class _Doors:
+class _Listeners:
     """The doors that are open, and how they drain and change hands."""
 
-    def __init__(self, house: House) -> None:
-        self._open: dict[str, Door] = {}
-        self.express: ExpressLane | None = None
+    def __init__(self, house: Container) -> None:
+        self._open: dict[str, Listener] = {}
+        self.express: FastPath | None = None
         self.opened = False
         self.draining = False
         self._applications: list[AsyncExitStack] = []  # of reloads: the last one, and one before
         house.metrics.watch_draining(lambda: self.draining)
 
-    def add(self, door: Door) -> None:
+    def add(self, door: Listener) -> None:
         self._open[door.name] = door
 
     def drain(self) -> None:
@@ -166,13 +166,13 @@ class _Doors:
         for door in self._open.values():
             door.drain()
 
-    async def prepared(self, settings: Settings, house: House) -> Callable[[], None]:
+    async def prepared(self, settings: Settings, house: Container) -> Callable[[], None]:
         """See Prepare. What answered before finishes what it has begun."""
         among, peers = _answering(settings, house)
         handlers: dict[str, Handler] = {"gate": gate_handler(among, peers)}
         trusted = {"gate": peers}
         application, stack = _admin_application(settings, house), AsyncExitStack()
-        handlers["admin"] = shut  # where there was a key and is none any more
+        handlers["admin"] = closed_handler  # where there was a key and is none any more
         if application is not None:
             handlers["admin"] = await stack.enter_async_context(application_handler(application))
         await self._close_applications(keep=1)
@@ -182,11 +182,11 @@ class _Doors:
             for name, handler in handlers.items():
                 if name in self._open:
                     self._open[name].exchange(handler, peers=trusted.get(name))
-                elif handler is not shut:
+                elif handler is not closed_handler:
                     _log.warning("the %s door had no key at the start: it takes a restart", name)
             if self.express is not None:
                 self.express.exchange(among, trust=peers.trust)
-            house.local.answers_name(_identity(settings).all())
+            house.local.set_reply_headers(_identity(settings).all())
 
         return exchange
 
@@ -199,9 +199,9 @@ class _Doors:
 
 
 @asynccontextmanager
-async def _doors(settings: Settings, house: House) -> AsyncIterator[_Doors]:
+async def _open_listeners(settings: Settings, house: Container) -> AsyncIterator[_Listeners]:
     """Open every door. The first to open is the last to close."""
-    doors = _Doors(house)
+    doors = _Listeners(house)
     async with AsyncExitStack() as closing:
         closing.push_async_callback(doors.close)
         for made, address in (
@@ -223,25 +223,25 @@ async def _doors(settings: Settings, house: House) -> AsyncIterator[_Doors]:
 
 
 @asynccontextmanager
-async def _ops_door(house: House, doors: _Doors) -> AsyncIterator[Door]:
+async def _ops_door(house: Container, doors: _Listeners) -> AsyncIterator[Listener]:
     ready = Readiness(house.pings, lambda: doors.draining, lambda: doors.opened)
     handler = ops_handler(ready, always(registry(house.metrics)))
-    yield Door("ops", handler, on_bad_request=partial(house.metrics.bad_request, "ops"))
+    yield Listener("ops", handler, on_bad_request=partial(house.metrics.bad_request, "ops"))
 
 
 @asynccontextmanager
-async def _admin_door(settings: Settings, house: House) -> AsyncIterator[Door | None]:
+async def _admin_door(settings: Settings, house: Container) -> AsyncIterator[Listener | None]:
     application = _admin_application(settings, house)
     if application is None:
         _log.info("admin door shut: no admin.keys (`sidegate key new` makes one)")
         yield None
         return
     count = partial(house.metrics.bad_request, "admin")
-    async with application_door("admin", application, on_bad_request=count) as door:
+    async with application_listener("admin", application, on_bad_request=count) as door:
         yield door
 
 
-def _admin_application(settings: Settings, house: House) -> Application | None:
+def _admin_application(settings: Settings, house: Container) -> Application | None:
     """Return what answers at the admin door; None: nobody could open it."""
     keys = _api_keys(settings)
     if not keys:
@@ -265,12 +265,14 @@ def _admin_application(settings: Settings, house: House) -> Application | None:
 
 
 @asynccontextmanager
-async def _gate_door(settings: Settings, house: House, doors: _Doors) -> AsyncIterator[Door]:
+async def _gate_door(
+    settings: Settings, house: Container, doors: _Listeners
+) -> AsyncIterator[Listener]:
     among, peers = _answering(settings, house)
-    house.local.answers_name(_identity(settings).all())
-    if settings.gate.express:
-        doors.express = ExpressLane(among, trust=peers.trust, clock=house.means.clock)
-    door = Door(
+    house.local.set_reply_headers(_identity(settings).all())
+    if settings.gate.fast_path:
+        doors.express = FastPath(among, trust=peers.trust, clock=house.means.clock)
+    door = Listener(
         "gate",
         gate_handler(among, peers),
         on_bad_request=partial(house.metrics.bad_request, "gate"),
@@ -283,7 +285,9 @@ async def _gate_door(settings: Settings, house: House, doors: _Doors) -> AsyncIt
     yield door
 
 
-def _answering(settings: Settings, house: House) -> tuple[Sequence[Desk], Peers]:
+def _answering(
+    settings: Settings, house: Container
+) -> tuple[Sequence[RequestHandler], TrustedPeers]:
     """Return who answers at the gate, and whom."""
     wishes = settings.gate
     sources = CredentialSources(
@@ -291,27 +295,27 @@ def _answering(settings: Settings, house: House) -> tuple[Sequence[Desk], Peers]
         cookie=None if wishes.cookie is None else wishes.cookie.encode("ascii"),
         header=None if wishes.header is None else wishes.header.lower().encode("ascii"),
     )
-    manners = Manners(
+    manners = GatewayPolicy(
         sources=sources,
         identity=_identity(settings),
         realm=wishes.realm,
         signals=_signals(settings, house),
     )
-    among = desks(
+    among = build_handlers(
         house.validator,
         manners,
         events=house.metrics,
         clock=house.means.clock,
         binding=house.binding,
     )
-    return among, Peers(wishes.trusted_peers, refused=house.metrics.untrusted_peer)
+    return among, TrustedPeers(wishes.trusted_peers, refused=house.metrics.untrusted_peer)
 
 
 def _identity(settings: Settings) -> IdentityNames:
     return IdentityNames(**settings.gate.identity.model_dump())
 
 
-def _signals(settings: Settings, house: House) -> SignalSources:
+def _signals(settings: Settings, house: Container) -> SignalSources:
     header = settings.binding.header.name
     return SignalSources(
         wanted=house.binding.watched,
@@ -320,7 +324,7 @@ def _signals(settings: Settings, house: House) -> SignalSources:
     )
 
 
-def _logout(settings: Settings, house: House) -> "LogoutRoutes | None":
+def _logout(settings: Settings, house: Container) -> "LogoutRoutes | None":
     """Return who listens to identity providers; None: there are none, and nobody loads PyJWT."""
     if not settings.sso.providers:
         return None
@@ -343,7 +347,7 @@ def _api_keys(settings: Settings) -> list[ApiKey]:
 
 
 @asynccontextmanager
-async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
+async def _background(settings: Settings, house: Container) -> AsyncIterator[None]:
     """Hear what other instances change. An error nobody foresaw here ends the process."""
     async with asyncio.TaskGroup() as tasks:
         running = [
@@ -364,7 +368,7 @@ async def _background(settings: Settings, house: House) -> AsyncIterator[None]:
                 task.cancel()
 
 
-def _jobs(settings: Settings, house: House) -> Iterator[Coroutine[Any, Any, NoReturn]]:
+def _jobs(settings: Settings, house: Container) -> Iterator[Coroutine[Any, Any, NoReturn]]:
     """Yield what one process has to do for all."""
     yield house.janitor.run(every=settings.cleanup.interval.total_seconds())
     yield house.audit.run(every=settings.audit.interval.total_seconds())

@@ -18,13 +18,13 @@ from typing import Final
 
 from sidegate.core.address import Address
 from sidegate.core.errors import CannotListen, SidegateError
-from sidegate.observability.merge_workers import merged
+from sidegate.observability.merge_workers import merge_metrics
 from sidegate.runtime.file_limits import raise_limit
 from sidegate.settings import Settings, first_admin_key, token_keys
 from sidegate.settings.sources import SettingPath, variable_of
 from sidegate.web.ops.app import ops_handler
 from sidegate.web.ops.workers import Workers
-from sidegate.web.server.listener import Door
+from sidegate.web.server.listener import Listener
 from sidegate.web.server.sockets import SharedListener
 
 # Seconds until one that ended is started again: at once, then longer and longer.
@@ -241,11 +241,11 @@ async def _ops_door(
 ) -> AsyncIterator[None]:
     asked = Workers(
         {str(worker.number): str(worker.ops) for worker in workers},
-        merge=merged,
+        merge=merge_metrics,
         draining=supervisor.draining,
     )
 
-    door = Door("ops", ops_handler(asked, asked.scraped), on_bad_request=lambda: None)
+    door = Listener("ops", ops_handler(asked, asked.scraped), on_bad_request=lambda: None)
     where = await door.open(settings.ops.listen, socket_mode=0o600)
     _log.info("ops door open", extra={"address": str(where)})
     try:

@@ -15,10 +15,10 @@ from typing import Final, NoReturn
 from sidegate.core.clock import Clock
 from sidegate.core.errors import SessionEnded, StoreUnavailable
 from sidegate.core.lifetimes import Lifetimes
-from sidegate.core.protocols import DurableStore, HotStore, Touch
+from sidegate.core.protocols import DurableStore, SessionCache, Touch
 from sidegate.core.session import Session, SessionId
 from sidegate.core.session_type import SessionType
-from sidegate.services.publisher import offer
+from sidegate.services.publisher import put_copies
 
 # One statement's worth: it holds its rows' locks for a few milliseconds.
 _BATCH: Final = 500
@@ -34,14 +34,14 @@ class _Note:
     due: float  # by the monotonic clock
 
 
-class Toucher:
+class ActivityRecorder:
     """Collects what was seen, and writes it down behind everybody's back."""
 
     def __init__(
         self,
         durable: DurableStore,
         *,
-        hot: Sequence[HotStore],
+        hot: Sequence[SessionCache],
         lifetimes: Mapping[SessionType, Lifetimes],
         clock: Clock,
         keep_near: Callable[[Session], object],
@@ -56,7 +56,7 @@ class Toucher:
         """
         self._durable = durable
         self._hot = hot
-        self.reckon_by(lifetimes)
+        self.use_lifetimes(lifetimes)
         self._clock = clock
         self._keep_near = keep_near
         self._counted = counted
@@ -64,11 +64,11 @@ class Toucher:
         self._patience = patience
         self._notes: dict[SessionId, _Note] = {}
 
-    def reckon_by(self, lifetimes: Mapping[SessionType, Lifetimes]) -> None:
+    def use_lifetimes(self, lifetimes: Mapping[SessionType, Lifetimes]) -> None:
         """From now on write a session once per these thresholds."""
         self._thresholds = {type_: each.touch_threshold for type_, each in lifetimes.items()}
 
-    def seen(self, session: Session, at: datetime) -> None:
+    def on_allowed(self, session: Session, at: datetime) -> None:
         """Note that `session`, which is alive, was seen. Never waits and never fails."""
         overdue = at - session.last_seen_at >= self._thresholds[session.type]
         if overdue:
@@ -123,7 +123,7 @@ class Toucher:
             raise
         self._counted("written", len(notes))
         # Not what was noted but what is true: it may have been revoked since.
-        await offer(touched, self._hot)
+        await put_copies(touched, self._hot)
 
     def _keep(self, notes: Mapping[SessionId, _Note]) -> None:
         for session_id, old in notes.items():

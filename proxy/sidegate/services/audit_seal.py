@@ -30,7 +30,7 @@ class Verified:
     broken: str | None = None
 
 
-class Audit:
+class AuditSealer:
     """What there is to do with the trail. Events are written by the store, with each change."""
 
     def __init__(

@@ -47,7 +47,7 @@ class ClientBinding:
         """The signals somebody has to read."""
         return frozenset(self._policies)
 
-    def differing(self, session: Session, signals: Signals) -> tuple[Signal, ...]:
+    def mismatched(self, session: Session, signals: Signals) -> tuple[Signal, ...]:
         """Return what shows that the client is not the one the session is bound to, if anything."""
         if not session.binding:
             return ()
@@ -56,7 +56,7 @@ class ClientBinding:
             mismatches(session.id, session.binding, signals, self._widths, watched=watched)
         )
 
-    def meet(self, session: Session, differing: Collection[Signal]) -> Allow | Deny:
+    def apply_policy(self, session: Session, differing: Collection[Signal]) -> Allow | Deny:
         """Count what differs of a valid session's client, and say what comes of it.
 
         It may be the end of the session.
@@ -75,7 +75,7 @@ class ClientBinding:
             self._events.binding_mismatch(signal.value, self._policies[signal].value)
 
 
-class RevokeBehind:
+class BackgroundRevoker:
     """Ends sessions behind everybody's back, one after the other.
 
     What cannot be ended is counted and let go: until it is, each of its checks is refused anyway,

@@ -7,10 +7,10 @@ from typing import Final, NamedTuple, NoReturn
 
 from sidegate.core.clock import Clock
 from sidegate.core.errors import MarkLost, StoreUnavailable
-from sidegate.core.protocols import DurableStore, HotStore
+from sidegate.core.protocols import DurableStore, SessionCache
 from sidegate.core.session import Session
 from sidegate.core.within import within
-from sidegate.services.publisher import offer
+from sidegate.services.publisher import put_copies
 
 # Seconds for one round: a hundred thousand changes are read and told within them.
 _PATIENCE: Final = 10.0
@@ -36,7 +36,7 @@ class _Due(NamedTuple):
     changed: Sequence[Session]
 
 
-class CatchUp:
+class ChangePoller:
     """Asks the truth, when it rings and again and again, what has changed: it loses nothing.
 
     Our own memory is told at once. The stores beyond were told by whoever made the change; we tell
@@ -51,7 +51,7 @@ class CatchUp:
         self,
         durable: DurableStore,
         *,
-        hot: Sequence[HotStore],
+        hot: Sequence[SessionCache],
         told: Callable[[int], None],
         believe: Callable[[bool], None],
         gap: Callable[[], None],
@@ -82,7 +82,7 @@ class CatchUp:
         """Look soon: something has changed."""
         self._bell.set()
 
-    def doubt(self) -> None:
+    def distrust_redis(self) -> None:
         """Let nobody believe the stores beyond until the truth has told the generation anew.
 
         It may have changed, without our hearing of it, while they could not be reached.
@@ -91,7 +91,7 @@ class CatchUp:
         self._believe(False)
         self.wake()
 
-    def owe(self, changed: Sequence[Session]) -> None:
+    def redeliver_later(self, changed: Sequence[Session]) -> None:
         """Note, and mend soon, that a store beyond could not be told of a change made here."""
         self._due.append(_Due(self._clock.monotonic(), changed))
         self.wake()
@@ -100,29 +100,29 @@ class CatchUp:
         """Go round until cancelled. `up` is told after each round whether the truth answered."""
         try:
             while True:
-                up(await self._done(self.once()))
+                up(await self._done(self.poll()))
                 await asyncio.sleep(_SPACING)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._every):
                         await self._bell.wait()
                 self._bell.clear()
         finally:
-            await self._done(self.settle())
+            await self._done(self.redeliver())
 
-    async def once(self) -> int:
+    async def poll(self) -> int:
         """Settle what is due, pass on what has changed, and return how many sessions that were."""
         await self._generation()  # first: it is quick, or the truth is away
         if self._mark == 0:
             await self._begin()
         try:
             # Before any row of a session is asked for, which may be locked.
-            await within(_SETTLING, "durable", self.settle())
+            await within(_SETTLING, "durable", self.redeliver())
         except StoreUnavailable:
             await self._heard()  # a truth that takes no writes has news all the same
             raise
         return await self._heard()
 
-    async def settle(self) -> None:
+    async def redeliver(self) -> None:
         """Tell the stores beyond what is due. What they do not take ends their generation.
 
         What has been told is told, also if there is no time for the rest.
@@ -144,7 +144,7 @@ class CatchUp:
         """Say whether the stores beyond have taken it. At the first try there may be no connection
         yet.
         """
-        return await offer(changed, self._far) or await offer(changed, self._far)
+        return await put_copies(changed, self._far) or await put_copies(changed, self._far)
 
     async def _generation(self) -> int:
         """Return which generation is believed, and from now on believe it here, too."""
@@ -173,8 +173,8 @@ class CatchUp:
             self._gap()  # only now: what was kept until here and changed since then is heard
             # What was lost must not live on in a store beyond, where nobody could end it.
             self._latest += 1
-            self.doubt()
-        await offer(changed, self._near)
+            self.distrust_redis()
+        await put_copies(changed, self._near)
         self._note(changed, self._clock.monotonic() + LATE)
         self._mark = mark  # only now: whoever was interrupted hears it again
         return len(changed)
@@ -193,7 +193,7 @@ class CatchUp:
         """Offer what is due while the truth is away: whoever believes the others should know."""
         now = self._clock.monotonic()
         for due in [each for each in self._due if each.at <= now]:
-            await offer(due.changed, self._far)
+            await put_copies(due.changed, self._far)
 
     async def _done(self, work: Awaitable[object]) -> bool:
         """Say whether it was done. If not, the stores beyond are told what is due all the same."""

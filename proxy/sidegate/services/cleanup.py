@@ -19,7 +19,7 @@ _PATIENCE: Final = 10.0
 _log: Final = logging.getLogger("sidegate.janitor")
 
 
-class Janitor:
+class CleanupJob:
     """Deletes what is past its absolute deadline by `retention`; revoked sessions wait for theirs.
 
     So a tombstone outlives every copy that a hot store may still hold.

@@ -23,7 +23,7 @@ _NOTICED: Final = 1.0
 _log: Final = logging.getLogger("sidegate.clock")
 
 
-class SharedTime:
+class ClockSync:
     """Tells a clock, again and again, what time it is where the sessions are stored."""
 
     def __init__(self, clock: SharedClock, ask: Callable[[], Awaitable[datetime]]) -> None:
@@ -40,11 +40,11 @@ class SharedTime:
         pause = _SOON
         while True:
             with suppress(StoreUnavailable):
-                await self.once()
+                await self.sync()
             pause = every if self._told else min(every, 2 * pause)
             await asyncio.sleep(pause)
 
-    async def once(self) -> None:
+    async def sync(self) -> None:
         """Tell it now. StoreUnavailable: nobody said what time it is, or too late."""
         asked = self._clock.monotonic()
         moment = await within(_PATIENCE, "durable", self._ask())

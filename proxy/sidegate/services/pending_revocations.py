@@ -18,7 +18,7 @@ from sidegate.core.clock import Clock
 from sidegate.core.condition import Condition
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.pending import PendingRevocation
-from sidegate.core.protocols import PendingShelf
+from sidegate.core.protocols import PendingRevocationStore
 from sidegate.core.session import Session, SessionRecord
 from sidegate.core.within import within
 
@@ -27,19 +27,19 @@ _PATIENCE: Final = 5.0
 
 _log: Final = logging.getLogger("sidegate.pending")
 
-WriteDown = Callable[[PendingRevocation], Awaitable[None]]
+Persist = Callable[[PendingRevocation], Awaitable[None]]
 """Makes the truth know it. StoreUnavailable: not now."""
 
 _Whom = tuple[str | None, str | None]
 """A session's id, or the id of a user, or neither."""
 
 
-class Pending:
+class PendingRevocations:
     """The revocations that hold and are not written down yet, as far as this instance knows."""
 
     def __init__(
         self,
-        shelf: PendingShelf | None,
+        shelf: PendingRevocationStore | None,
         *,
         clock: Clock,
         counted: Callable[[str], None],
@@ -87,7 +87,7 @@ class Pending:
         for whom in ((session.id, None), (None, session.user_id), (None, None)):
             yield from self._holding.get(whom, {}).values()
 
-    def takes(self, condition: Condition) -> bool:
+    def accepts(self, condition: Condition) -> bool:
         """Say whether a revocation of these sessions can be pending at all."""
         return self._shelf is not None and condition.decidable
 
@@ -110,14 +110,14 @@ class Pending:
         """Learn what others have added, when it rings and every so many seconds."""
         while True:
             with suppress(StoreUnavailable):
-                await self.look()
+                await self.refresh()
             self.forget()
             with suppress(TimeoutError):
                 async with asyncio.timeout(every):
                     await self._bell.wait()
             self._bell.clear()
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Learn what is on the shelf, and put back what it has lost."""
         if self._shelf is None:
             return
@@ -125,17 +125,17 @@ class Pending:
         self._learn(found)
         await self._shelf.put([self._known[id_] for id_ in lost if id_ in self._known])
 
-    async def write(self, every: float, write_down: WriteDown) -> NoReturn:
+    async def run_persisting(self, every: float, write_down: Persist) -> NoReturn:
         """Write down what is pending, until cancelled; when that fails, again a little later."""
         while True:
             await self._work.wait()
             with suppress(StoreUnavailable):
-                await self.write_all(write_down)
+                await self.persist_all(write_down)
             if not self._known:
                 self._work.clear()
             await asyncio.sleep(every)
 
-    async def write_all(self, write_down: WriteDown) -> None:
+    async def persist_all(self, write_down: Persist) -> None:
         """Write down all that are known, the oldest first. StoreUnavailable: the rest, not now.
 
         One that takes too long is passed over, and comes last the next time.
@@ -177,7 +177,7 @@ class Pending:
             if not alike:
                 del self._holding[_whom(revocation)]
 
-    async def _written(self, revocation: PendingRevocation, write_down: WriteDown) -> None:
+    async def _written(self, revocation: PendingRevocation, write_down: Persist) -> None:
         try:
             await write_down(revocation)
         except ValueError as error:  # nobody of ours has added that, and it must not stay for ever

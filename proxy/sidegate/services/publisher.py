@@ -6,22 +6,22 @@ from contextlib import suppress
 from typing import Final
 
 from sidegate.core.errors import StoreUnavailable
-from sidegate.core.protocols import Feed, HotStore
+from sidegate.core.protocols import Feed, SessionCache
 from sidegate.core.session import Session
 
 # One round trip's worth: more at once would wait for each other within one store's deadline.
 _AT_ONCE: Final = 64
 
 
-async def offer(sessions: Sequence[Session], hot: Sequence[HotStore]) -> bool:
+async def put_copies(sessions: Sequence[Session], hot: Sequence[SessionCache]) -> bool:
     """Put every copy of each session into every hot store; say whether all of them took all."""
     taken = [await _taken(sessions, store) for store in hot]
     return all(taken)
 
 
-async def tell(
+async def publish(
     changed: Sequence[Session],
-    hot: Sequence[HotStore],
+    hot: Sequence[SessionCache],
     feed: Feed,
     owe: Callable[[Sequence[Session]], None],
 ) -> None:
@@ -33,18 +33,18 @@ async def tell(
     if not changed:
         return
     near, far = hot[:1], hot[1:]
-    await offer(changed, near)
-    taken, _ = await asyncio.gather(offer(changed, far), _announced(changed, feed))
+    await put_copies(changed, near)
+    taken, _ = await asyncio.gather(put_copies(changed, far), _announced(changed, feed))
     if not taken:
         owe(changed)
 
 
 async def _announced(changed: Sequence[Session], feed: Feed) -> None:
     with suppress(StoreUnavailable):  # the catch-up of the other instances finds it
-        await feed.announce(changed)
+        await feed.publish(changed)
 
 
-async def _taken(sessions: Sequence[Session], store: HotStore) -> bool:
+async def _taken(sessions: Sequence[Session], store: SessionCache) -> bool:
     copies = [copy for session in sessions for copy in session.copies()]
     try:
         for start in range(0, len(copies), _AT_ONCE):
@@ -55,12 +55,12 @@ async def _taken(sessions: Sequence[Session], store: HotStore) -> bool:
     return True
 
 
-class Nobody:
+class NullFeed:
     """A feed without listeners: the only instance, or one that relies on the catch-up."""
 
-    async def announce(self, sessions: Iterable[Session]) -> None:
+    async def publish(self, sessions: Iterable[Session]) -> None:
         """Tell nobody."""
 
 
-def nothing_owed(_: Sequence[Session]) -> None:
+def ignore_undelivered(_: Sequence[Session]) -> None:
     """Where no store lies beyond our memory, none can miss anything."""

@@ -19,7 +19,7 @@ from sidegate.core.session import Session, SessionId, SessionRecord
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import Token
 from sidegate.core.verdict import Deny, Reason
-from sidegate.services.session_context import Means
+from sidegate.services.session_context import SessionContext
 from sidegate.services.sessions import Issued
 
 # Each lost race means that somebody else made progress; so many in a row is a storm.
@@ -30,7 +30,7 @@ _NONCE: Final = 32
 class Rotation:
     """The two verbs that give a living session another token: refresh and migrate."""
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: SessionContext) -> None:
         self._means = means
 
     async def refresh(
@@ -88,7 +88,7 @@ class Rotation:
     async def _refresh(self, token: Token, by: Actor, extend_by: timedelta | None) -> Issued | Deny:
         digest = token.digest()
         for _ in range(_ATTEMPTS):
-            record = await self._means.owner(digest)
+            record = await self._means.find_by_any_digest(digest)
             if record is None:
                 return Deny(Reason.UNKNOWN)
             now = self._means.clock.now()
@@ -144,7 +144,7 @@ class Rotation:
     async def _again(self, token: Token, nonce: bytes, record: SessionRecord) -> Issued | Deny:
         """Return what the winner of the race was given."""
         for successor in self._means.ring.successors(token, nonce):
-            owner = await self._means.durable.owner(successor.digest())
+            owner = await self._means.durable.find_by_any_digest(successor.digest())
             if owner is not None:
                 return Issued(successor, record)
         # The key that made it is not in our ring.
@@ -175,7 +175,7 @@ class Rotation:
         if evicted is None:
             return False
         await self._tell(before, after)
-        await self._means.over(evicted, cause="limit")
+        await self._means.publish_ended(evicted, cause="limit")
         return True
 
     async def _replaced(self, before: Session, after: SessionRecord) -> bool:
@@ -189,4 +189,4 @@ class Rotation:
         if older is not None and older != after.session.previous_digest:
             # Its grace may not be over, and it is no copy of the session any more.
             changed.append(after.session.rotated_out(older))
-        await self._means.tell(changed)
+        await self._means.publish(changed)

@@ -29,8 +29,8 @@ from sidegate.core.session_state import SessionState
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import Token
 from sidegate.core.within import within
-from sidegate.services.publisher import offer
-from sidegate.services.session_context import Means
+from sidegate.services.publisher import put_copies
+from sidegate.services.session_context import SessionContext
 
 # One statement's worth: its rows' locks are held for some milliseconds.
 _BATCH: Final = 500
@@ -75,7 +75,7 @@ class Sessions:
 
     def __init__(
         self,
-        means: Means,
+        means: SessionContext,
         *,
         new_id: Callable[[], SessionId],
         widths: Widths = DEFAULT_WIDTHS,
@@ -97,14 +97,14 @@ class Sessions:
             return await self._begin(
                 wanted, self._new_id(), self._means.ring.mint(wanted.type), None
             )
-        before = await self._means.durable.claimed(key.claim)
+        before = await self._means.durable.find_by_idempotency_key(key.claim)
         if before is None:
             session_id = self._new_id()
             token = next(self._derived(wanted.type, key, session_id))
             try:
                 return await self._begin(wanted, session_id, token, key.claim)
             except (SessionExists, LimitReached):  # the same request, at the same time
-                before = await self._means.durable.claimed(key.claim)
+                before = await self._means.durable.find_by_idempotency_key(key.claim)
                 if before is None:
                     raise
         return await self._again(wanted, key, before)
@@ -133,7 +133,7 @@ class Sessions:
             found = await self._means.durable.list_where(
                 condition, limit=limit, after=after, state=in_state
             )
-            records = map(self._means.as_it_is, found)
+            records = map(self._means.with_pending, found)
             page += (r for r in records if state in (None, state_of(r.session, now)))
             if len(found) < limit:
                 break
@@ -155,11 +155,11 @@ class Sessions:
         """
         condition = Condition(session_id=session_id)
         tombstones = await self._ended(condition, by=by, reason=reason, limit=1)
-        await self._means.over(tombstones, cause="revoke")
+        await self._means.publish_ended(tombstones, cause="revoke")
         record = await self.get(session_id)
         if record is not None and not tombstones and record.session.revoked_at is not None:
             # Whoever revoked it may have died before telling anybody, and we are asked again.
-            await self._means.tell([record.session])
+            await self._means.publish([record.session])
         return record
 
     async def touch(self, session_id: SessionId) -> SessionRecord | None:
@@ -175,7 +175,7 @@ class Sessions:
             touched = await self._means.durable.touch([Touch(session_id, now, 1)])
         if not touched:
             raise SessionEnded(f"session {session_id} has ended")
-        await offer(touched, self._means.hot)
+        await put_copies(touched, self._means.caches)
         seen = record.details.access_count + 1  # at least: others may have counted meanwhile
         return SessionRecord(touched[0], replace(record.details, access_count=seen))
 
@@ -194,11 +194,11 @@ class Sessions:
             )
             if not tombstones:
                 return
-            await self._means.over(tombstones, cause="revoke_where")
+            await self._means.publish_ended(tombstones, cause="revoke_where")
             yield len(tombstones)
             after = tombstones[-1].id
 
-    async def write_down(self, revocation: PendingRevocation) -> None:
+    async def persist(self, revocation: PendingRevocation) -> None:
         """Tell the truth of a revocation that was pending. What it knows already stays as it is."""
         after = None
         while True:
@@ -212,7 +212,7 @@ class Sessions:
             )
             if not tombstones:
                 return
-            await self._means.over(tombstones, cause="revoke_pending")
+            await self._means.publish_ended(tombstones, cause="revoke_pending")
             after = tombstones[-1].id
 
     async def _ended(
@@ -229,7 +229,7 @@ class Sessions:
             condition, at=self._means.clock.now(), by=by, reason=reason, limit=limit, after=after
         )
         pending = self._means.pending
-        if pending is None or not pending.takes(condition):
+        if pending is None or not pending.accepts(condition):
             return await revoking
         try:
             return await within(_PATIENCE, "durable", revoking)
@@ -248,14 +248,14 @@ class Sessions:
             record, limit=self._means.limits.get(wanted.type)
         )
         self._means.events.created(record.session)
-        await offer([record.session], self._means.hot)
-        await self._means.over(evicted, cause="limit")
+        await put_copies([record.session], self._means.caches)
+        await self._means.publish_ended(evicted, cause="limit")
         return Issued(token, record)
 
     async def _again(self, wanted: NewSession, key: Idempotency, before: SessionRecord) -> Issued:
         """Return what `key` has begun, with the token made again."""
         for token in self._derived(wanted.type, key, before.session.id):
-            record = await self._means.owner(token.digest())
+            record = await self._means.find_by_any_digest(token.digest())
             if record is None:
                 continue
             if record.session.ended(self._means.clock.now()):
@@ -298,7 +298,7 @@ class Sessions:
             provider_session_id=wanted.provider_session_id,
             provider_subject=wanted.provider_subject,
             tenant=wanted.tenant,
-            claim=claim,
+            idempotency_key_hash=claim,
             change=Change(now, wanted.by),
         )
         return SessionRecord(session, details)

@@ -9,18 +9,18 @@ from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.judge import judge, may_have_moved
 from sidegate.core.protocols import SessionFinder
 from sidegate.core.session import Session
-from sidegate.core.token import Digest, KeyRing, Spelling, unverified_digest_of
+from sidegate.core.token import Digest, KeyRing, TokenText, unverified_digest_of
 from sidegate.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
 from sidegate.core.within import within
 
-Seen = Callable[[Session, datetime], None]
+OnAllowed = Callable[[Session, datetime], None]
 """Told of each session that was allowed, and when; must neither wait nor fail."""
 
 Memory = Callable[[Digest], Session | None]
 """What this process remembers, told without waiting."""
 
 
-class Fetch(Protocol):
+class Prefetch(Protocol):
     """Has a hot store asked: stores/fetcher.py says how."""
 
     def __call__(
@@ -28,7 +28,7 @@ class Fetch(Protocol):
     ) -> bool: ...
 
 
-Further = Callable[[Session], Allow | Deny]
+ExtraCheck = Callable[[Session], Allow | Deny]
 """What else must hold of a session that is valid."""
 
 # Of the time a gateway says it will wait, a tenth is for the way back.
@@ -46,9 +46,9 @@ class Validator:
         clock: Clock,
         deadline: float,
         memory: Memory = lambda _: None,
-        fetch: Fetch | None = None,
+        fetch: Prefetch | None = None,
         onward: SessionFinder | None = None,
-        seen: Seen = lambda _, __: None,
+        seen: OnAllowed = lambda _, __: None,
     ) -> None:
         """`deadline`: the seconds within which `finder` answers, whatever happens.
 
@@ -63,9 +63,9 @@ class Validator:
         self._memory = memory
         self._fetch = fetch
         self._onward = onward or finder
-        self.saw = seen
+        self.on_allowed = seen
 
-    def recall(self, spelling: Spelling, now: datetime) -> Session | Deny | None:
+    def check_memory(self, spelling: TokenText, now: datetime) -> Session | Deny | None:
         """Return the session from this process's memory if it is valid `now`, or why it is not.
 
         None: memory cannot tell for certain; `validate` asks the stores. Whoever lets the session
@@ -82,9 +82,9 @@ class Validator:
             session.note_verified(self._ring)
         return _for_certain(session, now)
 
-    def fetch(
+    def prefetch(
         self,
-        spelling: Spelling,
+        spelling: TokenText,
         then: Callable[[Session | None], None],
         *,
         budget: float | None = None,
@@ -96,9 +96,9 @@ class Validator:
         if self._fetch is None:
             return False
         digest = unverified_digest_of(spelling)
-        return self._fetch(digest, then, patience=self._patience(budget))
+        return self._fetch(digest, then, patience=self._timeout(budget))
 
-    def fetched(self, copy: Session | None, now: datetime) -> Session | Deny | None:
+    def judge_prefetched(self, copy: Session | None, now: datetime) -> Session | Deny | None:
         """Return what `recall` would, had it found this copy. It has verified the tag already.
 
         None: `validate` asks the other stores.
@@ -114,7 +114,7 @@ class Validator:
         *,
         budget: float | None = None,
         waited: float | None = None,
-        further: Further | None = None,
+        further: ExtraCheck | None = None,
     ) -> Verdict:
         """Judge the session that `credential`, the text of a token, leads to.
 
@@ -126,10 +126,10 @@ class Validator:
         if further is not None and isinstance(verdict, Allow):
             verdict = further(verdict.session)
         if isinstance(verdict, Allow):
-            self.saw(verdict.session, self._clock.now())
+            self.on_allowed(verdict.session, self._clock.now())
         return verdict
 
-    async def look(self, credential: str) -> Verdict:
+    async def inspect(self, credential: str) -> Verdict:
         """Judge as `validate` does, but let nobody be seen: whoever asks is not the client."""
         return await self._judged(credential)
 
@@ -153,7 +153,7 @@ class Validator:
         if isinstance(digest, Deny):
             return digest
         try:
-            session = await self._looked_up(digest, self._patience(budget), waited)
+            session = await self._looked_up(digest, self._timeout(budget), waited)
         except StoreUnavailable as outage:
             return Unavailable(outage.store)
         except UnreadableRecord:  # of the durable store, or the next one would have been asked
@@ -170,7 +170,7 @@ class Validator:
             return await within(patience, "deadline", self._finder.find(digest))
         return await self._finder.find(digest)  # answers within the deadline itself
 
-    def _patience(self, budget: float | None) -> float:
+    def _timeout(self, budget: float | None) -> float:
         return self._deadline if budget is None else max(0.0, min(budget * _OURS, self._deadline))
 
 

@@ -76,10 +76,10 @@ def _meant(path: SettingPath) -> str:
     )
 
 
-Mistake = tuple[SettingPath, str]
+SettingIssue = tuple[SettingPath, str]
 
 
-def _between_settings(tree: Mapping[str, Any]) -> Iterator[Mistake]:
+def _between_settings(tree: Mapping[str, Any]) -> Iterator[SettingIssue]:
     """Yield what is wrong between settings. Works on what was given, so that it is said at once
     with all the rest, and passes over what is wrong in itself."""
     given = _reader(tree)
@@ -124,7 +124,7 @@ def _reader(tree: Mapping[str, Any]) -> Callable[..., Any]:
     return given
 
 
-def _clashes(given: Callable[..., Any]) -> Iterator[Mistake]:
+def _clashes(given: Callable[..., Any]) -> Iterator[SettingIssue]:
     defaults = Settings.model_construct()
     listeners: list[tuple[SettingPath, Address]] = []
     for name in ("gate", "admin", "ops"):

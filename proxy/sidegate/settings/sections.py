@@ -105,7 +105,7 @@ class GateSection(Section):
         spelled(r"[ !#-\[\]-~]{1,64}", "write up to 64 ASCII characters, no quotes or backslashes"),
     ] = "sidegate"
     deadline: PositiveDuration = _millis(150)
-    express: bool = True
+    fast_path: bool = True
     max_connections: Count = 10_000
     trusted_hops: Annotated[int, Field(ge=0, le=16)] = 0
 
@@ -268,13 +268,13 @@ class OpsSection(Section):
     listen: ListenAddress = Address("127.0.0.1", 7082)
 
 
-class LocalSection(Section):
+class MemorySection(Section):
     max_sessions: Count = 100_000
     max_bytes: MemorySize = 160 * 2**20
     max_age: PositiveDuration = _seconds(5)
 
 
-class UnknownSection(Section):
+class NegativeCacheSection(Section):
     max_digests: Count = 10_000
     max_age: PositiveDuration = _seconds(2)
 
@@ -399,7 +399,7 @@ class SessionsSection(Section):
         }
 
 
-class CatchUpSection(Section):
+class ChangePollerSection(Section):
     interval: PositiveDuration = _millis(500)
 
 
@@ -452,13 +452,13 @@ class Settings(Section):
     admin: AdminSection = AdminSection()
     sso: SsoSection = SsoSection()
     ops: OpsSection = OpsSection()
-    local: LocalSection = LocalSection()
-    unknown: UnknownSection = UnknownSection()
+    memory: MemorySection = MemorySection()
+    negative_cache: NegativeCacheSection = NegativeCacheSection()
     redis: RedisSection = RedisSection()
     postgres: PostgresSection = PostgresSection()
     sqlite: SqliteSection = SqliteSection()
     sessions: SessionsSection = SessionsSection()
-    catch_up: CatchUpSection = CatchUpSection()
+    change_poller: ChangePollerSection = ChangePollerSection()
     touch: TouchSection = TouchSection()
     cleanup: CleanupSection = CleanupSection()
     audit: AuditSection = AuditSection()

@@ -14,7 +14,7 @@ def token_keys(settings: Settings) -> tuple[TokenKey, ...]:
     if settings.token.keys:
         return settings.token.keys
     path = settings.data_dir / "token.keys"
-    text = read_or_make(path, "token.keys", lambda: TokenKey.generate().spell())
+    text = read_or_make(path, "token.keys", lambda: TokenKey.generate().formatted())
     try:
         keys = tuple(TokenKey.parse(word) for word in text.replace(",", " ").split())
         KeyRing(keys)

@@ -53,7 +53,7 @@ def _spelled_seconds(text: str) -> float:
     return float(spelled[1]) * _UNITS[spelled[2] or "s"]
 
 
-def spell_duration(value: timedelta) -> str:
+def format_duration(value: timedelta) -> str:
     """Write a duration in the largest unit that leaves a whole number."""
     micros = round(value / timedelta(microseconds=1))
     for unit, seconds in reversed(_UNITS.items()):
@@ -80,7 +80,7 @@ _DURATION_SCHEMA: Final = {
 Duration = Annotated[
     timedelta,
     PlainValidator(read_duration),
-    PlainSerializer(spell_duration, return_type=str),
+    PlainSerializer(format_duration, return_type=str),
     WithJsonSchema(_DURATION_SCHEMA),
 ]
 PositiveDuration = Annotated[Duration, AfterValidator(_longer_than_nothing)]
@@ -100,7 +100,7 @@ def read_size(given: object) -> int:
     raise ValueError("write a size as 512KiB, 128MiB or 2GiB, or as plain bytes")
 
 
-def spell_size(value: int) -> str:
+def format_size(value: int) -> str:
     """Write a size in the largest unit that leaves a whole number."""
     unit = max((each for each in _SIZE_UNITS.items() if value % each[1] == 0), key=lambda e: e[1])
     return f"{value // unit[1]}{unit[0]}"
@@ -116,7 +116,7 @@ MemorySize = Annotated[
     int,
     PlainValidator(read_size),
     AfterValidator(_a_mebibyte_or_more),
-    PlainSerializer(spell_size, return_type=str),
+    PlainSerializer(format_size, return_type=str),
     WithJsonSchema(
         {
             "anyOf": [

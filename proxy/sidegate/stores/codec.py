@@ -101,8 +101,8 @@ def _session(body: _Body) -> Session:
         type=body.type,
         scopes=shared.scopes(body.scopes),
         created_at=body.created_at,
-        authenticated_at=shared.moment(body.authenticated_at, body.created_at),
-        last_seen_at=shared.moment(body.last_seen_at, body.created_at),
+        authenticated_at=shared.timestamp(body.authenticated_at, body.created_at),
+        last_seen_at=shared.timestamp(body.last_seen_at, body.created_at),
         expires_at=body.expires_at,
         idle_timeout=_idle_timeout(body),
         revoked_at=body.revoked_at,
@@ -127,6 +127,6 @@ def _must_make_sense(body: _Body) -> None:
 def _idle_timeout(body: _Body) -> timedelta | None:
     if body.idle_timeout is None:
         return None
-    silence = shared.silence(body.idle_timeout)
+    silence = shared.idle_timeout(body.idle_timeout)
     _ = body.last_seen_at + silence  # OverflowError, now rather than when it is judged
     return silence

@@ -14,11 +14,11 @@ def scopes(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1024)
-def silence(microseconds: int) -> timedelta:
+def idle_timeout(microseconds: int) -> timedelta:
     """Return an idle timeout. OverflowError: nobody is silent that long."""
     return microseconds * _MICROSECOND
 
 
-def moment(one: datetime, other: datetime) -> datetime:
+def timestamp(one: datetime, other: datetime) -> datetime:
     """Return `one`, or `other` if it is the same moment: most sessions begin with a log-in."""
     return other if one == other else one

@@ -23,7 +23,7 @@ _JITTER: Final = 0.1
 _LONG_AGO: Final = float("-inf")
 
 
-class LocalStore:
+class MemoryStore:
     """A hot store without a wire. The least recently found copies are forgotten first.
 
     A copy that is too old is not answered any more, but is kept for comparison: a late fill with a
@@ -68,16 +68,16 @@ class LocalStore:
 
     async def find(self, digest: Digest) -> Session | None:
         """Never waits: a hit makes no task, takes no lock and touches no socket."""
-        session = self.peek(digest)
+        session = self.get_nowait(digest)
         if session is None:
             self.misses += 1
         return session
 
     async def put(self, session: Session) -> Session:
         """Never waits."""
-        return self.keep(session)
+        return self.put_nowait(session)
 
-    def peek(self, digest: Digest) -> Session | None:
+    def get_nowait(self, digest: Digest) -> Session | None:
         """Find, for those who cannot await. A miss is not counted: they will go on, and be then."""
         copy = self._copies.get(digest)
         if copy is None or self._monotonic() >= copy[1]:
@@ -86,12 +86,12 @@ class LocalStore:
         self.hits += 1
         return self._applied(copy[0])
 
-    def answers_name(self, headers: Collection[str]) -> None:
+    def set_reply_headers(self, headers: Collection[str]) -> None:
         """Take into account that each answer that is kept with a copy names these headers."""
         self._beyond = max(0, sum(map(len, headers)) - _NAMES)
         self._make_room()
 
-    def keep(self, session: Session) -> Session:
+    def put_nowait(self, session: Session) -> Session:
         """Put, for those who cannot await. An equal copy counts as news: its age starts again."""
         kept, _ = self._copies.get(session.digest, (None, 0.0))
         if kept is not None:
@@ -114,7 +114,7 @@ class LocalStore:
         self._estimated += size_of(session) - size_of(kept)
         self._copies[session.digest] = session, until
 
-    def distrust(self) -> None:
+    def expire_all(self) -> None:
         """Believe no copy of before, as after a stretch of news that may have been missed.
 
         They stay for comparison: who was known to be dead does not come back by a staler copy.

@@ -8,7 +8,7 @@ from sidegate.core.session import Session
 from sidegate.core.token import Digest
 
 
-class Misses:
+class NegativeCache:
     """A bounded place for digests that nobody knew a moment ago.
 
     A digest that is unknown now can only become known by being minted, and nobody can ask for a
@@ -32,10 +32,10 @@ class Misses:
             self._until.popitem(last=False)
 
 
-class RememberMisses:
+class NegativeCaching:
     """A finder that answers repeated misses itself. Outages are not remembered."""
 
-    def __init__(self, finder: SessionFinder, *, misses: Misses) -> None:
+    def __init__(self, finder: SessionFinder, *, misses: NegativeCache) -> None:
         """`misses` may be shared with other roads to the same truth."""
         self._finder = finder
         self._misses = misses

@@ -9,13 +9,13 @@ from typing import Final
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.session import Session
 from sidegate.core.token import Digest
-from sidegate.stores.client.batched import BatchedHot
-from sidegate.stores.memory import LocalStore
+from sidegate.stores.client.batched import BatchedCache
+from sidegate.stores.memory import MemoryStore
 
 _log: Final = logging.getLogger("sidegate.fetcher")
 
 
-class Fetcher:
+class Prefetcher:
     """Asks a hot store once for all that want a copy at the same time, and calls them back.
 
     No task is made for any of them. Whoever is told None has to go on to the other stores.
@@ -23,8 +23,8 @@ class Fetcher:
 
     def __init__(
         self,
-        hot: BatchedHot,
-        local: LocalStore,
+        hot: BatchedCache,
+        local: MemoryStore,
         *,
         deadline: float,
         useless: Callable[[Digest], bool],
@@ -41,7 +41,7 @@ class Fetcher:
         # A batch is shared by those of one tick; these, until their answer is here.
         self._under_way: dict[Digest, asyncio.Future[Session | None]] = {}
 
-    def fetch(
+    def prefetch(
         self, digest: Digest, then: Callable[[Session | None], None], *, patience: float
     ) -> bool:
         """Tell `then` the session as it is, or None, within the deadline but after we return.
@@ -53,7 +53,7 @@ class Fetcher:
             return False
         answer = self._under_way.get(digest)
         if answer is None:
-            answer = self._under_way[digest] = self._hot.board(digest)
+            answer = self._under_way[digest] = self._hot.submit(digest)
             answer.add_done_callback(partial(self._answered, digest))
         answer.add_done_callback(lambda answer: then(self._kept(answer)))
         return True
@@ -66,7 +66,7 @@ class Fetcher:
         self._local.misses += 1  # which `peek` has not counted
         try:
             copy = answer.result()
-            return None if copy is None else self._local.keep(copy)
+            return None if copy is None else self._local.put_nowait(copy)
         except (StoreUnavailable, UnreadableRecord, asyncio.CancelledError):
             return None
         except Exception:  # noqa: BLE001  # nobody above could tell; on the other roads they can

@@ -5,15 +5,15 @@ from contextlib import suppress
 from sidegate.core.clock import Clock
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.judge import judge, may_have_moved
-from sidegate.core.protocols import HotStore, SessionFinder
+from sidegate.core.protocols import SessionCache, SessionFinder
 from sidegate.core.session import Session
 from sidegate.core.token import Digest
 
 
-class Beyond:
+class SkipCache:
     """A finder that asks far only, for those who have asked near already."""
 
-    def __init__(self, near: HotStore, far: SessionFinder) -> None:
+    def __init__(self, near: SessionCache, far: SessionFinder) -> None:
         self._near = near
         self._far = far
 
@@ -34,9 +34,9 @@ class ReadThrough:
     extended the session a moment ago, so far is asked before the answer is no.
     """
 
-    def __init__(self, near: HotStore, far: SessionFinder, *, clock: Clock) -> None:
+    def __init__(self, near: SessionCache, far: SessionFinder, *, clock: Clock) -> None:
         self._near = near
-        self._beyond = Beyond(near, far)
+        self._beyond = SkipCache(near, far)
         self._clock = clock
 
     async def find(self, digest: Digest) -> Session | None:

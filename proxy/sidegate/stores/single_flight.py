@@ -8,11 +8,11 @@ from sidegate.core.session import Session
 from sidegate.core.token import Digest
 from sidegate.stores.share import share
 
-UnderWay = dict[Digest, asyncio.Task[Session | None]]
+InFlight = dict[Digest, asyncio.Task[Session | None]]
 """The flights that have not landed yet."""
 
 
-class Coalesce:
+class SingleFlight:
     """A finder that never asks twice at once for the same digest, and lets nobody wait for long.
 
     The flight belongs to nobody who waits for it: a caller that leaves, or has waited too long,
@@ -20,7 +20,7 @@ class Coalesce:
     """
 
     def __init__(
-        self, finder: SessionFinder, *, patience: float, under_way: UnderWay | None = None
+        self, finder: SessionFinder, *, patience: float, under_way: InFlight | None = None
     ) -> None:
         """Whoever has waited `patience` seconds is told that `deadline` was unavailable.
 
@@ -29,7 +29,7 @@ class Coalesce:
         """
         self._finder = finder
         self._patience = patience
-        self._flights: UnderWay = {} if under_way is None else under_way
+        self._flights: InFlight = {} if under_way is None else under_way
 
     async def find(self, digest: Digest) -> Session | None:
         answer = share(self._flights.get(digest) or self._flight(digest))

@@ -9,7 +9,7 @@ import pytest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.session import Session
 from sidegate.core.token import Digest
-from sidegate.stores.client.batched import Batched, BatchedHot
+from sidegate.stores.client.batched import Batched, BatchedCache
 from tests.contracts.values import a_digest, a_session
 from tests.stores.waiting import all_leave, nothing_is_left, until
 from tests.support.clock import NOON
@@ -206,7 +206,7 @@ class Counting(Shelf):
 
 async def test_what_is_put_in_one_tick_is_one_round_trip() -> None:
     sessions, shelf = [a_session() for _ in range(20)], Counting()
-    assert await asyncio.gather(*map(BatchedHot(shelf).put, sessions)) == sessions
+    assert await asyncio.gather(*map(BatchedCache(shelf).put, sessions)) == sessions
     assert shelf.loads == [20]
     assert list(shelf.sessions.values()) == sessions
 
@@ -214,7 +214,7 @@ async def test_what_is_put_in_one_tick_is_one_round_trip() -> None:
 async def test_each_is_told_what_was_kept_under_its_own_digest() -> None:
     session, another = a_session(), a_session()
     tombstone = session.revoked(NOON)
-    hot = BatchedHot(Counting(tombstone))
+    hot = BatchedCache(Counting(tombstone))
     assert await asyncio.gather(*map(hot.put, (another, session))) == [another, tombstone]
 
 
@@ -223,7 +223,7 @@ async def test_of_two_copies_put_in_one_tick_the_fresher_travels(tombstone_first
     session = a_session()
     tombstone = session.revoked(NOON)
     shelf = Counting()
-    hot = BatchedHot(shelf)
+    hot = BatchedCache(shelf)
     copies = [tombstone, session] if tombstone_first else [session, tombstone]
     assert await asyncio.gather(*map(hot.put, copies)) == [tombstone, tombstone]
     assert shelf.sessions == {session.digest: tombstone}
@@ -231,7 +231,7 @@ async def test_of_two_copies_put_in_one_tick_the_fresher_travels(tombstone_first
 
 async def test_a_tick_that_puts_too_much_sends_several() -> None:
     shelf = Counting()
-    hot = BatchedHot(shelf, max_puts=4)
+    hot = BatchedCache(shelf, max_puts=4)
     await asyncio.gather(*(hot.put(a_session()) for _ in range(10)))
     assert shelf.loads == [4, 4, 2]
 
@@ -239,7 +239,7 @@ async def test_a_tick_that_puts_too_much_sends_several() -> None:
 async def test_an_outage_is_told_to_everybody_who_puts() -> None:
     shelf = Counting()
     shelf.down = True
-    hot = BatchedHot(shelf)
+    hot = BatchedCache(shelf)
     async with nothing_is_left():
         told = await asyncio.gather(
             *(hot.put(a_session()) for _ in range(3)), return_exceptions=True
@@ -268,10 +268,10 @@ async def test_look_ups_in_a_hot_store_gather_while_two_flights_are_out() -> Non
     sessions = [a_session() for _ in range(9)]
     shelf = Shelf(*sessions)
     shelf.open.clear()
-    hot = BatchedHot(shelf)
+    hot = BatchedCache(shelf)
     asking = []
     for session in sessions:
-        asking.append(hot.board(session.digest))
+        asking.append(hot.submit(session.digest))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     shelf.open.set()

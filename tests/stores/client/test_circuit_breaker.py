@@ -1,16 +1,16 @@
 """When the breaker opens, whom it lets through, and how it closes."""
 
-from sidegate.stores.client.circuit_breaker import Breaker, BreakerState
+from sidegate.stores.client.circuit_breaker import BreakerState, CircuitBreaker
 from tests.support.clock import FakeClock
 
 OPEN, HALF_OPEN, CLOSED = BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED
 
 
-def a_breaker(clock: FakeClock, *, jitter: float = 0.5) -> Breaker:
-    return Breaker(failures=5, probe_every=0.25, clock=clock, jitter=lambda: jitter)
+def a_breaker(clock: FakeClock, *, jitter: float = 0.5) -> CircuitBreaker:
+    return CircuitBreaker(failures=5, probe_every=0.25, clock=clock, jitter=lambda: jitter)
 
 
-def an_open_one(clock: FakeClock, *, jitter: float = 0.5) -> Breaker:
+def an_open_one(clock: FakeClock, *, jitter: float = 0.5) -> CircuitBreaker:
     breaker = a_breaker(clock, jitter=jitter)
     for _ in range(5):
         assert breaker.admits()

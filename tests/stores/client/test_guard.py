@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
-from sidegate.stores.client.circuit_breaker import Breaker, BreakerState
-from sidegate.stores.client.guard import Guard, Guarded, GuardedHot
+from sidegate.stores.client.circuit_breaker import BreakerState, CircuitBreaker
+from sidegate.stores.client.guard import Guard, Guarded, GuardedCache
 from tests.contracts.values import a_digest, a_session
 from tests.stores.waiting import until
 from tests.support.clock import FakeClock
@@ -20,10 +20,12 @@ class Rig:
     def __init__(self, *, seconds: float = 5.0) -> None:
         self.clock = FakeClock()
         self.shelf = Shelf()
-        self.breaker = Breaker(failures=5, probe_every=0.25, clock=self.clock, jitter=lambda: 0.5)
+        self.breaker = CircuitBreaker(
+            failures=5, probe_every=0.25, clock=self.clock, jitter=lambda: 0.5
+        )
         guard = Guard("shelf", seconds=seconds, breaker=self.breaker)
         self.finder = Guarded(self.shelf, guard=guard)
-        self.hot = GuardedHot(self.shelf, guard=guard)
+        self.hot = GuardedCache(self.shelf, guard=guard)
 
     async def find(self) -> None:
         await self.finder.find_many((a_digest(),))

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
-from sidegate.stores.client.metrics import Metered, MeteredLeaf
+from sidegate.stores.client.metrics import Metered, MeteredCache
 from tests.contracts.values import a_digest, a_session, a_tombstone
 from tests.support.clock import NOON
 from tests.support.fakes import Shelf
@@ -71,14 +71,14 @@ async def test_each_lookup_is_told_once_with_the_seconds_it_took() -> None:
 async def test_what_is_put_is_not_told_and_the_fresher_comes_back() -> None:
     session, observer = a_session(), Observer()
     tombstone = session.revoked(NOON)
-    leaf = MeteredLeaf(Shelf(tombstone), store="x", observe=observer)
+    leaf = MeteredCache(Shelf(tombstone), store="x", observe=observer)
     kept = await leaf.put_many({session.digest: session})
     assert (kept, observer.outcomes) == ({session.digest: tombstone}, [])
 
 
 async def test_of_lookups_that_travel_together_each_is_told_with_its_own_outcome() -> None:
     session, observer = a_session(), Observer()
-    leaf = MeteredLeaf(Shelf(session), store="x", observe=observer)
+    leaf = MeteredCache(Shelf(session), store="x", observe=observer)
     found = await leaf.find_many([a_digest(), session.digest])
     assert found == {session.digest: session}
     assert observer.outcomes == [("x", "miss"), ("x", "hit")]
@@ -89,14 +89,14 @@ async def test_when_they_fail_together_each_is_told_as_an_error() -> None:
     shelf, observer = Shelf(), Observer()
     shelf.down = True
     with pytest.raises(StoreUnavailable):
-        await MeteredLeaf(shelf, store="x", observe=observer).find_many([a_digest(), a_digest()])
+        await MeteredCache(shelf, store="x", observe=observer).find_many([a_digest(), a_digest()])
     assert observer.outcomes == [("x", "error")] * 2
 
 
 async def test_lookups_that_nobody_waits_for_any_more_are_told_as_errors() -> None:
     shelf, observer = Shelf(), Observer()
     shelf.open.clear()
-    leaf = MeteredLeaf(shelf, store="x", observe=observer)
+    leaf = MeteredCache(shelf, store="x", observe=observer)
     asking = asyncio.ensure_future(leaf.find_many([a_digest()]))
     await asyncio.sleep(0)
     asking.cancel()

@@ -8,7 +8,7 @@ import pytest
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.session import Session
 from sidegate.core.token import Digest
-from sidegate.stores.client.redis_trust import Confirmed
+from sidegate.stores.client.redis_trust import RedisTrust
 from tests.contracts.values import a_session
 from tests.support.clock import NOON
 from tests.support.fakes import Shelf
@@ -16,22 +16,22 @@ from tests.support.fakes import Shelf
 
 async def test_in_doubt_it_is_unavailable_until_it_is_confirmed() -> None:
     shelf = Shelf()
-    store, session = Confirmed(shelf, store="shelf"), a_session()
+    store, session = RedisTrust(shelf, store="shelf"), a_session()
     await shelf.put(session)
-    store.doubt()
+    store.distrust()
     with pytest.raises(StoreUnavailable):
         await store.find_many([session.digest])
-    store.confirm()
+    store.trust()
     assert await store.find_many([session.digest]) == {session.digest: session}
 
 
 async def test_in_doubt_it_takes_what_it_is_told() -> None:
     shelf = Shelf()
-    store, session = Confirmed(shelf, store="shelf"), a_session()
-    store.doubt()
+    store, session = RedisTrust(shelf, store="shelf"), a_session()
+    store.distrust()
     tombstone = session.revoked(NOON)
     await store.put_many({session.digest: tombstone})
-    store.confirm()
+    store.trust()
     assert await store.find_many([session.digest]) == {session.digest: tombstone}
 
 
@@ -51,12 +51,12 @@ class Slow(Shelf):
 
 async def test_what_was_being_asked_when_doubt_arose_is_not_believed_even_if_confirmed() -> None:
     shelf = Slow()
-    store, session = Confirmed(shelf, store="shelf"), a_session()
+    store, session = RedisTrust(shelf, store="shelf"), a_session()
     await shelf.put(session)
     asking = asyncio.ensure_future(store.find_many([session.digest]))
     await shelf.looking.wait()
-    store.doubt()
-    store.confirm()
+    store.distrust()
+    store.trust()
     shelf.go_on.set()
     with pytest.raises(StoreUnavailable):
         await asking

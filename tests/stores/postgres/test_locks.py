@@ -12,7 +12,7 @@ from sidegate.core.session import Session
 from sidegate.stores.postgres.database import PostgresDatabase
 from sidegate.stores.postgres.locks import PostgresLocks
 from sidegate.stores.postgres.migrate import migrate_postgres
-from sidegate.stores.postgres.sessions import PostgresStore
+from sidegate.stores.postgres.sessions import PostgresSessions
 from tests.contracts.values import a_record, a_session
 from tests.stores.postgres.postgres_behind import raw, the_server_is_waiting
 
@@ -31,7 +31,7 @@ async def database(database_url: str) -> AsyncIterator[PostgresDatabase]:
 @pytest.fixture
 async def session(database: PostgresDatabase) -> Session:
     session = a_session()
-    await PostgresStore(database).create(a_record(session))
+    await PostgresSessions(database).create(a_record(session))
     return session
 
 

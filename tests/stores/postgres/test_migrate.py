@@ -14,7 +14,7 @@ from sidegate.core.errors import SchemaMismatch, StoreUnavailable
 from sidegate.stores.postgres.migrate import migrate_postgres, pending_postgres
 from sidegate.stores.sql import migrations
 from sidegate.stores.sql.migrations import Dialect, Migration, known, pending
-from sidegate.stores.sqlite.sessions import SqliteStore
+from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.support.processes import free_port
 
 ALL = [migration.name for migration in known("postgres")]
@@ -111,9 +111,9 @@ async def test_an_older_sqlite_file_is_brought_up_to_date_when_opened(
     tmp_path: Path, with_migrations: With
 ) -> None:
     path = tmp_path / "sidegate.db"
-    await (await SqliteStore.open(path)).close()
+    await (await SqliteSessions.open(path)).close()
     with_migrations(Migration("0900_more", "-- why\nCREATE TABLE more (a);\nDROP TABLE more;\n"))
-    await (await SqliteStore.open(path)).close()
+    await (await SqliteSessions.open(path)).close()
     assert names_in(path) == [*ALL, "0900_more"]
 
 
@@ -121,10 +121,10 @@ async def test_a_sqlite_file_is_changed_whole_or_not_at_all(
     tmp_path: Path, with_migrations: With
 ) -> None:
     path = tmp_path / "sidegate.db"
-    await (await SqliteStore.open(path)).close()
+    await (await SqliteSessions.open(path)).close()
     with_migrations(Migration("0900_bad", "CREATE TABLE half (a);\nSELEKT;\n"))
     with pytest.raises(sqlite3.OperationalError):
-        await SqliteStore.open(path)
+        await SqliteSessions.open(path)
     assert names_in(path) == ALL
     with closing(sqlite3.connect(path)) as connection:
         tables = connection.execute("SELECT name FROM sqlite_schema WHERE name = 'half'")

@@ -13,8 +13,8 @@ from sidegate.core.limits import Limit
 from sidegate.core.protocols import Touch
 from sidegate.core.session import SessionRecord
 from sidegate.stores.postgres.migrate import migrate_postgres
-from sidegate.stores.postgres.notify import PostgresBell
-from sidegate.stores.postgres.sessions import PostgresStore
+from sidegate.stores.postgres.notify import NotifySubscription
+from sidegate.stores.postgres.sessions import PostgresSessions
 from tests.contracts.values import TESTER, a_digest, a_record
 from tests.stores.sql.wire import Wire
 from tests.stores.waiting import nothing_is_left, until
@@ -47,7 +47,7 @@ class Listener:
 async def listening(url: str) -> AsyncIterator[Listener]:
     """A listener that listens when the block begins, and has not heard anything yet."""
     listener = Listener()
-    bell = PostgresBell(url, clock=SystemClock(), lag=listener.lags.append)
+    bell = NotifySubscription(url, clock=SystemClock(), lag=listener.lags.append)
     task = asyncio.create_task(bell.listen(rung=listener.rung, up=listener.up))
     await until(lambda: listener.news == ["up"], within=30)
     assert listener.rang == 1  # what changed before it listened
@@ -60,9 +60,9 @@ async def listening(url: str) -> AsyncIterator[Listener]:
 
 
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[PostgresStore]:
+async def store(database_url: str) -> AsyncIterator[PostgresSessions]:
     await migrate_postgres(database_url)
-    store = await PostgresStore.open(database_url)
+    store = await PostgresSessions.open(database_url)
     yield store
     await store.close()
 
@@ -78,30 +78,30 @@ def through(wire: Wire, url: str) -> str:
     return f"postgresql://postgres@127.0.0.1:{wire.port}/{url.rpartition('/')[2]}"
 
 
-async def revoke(store: PostgresStore, record: SessionRecord) -> None:
+async def revoke(store: PostgresSessions, record: SessionRecord) -> None:
     condition = Condition(session_id=record.session.id)
     await store.revoke_where(condition, at=NOON, by=TESTER, reason="test", limit=1)
 
 
-async def rotate(store: PostgresStore, record: SessionRecord) -> None:
+async def rotate(store: PostgresSessions, record: SessionRecord) -> None:
     rotated = replace(record.session, digest=a_digest(), version=2)
     assert await store.replace(SessionRecord(rotated), expected=1)
 
 
-async def evict(store: PostgresStore, record: SessionRecord) -> None:
+async def evict(store: PostgresSessions, record: SessionRecord) -> None:
     del record  # the oldest has to go
     [_] = await store.create(a_record(), limit=Limit(1))
 
 
-async def begin_a_generation(store: PostgresStore, _: SessionRecord) -> None:
+async def begin_a_generation(store: PostgresSessions, _: SessionRecord) -> None:
     await store.next_generation(await store.generation())
 
 
 @pytest.mark.parametrize("change", [revoke, rotate, evict, begin_a_generation])
 async def test_what_others_must_hear_of_rings(
-    store: PostgresStore,
+    store: PostgresSessions,
     database_url: str,
-    change: Callable[[PostgresStore, SessionRecord], Awaitable[None]],
+    change: Callable[[PostgresSessions, SessionRecord], Awaitable[None]],
 ) -> None:
     record = a_record()
     await store.create(record)
@@ -111,7 +111,7 @@ async def test_what_others_must_hear_of_rings(
 
 
 async def test_what_nobody_need_hear_of_does_not_ring(
-    store: PostgresStore, database_url: str
+    store: PostgresSessions, database_url: str
 ) -> None:
     async with listening(database_url) as listener:
         quiet, record = a_record(), a_record()
@@ -123,7 +123,7 @@ async def test_what_nobody_need_hear_of_does_not_ring(
         assert listener.rang == 1
 
 
-async def test_many_that_end_at_once_ring_once(store: PostgresStore, database_url: str) -> None:
+async def test_many_that_end_at_once_ring_once(store: PostgresSessions, database_url: str) -> None:
     for _ in range(50):
         await store.create(a_record())
     async with listening(database_url) as listener:
@@ -134,14 +134,16 @@ async def test_many_that_end_at_once_ring_once(store: PostgresStore, database_ur
         assert listener.rang == 2
 
 
-async def test_how_long_it_takes_is_measured(store: PostgresStore, database_url: str) -> None:
+async def test_how_long_it_takes_is_measured(store: PostgresSessions, database_url: str) -> None:
     del store  # it has made the tables
     async with listening(database_url) as listener:
         await until(lambda: len(listener.lags) >= 2)
         assert all(0 < lag < 10 for lag in listener.lags)
 
 
-async def test_one_instances_beats_ring_for_nobody(store: PostgresStore, database_url: str) -> None:
+async def test_one_instances_beats_ring_for_nobody(
+    store: PostgresSessions, database_url: str
+) -> None:
     del store
     async with listening(database_url) as one, listening(database_url) as other:
         await until(lambda: len(one.lags) >= 2 and len(other.lags) >= 2)
@@ -149,7 +151,7 @@ async def test_one_instances_beats_ring_for_nobody(store: PostgresStore, databas
 
 
 async def test_a_database_that_may_only_be_read_rings_still(
-    store: PostgresStore, database_url: str
+    store: PostgresSessions, database_url: str
 ) -> None:
     name = database_url.rpartition("/")[2]
     await store._database.ask(f"ALTER DATABASE {name} SET default_transaction_read_only = on")  # noqa: SLF001 - the test's way in
@@ -159,7 +161,7 @@ async def test_a_database_that_may_only_be_read_rings_still(
 
 
 async def test_a_bell_that_was_lost_comes_back_and_rings(
-    store: PostgresStore, database_url: str, wire: Wire
+    store: PostgresSessions, database_url: str, wire: Wire
 ) -> None:
     del store
     async with listening(through(wire, database_url)) as listener:
@@ -169,7 +171,7 @@ async def test_a_bell_that_was_lost_comes_back_and_rings(
 
 
 async def test_a_bell_that_falls_silent_is_found_out(
-    store: PostgresStore, database_url: str, wire: Wire
+    store: PostgresSessions, database_url: str, wire: Wire
 ) -> None:
     del store
     async with listening(through(wire, database_url)) as listener:
@@ -181,13 +183,13 @@ async def test_a_bell_that_falls_silent_is_found_out(
 
 
 async def test_behind_a_pooler_that_lends_another_connection_it_is_down(
-    store: PostgresStore, database_url: str, wire: Wire, caplog: pytest.LogCaptureFixture
+    store: PostgresSessions, database_url: str, wire: Wire, caplog: pytest.LogCaptureFixture
 ) -> None:
     del store
     listen = b'LISTEN "sidegate"'
     wire.questions = lambda _, chunk: chunk.replace(listen, b"SELECT 1".ljust(len(listen)))
     listener = Listener()
-    bell = PostgresBell(through(wire, database_url), clock=SystemClock(), lag=lambda _: None)
+    bell = NotifySubscription(through(wire, database_url), clock=SystemClock(), lag=lambda _: None)
     task = asyncio.create_task(bell.listen(rung=listener.rung, up=listener.up))
     await listener.is_told("down")
     task.cancel()
@@ -198,7 +200,7 @@ async def test_behind_a_pooler_that_lends_another_connection_it_is_down(
 async def test_it_waits_for_a_database_that_is_not_there_yet(own_postgres: Server) -> None:
     own_postgres.stop()
     listener = Listener()
-    bell = PostgresBell(own_postgres.url, clock=SystemClock(), lag=lambda _: None)
+    bell = NotifySubscription(own_postgres.url, clock=SystemClock(), lag=lambda _: None)
     async with nothing_is_left():
         task = asyncio.create_task(bell.listen(rung=listener.rung, up=listener.up))
         await listener.is_told("down")

@@ -23,7 +23,7 @@ from sidegate.stores.client.batched import Batched
 from sidegate.stores.postgres.connection import OUTAGES, meaning
 from sidegate.stores.postgres.database import lookups_at_once
 from sidegate.stores.postgres.migrate import migrate_postgres
-from sidegate.stores.postgres.sessions import PostgresStore
+from sidegate.stores.postgres.sessions import PostgresSessions
 from tests.contracts.values import TESTER, a_digest, a_record, a_session
 from tests.stores.postgres.postgres_behind import Raw, raw, the_server_is_waiting
 from tests.support.clock import NOON
@@ -31,18 +31,18 @@ from tests.support.processes import Server, free_port
 
 
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[PostgresStore]:
+async def store(database_url: str) -> AsyncIterator[PostgresSessions]:
     await migrate_postgres(database_url)
-    store = await PostgresStore.open(database_url)
+    store = await PostgresSessions.open(database_url)
     yield store
     await store.close()
 
 
 @pytest.fixture
-async def mortal(own_postgres: Server) -> AsyncIterator[PostgresStore]:
+async def mortal(own_postgres: Server) -> AsyncIterator[PostgresSessions]:
     """A store whose server the test may hurt."""
     await migrate_postgres(own_postgres.url)
-    store = await PostgresStore.open(own_postgres.url)
+    store = await PostgresSessions.open(own_postgres.url)
     yield store
     await store.close()
 
@@ -60,7 +60,7 @@ async def revoke_without_commit(connection: "Raw[asyncpg.Record]", session: Sess
 
 
 async def test_a_change_that_commits_after_later_ones_is_not_left_out(
-    store: PostgresStore, database_url: str
+    store: PostgresSessions, database_url: str
 ) -> None:
     slow, quick = a_session(user_id="slow"), a_session(user_id="quick")
     for session in (slow, quick):
@@ -80,7 +80,7 @@ async def test_a_change_that_commits_after_later_ones_is_not_left_out(
 
 
 async def test_a_long_transaction_does_not_make_old_news_come_again(
-    store: PostgresStore, database_url: str
+    store: PostgresSessions, database_url: str
 ) -> None:
     async with raw(database_url) as connection, connection.transaction():
         await connection.fetchval("SELECT pg_current_xact_id()")  # holds the oldest number
@@ -94,7 +94,7 @@ async def test_a_long_transaction_does_not_make_old_news_come_again(
 
 
 async def test_numbers_from_the_future_of_a_restored_cluster_are_no_news(
-    store: PostgresStore, database_url: str
+    store: PostgresSessions, database_url: str
 ) -> None:
     session = a_session()
     await store.create(a_record(session))
@@ -104,7 +104,7 @@ async def test_numbers_from_the_future_of_a_restored_cluster_are_no_news(
     assert (await store.changed_since(mark))[1] == []
 
 
-async def test_a_mark_from_the_future_is_lost(store: PostgresStore) -> None:
+async def test_a_mark_from_the_future_is_lost(store: PostgresSessions) -> None:
     """A replica that took over counts its transactions from where it was."""
     mark, _ = await store.changed_since(0)
     snapshot = mark.to_bytes((mark.bit_length() + 7) // 8).decode()
@@ -113,7 +113,7 @@ async def test_a_mark_from_the_future_is_lost(store: PostgresStore) -> None:
         await store.changed_since(int.from_bytes(future.encode()))
 
 
-async def test_a_mark_of_another_store_is_refused(store: PostgresStore) -> None:
+async def test_a_mark_of_another_store_is_refused(store: PostgresSessions) -> None:
     with pytest.raises(ValueError, match="refuses"):
         await store.changed_since(5)
 
@@ -122,7 +122,7 @@ async def test_a_mark_of_another_store_is_refused(store: PostgresStore) -> None:
 
 
 async def test_a_store_opens_before_its_database_is_there() -> None:
-    store = await PostgresStore.open(f"postgresql://postgres@127.0.0.1:{free_port()}/postgres")
+    store = await PostgresSessions.open(f"postgresql://postgres@127.0.0.1:{free_port()}/postgres")
     for call in (store.ping(), store.check_schema(), store.find(a_digest())):
         with pytest.raises(StoreUnavailable, match="it cannot be reached"):
             await call
@@ -134,7 +134,7 @@ async def test_a_store_that_opened_early_works_when_its_database_comes(
 ) -> None:
     await migrate_postgres(own_postgres.url)
     own_postgres.stop()
-    store = await PostgresStore.open(own_postgres.url)
+    store = await PostgresSessions.open(own_postgres.url)
     with pytest.raises(StoreUnavailable):
         await store.ping()
     own_postgres.restart()
@@ -146,7 +146,7 @@ async def test_a_store_that_opened_early_works_when_its_database_comes(
 async def test_a_database_without_tables_says_what_to_do_until_it_is_done(
     database_url: str,
 ) -> None:
-    store = await PostgresStore.open(database_url)
+    store = await PostgresSessions.open(database_url)
     with pytest.raises(SchemaMismatch, match="run `sidegate migrate`"):
         await store.check_schema()
     with pytest.raises(StoreUnavailable, match="run `sidegate migrate`"):
@@ -158,13 +158,13 @@ async def test_a_database_without_tables_says_what_to_do_until_it_is_done(
 
 
 async def test_a_newer_database_is_refused_at_the_start_but_not_while_running(
-    store: PostgresStore, database_url: str
+    store: PostgresSessions, database_url: str
 ) -> None:
     await store.ping()
     async with raw(database_url) as connection:
         await connection.execute("INSERT INTO sidegate_migrations VALUES ('9999_future')")
     await store.ping()
-    newcomer = await PostgresStore.open(database_url)
+    newcomer = await PostgresSessions.open(database_url)
     with pytest.raises(SchemaMismatch, match="9999_future"):
         await newcomer.check_schema()
     with pytest.raises(StoreUnavailable, match="9999_future"):
@@ -172,7 +172,7 @@ async def test_a_newer_database_is_refused_at_the_start_but_not_while_running(
     await newcomer.close()
 
 
-async def test_connections_carry_our_name(store: PostgresStore, database_url: str) -> None:
+async def test_connections_carry_our_name(store: PostgresSessions, database_url: str) -> None:
     await store.ping()
     async with raw(database_url) as connection:
         query = "SELECT application_name FROM pg_stat_activity WHERE datname = current_database()"
@@ -182,7 +182,7 @@ async def test_connections_carry_our_name(store: PostgresStore, database_url: st
 
 async def test_a_store_without_prepared_statements_works(database_url: str) -> None:
     await migrate_postgres(database_url)
-    store = await PostgresStore.open(database_url, prepared_statements=False)
+    store = await PostgresSessions.open(database_url, prepared_statements=False)
     session = a_session()
     await store.create(a_record(session))
     assert [await store.find(session.digest) for _ in range(3)] == [session] * 3
@@ -194,7 +194,7 @@ async def test_a_standby_is_not_asked(own_postgres: Server) -> None:
     own_postgres.stop()
     (own_postgres.directory / "pg" / "standby.signal").touch()
     own_postgres.restart()
-    store = await PostgresStore.open(own_postgres.url)
+    store = await PostgresSessions.open(own_postgres.url)
     with pytest.raises(StoreUnavailable, match="it is a standby"):
         await store.find(a_digest())
     async with raw(own_postgres.url) as connection:
@@ -207,7 +207,7 @@ async def test_a_standby_is_not_asked(own_postgres: Server) -> None:
 
 
 async def test_a_frozen_database_holds_nobody_who_leaves(
-    mortal: PostgresStore, own_postgres: Server
+    mortal: PostgresSessions, own_postgres: Server
 ) -> None:
     session = a_session()
     await mortal.create(a_record(session))
@@ -224,7 +224,7 @@ async def test_a_frozen_database_holds_nobody_who_leaves(
 
 
 async def test_queries_nobody_waits_for_are_dropped_by_the_server_too(
-    store: PostgresStore, database_url: str
+    store: PostgresSessions, database_url: str
 ) -> None:
     session = a_session()
     await store.create(a_record(session))
@@ -241,7 +241,7 @@ async def test_queries_nobody_waits_for_are_dropped_by_the_server_too(
 
 
 async def test_a_read_only_database_still_answers_look_ups(
-    own_postgres: Server, mortal: PostgresStore
+    own_postgres: Server, mortal: PostgresSessions
 ) -> None:
     session = a_session()
     await mortal.create(a_record(session))
@@ -250,14 +250,14 @@ async def test_a_read_only_database_still_answers_look_ups(
         await connection.execute("SELECT pg_reload_conf()")
         while await connection.fetchval("SHOW default_transaction_read_only") != "on":
             pass
-    reopened = await PostgresStore.open(own_postgres.url)
+    reopened = await PostgresSessions.open(own_postgres.url)
     assert await reopened.find(session.digest) == session
     with pytest.raises(StoreUnavailable, match="it is read-only"):
         await reopened.create(a_record())
     await reopened.close()
 
 
-async def test_a_deadlock_is_tried_again(store: PostgresStore, database_url: str) -> None:
+async def test_a_deadlock_is_tried_again(store: PostgresSessions, database_url: str) -> None:
     first, second = (a_session(user_id=name) for name in ("first", "second"))
     for session in (first, second):
         await store.create(a_record(session))
@@ -273,7 +273,7 @@ async def test_a_deadlock_is_tried_again(store: PostgresStore, database_url: str
             "CREATE TRIGGER touch_second AFTER UPDATE ON sessions FOR EACH ROW"
             " WHEN (NEW.user_id = 'first') EXECUTE FUNCTION touch_second()"
         )
-        fresh = await PostgresStore.open(database_url)
+        fresh = await PostgresSessions.open(database_url)
         async with connection.transaction():
             await connection.execute("SELECT FROM sessions WHERE user_id = 'second' FOR UPDATE")
             revoking = asyncio.create_task(
@@ -286,7 +286,7 @@ async def test_a_deadlock_is_tried_again(store: PostgresStore, database_url: str
 
 
 async def test_closing_waits_for_nobody_for_ever(
-    mortal: PostgresStore, own_postgres: Server
+    mortal: PostgresSessions, own_postgres: Server
 ) -> None:
     await mortal.ping()
     own_postgres.pause()
@@ -304,7 +304,7 @@ async def test_a_connection_begun_for_a_caller_that_left_serves_the_next(
 ) -> None:
     await migrate_postgres(own_postgres.url)
     async with a_slow_road_to(own_postgres) as road:
-        store = await PostgresStore.open(
+        store = await PostgresSessions.open(
             own_postgres.url.replace(own_postgres.address, road.address)
         )
         for _ in range(3):
@@ -395,19 +395,19 @@ async def test_a_wrong_password_is_an_outage_that_does_not_tell_it(own_postgres:
     (own_postgres.directory / "pg" / "pg_hba.conf").write_text("host all all all scram-sha-256\n")
     own_postgres.restart()
     url = own_postgres.url.replace("postgres@", "postgres:hunter2@")
-    store = await PostgresStore.open(url)
+    store = await PostgresSessions.open(url)
     with pytest.raises(StoreUnavailable, match="refuses our user or password") as outage:
         await store.ping()
     assert "hunter2" not in str(outage.value)
     await store.close()
 
 
-async def test_a_name_with_nul_is_refused_and_not_unavailable(store: PostgresStore) -> None:
+async def test_a_name_with_nul_is_refused_and_not_unavailable(store: PostgresSessions) -> None:
     with pytest.raises(ValueError, match="refuses"):
         await store.create(a_record(a_session(user_id="a\0b")))
 
 
-async def test_a_taken_digest_is_not_told_in_the_error(store: PostgresStore) -> None:
+async def test_a_taken_digest_is_not_told_in_the_error(store: PostgresSessions) -> None:
     record = a_record()
     await store.create(record)
     with pytest.raises(SessionExists) as error:
@@ -417,7 +417,7 @@ async def test_a_taken_digest_is_not_told_in_the_error(store: PostgresStore) -> 
 
 
 async def test_a_time_python_has_no_word_for_is_refused_by_the_table(
-    store: PostgresStore, database_url: str
+    store: PostgresSessions, database_url: str
 ) -> None:
     await store.create(a_record())
     for moment in ("infinity", "-infinity", "10000-01-01", "0044-03-15 BC"):
@@ -427,7 +427,7 @@ async def test_a_time_python_has_no_word_for_is_refused_by_the_table(
 
 
 async def test_a_look_up_uses_the_indexes_of_both_digests(
-    store: PostgresStore, database_url: str
+    store: PostgresSessions, database_url: str
 ) -> None:
     del store  # it has made the table
     async with raw(database_url) as connection:
@@ -442,7 +442,7 @@ async def test_a_look_up_uses_the_indexes_of_both_digests(
 
 
 async def test_what_waits_for_a_lock_keeps_nobody_from_being_found_and_no_news_from_being_heard(
-    store: PostgresStore, database_url: str
+    store: PostgresSessions, database_url: str
 ) -> None:
     stuck, other = a_record(), a_record()
     await store.create(stuck)
@@ -463,7 +463,7 @@ async def test_what_waits_for_a_lock_keeps_nobody_from_being_found_and_no_news_f
 
 
 async def test_look_ups_that_wait_for_a_lock_keep_no_news_from_being_heard(
-    store: PostgresStore, database_url: str
+    store: PostgresSessions, database_url: str
 ) -> None:
     """The bulkhead leaves one connection, whatever verbs and look-ups wait for."""
     look_ups = Batched(store, max_batch=1, max_flights=lookups_at_once(8))
@@ -481,7 +481,7 @@ async def test_look_ups_that_wait_for_a_lock_keep_no_news_from_being_heard(
         await asyncio.gather(*waiting, *verbs)
 
 
-async def test_it_tells_the_time_of_its_server(store: PostgresStore, database_url: str) -> None:
+async def test_it_tells_the_time_of_its_server(store: PostgresSessions, database_url: str) -> None:
     async with raw(database_url) as behind:
         before = await behind.fetchval("SELECT clock_timestamp()")
         told = await store.now()

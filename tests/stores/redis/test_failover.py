@@ -17,8 +17,8 @@ from sidegate.core.errors import StoreUnavailable
 from sidegate.core.pending import PendingRevocation
 from sidegate.core.session import Session
 from sidegate.core.within import within
-from sidegate.stores.redis.pending_revocations import RedisPending
-from sidegate.stores.redis.pubsub import RedisFeed
+from sidegate.stores.redis.pending_revocations import RedisPendingRevocations
+from sidegate.stores.redis.pubsub import RedisPubSub
 from sidegate.stores.redis.store import RedisStore
 from tests.contracts.rigs import ignore
 from tests.contracts.values import a_session
@@ -47,15 +47,15 @@ class Instance:
     """All that one Sidegate has in a Redis."""
 
     store: RedisStore
-    feed: RedisFeed
-    shelf: RedisPending
+    feed: RedisPubSub
+    shelf: RedisPendingRevocations
 
 
 @asynccontextmanager
 async def an_instance(url: str) -> AsyncIterator[Instance]:
     unreadable: Counter[str] = Counter()
     store = counting(url, unreadable, timeout=0.5)
-    shelf = RedisPending(store.server, on_unreadable=ignore)
+    shelf = RedisPendingRevocations(store.server, on_unreadable=ignore)
     try:
         yield Instance(store, feed_of(store, unreadable), shelf)
     finally:
@@ -127,7 +127,7 @@ async def hears(instance: Instance, listener: Listener) -> None:
 
     async def heard() -> bool:
         with suppress(StoreUnavailable):
-            await instance.feed.announce([session])
+            await instance.feed.publish([session])
         with suppress(TimeoutError):
             await until(lambda: session in listener.heard, within=0.5)
         return session in listener.heard

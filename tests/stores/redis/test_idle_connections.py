@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from sidegate.stores.redis.connection import Line, RedisServer, checked
+from sidegate.stores.redis.connection import BorrowedConnection, RedisClient, checked
 from tests.stores.conftest import Raw
 from tests.stores.waiting import until_answered
 from tests.support.clock import FakeClock
@@ -14,8 +14,8 @@ IDLE = 30.0
 
 
 @pytest.fixture
-async def server(redis_url: str, clock: FakeClock) -> AsyncIterator[RedisServer]:
-    server = RedisServer(redis_url, timeout=5.0, idle=IDLE, monotonic=clock.monotonic)
+async def server(redis_url: str, clock: FakeClock) -> AsyncIterator[RedisClient]:
+    server = RedisClient(redis_url, timeout=5.0, idle=IDLE, monotonic=clock.monotonic)
     yield server
     await server.close()
 
@@ -25,16 +25,16 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-async def ask(line: Line) -> None:
+async def ask(line: BorrowedConnection) -> None:
     checked(await line.ask(("PING",)))
 
 
-async def rush(server: RedisServer, number: int) -> None:
+async def rush(server: RedisClient, number: int) -> None:
     """Ask so many questions at once, each on a line of its own."""
     pool = await server.pool_for(b"key")
     async with AsyncExitStack() as stack:
         for _ in range(number):
-            await ask(await stack.enter_async_context(server.turn(pool)))
+            await ask(await stack.enter_async_context(server.acquire(pool)))
 
 
 async def connections(raw: Raw) -> int:
@@ -43,7 +43,7 @@ async def connections(raw: Raw) -> int:
 
 
 async def test_what_a_rush_has_opened_is_closed_after_a_while(
-    server: RedisServer, raw: Raw, clock: FakeClock
+    server: RedisClient, raw: Raw, clock: FakeClock
 ) -> None:
     before = await connections(raw)
     await rush(server, 5)
@@ -56,7 +56,7 @@ async def test_what_a_rush_has_opened_is_closed_after_a_while(
     await until_answered(one_is_left)
 
 
-async def test_until_then_they_are_kept(server: RedisServer, raw: Raw, clock: FakeClock) -> None:
+async def test_until_then_they_are_kept(server: RedisClient, raw: Raw, clock: FakeClock) -> None:
     before = await connections(raw)
     await rush(server, 5)
     clock.advance(IDLE - 1)
@@ -65,9 +65,9 @@ async def test_until_then_they_are_kept(server: RedisServer, raw: Raw, clock: Fa
 
 
 async def test_a_connection_in_use_is_not_idle_however_long_it_takes(
-    server: RedisServer, clock: FakeClock
+    server: RedisClient, clock: FakeClock
 ) -> None:
-    async with server.turn(await server.pool_for(b"key")) as line:
+    async with server.acquire(await server.pool_for(b"key")) as line:
         await ask(line)
         clock.advance(2 * IDLE)
         await rush(server, 2)
@@ -75,7 +75,7 @@ async def test_a_connection_in_use_is_not_idle_however_long_it_takes(
 
 
 async def test_whoever_comes_in_the_next_rush_is_connected_again(
-    server: RedisServer, clock: FakeClock
+    server: RedisClient, clock: FakeClock
 ) -> None:
     await rush(server, 5)
     clock.advance(IDLE)

@@ -15,9 +15,9 @@ from sidegate.core.condition import Condition
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.pending import PendingRevocation
 from sidegate.core.session_type import SessionType
-from sidegate.stores.redis.connection import RedisServer
-from sidegate.stores.redis.pending_revocations import RedisPending
-from sidegate.stores.redis.pubsub import RedisFeed
+from sidegate.stores.redis.connection import RedisClient
+from sidegate.stores.redis.pending_revocations import RedisPendingRevocations
+from sidegate.stores.redis.pubsub import RedisPubSub
 from tests.contracts.rigs import ignore
 from tests.contracts.values import TESTER, a_digest, an_id
 from tests.stores.conftest import Raw
@@ -43,15 +43,15 @@ def a_pending(**condition: object) -> PendingRevocation:
 
 
 @pytest.fixture
-async def server(redis_url: str) -> AsyncIterator[RedisServer]:
-    server = RedisServer(redis_url, timeout=5.0)
+async def server(redis_url: str) -> AsyncIterator[RedisClient]:
+    server = RedisClient(redis_url, timeout=5.0)
     yield server
     await server.close()
 
 
 @pytest.fixture
-def shelf(server: RedisServer, unreadable: Unreadable) -> RedisPending:
-    return RedisPending(server, on_unreadable=lambda store: unreadable.update([store]))
+def shelf(server: RedisClient, unreadable: Unreadable) -> RedisPendingRevocations:
+    return RedisPendingRevocations(server, on_unreadable=lambda store: unreadable.update([store]))
 
 
 @pytest.mark.parametrize(
@@ -65,21 +65,21 @@ def shelf(server: RedisServer, unreadable: Unreadable) -> RedisPending:
     ],
 )
 async def test_what_is_put_comes_back_as_it_was(
-    shelf: RedisPending, revocation: PendingRevocation
+    shelf: RedisPendingRevocations, revocation: PendingRevocation
 ) -> None:
     await shelf.put([revocation])
     assert await shelf.compare(set()) == ([revocation], set())
 
 
 async def test_only_what_is_not_known_is_read_and_what_is_not_there_is_told(
-    shelf: RedisPending,
+    shelf: RedisPendingRevocations,
 ) -> None:
     mine, hers = a_pending(), a_pending()
     await shelf.put([mine, hers])
     assert await shelf.compare({mine.id, "gone"}) == ([hers], {"gone"})
 
 
-async def test_what_is_removed_is_not_there_any_more(shelf: RedisPending) -> None:
+async def test_what_is_removed_is_not_there_any_more(shelf: RedisPendingRevocations) -> None:
     mine, hers = a_pending(), a_pending()
     await shelf.put([mine, hers])
     await shelf.remove(mine)
@@ -87,7 +87,7 @@ async def test_what_is_removed_is_not_there_any_more(shelf: RedisPending) -> Non
     assert await shelf.compare(set()) == ([hers], set())
 
 
-async def test_very_many_are_no_matter(shelf: RedisPending) -> None:
+async def test_very_many_are_no_matter(shelf: RedisPendingRevocations) -> None:
     many = [a_pending() for _ in range(2500)]
     await shelf.put(many)
     found, lost = await shelf.compare({many[0].id})
@@ -96,17 +96,17 @@ async def test_very_many_are_no_matter(shelf: RedisPending) -> None:
 
 
 async def test_nothing_to_put_asks_for_nothing() -> None:
-    nowhere = RedisServer("redis://127.0.0.1:1/0", timeout=5.0)
-    await RedisPending(nowhere, on_unreadable=ignore).put([])
+    nowhere = RedisClient("redis://127.0.0.1:1/0", timeout=5.0)
+    await RedisPendingRevocations(nowhere, on_unreadable=ignore).put([])
     await nowhere.close()
 
 
 async def test_whoever_listens_is_told_that_there_are_more(
-    server: RedisServer, shelf: RedisPending
+    server: RedisClient, shelf: RedisPendingRevocations
 ) -> None:
     told: list[None] = []
     news: list[bool] = []
-    feed = RedisFeed(server, clock=SystemClock(), lag=ignore, on_unreadable=ignore)
+    feed = RedisPubSub(server, clock=SystemClock(), lag=ignore, on_unreadable=ignore)
     listening = asyncio.create_task(
         feed.listen(heard=ignore, gap=ignore, up=news.append, pended=lambda: told.append(None))
     )
@@ -118,8 +118,8 @@ async def test_whoever_listens_is_told_that_there_are_more(
 
 
 async def test_they_end_with_the_life_of_the_server(own_redis: Server) -> None:
-    server = RedisServer(own_redis.url, timeout=5.0)
-    shelf = RedisPending(server, on_unreadable=ignore)
+    server = RedisClient(own_redis.url, timeout=5.0)
+    shelf = RedisPendingRevocations(server, on_unreadable=ignore)
     revocation = a_pending()
     await shelf.put([revocation])
     await asyncio.to_thread(own_redis.restart)
@@ -139,7 +139,7 @@ async def test_they_end_with_the_life_of_the_server(own_redis: Server) -> None:
     [b"", b"{}", b"[]", b"5", b"\xff", b"[" * 100_000, b'{"condition": {"tenant": "north"}}'],
 )
 async def test_junk_is_passed_over_and_counted_once(
-    shelf: RedisPending, raw: Raw, unreadable: Unreadable, junk: bytes
+    shelf: RedisPendingRevocations, raw: Raw, unreadable: Unreadable, junk: bytes
 ) -> None:
     revocation = a_pending()
     await shelf.put([revocation])
@@ -155,8 +155,8 @@ async def test_a_stray_word_is_an_outage_at_the_most_and_is_over_soon(
     own_redis: Server, name: str
 ) -> None:
     async with Wire(own_redis.port) as wire:
-        server = RedisServer(f"redis://127.0.0.1:{wire.port}/0", timeout=0.1)
-        shelf = RedisPending(server, on_unreadable=ignore)
+        server = RedisClient(f"redis://127.0.0.1:{wire.port}/0", timeout=0.1)
+        shelf = RedisPendingRevocations(server, on_unreadable=ignore)
         mine, hers = a_pending(), a_pending()
         await shelf.put([mine])
         for _ in range(3):
@@ -174,7 +174,9 @@ async def test_a_stray_word_is_an_outage_at_the_most_and_is_over_soon(
         await server.close()
 
 
-async def test_another_type_in_its_place_is_an_outage(shelf: RedisPending, raw: Raw) -> None:
+async def test_another_type_in_its_place_is_an_outage(
+    shelf: RedisPendingRevocations, raw: Raw
+) -> None:
     await shelf.put([a_pending()])
     [key] = await raw.keys()
     await raw.set(key, "rubbish")
@@ -185,8 +187,8 @@ async def test_another_type_in_its_place_is_an_outage(shelf: RedisPending, raw: 
 
 
 async def test_a_redis_without_memory_takes_none(own_redis: Server, raw_mortal: Raw) -> None:
-    server = RedisServer(own_redis.url, timeout=5.0)
-    shelf = RedisPending(server, on_unreadable=ignore)
+    server = RedisClient(own_redis.url, timeout=5.0)
+    shelf = RedisPendingRevocations(server, on_unreadable=ignore)
     await raw_mortal.config_set("maxmemory", 1)
     with pytest.raises(StoreUnavailable):
         await shelf.put([a_pending()])
@@ -196,8 +198,8 @@ async def test_a_redis_without_memory_takes_none(own_redis: Server, raw_mortal: 
 
 async def test_in_a_cluster_they_have_their_place(workdir: Path) -> None:
     node = await asyncio.to_thread(start_cluster_node, workdir)
-    server = RedisServer(node.url, timeout=5.0)
-    shelf = RedisPending(server, on_unreadable=ignore)
+    server = RedisClient(node.url, timeout=5.0)
+    shelf = RedisPendingRevocations(server, on_unreadable=ignore)
     revocation = a_pending()
     await shelf.put([revocation])
     assert await shelf.compare(set()) == ([revocation], set())

@@ -13,7 +13,7 @@ from sidegate.core.clock import SystemClock
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.session import Session
 from sidegate.stores.codec import encode
-from sidegate.stores.redis.pubsub import CHANNEL, RedisFeed
+from sidegate.stores.redis.pubsub import CHANNEL, RedisPubSub
 from sidegate.stores.redis.store import RedisStore
 from tests.contracts.rigs import ignore
 from tests.contracts.values import a_digest, a_rotated_session, a_session, a_tombstone
@@ -55,15 +55,15 @@ class Listener:
 
 def feed_of(
     store: RedisStore, unreadable: Counter[str], lag: Callable[[float], None] = ignore
-) -> RedisFeed:
+) -> RedisPubSub:
     def count(name: str) -> None:
         unreadable[name] += 1
 
-    return RedisFeed(store.server, clock=SystemClock(), lag=lag, on_unreadable=count)
+    return RedisPubSub(store.server, clock=SystemClock(), lag=lag, on_unreadable=count)
 
 
 @asynccontextmanager
-async def listening(feed: RedisFeed) -> AsyncIterator[Listener]:
+async def listening(feed: RedisPubSub) -> AsyncIterator[Listener]:
     """A listener that is subscribed when the block begins."""
     listener = Listener()
     async with asyncio.TaskGroup() as tasks:
@@ -77,7 +77,7 @@ async def listening(feed: RedisFeed) -> AsyncIterator[Listener]:
 
 
 @pytest.fixture
-async def another(redis_url: str, unreadable: Counter[str]) -> AsyncIterator[RedisFeed]:
+async def another(redis_url: str, unreadable: Counter[str]) -> AsyncIterator[RedisPubSub]:
     """The feed of another instance, at the same Redis."""
     store = counting(redis_url, unreadable)
     yield feed_of(store, unreadable)
@@ -93,35 +93,35 @@ async def subscribers(raw: Raw) -> int:
 
 
 async def test_what_is_announced_is_heard_by_everybody_who_listens(
-    store: RedisStore, another: RedisFeed, unreadable: Counter[str]
+    store: RedisStore, another: RedisPubSub, unreadable: Counter[str]
 ) -> None:
     feed = feed_of(store, unreadable)
     sessions = [a_tombstone(at=NOW), a_rotated_session(at=NOW), a_session(at=NOW, user_id="Zoë")]
     async with listening(feed) as one, listening(another) as other:
-        await another.announce(sessions)
+        await another.publish(sessions)
         await one.hears(*sessions)
         await other.hears(*sessions)
     assert unreadable == {}
 
 
 async def test_many_announcements_are_heard_in_order(
-    store: RedisStore, another: RedisFeed, unreadable: Counter[str]
+    store: RedisStore, another: RedisPubSub, unreadable: Counter[str]
 ) -> None:
     sessions = [a_session(at=NOW) for _ in range(300)]
     async with listening(feed_of(store, unreadable)) as listener:
         for start in range(0, 300, 100):
-            await another.announce(sessions[start : start + 100])
+            await another.publish(sessions[start : start + 100])
         await listener.hears(*sessions)
 
 
 async def test_announcing_nothing_asks_for_nothing(unreadable: Counter[str]) -> None:
     nowhere = counting("redis://127.0.0.1:1/0", unreadable)
-    await feed_of(nowhere, unreadable).announce([])
+    await feed_of(nowhere, unreadable).publish([])
     await nowhere.close()
 
 
-async def test_announcing_to_nobody_is_no_error(another: RedisFeed) -> None:
-    await another.announce([a_session(at=NOW)])
+async def test_announcing_to_nobody_is_no_error(another: RedisPubSub) -> None:
+    await another.publish([a_session(at=NOW)])
 
 
 async def test_announcing_to_a_redis_that_is_not_there_is_an_outage(
@@ -129,7 +129,7 @@ async def test_announcing_to_a_redis_that_is_not_there_is_an_outage(
 ) -> None:
     nowhere = counting("redis://127.0.0.1:1/0", unreadable)
     with pytest.raises(StoreUnavailable):
-        await feed_of(nowhere, unreadable).announce([a_session(at=NOW)])
+        await feed_of(nowhere, unreadable).publish([a_session(at=NOW)])
     await nowhere.close()
 
 
@@ -144,14 +144,14 @@ async def test_the_store_still_answers_while_its_feed_listens(
 
 
 async def test_junk_on_the_channel_is_counted_and_passed_over(
-    store: RedisStore, another: RedisFeed, raw: Raw, unreadable: Counter[str]
+    store: RedisStore, another: RedisPubSub, raw: Raw, unreadable: Counter[str]
 ) -> None:
     session = a_session(at=NOW)
     junk = [b"", b"\x80", b"{}", b"1" * 500, encode(session)[:-1], bytes(100_000)]
     async with listening(feed_of(store, unreadable)) as listener:
         for message in junk:
             await raw.publish(CHANNEL, message)
-        await another.announce([session])
+        await another.publish([session])
         await listener.hears(session)
         assert listener.news == ["gap", "up"]
     assert unreadable == {"redis": len(junk)}
@@ -161,14 +161,14 @@ async def test_junk_on_the_channel_is_counted_and_passed_over(
 
 
 async def test_at_each_subscription_something_may_have_been_missed(
-    store: RedisStore, another: RedisFeed, raw: Raw, unreadable: Counter[str]
+    store: RedisStore, another: RedisPubSub, raw: Raw, unreadable: Counter[str]
 ) -> None:
     session = a_session(at=NOW)
     async with listening(feed_of(store, unreadable)) as listener:
         await listener.is_told("gap", "up")
         await raw.execute_command("CLIENT KILL TYPE pubsub")
         await listener.is_told("gap", "up", "down", "gap", "up")
-        await another.announce([session])
+        await another.publish([session])
         await listener.hears(session)
 
 
@@ -233,9 +233,9 @@ async def test_it_is_down_while_redis_is_and_up_with_a_gap_when_it_is_back(
         await listener.hears(session)
 
 
-async def announced(feed: RedisFeed, session: Session) -> bool:
+async def announced(feed: RedisPubSub, session: Session) -> bool:
     with suppress(StoreUnavailable):
-        await feed.announce([session])
+        await feed.publish([session])
         return True
     return False
 
@@ -276,7 +276,7 @@ async def test_who_may_not_publish_is_down_but_hears_on(
     async with listening(feed_of(mute, unreadable)) as listener:
         await listener.is_told("gap", "up", "down")
         await until_answered(lambda: pinged(raw_mortal))  # a quiet link is not taken for a dead one
-        await feed_of(mortal, unreadable).announce([session])
+        await feed_of(mortal, unreadable).publish([session])
         await listener.hears(session)
         assert listener.news == ["gap", "up", "down"]
     await mute.close()
@@ -320,13 +320,13 @@ async def test_a_subscription_that_hears_not_even_us_is_given_up(
     ],
 )
 async def test_a_stray_word_ends_a_subscription_and_another_begins(
-    wire: Wire, wired: RedisStore, another: RedisFeed, unreadable: Counter[str], words: bytes
+    wire: Wire, wired: RedisStore, another: RedisPubSub, unreadable: Counter[str], words: bytes
 ) -> None:
     session = a_session(at=NOW)
     async with listening(feed_of(wired, unreadable)) as listener:
         wire.inject(words)
         await listener.is_told("gap", "up", "down", "gap", "up")
-        await another.announce([session])
+        await another.publish([session])
         await listener.hears(session)
 
 
@@ -339,13 +339,13 @@ async def test_a_stray_word_ends_a_subscription_and_another_begins(
     ],
 )
 async def test_a_message_that_is_no_string_is_counted_and_passed_over(
-    wire: Wire, wired: RedisStore, another: RedisFeed, unreadable: Counter[str], words: bytes
+    wire: Wire, wired: RedisStore, another: RedisPubSub, unreadable: Counter[str], words: bytes
 ) -> None:
     session = a_session(at=NOW)
     async with listening(feed_of(wired, unreadable)) as listener:
         wire.inject(words)
         await until(lambda: unreadable["redis"] == 1)
-        await another.announce([session])
+        await another.publish([session])
         await listener.hears(session)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sidegate.core.errors import StoreUnavailable
-from sidegate.stores.redis.connection import RedisServer
+from sidegate.stores.redis.connection import RedisClient
 from tests.stores.conftest import Raw, client
 from tests.stores.waiting import all_leave, nothing_is_left
 from tests.support.clock import FakeClock
@@ -32,8 +32,8 @@ async def raw_node(node: Server) -> AsyncIterator[Raw]:
 
 
 @pytest.fixture
-async def server(node: Server, clock: FakeClock) -> AsyncIterator[RedisServer]:
-    server = RedisServer(node.url, timeout=0.5, monotonic=clock.monotonic)
+async def server(node: Server, clock: FakeClock) -> AsyncIterator[RedisClient]:
+    server = RedisClient(node.url, timeout=0.5, monotonic=clock.monotonic)
     yield server
     await server.close()
 
@@ -48,14 +48,14 @@ async def looks(raw: Raw) -> int:
     return int((await raw.info("commandstats"))["cmdstat_cluster"]["calls"])
 
 
-async def fail(server: RedisServer) -> None:
+async def fail(server: RedisClient) -> None:
     """Ask for what no Redis knows: whatever is wrong, it may be the wrong server."""
     with pytest.raises(StoreUnavailable):
         await server.run("place", lambda key: [("NONSENSE", key)], fits=lambda *_: True)
 
 
 async def test_what_goes_on_failing_has_the_map_read_now_and_then_and_not_each_time(
-    server: RedisServer, raw_node: Raw, clock: FakeClock
+    server: RedisClient, raw_node: Raw, clock: FakeClock
 ) -> None:
     await server.ping()
     for _ in range(3):
@@ -67,7 +67,7 @@ async def test_what_goes_on_failing_has_the_map_read_now_and_then_and_not_each_t
 
 
 async def test_as_long_as_all_is_well_the_map_is_not_read_again(
-    server: RedisServer, raw_node: Raw, clock: FakeClock
+    server: RedisClient, raw_node: Raw, clock: FakeClock
 ) -> None:
     await server.ping()
     before = await looks(raw_node)
@@ -78,7 +78,7 @@ async def test_as_long_as_all_is_well_the_map_is_not_read_again(
 
 
 async def test_one_look_is_for_all_who_ask_and_who_leaves_ends_it_for_none(
-    server: RedisServer, node: Server, raw_node: Raw
+    server: RedisClient, node: Server, raw_node: Raw
 ) -> None:
     before = await looks(raw_node)
     node.pause()
@@ -92,7 +92,7 @@ async def test_one_look_is_for_all_who_ask_and_who_leaves_ends_it_for_none(
 
 
 async def test_that_no_connection_can_be_made_is_a_doubt_though_its_caller_has_left(
-    server: RedisServer, node: Server, raw_node: Raw, clock: FakeClock
+    server: RedisClient, node: Server, raw_node: Raw, clock: FakeClock
 ) -> None:
     await server.ping()
     await raw_node.execute_command("CLIENT KILL TYPE normal SKIPME yes")
@@ -107,7 +107,7 @@ async def test_that_no_connection_can_be_made_is_a_doubt_though_its_caller_has_l
 
 
 async def test_who_leaves_a_node_that_is_well_raises_no_doubt(
-    server: RedisServer, raw_node: Raw, clock: FakeClock
+    server: RedisClient, raw_node: Raw, clock: FakeClock
 ) -> None:
     await server.ping()
     before = await looks(raw_node)
@@ -120,7 +120,7 @@ async def test_who_leaves_a_node_that_is_well_raises_no_doubt(
     assert await looks(raw_node) == before
 
 
-async def leave(server: RedisServer) -> None:
+async def leave(server: RedisClient) -> None:
     """Ask, and go as soon as the question is on its way."""
     caller = asyncio.create_task(server.ping())
     for _ in range(3):
@@ -129,7 +129,7 @@ async def leave(server: RedisServer) -> None:
 
 
 async def test_where_nobody_answers_each_is_told_so_and_the_first_who_does_is_believed(
-    server: RedisServer, node: Server
+    server: RedisClient, node: Server
 ) -> None:
     node.kill()
     async with nothing_is_left():
@@ -143,7 +143,7 @@ async def test_where_nobody_answers_each_is_told_so_and_the_first_who_does_is_be
 
 async def test_closing_waits_for_the_look_that_is_under_way(node: Server) -> None:
     async with nothing_is_left():
-        server = RedisServer(node.url, timeout=0.1)
+        server = RedisClient(node.url, timeout=0.1)
         node.pause()
         caller = asyncio.create_task(server.ping())
         await asyncio.sleep(0)
@@ -158,7 +158,7 @@ async def test_when_all_have_new_addresses_those_that_the_operator_gave_are_aske
 ) -> None:
     """A Cluster that was moved as a whole leaves nobody to be asked at the addresses it told."""
     port = free_port(10_000)
-    server = RedisServer(f"{node.url},127.0.0.1:{port}", timeout=0.5, monotonic=clock.monotonic)
+    server = RedisClient(f"{node.url},127.0.0.1:{port}", timeout=0.5, monotonic=clock.monotonic)
     await server.ping()
     await asyncio.to_thread(node.kill)
     other = await asyncio.to_thread(start_cluster_node, workdir, port)
@@ -175,9 +175,9 @@ async def test_who_begins_while_a_part_of_a_cluster_is_dead_finds_the_others(wor
     cluster = await asyncio.to_thread(start_cluster, workdir)
     for of_the_first_slots in cluster.servers[0], cluster.servers[3]:
         of_the_first_slots.kill()
-    server = RedisServer(cluster.url, timeout=5.0)
+    server = RedisClient(cluster.url, timeout=5.0)
     for key in b"feed", b"{pending}":
-        async with server.turn(await server.pool_for(key)) as line:
+        async with server.acquire(await server.pool_for(key)) as line:
             assert await line.ask(("PING",)) == [b"PONG"]
     await server.close()
     cluster.stop()

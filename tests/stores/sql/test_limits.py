@@ -14,8 +14,8 @@ from sidegate.core.condition import Condition
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.limits import AtLimit, Limit
 from sidegate.stores.postgres.migrate import migrate_postgres
-from sidegate.stores.postgres.sessions import PostgresStore
-from sidegate.stores.sqlite.sessions import SqliteStore
+from sidegate.stores.postgres.sessions import PostgresSessions
+from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.contracts.values import a_record, a_session
 from tests.support.clock import NOON
 
@@ -23,23 +23,23 @@ MINUTE = timedelta(minutes=1)
 
 
 @pytest.fixture
-async def postgres(database_url: str) -> AsyncIterator[PostgresStore]:
+async def postgres(database_url: str) -> AsyncIterator[PostgresSessions]:
     await migrate_postgres(database_url)
-    store = await PostgresStore.open(database_url, pool_max=1)
+    store = await PostgresSessions.open(database_url, pool_max=1)
     yield store
     await store.close()
 
 
 @pytest.fixture
-async def sqlite(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+async def sqlite(tmp_path: Path) -> AsyncIterator[SqliteSessions]:
     busy = timedelta(milliseconds=20)
-    store = await SqliteStore.open(tmp_path / "sidegate.db", busy_timeout=busy)
+    store = await SqliteSessions.open(tmp_path / "sidegate.db", busy_timeout=busy)
     yield store
     await store.close()
 
 
 async def test_logins_go_on_while_a_newer_program_adds_a_column(
-    postgres: PostgresStore, database_url: str
+    postgres: PostgresSessions, database_url: str
 ) -> None:
     await postgres.create(a_record(), limit=Limit(1))
     connection = await asyncpg.connect(database_url)
@@ -51,7 +51,7 @@ async def test_logins_go_on_while_a_newer_program_adds_a_column(
 
 @pytest.mark.parametrize("at_limit", AtLimit)
 async def test_nobody_waits_for_the_login_of_another_user(
-    postgres: PostgresStore, database_url: str, at_limit: AtLimit
+    postgres: PostgresSessions, database_url: str, at_limit: AtLimit
 ) -> None:
     connection = await asyncpg.connect(database_url)
     async with connection.transaction():
@@ -66,7 +66,7 @@ async def test_nobody_waits_for_the_login_of_another_user(
 
 
 async def test_after_a_failed_login_the_connection_is_as_good_as_new(
-    sqlite: SqliteStore, tmp_path: Path
+    sqlite: SqliteSessions, tmp_path: Path
 ) -> None:
     old, new = a_session(), a_session(at=NOON + MINUTE)
     await sqlite.create(a_record(old))
@@ -86,7 +86,7 @@ async def test_after_a_failed_login_the_connection_is_as_good_as_new(
 
 
 async def test_what_others_change_meanwhile_is_not_undone_with_a_login(
-    sqlite: SqliteStore,
+    sqlite: SqliteSessions,
 ) -> None:
     taken = a_record()
     await sqlite.create(taken)
@@ -100,7 +100,7 @@ async def test_what_others_change_meanwhile_is_not_undone_with_a_login(
 
 
 async def test_a_store_that_is_closed_finishes_what_has_begun(tmp_path: Path) -> None:
-    store = await SqliteStore.open(tmp_path / "sidegate.db")
+    store = await SqliteSessions.open(tmp_path / "sidegate.db")
     logins = [
         asyncio.create_task(store.create(a_record(a_session(at=NOON + n * MINUTE)), limit=Limit(1)))
         for n in range(10)
@@ -110,6 +110,6 @@ async def test_a_store_that_is_closed_finishes_what_has_begun(tmp_path: Path) ->
     outcomes = await asyncio.gather(*logins, return_exceptions=True)
     begun = [outcome for outcome in outcomes if not isinstance(outcome, StoreUnavailable)]
     assert all(isinstance(outcome, list) for outcome in begun)
-    reopened = await SqliteStore.open(tmp_path / "sidegate.db")
+    reopened = await SqliteSessions.open(tmp_path / "sidegate.db")
     assert len(await reopened.list_where(Condition("ada"), limit=99)) == len(begun)
     await reopened.close()

@@ -16,7 +16,7 @@ from sidegate.core.errors import OutcomeUnknown, StoreUnavailable
 from sidegate.core.limits import AtLimit, Limit
 from sidegate.core.session import SessionId, SessionRecord
 from sidegate.stores.postgres.migrate import migrate_postgres
-from sidegate.stores.postgres.sessions import PostgresStore
+from sidegate.stores.postgres.sessions import PostgresSessions
 from tests.contracts.values import TESTER, a_digest, a_record
 from tests.stores.sql.wire import Link, Wire
 from tests.support.clock import NOON
@@ -33,11 +33,11 @@ async def wire(postgres_server: Server) -> AsyncIterator[Wire]:
 
 
 @pytest.fixture
-async def store(wire: Wire, database_url: str) -> AsyncIterator[PostgresStore]:
+async def store(wire: Wire, database_url: str) -> AsyncIterator[PostgresSessions]:
     """A store at the end of the wire, which has been asked before."""
     await migrate_postgres(database_url)
     name = database_url.rpartition("/")[2]
-    store = await PostgresStore.open(f"postgresql://postgres@127.0.0.1:{wire.port}/{name}")
+    store = await PostgresSessions.open(f"postgresql://postgres@127.0.0.1:{wire.port}/{name}")
     await store.ping()
     yield store
     await store.close()
@@ -91,7 +91,7 @@ cuts = pytest.mark.parametrize("cut", [cut_before, cut_after])
 @cuts
 @pytest.mark.parametrize("limit", [None, Limit(1), Limit(1, AtLimit.REFUSE)])
 async def test_a_session_is_created_once(
-    store: PostgresStore, wire: Wire, database_url: str, cut: Cut, limit: Limit | None
+    store: PostgresSessions, wire: Wire, database_url: str, cut: Cut, limit: Limit | None
 ) -> None:
     record = a_record()
     cut(wire)
@@ -102,7 +102,7 @@ async def test_a_session_is_created_once(
 
 @cuts
 async def test_whoever_has_to_go_for_it_goes_once_and_nobody_else(
-    store: PostgresStore, wire: Wire, database_url: str, cut: Cut
+    store: PostgresSessions, wire: Wire, database_url: str, cut: Cut
 ) -> None:
     oldest, older = (a_record(), a_record())
     for each in (oldest, older):
@@ -116,7 +116,7 @@ async def test_whoever_has_to_go_for_it_goes_once_and_nobody_else(
 
 @cuts
 async def test_a_session_is_replaced_once(
-    store: PostgresStore, wire: Wire, database_url: str, cut: Cut
+    store: PostgresSessions, wire: Wire, database_url: str, cut: Cut
 ) -> None:
     record = a_record()
     await store.create(record)
@@ -129,7 +129,7 @@ async def test_a_session_is_replaced_once(
 
 @cuts
 async def test_a_session_joins_the_living_of_its_type_once(
-    store: PostgresStore, wire: Wire, database_url: str, cut: Cut
+    store: PostgresSessions, wire: Wire, database_url: str, cut: Cut
 ) -> None:
     record = a_record()
     await store.create(record)
@@ -142,7 +142,7 @@ async def test_a_session_joins_the_living_of_its_type_once(
 
 @cuts
 async def test_a_session_is_revoked_once(
-    store: PostgresStore, wire: Wire, database_url: str, cut: Cut
+    store: PostgresSessions, wire: Wire, database_url: str, cut: Cut
 ) -> None:
     record = a_record()
     await store.create(record)
@@ -156,7 +156,7 @@ async def test_a_session_is_revoked_once(
 
 
 async def test_what_somebody_else_changed_meanwhile_is_not_taken_for_ours(
-    store: PostgresStore, wire: Wire
+    store: PostgresSessions, wire: Wire
 ) -> None:
     record = a_record()
     await store.create(record)
@@ -166,7 +166,7 @@ async def test_what_somebody_else_changed_meanwhile_is_not_taken_for_ours(
 
 
 async def test_a_change_that_is_still_under_way_is_waited_for(
-    store: PostgresStore, wire: Wire, database_url: str
+    store: PostgresSessions, wire: Wire, database_url: str
 ) -> None:
     record = a_record()
     await store.create(record)
@@ -195,7 +195,7 @@ async def waiting_for_a_lock(url: str, many: int) -> None:
     await connection.close()
 
 
-Verb = Callable[[PostgresStore, SessionRecord], Awaitable[object]]
+Verb = Callable[[PostgresSessions, SessionRecord], Awaitable[object]]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ Verb = Callable[[PostgresStore, SessionRecord], Awaitable[object]]
     ids=["create", "replace", "revoke"],
 )
 async def test_while_the_store_is_away_nobody_knows(
-    store: PostgresStore, wire: Wire, verb: Verb
+    store: PostgresSessions, wire: Wire, verb: Verb
 ) -> None:
     record = a_record()
     await store.create(record)
@@ -220,7 +220,7 @@ async def test_while_the_store_is_away_nobody_knows(
 
 
 async def test_what_could_not_even_be_sent_is_known_not_to_have_been_made(
-    store: PostgresStore, wire: Wire
+    store: PostgresSessions, wire: Wire
 ) -> None:
     wire.refusing = True
     wire.cut()
@@ -231,7 +231,7 @@ async def test_what_could_not_even_be_sent_is_known_not_to_have_been_made(
     assert not isinstance(outage.value, OutcomeUnknown)
 
 
-async def test_a_question_has_no_outcome(store: PostgresStore, wire: Wire) -> None:
+async def test_a_question_has_no_outcome(store: PostgresSessions, wire: Wire) -> None:
     cut_after(wire, for_good=True)
     with pytest.raises(StoreUnavailable) as outage:
         await store.find(a_digest())

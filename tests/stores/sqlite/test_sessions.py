@@ -15,7 +15,7 @@ import pytest
 from sidegate.core.condition import Condition
 from sidegate.core.errors import SchemaMismatch, SessionExists, StoreUnavailable, UnreadableRecord
 from sidegate.stores.sqlite.connection import OUTAGES, meaning
-from sidegate.stores.sqlite.sessions import SqliteStore
+from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.contracts.values import TESTER, a_digest, a_record, a_session
 from tests.support.clock import NOON
 
@@ -29,8 +29,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def store(path: Path) -> AsyncIterator[SqliteStore]:
-    store = await SqliteStore.open(path, busy_timeout=BRIEFLY)
+async def store(path: Path) -> AsyncIterator[SqliteSessions]:
+    store = await SqliteSessions.open(path, busy_timeout=BRIEFLY)
     yield store
     await store.close()
 
@@ -66,7 +66,7 @@ def content_of(path: Path) -> bytes | None:
 
 
 async def test_the_file_and_its_log_are_for_their_owner_only(
-    store: SqliteStore, path: Path
+    store: SqliteSessions, path: Path
 ) -> None:
     await store.create(a_record())
     files = list(path.parent.glob(f"{path.name}*"))
@@ -75,7 +75,7 @@ async def test_the_file_and_its_log_are_for_their_owner_only(
 
 
 async def test_a_change_is_on_the_disk_before_it_is_acknowledged(
-    store: SqliteStore, path: Path
+    store: SqliteSessions, path: Path
 ) -> None:
     await store.create(a_record())
     with raw(path) as connection:
@@ -86,18 +86,18 @@ async def test_a_change_is_on_the_disk_before_it_is_acknowledged(
 
 async def test_sessions_outlive_the_process(path: Path) -> None:
     session = a_session()
-    store = await SqliteStore.open(path)
+    store = await SqliteSessions.open(path)
     await store.create(a_record(session))
     await store.close()
     assert not path.with_name(f"{path.name}-wal").exists()
-    store = await SqliteStore.open(path)
+    store = await SqliteSessions.open(path)
     assert await store.find(session.digest) == session
     await store.close()
 
 
 async def test_what_was_acknowledged_outlives_a_process_that_is_killed(path: Path) -> None:
     digest = in_another_process(CREATE_AND_DIE, path)
-    store = await SqliteStore.open(path)
+    store = await SqliteSessions.open(path)
     assert await store.find(type(a_digest())(bytes.fromhex(digest))) is not None
     await store.close()
 
@@ -120,27 +120,27 @@ asyncio.run(main())
 
 async def test_a_place_where_no_file_can_be_is_an_outage() -> None:
     with pytest.raises(StoreUnavailable, match="cannot be created"):
-        await SqliteStore.open(Path("/dev/null/sidegate.db"))
+        await SqliteSessions.open(Path("/dev/null/sidegate.db"))
 
 
 async def test_a_file_that_is_no_database_is_an_outage_and_left_alone(path: Path) -> None:
     diary = b"my diary " * 1000
     overwrite(path, diary)
     with pytest.raises(StoreUnavailable, match="no database"):
-        await SqliteStore.open(path)
+        await SqliteSessions.open(path)
     assert content_of(path) == diary
 
 
-async def test_a_newer_file_is_refused(store: SqliteStore, path: Path) -> None:
+async def test_a_newer_file_is_refused(store: SqliteSessions, path: Path) -> None:
     with raw(path) as connection:
         connection.execute("INSERT INTO sidegate_migrations VALUES ('9999_future')")
     with pytest.raises(SchemaMismatch, match="9999_future"):
-        await SqliteStore.open(path)
+        await SqliteSessions.open(path)
     await store.ping()  # what runs goes on
 
 
 async def test_many_open_a_new_file_at_once(path: Path) -> None:
-    stores = await asyncio.gather(*(SqliteStore.open(path) for _ in range(8)))
+    stores = await asyncio.gather(*(SqliteSessions.open(path) for _ in range(8)))
     await asyncio.gather(*(store.create(a_record()) for store in stores))
     assert len(await stores[0].list_where(Condition("ada"), limit=10)) == 8
     for store in stores:
@@ -150,7 +150,7 @@ async def test_many_open_a_new_file_at_once(path: Path) -> None:
 # --- Other processes
 
 
-async def test_what_another_process_revokes_is_noticed(store: SqliteStore, path: Path) -> None:
+async def test_what_another_process_revokes_is_noticed(store: SqliteSessions, path: Path) -> None:
     session = a_session()
     await store.create(a_record(session))
     mark, _ = await store.changed_since(0)
@@ -176,7 +176,7 @@ asyncio.run(main())
 
 
 async def test_a_change_that_has_to_wait_too_long_is_an_outage_but_look_ups_go_on(
-    store: SqliteStore, path: Path
+    store: SqliteSessions, path: Path
 ) -> None:
     session = a_session()
     await store.create(a_record(session))
@@ -190,7 +190,7 @@ async def test_a_change_that_has_to_wait_too_long_is_an_outage_but_look_ups_go_o
 
 
 async def test_a_file_overwritten_with_garbage_is_an_outage_until_it_is_whole_again(
-    store: SqliteStore, path: Path
+    store: SqliteSessions, path: Path
 ) -> None:
     session = a_session()
     await store.create(a_record(session))
@@ -219,7 +219,7 @@ print(whole.hex(), end="")
 
 
 async def test_a_file_that_was_deleted_is_an_outage_and_no_reason_to_begin_anew(
-    store: SqliteStore, path: Path
+    store: SqliteSessions, path: Path
 ) -> None:
     await store.create(a_record())
     delete(path)
@@ -232,7 +232,7 @@ async def test_a_file_that_was_deleted_is_an_outage_and_no_reason_to_begin_anew(
 # --- News
 
 
-async def test_news_survive_the_loss_of_the_newest_rows(store: SqliteStore, path: Path) -> None:
+async def test_news_survive_the_loss_of_the_newest_rows(store: SqliteSessions, path: Path) -> None:
     first, second = a_session(), a_session()
     for session in (first, second):
         await store.create(a_record(session))
@@ -244,7 +244,7 @@ async def test_news_survive_the_loss_of_the_newest_rows(store: SqliteStore, path
     assert [s.id for s in (await store.changed_since(mark))[1]] == [second.id]
 
 
-async def test_a_revocation_by_hand_is_news_too(store: SqliteStore, path: Path) -> None:
+async def test_a_revocation_by_hand_is_news_too(store: SqliteSessions, path: Path) -> None:
     session = a_session()
     await store.create(a_record(session))
     mark, _ = await store.changed_since(0)
@@ -290,7 +290,7 @@ def test_other_errors_are_told_apart(tmp_path: Path, statement: str, means: type
     assert type(told) is means
 
 
-async def test_a_taken_digest_is_not_told_in_the_error(store: SqliteStore) -> None:
+async def test_a_taken_digest_is_not_told_in_the_error(store: SqliteSessions) -> None:
     record = a_record()
     await store.create(record)
     with pytest.raises(SessionExists) as error:
@@ -299,7 +299,9 @@ async def test_a_taken_digest_is_not_told_in_the_error(store: SqliteStore) -> No
     assert error.value.__cause__ is None
 
 
-async def test_a_look_up_uses_the_indexes_of_both_digests(store: SqliteStore, path: Path) -> None:
+async def test_a_look_up_uses_the_indexes_of_both_digests(
+    store: SqliteSessions, path: Path
+) -> None:
     await store.revoke_where(Condition("ada"), at=NOON, by=TESTER, reason="test", limit=9)
     with raw(path) as connection:
         plan = connection.execute(

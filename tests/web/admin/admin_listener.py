@@ -22,29 +22,29 @@ from sidegate.core.protocols import (
     AnalyticsStore,
     AuditLog,
     DurableStore,
-    LogoutMemory,
+    LogoutTokenStore,
     SessionLocks,
 )
 from sidegate.core.session import Session, SessionId
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, TokenKey
 from sidegate.services.analytics import Analytics
-from sidegate.services.audit_seal import Audit
-from sidegate.services.backchannel_logout import Logouts
+from sidegate.services.audit_seal import AuditSealer
+from sidegate.services.backchannel_logout import BackchannelLogout
 from sidegate.services.locks import Locks
 from sidegate.services.rotation import Rotation
-from sidegate.services.session_context import Means
+from sidegate.services.session_context import SessionContext
 from sidegate.services.sessions import Sessions
-from sidegate.services.validator import Seen, Validator
+from sidegate.services.validator import OnAllowed, Validator
 from sidegate.stores.sqlite.analytics import SqliteAnalytics
 from sidegate.stores.sqlite.audit import SqliteAudit
 from sidegate.stores.sqlite.database import SqliteDatabase
 from sidegate.stores.sqlite.locks import SqliteLocks
-from sidegate.stores.sqlite.logout_tokens import SqliteLogouts
-from sidegate.stores.sqlite.sessions import SqliteStore
+from sidegate.stores.sqlite.logout_tokens import SqliteLogoutTokens
+from sidegate.stores.sqlite.sessions import SqliteSessions
 from sidegate.web.admin.app import admin_app
 from sidegate.web.admin.auth import ApiKey, ApiKeys, Scope
-from sidegate.web.server.listener import application_door
+from sidegate.web.server.listener import application_listener
 from tests.support.clock import FakeClock
 from tests.web.admin.described import breaches
 
@@ -80,7 +80,7 @@ class Breakable:
 class Silence:
     """A feed nobody follows, and events nobody counts."""
 
-    async def announce(self, sessions: Iterable[Session]) -> None: ...
+    async def publish(self, sessions: Iterable[Session]) -> None: ...
 
     def created(self, session: Session) -> None: ...
 
@@ -183,25 +183,25 @@ async def admin_door(
     *,
     patience: float = 5.0,
     lifetimes: Mapping[SessionType, Lifetimes] = DEFAULT_LIFETIMES,
-    seen: Seen = lambda _, __: None,
+    seen: OnAllowed = lambda _, __: None,
     limits: Mapping[SessionType, Limit] = MappingProxyType({}),
-    logout: Callable[[Logouts, FakeClock], Handler] | None = None,
+    logout: Callable[[BackchannelLogout, FakeClock], Handler] | None = None,
 ) -> AsyncIterator[Door]:
     """Open a door over the store in that directory, empty at first.
 
     `logout` makes what listens to identity providers, by the clock of the door.
     """
     file = await SqliteDatabase.open(directory / "sessions.db")
-    broken = Breakable(SqliteStore(file))
+    broken = Breakable(SqliteSessions(file))
     store = cast("DurableStore", broken)
     clock, ring = FakeClock(), KeyRing([TokenKey.generate()])
     silence = Silence()
-    means = Means(store, [], silence, ring, lifetimes, clock, silence, limits)
+    means = SessionContext(store, [], silence, ring, lifetimes, clock, silence, limits)
     sessions = Sessions(means, new_id=lambda: SessionId(str(uuid7())))
     rotation = Rotation(means)
     validator = Validator(store, ring=ring, clock=clock, deadline=5, seen=seen)
     trail = cast("AuditLog", Breakable(SqliteAudit(file), like=broken))
-    audit = Audit(trail, retention=timedelta(days=1), clock=clock, counted=lambda _, __: None)
+    audit = AuditSealer(trail, retention=timedelta(days=1), clock=clock, counted=lambda _, __: None)
     samples = cast("AnalyticsStore", Breakable(SqliteAnalytics(file), like=broken))
     analytics = Analytics(
         samples,
@@ -212,8 +212,8 @@ async def admin_door(
     )
     held = cast("SessionLocks", Breakable(SqliteLocks(file), like=broken))
     locks = Locks(held, get=store.get, clock=clock, counted=lambda _: None)
-    memory = cast("LogoutMemory", Breakable(SqliteLogouts(file), like=broken))
-    logouts = Logouts(memory, sessions, clock=clock)
+    memory = cast("LogoutTokenStore", Breakable(SqliteLogoutTokens(file), like=broken))
+    logouts = BackchannelLogout(memory, sessions, clock=clock)
     texts, keys = {}, []
     for name, scopes in [("all", list(Scope)), *((str(scope), [scope]) for scope in Scope)]:
         texts[name], key = ApiKey.mint(name, scopes)
@@ -236,7 +236,7 @@ async def admin_door(
         logout=None if logout is None else logout(logouts, clock),
     )
     try:
-        async with application_door("admin", app, on_bad_request=lambda: None) as listener:
+        async with application_listener("admin", app, on_bad_request=lambda: None) as listener:
             port = (await listener.open(Address("127.0.0.1"))).port
             async with ClientSession() as client:
                 routes = {

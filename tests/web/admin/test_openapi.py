@@ -14,7 +14,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from sidegate.web.admin import openapi
 from sidegate.web.admin.auth import Scope
-from sidegate.web.admin.route import Answer, Body, Endpoint
+from sidegate.web.admin.route import Body, ResponseSpec, Route
 from sidegate.web.admin.routes import TABLE
 from sidegate.web.schemas.base import Payload
 from sidegate.web.schemas.documents import InactiveDocument
@@ -142,7 +142,7 @@ def leaves(schema: Any) -> Iterator[dict[str, Any]]:
 # --- what a row can say
 
 
-def row(**more: Any) -> Endpoint:
+def row(**more: Any) -> Route:
     """Return a row beside the table's, for what none of those says."""
     least: dict[str, Any] = {
         "method": "POST",
@@ -151,12 +151,12 @@ def row(**more: Any) -> Endpoint:
         "handler": TABLE[0].handler,
         "name": "elsewhere",
         "tag": "sessions",
-        "answer": Answer(InactiveDocument, "It is done."),
+        "answer": ResponseSpec(InactiveDocument, "It is done."),
     }
-    return Endpoint(**least | more)
+    return Route(**least | more)
 
 
-def described(endpoint: Endpoint) -> dict[str, Any]:
+def described(endpoint: Route) -> dict[str, Any]:
     document = openapi.document([*TABLE, endpoint])
     assert [*OpenAPIV31SpecValidator(document).iter_errors()] == []
     operation: dict[str, Any] = document["paths"][endpoint.path][endpoint.method.lower()]
@@ -171,14 +171,14 @@ def test_an_open_row_asks_for_no_key_and_refuses_nobody_for_having_none() -> Non
 
 
 def test_a_row_may_have_several_answers() -> None:
-    operation = described(row(also=(Answer(None, "It will be.", status=202),)))
+    operation = described(row(also=(ResponseSpec(None, "It will be.", status=202),)))
 
     assert operation["responses"].keys() >= {"200", "202"}
     assert "content" not in operation["responses"]["202"]
 
 
 def test_an_answer_and_a_problem_of_one_status_are_told_apart_by_their_media_types() -> None:
-    operation = described(row(also=(Answer(InactiveDocument, "It cannot be.", status=400),)))
+    operation = described(row(also=(ResponseSpec(InactiveDocument, "It cannot be.", status=400),)))
 
     assert operation["responses"]["400"]["content"].keys() == {
         "application/json",
@@ -262,7 +262,7 @@ def test_the_docs_list_every_route_with_its_method_and_its_scope() -> None:
     assert sorted(rows) == sorted(map(_row, TABLE))
 
 
-def _row(endpoint: Endpoint) -> tuple[str, str, str]:
+def _row(endpoint: Route) -> tuple[str, str, str]:
     path = endpoint.path.replace("{session_id}", "{id}")
     key = "none" if endpoint.open else "any" if endpoint.scope is None else endpoint.scope.value
     return endpoint.method, path, key

@@ -14,15 +14,15 @@ from sidegate.core.session import Session
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import Digest, KeyRing, Token, TokenKey
 from sidegate.services.binding import ClientBinding
-from sidegate.services.validator import Fetch, Validator
-from sidegate.stores.client.batched import BatchedHot
-from sidegate.stores.memory import LocalStore
-from sidegate.stores.prefetch import Fetcher
-from sidegate.web.gate.app import desks, gate_handler
-from sidegate.web.gateways.base import Manners
-from sidegate.web.server.fast_path import ExpressLane, Patience
-from sidegate.web.server.listener import DEFAULT_MAX_CONNECTIONS, Door
-from sidegate.web.server.trusted_peers import Peers
+from sidegate.services.validator import Prefetch, Validator
+from sidegate.stores.client.batched import BatchedCache
+from sidegate.stores.memory import MemoryStore
+from sidegate.stores.prefetch import Prefetcher
+from sidegate.web.gate.app import build_handlers, gate_handler
+from sidegate.web.gateways.base import GatewayPolicy
+from sidegate.web.server.fast_path import FastPath, HeadTimeouts
+from sidegate.web.server.listener import DEFAULT_MAX_CONNECTIONS, Listener
+from sidegate.web.server.trusted_peers import TrustedPeers
 from tests.contracts.values import a_digest, a_session
 from tests.support.clock import NOON, FakeClock
 from tests.support.fakes import Shelf
@@ -119,12 +119,12 @@ class Gatehouse:
     """
 
     address: Address = LOOPBACK
-    express: bool = True
+    fast_path: bool = True
     remembers: bool = False
     fetches: bool = False
     clock: FakeClock = field(default_factory=FakeClock)
     shelf: Shelf = field(default_factory=lambda: Shelf(*known_sessions()))
-    door: Door = field(init=False)
+    door: Listener = field(init=False)
     checks: list[tuple[str, str, str]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)  # of those that took some
     bad_requests: int = 0
@@ -132,9 +132,9 @@ class Gatehouse:
     turned_away: int = 0
 
     def __post_init__(self) -> None:
-        near = LocalStore(max_sessions=9, max_bytes=100_000, max_age=5.0, clock=self.clock)
-        self._fetcher = Fetcher(
-            BatchedHot(self.shelf), near, deadline=0.025, useless=lambda _: False
+        near = MemoryStore(max_sessions=9, max_bytes=100_000, max_age=5.0, clock=self.clock)
+        self._fetcher = Prefetcher(
+            BatchedCache(self.shelf), near, deadline=0.025, useless=lambda _: False
         )
 
     def check(self, gateway: str, result: str, reason: str, seconds: float) -> None:
@@ -142,7 +142,7 @@ class Gatehouse:
         self.checks.append((gateway, result, reason))
         self.seconds.append(seconds)
 
-    def checks_at_once(self, gateway: str) -> MutableMapping[tuple[str, str], int]:
+    def immediate_checks(self, gateway: str) -> MutableMapping[tuple[str, str], int]:
         return _Tally(lambda labels: self.checks.append((gateway, *labels)))
 
     def bad_request(self) -> None:
@@ -158,8 +158,8 @@ class Gatehouse:
         return self.shelf.sessions.get(digest) if self.remembers else None
 
     @property
-    def fetch(self) -> Fetch | None:
-        return self._fetcher.fetch if self.fetches else None
+    def fetch(self) -> Prefetch | None:
+        return self._fetcher.prefetch if self.fetches else None
 
 
 def build_gate(
@@ -168,9 +168,9 @@ def build_gate(
     finder: SessionFinder | None = None,
     deadline: float = 60.0,
     trusted: Iterable[str] = ("127.0.0.1/32",),
-    manners: Manners | None = None,
+    manners: GatewayPolicy | None = None,
     binding: ClientBinding | None = None,
-    patience: Patience | None = None,
+    patience: HeadTimeouts | None = None,
     max_connections: int = DEFAULT_MAX_CONNECTIONS,
     memory: Callable[[Digest], Session | None] | None = None,
 ) -> Gatehouse:
@@ -183,16 +183,16 @@ def build_gate(
         memory=memory or house.memory,
         fetch=house.fetch,
     )
-    among = desks(validator, manners or Manners(), events=house, clock=house.clock, binding=binding)
-    peers = Peers(map(ip_network, trusted), refused=house.refused)
-    lane = ExpressLane(
-        among, trust=peers.trust, clock=house.clock, patience=patience, learn_every=1
+    among = build_handlers(
+        validator, manners or GatewayPolicy(), events=house, clock=house.clock, binding=binding
     )
-    house.door = Door(
+    peers = TrustedPeers(map(ip_network, trusted), refused=house.refused)
+    lane = FastPath(among, trust=peers.trust, clock=house.clock, patience=patience, learn_every=1)
+    house.door = Listener(
         "gate",
         gate_handler(among, peers),
         on_bad_request=house.bad_request,
-        express=lane if house.express else None,
+        express=lane if house.fast_path else None,
         peers=peers,
         patience=patience,
         max_connections=max_connections,
@@ -212,7 +212,7 @@ async def open_gate(
 ) -> AsyncIterator[Gatehouse]:
     """Open a gate at `address`, and close it in the end. `how` is what `build_gate` wants."""
     house = build_gate(
-        Gatehouse(address, express=express, remembers=remembers, fetches=fetches), **how
+        Gatehouse(address, fast_path=express, remembers=remembers, fetches=fetches), **how
     )
     house.address = await house.door.open(address)
     try:

@@ -10,7 +10,7 @@ import pytest
 from sidegate.core.binding import Policy, Signal, Signals, Widths, bind
 from sidegate.core.session import Session
 from sidegate.services.binding import ClientBinding
-from sidegate.web.gateways.base import Manners
+from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
 from tests.contracts.values import a_session, an_id
 from tests.support.fakes import Shelf
@@ -133,7 +133,7 @@ def _bind(*, express: bool, remembers: bool) -> Bind:
             remembers=remembers,
             finder=shelf,
             memory=shelf.sessions.get if remembers else None,
-            manners=Manners(signals=sources),
+            manners=GatewayPolicy(signals=sources),
             binding=binding,
         ) as gatehouse:
             yield Bound(gatehouse, alice, noted)
@@ -314,12 +314,12 @@ async def test_what_differs_is_counted_again_when_the_answer_is_a_noted_one(
     async with from_memory({Signal.IP: Policy.LOG, Signal.USER_AGENT: Policy.LOG}) as scene:
         raw = asking(bearer(ALICE), *lines(route, user_agent=b"curl/8.5.0"), target=route)
         await scene.ask(raw)
-        said = scene.alice.margin
+        said = scene.alice.cached_reply
         scene.noted.taken()
 
         assert (await scene.ask(raw)).only("X-Auth-User") == "alice"
         assert said is not None
-        assert scene.alice.margin is said
+        assert scene.alice.cached_reply is said
         assert scene.noted == Noted([("user_agent", "log")])
 
 
@@ -364,7 +364,7 @@ async def test_of_who_shows_very_much_nothing_is_noted_and_the_answer_is_the_sam
 
         assert (await scene.show(route, *shown)).only("X-Auth-User") == "alice"
         assert scene.noted == Noted([("header", "log")])
-        assert scene.alice.margin is None
+        assert scene.alice.cached_reply is None
 
 
 @every_route
@@ -390,6 +390,6 @@ async def test_a_session_is_held_only_to_what_it_is_bound_to(bound: Bind, route:
 
 
 def test_no_header_is_gathered_for_what_nobody_watches() -> None:
-    roles = Manners(signals=SignalSources(header=b"x-device")).roles(client=b"x-real-ip")
+    roles = GatewayPolicy(signals=SignalSources(header=b"x-device")).roles(client=b"x-real-ip")
 
     assert set(roles.values()) == {b"authorization", b"cookie", b"x-real-ip"}

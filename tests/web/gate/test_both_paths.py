@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sidegate.core.binding import Policy, Signal, Signals, Widths, bind
 from sidegate.core.session import Session
 from sidegate.services.binding import ClientBinding
-from sidegate.web.gateways.base import Manners
+from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
 from sidegate.web.gateways.credentials import CredentialSources
 from tests.support.fakes import Shelf, ends_nobody
@@ -88,7 +88,7 @@ class Noted:
         raise AssertionError(outcome)
 
 
-MANNERS: Final = Manners(
+MANNERS: Final = GatewayPolicy(
     sources=CredentialSources(header=b"x-session-token"),
     signals=SignalSources(frozenset(POLICIES), b"x-device"),
 )
@@ -126,7 +126,7 @@ async def told_once(gate: Gatehouse, noted: Noted, chunks: Sequence[bytes]) -> T
 
 async def check(*chunks: bytes) -> None:
     """Assert that nobody can tell by which lane he is answered, nor from where."""
-    aiohttp = await told(Gatehouse(express=False, shelf=Shelf(*SESSIONS)), chunks)
+    aiohttp = await told(Gatehouse(fast_path=False, shelf=Shelf(*SESSIONS)), chunks)
 
     assert await told(Gatehouse(shelf=Shelf(*SESSIONS)), chunks) == aiohttp
     assert await told(Gatehouse(shelf=Shelf(*SESSIONS), remembers=True), chunks) == aiohttp
@@ -195,7 +195,7 @@ async def test_a_request_is_answered_the_same_however_it_is_cut(raw: bytes, at: 
 @pytest.mark.parametrize("express", [False, True], ids=["aiohttp", "express"])
 async def test_a_short_request_is_answered_the_same_wherever_it_is_cut(express: bool) -> None:
     for raw in (attack.at(ROUTES[0]) for attack in ATTACKS if len(attack.raw) < SHORTEST):
-        gate, noted = Gatehouse(express=express, shelf=Shelf(*SESSIONS)), Noted()
+        gate, noted = Gatehouse(fast_path=express, shelf=Shelf(*SESSIONS)), Noted()
         build_gate(gate, manners=MANNERS, binding=noted.binding())
         heads = HEAD.findall(raw)
         whole = await told_once(gate, noted, heads)

@@ -12,9 +12,9 @@ import uvloop
 from aiohttp import web
 
 from sidegate.core.address import Address
-from sidegate.web.server.fast_path import Patience
-from sidegate.web.server.listener import MAX_STRANGERS, Door, shut
-from sidegate.web.server.trusted_peers import Peers
+from sidegate.web.server.fast_path import HeadTimeouts
+from sidegate.web.server.listener import MAX_UNTRUSTED, Listener, closed_handler
+from sidegate.web.server.trusted_peers import TrustedPeers
 from tests.stores.waiting import until
 from tests.web.gate.gate_rig import (
     ALICE,
@@ -318,7 +318,7 @@ async def test_whoever_opens_the_unix_socket_is_trusted(
 
 HALF = request(bearer(ALICE), b"Content-Length: 0")[:-2]
 ODD_HALF = HALF.replace(b"/", b"http://gateway.test/", 1)  # no lane but aiohttp's waits for more
-SOON = Patience(head=0.05)
+SOON = HeadTimeouts(head=0.05)
 STRANGER = "127.0.0.2"
 
 
@@ -388,7 +388,7 @@ async def test_a_body_that_comes_later_does_not_end_its_connection() -> None:
         begun.set()
         return web.Response(body=await request.read())
 
-    door = Door("admin", read, on_bad_request=lambda: None, patience=SOON)
+    door = Listener("admin", read, on_bad_request=lambda: None, patience=SOON)
     address = await door.open(LOOPBACK)
     async with wire(address) as line, wire(address) as silent:
         for _ in range(2):
@@ -416,21 +416,21 @@ async def test_of_strangers_there_are_only_so_many(gate: Gatehouse) -> None:
     async with AsyncExitStack() as lines:
         silent = [
             await lines.enter_async_context(wire(gate.address, source=STRANGER))
-            for _ in range(MAX_STRANGERS)
+            for _ in range(MAX_UNTRUSTED)
         ]
         async with wire(gate.address, source=STRANGER) as another:
             assert await another.until_closed() == b""
         assert (gate.untrusted, gate.turned_away) == (1, 0)
 
         await silent[0].close()
-        await until(lambda: sum(gate.door.lanes().values()) < MAX_STRANGERS)
+        await until(lambda: sum(gate.door.lanes().values()) < MAX_UNTRUSTED)
         refused = await ask(gate.address, request(bearer(ALICE)), source=STRANGER)
         assert refused.status == 403
 
 
 async def test_who_is_trusted_from_now_on_may_connect_and_ask_later(hasty: Gatehouse) -> None:
-    peers = Peers([ip_network("127.0.0.4/32")], refused=hasty.refused)
-    hasty.door.exchange(shut, peers=peers)
+    peers = TrustedPeers([ip_network("127.0.0.4/32")], refused=hasty.refused)
+    hasty.door.exchange(closed_handler, peers=peers)
     async with wire(hasty.address, source="127.0.0.4") as line:
         await time_is_over(hasty)
         await line.send(request(b"Content-Length: 0"))

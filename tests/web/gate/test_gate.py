@@ -15,7 +15,7 @@ import pytest
 
 from sidegate.core.address import Address
 from sidegate.core.errors import CannotListen
-from sidegate.web.gateways.base import Manners
+from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.credentials import CredentialSources
 from tests.web.gate.attack_table import ATTACKS, MARK, STRAY_TARGETS, Attack
 from tests.web.gate.gate_rig import (
@@ -221,8 +221,8 @@ async def test_two_connections_never_mix_their_users(tcp_gate: Gatehouse) -> Non
 
 
 async def test_a_source_that_is_switched_off_is_not_read() -> None:
-    bearer_only = Manners(CredentialSources(cookie=None))
-    cookie_only = Manners(CredentialSources(bearer=False))
+    bearer_only = GatewayPolicy(CredentialSources(cookie=None))
+    cookie_only = GatewayPolicy(CredentialSources(bearer=False))
     async with open_gate(manners=bearer_only) as one, open_gate(manners=cookie_only) as other:
         cookie_at_bearer_only = await ask(one.address, request(cookie(ALICE)))
         bearer_at_cookie_only = await ask(other.address, request(bearer(ALICE)))
@@ -233,7 +233,7 @@ async def test_a_source_that_is_switched_off_is_not_read() -> None:
 
 
 async def test_a_configured_header_counts_as_a_credential() -> None:
-    manners = Manners(CredentialSources(header=b"x-session-token"))
+    manners = GatewayPolicy(CredentialSources(header=b"x-session-token"))
     name = b"X-Session-Token: "
     async with open_gate(manners=manners) as gate:
         alone = await ask(gate.address, request(name + ALICE.text.encode()))

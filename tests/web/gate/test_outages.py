@@ -8,7 +8,7 @@ import pytest
 
 from sidegate.core.session import Session
 from sidegate.core.token import Digest
-from sidegate.stores.memory import LocalStore
+from sidegate.stores.memory import MemoryStore
 from sidegate.stores.read_through import ReadThrough
 from tests.support.clock import FakeClock
 from tests.support.fakes import Shelf
@@ -83,7 +83,7 @@ async def test_an_outage_ends_with_the_outage_on_the_same_connection(gate: Gateh
 
 async def test_who_is_in_memory_is_known_in_an_outage_until_the_copy_is_too_old() -> None:
     clock, far = FakeClock(), Shelf(*known_sessions())
-    local = LocalStore(max_bytes=2**30, max_sessions=10, max_age=5, clock=clock, jitter=lambda: 0)
+    local = MemoryStore(max_bytes=2**30, max_sessions=10, max_age=5, clock=clock, jitter=lambda: 0)
     finder = ReadThrough(local, far, clock=clock)
     async with open_gate(finder=finder) as gate:
         before = await ask(gate.address, request(bearer(ALICE)))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidegate.core.token import Spelling
+from sidegate.core.token import TokenText
 from sidegate.core.verdict import Deny, Reason
 from sidegate.web.gateways.credentials import CredentialSources
 from sidegate.web.server.header_lines import gather
@@ -224,7 +224,7 @@ def test_a_source_that_is_switched_off_is_not_read() -> None:
     assert told(CredentialSources(bearer=False, cookie=b"sid")) == MISSING
 
 
-ALICES = Spelling(ALICE.text.encode("ascii"))
+ALICES = TokenText(ALICE.text.encode("ascii"))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ ALICES = Spelling(ALICE.text.encode("ascii"))
 )
 def test_whatever_a_lane_has_found_out_already_one_credential_is_spelled(head: Head) -> None:
     assert EVERYWHERE.read(head) == ALICE.text
-    assert EVERYWHERE.spelling(head) == ALICES
+    assert EVERYWHERE.token_text(head) == ALICES
 
 
 @pytest.mark.parametrize(
@@ -252,14 +252,14 @@ def test_whatever_a_lane_has_found_out_already_one_credential_is_spelled(head: H
     ],
 )
 def test_a_spelled_bearer_is_not_picked_among_two(head: Head) -> None:
-    assert EVERYWHERE.spelling(head) == EVERYWHERE.read(head) == AMBIGUOUS
+    assert EVERYWHERE.token_text(head) == EVERYWHERE.read(head) == AMBIGUOUS
 
 
 @pytest.mark.parametrize("value", [b"", b"junk", ALICES + b"x", ALICES[:-1], b"\xff" + ALICES[1:]])
 def test_what_is_not_spelled_like_a_token_is_malformed(value: bytes) -> None:
     head = Head(b"GET", b"/", cookie=OURS + value)
 
-    assert EVERYWHERE.spelling(head) == Deny(Reason.MALFORMED)
+    assert EVERYWHERE.token_text(head) == Deny(Reason.MALFORMED)
 
 
 # Any bytes at all would nearly never hit the grammar: they are strewn with the words that matter.

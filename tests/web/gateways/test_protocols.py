@@ -13,23 +13,23 @@ from hypothesis import strategies as st
 from sidegate.core.session_type import SessionType
 from sidegate.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
 from sidegate.web.gateways.auth_request import AuthRequest
-from sidegate.web.gateways.base import Gateway, Manners
+from sidegate.web.gateways.base import GatewayPolicy, GatewayProtocol
 from sidegate.web.gateways.credentials import CredentialSources
 from sidegate.web.gateways.ext_authz import ExtAuthz
 from sidegate.web.gateways.forward_auth import ForwardAuth
 from sidegate.web.gateways.identity_headers import IdentityNames
 from sidegate.web.server.header_lines import gather
-from sidegate.web.server.messages import Answer, Subrequest
+from sidegate.web.server.messages import Response, Subrequest
 from tests.contracts.values import a_session
 from tests.web.gate.gate_rig import IDENTITY
 
 Field = tuple[bytes, bytes]
 AUTH_REQUEST, FORWARD_AUTH, EXT_AUTHZ = (
-    AuthRequest(Manners()),
-    ForwardAuth(Manners()),
-    ExtAuthz(Manners()),
+    AuthRequest(GatewayPolicy()),
+    ForwardAuth(GatewayPolicy()),
+    ExtAuthz(GatewayPolicy()),
 )
-GATEWAYS: tuple[Gateway, ...] = (AUTH_REQUEST, FORWARD_AUTH, EXT_AUTHZ)
+GATEWAYS: tuple[GatewayProtocol, ...] = (AUTH_REQUEST, FORWARD_AUTH, EXT_AUTHZ)
 ALLOW = Allow(a_session())
 VERDICTS: tuple[Verdict, ...] = (ALLOW, *map(Deny, Reason), Unavailable("redis"))
 
@@ -37,23 +37,26 @@ every_gateway = pytest.mark.parametrize("gateway", GATEWAYS, ids=lambda gateway:
 every_verdict = pytest.mark.parametrize("verdict", VERDICTS, ids=str)
 
 
-def value(answer: Answer, name: str) -> str:
+def value(answer: Response, name: str) -> str:
     (only,) = [value for each, value in answer.headers if each.lower() == name.lower()]
     return only
 
 
-def names(answer: Answer) -> list[str]:
+def names(answer: Response) -> list[str]:
     return [name.lower() for name, _ in answer.headers]
 
 
 def read(
-    gateway: Gateway, *fields: Field, method: bytes = b"GET", target: bytes = b"/auth-request"
+    gateway: GatewayProtocol,
+    *fields: Field,
+    method: bytes = b"GET",
+    target: bytes = b"/auth-request",
 ) -> Subrequest:
     """Return what the gateway's adapter reads of a request with these header lines."""
     return gateway.read(gather(method, target, fields, gateway.roles))
 
 
-def budget(gateway: Gateway, *fields: Field) -> float | None:
+def budget(gateway: GatewayProtocol, *fields: Field) -> float | None:
     return gateway.budget(gather(b"GET", b"/", fields, gateway.roles))
 
 
@@ -62,7 +65,7 @@ def budget(gateway: Gateway, *fields: Field) -> float | None:
 
 @every_gateway
 @every_verdict
-def test_each_verdict_has_one_status(gateway: Gateway, verdict: Verdict) -> None:
+def test_each_verdict_has_one_status(gateway: GatewayProtocol, verdict: Verdict) -> None:
     assert gateway.write(verdict).status == the_status(verdict)
 
 
@@ -82,7 +85,9 @@ def the_status(verdict: Verdict) -> int:
 
 @every_gateway
 @every_verdict
-def test_no_answer_says_anything_twice_or_may_be_kept(gateway: Gateway, verdict: Verdict) -> None:
+def test_no_answer_says_anything_twice_or_may_be_kept(
+    gateway: GatewayProtocol, verdict: Verdict
+) -> None:
     answer = gateway.write(verdict)
 
     assert len(set(names(answer))) == len(answer.headers)
@@ -92,7 +97,9 @@ def test_no_answer_says_anything_twice_or_may_be_kept(gateway: Gateway, verdict:
 
 @every_gateway
 @every_verdict
-def test_the_identity_is_told_whole_or_not_at_all(gateway: Gateway, verdict: Verdict) -> None:
+def test_the_identity_is_told_whole_or_not_at_all(
+    gateway: GatewayProtocol, verdict: Verdict
+) -> None:
     told = {name.lower() for name in IDENTITY}.intersection(names(gateway.write(verdict)))
 
     assert len(told) == (len(IDENTITY) if isinstance(verdict, Allow) else 0)
@@ -100,7 +107,7 @@ def test_the_identity_is_told_whole_or_not_at_all(gateway: Gateway, verdict: Ver
 
 @every_gateway
 @every_verdict
-def test_only_an_allow_has_no_body(gateway: Gateway, verdict: Verdict) -> None:
+def test_only_an_allow_has_no_body(gateway: GatewayProtocol, verdict: Verdict) -> None:
     answer = gateway.write(verdict)
 
     assert (answer.body == b"") == isinstance(verdict, Allow)
@@ -108,21 +115,21 @@ def test_only_an_allow_has_no_body(gateway: Gateway, verdict: Verdict) -> None:
 
 
 @every_gateway
-def test_whoever_presented_something_learns_one_thing(gateway: Gateway) -> None:
+def test_whoever_presented_something_learns_one_thing(gateway: GatewayProtocol) -> None:
     quiet = set(Reason) - {Reason.MISSING, Reason.RULE}
 
     assert len({gateway.write(Deny(reason)) for reason in quiet}) == 1
 
 
 @every_gateway
-def test_only_a_401_challenges(gateway: Gateway) -> None:
+def test_only_a_401_challenges(gateway: GatewayProtocol) -> None:
     challenged = {v: "www-authenticate" in names(gateway.write(v)) for v in VERDICTS}
 
     assert challenged == {verdict: the_status(verdict) == 401 for verdict in VERDICTS}
 
 
 @every_gateway
-def test_an_error_is_named_to_those_who_presented_something(gateway: Gateway) -> None:
+def test_an_error_is_named_to_those_who_presented_something(gateway: GatewayProtocol) -> None:
     nothing = gateway.write(Deny(Reason.MISSING))
     something = gateway.write(Deny(Reason.UNKNOWN))
 
@@ -133,7 +140,9 @@ def test_an_error_is_named_to_those_who_presented_something(gateway: Gateway) ->
 
 @every_gateway
 @pytest.mark.parametrize("store", ["redis", "postgres", "deadline"])
-def test_an_outage_says_when_to_come_back_and_not_whose_it_is(gateway: Gateway, store: str) -> None:
+def test_an_outage_says_when_to_come_back_and_not_whose_it_is(
+    gateway: GatewayProtocol, store: str
+) -> None:
     answer = gateway.write(Unavailable(store))
 
     assert value(answer, "Retry-After") == "1"
@@ -221,7 +230,7 @@ anything = st.text(st.characters(exclude_categories=()))  # lone surrogates too
         ("ｒｏｏｔ", "%EF%BD%92%EF%BD%8F%EF%BD%8F%EF%BD%94"),  # noqa: RUF001  # the point of it
     ],
 )
-def test_a_user_id_is_percent_encoded(gateway: Gateway, user_id: str, told: str) -> None:
+def test_a_user_id_is_percent_encoded(gateway: GatewayProtocol, user_id: str, told: str) -> None:
     answer = gateway.write(Allow(a_session(user_id=user_id)))
 
     assert value(answer, "X-Auth-User") == told
@@ -245,7 +254,7 @@ def test_scopes_are_told_apart_whatever_is_in_them(scopes: list[str]) -> None:
 
 def test_identity_names_and_realm_are_the_houses_own() -> None:
     identity = replace(IdentityNames(), user="X-User-Id", scopes="X-Roles")
-    gateway = ExtAuthz(Manners(identity=identity, realm="shop"))
+    gateway = ExtAuthz(GatewayPolicy(identity=identity, realm="shop"))
 
     allow, deny = gateway.write(ALLOW), gateway.write(Deny(Reason.MISSING))
 
@@ -284,7 +293,7 @@ CLAIMS: tuple[Field, ...] = (
     ],
 )
 def test_a_gateway_reads_its_own_headers_and_nobody_elses(
-    gateway: Gateway, facts: Subrequest
+    gateway: GatewayProtocol, facts: Subrequest
 ) -> None:
     claims = (*CLAIMS, (b"Authorization", b"Bearer t"))
 
@@ -300,19 +309,19 @@ def test_a_gateway_reads_its_own_headers_and_nobody_elses(
         (EXT_AUTHZ, {b"X-Real-IP", b"X-Envoy-Expected-Rq-Timeout-Ms"}),
     ],
 )
-def test_what_others_are_told_changes_nothing(gateway: Gateway, own: set[bytes]) -> None:
+def test_what_others_are_told_changes_nothing(gateway: GatewayProtocol, own: set[bytes]) -> None:
     foreign = [claim for claim in CLAIMS if claim[0] not in own]
 
     assert read(gateway, *foreign) == read(gateway)
 
 
 @every_gateway
-def test_a_fact_stated_twice_is_not_stated(gateway: Gateway) -> None:
+def test_a_fact_stated_twice_is_not_stated(gateway: GatewayProtocol) -> None:
     assert read(gateway, *CLAIMS, *CLAIMS) == read(gateway)
 
 
 @every_gateway
-def test_names_are_read_in_any_case(gateway: Gateway) -> None:
+def test_names_are_read_in_any_case(gateway: GatewayProtocol) -> None:
     asked = (*CLAIMS, (b"Authorization", b"Bearer t"))
     shouted = ((name.upper(), value) for name, value in asked)
 
@@ -320,14 +329,14 @@ def test_names_are_read_in_any_case(gateway: Gateway) -> None:
 
 
 @every_gateway
-def test_an_alias_of_a_name_is_another_name(gateway: Gateway) -> None:
+def test_an_alias_of_a_name_is_another_name(gateway: GatewayProtocol) -> None:
     for other in (b"_", b"."):
         aliases = [(name.replace(b"-", other), value) for name, value in CLAIMS if b"-" in name]
         assert read(gateway, *aliases) == read(gateway)
 
 
 @every_gateway
-def test_bytes_beyond_ascii_are_read_without_complaint(gateway: Gateway) -> None:
+def test_bytes_beyond_ascii_are_read_without_complaint(gateway: GatewayProtocol) -> None:
     asked = (*((name, b"\xff\xe9") for name, _ in CLAIMS), (b"Cookie", b"\xff=\xfe"))
 
     assert read(gateway, *asked).credential == Deny(Reason.MISSING)
@@ -335,7 +344,7 @@ def test_bytes_beyond_ascii_are_read_without_complaint(gateway: Gateway) -> None
 
 @every_gateway
 @pytest.mark.parametrize("name", [b"Authorization", b"authorization", b"AUTHORIZATION"])
-def test_a_credential_is_read_by_every_gateway(gateway: Gateway, name: bytes) -> None:
+def test_a_credential_is_read_by_every_gateway(gateway: GatewayProtocol, name: bytes) -> None:
     assert read(gateway, (name, b"Bearer t")).credential == "t"
     assert read(gateway, (b"cookie", b"__Host-session=t")).credential == "t"
     assert read(gateway).credential == Deny(Reason.MISSING)
@@ -343,7 +352,7 @@ def test_a_credential_is_read_by_every_gateway(gateway: Gateway, name: bytes) ->
 
 @pytest.mark.parametrize("kind", [AuthRequest, ForwardAuth, ExtAuthz])
 def test_a_configured_header_is_read_by_every_gateway(kind: Any) -> None:
-    gateway = kind(Manners(CredentialSources(header=b"x-session-token")))
+    gateway = kind(GatewayPolicy(CredentialSources(header=b"x-session-token")))
 
     assert read(gateway, (b"X-Session-Token", b"t")).credential == "t"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sidegate.core.clock import Clock
-from sidegate.services.backchannel_logout import Logouts
+from sidegate.services.backchannel_logout import BackchannelLogout
 from sidegate.web.oidc.keys import ProviderKeys, Source
 from sidegate.web.oidc.routes import LogoutRoutes
 from sidegate.web.oidc.sources import from_url
@@ -73,7 +73,7 @@ async def logout_rig(
     """Open a door that listens to `idp`; `how` goes to `tokens_of`."""
     counted: list[tuple[str, str]] = []
 
-    def listener(logouts: Logouts, clock: FakeClock) -> Handler:
+    def listener(logouts: BackchannelLogout, clock: FakeClock) -> Handler:
         providers = {"idp": tokens_of(idp, clock, **how)}
         routes = LogoutRoutes(
             providers, logouts, counted=lambda name, outcome: counted.append((name, outcome))

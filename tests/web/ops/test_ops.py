@@ -14,8 +14,8 @@ from sidegate.core.address import Address
 from sidegate.core.errors import StoreUnavailable
 from sidegate.observability.metrics import Metrics, registry
 from sidegate.web.ops.app import Ping, Readiness, always, ops_handler
-from sidegate.web.server.fast_path import Patience
-from sidegate.web.server.listener import DEFAULT_MAX_CONNECTIONS, Door, shut
+from sidegate.web.server.fast_path import HeadTimeouts
+from sidegate.web.server.listener import DEFAULT_MAX_CONNECTIONS, Listener, closed_handler
 from tests.stores.waiting import until
 from tests.web.raw_http import Reply, ask, wire
 from tests.web.tape import Tape
@@ -46,7 +46,7 @@ async def open_ops(
     **pings: Ping,
 ) -> AsyncIterator[Address]:
     handler = ops_handler(Readiness(pings, draining, opened), always(told or CollectorRegistry()))
-    door = Door("ops", handler, on_bad_request=lambda: None)
+    door = Listener("ops", handler, on_bad_request=lambda: None)
     yield await door.open(Address("127.0.0.1", 0))
     await door.close(patience=0.2)
 
@@ -248,7 +248,7 @@ def meaning(reply: Reply) -> tuple[int, list[tuple[str, str]]]:
 
 
 async def test_a_door_has_room_for_a_thousand_unless_it_says_otherwise() -> None:
-    door = Door("ops", shut, on_bad_request=lambda: None)
+    door = Listener("ops", closed_handler, on_bad_request=lambda: None)
     within = [Tape(door) for _ in range(DEFAULT_MAX_CONNECTIONS)]
     beyond = Tape(door)
     beyond.feed(get("/livez"))
@@ -264,7 +264,9 @@ async def test_a_door_has_room_for_a_thousand_unless_it_says_otherwise() -> None
 
 
 async def test_who_connects_and_asks_nothing_does_not_stay() -> None:
-    door = Door("ops", shut, on_bad_request=lambda: None, patience=Patience(head=0.05))
+    door = Listener(
+        "ops", closed_handler, on_bad_request=lambda: None, patience=HeadTimeouts(head=0.05)
+    )
     address = await door.open(Address("127.0.0.1", 0))
     async with wire(address) as line:
         assert await line.until_closed() == b""

@@ -12,10 +12,10 @@ import uvloop
 from sidegate.core.address import Address
 from sidegate.core.session_type import SessionType
 from sidegate.web.gate.check import Check
-from sidegate.web.gateways.base import Manners
+from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.credentials import CredentialSources
-from sidegate.web.server.fast_path import Patience
-from sidegate.web.server.messages import Answer, Head
+from sidegate.web.server.fast_path import HeadTimeouts
+from sidegate.web.server.messages import Head, Response
 from tests.contracts.values import a_session
 from tests.support.fakes import Shelf
 from tests.web.gate.gate_rig import (
@@ -38,7 +38,7 @@ from tests.web.gate.gate_rig import (
 from tests.web.raw_http import Wire, ask, wire
 from tests.web.tape import Tape
 
-FOREVER = Patience(head=3600.0, idle=3600.0)
+FOREVER = HeadTimeouts(head=3600.0, idle=3600.0)
 ODD = request(bearer(ALICE), b"Expect: a-miracle")  # aiohttp's, and the connection goes on
 
 
@@ -326,7 +326,7 @@ async def test_the_time_that_was_waited_for_nothing_counts(
 ) -> None:
     answer, told = Check.answer, list[float | None]()
 
-    async def noted(check: Check, head: Head, waited: float | None = None) -> Answer:
+    async def noted(check: Check, head: Head, waited: float | None = None) -> Response:
         told.append(waited)
         return await answer(check, head, waited)
 
@@ -419,7 +419,7 @@ async def test_a_flood_is_answered_when_somebody_reads_it(gate: Gatehouse) -> No
 
 
 async def test_a_head_that_does_not_end_is_given_up() -> None:
-    async with open_gate(patience=Patience(head=0.05)) as gate, wire(gate.address) as line:
+    async with open_gate(patience=HeadTimeouts(head=0.05)) as gate, wire(gate.address) as line:
         await line.send(request(bearer(ALICE))[:-2])
         reply = await line.reply()
         assert await line.until_closed() == b""
@@ -429,7 +429,7 @@ async def test_a_head_that_does_not_end_is_given_up() -> None:
 
 
 async def test_a_head_gets_no_more_time_for_coming_in_drops() -> None:
-    async with open_gate(patience=Patience(head=0.2)) as gate, wire(gate.address) as line:
+    async with open_gate(patience=HeadTimeouts(head=0.2)) as gate, wire(gate.address) as line:
         answered = asyncio.create_task(line.reply())
         for byte in request(b"X: " + b"x" * 50_000):
             await line.send(bytes([byte]))
@@ -443,7 +443,7 @@ async def test_a_head_gets_no_more_time_for_coming_in_drops() -> None:
 async def test_a_head_that_has_ended_is_not_given_up() -> None:
     half = len(request(bearer(ALICE))) // 2
     async with (
-        open_gate(patience=Patience(head=0.1)) as gate,
+        open_gate(patience=HeadTimeouts(head=0.1)) as gate,
         wire(gate.address) as ended,
         wire(gate.address) as unfinished,
     ):
@@ -458,7 +458,7 @@ async def test_a_head_that_has_ended_is_not_given_up() -> None:
 
 
 async def test_a_silent_connection_is_closed_in_the_end() -> None:
-    async with open_gate(patience=Patience(idle=0.05)) as gate, wire(gate.address) as line:
+    async with open_gate(patience=HeadTimeouts(idle=0.05)) as gate, wire(gate.address) as line:
         await line.send(request(bearer(ALICE)))
         assert (await line.reply()).status == 200
         assert await line.until_closed() == b""
@@ -467,7 +467,7 @@ async def test_a_silent_connection_is_closed_in_the_end() -> None:
 
 async def test_an_answer_that_takes_long_is_no_silence() -> None:
     async with (
-        open_gate(patience=Patience(idle=0.1)) as gate,
+        open_gate(patience=HeadTimeouts(idle=0.1)) as gate,
         wire(gate.address) as waits,
         wire(gate.address) as silent,
     ):
@@ -480,7 +480,7 @@ async def test_an_answer_that_takes_long_is_no_silence() -> None:
 
 
 def test_an_idle_connection_outlives_every_gateways_own() -> None:
-    assert Patience().idle > 3600
+    assert HeadTimeouts().idle > 3600
 
 
 # Room
@@ -561,7 +561,7 @@ async def test_a_peer_is_judged_once_for_all_of_its_connection() -> None:
 @pytest.mark.parametrize("route", ROUTES)
 async def test_a_header_in_two_roles_is_left_to_aiohttp(route: str) -> None:
     name = b"x-forwarded-for" if route == "/forward-auth" else b"x-real-ip"
-    manners = Manners(CredentialSources(header=name))
+    manners = GatewayPolicy(CredentialSources(header=name))
     async with open_gate(manners=manners) as gate, wire(gate.address) as line:
         token = ALICE.text.encode()
         await line.send(request(name + b": " + token, target=route))

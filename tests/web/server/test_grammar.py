@@ -5,34 +5,34 @@ import re
 import pytest
 
 from sidegate.web.gateways.auth_request import AuthRequest
-from sidegate.web.gateways.base import Gateway, Manners
+from sidegate.web.gateways.base import GatewayPolicy, GatewayProtocol
 from sidegate.web.gateways.credentials import CredentialSources
 from sidegate.web.gateways.ext_authz import ExtAuthz
 from sidegate.web.gateways.forward_auth import ForwardAuth
 from sidegate.web.server.grammar import Grammar
-from sidegate.web.server.head_templates import Forms
+from sidegate.web.server.head_templates import HeadTemplates
 from sidegate.web.server.header_lines import gather
 from sidegate.web.server.messages import Head
 from tests.web.gate.gate_rig import ALICE, bearer, cookie, request
 
-GATEWAYS: tuple[Gateway, ...] = (
-    AuthRequest(Manners()),
-    ForwardAuth(Manners()),
-    ExtAuthz(Manners()),
+GATEWAYS: tuple[GatewayProtocol, ...] = (
+    AuthRequest(GatewayPolicy()),
+    ForwardAuth(GatewayPolicy()),
+    ExtAuthz(GatewayPolicy()),
 )
 every_gateway = pytest.mark.parametrize("gateway", GATEWAYS, ids=lambda gateway: gateway.name)
 
 
-def forms_of(gateway: Gateway, cookie: bytes | None = b"__Host-session") -> Forms:
-    return Forms(Grammar(gateway.route, gateway.roles, cookie), learn_every=1)
+def forms_of(gateway: GatewayProtocol, cookie: bytes | None = b"__Host-session") -> HeadTemplates:
+    return HeadTemplates(Grammar(gateway.route, gateway.roles, cookie), learn_every=1)
 
 
-def read(raw: bytes, manners: Manners | None = None) -> Head | None:
+def read(raw: bytes, manners: GatewayPolicy | None = None) -> Head | None:
     """Return the head of a plain request to nginx's adapter; None: it is not plain.
 
     It is read twice: once by the grammar, and once by its form.
     """
-    manners = manners or Manners()
+    manners = manners or GatewayPolicy()
     forms = forms_of(AuthRequest(manners), manners.sources.cookie)
     head = forms.read(raw)
     assert forms.read(raw) == head
@@ -111,7 +111,7 @@ def test_cookies_that_need_a_closer_look_are_caught_as_they_are(value: bytes) ->
 
 
 def test_a_source_that_is_switched_off_is_not_caught() -> None:
-    off = Manners(CredentialSources(bearer=False, cookie=None))
+    off = GatewayPolicy(CredentialSources(bearer=False, cookie=None))
 
     head = read(request(bearer(ALICE), cookie(ALICE)), off)
 
@@ -120,7 +120,7 @@ def test_a_source_that_is_switched_off_is_not_caught() -> None:
 
 
 @every_gateway
-def test_both_lanes_gather_the_same_head(gateway: Gateway) -> None:
+def test_both_lanes_gather_the_same_head(gateway: GatewayProtocol) -> None:
     fields = [(name, b"value of " + name) for name in gateway.roles.values()]
     lines = [name + b": " + value for name, value in fields]
     route = gateway.route.rstrip("/")
@@ -219,7 +219,7 @@ def test_this_is_aiohttps(raw: bytes) -> None:
     "target", ["/ext-authz", "/ext-authz/", "/ext-authz/a/../b", "/ext-authz//", "/ext-authz?x"]
 )
 def test_envoys_path_may_go_on(target: str) -> None:
-    envoy = ExtAuthz(Manners())
+    envoy = ExtAuthz(GatewayPolicy())
 
     head = forms_of(envoy).read(request(target=target))
 
@@ -229,7 +229,7 @@ def test_envoys_path_may_go_on(target: str) -> None:
 
 @pytest.mark.parametrize("header", [b"x-real-ip", b"user-agent", b"connection", b"etag", b"host"])
 def test_where_a_header_has_two_meanings_there_is_no_grammar(header: bytes) -> None:
-    gateway = AuthRequest(Manners(CredentialSources(header=header)))
+    gateway = AuthRequest(GatewayPolicy(CredentialSources(header=header)))
 
     with pytest.raises(ValueError, match="two meanings"):
         Grammar(gateway.route, gateway.roles)
@@ -246,7 +246,7 @@ REPEATED_GROUP = re.compile(rb"(?<!\\)\)(?:[*+?]|\{[0-9,]+\})\+")
 
 def test_only_single_classes_are_repeated_possessively() -> None:
     """Python before 3.11.5 takes a possessive group for something else (its issue 106052)."""
-    gateway = AuthRequest(Manners())
+    gateway = AuthRequest(GatewayPolicy())
     grammar = Grammar(gateway.route, gateway.roles, b"__Host-session")
     assert REPEATED_GROUP.search(rb"(?:a|b)*+") is not None
     assert REPEATED_GROUP.search(grammar.any_head.pattern) is None

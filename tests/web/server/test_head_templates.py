@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 import sidegate.web.server.head_templates
 from sidegate.web.gateways.auth_request import AuthRequest
-from sidegate.web.gateways.base import Manners
+from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.server.grammar import Grammar
-from sidegate.web.server.head_templates import Forms
+from sidegate.web.server.head_templates import HeadTemplates
 from tests.web.gate.gate_rig import ALICE, BOB, bearer, cookie, request
 
-GATEWAY = AuthRequest(Manners())
+GATEWAY = AuthRequest(GatewayPolicy())
 GRAMMAR = Grammar(GATEWAY.route, GATEWAY.roles, b"__Host-session")
 
 
@@ -36,7 +36,7 @@ class Counting(Grammar):
 
 def test_a_form_is_met_once_and_then_known() -> None:
     grammar = Counting()
-    forms = Forms(grammar, learn_every=1)
+    forms = HeadTemplates(grammar, learn_every=1)
 
     users = [
         forms.read(request(cookie(token), b"X-Real-IP: 192.0.2.%d" % number))
@@ -49,7 +49,7 @@ def test_a_form_is_met_once_and_then_known() -> None:
 
 def test_of_heads_in_many_forms_only_some_are_learnt_from() -> None:
     grammar = Counting()
-    forms = Forms(grammar, learn_every=8)
+    forms = HeadTemplates(grammar, learn_every=8)
     for _ in range(8):
         assert forms.read(request(b"X: 1")) is not None
     assert grammar.slow == 8
@@ -77,14 +77,14 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[bytes]]:
 def test_a_client_who_invents_headers_makes_us_learn_less_and_less(
     made: list[Sequence[bytes]],
 ) -> None:
-    forms = Forms(GRAMMAR, most=3, learn_every=1)
+    forms = HeadTemplates(GRAMMAR, most=3, learn_every=1)
     for number in range(1000):
         assert forms.read(request(b"X-%d: 1" % number)) is not None
     assert len(made) <= 3 + 10
 
 
 def test_the_oldest_form_makes_room_for_another(made: list[Sequence[bytes]]) -> None:
-    forms = Forms(GRAMMAR, most=2, learn_every=1)
+    forms = HeadTemplates(GRAMMAR, most=2, learn_every=1)
     for name in (b"A", b"B", b"C", b"B"):
         forms.read(request(name + b": 1"))
         forms.read(request(name + b": 1"))  # from the third on every second is learnt from
@@ -95,7 +95,7 @@ def test_the_oldest_form_makes_room_for_another(made: list[Sequence[bytes]]) -> 
 
 
 def test_from_a_head_with_very_many_names_nothing_is_learnt(made: list[Sequence[bytes]]) -> None:
-    forms = Forms(GRAMMAR, learn_every=1)
+    forms = HeadTemplates(GRAMMAR, learn_every=1)
     for _ in range(3):
         assert forms.read(request(*(b"X-%0300d: 1" % n for n in range(150)))) is not None
     assert made == []
@@ -105,7 +105,7 @@ def test_from_a_head_with_very_many_names_nothing_is_learnt(made: list[Sequence[
 def test_a_plain_head_is_not_as_long_as_a_field_may_be(times: int) -> None:
     """Else a line of several cookies passes that aiohttp finds too long."""
     long = b"; ".join(b"c%d=%s" % (n, b"x" * 15_000) for n in range(5))
-    forms = Forms(GRAMMAR, learn_every=1)
+    forms = HeadTemplates(GRAMMAR, learn_every=1)
     for _ in range(times):
         assert forms.read(request(b"Cookie: a=1")) is not None
     assert forms.read(request(b"Cookie: " + long)) is None
@@ -114,7 +114,7 @@ def test_a_plain_head_is_not_as_long_as_a_field_may_be(times: int) -> None:
 
 @pytest.mark.parametrize("behind", [b"\0", b"G", b"\r\n", b" "])
 def test_nothing_behind_a_head_in_a_known_form_is_overlooked(behind: bytes) -> None:
-    forms = Forms(GRAMMAR, learn_every=1)
+    forms = HeadTemplates(GRAMMAR, learn_every=1)
     raw = request(bearer(ALICE))
     for _ in range(3):
         assert forms.read(raw) is not None
@@ -122,7 +122,7 @@ def test_nothing_behind_a_head_in_a_known_form_is_overlooked(behind: bytes) -> N
 
 
 def test_of_two_cookie_lines_neither_is_lost() -> None:
-    forms = Forms(GRAMMAR, learn_every=1)
+    forms = HeadTemplates(GRAMMAR, learn_every=1)
     nobodys = request(b"Cookie: a=1", b"Cookie: b=2")
     for _ in range(3):
         assert forms.read(nobodys) is not None
@@ -162,7 +162,7 @@ heads = st.builds(
 
 @given(st.lists(heads, min_size=1, max_size=30))
 def test_whatever_was_met_before_a_head_is_read_as_the_grammar_reads_it(raws: list[bytes]) -> None:
-    forms = Forms(GRAMMAR, most=5, learn_every=1)
+    forms = HeadTemplates(GRAMMAR, most=5, learn_every=1)
     for raw in [*raws, *raws]:
         whole = GRAMMAR.any_head.fullmatch(raw)
 
@@ -173,8 +173,8 @@ def test_whatever_was_met_before_a_head_is_read_as_the_grammar_reads_it(raws: li
 def test_the_first_of_several_is_found_with_its_end(behind: bytes) -> None:
     raw = request(bearer(ALICE))
 
-    found = Forms(GRAMMAR).first(raw + behind)
+    found = HeadTemplates(GRAMMAR).first(raw + behind)
 
     assert found is not None
     assert (found[0].bearer, found[1]) == (ALICE.text.encode(), len(raw))
-    assert Forms(GRAMMAR).read(raw + behind) is None or behind == b""
+    assert HeadTemplates(GRAMMAR).read(raw + behind) is None or behind == b""

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from sidegate.core.address import Address
-from sidegate.web.server.listener import Door
+from sidegate.web.server.listener import Listener
 from sidegate.web.server.sockets import SharedListener
 
 
@@ -74,7 +74,7 @@ async def test_a_process_that_closes_leaves_the_others_their_unix_socket(tmp_pat
 
     path = str(tmp_path / "gate.sock")
     shared = SharedListener.open(Address(path=path))
-    doors = [Door("gate", shut_door, on_bad_request=lambda: None) for _ in range(2)]
+    doors = [Listener("gate", shut_door, on_bad_request=lambda: None) for _ in range(2)]
     for door in doors:
         with shared.lent() as descriptor:
             await door.open(Address(inherited=os.dup(descriptor)))

@@ -8,14 +8,14 @@ from sidegate.core.protocols import (
     AnalyticsStore,
     AuditLog,
     DurableStore,
-    LogoutMemory,
+    LogoutTokenStore,
     SessionLocks,
 )
 from sidegate.settings import Settings
 
 
 @dataclass(frozen=True)
-class Truth:
+class Database:
     """The stores of one database, and its name. Whoever closes the sessions closes it for all.
 
     At most `lookups_at_once` batches of look-ups may be under way. `check` returns when the tables
@@ -28,13 +28,13 @@ class Truth:
     audit: AuditLog
     analytics: AnalyticsStore
     locks: SessionLocks
-    logouts: LogoutMemory
+    logouts: LogoutTokenStore
     lookups_at_once: int
     check: Callable[[], Awaitable[None]]
     now: Callable[[], Awaitable[datetime]] | None = None
 
 
-async def opened(settings: Settings) -> Truth:
+async def open_database(settings: Settings) -> Database:
     """Open the database of the settings, which need not answer yet."""
     if settings.database_url is None:
         from sidegate.runtime.database.sqlite import open_sqlite
@@ -45,10 +45,10 @@ async def opened(settings: Settings) -> Truth:
     return await open_postgres(settings.database_url.get_secret_value(), settings.postgres)
 
 
-async def migrated(settings: Settings) -> list[str]:
+async def run_migrations(settings: Settings) -> list[str]:
     """Bring the database up to date and return the names of what was applied."""
     if settings.database_url is None:
-        truth = await opened(settings)  # which does so by itself
+        truth = await open_database(settings)  # which does so by itself
         await truth.sessions.close()
         return []
     from sidegate.stores.postgres.migrate import migrate_postgres

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
-from sidegate.core.protocols import BatchFinder, HotLeaf
+from sidegate.core.protocols import BatchCache, BatchFinder
 from sidegate.core.session import Session
 from sidegate.core.token import Digest
-from sidegate.stores.client.flights import MANY, Flights, Full
+from sidegate.stores.client.flights import UNLIMITED, Batcher, BatcherFull
 
 _Answers = Mapping[Digest, Session | Exception | None]
 
@@ -30,8 +30,8 @@ class Batched:
         *,
         store: str = "",
         max_batch: int = _LOOKUPS,
-        max_flights: int = MANY,
-        max_waiting: int = MANY,
+        max_flights: int = UNLIMITED,
+        max_waiting: int = UNLIMITED,
         late: float | None = None,
     ) -> None:
         """At most `max_flights` round trips of `max_batch` digests each are under way, not counting
@@ -41,7 +41,7 @@ class Batched:
         """
         self._leaf = leaf
         self._store = store
-        self._lookups = Flights[None, Session | None](
+        self._lookups = Batcher[None, Session | None](
             self._ask,
             merge=lambda _, __: None,
             max_batch=max_batch,
@@ -55,16 +55,16 @@ class Batched:
         return self._lookups.departed
 
     async def find(self, digest: Digest) -> Session | None:
-        return await self.board(digest)
+        return await self.submit(digest)
 
-    def board(self, digest: Digest) -> asyncio.Future[Session | None]:
+    def submit(self, digest: Digest) -> asyncio.Future[Session | None]:
         """Return the answer to come, which is the caller's alone, for those who cannot await it.
 
         StoreUnavailable, at once: so many wait that it would not come in time.
         """
         try:
-            return self._lookups.board(digest, None)
-        except Full:
+            return self._lookups.submit(digest, None)
+        except BatcherFull:
             raise StoreUnavailable(self._store, "too many look-ups at once") from None
 
     async def _ask(self, asked: Mapping[Digest, None]) -> _Answers:
@@ -89,7 +89,7 @@ class Batched:
         return answers
 
 
-class BatchedHot(Batched):
+class BatchedCache(Batched):
     """A hot store in front of a leaf. What is put in one tick travels together, too.
 
     Two round trips for look-ups at a time: while they are under way the next one fills, and costs
@@ -99,12 +99,14 @@ class BatchedHot(Batched):
 
     LATE: Final = 0.010
 
-    def __init__(self, leaf: HotLeaf, *, max_batch: int = _LOOKUPS, max_puts: int = _PUTS) -> None:
+    def __init__(
+        self, leaf: BatchCache, *, max_batch: int = _LOOKUPS, max_puts: int = _PUTS
+    ) -> None:
         super().__init__(leaf, max_batch=max_batch, max_flights=2, late=self.LATE)
-        self._puts = Flights[Session, Session](leaf.put_many, merge=_fresher, max_batch=max_puts)
+        self._puts = Batcher[Session, Session](leaf.put_many, merge=_fresher, max_batch=max_puts)
 
     async def put(self, session: Session) -> Session:
-        return await self._puts.board(session.digest, session)
+        return await self._puts.submit(session.digest, session)
 
 
 def _fresher(one: Session, other: Session) -> Session:

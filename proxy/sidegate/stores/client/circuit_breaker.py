@@ -17,7 +17,7 @@ class BreakerState(StrEnum):
     HALF_OPEN = "half_open"  # a probe is under way
 
 
-class Breaker:
+class CircuitBreaker:
     """Opens after `failures` in a row; then lets one probe through every `probe_every` seconds.
 
     A probe that never reports back blocks nobody: the next one is due at its time.

@@ -7,20 +7,20 @@ from typing import Final, Generic, TypeVar
 
 from sidegate.core.token import Digest
 
-Cargo = TypeVar("Cargo")
+Payload = TypeVar("Payload")
 Answer = TypeVar("Answer")
 
 # Those who wait for one digest, each with a future of its own: one that leaves takes only that.
-_Passengers = list[asyncio.Future[Answer]]
+_Waiters = list[asyncio.Future[Answer]]
 
-MANY: Final = 1_000_000_000
+UNLIMITED: Final = 1_000_000_000
 
 
-class Full(Exception):
+class BatcherFull(Exception):
     """So many wait already that one more would wait in vain."""
 
 
-class Flights(Generic[Cargo, Answer]):
+class Batcher(Generic[Payload, Answer]):
     """Gathers cargo by digest and carries it off when the tick ends, or when a flight comes back.
 
     A flight belongs to nobody who waits for it: a caller that leaves takes nothing from the others.
@@ -29,12 +29,12 @@ class Flights(Generic[Cargo, Answer]):
 
     def __init__(
         self,
-        carry: Callable[[Mapping[Digest, Cargo]], Awaitable[Mapping[Digest, Answer | Exception]]],
+        carry: Callable[[Mapping[Digest, Payload]], Awaitable[Mapping[Digest, Answer | Exception]]],
         *,
-        merge: Callable[[Cargo, Cargo], Cargo],
+        merge: Callable[[Payload, Payload], Payload],
         max_batch: int,
-        max_flights: int = MANY,
-        max_waiting: int = MANY,
+        max_flights: int = UNLIMITED,
+        max_waiting: int = UNLIMITED,
         late: float | None = None,
     ) -> None:
         """`carry` takes at most `max_batch` and brings an answer, or an error, for each digest.
@@ -49,20 +49,20 @@ class Flights(Generic[Cargo, Answer]):
         self._max_flights = max_flights
         self._max_waiting = max_waiting
         self._late = late
-        self._cargo: dict[Digest, Cargo] = {}
-        self._waiting: dict[Digest, _Passengers[Answer]] = {}
-        self._out: dict[asyncio.Task[None], Mapping[Digest, _Passengers[Answer]]] = {}
+        self._cargo: dict[Digest, Payload] = {}
+        self._waiting: dict[Digest, _Waiters[Answer]] = {}
+        self._out: dict[asyncio.Task[None], Mapping[Digest, _Waiters[Answer]]] = {}
         self._aboard = 0  # digests that are out
         self._counted: set[asyncio.Task[None]] = set()
         self.departed = 0  # flights, so far
         self._called = False
 
-    def board(self, digest: Digest, cargo: Cargo) -> asyncio.Future[Answer]:
+    def submit(self, digest: Digest, cargo: Payload) -> asyncio.Future[Answer]:
         """Return the answer to come. Full: there will be none in time."""
         passengers = self._waiting.get(digest)
         if passengers is None:
             if len(self._waiting) + self._aboard >= self._max_waiting:
-                raise Full
+                raise BatcherFull
             passengers = self._waiting[digest] = []
             self._cargo[digest] = cargo
             self._call()
@@ -112,7 +112,7 @@ class Flights(Generic[Cargo, Answer]):
             self._depart()
 
     async def _fly(
-        self, cargo: Mapping[Digest, Cargo], waiting: Mapping[Digest, _Passengers[Answer]]
+        self, cargo: Mapping[Digest, Payload], waiting: Mapping[Digest, _Waiters[Answer]]
     ) -> None:
         answers: Mapping[Digest, Answer | Exception]
         try:
@@ -126,7 +126,7 @@ class Flights(Generic[Cargo, Answer]):
                     _tell(own, answers[digest])
 
 
-def _cancel(waiting: Mapping[Digest, _Passengers[Answer]]) -> None:
+def _cancel(waiting: Mapping[Digest, _Waiters[Answer]]) -> None:
     for own in chain.from_iterable(waiting.values()):
         own.cancel()
 

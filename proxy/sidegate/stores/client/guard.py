@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
-from sidegate.core.protocols import BatchFinder, HotLeaf
+from sidegate.core.protocols import BatchCache, BatchFinder
 from sidegate.core.session import Session
 from sidegate.core.token import Digest
 from sidegate.core.within import within
-from sidegate.stores.client.circuit_breaker import Breaker
+from sidegate.stores.client.circuit_breaker import CircuitBreaker
 
 _T = TypeVar("_T")
 
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 class Guard:
     """The deadline and the breaker of one store, shared by everything that is asked of it."""
 
-    def __init__(self, store: str, *, seconds: float, breaker: Breaker) -> None:
+    def __init__(self, store: str, *, seconds: float, breaker: CircuitBreaker) -> None:
         self._store = store
         self._seconds = seconds
         self._breaker = breaker
@@ -48,10 +48,10 @@ class Guarded:
         return await self._guard(lambda: self._leaf.find_many(digests))
 
 
-class GuardedHot(Guarded):
+class GuardedCache(Guarded):
     """A hot leaf, of which putting is guarded too."""
 
-    def __init__(self, leaf: HotLeaf, *, guard: Guard) -> None:
+    def __init__(self, leaf: BatchCache, *, guard: Guard) -> None:
         super().__init__(leaf, guard=guard)
         self._hot = leaf
 

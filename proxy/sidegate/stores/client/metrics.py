@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
-from sidegate.core.protocols import HotLeaf, SessionFinder
+from sidegate.core.protocols import BatchCache, SessionFinder
 from sidegate.core.session import Session
 from sidegate.core.token import Digest
 
@@ -30,10 +30,10 @@ class Metered:
         return session
 
 
-class MeteredLeaf:
+class MeteredCache:
     """A hot leaf under observation: each digest is one look-up, and takes as long as the batch."""
 
-    def __init__(self, leaf: HotLeaf, *, store: str, observe: Observe) -> None:
+    def __init__(self, leaf: BatchCache, *, store: str, observe: Observe) -> None:
         self._leaf = leaf
         self._store = store
         self._observe = observe

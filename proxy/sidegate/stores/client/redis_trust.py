@@ -3,30 +3,30 @@
 from collections.abc import Mapping, Sequence
 
 from sidegate.core.errors import StoreUnavailable
-from sidegate.core.protocols import HotLeaf
+from sidegate.core.protocols import BatchCache
 from sidegate.core.session import Session
 from sidegate.core.token import Digest
 
 
-class Confirmed:
+class RedisTrust:
     """In doubt look-ups are StoreUnavailable, also those under way when the doubt arose.
 
     What is put goes through: what it is told is true in any case.
     """
 
-    def __init__(self, leaf: HotLeaf, *, store: str) -> None:
+    def __init__(self, leaf: BatchCache, *, store: str) -> None:
         """Begin without doubt. `store` is the name in StoreUnavailable."""
         self._leaf = leaf
         self._store = store
         self._in_doubt = False
         self._doubts = 0
 
-    def doubt(self) -> None:
+    def distrust(self) -> None:
         """From now on, and of what is being asked, believe nothing."""
         self._in_doubt = True
         self._doubts += 1
 
-    def confirm(self) -> None:
+    def trust(self) -> None:
         """Believe it again."""
         self._in_doubt = False
 

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Final
 
-from sidegate.core.analytics import Living, Sample, Totals, Window, stale
+from sidegate.core.analytics import ActiveSessions, Sample, Totals, Window, stale
 from sidegate.core.durations import BOUNDS
 from sidegate.core.session_state import SessionState
 from sidegate.stores.postgres.database import PostgresDatabase
@@ -69,7 +69,7 @@ class PostgresAnalytics:
     async def add_up(self, *, limit: int) -> int:
         return int((await self._ask(_ADD_UP, limit, BOUNDS))[0]["number"])
 
-    async def living(self, at: datetime) -> Living:
+    async def living(self, at: datetime) -> ActiveSessions:
         asking = Asking(POSTGRES)
         active = " AND ".join(asking.being(SessionState.ACTIVE, at))
         return living_of(

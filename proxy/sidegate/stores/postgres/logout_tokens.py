@@ -14,13 +14,13 @@ _REMEMBER: Final = (
 )
 
 
-class PostgresLogouts:
-    """A LogoutMemory."""
+class PostgresLogoutTokens:
+    """A LogoutTokenStore."""
 
     def __init__(self, database: PostgresDatabase) -> None:
         self._ask = database.ask
 
-    async def obeyed(self, logout_id: bytes) -> bool:
+    async def was_processed(self, logout_id: bytes) -> bool:
         return bool(await self._ask(_OBEYED, logout_id))
 
     async def remember(self, logout_id: bytes, *, until: datetime, at: datetime) -> bool:

@@ -30,7 +30,7 @@ _PAUSE: Final = 0.25
 _log: Final = logging.getLogger("sidegate.bell")
 
 
-class PostgresBell:
+class NotifySubscription:
     """Hears the database at `dsn`, which must not be a pooler that lends each statement another
     connection: there nobody would listen.
     """

@@ -128,7 +128,7 @@ _LAST_CHANGED: Final = (
 )
 
 
-class PostgresStore:
+class PostgresSessions:
     """A DurableStore. It needs no database to be opened, and recovers by itself."""
 
     def __init__(self, database: PostgresDatabase) -> None:
@@ -179,7 +179,7 @@ class PostgresStore:
         rows = await self._ask(_GET, session_id)
         return record_of(rows[0]) if rows else None
 
-    async def claimed(self, claim: bytes) -> SessionRecord | None:
+    async def find_by_idempotency_key(self, claim: bytes) -> SessionRecord | None:
         rows = await self._ask(_CLAIMED, claim)
         return record_of(rows[0]) if rows else None
 
@@ -187,7 +187,7 @@ class PostgresStore:
         rows = await self._ask(_ROTATED_OUT, digest)
         return rotated_out_of(rows[0]) if rows else None
 
-    async def owner(self, digest: Digest) -> SessionRecord | None:
+    async def find_by_any_digest(self, digest: Digest) -> SessionRecord | None:
         rows = await self._ask(_OWNER, digest)
         return record_of(rows[0]) if rows else None
 

@@ -62,7 +62,7 @@ VENDOR_ERRORS: Final[tuple[type[Exception], ...]] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class BorrowedConnection:
     """A borrowed connection, and the beginning of every key that is its server's present life's."""
 
     connection: AbstractConnection
@@ -87,7 +87,7 @@ class Line:
             return error
 
 
-class RedisServer:
+class RedisClient:
     """One Redis, whatever its topology. What cannot be reached is StoreUnavailable."""
 
     def __init__(
@@ -115,7 +115,7 @@ class RedisServer:
         return await self._topology.pool_for(key)
 
     @asynccontextmanager
-    async def turn(self, pool: Pool) -> AsyncIterator[Line]:
+    async def acquire(self, pool: Pool) -> AsyncIterator[BorrowedConnection]:
         """Lend a line when it is our turn: many may want one at once."""
         async with self._turns, self._line(pool) as line:
             yield line
@@ -181,16 +181,16 @@ class RedisServer:
         await self._topology.close()
 
     @asynccontextmanager
-    async def _line(self, pool: Pool) -> AsyncIterator[Line]:
+    async def _line(self, pool: Pool) -> AsyncIterator[BorrowedConnection]:
         connection = await self._borrowed(pool)
         self._idle.borrowed(connection)
         try:
-            yield Line(connection, self._lives.of(connection), self._timeout)
+            yield BorrowedConnection(connection, self._lives.of(connection), self._timeout)
         except BaseException as error:
             # Replies may be on their way: nobody must take them for the answer to something else.
             await connection.disconnect(nowait=True)
             if isinstance(error, VENDOR_ERRORS):
-                self._topology.doubt()
+                self._topology.mark_stale()
             raise
         finally:
             await pool.release(connection)
@@ -216,7 +216,7 @@ class RedisServer:
         try:
             connection: AbstractConnection = await pool.get_connection()
         except VENDOR_ERRORS:
-            self._topology.doubt()
+            self._topology.mark_stale()
             raise
         return connection
 
@@ -249,7 +249,7 @@ class _Lives:
         try:
             async with asyncio.timeout(self._timeout):
                 await connection.on_connect()
-            line = Line(connection, "", self._timeout)
+            line = BorrowedConnection(connection, "", self._timeout)
             server, role = checked(await line.ask(("INFO",), ("ROLE",)))
             if not isinstance(role, list) or role[:1] != [b"master"]:
                 raise RedisConnectionError("not a primary")

@@ -17,7 +17,7 @@ from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.pending import PendingRevocation
 from sidegate.core.session import SessionId
 from sidegate.core.session_type import SessionType
-from sidegate.stores.redis.connection import NAME, RedisServer
+from sidegate.stores.redis.connection import NAME, RedisClient
 
 CHANNEL: Final = "sidegate:v1:pending"
 _NAME: Final = "pending"
@@ -26,10 +26,10 @@ _NAME: Final = "pending"
 _AT_ONCE: Final = 100
 
 
-class RedisPending:
+class RedisPendingRevocations:
     """A PendingShelf."""
 
-    def __init__(self, server: RedisServer, *, on_unreadable: Callable[[str], None]) -> None:
+    def __init__(self, server: RedisClient, *, on_unreadable: Callable[[str], None]) -> None:
         """`on_unreadable` is told the store's name for each record that could not be read."""
         self._server = server
         self._on_unreadable = on_unreadable

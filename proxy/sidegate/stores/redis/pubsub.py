@@ -10,7 +10,7 @@ from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.session import Session
 from sidegate.stores.codec import decode, encode
 from sidegate.stores.heartbeat import Heartbeat
-from sidegate.stores.redis.connection import NAME, RedisServer
+from sidegate.stores.redis.connection import NAME, RedisClient
 from sidegate.stores.redis.pending_revocations import CHANNEL as PENDED
 
 CHANNEL: Final = "sidegate:v1:feed"
@@ -21,12 +21,12 @@ _PAUSE: Final = 0.1
 _AGAIN: Final = 1.0
 
 
-class RedisFeed:
+class RedisPubSub:
     """Announces and hears changed sessions. What is lost is found by the catch-up."""
 
     def __init__(
         self,
-        server: RedisServer,
+        server: RedisClient,
         *,
         clock: Clock,
         lag: Callable[[float], None],
@@ -37,7 +37,7 @@ class RedisFeed:
         self._heart = Heartbeat(NAME, clock=clock, lag=lag)
         self._on_unreadable = on_unreadable
 
-    async def announce(self, sessions: Iterable[Session]) -> None:
+    async def publish(self, sessions: Iterable[Session]) -> None:
         """Tell every instance that listens now. StoreUnavailable: they were not told."""
         messages = [encode(session) for session in sessions]
         if messages:

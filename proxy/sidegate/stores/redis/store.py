@@ -19,7 +19,7 @@ from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.session import Session
 from sidegate.core.token import Digest
 from sidegate.stores.codec import HEAD, decode, encode, microseconds
-from sidegate.stores.redis.connection import NAME, Line, RedisServer, checked, outages
+from sidegate.stores.redis.connection import NAME, BorrowedConnection, RedisClient, checked, outages
 from sidegate.stores.redis.topology import Pool
 
 _Answer = TypeVar("_Answer")
@@ -75,7 +75,7 @@ class RedisStore:
         `on_unreadable` is told the store's name for each record that could not be read. Of copies
         only those of `generation` are believed; None: of none, until `believe` says which.
         """
-        self.server = RedisServer(url, timeout=timeout)
+        self.server = RedisClient(url, timeout=timeout)
         self._generation = generation
         self._on_unreadable = on_unreadable
 
@@ -102,7 +102,7 @@ class RedisStore:
             )
         return {digest: session for some in kept for digest, session in some.items()}
 
-    def believe(self, generation: int) -> None:
+    def use_generation(self, generation: int) -> None:
         """From now on believe copies of this generation, and of no other."""
         self._generation = generation
 
@@ -115,7 +115,7 @@ class RedisStore:
 
     async def _ask(self, pool: Pool, digests: Sequence[Digest]) -> dict[Digest, Session]:
         found = {}
-        async with self.server.turn(pool) as line:
+        async with self.server.acquire(pool) as line:
             commands = (
                 ("GETRANGE", _key(self._namespace(line), digest), 0, _LONGEST_RECORD)
                 for digest in digests
@@ -130,7 +130,7 @@ class RedisStore:
     async def _offer(self, pool: Pool, sessions: Sequence[Session]) -> dict[Digest, Session]:
         kept: dict[Digest, Session] = {}
         offers = [_Offer(session, encode(session)) for session in sessions]
-        async with self.server.turn(pool) as line:
+        async with self.server.acquire(pool) as line:
             for _ in range(2):
                 for offer, reply in zip(offers, await self._replies(line, offers), strict=True):
                     offer.reply = reply
@@ -142,7 +142,7 @@ class RedisStore:
                 await line.drop()
         raise RedisConnectionError("the reply to another question")
 
-    async def _kept(self, line: Line, offer: "_Offer") -> Session | None:
+    async def _kept(self, line: BorrowedConnection, offer: "_Offer") -> Session | None:
         """Return what was kept by a reply; None: it does not say.
 
         Either there is an unreadable body under a fresher head, which would be in the way for ever,
@@ -153,7 +153,7 @@ class RedisStore:
         kept = await self._read(line, offer.session.digest, offer.reply)
         return kept if kept is not None and kept.freshness > offer.session.freshness else None
 
-    async def _replies(self, line: Line, offers: Sequence["_Offer"]) -> list[Any]:
+    async def _replies(self, line: BorrowedConnection, offers: Sequence["_Offer"]) -> list[Any]:
         commands = [offer.command(self._namespace(line)) for offer in offers]
         replies = await line.ask(*(("EVALSHA", _SCRIPT_SHA, *command) for command in commands))
         if any(isinstance(reply, NoScriptError) for reply in replies):
@@ -162,7 +162,7 @@ class RedisStore:
             )
         return checked(replies)
 
-    async def _read(self, line: Line, digest: Digest, reply: Any) -> Session | None:
+    async def _read(self, line: BorrowedConnection, digest: Digest, reply: Any) -> Session | None:
         """Return the session a reply holds if it answers for `digest`, else None."""
         if not reply:
             return None
@@ -190,7 +190,7 @@ class RedisStore:
             groups.setdefault(pool, []).append(digest)
         return groups
 
-    def _namespace(self, line: Line) -> str:
+    def _namespace(self, line: BorrowedConnection) -> str:
         return f"{line.life}:{self._generation}"
 
 

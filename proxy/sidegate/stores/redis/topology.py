@@ -65,7 +65,7 @@ class Topology(ABC):
     async def pool_for(self, key: bytes) -> Pool:
         """Return the pool for the server that holds `key`; may have to ask where that is."""
 
-    def doubt(self) -> None:  # noqa: B027  # most forms have nothing to doubt
+    def mark_stale(self) -> None:  # noqa: B027  # most forms have nothing to doubt
         """A server said or showed that it is not the right one, or none at all: look again soon."""
 
     @abstractmethod
@@ -124,7 +124,7 @@ class Cluster(Topology):
             )
         return self._pools[node.name]
 
-    def doubt(self) -> None:
+    def mark_stale(self) -> None:
         self._doubted = True
 
     def _must_read(self) -> bool:

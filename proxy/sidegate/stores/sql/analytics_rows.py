@@ -4,7 +4,7 @@ import json
 from datetime import datetime
 from typing import Any, Final
 
-from sidegate.core.analytics import Cause, Living, Peak, Sample, Totals, Window
+from sidegate.core.analytics import ActiveSessions, Cause, Peak, Sample, Totals, Window
 from sidegate.core.durations import Durations
 from sidegate.core.errors import UnreadableRecord
 from sidegate.core.session_type import SessionType
@@ -59,13 +59,13 @@ FORGET: Final = (
 )
 
 
-def living_of(rows: list[Row]) -> Living:
+def living_of(rows: list[Row]) -> ActiveSessions:
     """Return what the rows of LIVING tell. UnreadableRecord: a type nobody knows is among them."""
     try:
         by_type = {SessionType(row["type"]): int(row["sessions"]) for row in rows}
     except ValueError as error:
         raise UnreadableRecord(f"the sessions: {error}") from None
-    return Living(by_type, rows[0]["users"] if rows else 0)
+    return ActiveSessions(by_type, rows[0]["users"] if rows else 0)
 
 
 def totals_of(rows: list[Row]) -> Totals:
@@ -109,7 +109,7 @@ def sample_of(row: Row) -> Sample:
         totals = json.loads(row["totals"])
         return Sample(
             moment_of(row["at"]),
-            Living(_by_type(json.loads(row["by_type"])), row["users"]),
+            ActiveSessions(_by_type(json.loads(row["by_type"])), row["users"]),
             Totals(
                 created=_by_type(totals["created"]),
                 ended={(SessionType(t), Cause(why)): times for t, why, times in totals["ended"]},

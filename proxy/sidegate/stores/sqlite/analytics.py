@@ -4,7 +4,7 @@ import json
 from datetime import datetime, timedelta
 from typing import Final
 
-from sidegate.core.analytics import Living, Sample, Totals, Window, stale
+from sidegate.core.analytics import ActiveSessions, Sample, Totals, Window, stale
 from sidegate.core.durations import BOUNDS
 from sidegate.core.session_state import SessionState
 from sidegate.stores.codec import microseconds
@@ -86,7 +86,7 @@ class SqliteAnalytics:
         )
         return len(added)
 
-    async def living(self, at: datetime) -> Living:
+    async def living(self, at: datetime) -> ActiveSessions:
         asking = Asking(SQLITE)
         active = " AND ".join(asking.being(SessionState.ACTIVE, at))
         query = LIVING.format(sessions=_SESSIONS, active=active)

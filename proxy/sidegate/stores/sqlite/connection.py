@@ -54,7 +54,7 @@ _File = tuple[int, int]
 _OLDEST: Final = (3, 37)
 
 
-class Connection:
+class SqliteConnection:
     """One connection to the file, with a thread of its own.
 
     It is opened when asked, and again when the last one was spoilt or another file is in its place:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sidegate.stores.sql.rows import Row
-from sidegate.stores.sqlite.connection import Connection, prepare
+from sidegate.stores.sqlite.connection import SqliteConnection, prepare
 
 Values = Mapping[str, Any] | Sequence[Any]
 
@@ -19,7 +19,9 @@ class SqliteDatabase:
     Whatever was begun runs to its end even if the caller leaves.
     """
 
-    def __init__(self, looking: Connection, changing: Connection, surveying: Connection) -> None:
+    def __init__(
+        self, looking: SqliteConnection, changing: SqliteConnection, surveying: SqliteConnection
+    ) -> None:
         self._looking = looking
         self._changing = changing
         self._surveying = surveying
@@ -32,7 +34,7 @@ class SqliteDatabase:
         StoreUnavailable: the file cannot be used. SchemaMismatch: it is newer than this program.
         """
         await prepare(path, busy_timeout)
-        return cls(*(Connection(path, busy_timeout) for _ in range(3)))
+        return cls(*(SqliteConnection(path, busy_timeout) for _ in range(3)))
 
     async def look(self, query: str, values: Values) -> list[Row]:
         """Run one statement that changes nothing, and return its rows."""

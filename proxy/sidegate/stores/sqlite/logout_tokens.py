@@ -12,13 +12,13 @@ _FORGET: Final = "DELETE FROM obeyed_logouts WHERE until < ?1"
 _REMEMBER: Final = "INSERT INTO obeyed_logouts VALUES (?1, ?2) ON CONFLICT DO NOTHING RETURNING id"
 
 
-class SqliteLogouts:
-    """A LogoutMemory."""
+class SqliteLogoutTokens:
+    """A LogoutTokenStore."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
 
-    async def obeyed(self, logout_id: bytes) -> bool:
+    async def was_processed(self, logout_id: bytes) -> bool:
         return bool(await self._database.look(_OBEYED, (logout_id,)))
 
     async def remember(self, logout_id: bytes, *, until: datetime, at: datetime) -> bool:

@@ -127,7 +127,7 @@ _LAST_CHANGED: Final = (
 )
 
 
-class SqliteStore:
+class SqliteSessions:
     """A DurableStore. What it has acknowledged survives a crash and a power cut.
 
     Each operation is one statement or one transaction, hence whole: a caller that leaves interrupts
@@ -173,7 +173,7 @@ class SqliteStore:
         rows = await self._database.look(_GET, {"id": session_id})
         return record_of(rows[0]) if rows else None
 
-    async def claimed(self, claim: bytes) -> SessionRecord | None:
+    async def find_by_idempotency_key(self, claim: bytes) -> SessionRecord | None:
         rows = await self._database.look(_CLAIMED, {"claim": claim})
         return record_of(rows[0]) if rows else None
 
@@ -181,7 +181,7 @@ class SqliteStore:
         rows = await self._database.look(_ROTATED_OUT, {"digest": digest})
         return rotated_out_of(rows[0]) if rows else None
 
-    async def owner(self, digest: Digest) -> SessionRecord | None:
+    async def find_by_any_digest(self, digest: Digest) -> SessionRecord | None:
         rows = await self._database.look(_OWNER, {"digest": digest})
         return record_of(rows[0]) if rows else None
 

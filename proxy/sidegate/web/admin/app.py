@@ -10,7 +10,7 @@ from sidegate.core.clock import Clock
 from sidegate.core.lifetimes import Lifetimes
 from sidegate.core.session_type import SessionType
 from sidegate.services.analytics import Analytics
-from sidegate.services.audit_seal import Audit
+from sidegate.services.audit_seal import AuditSealer
 from sidegate.services.locks import Locks
 from sidegate.services.rotation import Rotation
 from sidegate.services.sessions import Sessions
@@ -23,7 +23,7 @@ from sidegate.web.admin.auth import ApiKeys
 from sidegate.web.admin.bulk import ManySessionsRoutes
 from sidegate.web.admin.document import DocumentRoutes
 from sidegate.web.admin.locks import LockRoutes
-from sidegate.web.admin.logout import LOGOUT, LogoutDoor
+from sidegate.web.admin.logout import LOGOUT, BackchannelLogoutRoute
 from sidegate.web.admin.middleware import (
     CALLER,
     UNMATCHED,
@@ -40,12 +40,12 @@ from sidegate.web.admin.middleware import (
 )
 from sidegate.web.admin.oauth2 import OAuth2Routes
 from sidegate.web.admin.rotation import RotationRoutes
-from sidegate.web.admin.route import Endpoint, Handler, Parameter
+from sidegate.web.admin.route import Handler, Parameter, Route
 from sidegate.web.admin.routes import TABLE
 from sidegate.web.admin.sessions import SessionRoutes
 from sidegate.web.schemas import request_body as bodies
 from sidegate.web.schemas.pagination import Cursors
-from sidegate.web.schemas.problems import Mistake, invalid
+from sidegate.web.schemas.problems import FieldError, invalid
 
 # Seconds for a request, more than the body alone may take.
 _PATIENCE: Final = 15.0
@@ -56,7 +56,7 @@ def admin_app(
     rotation: Rotation,
     locks: Locks,
     validator: Validator,
-    audit: Audit,
+    audit: AuditSealer,
     analytics: Analytics,
     keys: ApiKeys,
     *,
@@ -97,7 +97,7 @@ def admin_app(
         AuditRoutes(audit, cursors),
         AnalyticsRoutes(analytics),
         OAuth2Routes(sessions, validator),
-        LogoutDoor(logout),
+        BackchannelLogoutRoute(logout),
         DocumentRoutes(partial(openapi.document, TABLE)),
     )
     for path in dict.fromkeys(endpoint.path for endpoint in TABLE):
@@ -109,7 +109,7 @@ def admin_app(
 
 
 def _add(
-    router: web.UrlDispatcher, path: str, endpoints: Sequence[Endpoint], rooms: Iterable[object]
+    router: web.UrlDispatcher, path: str, endpoints: Sequence[Route], rooms: Iterable[object]
 ) -> None:
     """Open a path for the methods of its endpoints, and tell whoever comes with another."""
     handlers = {each.method: _guarded(each, each.bound(rooms)) for each in endpoints}
@@ -129,7 +129,7 @@ async def _nowhere(_request: web.Request) -> web.StreamResponse:
     raise web.HTTPNotFound
 
 
-def _guarded(endpoint: Endpoint, handler: Handler) -> Handler:
+def _guarded(endpoint: Route, handler: Handler) -> Handler:
     async def guarded(request: web.Request) -> web.StreamResponse:
         if endpoint.scope is not None and endpoint.scope not in request[CALLER].scopes:
             raise insufficient(endpoint.scope)
@@ -142,9 +142,9 @@ def _guarded(endpoint: Endpoint, handler: Handler) -> Handler:
 
 def _check_query(request: web.Request, parameters: Iterable[Parameter]) -> None:
     query, known = request.rel_url.query, {parameter.name for parameter in parameters}
-    mistakes = [Mistake(name, "no such parameter") for name in sorted(set(query) - known)]
+    mistakes = [FieldError(name, "no such parameter") for name in sorted(set(query) - known)]
     mistakes += [
-        Mistake(name, "given twice") for name in sorted(known) if len(query.getall(name, [])) > 1
+        FieldError(name, "given twice") for name in sorted(known) if len(query.getall(name, [])) > 1
     ]
     if mistakes:
         raise invalid("invalid_query", mistakes)

@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from sidegate.core.audit import Action, AuditFilter
-from sidegate.services.audit_seal import Audit
+from sidegate.services.audit_seal import AuditSealer
 from sidegate.web.admin.route import Parameter
 from sidegate.web.schemas import fields, values
 from sidegate.web.schemas.documents import EventsDocument, event_document
@@ -31,7 +31,7 @@ AUDIT_QUERY: Final = (
 class AuditRoutes:
     """From requests to the trail, and back."""
 
-    def __init__(self, audit: Audit, cursors: Cursors) -> None:
+    def __init__(self, audit: AuditSealer, cursors: Cursors) -> None:
         self._audit = audit
         self._cursors = cursors
 

@@ -12,7 +12,7 @@ from sidegate.web.schemas.problems import Problem
 LOGOUT: Final = "/oidc/backchannel-logout/{provider}"
 
 
-class LogoutDoor:
+class BackchannelLogoutRoute:
     """Hands a provider's request to whoever listens."""
 
     def __init__(self, listener: Handler | None) -> None:

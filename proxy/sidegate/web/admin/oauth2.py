@@ -25,7 +25,7 @@ class OAuth2Routes:
 
     async def introspect(self, request: web.Request) -> web.Response:
         """Say whether a token is valid now, and whose; of others nothing but that they are not."""
-        match await self._validator.look(await _token(request)):
+        match await self._validator.inspect(await _token(request)):
             case Allow(session):
                 return web.json_response(introspection_document(session))
             case Deny():

@@ -7,7 +7,7 @@ from inspect import cleandoc
 from itertools import chain
 from typing import Any, Final
 
-from sidegate.web.admin.route import Answer, Body, Endpoint, Link, Parameter
+from sidegate.web.admin.route import Body, Link, Parameter, ResponseSpec, Route
 from sidegate.web.schemas import fields
 from sidegate.web.schemas import request_body as bodies
 from sidegate.web.schemas.documents import ProblemDocument
@@ -70,7 +70,7 @@ _ANSWERS_OF: Final[Mapping[int, Mapping[str, str]]] = {
 }
 
 
-def document(table: Sequence[Endpoint]) -> dict[str, Any]:
+def document(table: Sequence[Route]) -> dict[str, Any]:
     """Return the document, ready for JSON. LookupError: a row names what nobody knows."""
     schemas = Schemas()
     paths: dict[str, dict[str, Any]] = {}
@@ -96,12 +96,12 @@ def document(table: Sequence[Endpoint]) -> dict[str, Any]:
     }
 
 
-def codes(endpoint: Endpoint) -> frozenset[str]:
+def codes(endpoint: Route) -> frozenset[str]:
     """Return the codes of all problems a route may answer with."""
     return frozenset(_codes(endpoint))
 
 
-def _codes(endpoint: Endpoint) -> Iterator[str]:
+def _codes(endpoint: Route) -> Iterator[str]:
     yield from _EVERYWHERE
     if endpoint.method != "GET":
         yield "outcome_unknown"
@@ -116,7 +116,7 @@ def _codes(endpoint: Endpoint) -> Iterator[str]:
         yield from _WITH_A_BODY
 
 
-def _operation(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
+def _operation(endpoint: Route, schemas: Schemas) -> dict[str, Any]:
     summary, _, more = cleandoc(endpoint.handler.__doc__ or "").partition("\n\n")
     operation = {
         "operationId": endpoint.name,
@@ -132,7 +132,7 @@ def _operation(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
     return {name: value for name, value in operation.items() if value or name == "security"}
 
 
-def _security(endpoint: Endpoint) -> list[dict[str, list[str]]]:
+def _security(endpoint: Route) -> list[dict[str, list[str]]]:
     scopes = [] if endpoint.scope is None else [endpoint.scope.value]
     return [] if endpoint.open else [{"apiKey": scopes}]
 
@@ -141,7 +141,7 @@ def _segments(path: str) -> list[str]:
     return re.findall(r"{(\w+)}", path)
 
 
-def _parameters(endpoint: Endpoint, schemas: Schemas) -> Iterator[dict[str, Any]]:
+def _parameters(endpoint: Route, schemas: Schemas) -> Iterator[dict[str, Any]]:
     for name in _segments(endpoint.path):
         yield _parameter("path", _SEGMENTS[name][0], schemas)
     yield from (_parameter("query", each, schemas) for each in endpoint.query)
@@ -164,7 +164,7 @@ def _body(body: Body, schemas: Schemas) -> dict[str, Any]:
     return {"required": body.required, "content": content}
 
 
-def _responses(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
+def _responses(endpoint: Route, schemas: Schemas) -> dict[str, Any]:
     answers = [endpoint.answer, *endpoint.also]
     responses = {answer.status: _answer(answer, schemas) for answer in answers}
     for status, those in _by_status(endpoint).items():
@@ -181,20 +181,20 @@ def _either(answer: Mapping[str, Any], problem: Mapping[str, Any]) -> dict[str, 
     return {**answer, "description": description, "content": content}
 
 
-def _by_status(endpoint: Endpoint) -> Mapping[int, list[str]]:
+def _by_status(endpoint: Route) -> Mapping[int, list[str]]:
     by_status: dict[int, list[str]] = {}
     for code in sorted(codes(endpoint)):
         by_status.setdefault(CODES[code][0], []).append(code)
     return by_status
 
 
-def _alone(table: Iterable[Endpoint]) -> set[str]:
+def _alone(table: Iterable[Route]) -> set[str]:
     """Return the codes that somewhere are the only one of their status."""
     those = chain.from_iterable(_by_status(endpoint).values() for endpoint in table)
     return {each[0] for each in those if len(each) == 1}
 
 
-def _answer(answer: Answer, schemas: Schemas) -> dict[str, Any]:
+def _answer(answer: ResponseSpec, schemas: Schemas) -> dict[str, Any]:
     response = {
         "description": answer.about,
         "headers": _headers(_EVERY_ANSWER, answer.headers),

@@ -47,7 +47,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ResponseSpec:
     """What comes back that is no problem: a document of this `kind`; None: nothing."""
 
     kind: Any
@@ -58,7 +58,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class Route:
     """One row. `scope` is what an API key needs; None: any will do, or, `open`, none is needed.
 
     `name` and the docstring of `handler` become the operation's id, summary and description.
@@ -72,8 +72,8 @@ class Endpoint:
     handler: Method
     name: str
     tag: str
-    answer: Answer
-    also: tuple[Answer, ...] = ()
+    answer: ResponseSpec
+    also: tuple[ResponseSpec, ...] = ()
     query: tuple[Parameter, ...] = ()
     headers: tuple[Parameter, ...] = ()
     body: Body | None = None

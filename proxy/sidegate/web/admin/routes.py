@@ -9,10 +9,10 @@ from sidegate.web.admin.bulk import PAGE_QUERY, PROVIDER_QUERY, ManySessionsRout
 from sidegate.web.admin.document import DocumentRoutes
 from sidegate.web.admin.idempotency_key import IDEMPOTENCY_KEY
 from sidegate.web.admin.locks import LockRoutes
-from sidegate.web.admin.logout import LOGOUT, LogoutDoor
+from sidegate.web.admin.logout import LOGOUT, BackchannelLogoutRoute
 from sidegate.web.admin.oauth2 import OAuth2Routes
 from sidegate.web.admin.rotation import RotationRoutes
-from sidegate.web.admin.route import Answer, Body, Endpoint, Link
+from sidegate.web.admin.route import Body, Link, ResponseSpec, Route
 from sidegate.web.admin.sessions import SessionRoutes
 from sidegate.web.schemas import request_body as bodies
 from sidegate.web.schemas.analytics import AnalyticsDocument
@@ -62,12 +62,12 @@ _WITH_AN_ISSUED_SESSION: Final = (
     Link("revokeToken", body=_ITS_TOKEN),
 )
 
-_PENDING: Final = Answer(
+_PENDING: Final = ResponseSpec(
     PendingDocument, "The database is away: it holds, and is written down when that is back.", 202
 )
 
 TABLE: Final = (
-    Endpoint(
+    Route(
         "POST",
         "/v1/sessions",
         Scope.WRITE,
@@ -76,7 +76,7 @@ TABLE: Final = (
         tag="sessions",
         headers=(IDEMPOTENCY_KEY,),
         body=Body(NewSessionPayload),
-        answer=Answer(
+        answer=ResponseSpec(
             IssuedDocument,
             "It has begun, and is durable.",
             status=201,
@@ -91,7 +91,7 @@ TABLE: Final = (
             "idempotency_key_reused",
         ),
     ),
-    Endpoint(
+    Route(
         "GET",
         "/v1/sessions",
         Scope.READ,
@@ -99,18 +99,18 @@ TABLE: Final = (
         name="listProviderSessions",
         tag="sessions",
         query=PROVIDER_QUERY,
-        answer=Answer(SessionsDocument, "A page of them, perhaps an empty one."),
+        answer=ResponseSpec(SessionsDocument, "A page of them, perhaps an empty one."),
     ),
-    Endpoint(
+    Route(
         "GET",
         "/v1/sessions/{session_id}",
         Scope.READ,
         SessionRoutes.show,
         name="showSession",
         tag="sessions",
-        answer=Answer(SessionDocument, "The session."),
+        answer=ResponseSpec(SessionDocument, "The session."),
     ),
-    Endpoint(
+    Route(
         "POST",
         "/v1/sessions/{session_id}/revoke",
         Scope.REVOKE,
@@ -118,21 +118,21 @@ TABLE: Final = (
         name="revokeSession",
         tag="sessions",
         body=Body(RevokePayload, required=False),
-        answer=Answer(SessionDocument, "The session, which has ended."),
+        answer=ResponseSpec(SessionDocument, "The session, which has ended."),
         also=(_PENDING,),
         problems=("conflict",),
     ),
-    Endpoint(
+    Route(
         "POST",
         "/v1/sessions/{session_id}/touch",
         Scope.WRITE,
         SessionRoutes.touch,
         name="touchSession",
         tag="sessions",
-        answer=Answer(SessionDocument, "The session, which was seen now."),
+        answer=ResponseSpec(SessionDocument, "The session, which was seen now."),
         problems=("session_ended",),
     ),
-    Endpoint(
+    Route(
         "POST",
         "/v1/sessions/{session_id}/sso",
         Scope.WRITE,
@@ -140,12 +140,12 @@ TABLE: Final = (
         name="migrateSession",
         tag="sessions",
         body=Body(MigratePayload),
-        answer=Answer(
+        answer=ResponseSpec(
             IssuedDocument, "Its next token, and the session.", links=_WITH_AN_ISSUED_SESSION
         ),
         problems=("conflict", "limit_reached", "session_ended"),
     ),
-    Endpoint(
+    Route(
         "POST",
         "/v1/sessions/{session_id}/lock",
         Scope.WRITE,
@@ -153,7 +153,7 @@ TABLE: Final = (
         name="acquireLock",
         tag="locks",
         body=Body(LockPayload, required=False),
-        answer=Answer(
+        answer=ResponseSpec(
             AcquiredDocument,
             "The lease, the fence and the end.",
             status=201,
@@ -164,7 +164,7 @@ TABLE: Final = (
         ),
         problems=("locked", "session_ended"),
     ),
-    Endpoint(
+    Route(
         "PUT",
         "/v1/sessions/{session_id}/lock",
         Scope.WRITE,
@@ -172,10 +172,10 @@ TABLE: Final = (
         name="renewLock",
         tag="locks",
         body=Body(RenewPayload),
-        answer=Answer(HoldDocument, "The fence, as it was, and the end."),
+        answer=ResponseSpec(HoldDocument, "The fence, as it was, and the end."),
         problems=("lock_lost",),
     ),
-    Endpoint(
+    Route(
         "DELETE",
         "/v1/sessions/{session_id}/lock",
         Scope.WRITE,
@@ -183,9 +183,9 @@ TABLE: Final = (
         name="releaseLock",
         tag="locks",
         body=Body(ReleasePayload),
-        answer=Answer(ReleasedDocument, "Whether it was held until now."),
+        answer=ResponseSpec(ReleasedDocument, "Whether it was held until now."),
     ),
-    Endpoint(
+    Route(
         "POST",
         "/v1/refresh",
         Scope.WRITE,
@@ -193,12 +193,12 @@ TABLE: Final = (
         name="refreshSession",
         tag="sessions",
         body=Body(RefreshPayload),
-        answer=Answer(
+        answer=ResponseSpec(
             IssuedDocument, "Its next token, and the session.", links=_WITH_AN_ISSUED_SESSION
         ),
         problems=("invalid_token", "conflict"),
     ),
-    Endpoint(
+    Route(
         "GET",
         "/v1/users/{user_id}/sessions",
         Scope.READ,
@@ -206,9 +206,9 @@ TABLE: Final = (
         name="listUserSessions",
         tag="sessions",
         query=PAGE_QUERY,
-        answer=Answer(SessionsDocument, "A page of them, perhaps an empty one."),
+        answer=ResponseSpec(SessionsDocument, "A page of them, perhaps an empty one."),
     ),
-    Endpoint(
+    Route(
         "POST",
         "/v1/users/{user_id}/revoke",
         Scope.REVOKE,
@@ -216,10 +216,10 @@ TABLE: Final = (
         name="revokeUserSessions",
         tag="sessions",
         body=Body(RevokeUserPayload, required=False),
-        answer=Answer(RevokedDocument, "How many have ended."),
+        answer=ResponseSpec(RevokedDocument, "How many have ended."),
         also=(_PENDING,),
     ),
-    Endpoint(
+    Route(
         "POST",
         "/v1/revoke",
         Scope.REVOKE,
@@ -227,10 +227,12 @@ TABLE: Final = (
         name="revokeSessions",
         tag="sessions",
         body=Body(RevokeWherePayload),
-        answer=Answer(RevokedDocument | WouldRevokeDocument, "How many have ended, or would."),
+        answer=ResponseSpec(
+            RevokedDocument | WouldRevokeDocument, "How many have ended, or would."
+        ),
         also=(_PENDING,),
     ),
-    Endpoint(
+    Route(
         "GET",
         "/v1/audit",
         Scope.READ,
@@ -238,19 +240,21 @@ TABLE: Final = (
         name="listEvents",
         tag="audit",
         query=AUDIT_QUERY,
-        answer=Answer(EventsDocument, "A page of them, perhaps an empty one."),
+        answer=ResponseSpec(EventsDocument, "A page of them, perhaps an empty one."),
     ),
-    Endpoint(
+    Route(
         "GET",
         "/v1/analytics",
         Scope.READ,
         AnalyticsRoutes.show,
         name="showAnalytics",
         tag="analytics",
-        answer=Answer(AnalyticsDocument, "The last sample, and what happened in each window."),
+        answer=ResponseSpec(
+            AnalyticsDocument, "The last sample, and what happened in each window."
+        ),
         problems=("not_sampled_yet",),
     ),
-    Endpoint(
+    Route(
         "POST",
         "/oauth2/introspect",
         Scope.READ,
@@ -258,9 +262,11 @@ TABLE: Final = (
         name="introspectToken",
         tag="oauth2",
         body=Body(TokenPayload, bodies.FORM),
-        answer=Answer(ActiveDocument | InactiveDocument, "Whose it is, or that it is not valid."),
+        answer=ResponseSpec(
+            ActiveDocument | InactiveDocument, "Whose it is, or that it is not valid."
+        ),
     ),
-    Endpoint(
+    Route(
         "POST",
         "/oauth2/revoke",
         Scope.REVOKE,
@@ -268,33 +274,33 @@ TABLE: Final = (
         name="revokeToken",
         tag="oauth2",
         body=Body(TokenPayload, bodies.FORM),
-        answer=Answer(None, "It opens nothing, or never did."),
+        answer=ResponseSpec(None, "It opens nothing, or never did."),
         also=(_PENDING,),
         problems=("conflict",),
     ),
-    Endpoint(
+    Route(
         "POST",
         LOGOUT,
         None,
-        LogoutDoor.receive,
+        BackchannelLogoutRoute.receive,
         name="logOut",
         tag="providers",
         body=Body(LogoutPayload, bodies.FORM),
-        answer=Answer(None, "None of them lives."),
+        answer=ResponseSpec(None, "None of them lives."),
         also=(
             _PENDING,
-            Answer(LogoutRefusedDocument, "It was not the provider, or not for now.", 400),
+            ResponseSpec(LogoutRefusedDocument, "It was not the provider, or not for now.", 400),
         ),
         problems=("not_found", "keys_unavailable", "unauthenticated"),  # the last: nobody listens
         open=True,
     ),
-    Endpoint(
+    Route(
         "GET",
         "/openapi.json",
         None,
         DocumentRoutes.show,
         name="showDocument",
         tag="document",
-        answer=Answer(dict, "This document."),
+        answer=ResponseSpec(dict, "This document."),
     ),
 )

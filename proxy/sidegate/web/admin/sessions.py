@@ -18,7 +18,7 @@ from sidegate.web.schemas import request_body as bodies
 from sidegate.web.schemas import values
 from sidegate.web.schemas.base import read
 from sidegate.web.schemas.documents import issued_document, session_document
-from sidegate.web.schemas.problems import Mistake, Problem, invalid
+from sidegate.web.schemas.problems import FieldError, Problem, invalid
 from sidegate.web.schemas.sessions import NewSessionPayload, RevokePayload
 
 _PERCENT_ENCODED: Final = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*", re.ASCII)
@@ -93,7 +93,7 @@ def user_id_of(request: web.Request) -> str:
     try:
         return values.user_id(_variable(request))
     except ValueError as error:
-        raise invalid("invalid_path", [Mistake("user_id", str(error))]) from None
+        raise invalid("invalid_path", [FieldError("user_id", str(error))]) from None
 
 
 def _variable(request: web.Request) -> str:

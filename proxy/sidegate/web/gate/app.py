@@ -15,28 +15,28 @@ from sidegate.services.validator import Validator
 from sidegate.web.gate.check import Check, CheckEvents
 from sidegate.web.gate.session_status import SessionStatus
 from sidegate.web.gateways.auth_request import AuthRequest
-from sidegate.web.gateways.base import Gateway, Manners
+from sidegate.web.gateways.base import GatewayPolicy, GatewayProtocol
 from sidegate.web.gateways.ext_authz import ExtAuthz
 from sidegate.web.gateways.forward_auth import ForwardAuth
-from sidegate.web.server.handler import Desk, desk_for
+from sidegate.web.server.handler import RequestHandler, handler_for
 from sidegate.web.server.header_lines import Roles, gather
 from sidegate.web.server.listener import Handler, refusal
-from sidegate.web.server.messages import Answer, Head
-from sidegate.web.server.trusted_peers import Peers
+from sidegate.web.server.messages import Head, Response
+from sidegate.web.server.trusted_peers import TrustedPeers
 
 GATEWAYS: Final = (AuthRequest, ForwardAuth, ExtAuthz)
 
 
-def desks(
+def build_handlers(
     validator: Validator,
-    manners: Manners,
+    manners: GatewayPolicy,
     *,
     events: CheckEvents,
     clock: Clock,
     binding: ClientBinding | None = None,
-) -> tuple[Desk, ...]:
+) -> tuple[RequestHandler, ...]:
     """Return whoever answers at the gate."""
-    gateways: Iterable[Gateway] = (gateway(manners) for gateway in GATEWAYS)
+    gateways: Iterable[GatewayProtocol] = (gateway(manners) for gateway in GATEWAYS)
     checks = (
         Check(gateway, manners, validator, events=events, clock=clock, binding=binding)
         for gateway in gateways
@@ -44,7 +44,7 @@ def desks(
     return (*checks, SessionStatus(validator, manners))
 
 
-def gate_handler(among: Sequence[Desk], peers: Peers) -> Handler:
+def gate_handler(among: Sequence[RequestHandler], peers: TrustedPeers) -> Handler:
     """Return aiohttp's lane to the desks."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
@@ -53,7 +53,7 @@ def gate_handler(among: Sequence[Desk], peers: Peers) -> Handler:
             if peername is not None:
                 peers.refused()
             return refusal(HTTPStatus.FORBIDDEN)
-        asked = desk_for(request.raw_path, among)
+        asked = handler_for(request.raw_path, among)
         if asked is None:
             return refusal(HTTPStatus.NOT_FOUND)
         return _response(request, await asked.answer(_head(request, asked.roles)))
@@ -70,7 +70,7 @@ def _head(request: web.BaseRequest, roles: Roles) -> Head:
     return gather(request.method.encode("ascii"), target, request.raw_headers, roles)
 
 
-def _response(request: web.BaseRequest, answer: Answer) -> web.Response:
+def _response(request: web.BaseRequest, answer: Response) -> web.Response:
     response = web.Response(status=answer.status, body=answer.body, headers=answer.headers)
     response.headers["Server"] = "sidegate"
     if request.can_read_body:

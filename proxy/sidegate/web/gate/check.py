@@ -18,11 +18,11 @@ from sidegate.core.clock import Clock
 from sidegate.core.session import Session
 from sidegate.core.verdict import Allow, Deny, Unavailable, Verdict
 from sidegate.services.binding import ClientBinding
-from sidegate.services.validator import Further, Validator
-from sidegate.web.gateways.base import Gateway, Manners
-from sidegate.web.server.handler import Fetched
+from sidegate.services.validator import ExtraCheck, Validator
+from sidegate.web.gateways.base import GatewayPolicy, GatewayProtocol
+from sidegate.web.server.handler import Prefetched
 from sidegate.web.server.header_lines import Roles
-from sidegate.web.server.messages import Answer, Head, Line, Subrequest
+from sidegate.web.server.messages import Head, HeaderValue, Response, Subrequest
 from sidegate.web.server.response_bytes import Reply, reply_of
 
 _ALLOWED: Final = ("allow", "ok")
@@ -37,20 +37,20 @@ class CheckEvents(Protocol):
 
     def check(self, gateway: str, result: str, reason: str, seconds: float) -> None: ...
 
-    def checks_at_once(self, gateway: str) -> MutableMapping[tuple[str, str], int]:
+    def immediate_checks(self, gateway: str) -> MutableMapping[tuple[str, str], int]:
         """Return where to count, by result and reason, checks that take no time to speak of."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Said(Reply):
+class _CachedReply(Reply):
     """What was said of a copy of a session: to whom, and what its client had shown."""
 
-    gateway: Gateway
-    shown: tuple[Line, ...] | None  # None: the session is bound to nothing
+    gateway: GatewayProtocol
+    shown: tuple[HeaderValue, ...] | None  # None: the session is bound to nothing
     differing: tuple[Signal, ...]  # what it is bound to and was shown otherwise, and let pass
 
-    def holds(self, gateway: Gateway, head: Head) -> bool:
+    def holds(self, gateway: GatewayProtocol, head: Head) -> bool:
         """Say whether it would be said again."""
         return gateway is self.gateway and (self.shown is None or self.shown == head.shown)
 
@@ -60,8 +60,8 @@ class Check:
 
     def __init__(
         self,
-        gateway: Gateway,
-        manners: Manners,
+        gateway: GatewayProtocol,
+        manners: GatewayPolicy,
         validator: Validator,
         *,
         events: CheckEvents,
@@ -73,21 +73,21 @@ class Check:
         self.roles: Roles = gateway.roles
         self.cookie = manners.sources.cookie
         self._gateway = gateway
-        self._spelling = manners.sources.spelling
+        self._spelling = manners.sources.token_text
         self._validator = validator
-        self._recall, self._saw = validator.recall, validator.saw
+        self._recall, self._saw = validator.check_memory, validator.on_allowed
         self._events = events
-        self._tally = events.checks_at_once(gateway.name)
+        self._tally = events.immediate_checks(gateway.name)
         self._now = clock.now
         self._binding = binding
         # There are as many as there are reasons.
         self._refusal = lru_cache(maxsize=32)(lambda no: reply_of(gateway.write(no)))
 
-    def at_once(self, head: Head, fetched: Fetched | None = None) -> Reply | None:
+    def try_fast(self, head: Head, fetched: Prefetched | None = None) -> Reply | None:
         """Answer from memory, or with what was fetched. None: the stores have to be asked."""
         now, waited = self._now(), None
         if fetched is not None:
-            found, waited = self._validator.fetched(fetched.copy, now), fetched.waited
+            found, waited = self._validator.judge_prefetched(fetched.copy, now), fetched.waited
         else:
             spelling = self._spelling(head)
             found = spelling if isinstance(spelling, Deny) else self._recall(spelling, now)
@@ -95,8 +95,8 @@ class Check:
             return None
         if isinstance(found, Deny):
             return self._tell(head, found, waited)
-        said = found.margin
-        if not isinstance(said, _Said) or not said.holds(self._gateway, head):
+        said = found.cached_reply
+        if not isinstance(said, _CachedReply) or not said.holds(self._gateway, head):
             return self._conclude(head, found, now, waited)
         self._saw(found, now)
         self._count(_ALLOWED, waited)
@@ -104,18 +104,18 @@ class Check:
             self._binding.count(said.differing)
         return said
 
-    def fetch(self, head: Head, then: Callable[[Fetched], None]) -> bool:
+    def prefetch(self, head: Head, then: Callable[[Prefetched], None]) -> bool:
         """Have a hot store asked."""
         spelling, start = self._spelling(head), perf_counter()
         if isinstance(spelling, Deny):  # which is answered already
             return False
-        return self._validator.fetch(
+        return self._validator.prefetch(
             spelling,
-            lambda copy: then(Fetched(copy, perf_counter() - start)),
+            lambda copy: then(Prefetched(copy, perf_counter() - start)),
             budget=self._gateway.budget(head),
         )
 
-    async def answer(self, head: Head, waited: float | None = None) -> Answer:
+    async def answer(self, head: Head, waited: float | None = None) -> Response:
         """Read, validate, count, write."""
         start = perf_counter() - (waited or 0.0)
         subrequest = self._gateway.read(head)
@@ -128,7 +128,9 @@ class Check:
     def _conclude(self, head: Head, session: Session, now: datetime, waited: float | None) -> Reply:
         """Answer for a session that was found. What may be said again is noted in its margin."""
         differing = self._differing(session, head)
-        verdict = self._binding.meet(session, differing) if self._binding else Allow(session)
+        verdict = (
+            self._binding.apply_policy(session, differing) if self._binding else Allow(session)
+        )
         reply = self._tell(head, verdict, waited)
         if isinstance(verdict, Allow):
             self._saw(session, now)
@@ -138,7 +140,7 @@ class Check:
     def _differing(self, session: Session, head: Head) -> tuple[Signal, ...]:
         if self._binding is None or (signals := self._gateway.signals(head)) is None:
             return ()
-        return self._binding.differing(session, signals)
+        return self._binding.mismatched(session, signals)
 
     def _note(
         self, head: Head, session: Session, differing: tuple[Signal, ...], reply: Reply
@@ -148,10 +150,10 @@ class Check:
         if session.binding and not _is_short(head):
             return  # nobody is to fill memory with what he shows
         shown = tuple(map(_shared, head.shown)) if session.binding else None
-        said = _Said(
+        said = _CachedReply(
             reply.common, reply.own, gateway=self._gateway, shown=shown, differing=differing
         )
-        session.note(said)
+        session.note_reply(said)
 
     def _count(self, labels: tuple[str, str], waited: float | None) -> None:
         """None: it took no time to speak of."""
@@ -179,11 +181,11 @@ class Check:
             further=self._further(head),
         )
 
-    def _further(self, head: Head) -> Further | None:
+    def _further(self, head: Head) -> ExtraCheck | None:
         binding = self._binding
         if binding is None:
             return None
-        return lambda session: binding.meet(session, self._differing(session, head))
+        return lambda session: binding.apply_policy(session, self._differing(session, head))
 
     def _log(self, subrequest: Subrequest, result: str, reason: str) -> None:
         """A query may hold anything, tokens too: of a URI only the path is told."""
@@ -206,7 +208,7 @@ def _is_short(head: Head) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _shared(line: Line) -> Line:
+def _shared(line: HeaderValue) -> HeaderValue:
     """Return the first of equal lines: clients are many, their programs and languages few."""
     return line
 

@@ -11,46 +11,46 @@ from datetime import datetime
 from sidegate.core.session import Session
 from sidegate.core.verdict import Allow, Deny, Verdict
 from sidegate.services.validator import Validator
-from sidegate.web.gateways.base import Manners
-from sidegate.web.server.handler import Fetched
+from sidegate.web.gateways.base import GatewayPolicy
+from sidegate.web.server.handler import Prefetched
 from sidegate.web.server.header_lines import Roles
-from sidegate.web.server.messages import Answer, Head
+from sidegate.web.server.messages import Head, Response
 from sidegate.web.server.response_bytes import Reply
 
 
 class SessionStatus:
     """Answers for the token of the request, and for no other."""
 
-    def __init__(self, validator: Validator, manners: Manners) -> None:
+    def __init__(self, validator: Validator, manners: GatewayPolicy) -> None:
         self.route = "/session"
         self.roles: Roles = manners.sources.roles()
         self.cookie = manners.sources.cookie
         self._validator = validator
         self._manners = manners
 
-    def at_once(self, _: Head, __: Fetched | None = None) -> Reply | None:
+    def try_fast(self, _: Head, __: Prefetched | None = None) -> Reply | None:
         """Not: front ends ask seldom."""
         return None
 
-    def fetch(self, _: Head, __: Callable[[Fetched], None]) -> bool:
+    def prefetch(self, _: Head, __: Callable[[Prefetched], None]) -> bool:
         """Nor this: nothing is answered at once."""
         return False
 
-    async def answer(self, head: Head, _: float | None = None) -> Answer:
+    async def answer(self, head: Head, _: float | None = None) -> Response:
         """Answer 200 with the session's times, or refuse as the gate does."""
         verdict = await self._verdict(head)
         refused_or_allowed = self._manners.write(verdict)
         if not isinstance(verdict, Allow):
             return refused_or_allowed
         fields = (("Cache-Control", "no-store"), ("Content-Type", "application/json"))
-        return Answer(200, fields, _document(verdict.session))
+        return Response(200, fields, _document(verdict.session))
 
     async def _verdict(self, head: Head) -> Verdict:
         match self._manners.sources.read(head):
             case Deny() as no:
                 return no
             case credential:
-                return await self._validator.look(credential)
+                return await self._validator.inspect(credential)
 
 
 def _document(session: Session) -> bytes:

@@ -9,16 +9,16 @@ from typing import ClassVar
 
 from sidegate.core.binding import Signals
 from sidegate.core.verdict import Verdict
-from sidegate.web.gateways.base import Manners
+from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.server.header_lines import Roles, only
-from sidegate.web.server.messages import Answer, Head, Subrequest
+from sidegate.web.server.messages import Head, Response, Subrequest
 
 
 @dataclass(frozen=True, slots=True)
 class AuthRequest:
     """The method is always GET and the path always ours: headers tell the original ones."""
 
-    manners: Manners
+    manners: GatewayPolicy
     name: ClassVar[str] = "auth-request"
     route: ClassVar[str] = "/auth-request"
 
@@ -44,6 +44,6 @@ class AuthRequest:
     def signals(self, head: Head) -> Signals | None:
         return self.manners.signals.read(head)
 
-    def write(self, verdict: Verdict) -> Answer:
+    def write(self, verdict: Verdict) -> Response:
         answer = self.manners.write(verdict)
         return replace(answer, fields=(*answer.fields, ("X-Auth-Status", str(answer.status))))

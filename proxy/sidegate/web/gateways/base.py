@@ -10,10 +10,10 @@ from sidegate.web.gateways.client_signals import SignalSources
 from sidegate.web.gateways.credentials import CredentialSources
 from sidegate.web.gateways.identity_headers import IdentityNames
 from sidegate.web.server.header_lines import Roles
-from sidegate.web.server.messages import Answer, Head, Subrequest, problem
+from sidegate.web.server.messages import Head, Response, Subrequest, problem
 
 
-class Gateway(Protocol):
+class GatewayProtocol(Protocol):
     """An adapter: a name, a path, which header plays which role, and a few pure functions."""
 
     name: ClassVar[str]
@@ -33,11 +33,11 @@ class Gateway(Protocol):
         """Return what the client shows; None: nobody wants to know."""
         ...
 
-    def write(self, verdict: Verdict) -> Answer: ...
+    def write(self, verdict: Verdict) -> Response: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class GatewayPolicy:
     """How this house speaks to any gateway."""
 
     sources: CredentialSources = field(default_factory=CredentialSources)
@@ -49,7 +49,7 @@ class Manners:
         """Return a gateway's own headers by role, and those that count for everybody."""
         return {**self.sources.roles(), **self.signals.roles(), **facts}
 
-    def write(self, verdict: Verdict) -> Answer:
+    def write(self, verdict: Verdict) -> Response:
         """Answer 200 with the identity, 401 or 403, or 503.
 
         Allow is exactly 200: Envoy takes any other 2xx for a denial. A denial carries nothing of
@@ -58,7 +58,7 @@ class Manners:
         match verdict:
             case Allow(session):
                 no_store = ("Cache-Control", "no-store")
-                return Answer(200, (no_store,), identity=self.identity.fields(session))
+                return Response(200, (no_store,), identity=self.identity.fields(session))
             case Deny(Reason.RULE):
                 return problem(HTTPStatus.FORBIDDEN)
             case Deny(reason):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from sidegate.core.token import Spelling, spelling_of
+from sidegate.core.token import TokenText, token_text_of
 from sidegate.core.verdict import Deny, Reason
 from sidegate.web.server.header_lines import BLANKS, LINE_END, Roles
 from sidegate.web.server.messages import Head
@@ -58,7 +58,7 @@ class CredentialSources:
         # Bytes beyond ASCII become characters that no token has.
         return presented[0].decode("latin-1")
 
-    def spelling(self, head: Head) -> Spelling | Deny:
+    def token_text(self, head: Head) -> TokenText | Deny:
         """Return the only credential presented, if it is spelled like a token."""
         if head.authorization is None and head.cookie is None and head.token is None:
             if head.bearer is None and head.ours is not None:
@@ -68,7 +68,7 @@ class CredentialSources:
         credential = self.read(head)
         if isinstance(credential, Deny):
             return credential
-        return spelling_of(credential) or Deny(Reason.MALFORMED)
+        return token_text_of(credential) or Deny(Reason.MALFORMED)
 
     def _presented(self, head: Head) -> list[bytes] | None:
         """None: nobody can say what is presented."""

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from sidegate.core.binding import Signals
 from sidegate.core.verdict import Allow, Verdict
-from sidegate.web.gateways.base import Manners
+from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.server.header_lines import Roles, only
-from sidegate.web.server.messages import Answer, Head, Subrequest
+from sidegate.web.server.messages import Head, Response, Subrequest
 
 PREFIX = "/ext-authz"
 
@@ -20,7 +20,7 @@ PREFIX = "/ext-authz"
 class ExtAuthz:
     """Envoy overwrites what we answer and keeps what we do not: the aliases are to be removed."""
 
-    manners: Manners
+    manners: GatewayPolicy
     name: ClassVar[str] = "ext-authz"
     route: ClassVar[str] = f"{PREFIX}/"
     _removals: tuple[str, str] = field(init=False)
@@ -48,7 +48,7 @@ class ExtAuthz:
     def signals(self, head: Head) -> Signals | None:
         return self.manners.signals.read(head)
 
-    def write(self, verdict: Verdict) -> Answer:
+    def write(self, verdict: Verdict) -> Response:
         answer = self.manners.write(verdict)
         if not isinstance(verdict, Allow):
             return answer

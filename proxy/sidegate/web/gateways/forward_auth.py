@@ -5,16 +5,16 @@ from typing import ClassVar
 
 from sidegate.core.binding import Signals
 from sidegate.core.verdict import Verdict
-from sidegate.web.gateways.base import Manners
+from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.server.header_lines import Roles, only
-from sidegate.web.server.messages import Answer, Head, Subrequest
+from sidegate.web.server.messages import Head, Response, Subrequest
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardAuth:
     """The gateway rebuilds every X-Forwarded header it does not trust, and so do we trust them."""
 
-    manners: Manners
+    manners: GatewayPolicy
     name: ClassVar[str] = "forward-auth"
     route: ClassVar[str] = "/forward-auth"
 
@@ -40,5 +40,5 @@ class ForwardAuth:
     def signals(self, head: Head) -> Signals | None:
         return self.manners.signals.read(head, listed=True)
 
-    def write(self, verdict: Verdict) -> Answer:
+    def write(self, verdict: Verdict) -> Response:
         return self.manners.write(verdict)

@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 
 from sidegate.core.actor import Actor
 from sidegate.core.errors import BadLogoutToken, ReplayedLogout
-from sidegate.services.backchannel_logout import Logouts
+from sidegate.services.backchannel_logout import BackchannelLogout
 from sidegate.web.admin.audit_lines import log_change
 from sidegate.web.admin.middleware import REQUEST_ID
 from sidegate.web.oidc.keys import KeysUnavailable
@@ -34,7 +34,7 @@ class LogoutRoutes:
     """From a provider's request to the verb of `Logouts`, and back in the words of the standard."""
 
     def __init__(
-        self, providers: Mapping[str, LogoutTokens], logouts: Logouts, *, counted: Counted
+        self, providers: Mapping[str, LogoutTokens], logouts: BackchannelLogout, *, counted: Counted
     ) -> None:
         """`providers`, by name, each with what reads its tokens."""
         self._providers = providers
@@ -68,7 +68,7 @@ class LogoutRoutes:
     async def _obey(self, request: web.Request, name: str, tokens: LogoutTokens) -> int:
         by = Actor(f"provider:{name}", request.remote or None)
         logout = await tokens.read(await _logout_token(request))
-        ended = await self._logouts.obey(logout, by=by)
+        ended = await self._logouts.process(logout, by=by)
         log_change(request, "provider.logout", by=by, revoked=ended)
         return ended
 

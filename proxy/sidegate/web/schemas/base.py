@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails
 
 from sidegate.core.lifetimes import Lifetimes
 from sidegate.core.session_type import SessionType
-from sidegate.web.schemas.problems import Mistake, invalid
+from sidegate.web.schemas.problems import FieldError, invalid
 
 
 class Payload(BaseModel):
@@ -47,7 +47,7 @@ def read(
         raise invalid("invalid_request", mistakes) from None
 
 
-def _mistake(error: ErrorDetails) -> Mistake:
+def _mistake(error: ErrorDetails) -> FieldError:
     path = ".".join(str(step) for step in error["loc"])
     own = error.get("ctx", {}).get("error")  # one of ours, without pydantic's "Value error, "
-    return Mistake(path, str(own) if own is not None else error["msg"])
+    return FieldError(path, str(own) if own is not None else error["msg"])

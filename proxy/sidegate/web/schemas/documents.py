@@ -177,7 +177,7 @@ class LogoutRefusedDocument(TypedDict):
 
 
 @described
-class MistakeDocument(TypedDict):
+class FieldErrorDocument(TypedDict):
     """One thing wrong with a request."""
 
     path: str
@@ -196,7 +196,7 @@ class ProblemDocument(TypedDict):
     """For programs; never changes its meaning."""
     detail: NotRequired[str]
     """For people."""
-    errors: NotRequired[list[MistakeDocument]]
+    errors: NotRequired[list[FieldErrorDocument]]
     """Every mistake there is in the request."""
     request_id: NotRequired[str]
     """What `X-Request-Id` says too, and the log."""

@@ -57,7 +57,7 @@ CODES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Mistake:
+class FieldError:
     """One thing wrong with a request: where (`scopes.3`; empty: the whole of it) and what."""
 
     path: str
@@ -77,7 +77,7 @@ class Problem(Exception):
         code: str,
         detail: str | None = None,
         *,
-        errors: Sequence[Mistake] = (),
+        errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
         more: Mapping[str, object] | None = None,
     ) -> None:
@@ -106,7 +106,7 @@ class Problem(Exception):
         return {**members, **self.more}
 
 
-def invalid(code: str, errors: Sequence[Mistake]) -> Problem:
+def invalid(code: str, errors: Sequence[FieldError]) -> Problem:
     """Return the problem of a request that can be read but not be meant."""
     return Problem(400, code, "the request has mistakes; `errors` lists them all", errors=errors)
 

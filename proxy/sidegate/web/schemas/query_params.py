@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 
 from aiohttp import web
 
-from sidegate.web.schemas.problems import Mistake, invalid
+from sidegate.web.schemas.problems import FieldError, invalid
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ class Query:
 
     def __init__(self, request: web.Request) -> None:
         self._given = request.rel_url.query
-        self._mistakes: list[Mistake] = []
+        self._mistakes: list[FieldError] = []
 
     def read(self, name: str, kind: Callable[[str], T]) -> T | None:
         """Return what `kind` makes of a parameter; None: it is not there, or a mistake."""
@@ -28,12 +28,12 @@ class Query:
         try:
             return kind(self._given[name])
         except ValueError as error:
-            self._mistakes.append(Mistake(name, str(error)))
+            self._mistakes.append(FieldError(name, str(error)))
             return None
 
     def mistaken(self, name: str, why: str) -> None:
         """Note a mistake between parameters."""
-        self._mistakes.append(Mistake(name, why))
+        self._mistakes.append(FieldError(name, why))
 
     def must_be_right(self) -> None:
         """Raise the problem with all mistakes, if there are any."""

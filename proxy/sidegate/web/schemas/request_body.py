@@ -10,7 +10,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
 from sidegate.web.schemas import strict_json
-from sidegate.web.schemas.problems import Mistake, Problem, invalid
+from sidegate.web.schemas.problems import FieldError, Problem, invalid
 
 LIMIT: Final = 64 * 1024
 PATIENCE: Final = 10.0  # seconds for a body of at most 64 KiB; a slower one is an attack or a ruin
@@ -31,7 +31,7 @@ async def json_object(request: web.Request, *, optional: bool = False) -> dict[s
     except ValueError as error:
         raise Problem(400, "invalid_json", f"the body is not acceptable JSON: {error}") from None
     if not isinstance(document, dict):
-        raise invalid("invalid_request", [Mistake("", "the body is not a JSON object")])
+        raise invalid("invalid_request", [FieldError("", "the body is not a JSON object")])
     return document
 
 

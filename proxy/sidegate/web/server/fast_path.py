@@ -25,12 +25,12 @@ from typing import Final, cast
 
 from sidegate.core.clock import Clock
 from sidegate.web.server.grammar import Grammar
-from sidegate.web.server.handler import Desk, Fetched
-from sidegate.web.server.head_templates import Forms
+from sidegate.web.server.handler import Prefetched, RequestHandler
+from sidegate.web.server.head_templates import HeadTemplates
 from sidegate.web.server.messages import Head, problem
 from sidegate.web.server.response_bytes import Reply, date_line, reply_of, whole
 
-Succession = Callable[[], asyncio.Protocol]
+FallbackFactory = Callable[[], asyncio.Protocol]
 """Makes the protocol that takes over a connection: aiohttp's."""
 
 _END: Final = b"\r\n\r\n"
@@ -49,23 +49,23 @@ _log: Final = logging.getLogger("sidegate.door")
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class HeadTimeouts:
     """How many seconds each of these is waited for."""
 
     head: float = 10.0  # its end, once it has begun; a stranger's first, once he has connected
     idle: float = 3630.0  # outlives every gateway's own (Envoy's is an hour): none races with ours
 
 
-class ExpressLane:
+class FastPath:
     """What the connections of a door have in common, and how they all end."""
 
     def __init__(
         self,
-        desks: Iterable[Desk],
+        desks: Iterable[RequestHandler],
         *,
         trust: Callable[[object], bool],
         clock: Clock,
-        patience: Patience | None = None,
+        patience: HeadTimeouts | None = None,
         learn_every: int = 8,
     ) -> None:
         """`trust` judges a socket's name for its other end; strangers are left to aiohttp.
@@ -75,8 +75,8 @@ class ExpressLane:
         self._learn_every = learn_every
         self.plain = tuple(_plain(desks, learn_every))
         self.trust = trust
-        self.patience = patience or Patience()
-        self.connections: set[Connection] = set()
+        self.patience = patience or HeadTimeouts()
+        self.connections: set[FastConnection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.left = asyncio.Event()  # a connection has
         self.draining = False
@@ -93,11 +93,11 @@ class ExpressLane:
         self._tell_time()
         self._next_second = asyncio.get_running_loop().call_later(1.0, self.open)
 
-    def connection(self, succession: Succession) -> asyncio.Protocol:
+    def connection(self, succession: FallbackFactory) -> asyncio.Protocol:
         """Return the protocol of a new connection."""
-        return Connection(self, succession) if self.plain else succession()
+        return FastConnection(self, succession) if self.plain else succession()
 
-    def exchange(self, desks: Iterable[Desk], *, trust: Callable[[object], bool]) -> None:
+    def exchange(self, desks: Iterable[RequestHandler], *, trust: Callable[[object], bool]) -> None:
         """From the next request on let others answer. Who is not trusted any more is hung up on."""
         self.plain, self.trust = tuple(_plain(desks, self._learn_every)), trust
         for connection in tuple(self.connections):
@@ -130,18 +130,20 @@ class ExpressLane:
         self.ending = self.date + b"\r\n"
 
 
-def _plain(desks: Iterable[Desk], learn_every: int) -> Iterator[tuple[Desk, Forms]]:
+def _plain(
+    desks: Iterable[RequestHandler], learn_every: int
+) -> Iterator[tuple[RequestHandler, HeadTemplates]]:
     """Yield each desk and how plain heads for it are read. The others are left to aiohttp."""
     for desk in desks:
         with suppress(ValueError):  # a header has two meanings
             grammar = Grammar(desk.route, desk.roles, desk.cookie)
-            yield desk, Forms(grammar, learn_every=learn_every)
+            yield desk, HeadTemplates(grammar, learn_every=learn_every)
 
 
-class Connection(asyncio.Protocol):
+class FastConnection(asyncio.Protocol):
     """One gateway's connection, until it ends or is aiohttp's."""
 
-    def __init__(self, lane: ExpressLane, succession: Succession) -> None:
+    def __init__(self, lane: FastPath, succession: FallbackFactory) -> None:
         self._lane = lane
         self._succession = succession
         self._loop = asyncio.get_running_loop()
@@ -237,12 +239,12 @@ class Connection(asyncio.Protocol):
     def _ask(self, head: Head) -> None:
         """Have fetched what memory cannot tell; where there is no use in that, look it up."""
         self._asking = True
-        if not self._desk.fetch(head, partial(self._fetched, self._desk, head)):
+        if not self._desk.prefetch(head, partial(self._fetched, self._desk, head)):
             self._look_up(self._desk, head)
 
-    def _fetched(self, desk: Desk, head: Head, fetched: Fetched) -> None:
+    def _fetched(self, desk: RequestHandler, head: Head, fetched: Prefetched) -> None:
         try:
-            reply = desk.at_once(head, fetched)
+            reply = desk.try_fast(head, fetched)
         except Exception as error:  # noqa: BLE001  # the last line: whatever it is, it is told
             head, reply = _failed(head, error)
         if reply is not None:
@@ -252,12 +254,12 @@ class Connection(asyncio.Protocol):
         else:
             self._look_up(desk, head, fetched.waited)
 
-    def _look_up(self, desk: Desk, head: Head, waited: float | None = None) -> None:
+    def _look_up(self, desk: RequestHandler, head: Head, waited: float | None = None) -> None:
         task = self._loop.create_task(self._looked_up(desk, head, waited))
         self._lane.tasks.add(task)
         task.add_done_callback(self._lane.tasks.discard)
 
-    async def _looked_up(self, desk: Desk, head: Head, waited: float | None) -> None:
+    async def _looked_up(self, desk: RequestHandler, head: Head, waited: float | None) -> None:
         try:
             reply = reply_of(await desk.answer(head, waited))
         except Exception as error:  # noqa: BLE001  # the last line: whatever it is, it is told
@@ -291,10 +293,10 @@ class Connection(asyncio.Protocol):
             self._held = True
             self._transport.pause_reading()
 
-    def _turn_to(self, desk: Desk, forms: Forms) -> None:
+    def _turn_to(self, desk: RequestHandler, forms: HeadTemplates) -> None:
         """Expect the next request to be for this desk: gateways ask the same one again."""
         self._desk, self._forms = desk, forms
-        self._at_once, self._read = desk.at_once, forms.read
+        self._at_once, self._read = desk.try_fast, forms.read
 
     def _turn_to_another(self) -> bool:
         """Turn to whoever the request is for. False: its head is waited for, or aiohttp has it."""

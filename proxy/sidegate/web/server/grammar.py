@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from sidegate.core.token import SPELLED
+from sidegate.core.token import TOKEN_PATTERN
 from sidegate.web.server.header_lines import Roles
 from sidegate.web.server.messages import Head
 
@@ -106,7 +106,7 @@ def _rules(names: Roles, cookie: bytes | None) -> Iterator[Rule]:
         match role:
             case "authorization":
                 # What is spelled like a token needs no second look.
-                bearer = rb"[Bb]earer[ \t]++(?=%b\r)(%b)" % (SPELLED, SPELLED)
+                bearer = rb"[Bb]earer[ \t]++(?=%b\r)(%b)" % (TOKEN_PATTERN, TOKEN_PATTERN)
                 yield Rule((name,), ("bearer", role), rb"(?:%b|(%b))" % (bearer, TEXT))
             case "cookie" if cookie is not None:
                 # Nor do cookies none of which is quoted, and but one of which is ours.
@@ -119,7 +119,7 @@ def _cookies(ours: bytes) -> bytes:
     """Match a line of plain cookies, and catch the value of ours if it is there."""
     another = rb"(?!%b)%b" % (re.escape(ours), _PAIR)
     before, after = rb"(?:%b;[ \t]*+)*" % another, rb"(?:;[ \t]*+%b)*" % another
-    value = rb"%b=(?=%b%b\r)(%b)[^\r]*+" % (re.escape(ours), SPELLED, after, SPELLED)
+    value = rb"%b=(?=%b%b\r)(%b)[^\r]*+" % (re.escape(ours), TOKEN_PATTERN, after, TOKEN_PATTERN)
     return rb"%b(?:%b|%b(?=\r))" % (before, value, another)
 
 

@@ -5,18 +5,18 @@ from typing import NamedTuple, Protocol
 
 from sidegate.core.session import Session
 from sidegate.web.server.header_lines import Roles
-from sidegate.web.server.messages import Answer, Head
+from sidegate.web.server.messages import Head, Response
 from sidegate.web.server.response_bytes import Reply
 
 
-class Fetched(NamedTuple):
+class Prefetched(NamedTuple):
     """What a desk has fetched for a request, and for how many seconds that has waited."""
 
     copy: Session | None  # None: nothing
     waited: float
 
 
-class Desk(Protocol):
+class RequestHandler(Protocol):
     """Answers for its route: there and, if that ends in a slash, anywhere below."""
 
     @property
@@ -32,18 +32,18 @@ class Desk(Protocol):
         """Return the name of the cookie it looks for."""
         ...
 
-    def at_once(self, head: Head, fetched: Fetched | None = None) -> Reply | None:
+    def try_fast(self, head: Head, fetched: Prefetched | None = None) -> Reply | None:
         """Answer if nobody has to be asked, or with what was fetched. None: `answer` does it."""
         ...
 
-    def fetch(self, head: Head, then: Callable[[Fetched], None]) -> bool:
+    def prefetch(self, head: Head, then: Callable[[Prefetched], None]) -> bool:
         """Fetch what `at_once` lacks, without a task, and give it to `then`, but after we return.
 
         False: there is no use in that; `then` is not called.
         """
         ...
 
-    async def answer(self, head: Head, waited: float | None = None) -> Answer:
+    async def answer(self, head: Head, waited: float | None = None) -> Response:
         """Ask whoever has to be asked, and answer.
 
         `waited`: the seconds it took to fetch what `at_once` could do nothing with; None: nobody
@@ -52,7 +52,7 @@ class Desk(Protocol):
         ...
 
 
-def desk_for(target: str, among: Sequence[Desk]) -> Desk | None:
+def handler_for(target: str, among: Sequence[RequestHandler]) -> RequestHandler | None:
     """Return who answers on this request target. The query is the client's and says nothing."""
     path = target.partition("?")[0]
     for each in among:

@@ -31,7 +31,7 @@ _head: Final[Callable[[Iterable[object]], Head]] = partial(tuple.__new__, Head)
 """Head._make, without a detour through Python."""
 
 
-class Forms:
+class HeadTemplates:
     """The heads for one desk. Whatever comes first, all read alike."""
 
     def __init__(self, grammar: Grammar, *, most: int = 16, learn_every: int = 8) -> None:
@@ -44,7 +44,7 @@ class Forms:
         self._most = most
         self._learn_every = learn_every
         self._unlike_the_last = 0
-        self._known: OrderedDict[tuple[bytes, ...], _Form] = OrderedDict()
+        self._known: OrderedDict[tuple[bytes, ...], _HeadTemplate] = OrderedDict()
         self._last, self._groups = _NO_FORM
 
     def read(self, data: bytes) -> Head | None:
@@ -83,14 +83,14 @@ class Forms:
         self._last, self._groups = self._known[names]
 
 
-class _Form(NamedTuple):
+class _HeadTemplate(NamedTuple):
     """What matches a head in this form, and which of its groups is which field of a Head."""
 
     match: Callable[[bytes], "re.Match[bytes] | None"]
     groups: Sequence[int]
 
 
-def form_of(names: Sequence[bytes], grammar: Grammar) -> _Form:
+def form_of(names: Sequence[bytes], grammar: Grammar) -> _HeadTemplate:
     """Return the form of a plain head with these header lines."""
     rules = [grammar.by_name.get(name.lower()) for name in names]
     caught = ["method", "target", "old"]
@@ -109,11 +109,11 @@ def form_of(names: Sequence[bytes], grammar: Grammar) -> _Form:
         old_closes,
     )
     groups = tuple(group.get(field, nothing) for field in Head._fields)
-    return _Form(re.compile(pattern).fullmatch, groups)
+    return _HeadTemplate(re.compile(pattern).fullmatch, groups)
 
 
 def _line(name: bytes, rule: Rule | None) -> bytes:
     return rb"%b:%b\r\n" % (re.escape(name), TEXT if rule is None else BLANKS + rule.value)
 
 
-_NO_FORM: Final = _Form(lambda _: None, ())
+_NO_FORM: Final = _HeadTemplate(lambda _: None, ())

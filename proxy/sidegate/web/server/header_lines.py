@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from sidegate.web.server.messages import Head, Line
+from sidegate.web.server.messages import Head, HeaderValue
 
 LINE_END = b"\r\n"
 BLANKS = b" \t"
@@ -24,7 +24,7 @@ def gather(
     return Head._make((method, target, *(played.get(role) for role in Head._fields[2:])))
 
 
-def only(line: Line) -> str | None:
+def only(line: HeaderValue) -> str | None:
     """Return the value of a header that was sent once; a repeated one states nothing."""
     if line is None or LINE_END in line:
         return None

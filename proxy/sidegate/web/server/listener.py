@@ -20,11 +20,11 @@ from yarl import URL
 
 from sidegate.core.address import Address
 from sidegate.core.errors import CannotListen
-from sidegate.web.server.fast_path import Patience
+from sidegate.web.server.fast_path import HeadTimeouts
 from sidegate.web.server.messages import problem
 from sidegate.web.server.response_bytes import reply_of, whole
 from sidegate.web.server.sockets import SocketFile, make_way
-from sidegate.web.server.trusted_peers import Peers
+from sidegate.web.server.trusted_peers import TrustedPeers
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Application = web.Application
@@ -52,7 +52,7 @@ _KEEPING_THE_FILE: Final[dict[str, Any]] = (
 # count of his own must not take the gate's descriptors.
 DEFAULT_MAX_CONNECTIONS: Final = 1_000
 # Strangers, peers who are not trusted, have places of their own: each gets its 403, and is gone.
-MAX_STRANGERS: Final = 100
+MAX_UNTRUSTED: Final = 100
 
 # Says nothing, and is one too many: it is waited for these seconds.
 _PATIENCE: Final = 1.0
@@ -90,7 +90,7 @@ class Lane(Protocol):
 class _Protocol(web.RequestHandler):
     """aiohttp's protocol with our words for errors, and an end to waiting for a first request."""
 
-    def __init__(self, door: "Door", *, awaited: bool) -> None:
+    def __init__(self, door: "Listener", *, awaited: bool) -> None:
         """`awaited`: a first request has to come soon, and not only to end once it has begun."""
         loop = asyncio.get_running_loop()
         super().__init__(door, loop=loop, keepalive_timeout=door.patience.idle, **_OPTIONS)
@@ -162,7 +162,7 @@ class _TurnedAway(asyncio.Protocol):
 class _Arrival(asyncio.Protocol):
     """A connection of which it is not known yet whose it is, and whether there is room."""
 
-    def __init__(self, door: "Door") -> None:
+    def __init__(self, door: "Listener") -> None:
         self._door = door
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -175,7 +175,7 @@ class _Arrival(asyncio.Protocol):
         protocol.connection_made(arrived)
 
 
-class Door(web.Server):
+class Listener(web.Server):
     """One listener and its connections. Open it, and close it in the end."""
 
     def __init__(
@@ -186,8 +186,8 @@ class Door(web.Server):
         on_bad_request: Callable[[], None],
         request_factory: Any = None,
         express: Lane | None = None,
-        peers: Peers | None = None,
-        patience: Patience | None = None,
+        peers: TrustedPeers | None = None,
+        patience: HeadTimeouts | None = None,
         max_connections: int = DEFAULT_MAX_CONNECTIONS,
         on_full: Callable[[], None] = lambda: None,
     ) -> None:
@@ -205,7 +205,7 @@ class Door(web.Server):
         self.on_bad_request = on_bad_request
         self.draining = False
         self._handler = handler
-        self.patience = patience or Patience()
+        self.patience = patience or HeadTimeouts()
         self._express = express
         self._peers = peers
         self._strangers: set[asyncio.Protocol] = set()
@@ -236,8 +236,8 @@ class Door(web.Server):
             return _Protocol(self, awaited=True)
         return self() if self._express is None else self._express.connection(self)
 
-    def _receive_stranger(self, peers: Peers) -> asyncio.Protocol | None:
-        if len(self._strangers) >= MAX_STRANGERS:
+    def _receive_stranger(self, peers: TrustedPeers) -> asyncio.Protocol | None:
+        if len(self._strangers) >= MAX_UNTRUSTED:
             peers.refused()
             return None
         stranger = _Protocol(self, awaited=True)
@@ -288,7 +288,7 @@ class Door(web.Server):
         self._path = SocketFile(address.path)
         return address
 
-    def exchange(self, handler: Handler, *, peers: Peers | None = None) -> None:
+    def exchange(self, handler: Handler, *, peers: TrustedPeers | None = None) -> None:
         """From the next request on, let another handler answer; trust `peers` who connect."""
         self._handler, self._peers = handler, peers
 
@@ -323,16 +323,16 @@ class Door(web.Server):
 
 
 @asynccontextmanager
-async def application_door(
+async def application_listener(
     name: str, application: web.Application, *, on_bad_request: Callable[[], None]
-) -> AsyncIterator[Door]:
+) -> AsyncIterator[Listener]:
     """Yield the door of an aiohttp application, started, and clean the application up after it."""
     runner = web.AppRunner(application)
     await runner.setup()
     server = runner.server
     assert server is not None  # set up
     try:
-        yield Door(
+        yield Listener(
             name,
             server.request_handler,
             on_bad_request=on_bad_request,
@@ -387,6 +387,6 @@ def refusal(status: HTTPStatus) -> web.Response:
     return response
 
 
-async def shut(_: web.BaseRequest) -> web.StreamResponse:
+async def closed_handler(_: web.BaseRequest) -> web.StreamResponse:
     """Answer for a door that nobody has a key to any more."""
     return refusal(HTTPStatus.UNAUTHORIZED)

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
-from sidegate.core.token import Spelling
+from sidegate.core.token import TokenText
 from sidegate.core.verdict import Deny
 
-Line = bytes | None
+HeaderValue = bytes | None
 """The value that was sent under a name, perhaps with blanks behind it; None: none was sent. Where
 several were, all of them, divided by line ends, which stand in no value."""
 
@@ -22,27 +22,27 @@ class Head(NamedTuple):
 
     method: bytes
     target: bytes
-    old: Line = None  # it is HTTP/1.0
-    host: Line = None
-    bearer: Spelling | None = None  # Authorization is a bearer token and nothing else
-    authorization: Line = None
-    ours: Spelling | None = None  # the value of our cookie, in a line that is easy to read
-    cookie: Line = None  # any other line with our cookie
-    token: Line = None  # the header of gate.header
-    client: Line = None  # who sent the original request
-    user_agent: Line = None
-    accept_language: Line = None
-    device: Line = None  # the header of binding.header
-    original_method: Line = None
-    original_uri: Line = None
-    budget: Line = None  # how long the gateway waits
-    content_type: Line = None
-    length: Line = None  # of a body: none
-    rarity: Line = None  # one of some headers that nobody reads
-    connection: Line = None  # whether it ends with the answer
+    old: HeaderValue = None  # it is HTTP/1.0
+    host: HeaderValue = None
+    bearer: TokenText | None = None  # Authorization is a bearer token and nothing else
+    authorization: HeaderValue = None
+    ours: TokenText | None = None  # the value of our cookie, in a line that is easy to read
+    cookie: HeaderValue = None  # any other line with our cookie
+    token: HeaderValue = None  # the header of gate.header
+    client: HeaderValue = None  # who sent the original request
+    user_agent: HeaderValue = None
+    accept_language: HeaderValue = None
+    device: HeaderValue = None  # the header of binding.header
+    original_method: HeaderValue = None
+    original_uri: HeaderValue = None
+    budget: HeaderValue = None  # how long the gateway waits
+    content_type: HeaderValue = None
+    length: HeaderValue = None  # of a body: none
+    rarity: HeaderValue = None  # one of some headers that nobody reads
+    connection: HeaderValue = None  # whether it ends with the answer
 
     @property
-    def shown(self) -> tuple[Line, ...]:
+    def shown(self) -> tuple[HeaderValue, ...]:
         """What a session may be bound to, as it was sent."""
         return self[_SHOWN]  # type: ignore[return-value]  # mypy takes the slice for an item
 
@@ -71,7 +71,7 @@ Field = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """What goes back to the gateway; both lanes write it as it is.
 
     `identity` are further fields: those that tell of a session.
@@ -88,8 +88,8 @@ class Answer:
         return self.fields + self.identity
 
 
-def problem(status: HTTPStatus, *fields: Field) -> Answer:
+def problem(status: HTTPStatus, *fields: Field) -> Response:
     """Say no in few words. `fields` come besides those that every such answer has."""
     always = (("Cache-Control", "no-store"), ("Content-Type", "application/problem+json"))
     body = f'{{"title":"{status.phrase}","status":{status.value}}}'
-    return Answer(status.value, (*always, *fields), body.encode("ascii"))
+    return Response(status.value, (*always, *fields), body.encode("ascii"))

@@ -8,7 +8,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
-from sidegate.web.server.messages import Answer, Field
+from sidegate.web.server.messages import Field, Response
 
 _OF_NOTHING: Final = b"Content-Length: 0\r\n"
 
@@ -22,7 +22,7 @@ class Reply:
     body: bytes = b""
 
 
-def reply_of(answer: Answer) -> Reply:
+def reply_of(answer: Response) -> Reply:
     """Spell an answer. Its fields are ASCII."""
     common = _common(answer.status, answer.fields, len(answer.body))
     return Reply(common, _spelled(answer.identity), answer.body)

@@ -11,7 +11,7 @@ Network = IPv4Network | IPv6Network
 _log: Final = logging.getLogger("sidegate.gate")
 
 
-class Peers:
+class TrustedPeers:
     """Knows whom to trust, and has the others counted."""
 
     def __init__(self, trusted: Iterable[Network], *, refused: Callable[[], None]) -> None:
