@@ -1,11 +1,11 @@
-# Sidegate's image: the builder makes a virtual environment, the second stage carries nothing else.
+# The image of Sidegate: the builder creates a virtual environment; the second stage has only that.
 #   docker build --tag sidegate:0.1.0 .
-# Base images are named by tag so that a rebuild brings fixes; pin them by digest in your pipeline.
+# Base images have a tag, so that a rebuild gets fixes; pin them by digest in your pipeline.
 
 FROM python:3.13-slim AS builder
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-# Every package is pinned by hash, the build's own too; the head of the file says how it is cut.
+# Every package is pinned by hash, those of the build too. The file has one section for each use.
 COPY constraints.txt ./
 RUN sed '/^# == build/,$d' constraints.txt > runtime.txt \
     && sed '/^# == demo/,$d' constraints.txt > build.txt \
@@ -27,7 +27,7 @@ LABEL org.opencontainers.image.title="Sidegate" \
       org.opencontainers.image.base.name="docker.io/library/python:3.13-slim"
 
 COPY --from=builder /opt/sidegate /opt/sidegate
-# The SQLite file of the embedded default, and the gate's Unix socket.
+# For the SQLite file, and for the Unix socket of the gate.
 RUN ["install", "--directory", "--owner=65532", "--group=65532", "--mode=0750", \
      "/var/lib/sidegate", "/run/sidegate"]
 
@@ -36,12 +36,12 @@ ENV PATH="/opt/sidegate/bin:${PATH}" \
     PYTHONUNBUFFERED=1 \
     SIDEGATE_DATA_DIR=/var/lib/sidegate
 
-# A number, not a name: Kubernetes cannot tell that a name is not root.
+# A number, not a name: Kubernetes cannot verify that a name is not root.
 USER 65532:65532
 WORKDIR /var/lib/sidegate
 
 # Every listener is on loopback until the settings say otherwise; see docs/deployment.md.
-# Gate and ops only: the admin listener is for the machine it runs on.
+# Gate and ops only: the admin listener is for local clients.
 EXPOSE 7080 7082
 STOPSIGNAL SIGTERM
 # For Docker and Compose; Kubernetes has its own probes.

@@ -1,6 +1,8 @@
-"""Write constraints.txt anew: every package we use, pinned, with the hash of each of its files.
+"""Write constraints.txt: every package in use, pinned, with the hash of each of its files.
 
-Run it with `./dev lock`. uv resolves for all platforms and Pythons at once, which pip cannot.
+`./dev lock` takes the newest versions that pyproject.toml allows; `./dev lock --keep` changes only
+what pyproject.toml no longer allows, or lacks. uv resolves for all platforms and Python versions at
+once, which pip cannot.
 """
 
 import os
@@ -19,11 +21,12 @@ LOCK = ROOT / "constraints.txt"
 _PIN = r"^[\w.-]+==.*?(?= *\\?$)"
 
 HEAD = """\
-# Every package Sidegate runs, builds, shows, tests and measures itself with, pinned, with the
+# Every package Sidegate needs to run, build, demonstrate, test and benchmark, pinned, with the
 # hashes of its files.
 # Made by `./dev lock`; do not edit.
 #
-# The parts lie on each other: an install takes all lines down to the part it does not need, as in
+# The parts build on each other: an installation takes all lines down to the first part it does not
+# need, as in
 #     sed '/^# == build/,$d' constraints.txt > runtime.txt
 #     pip install --require-hashes -r runtime.txt
 #     pip install --no-deps .
@@ -40,9 +43,13 @@ def main() -> None:
     test = [*demo, *_own(project, "test")]
     bench = [*test, *_own(project, "bench")]
     with tempfile.TemporaryDirectory() as folder:
-        whole = _resolved(bench, None, Path(folder))
         pins = Path(folder) / "pins.txt"
-        pins.write_text("\n".join(re.findall(_PIN, "".join(whole.values()), re.MULTILINE)))
+        if "--keep" in sys.argv[1:]:
+            _write_pins(pins, LOCK.read_text("utf-8"))
+            whole = _resolved(bench, pins, Path(folder))
+        else:
+            whole = _resolved(bench, None, Path(folder))
+        _write_pins(pins, "".join(whole.values()))
         text, written = HEAD, set[str]()
         parts = {"runtime": runtime, "build": build, "demo": demo, "test": test}
         for name, wanted in parts.items():
@@ -51,6 +58,10 @@ def main() -> None:
             written |= set(part)
         text += _part("bench", {n: pin for n, pin in whole.items() if n not in written})
     LOCK.write_text(text, "utf-8")
+
+
+def _write_pins(pins: Path, stanzas: str) -> None:
+    pins.write_text("\n".join(re.findall(_PIN, stanzas, re.MULTILINE)), "utf-8")
 
 
 def _own(project: dict[str, Any], group: str) -> list[str]:
@@ -73,7 +84,7 @@ def _resolved(wanted: list[str], pins: Path | None, folder: Path) -> dict[str, s
     uv += ["--universal", "--python-version=3.11", "--generate-hashes"]
     uv += ["--no-annotate", "--no-header", "--no-progress"]
     uv += ["--constraint", str(pins)] if pins else []
-    # uv brings its own certificates; whoever gave pip others means them for uv too.
+    # uv brings its own certificates; those that pip was given are meant for uv too.
     certificates = {"SSL_CERT_FILE": os.environ["PIP_CERT"]} if "PIP_CERT" in os.environ else {}
     text = subprocess.run(  # noqa: S603 - our own words
         uv, env=os.environ | certificates, check=True, stdout=subprocess.PIPE, text=True

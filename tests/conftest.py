@@ -1,51 +1,85 @@
-"""Fixtures every test may use: real stores, shared, or a test's own where it hurts them."""
+"""Fixtures for all tests: real stores, shared, or owned by a test that stops or damages them."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 import pytest
 import redis
 
 from tests.support.processes import Server, temporary_directory
-from tests.support.servers import copy_postgres, new_postgres_directory, start_postgres, start_redis
+from tests.support.servers import (
+    REDIS_KINDS,
+    copy_postgres,
+    create_postgres_directory,
+    start_postgres,
+    start_redis,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
     from pathlib import Path
 
 
+# The tests of the fault rig and of the benchmark, which are programs of their own.
+_RIGS: Final = ("tests/faults/", "tests/bench/")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Report the product's tests and those of the rigs apart."""
+    stats = terminalreporter.stats
+    counts = Counter(
+        ("rigs" if report.nodeid.startswith(_RIGS) else "product", outcome)
+        for outcome in ("passed", "failed", "error", "skipped")
+        for report in stats.get(outcome, [])
+    )
+    terminalreporter.section("product and rigs")
+    for part in ("product", "rigs"):
+        parts = [f"{count} {outcome}" for (name, outcome), count in counts.items() if name == part]
+        terminalreporter.line(f"{part}: {', '.join(parts) or 'no tests'}")
+
+
 @pytest.fixture
 def workdir() -> Iterator[Path]:
-    """A directory of the test's own that its demoted children can read and write."""
+    """A directory for one test, which unprivileged child processes can read and write."""
     with temporary_directory() as directory:
         yield directory
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Server]:
-    """One Redis for the whole run: leave it alive. Use `own_redis` to hurt one."""
+    """One Redis for the whole run: do not stop it. `own_redis` is for that."""
     with temporary_directory() as directory:
         server = start_redis(directory)
         yield server
         server.stop()
 
 
+@pytest.fixture(scope="session", params=REDIS_KINDS)
+def redis_of_each_kind(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Each supported Redis in turn, shared by the whole run: do not stop it."""
+    with temporary_directory() as directory:
+        server = start_redis(directory, kind=request.param)
+        yield server
+        server.stop()
+
+
 @pytest.fixture(scope="session")
 def postgres_template() -> Iterator[Path]:
-    """A fresh cluster's files, made once by initdb; copied by those who need their own."""
+    """The files of a new cluster, created once by initdb; each own Postgres starts from a copy."""
     with temporary_directory() as directory:
-        new_postgres_directory(directory / "pg")
+        create_postgres_directory(directory / "pg")
         yield directory / "pg"
 
 
 @pytest.fixture(scope="session")
 def postgres_server(postgres_template: Path) -> Iterator[Server]:
-    """One Postgres for the whole run: leave it alive. Use `own_postgres` to hurt one."""
+    """One Postgres for the whole run: do not stop it. `own_postgres` is for that."""
     with temporary_directory() as directory:
         copy_postgres(postgres_template, directory)
         server = start_postgres(directory)
@@ -63,7 +97,7 @@ def redis_url(redis_server: Server) -> str:
 
 @pytest.fixture
 def database_url(postgres_server: Server) -> Iterator[str]:
-    """A new, empty database in the shared Postgres, dropped afterwards whoever is still in it."""
+    """A new, empty database in the shared Postgres, dropped afterwards, connections or not."""
     name = f"test_{secrets.token_hex(8)}"
     # file_copy: on a server that syncs nothing it is twice as quick as the default
     create = f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy"
@@ -74,7 +108,7 @@ def database_url(postgres_server: Server) -> Iterator[str]:
 
 @pytest.fixture
 def own_redis() -> Iterator[Server]:
-    """A Redis of the test's own, to kill, pause and restart. It keeps nothing on disk."""
+    """A Redis for one test, to kill, pause and restart. It keeps nothing on disk."""
     with temporary_directory() as directory:
         server = start_redis(directory)
         yield server
@@ -83,7 +117,7 @@ def own_redis() -> Iterator[Server]:
 
 @pytest.fixture
 def own_postgres(postgres_template: Path) -> Iterator[Server]:
-    """A Postgres of the test's own, to kill, pause and restart."""
+    """A Postgres for one test, to kill, pause and restart."""
     with temporary_directory() as directory:
         copy_postgres(postgres_template, directory)
         server = start_postgres(directory)

@@ -38,7 +38,7 @@ LIBRARIES = {
     "structlog": ["observability/logs.py"],
     "typing_extensions": ["web/schemas"],  # what pydantic needs of it before Python 3.12
     "uuid_utils": ["runtime/container.py"],
-    "uvloop": ["cli/options.py"],
+    "uvloop": ["cli/command.py"],
     "yaml": ["settings"],
     "yarl": ["web"],  # aiohttp's type for a URL
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sidegate.core.analytics import Cause
-from sidegate.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, preset_lifetimes
+from sidegate.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, get_preset_lifetimes
 from sidegate.core.session_type import SessionType
 from sidegate.settings import load
 from sidegate.settings.values import format_duration
@@ -21,7 +21,7 @@ def between(page: str, name: str) -> str:
 
 def deadlines() -> str:
     """Return the table of every type's deadlines, by default and with each preset."""
-    presets = {preset: preset_lifetimes(preset) for preset in Preset}
+    presets = {preset: get_preset_lifetimes(preset) for preset in Preset}
     rows = [["type", "default", *(f"`{preset}`" for preset in presets)]]
     rows.append(["---"] * len(rows[0]))
     for type_ in SessionType:

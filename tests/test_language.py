@@ -41,7 +41,7 @@ AVOIDED = {
 ALLOWED = [
     r"source of truth",  # the field's term
     r"""["' =]nobody\b["';]?""",  # the Unix user, as in getpwnam("nobody")
-    r"GOAWAY|is_alive",
+    r"GOAWAY|is_alive|keep[-_]?alive|Keep-Alive",
 ]
 
 TEXTS = [

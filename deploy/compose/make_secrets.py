@@ -1,7 +1,7 @@
-"""Write fresh random secrets into ./secrets beside this file, for compose.yaml. Run it once.
+"""Write new random secrets into ./secrets beside this file, for compose.yaml. Run it once.
 
-The folder is closed to everybody but you. The files in it are readable by all, because each
-container mounts its own few and runs as a user of its own.
+Only the owner can open the folder. Its files are readable by all users, because each container
+mounts its own files and runs as a user of its own.
 """
 
 import base64
@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent / "secrets"
 
 
 def main() -> None:
-    FOLDER.mkdir(mode=0o700)  # fails if it is there: new secrets would lock you out of the database
+    FOLDER.mkdir(mode=0o700)  # fails if it exists: new secrets would not match the database
     for name, text in texts().items():
         file = FOLDER / name
         file.write_text(text + "\n", encoding="ascii")
@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def texts() -> dict[str, str]:
-    """Return what each file holds."""
+    """Return the content of each file."""
     postgres, redis, grafana = (secrets.token_urlsafe(24) for _ in range(3))
     token_key = base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode("ascii")
     api_key = f"sgk_{secrets.token_urlsafe(32)}"
@@ -41,7 +41,7 @@ def texts() -> dict[str, str]:
         "grafana-password": grafana,
         "token-keys": f"1:{token_key}",
         "admin-keys": json.dumps([admin]),
-        "api-key": api_key,  # mounted nowhere: it is yours, for calls to the admin API
+        "api-key": api_key,  # not mounted: for your requests to the admin API
     }
 
 

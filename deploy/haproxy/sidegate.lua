@@ -1,14 +1,14 @@
--- Ask Sidegate whether a request may pass: `http-request lua.sidegate http://HOST:PORT/auth-request`.
--- Nothing but HAProxy's own httpclient is used.
--- 200 sets the identity headers and lets the request go on. 401 and 403 end it, as Sidegate says.
--- Anything else, silence too, is an outage: 503 and Retry-After, never a yes and never a no.
+-- Check a request with Sidegate: `http-request lua.sidegate http://HOST:PORT/auth-request`.
+-- It needs only the httpclient of HAProxy.
+-- 200 sets the identity headers, and the request continues. 401 and 403 end it with the response of Sidegate.
+-- Anything else, or no response, is an outage: 503 and Retry-After, neither allow nor deny.
 
--- All that Sidegate learns of the client's words: credentials, and what sessions may be bound to.
-local QUESTION = { "authorization", "cookie", "user-agent", "accept-language" }
-local DENIAL = { "content-type", "cache-control", "www-authenticate" }   -- all that the client learns of its answer
+-- The only headers of the client that are forwarded: credentials, and what sessions may be bound to.
+local FORWARDED = { "authorization", "cookie", "user-agent", "accept-language" }
+local DENIAL = { "content-type", "cache-control", "www-authenticate" }   -- the only headers of a denial that the client gets
 
--- HAProxy's header tables start at 0.
-local function lines(values)
+-- Copy a header table of HAProxy, which starts at 0, to a Lua list.
+local function to_list(values)
     local list, at = {}, 0
     while values and values[at] do
         list[#list + 1] = values[at]
@@ -17,13 +17,13 @@ local function lines(values)
     return list
 end
 
-local function question(txn)
+local function subrequest_headers(txn)
     local sent, headers = txn.http:req_get_headers(), {}
-    for _, name in ipairs(QUESTION) do
-        headers[name] = lines(sent[name])
+    for _, name in ipairs(FORWARDED) do
+        headers[name] = to_list(sent[name])
     end
-    headers["cookie"] = { table.concat(headers["cookie"], "; ") }   -- several lines are one list (RFC 9113, 8.2.3)
-    if #headers["user-agent"] > 1 then headers["user-agent"] = {} end   -- two are no HTTP (RFC 9110, 5.3)
+    headers["cookie"] = { table.concat(headers["cookie"], "; ") }   -- several lines form one list (RFC 9113, 8.2.3)
+    if #headers["user-agent"] > 1 then headers["user-agent"] = {} end   -- two are not valid (RFC 9110, 5.3)
     headers["x-original-method"] = { txn.f:method() }
     headers["x-original-uri"] = { txn.f:pathq() }
     headers["x-real-ip"] = { txn.f:src() }
@@ -33,27 +33,27 @@ local function question(txn)
     return headers
 end
 
-local function ask(txn, url)
-    local asked, answer = pcall(function()
-        return core.httpclient():get { url = url, headers = question(txn) }
+local function send_subrequest(txn, url)
+    local sent, response = pcall(function()
+        return core.httpclient():get { url = url, headers = subrequest_headers(txn) }
     end)
-    return asked and answer or { status = 0, headers = {} }
+    return sent and response or { status = 0, headers = {} }
 end
 
-local function allow(txn, answer)
-    for name, values in pairs(answer.headers) do
+local function allow(txn, response)
+    for name, values in pairs(response.headers) do
         if name:find("^x%-auth%-") and name ~= "x-auth-status" then
             txn.http:req_set_header(name, values[0])
         end
     end
 end
 
-local function deny(txn, answer)
+local function deny(txn, response)
     local headers = {}
     for _, name in ipairs(DENIAL) do
-        headers[name] = lines(answer.headers[name])
+        headers[name] = to_list(response.headers[name])
     end
-    txn:done(txn:reply { status = answer.status, headers = headers, body = answer.body })
+    txn:done(txn:reply { status = response.status, headers = headers, body = response.body })
 end
 
 local function unavailable(txn)
@@ -61,11 +61,11 @@ local function unavailable(txn)
 end
 
 core.register_action("sidegate", { "http-req" }, function(txn, url)
-    local answer = ask(txn, url)
-    if answer.status == 200 then
-        allow(txn, answer)
-    elseif answer.status == 401 or answer.status == 403 then
-        deny(txn, answer)
+    local response = send_subrequest(txn, url)
+    if response.status == 200 then
+        allow(txn, response)
+    elseif response.status == 401 or response.status == 403 then
+        deny(txn, response)
     else
         unavailable(txn)
     end

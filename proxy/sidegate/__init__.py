@@ -1,58 +1,73 @@
-"""Sidegate: an API gateway asks whether a request may pass; Sidegate answers, and keeps sessions.
+"""Sidegate: session validation for API gateways, and a session manager.
 
-The house has floors, and a room may only use what the plan says (tests/test_house.py checks it):
+Packages, from the bottom up. A package imports only from those below it, which
+tests/test_architecture.py checks:
 
-    roof      cli, commands, app, house, truth, news, reload, supervisor, pauses,
-              descriptors, providers, settings, healthcheck
-                                    knows everybody, decides nothing; house.py introduces the others
-    web       doors                 from bytes to a verdict and back; knows service and core
-    service   what is done          validate, create, revoke ...; knows core
-    stores    what is remembered    memory, Redis, Postgres, SQLite and their wrappers; knows core
-    observe   what is watched       metrics, logs; knows core
-    core      the rules             pure values and functions; knows nobody
+    core            pure values and rules: token, session, verdict, judge; the store protocols
+    services        what is done with sessions: validate, create, rotate, revoke, audit, analytics
+    stores          memory, Redis, Postgres, SQLite, and the wrappers around them
+    observability   metrics and logs
+    web             listeners, HTTP, gateway protocols, the admin API
+    settings        reading and validating the configuration
+    runtime         the composition root: builds all of the above, serves, reloads, stops
+    cli             the command line
 
-The path of a request, one way and without mutation:
+The path of a request. Each step makes a new immutable value:
 
-    Head -> Subrequest -> Token -> Digest -> Session -> Verdict -> Answer
-    web     web/gateways  core     core      stores     core       web/gateways
+    Head -> Subrequest -> TokenText -> Digest -> Session -> Verdict -> Response
+    web/    web/gateways  core/token            stores     core/judge  web/gateways
+    server
 
-    door reads the head, the gateway's adapter reads the subrequest, the key ring reads the token,
-    the finder finds the session by digest, judge decides, the adapter writes the answer.
+    web/server/listener.py accepts the connection. Plain requests take the fast path
+    (web/server/fast_path.py), which answers from bytes; all others take the aiohttp path. Both call
+    the same web/gate/check.py, which asks services/validator.py.
 
-    Two lanes lead to the gate's desks (web/desk.py): express.py answers plain requests from their
-    bytes, at once what memory knows, and without a task what a hot store knows (stores/fetcher.py);
-    aiohttp (door.py, gate.py) has all others.
+The path of a cache miss (runtime/container.py builds it):
 
-The finder is made of stores round stores (house.py):
+    stores/memory.py -> stores/negative_cache.py -> stores/single_flight.py
+        -> stores/redis/store.py, wrapped by stores/client/ (batching, metrics, trust, guard)
+        -> stores/postgres/sessions.py or stores/sqlite/sessions.py, wrapped likewise
 
-    ReadThrough(local, RememberMisses(Coalesce(ReadThrough(redis, postgres))))
+    stores/read_through.py joins two of them and fills the cache on the way back. The fast path asks
+    Redis by stores/prefetch.py, without a task for each request.
 
-    where postgres is Metered(Batched(Guarded(leaf))), and redis is
-    Batched(Metered(Confirmed(Guarded(leaf)))). Whom the Fetcher told nothing takes the same road
-    without the questions that were just asked:
+Where is ...
 
-    Beyond(local, RememberMisses(Coalesce(Beyond(redis, postgres))))
+    a token parsed                      core/token.py (KeyRing); read from headers in
+                                        web/gateways/credentials.py
+    a cache miss sent to Redis          stores/read_through.py, stores/prefetch.py
+    Redis distrusted                    stores/client/redis_trust.py; decided by
+                                        services/change_poller.py and runtime/invalidation.py
+    a session ended                     services/sessions.py (revoke), services/rotation.py (token
+                                        reuse), services/binding.py; one row changes in
+                                        stores/postgres/sessions.py or stores/sqlite/sessions.py
+    the audit trail written             by triggers: stores/sql/migrations/*/0007_audit.sql; hashed
+                                        into a chain by services/audit_seal.py
+    a worker process started            runtime/supervisor.py
+    a test server started               tests/support/servers.py (Redis, Postgres),
+                                        tests/gateways/launch.py, tests/support/sidegate.py
 
-Where do I add ...
+To add ...
 
-    a gateway               web/gateways/<protocol>.py and a row in web/gate.py's table
-    a header to read        a role in web/messages.py's Head; both lanes gather it
-    a store                 stores/<name>.py and a row in tests/contracts
-    a behaviour of stores   a wrapper in stores/, which passes the finder contract like a leaf
-    a signal of a client    core/binding.py, web/signals.py, BindingSection, BindingPayload
-    a reason to deny        core/verdict.py, then core/judge.py
-    a verb                  core/session.py (the pure step), service/sessions.py or rotation.py,
-                            web/payloads/ and a row in web/admin_table.py
-    a route of the admin    a method in web/admin_*.py, its answer's shape in
-                            web/payloads/documents.py, a row in web/admin_table.py, of which the
-                            OpenAPI document is made, and a line in docs/admin-api.md
-    a problem's code        web/problems.py, the rows that may answer it, docs/admin-api.md
-    a kind of parameter     web/payloads/fields.py: its check and its schema, side by side
-    a command               commands/, and cli.py
-    a migration             the next number in stores/migrations/postgres and /sqlite
-    a way to bring news     stores/, and news.py
-    a setting               settings/sections.py (and reload.py, if it may change while running);
-                            config/sidegate.yaml is compared with it by a test
-    a metric                observe/prometheus.py
-    a cause of an end       core/analytics.py, and WHAT in stores/analytics_rows.py
+    a gateway                           web/gateways/<protocol>.py and a row in web/gate/app.py; a
+                                        product with an existing protocol: a row in
+                                        tests/gateways/launch.py and a file in deploy/
+    a header to read                    a role in web/server/messages.py's Head
+    a store                             stores/<name>/ and a row in tests/contracts/harnesses.py
+    a store wrapper                     stores/client/, and a row in tests/contracts/harnesses.py
+    a client signal to bind to          core/binding.py, web/gateways/client_signals.py, and
+                                        BindingSection in settings/sections.py
+    a reason to deny                    core/verdict.py, core/judge.py
+    an operation on sessions            core/session.py (the pure step), services/sessions.py or
+                                        rotation.py, web/schemas/, a row in web/admin/routes.py
+    an admin endpoint                   a method in web/admin/, a schema in web/schemas/, a row in
+                                        web/admin/routes.py (the OpenAPI document is made of it)
+    a problem code                      web/schemas/problems.py, the routes that may answer it
+    a command                           cli/, registered in cli/main.py
+    a migration                         the next number in stores/sql/migrations/{postgres,sqlite}/
+    a source of change notifications    stores/, runtime/invalidation.py
+    a setting                           settings/sections.py, config/sidegate.yaml; in
+                                        runtime/reload.py if a reload may change it
+    a metric                            observability/metrics.py
+    a cause of an end                   core/analytics.py, stores/sql/analytics_rows.py
 """

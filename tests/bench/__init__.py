@@ -1,30 +1,31 @@
-"""The benchmark: our roads and the references in turn, on one core each, against the goals.
+"""The benchmark: Sidegate and reference servers in turn, on one core each, against goals.
 
-docs/performance.md says how it measures, and why so. A test compares nothing with a time: the tests
-here are of what is pure.
+docs/performance.md describes the method. No test compares anything with a time: the tests here are
+of the pure parts.
 
     __main__         the command line: `./dev bench --help`
-    run              the order in which things are measured
-    catalogue        what can be measured, by name, and the goals
+    run              the order of the measurements
+    catalogue        the metrics by name, and the goals
 
-    roads            Sidegate, as wrk is pointed at it
+    sidegate_targets Sidegate as a target of wrk
     references       nginx, nginx with Lua, a handler on aiohttp (plain_aiohttp)
-    peers            oauth2-proxy, Oathkeeper
-    upkeep           start-up and memory
-    revocation       from a revocation here to the first refusal there
+    alternatives     oauth2-proxy, Oathkeeper
+    footprint        start-up time and memory
+    revocation       from a revocation on one instance to the first denial on another
+    profile          the time of a memory hit, function by function
 
-    stage            stores and instances, started when they are first needed
-    sessions         what stands in the databases
+    environment      stores and instances, started on first use
+    sessions         the sessions in the databases
     webserver        nginx, with the configurations in nginx/
     cores            the server under test on one core, everything else on the others
-    questions        the requests everybody is sent
-    target           where wrk is pointed, and how we know that it is the right place
-    load             wrk, with the scripts in wrk/, and what it says
-    connection       one HTTP connection of our own, for what is not load
-    effort, errors   how long it may take; what can go wrong
+    http_requests    the requests that are sent
+    target           a target of wrk, and how its responses are verified
+    load             wrk, with the scripts in wrk/, and its output
+    connection       a single HTTP connection, for requests that are not load
+    effort, errors   duration of a run; exceptions
 
-    series           a value for each round: medians, ratios, percentiles
-    goals            what is wanted, and whether it was met
-    report, plot     tables, Markdown, JSON; the picture
-    machine          on what all of this was measured
+    series           one value per round: medians, ratios, percentiles
+    goals            goals, and whether they are met
+    report, plot     tables, Markdown, JSON; the chart
+    machine          a description of the machine
 """

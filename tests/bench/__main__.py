@@ -12,103 +12,107 @@ from typing import Any
 import click
 
 from tests.bench import machine, report
-from tests.bench.catalogue import concerned_goals, things, with_partners
-from tests.bench.effort import QUICK, WHOLE
-from tests.bench.errors import NotMeasurable, WrongAnswers
-from tests.bench.goals import judged
+from tests.bench.catalogue import all_metrics, goals_about, with_references
+from tests.bench.effort import FULL, QUICK
+from tests.bench.errors import NotMeasurable, UnexpectedResponses
+from tests.bench.goals import evaluate
 from tests.bench.plot import draw
-from tests.bench.profile import profiled, table
+from tests.bench.profile import format_table, profile_hit
 from tests.bench.run import run
-from tests.support.processes import ServerDied
+from tests.support.processes import ServerFailed
 from tests.support.sidegate import ROOT
 
-PICTURE = ROOT / "docs/performance.png"
+CHART = ROOT / "docs/performance.png"
 
 _EPILOG = """
 \b
 Examples:
-  ./dev bench                          everything: about ten minutes
-  ./dev bench --quick                  a first impression
-  ./dev bench --only local,redis       these two, and what they are compared with
+  ./dev bench                          all benchmarks, in about ten minutes
+  ./dev bench --quick                  rough figures
+  ./dev bench --only local,redis       these two and their references
   ./dev bench --markdown >table.md     the tables for docs/performance.md
-  ./dev bench --profile                where the time of a hit in memory goes
+  ./dev bench --profile                the time of a memory hit by function
 \b
-Exit status: 0, no goal that was measured is missed; 1, one is; 2, there are no true figures.
+Exit codes: 0, no measured goal is missed; 1, a goal is missed; 2, the measurement failed.
 """
 
 
-def _names(_: click.Context, __: click.Parameter, given: str | None) -> set[str]:
+def _parse_names(_: click.Context, __: click.Parameter, given: str | None) -> set[str]:
     if given is None:
-        return _everything()
+        return _all_names()
     try:
-        return with_partners([name.strip() for name in given.split(",")])
+        return with_references([name.strip() for name in given.split(",")])
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
 
 @click.command(epilog=_EPILOG, context_settings={"max_content_width": 100})
-@click.option("--quick", is_flag=True, help="Fewer and shorter rounds: figures are rough.")
+@click.option("--quick", is_flag=True, help="Fewer and shorter rounds: rough figures.")
 @click.option(
     "--only",
     "names",
-    callback=_names,
+    callback=_parse_names,
     metavar="NAME,...",
-    help="A part, and what it is compared with.",
+    help="Only these metrics and their references.",
 )
 @click.option(
-    "--json", "shape", flag_value="json", help="Every value of every round, for programs."
+    "--json", "output_format", flag_value="json", help="All values of all rounds, as JSON."
 )
-@click.option("--markdown", "shape", flag_value="markdown", help="Tables for docs/performance.md.")
+@click.option(
+    "--markdown", "output_format", flag_value="markdown", help="Tables for docs/performance.md."
+)
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the picture goes. By default a whole run writes docs/performance.png.",
+    help="Path of the chart. By default a full run writes docs/performance.png.",
 )
-@click.option("--profile", is_flag=True, help="Time the functions of a hit, and nothing else.")
-def main(quick: bool, names: set[str], shape: str | None, plot: Path | None, profile: bool) -> None:
-    """Measure Sidegate's roads and the references in turn, and compare them with the goals.
+@click.option("--profile", is_flag=True, help="Only time the functions of a memory hit.")
+def main(
+    quick: bool, names: set[str], output_format: str | None, plot: Path | None, profile: bool
+) -> None:
+    """Measure Sidegate and the references in turn, and compare the results with the goals.
 
-    Nothing else should run on the machine meanwhile. Progress goes to stderr.
+    No other programs should run on the machine meanwhile. Progress goes to stderr.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all servers are stopped
     if profile:
-        click.echo(table(asyncio.run(profiled())))
+        click.echo(format_table(asyncio.run(profile_hit())))
         return
-    facts = machine.described()
+    facts = machine.describe()
     try:
-        findings = run(names, QUICK if quick else WHOLE, _progress())
-    except (NotMeasurable, WrongAnswers, ServerDied) as error:
+        results = run(names, QUICK if quick else FULL, _make_progress())
+    except (NotMeasurable, UnexpectedResponses, ServerFailed) as error:
         click.echo(error, err=True)
         sys.exit(2)
-    outcomes = judged(concerned_goals(names | findings.measured.keys()), findings.series())
-    click.echo(_SHAPES[shape](findings, outcomes, facts))
-    picture = plot or (None if quick or names < _everything() else PICTURE)
-    if picture is not None:
-        draw(findings, outcomes, picture)
-        click.echo(f"the picture is in {picture}", err=True)
+    outcomes = evaluate(goals_about(names | results.measured.keys()), results.series())
+    click.echo(_FORMATS[output_format](results, outcomes, facts))
+    chart = plot or (None if quick or names < _all_names() else CHART)
+    if chart is not None:
+        draw(results, outcomes, chart)
+        click.echo(f"chart written to {chart}", err=True)
     sys.exit(int(any(outcome.met is False for outcome in outcomes)))
 
 
-def _everything() -> set[str]:
-    return {thing.name for thing in things()}
+def _all_names() -> set[str]:
+    return {metric.name for metric in all_metrics()}
 
 
-def _as_json(*everything: Any) -> str:
-    return json.dumps(report.document(*everything), indent=2)
+def _format_json(*arguments: Any) -> str:
+    return json.dumps(report.build_document(*arguments), indent=2)
 
 
-_SHAPES = {None: report.text, "markdown": report.markdown, "json": _as_json}
+_FORMATS = {None: report.format_text, "markdown": report.format_markdown, "json": _format_json}
 
 
-def _progress() -> Callable[[str], None]:
-    """Return who tells how far we are, and since when."""
+def _make_progress() -> Callable[[str], None]:
+    """Return a function that prints progress with the elapsed time."""
     start = time.monotonic()
 
-    def say(what: str) -> None:
+    def report_progress(message: str) -> None:
         minutes, seconds = divmod(int(time.monotonic() - start), 60)
-        click.echo(f"{minutes:3}:{seconds:02}  {what}", err=True)
+        click.echo(f"{minutes:3}:{seconds:02}  {message}", err=True)
 
-    return say
+    return report_progress
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""What can be measured, by name, and what is wanted of it."""
+"""All metrics by name, and the goals."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from tests.bench import peers, references, revocation, roads, upkeep
+from tests.bench import alternatives, footprint, references, revocation, sidegate_targets
 from tests.bench.effort import Effort
-from tests.bench.goals import AtLeast, AtMost, Goal, wanted_by
+from tests.bench.environment import Environment
+from tests.bench.goals import AtLeast, AtMost, Goal, compared_metrics
 from tests.bench.series import Series
-from tests.bench.stage import Stage
 from tests.bench.target import Target
 
 
 class Unit(StrEnum):
-    """What the value of a thing counts."""
+    """The unit of a metric."""
 
     RATE = "/s"
     MEGABYTES = "MB"
@@ -23,77 +23,95 @@ class Unit(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
-    """Something that has a value in each round. `theirs`: it is not our doing."""
+class Metric:
+    """A metric with a value per round. `is_reference`: not of Sidegate."""
 
     name: str
     title: str
     unit: Unit = Unit.RATE
-    theirs: bool = False
+    is_reference: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Road:
-    """A thing that wrk measures, in turn with the other roads.
+class Benchmark:
+    """A metric that is measured with wrk, in turn with the other benchmarks.
 
-    One that is `optional` is left out, too, if it does not start or answers strangely.
+    An `optional` one is also skipped if its server does not start or sends unexpected responses.
     """
 
-    thing: Thing
-    open: Callable[[Stage], Target]
+    metric: Metric
+    open: Callable[[Environment], Target]
     optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Things that are measured together, once, before all roads."""
+    """Metrics that are measured together, once, before the benchmarks."""
 
-    things: tuple[Thing, ...]
-    measure: Callable[[Stage, Effort], Mapping[str, Series]]
+    metrics: tuple[Metric, ...]
+    measure: Callable[[Environment, Effort], Mapping[str, Series]]
 
 
 PROBES: Final = (
-    Probe((Thing("ready", "start until ready", Unit.SECONDS),), upkeep.start_up),
+    Probe((Metric("ready", "start until ready", Unit.SECONDS),), footprint.measure_startup),
     Probe(
         (
-            Thing("memory-idle", "resident memory, idle", Unit.MEGABYTES),
-            Thing("memory-100k", "100,000 sessions in memory add", Unit.MEGABYTES),
-            Thing("slowest-100k", "slowest answer until they are there", Unit.MILLISECONDS),
+            Metric("memory-idle", "resident memory, idle", Unit.MEGABYTES),
+            Metric("memory-100k", "100,000 sessions in memory add", Unit.MEGABYTES),
+            Metric("slowest-100k", "slowest response while they are cached", Unit.MILLISECONDS),
         ),
-        upkeep.memory,
+        footprint.measure_memory,
     ),
     Probe(
         (
-            Thing(
-                "revoked-p50", "revoked here until refused there, half of all", Unit.MILLISECONDS
-            ),
-            Thing("revoked-p99", "revoked here until refused there, p99", Unit.MILLISECONDS),
+            Metric("revoked-p50", "revocation until denied elsewhere, median", Unit.MILLISECONDS),
+            Metric("revoked-p99", "revocation until denied elsewhere, p99", Unit.MILLISECONDS),
         ),
-        revocation.delay,
+        revocation.measure_delay,
     ),
 )
 
-ROADS: Final = (
-    Road(Thing("local", "hit in memory, all features on"), roads.local),
-    Road(Thing("local-million", "hit in memory, 1,000,000 stored"), roads.local_of_a_million),
-    Road(Thing("redis", "hit in Redis"), roads.redis),
-    Road(Thing("postgres", "hit in Postgres"), roads.postgres),
-    Road(
-        Thing("postgres-million", "hit in Postgres, 1,000,000 stored"), roads.postgres_of_a_million
+BENCHMARKS: Final = (
+    Benchmark(Metric("local", "hit in memory, all features on"), sidegate_targets.start_local),
+    Benchmark(
+        Metric("local-million", "hit in memory, 1,000,000 stored"),
+        sidegate_targets.start_local_million,
     ),
-    Road(Thing("nginx", "nginx, return 200", theirs=True), references.nginx_alone),
-    Road(Thing("nginx-lua", "nginx + Lua + Redis GET", theirs=True), references.nginx_with_lua),
-    Road(Thing("aiohttp", "plain aiohttp + redis-py GET", theirs=True), references.plain_aiohttp),
-    Road(Thing("nginx-file", "nginx, a small file", theirs=True), references.nginx_with_a_file),
-    Road(Thing("auth-request", "nginx, that file, auth_request to us"), roads.behind_nginx),
-    Road(Thing("create", "admin API: create"), roads.create),
-    Road(Thing("refresh", "admin API: refresh"), roads.refresh),
-    Road(
-        Thing("oauth2-proxy", "oauth2-proxy, Redis", theirs=True), peers.oauth2_proxy, optional=True
+    Benchmark(Metric("redis", "hit in Redis"), sidegate_targets.start_redis_only),
+    Benchmark(Metric("postgres", "hit in Postgres"), sidegate_targets.start_postgres_only),
+    Benchmark(
+        Metric("postgres-million", "hit in Postgres, 1,000,000 stored"),
+        sidegate_targets.start_postgres_million,
     ),
-    Road(
-        Thing("oathkeeper", "Oathkeeper, introspection", theirs=True),
-        peers.oathkeeper,
+    Benchmark(
+        Metric("nginx", "nginx, return 200", is_reference=True), references.start_plain_nginx
+    ),
+    Benchmark(
+        Metric("nginx-lua", "nginx + Lua + Redis GET", is_reference=True),
+        references.start_nginx_with_lua,
+    ),
+    Benchmark(
+        Metric("aiohttp", "plain aiohttp + redis-py GET", is_reference=True),
+        references.start_plain_aiohttp,
+    ),
+    Benchmark(
+        Metric("nginx-file", "nginx, a small file", is_reference=True),
+        references.start_nginx_with_file,
+    ),
+    Benchmark(
+        Metric("auth-request", "nginx, that file, auth_request to Sidegate"),
+        sidegate_targets.start_behind_nginx,
+    ),
+    Benchmark(Metric("create", "admin API: create"), sidegate_targets.start_create),
+    Benchmark(Metric("refresh", "admin API: refresh"), sidegate_targets.start_refresh),
+    Benchmark(
+        Metric("oauth2-proxy", "oauth2-proxy, Redis", is_reference=True),
+        alternatives.start_oauth2_proxy,
+        optional=True,
+    ),
+    Benchmark(
+        Metric("oathkeeper", "Oathkeeper, introspection", is_reference=True),
+        alternatives.start_oathkeeper,
         optional=True,
     ),
 )
@@ -112,24 +130,24 @@ GOALS: Final[tuple[Goal, ...]] = (
 )
 
 
-def things() -> Iterator[Thing]:
-    """Yield all there is, in the order of the report."""
-    for road in ROADS:
-        yield road.thing
+def all_metrics() -> Iterator[Metric]:
+    """Yield all metrics, in the order of the report."""
+    for benchmark in BENCHMARKS:
+        yield benchmark.metric
     for probe in PROBES:
-        yield from probe.things
+        yield from probe.metrics
 
 
-def with_partners(names: Collection[str]) -> set[str]:
-    """Return the names and those of what they are compared with. ValueError: unknown names."""
-    known = [thing.name for thing in things()]
-    strange = sorted(set(names) - set(known))
-    if strange:
-        raise ValueError(f"nothing is called {', '.join(strange)}; there is {', '.join(known)}")
-    concerned = (wanted_by(goal) for goal in GOALS if goal.of in names)
-    return set(names).union(*concerned)
+def with_references(names: Collection[str]) -> set[str]:
+    """Return the names and those of their references. Raise ValueError for unknown names."""
+    known = [metric.name for metric in all_metrics()]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(f"unknown metric {', '.join(unknown)}; available: {', '.join(known)}")
+    references = (compared_metrics(goal) for goal in GOALS if goal.metric in names)
+    return set(names).union(*references)
 
 
-def concerned_goals(names: Collection[str]) -> list[Goal]:
-    """Return the goals that concern only what is named."""
-    return [goal for goal in GOALS if wanted_by(goal) <= set(names)]
+def goals_about(names: Collection[str]) -> list[Goal]:
+    """Return the goals whose metrics are all in `names`."""
+    return [goal for goal in GOALS if compared_metrics(goal) <= set(names)]

@@ -1,4 +1,4 @@
-"""One HTTP connection of our own, for what is not load: a question at a time, sent as it stands."""
+"""A single HTTP connection for requests that are not load."""
 
 import asyncio
 import re
@@ -7,22 +7,22 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from tests.bench.errors import WrongAnswers
+from tests.bench.errors import UnexpectedResponses
 
 _ATTEMPTS: Final = 20
-_BREATH: Final = 0.1
+_RETRY_DELAY: Final = 0.1
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Connection:
-    """Asks and reads whole answers. They have to have a Content-Length, or no body."""
+    """Sends requests one at a time. Responses must have a Content-Length or no body."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
-    async def ask(self, request: str) -> tuple[int, str]:
-        """Return status and head of the answer."""
+    async def request(self, request: str) -> tuple[int, str]:
+        """Return status and head of the response."""
         self._writer.write(request.encode("ascii"))
         head = await self._reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(head)
@@ -32,8 +32,8 @@ class Connection:
 
 
 @asynccontextmanager
-async def connected(port: int) -> AsyncIterator[Connection]:
-    """Lend a connection to this machine's `port`."""
+async def connect(port: int) -> AsyncIterator[Connection]:
+    """Yield a connection to a local port."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         yield Connection(reader, writer)
@@ -44,39 +44,41 @@ async def connected(port: int) -> AsyncIterator[Connection]:
 
 
 @dataclass(slots=True)
-class Toll:
-    """What asking took: the longest wait for an answer, in seconds, and how many were 503."""
+class RequestStats:
+    """The slowest response in seconds, and the number of 503 responses."""
 
     slowest: float = 0.0
     unavailable: int = 0
 
 
-async def ask_each_once(port: int, requests: Iterable[str], *, connections: int = 16) -> Toll:
-    """Ask everything until it is answered with 200. A 503 is asked again.
+async def request_each_once(
+    port: int, requests: Iterable[str], *, connections: int = 16
+) -> RequestStats:
+    """Send each request until its response is 200. After a 503 it is sent again.
 
-    WrongAnswers: there was any other answer, or there were too many 503.
+    Raise UnexpectedResponses for any other response, or too many 503.
     """
-    waiting, toll = iter(requests), Toll()
+    waiting, stats = iter(requests), RequestStats()
 
-    async def ask_until_none_is_left() -> None:
-        async with connected(port) as connection:
-            for request in waiting:  # shared: each of them takes the next one
-                await _insist(connection, request, toll)
+    async def send_remaining() -> None:
+        async with connect(port) as connection:
+            for request in waiting:  # shared by the connections
+                await _request_until_allowed(connection, request, stats)
 
-    await asyncio.gather(*(ask_until_none_is_left() for _ in range(connections)))
-    return toll
+    await asyncio.gather(*(send_remaining() for _ in range(connections)))
+    return stats
 
 
-async def _insist(connection: Connection, request: str, toll: Toll) -> None:
+async def _request_until_allowed(connection: Connection, request: str, stats: RequestStats) -> None:
     now = asyncio.get_running_loop().time
     for _ in range(_ATTEMPTS):
         start = now()
-        status, head = await connection.ask(request)
-        toll.slowest = max(toll.slowest, now() - start)
+        status, head = await connection.request(request)
+        stats.slowest = max(stats.slowest, now() - start)
         if status == 200:
             return
         if status != 503:
-            raise WrongAnswers(f"neither yes nor 503: {head}")
-        toll.unavailable += 1
-        await asyncio.sleep(_BREATH)
-    raise WrongAnswers(f"503, {_ATTEMPTS} times in a row")
+            raise UnexpectedResponses(f"neither 200 nor 503: {head}")
+        stats.unavailable += 1
+        await asyncio.sleep(_RETRY_DELAY)
+    raise UnexpectedResponses(f"503, {_ATTEMPTS} times in a row")

@@ -1,4 +1,4 @@
-"""One core for the server under test, the others for everything else; and who used how much."""
+"""Pin the server under test to one core, and measure its CPU time."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -14,36 +14,38 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """A process started inside `serving` stays on that core, with all its threads and children."""
+    """The core of the server under test, and the cores of everything else."""
 
     server: int
     others: frozenset[int]
 
     @classmethod
-    def of_this_machine(cls) -> "Cores":
-        """Take the last core for the server: interrupts tend to go to the first."""
+    def detect(cls) -> "Cores":
+        """Reserve the last core for the server: interrupts are usually handled by the first."""
         *others, server = sorted(os.sched_getaffinity(0))
         if not others:
-            raise NotMeasurable("a server and a load generator need a core each; there is one core")
+            raise NotMeasurable(
+                "at least two cores are needed, for the server and the load generator"
+            )
         return cls(server, frozenset(others))
 
-    def leave_the_server_alone(self) -> None:
-        """From now on this process, and what it starts, stays off the server's core."""
+    def avoid_server_core(self) -> None:
+        """Keep this process, and those it starts from now on, off the server's core."""
         os.sched_setaffinity(0, self.others)
 
     @contextmanager
-    def serving(self) -> Iterator[None]:
-        """Start the server under test in here."""
+    def pinned_to_server_core(self) -> Iterator[None]:
+        """Pin processes started in this block, with their threads and children, to the core."""
         os.sched_setaffinity(0, {self.server})
         try:
             yield
         finally:
-            self.leave_the_server_alone()
+            self.avoid_server_core()
 
 
 def cpu_seconds(servers: Iterable[Server]) -> float:
-    """Return the processor time these servers and their children have used so far."""
-    return sum(_cpu_seconds(pid) for server in servers for pid in server.child.family())
+    """Return the total CPU time of these servers and their children, in seconds."""
+    return sum(_cpu_seconds(pid) for server in servers for pid in server.child.process_tree())
 
 
 def _cpu_seconds(pid: int) -> float:

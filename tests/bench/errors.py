@@ -1,13 +1,13 @@
-"""What can go wrong in a measurement.
+"""Exceptions of the benchmark.
 
-NotMeasurable   something that is needed is not here: the part is left out, and the report says why
-WrongAnswers    what was measured is not what was meant: the run ends, there is nothing to report
+NotMeasurable         a program is missing: the metric is skipped, and the report says why
+UnexpectedResponses   the target does not do what is to be measured: the run fails
 """
 
 
 class NotMeasurable(Exception):
-    """The message says what is missing, and where it comes from."""
+    """The message says what is missing, and how to install it."""
 
 
-class WrongAnswers(Exception):
-    """The message says which answers came, and from where."""
+class UnexpectedResponses(Exception):
+    """The message says which responses came from which server."""

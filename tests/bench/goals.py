@@ -1,4 +1,4 @@
-"""What is wanted, and whether it was met. Something that was not measured is neither."""
+"""Goals, and whether they are met. A goal that was not measured is neither met nor missed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from tests.bench.series import Series
 
 @dataclass(frozen=True, slots=True)
 class AtLeast:
-    """`of` is at least so many times `against`, by the median of the rounds' ratios."""
+    """`metric` is at least `ratio` times `reference`, by the median of the rounds' ratios."""
 
-    of: str
-    times: float
-    against: str
+    metric: str
+    ratio: float
+    reference: str
 
 
 @dataclass(frozen=True, slots=True)
 class AtMost:
-    """The median of `of` is at most so much, in its own unit."""
+    """The median of `metric` is at most `maximum`, in its own unit."""
 
-    of: str
-    most: float
+    metric: str
+    maximum: float
 
 
 Goal = AtLeast | AtMost
@@ -29,7 +29,7 @@ Goal = AtLeast | AtMost
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a goal came out. `value` is what the bound is compared with; None: not measured."""
+    """The outcome of a goal. `value` is compared with the bound; None: not measured."""
 
     goal: Goal
     value: float | None
@@ -39,28 +39,30 @@ class Outcome:
         if self.value is None:
             return None
         match self.goal:
-            case AtLeast(times=times):
-                return self.value >= times
-            case AtMost(most=most):
-                return self.value <= most
+            case AtLeast(ratio=ratio):
+                return self.value >= ratio
+            case AtMost(maximum=maximum):
+                return self.value <= maximum
             case never:
                 assert_never(never)
 
 
-def judged(goals: Sequence[Goal], measured: Mapping[str, Series]) -> list[Outcome]:
+def evaluate(goals: Sequence[Goal], measured: Mapping[str, Series]) -> list[Outcome]:
     """Return the outcome of every goal, in order."""
     return [Outcome(goal, _value(goal, measured)) for goal in goals]
 
 
-def wanted_by(goal: Goal) -> set[str]:
-    """Return the names of what has to be measured to judge it."""
-    return {goal.of, goal.against} if isinstance(goal, AtLeast) else {goal.of}
+def compared_metrics(goal: Goal) -> set[str]:
+    """Return the names of the metrics that the goal needs."""
+    return {goal.metric, goal.reference} if isinstance(goal, AtLeast) else {goal.metric}
 
 
 def _value(goal: Goal, measured: Mapping[str, Series]) -> float | None:
-    if not wanted_by(goal) <= measured.keys():
+    if not compared_metrics(goal) <= measured.keys():
         return None
-    series = measured[goal.of]
+    series = measured[goal.metric]
     return (
-        series.over(measured[goal.against]).median if isinstance(goal, AtLeast) else series.median
+        series.ratio_to(measured[goal.reference]).median
+        if isinstance(goal, AtLeast)
+        else series.median
     )

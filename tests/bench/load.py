@@ -1,4 +1,4 @@
-"""Load comes from wrk: one thread, some connections, and a script that sends whole requests."""
+"""Generate load with wrk: one thread, some connections, and a script with complete requests."""
 
 import re
 import shutil
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.bench.errors import NotMeasurable, WrongAnswers
+from tests.bench.errors import NotMeasurable, UnexpectedResponses
 
 SCRIPTS: Final = Path(__file__).parent / "wrk"
-# As many as a busy nginx worker keeps open; more only lengthen the queue of a server on one core.
+# As many as a busy nginx worker keeps open. More only add to the queue of a server on one core.
 CONNECTIONS: Final = 32
 
-# Where others are at work, too, some requests miss a deadline of ours, which a footnote tells. When
-# so many of them do, it is not the load that was meant.
-_BEARABLE: Final = 0.1
+# On a busy machine some requests exceed a deadline, which the report mentions. With more failures
+# than this the sample is invalid.
+_MAX_FAILURE_SHARE: Final = 0.1
 
 _SAMPLE: Final = re.compile(r"^sample ((?:\w+=\d+ ?)+)$", re.MULTILINE)
 _FIELD: Final = re.compile(r"(\w+)=(\d+)")
@@ -23,9 +23,9 @@ _FIELD: Final = re.compile(r"(\w+)=(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one run of wrk saw. Times are in seconds.
+    """The results of one run of wrk. Times are in seconds.
 
-    `failed` counts requests that were answered with 400 or above, or not at all.
+    `failed` counts requests with a status of 400 or above, or without a response.
     """
 
     good: int
@@ -36,12 +36,12 @@ class Sample:
 
     @property
     def rate(self) -> float:
-        """Good answers per second."""
+        """Good responses per second."""
         return self.good / self.duration
 
 
-def wrk() -> str:
-    """Return where wrk is. NotMeasurable: it is not."""
+def find_wrk() -> str:
+    """Return the path of wrk. Raise NotMeasurable if it is not installed."""
     found = shutil.which("wrk")
     if found is None:
         raise NotMeasurable("wrk is not installed (Debian: apt-get install wrk)")
@@ -49,29 +49,32 @@ def wrk() -> str:
 
 
 def load(port: int, requests: Path, *, seconds: int, script: str = "load.lua") -> Sample:
-    """Send the requests of a file to this machine's `port` for so many seconds.
+    """Send the requests of a file to a local port for so many seconds.
 
-    WrongAnswers: one in ten failed, or more.
+    Raise UnexpectedResponses if one in ten failed, or more.
     """
-    command = [wrk(), "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency"]
+    command = [find_wrk(), "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency"]
     command += ["-s", str(SCRIPTS / script), f"http://127.0.0.1:{port}/", str(requests)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise WrongAnswers(f"wrk ended with {done.returncode}\n{done.stdout}{done.stderr}")
-    return read(done.stdout)
+    process = subprocess.run(command, check=False, capture_output=True, text=True)
+    if process.returncode != 0:
+        raise UnexpectedResponses(
+            f"wrk ended with {process.returncode}\n{process.stdout}{process.stderr}"
+        )
+    return parse_output(process.stdout)
 
 
-def read(said: str) -> Sample:
-    """Return the sample in wrk's output, whose last line is our script's.
+def parse_output(output: str) -> Sample:
+    """Parse the sample in wrk's output, whose last line comes from done.lua.
 
-    WrongAnswers: there is none, or too many requests failed.
+    Raise UnexpectedResponses if there is none, or if too many requests failed.
     """
-    line = _SAMPLE.search(said)
+    line = _SAMPLE.search(output)
     if line is None:
-        raise WrongAnswers(f"wrk's script told of no sample\n{said}")
-    told = {name: int(value) for name, value in _FIELD.findall(line[1])}
-    good, failed = told["answers"] - told["refused"], told["refused"] + told["broken"]
-    if failed > good * _BEARABLE or not good:
-        raise WrongAnswers(f"{failed} requests failed, {good} did not\n{said}")
-    seconds = {name: told[name] / 1e6 for name in ("duration", "p50", "p99")}
+        raise UnexpectedResponses(f"no sample in the output of wrk\n{output}")
+    fields = {name: int(value) for name, value in _FIELD.findall(line[1])}
+    good = fields["responses"] - fields["status_errors"]
+    failed = fields["status_errors"] + fields["socket_errors"]
+    if failed > good * _MAX_FAILURE_SHARE or not good:
+        raise UnexpectedResponses(f"{failed} requests failed, {good} did not\n{output}")
+    seconds = {name: fields[name] / 1e6 for name in ("duration", "p50", "p99")}
     return Sample(good, failed, **seconds)

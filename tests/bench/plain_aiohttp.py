@@ -1,6 +1,6 @@
-"""The same as nginx with Lua, as one writes it with aiohttp: `python -m ... PORT REDIS_PORT`.
+"""The same as nginx with Lua, written with aiohttp: `python -m ... PORT REDIS_PORT`.
 
-On our own event loop: what that brings is not to our credit.
+It runs on uvloop, as Sidegate does, so that the comparison excludes the event loop.
 """
 
 import sys
@@ -13,7 +13,7 @@ REDIS = web.AppKey("REDIS", Redis)
 
 
 async def check(request: web.Request) -> web.Response:
-    """Ask Redis whose the token in the cookie is, and say so in a header."""
+    """Look up the user of the token in the cookie, and return it in a header."""
     token = request.cookies.get("__Host-session", "")
     user = await request.app[REDIS].get(f"session:{token}")
     if user is None:

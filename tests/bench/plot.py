@@ -1,26 +1,26 @@
-"""The picture: how much each road carries, and how far each goal is met."""
+"""The chart: the rate of each benchmark, and how far each goal is met."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, assert_never
 
-from tests.bench.catalogue import Unit, things
+from tests.bench.catalogue import Unit, all_metrics
 from tests.bench.goals import AtLeast, AtMost, Outcome
-from tests.bench.report import wording
-from tests.bench.run import Findings
+from tests.bench.report import format_goal
+from tests.bench.run import Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _OURS: Final = "#2f6f9f"
-_THEIRS: Final = "#b9bec4"
+_REFERENCE: Final = "#b9bec4"
 _MISSED: Final = "#c2553f"
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A bar from nothing to `value`; the whisker goes from `low` to `high`."""
+    """A bar from 0 to `value`, with a whisker from `low` to `high`."""
 
     label: str
     value: float
@@ -29,56 +29,56 @@ class Bar:
     colour: str
 
 
-def rate_bars(findings: Findings) -> list[Bar]:
-    """Return what each road carries, a second, in the order of the report."""
-    found = ((thing, findings.measured.get(thing.name)) for thing in things())
+def rate_bars(results: Results) -> list[Bar]:
+    """Return the rate of each benchmark, in the order of the report."""
+    found = ((metric, results.measured.get(metric.name)) for metric in all_metrics())
     return [
         Bar(
-            thing.title,
+            metric.title,
             each.series.median,
             each.series.low,
             each.series.high,
-            _THEIRS if thing.theirs else _OURS,
+            _REFERENCE if metric.is_reference else _OURS,
         )
-        for thing, each in found
-        if each is not None and thing.unit is Unit.RATE
+        for metric, each in found
+        if each is not None and metric.unit is Unit.RATE
     ]
 
 
 def goal_bars(outcomes: Sequence[Outcome]) -> list[Bar]:
-    """Return how far each goal that was measured is met: 1 is just met, more is better."""
+    """Return the ratio of each measured goal: at 1 it is just met, more is better."""
     return list(_goal_bars(outcomes))
 
 
 def _goal_bars(outcomes: Sequence[Outcome]) -> Iterator[Bar]:
     for outcome in outcomes:
         if outcome.value is not None:
-            reached = _reached(outcome, outcome.value)
+            achieved = _ratio_to_goal(outcome, outcome.value)
             colour = _OURS if outcome.met else _MISSED
-            yield Bar(wording(outcome.goal), reached, reached, reached, colour)
+            yield Bar(format_goal(outcome.goal), achieved, achieved, achieved, colour)
 
 
-def _reached(outcome: Outcome, value: float) -> float:
+def _ratio_to_goal(outcome: Outcome, value: float) -> float:
     match outcome.goal:
-        case AtLeast(times=times):
-            return value / times
-        case AtMost(most=most):
-            return most / value
+        case AtLeast(ratio=ratio):
+            return value / ratio
+        case AtMost(maximum=maximum):
+            return maximum / value
         case never:
             assert_never(never)
 
 
-def draw(findings: Findings, outcomes: Sequence[Outcome], path: Path) -> None:
-    """Write the picture as a PNG. ImportError: the dependency group `bench` is not installed."""
-    from matplotlib.figure import Figure  # nobody else of the tests has it
+def draw(results: Results, outcomes: Sequence[Outcome], path: Path) -> None:
+    """Write the chart as PNG. ImportError: the dependency group `bench` is not installed."""
+    from matplotlib.figure import Figure  # only the group `bench` has it
 
-    rates, goals = rate_bars(findings), goal_bars(outcomes)
+    rates, goals = rate_bars(results), goal_bars(outcomes)
     figure = Figure(figsize=(9, 1.6 + 0.3 * (len(rates) + len(goals))), layout="constrained")
     above, below = figure.subplots(
         2, 1, height_ratios=[max(len(rates), 1), max(len(goals), 1)], squeeze=True
     )
-    _draw(above, rates, "answers per second, one core: median, lowest and highest round")
-    _draw(below, goals, "goals: at 1 a goal is met, beyond it surpassed")
+    _draw(above, rates, "responses per second, one core: median, lowest and highest round")
+    _draw(below, goals, "goals: at 1 a goal is just met")
     below.axvline(1, color="black", linewidth=0.8)
     figure.savefig(path, dpi=120)
 
@@ -86,9 +86,9 @@ def draw(findings: Findings, outcomes: Sequence[Outcome], path: Path) -> None:
 def _draw(axes: "Axes", bars: Sequence[Bar], title: str) -> None:
     values = [bar.value for bar in bars]
     whiskers = [[bar.value - bar.low for bar in bars], [bar.high - bar.value for bar in bars]]
-    places = range(len(bars))
-    axes.barh(places, values, xerr=whiskers, color=[bar.colour for bar in bars], height=0.7)
-    axes.set_yticks(places, [bar.label for bar in bars])
+    positions = range(len(bars))
+    axes.barh(positions, values, xerr=whiskers, color=[bar.colour for bar in bars], height=0.7)
+    axes.set_yticks(positions, [bar.label for bar in bars])
     axes.invert_yaxis()
     axes.set_title(title, fontsize="medium", loc="left")
     axes.xaxis.set_major_formatter("{x:,g}")

@@ -1,6 +1,6 @@
-"""Where the time of a hit in memory goes, function by function, in this process alone.
+"""The time of a memory hit, function by function, within one process.
 
-Built as in production, with every feature on: only the bytes come from no socket and go to none.
+The services are built as in production, with all features, but without sockets.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from timeit import repeat
 from typing import Any, Final, NamedTuple
 
-from sidegate.core.token import KeyRing, TokenKey, token_text_of, unverified_digest_of
+from sidegate.core.token import KeyRing, TokenKey, digest_unverified, parse_token_text
 from sidegate.runtime.container import Container, build_services
 from sidegate.settings import load
 from sidegate.web.gate.app import build_handlers
@@ -18,19 +18,19 @@ from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
 from sidegate.web.gateways.credentials import CredentialSources
 from sidegate.web.server.fast_path import FastPath
-from tests.bench.questions import subrequest
-from tests.bench.sessions import new_known, record_of
-from tests.bench.stage import EVERYTHING_ON
+from tests.bench.environment import ALL_FEATURES
+from tests.bench.http_requests import build_subrequest
+from tests.bench.sessions import build_record, make_session
 
 _KEY: Final = TokenKey(1, bytes(range(32)))
 
-# Each is called so often in a row; the quickest of so many rows counts: the others were disturbed.
+# Calls per repeat, and repeats. The fastest repeat counts: the others were disturbed.
 _CALLS: Final = 10_000
-_ROWS: Final = 15
+_REPEATS: Final = 15
 
 
 class Cost(NamedTuple):
-    """What a call takes, in microseconds, and how deep it lies in the one above it."""
+    """The time of a call, and its depth in the call tree."""
 
     function: str
     microseconds: float
@@ -38,7 +38,7 @@ class Cost(NamedTuple):
 
 
 class _Sink(asyncio.Transport):
-    """Takes what is written, as a socket that is always ready."""
+    """A transport that is always ready, and keeps the last write."""
 
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 1)})
@@ -48,74 +48,94 @@ class _Sink(asyncio.Transport):
         self.last = data
 
 
-async def profiled(*, calls: int = _CALLS, rows: int = _ROWS) -> Sequence[Cost]:
-    """Time a hit, and the functions it calls. The last row is what stands between them."""
-    environ = EVERYTHING_ON | {
-        # Nobody is there: the clock that instances share is all that it is for.
-        "SIDEGATE_DATABASE_URL": "postgresql://127.0.0.1:1/nobody",
-        "SIDEGATE_TOKEN__KEYS": _KEY.formatted(),
+async def profile_hit(*, calls: int = _CALLS, repeats: int = _REPEATS) -> Sequence[Cost]:
+    """Time a hit and the functions it calls. The last row is the rest of the hit."""
+    environ = ALL_FEATURES | {
+        # Nothing listens there: the setting only makes the clock a shared one.
+        "SIDEGATE_DATABASE_URL": "postgresql://127.0.0.1:1/none",
+        "SIDEGATE_TOKEN__KEYS": _KEY.format(),
     }
-    async with build_services(load(None, environ)) as house:
+    async with build_services(load(None, environ)) as container:
         timed = [
-            Cost(function, min(repeat(call, number=calls, repeat=rows)) / calls * 1e6, depth)
-            for function, depth, call in _functions(house)
+            Cost(
+                _name(function),
+                min(repeat(call, number=calls, repeat=repeats)) / calls * 1e6,
+                depth,
+            )
+            for function, depth, call in _functions(container)
         ]
     whole, *parts = timed
     rest = whole.microseconds - sum(part.microseconds for part in parts if part.depth == 1)
-    return [*timed, Cost("calls, and what stands between them", rest, 1)]
+    return [*timed, Cost("rest", rest, 1)]
 
 
-def table(costs: Sequence[Cost]) -> str:
-    """Return the costs as text."""
+def format_table(costs: Sequence[Cost]) -> str:
+    """Format the costs as text."""
     return "\n".join(
         f"{cost.microseconds:6.2f} µs  {'  ' * cost.depth}{cost.function}" for cost in costs
     )
 
 
-def _functions(house: Container) -> Iterator[tuple[str, int, Callable[[], object]]]:
-    known = new_known(1, KeyRing([_KEY]))
-    house.local.put_nowait(record_of(known, datetime.now(UTC)).session)
+def _functions(
+    container: Container,
+) -> Iterator[tuple[Callable[..., object], int, Callable[[], object]]]:
+    """Yield each function, its depth, and a call of it."""
+    known = make_session(1, KeyRing([_KEY]))
+    container.memory.put_nowait(build_record(known, datetime.now(UTC)).session)
     sources, sink = CredentialSources(), _Sink()
-    desk = _desk(house, sources)
-    lane = FastPath([desk], trust=lambda _: True, clock=house.means.clock, learn_every=1)
-    connection: Any = lane.connection(asyncio.Protocol)
+    handler = _build_handler(container, sources)
+    fast_path = FastPath(
+        [handler], is_trusted=lambda _: True, clock=container.context.clock, sampling_interval=1
+    )
+    connection: Any = fast_path.create_protocol(asyncio.Protocol)
     connection.connection_made(sink)
-    raw = subrequest(known, path=desk.route).encode("ascii")
-    for _ in range(3):  # the form is learnt, the answer is noted
+    raw = build_subrequest(known, path=handler.route).encode("ascii")
+    for _ in range(3):  # until the head template and the reply are cached
         connection.data_received(raw)
     assert sink.last.startswith(b"HTTP/1.1 200 OK\r\n")
 
-    [(_, forms)] = lane.plain
-    head = forms.read(raw)
-    spelling = token_text_of(known.token.text)
+    [(_, templates)] = fast_path.handlers
+    head = templates.parse(raw)
+    token_text = parse_token_text(known.token.text)
     assert head is not None
-    assert spelling is not None
-    digest, now = unverified_digest_of(spelling), house.means.clock.now()
-    session = house.local.get_nowait(digest)
+    assert token_text is not None
+    digest, clock = digest_unverified(token_text), container.context.clock
+    now, memory, activity = clock.now(), container.memory, container.activity
+    session = memory.get_nowait(digest)
     assert session is not None
-    said: Any = session.cached_reply
-    yield "Connection.data_received", 0, lambda: connection.data_received(raw)
-    yield "Forms.read", 1, lambda: forms.read(raw)
-    yield "Check.at_once", 1, lambda: desk.try_fast(head)
-    yield "CredentialSources.spelling", 2, lambda: sources.token_text(head)
-    yield "SharedClock.now", 2, house.means.clock.now
-    yield "Validator.recall", 2, lambda: house.validator.check_memory(spelling, now)
-    yield "unverified_digest_of", 3, lambda: unverified_digest_of(spelling)
-    yield "LocalStore.peek", 3, lambda: house.local.get_nowait(digest)
-    yield "_Said.holds", 2, lambda: said.holds(said.gateway, head)
-    yield "Toucher.seen", 2, lambda: house.toucher.on_allowed(session, now)
-    answer = said.common, said.own, lane.ending, said.body
-    yield "join and write", 1, lambda: sink.write(b"".join(answer))
+    reply: Any = session.cached_reply
+    check_memory = container.validator.check_memory
+    yield connection.data_received, 0, lambda: connection.data_received(raw)
+    yield templates.parse, 1, lambda: templates.parse(raw)
+    yield handler.try_fast, 1, lambda: handler.try_fast(head)
+    yield sources.read_token_text, 2, lambda: sources.read_token_text(head)
+    yield clock.now, 2, clock.now
+    yield check_memory, 2, lambda: check_memory(token_text, now)
+    yield digest_unverified, 3, lambda: digest_unverified(token_text)
+    yield memory.get_nowait, 3, lambda: memory.get_nowait(digest)
+    yield reply.matches, 2, lambda: reply.matches(reply.gateway, head)
+    yield activity.on_allowed, 2, lambda: activity.on_allowed(session, now)
+    parts = reply.shared_head, reply.identity_lines, fast_path.head_end, reply.body
+
+    def join_and_write() -> None:
+        sink.write(b"".join(parts))
+
+    yield join_and_write, 1, join_and_write
 
 
-def _desk(house: Container, sources: CredentialSources) -> Check:
-    signals = SignalSources(wanted=house.binding.watched)
-    desk, *_ = build_handlers(
-        house.validator,
+def _name(function: Callable[..., object]) -> str:
+    """Return the name of a function, with the class of a method."""
+    return function.__qualname__.rpartition("<locals>.")[2]
+
+
+def _build_handler(container: Container, sources: CredentialSources) -> Check:
+    signals = SignalSources(enabled=container.binding.watched_signals)
+    handler, *_ = build_handlers(
+        container.validator,
         GatewayPolicy(sources=sources, signals=signals),
-        events=house.metrics,
-        clock=house.means.clock,
-        binding=house.binding,
+        events=container.metrics,
+        clock=container.context.clock,
+        binding=container.binding,
     )
-    assert isinstance(desk, Check)
-    return desk
+    assert isinstance(handler, Check)
+    return handler

@@ -1,79 +1,96 @@
-"""What we are compared with: nginx, nginx with Lua and Redis, and a handler on aiohttp.
+"""Reference servers: nginx, nginx with Lua and Redis, and a handler on aiohttp.
 
-All are sent the same requests, with one worker on the same core; Redis is on another one.
+All receive the same requests, with one worker on the same core; Redis runs on another core.
 """
 
 from typing import Final
 
 import redis
 
-from tests.bench.roads import ROUTE
-from tests.bench.stage import Stage
+from tests.bench.environment import Environment
+from tests.bench.sidegate_targets import ROUTE
 from tests.bench.target import Target
-from tests.bench.webserver import PAGE, start_nginx, with_files, with_lua
-from tests.support.processes import Child, Server, listens, python_module, start_on_a_free_port
+from tests.bench.webserver import PAGE, load_lua, start_nginx, write_page
+from tests.support.processes import Child, Server, is_listening, module_command, start_on_free_port
 from tests.support.sidegate import ROOT
 
-_WHOSE: Final = "X-Auth-User: "
+_USER_HEADER: Final = "X-Auth-User: "
 
 
-def nginx_alone(stage: Stage) -> Target:
-    """nginx says 200 to everything."""
-    return _asking(stage, start_nginx(stage, "return.conf"), says="HTTP/1.1 200")
-
-
-def nginx_with_lua(stage: Stage) -> Target:
-    """nginx asks Redis, with one GET, whose the token is."""
-    _remember_tokens(stage)
-    places = {'"127.0.0.1", 6379': f'"127.0.0.1", {stage.redis.port}'}
-    nginx = start_nginx(stage, "redis.conf", places, prepare=with_lua)
-    return _asking(stage, nginx, says=_WHOSE + stage.usual.known[0].user_id)
-
-
-def plain_aiohttp(stage: Stage) -> Target:
-    """A handler asks Redis, with one GET, whose the token is."""
-    _remember_tokens(stage)
-    server = _start_handler(stage)
-    return _asking(stage, server, says=_WHOSE + stage.usual.known[0].user_id)
-
-
-def nginx_with_a_file(stage: Stage) -> Target:
-    """nginx serves a file to everybody."""
-    nginx = start_nginx(stage, "file.conf", prepare=with_files)
-    return _asking(stage, nginx, says="Content-Length: 1024", path=PAGE)
-
-
-def _asking(stage: Stage, server: Server, *, says: str, path: str = ROUTE) -> Target:
-    asked = stage.asked(stage.usual, path=path)
-    return Target(
-        server.port,
-        requests=lambda: asked.file,
-        under_test=(server,),
-        probe=asked.first,
-        says=says,
+def start_plain_nginx(environment: Environment) -> Target:
+    """Start nginx with `return 200`."""
+    return _build_target(
+        environment, start_nginx(environment, "return.conf"), expected_text="HTTP/1.1 200"
     )
 
 
-def _remember_tokens(stage: Stage) -> None:
-    """Tell Redis whose the tokens are, under the tokens themselves: it is what is usually done."""
-    with redis.Redis(port=stage.redis.port) as client:
-        client.mset({f"session:{each.token.text}": each.user_id for each in stage.usual.known})
+def start_nginx_with_lua(environment: Environment) -> Target:
+    """Start nginx with a Lua handler that looks the token up with one Redis GET."""
+    _store_tokens(environment)
+    replacements = {'"127.0.0.1", 6379': f'"127.0.0.1", {environment.redis.port}'}
+    nginx = start_nginx(environment, "redis.conf", replacements, prepare=load_lua)
+    return _build_target(
+        environment,
+        nginx,
+        expected_text=_USER_HEADER + environment.default_database.sessions[0].user_id,
+    )
 
 
-def _start_handler(stage: Stage) -> Server:
-    directory, redis_port = stage.directory(), str(stage.redis.port)
+def start_plain_aiohttp(environment: Environment) -> Target:
+    """Start an aiohttp handler that looks the token up with one Redis GET."""
+    _store_tokens(environment)
+    server = _start_handler(environment)
+    return _build_target(
+        environment,
+        server,
+        expected_text=_USER_HEADER + environment.default_database.sessions[0].user_id,
+    )
+
+
+def start_nginx_with_file(environment: Environment) -> Target:
+    """Start nginx with a static file, without authorization."""
+    nginx = start_nginx(environment, "file.conf", prepare=write_page)
+    return _build_target(environment, nginx, expected_text="Content-Length: 1024", path=PAGE)
+
+
+def _build_target(
+    environment: Environment, server: Server, *, expected_text: str, path: str = ROUTE
+) -> Target:
+    requests = environment.prepare_requests(environment.default_database, path=path)
+    return Target(
+        server.port,
+        requests=lambda: requests.file,
+        under_test=(server,),
+        probe=requests.first,
+        expected_text=expected_text,
+    )
+
+
+def _store_tokens(environment: Environment) -> None:
+    """Store the users in Redis under their tokens, as is usually done."""
+    with redis.Redis(port=environment.redis.port) as client:
+        client.mset(
+            {
+                f"session:{each.token.text}": each.user_id
+                for each in environment.default_database.sessions
+            }
+        )
+
+
+def _start_handler(environment: Environment) -> Server:
+    directory, redis_port = environment.make_directory(), str(environment.redis.port)
 
     def launch(port: int) -> Server:
-        argv = python_module("tests.bench.plain_aiohttp", str(port), redis_port)
+        argv = module_command("tests.bench.plain_aiohttp", str(port), redis_port)
         child = Child(
             "aiohttp",
             argv,
             directory,
-            lambda: listens(port),
+            lambda: is_listening(port),
             environment={"PYTHONPATH": str(ROOT)},
-            demoted=False,
+            unprivileged=False,
         )
         return Server("aiohttp", port, f"http://127.0.0.1:{port}", child)
 
-    with stage.cores.serving():
-        return stage.kept(start_on_a_free_port(launch, None))
+    with environment.cores.pinned_to_server_core():
+        return environment.stop_on_exit(start_on_free_port(launch, None))

@@ -1,20 +1,20 @@
-"""Findings as text for a terminal, as Markdown for the docs, as a document for programs. Pure."""
+"""Format results as text for a terminal, as Markdown for the docs, as a JSON document. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, assert_never
 
-from tests.bench.catalogue import Thing, Unit, things
+from tests.bench.catalogue import Metric, Unit, all_metrics
 from tests.bench.goals import AtLeast, AtMost, Goal, Outcome
-from tests.bench.run import Findings, Measured
+from tests.bench.run import Measurement, Results
 
 Table = Sequence[Sequence[str]]
-"""Rows of cells, of which the first is the head; two columns of text, then of figures."""
+"""Rows of cells, of which the first is the header; two columns of text, then of numbers."""
 
-# A server that used less of its core has waited for the load generator, or for strangers.
-_SATURATED: Final = 0.9
-_WAITED: Final = (
-    "* The server did not use its whole core: somebody else on this machine, the load generator or"
-    " a store was the limit. Alone it does at least as much."
+# Share of its core below which a server was not the bottleneck.
+_MIN_CORE_USAGE: Final = 0.9
+_LIMITED_ELSEWHERE: Final = (
+    "* The server did not use its whole core: the load generator, a store or another program on"
+    " this machine was the bottleneck. The server alone reaches at least this rate."
 )
 _FORMATS: Final = {
     Unit.RATE: "{:,.0f} /s",
@@ -25,140 +25,150 @@ _FORMATS: Final = {
 _VERDICTS: Final = {True: "met", False: "MISSED", None: "not measured"}
 
 
-def text(findings: Findings, outcomes: Sequence[Outcome], machine: Mapping[str, str]) -> str:
-    """Return everything for a terminal."""
-    tables = [_aligned(table) for table in _tables(findings, outcomes)]
-    return "\n\n".join([*tables, *_notes(findings), _told(machine)])
+def format_text(results: Results, outcomes: Sequence[Outcome], machine: Mapping[str, str]) -> str:
+    """Return the report for a terminal."""
+    tables = [_align(table) for table in _tables(results, outcomes)]
+    return "\n\n".join([*tables, *_notes(results), _format_machine(machine)])
 
 
-def markdown(findings: Findings, outcomes: Sequence[Outcome], machine: Mapping[str, str]) -> str:
-    """Return everything for docs/performance.md."""
-    tables = [_piped(table) for table in _tables(findings, outcomes)]
-    notes = [note.replace("* ", "\\* ", 1) for note in _notes(findings)]
-    return "\n\n".join([*tables, *notes, _told(machine)])
+def format_markdown(
+    results: Results, outcomes: Sequence[Outcome], machine: Mapping[str, str]
+) -> str:
+    """Return the report for docs/performance.md."""
+    tables = [_pipe(table) for table in _tables(results, outcomes)]
+    notes = [note.replace("* ", "\\* ", 1) for note in _notes(results)]
+    return "\n\n".join([*tables, *notes, _format_machine(machine)])
 
 
-def document(
-    findings: Findings, outcomes: Sequence[Outcome], machine: Mapping[str, str]
+def build_document(
+    results: Results, outcomes: Sequence[Outcome], machine: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return everything that JSON can hold: the values of all rounds, in the unit they name."""
+    """Return a JSON document with the values of all rounds."""
     return {
         "machine": dict(machine),
-        "measured": {thing.name: _figures(thing, each) for thing, each in _found(findings)},
+        "measured": {
+            metric.name: _to_document(metric, each) for metric, each in _measured_metrics(results)
+        },
         "goals": [
-            {"goal": wording(each.goal), "value": each.value, "met": each.met} for each in outcomes
+            {"goal": format_goal(each.goal), "value": each.value, "met": each.met}
+            for each in outcomes
         ],
-        "left_out": dict(findings.left_out),
+        "skipped": dict(results.skipped),
     }
 
 
-def wording(goal: Goal) -> str:
-    """Say what is wanted, in the names of the catalogue."""
+def format_goal(goal: Goal) -> str:
+    """Format a goal with the names of its metrics."""
     match goal:
-        case AtLeast(of, times, against):
-            return f"{of} >= {times:.2f} x {against}"
-        case AtMost(of, most):
-            return f"{of} <= {most:g} {_unit(of)}"
+        case AtLeast(of, ratio, reference):
+            return f"{of} >= {ratio:.2f} x {reference}"
+        case AtMost(of, maximum):
+            return f"{of} <= {maximum:g} {_unit(of)}"
         case never:
             assert_never(never)
 
 
-def _tables(findings: Findings, outcomes: Sequence[Outcome]) -> Iterator[Table]:
-    if findings.measured:
-        head = ("name", "what", "median", "lowest to highest", "p99", "core")
-        yield [head, *(_row(thing, each) for thing, each in _found(findings))]
+def _tables(results: Results, outcomes: Sequence[Outcome]) -> Iterator[Table]:
+    if results.measured:
+        head = ("name", "metric", "median", "lowest to highest", "p99", "core")
+        yield [head, *(_row(metric, each) for metric, each in _measured_metrics(results))]
     if outcomes:
         yield [("goal", "measured", "verdict"), *(_goal_row(outcome) for outcome in outcomes)]
 
 
-def _found(findings: Findings) -> Iterator[tuple[Thing, Measured]]:
-    for thing in things():
-        if thing.name in findings.measured:
-            yield thing, findings.measured[thing.name]
+def _measured_metrics(results: Results) -> Iterator[tuple[Metric, Measurement]]:
+    for metric in all_metrics():
+        if metric.name in results.measured:
+            yield metric, results.measured[metric.name]
 
 
-def _row(thing: Thing, measured: Measured) -> Sequence[str]:
-    series, shape = measured.series, _FORMATS[thing.unit]
-    spread = f"{shape.format(series.low).split()[0]} to {shape.format(series.high).split()[0]}"
+def _row(metric: Metric, measured: Measurement) -> Sequence[str]:
+    series, number_format = measured.series, _FORMATS[metric.unit]
+    low, high = (number_format.format(value).split()[0] for value in (series.low, series.high))
+    spread = f"{low} to {high}"
     return (
-        thing.name,
-        thing.title,
-        shape.format(series.median),
+        metric.name,
+        metric.title,
+        number_format.format(series.median),
         spread if len(series.values) > 1 else "",
         "" if measured.p99 is None else f"{measured.p99.median:.1f} ms",
-        _share(measured),
+        _format_core_usage(measured),
     )
 
 
-def _share(measured: Measured) -> str:
-    mark = "*" if _waited(measured) else ""
-    return "" if measured.busy is None else f"{measured.busy.median:.0%}{mark}"
+def _format_core_usage(measured: Measurement) -> str:
+    mark = "*" if _is_limited_elsewhere(measured) else ""
+    return "" if measured.core_usage is None else f"{measured.core_usage.median:.0%}{mark}"
 
 
 def _goal_row(outcome: Outcome) -> Sequence[str]:
     value = "" if outcome.value is None else _measure(outcome.goal, outcome.value)
-    return wording(outcome.goal), value, _VERDICTS[outcome.met]
+    return format_goal(outcome.goal), value, _VERDICTS[outcome.met]
 
 
 def _measure(goal: Goal, value: float) -> str:
-    return f"{value:.3f} x" if isinstance(goal, AtLeast) else _FORMATS[_unit(goal.of)].format(value)
+    return (
+        f"{value:.3f} x"
+        if isinstance(goal, AtLeast)
+        else _FORMATS[_unit(goal.metric)].format(value)
+    )
 
 
 def _unit(name: str) -> Unit:
-    return next(thing.unit for thing in things() if thing.name == name)
+    return next(metric.unit for metric in all_metrics() if metric.name == name)
 
 
-def _waited(measured: Measured) -> bool:
-    return measured.busy is not None and measured.busy.median < _SATURATED
+def _is_limited_elsewhere(measured: Measurement) -> bool:
+    return measured.core_usage is not None and measured.core_usage.median < _MIN_CORE_USAGE
 
 
-def _notes(findings: Findings) -> Iterator[str]:
-    if any(_waited(measured) for measured in findings.measured.values()):
-        yield _WAITED
-    for name, each in findings.measured.items():
+def _notes(results: Results) -> Iterator[str]:
+    if any(_is_limited_elsewhere(measured) for measured in results.measured.values()):
+        yield _LIMITED_ELSEWHERE
+    for name, each in results.measured.items():
         if each.failed:
             yield f"{name}: {each.failed:.2%} of the requests failed, and are not counted."
-    for name, each in findings.measured.items():
+    for name, each in results.measured.items():
         if each.batch_size is not None:
             yield f"{name}: {each.batch_size.median:.1f} hits in a round trip."
-    for name, why in findings.left_out.items():
-        yield f"Left out: {name} ({why})."
+    for name, why in results.skipped.items():
+        yield f"Skipped: {name} ({why})."
 
 
-def _told(machine: Mapping[str, str]) -> str:
+def _format_machine(machine: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {value}" for name, value in machine.items())
 
 
-def _figures(thing: Thing, measured: Measured) -> dict[str, Any]:
+def _to_document(metric: Metric, measured: Measurement) -> dict[str, Any]:
     series = measured.series
     figures = {
-        "title": thing.title,
-        "unit": thing.unit.value,
+        "title": metric.title,
+        "unit": metric.unit.value,
         "median": series.median,
         "values": list(series.values),
     }
-    if measured.p99 is not None and measured.busy is not None:
+    if measured.p99 is not None and measured.core_usage is not None:
         figures["p99_ms"] = list(measured.p99.values)
-        figures["core"] = list(measured.busy.values)
+        figures["core"] = list(measured.core_usage.values)
         figures["failed"] = measured.failed
     if measured.batch_size is not None:
         figures["batch_size"] = list(measured.batch_size.values)
     return figures
 
 
-def _aligned(table: Table) -> str:
+def _align(table: Table) -> str:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join(_padded(row, widths).rstrip() for row in table)
+    return "\n".join(_pad(row, widths).rstrip() for row in table)
 
 
-def _padded(row: Sequence[str], widths: Sequence[int]) -> str:
+def _pad(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(
         cell.ljust(width) if number < 2 else cell.rjust(width)
         for number, (cell, width) in enumerate(zip(row, widths, strict=True))
     )
 
 
-def _piped(table: Table) -> str:
+def _pipe(table: Table) -> str:
     head, *rows = table
     rule = ["---" if number < 2 else "---:" for number in range(len(head))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))

@@ -1,4 +1,4 @@
-"""What was measured of one thing, a value for each round: medians, ratios, percentiles."""
+"""The values of one metric, one per round: medians, ratios, percentiles."""
 
 import math
 import statistics
@@ -32,13 +32,13 @@ class Series:
     def high(self) -> float:
         return max(self.values)
 
-    def over(self, other: "Series") -> "Series":
-        """Return the ratio in each round. What disturbs a round disturbs both of its sides.
+    def ratio_to(self, other: "Series") -> "Series":
+        """Return the ratio in each round, which cancels disturbances of a round.
 
-        ValueError: they were not measured in the same rounds.
+        Raise ValueError if the numbers of rounds differ.
         """
         if len(self.values) != len(other.values):
-            raise ValueError("series of different rounds")
+            raise ValueError("series with different numbers of rounds")
         return Series(tuple(a / b for a, b in zip(self.values, other.values, strict=True)))
 
 

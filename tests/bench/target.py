@@ -1,4 +1,4 @@
-"""Something that wrk can be pointed at, and how to make sure that it does what it stands for."""
+"""A target of wrk, and the verification that its responses are those to be measured."""
 
 import asyncio
 import urllib.request
@@ -9,84 +9,86 @@ from typing import Final, Protocol
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.bench.connection import connected
-from tests.bench.errors import WrongAnswers
+from tests.bench.connection import connect
+from tests.bench.errors import UnexpectedResponses
 from tests.support.processes import Server
 
-# The rest: copies grow old and are asked for again, on whatever road.
-_MOST: Final = 0.9
+# The rest are lookups of expired cache entries.
+_MIN_HIT_SHARE: Final = 0.9
 
 
-class Witness(Protocol):
-    """Somebody who counts the answers on a road."""
+class HitCounter(Protocol):
+    """Counts the hits in the store that a benchmark is about."""
 
-    def seen(self) -> "Seen": ...
+    def read(self) -> "HitCounts": ...
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """Answers so far, how many of them came along the road, and in how many round trips."""
+class HitCounts:
+    """Responses so far, hits in the store among them, and round trips to the store."""
 
-    answers: float
-    on_the_road: float
-    trips: float = 0.0
+    responses: float
+    hits: float
+    round_trips: float = 0.0
 
-    def confirm(self, since: "Seen", road: str) -> None:
-        """WrongAnswers: since then too few answers have come along the road."""
-        answers = self.answers - since.answers
-        share = (self.on_the_road - since.on_the_road) / answers if answers else 0.0
-        if share < _MOST:
-            raise WrongAnswers(f"only {share:.0%} of the answers came from {road}")
+    def verify(self, since: "HitCounts", store: str) -> None:
+        """Raise UnexpectedResponses if too few responses since then were hits in the store."""
+        responses = self.responses - since.responses
+        share = (self.hits - since.hits) / responses if responses else 0.0
+        if share < _MIN_HIT_SHARE:
+            raise UnexpectedResponses(f"only {share:.0%} of the responses were hits in {store}")
 
-    def batch_size(self, since: "Seen") -> float | None:
-        """Return how many answers came with one round trip; None: there were no trips."""
-        trips = self.trips - since.trips
-        return (self.on_the_road - since.on_the_road) / trips if trips else None
+    def batch_size(self, since: "HitCounts") -> float | None:
+        """Return the hits per round trip since then, or None without round trips."""
+        round_trips = self.round_trips - since.round_trips
+        return (self.hits - since.hits) / round_trips if round_trips else None
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where wrk sends what.
+    """A port, and the requests to send to it.
 
-    `requests` gives the file for the next run; `under_test` are those whose processor time counts.
-    Each answer to `probe` has `status` and holds `says`.
+    `requests` returns the file for the next run; the CPU time of `under_test` is measured. The
+    response to `probe` must have `status`, and `expected_text` in its head.
     """
 
     port: int
     requests: Callable[[], Path]
     under_test: tuple[Server, ...]
     probe: str
-    says: str
+    expected_text: str
     status: int = 200
     script: str = "load.lua"
-    witness: Witness | None = None
+    hit_counter: HitCounter | None = None
 
     def check(self) -> None:
-        """Ask once. WrongAnswers: whatever runs there would not do what we want to measure."""
-        status, head = asyncio.run(self._ask())
-        if status != self.status or self.says.lower() not in head.lower():
+        """Send the probe. Raise UnexpectedResponses if the response is not the expected one."""
+        status, head = asyncio.run(self._send_probe())
+        if status != self.status or self.expected_text.lower() not in head.lower():
             names = ", ".join(server.name for server in self.under_test)
-            raise WrongAnswers(f"{names} answered {head!r}\n{self.under_test[0].log[-2000:]}")
+            raise UnexpectedResponses(
+                f"{names} answered {head!r}\n{self.under_test[0].log[-2000:]}"
+            )
 
-    async def _ask(self) -> tuple[int, str]:
-        async with connected(self.port) as connection:
-            return await connection.ask(self.probe)
+    async def _send_probe(self) -> tuple[int, str]:
+        async with connect(self.port) as connection:
+            return await connection.request(self.probe)
 
 
 @dataclass(frozen=True, slots=True)
-class HitsIn:
-    """Sidegate's own metrics, as a witness of what was found in one of its stores."""
+class MetricsHitCounter:
+    """Counts hits in one store with Sidegate's own metrics."""
 
     store: str
     ops_port: int
 
-    def seen(self) -> Seen:
-        samples = metrics(self.ops_port)
+    def read(self) -> HitCounts:
+        samples = fetch_metrics(self.ops_port)
         lookups = "sidegate_lookup_duration_seconds_count"
-        return Seen(
-            answers=total(samples, "sidegate_checks_total"),
-            on_the_road=total(samples, lookups, store=self.store, outcome="hit"),
-            trips=total(samples, "sidegate_lookup_round_trips_total", store=self.store),
+        return HitCounts(
+            responses=sum_samples(samples, "sidegate_checks_total"),
+            hits=sum_samples(samples, lookups, store=self.store, outcome="hit"),
+            round_trips=sum_samples(samples, "sidegate_lookup_round_trips_total", store=self.store),
         )
 
 
@@ -94,15 +96,15 @@ Samples = list[tuple[str, dict[str, str], float]]
 """Name, labels, value."""
 
 
-def metrics(ops_port: int) -> Samples:
-    """Return what Sidegate's /metrics says."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{ops_port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
+def fetch_metrics(ops_port: int) -> Samples:
+    """Return the samples of Sidegate's metrics page."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{ops_port}/metrics", timeout=10) as response:
+        text = response.read().decode()
     families = text_string_to_metric_families(text)
     return [(each.name, each.labels, each.value) for family in families for each in family.samples]
 
 
-def total(samples: Samples, name: str, **labels: str) -> float:
+def sum_samples(samples: Samples, name: str, **labels: str) -> float:
     """Return the sum of all samples of that name with (at least) these labels."""
     return sum(
         value

@@ -1,33 +1,33 @@
-"""Names: each thing has one, and the goals know no others."""
+"""Names of metrics, and the selection of metrics and goals by name."""
 
 import pytest
 
-from tests.bench.catalogue import GOALS, concerned_goals, things, with_partners
-from tests.bench.goals import AtMost, wanted_by
+from tests.bench.catalogue import GOALS, all_metrics, goals_about, with_references
+from tests.bench.goals import AtMost, compared_metrics
 
-NAMES = [thing.name for thing in things()]
+NAMES = [metric.name for metric in all_metrics()]
 
 
-def test_no_two_things_share_a_name() -> None:
+def test_metric_names_are_unique() -> None:
     assert len(set(NAMES)) == len(NAMES)
 
 
-def test_goals_are_about_things_that_can_be_measured() -> None:
-    assert set().union(*(wanted_by(goal) for goal in GOALS)) <= set(NAMES)
+def test_goals_compare_known_metrics() -> None:
+    assert set().union(*(compared_metrics(goal) for goal in GOALS)) <= set(NAMES)
 
 
-def test_who_asks_for_a_road_gets_what_it_is_compared_with() -> None:
-    assert with_partners({"local"}) == {"local", "nginx", "aiohttp"}
+def test_selected_benchmark_includes_its_references() -> None:
+    assert with_references({"local"}) == {"local", "nginx", "aiohttp"}
 
 
-def test_who_asks_for_a_reference_gets_the_reference() -> None:
-    assert with_partners({"nginx"}) == {"nginx"}
+def test_selected_reference_is_measured_alone() -> None:
+    assert with_references({"nginx"}) == {"nginx"}
 
 
-def test_a_name_that_nothing_has_is_told_with_those_that_there_are() -> None:
-    with pytest.raises(ValueError, match=r"nothing is called hyperdrive; there is local, "):
-        with_partners({"local", "hyperdrive"})
+def test_unknown_name_is_rejected_with_the_available_names() -> None:
+    with pytest.raises(ValueError, match=r"unknown metric hyperdrive; available: local, "):
+        with_references({"local", "hyperdrive"})
 
 
-def test_goals_about_what_is_not_wanted_are_no_concern() -> None:
-    assert concerned_goals({"local", "ready"}) == [AtMost("ready", 1.0)]
+def test_goals_with_unselected_metrics_are_left_out() -> None:
+    assert goals_about({"local", "ready"}) == [AtMost("ready", 1.0)]

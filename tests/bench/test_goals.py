@@ -1,11 +1,11 @@
-"""Met, missed, or not measured."""
+"""Goals are met, missed, or not measured."""
 
 import pytest
 
-from tests.bench.goals import AtLeast, AtMost, Goal, Outcome, judged, wanted_by
+from tests.bench.goals import AtLeast, AtMost, Goal, Outcome, compared_metrics, evaluate
 from tests.bench.series import Series
 
-TWICE = AtLeast("ours", 2.0, "theirs")
+TWICE = AtLeast("fast", 2.0, "slow")
 A_SECOND = AtMost("ready", 1.0)
 
 
@@ -22,26 +22,24 @@ A_SECOND = AtMost("ready", 1.0)
         (A_SECOND, None, None),
     ],
 )
-def test_a_bound_that_is_just_reached_is_met(
-    goal: Goal, value: float | None, met: bool | None
-) -> None:
+def test_goal_is_met_at_its_bound(goal: Goal, value: float | None, met: bool | None) -> None:
     assert Outcome(goal, value).met is met
 
 
-def test_a_ratio_is_judged_by_the_median_of_the_rounds_ratios() -> None:
-    measured = {"ours": Series.of(2.0, 90.0, 4.0), "theirs": Series.of(1.0, 30.0, 1.0)}
+def test_ratio_is_the_median_of_the_rounds_ratios() -> None:
+    measured = {"fast": Series.of(2.0, 90.0, 4.0), "slow": Series.of(1.0, 30.0, 1.0)}
 
     # the ratio of the medians would be 4.0
-    assert judged([TWICE], measured) == [Outcome(TWICE, 3.0)]
+    assert evaluate([TWICE], measured) == [Outcome(TWICE, 3.0)]
 
 
-def test_without_its_reference_a_goal_is_not_measured() -> None:
-    assert judged([TWICE, A_SECOND], {"ours": Series.of(1.0), "ready": Series.of(0.5)}) == [
+def test_goal_without_its_reference_is_not_measured() -> None:
+    assert evaluate([TWICE, A_SECOND], {"fast": Series.of(1.0), "ready": Series.of(0.5)}) == [
         Outcome(TWICE, None),
         Outcome(A_SECOND, 0.5),
     ]
 
 
-def test_a_goal_wants_what_it_compares() -> None:
-    assert wanted_by(TWICE) == {"ours", "theirs"}
-    assert wanted_by(A_SECOND) == {"ready"}
+def test_goal_needs_the_metrics_it_compares() -> None:
+    assert compared_metrics(TWICE) == {"fast", "slow"}
+    assert compared_metrics(A_SECOND) == {"ready"}

@@ -1,28 +1,28 @@
-"""What is drawn."""
+"""The bars of the chart."""
 
 from tests.bench.goals import AtLeast, AtMost, Outcome
 from tests.bench.plot import goal_bars, rate_bars
-from tests.bench.run import Findings, Measured
+from tests.bench.run import Measurement, Results
 from tests.bench.series import Series
 
 
-def test_roads_have_bars_in_the_order_of_the_report_and_the_rest_has_none() -> None:
-    findings = Findings(
+def test_rate_bars_are_in_the_order_of_the_report() -> None:
+    results = Results(
         {
-            "nginx": Measured(Series.of(9.0, 7.0, 8.0)),
-            "ready": Measured(Series.of(0.5)),
-            "local": Measured(Series.of(4.0)),
+            "nginx": Measurement(Series.of(9.0, 7.0, 8.0)),
+            "ready": Measurement(Series.of(0.5)),
+            "local": Measurement(Series.of(4.0)),
         },
         {},
     )
 
-    bars = rate_bars(findings)
+    bars = rate_bars(results)
 
     assert [(bar.value, bar.low, bar.high) for bar in bars] == [(4.0, 4.0, 4.0), (8.0, 7.0, 9.0)]
-    assert bars[0].colour != bars[1].colour  # ours and theirs
+    assert bars[0].colour != bars[1].colour  # Sidegate and reference
 
 
-def test_a_goal_that_is_just_met_reaches_one_and_more_is_better() -> None:
+def test_goal_bar_is_one_when_the_goal_is_just_met() -> None:
     outcomes = [
         Outcome(AtLeast("local", 0.5, "nginx"), 0.5),
         Outcome(AtLeast("local", 6.0, "aiohttp"), 3.0),

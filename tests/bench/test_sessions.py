@@ -1,22 +1,22 @@
-"""What is put into a database behind the API's back is what the API would have put there."""
+"""Sessions that are copied into a database equal those created through the API."""
 
 import secrets
 from datetime import UTC, datetime
 
 import asyncpg
 
-from sidegate.core.binding import DEFAULT_WIDTHS, Signal, mismatches
+from sidegate.core.binding import DEFAULT_PREFIX_LENGTHS, Signal, find_mismatches
 from sidegate.core.judge import judge
 from sidegate.core.token import KeyRing, TokenKey
 from sidegate.core.verdict import Allow
 from sidegate.stores.postgres.sessions import PostgresSessions
-from tests.bench.sessions import new_database
+from tests.bench.sessions import create_database
 from tests.support.processes import Server
 
 
-async def test_known_sessions_open_among_strangers(postgres_server: Server) -> None:
+async def test_known_sessions_are_valid_among_filler_sessions(postgres_server: Server) -> None:
     name, ring = f"test_{secrets.token_hex(8)}", KeyRing([TokenKey.generate()])
-    url, known = await new_database(postgres_server.url, name, ring, known=3, strangers=5)
+    url, known = await create_database(postgres_server.url, name, ring, sessions=3, filler=5)
     connection = await asyncpg.connect(url)
     store = await PostgresSessions.open(url)
 
@@ -26,11 +26,11 @@ async def test_known_sessions_open_among_strangers(postgres_server: Server) -> N
         assert session is not None
         assert judge(session, datetime.now(UTC)) == Allow(session)
         assert session.user_id == each.user_id
-        shown = mismatches(
-            session.id, session.binding, each.signals, DEFAULT_WIDTHS, watched=set(Signal)
+        mismatched = find_mismatches(
+            session.id, session.binding, each.signals, DEFAULT_PREFIX_LENGTHS, watched=set(Signal)
         )
         assert session.binding
-        assert list(shown) == []
+        assert list(mismatched) == []
 
     await store.close()
     await connection.close()

@@ -1,9 +1,9 @@
-"""Witnesses: what was measured is what was meant."""
+"""Hit counters verify that the intended store was measured."""
 
 import pytest
 
-from tests.bench.errors import WrongAnswers
-from tests.bench.target import Seen, total
+from tests.bench.errors import UnexpectedResponses
+from tests.bench.target import HitCounts, sum_samples
 
 SAMPLES = [
     ("lookups", {"store": "memory", "outcome": "hit"}, 5.0),
@@ -13,29 +13,29 @@ SAMPLES = [
 ]
 
 
-def test_a_few_answers_from_elsewhere_are_let_pass() -> None:
-    Seen(answers=1100, on_the_road=1000).confirm(Seen(answers=100, on_the_road=95), "memory")
+def test_few_responses_from_other_stores_pass() -> None:
+    HitCounts(responses=1100, hits=1000).verify(HitCounts(responses=100, hits=95), "memory")
 
 
-def test_an_outing_on_another_road_is_noticed() -> None:
-    with pytest.raises(WrongAnswers, match="only 50% of the answers came from redis"):
-        Seen(answers=1100, on_the_road=595).confirm(Seen(answers=100, on_the_road=95), "redis")
+def test_too_few_hits_in_the_store_raise() -> None:
+    with pytest.raises(UnexpectedResponses, match="only 50% of the responses were hits in redis"):
+        HitCounts(responses=1100, hits=595).verify(HitCounts(responses=100, hits=95), "redis")
 
 
-def test_no_answers_at_all_are_noticed() -> None:
-    with pytest.raises(WrongAnswers, match="only 0%"):
-        Seen(answers=100, on_the_road=95).confirm(Seen(answers=100, on_the_road=95), "redis")
+def test_no_responses_raise() -> None:
+    with pytest.raises(UnexpectedResponses, match="only 0%"):
+        HitCounts(responses=100, hits=95).verify(HitCounts(responses=100, hits=95), "redis")
 
 
-def test_how_many_answers_came_together_is_of_the_road_alone() -> None:
-    before = Seen(answers=100, on_the_road=95, trips=10)
+def test_batch_size_is_hits_per_round_trip() -> None:
+    before = HitCounts(responses=100, hits=95, round_trips=10)
 
-    assert Seen(answers=1100, on_the_road=1095, trips=110).batch_size(before) == 10
-    assert Seen(answers=1100, on_the_road=1095, trips=10).batch_size(before) is None
+    assert HitCounts(responses=1100, hits=1095, round_trips=110).batch_size(before) == 10
+    assert HitCounts(responses=1100, hits=1095, round_trips=10).batch_size(before) is None
 
 
-def test_a_total_is_of_all_samples_with_the_labels() -> None:
-    assert total(SAMPLES, "lookups") == 10
-    assert total(SAMPLES, "lookups", store="memory") == 8
-    assert total(SAMPLES, "lookups", store="memory", outcome="hit") == 5
-    assert total(SAMPLES, "nothing") == 0
+def test_samples_with_the_labels_are_summed() -> None:
+    assert sum_samples(SAMPLES, "lookups") == 10
+    assert sum_samples(SAMPLES, "lookups", store="memory") == 8
+    assert sum_samples(SAMPLES, "lookups", store="memory", outcome="hit") == 5
+    assert sum_samples(SAMPLES, "nothing") == 0

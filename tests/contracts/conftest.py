@@ -1,4 +1,4 @@
-"""Each durable store in turn, and the database behind it."""
+"""Each durable store in turn, and its database."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,17 +8,17 @@ import pytest
 from sidegate.core.protocols import DurableStore
 from tests.support.databases import (
     Database,
-    Mortal,
-    MortalPostgres,
     PostgresDatabase,
     SqliteDatabase,
+    StoppableDatabase,
+    StoppablePostgres,
 )
 from tests.support.processes import Server
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    """Return an empty database that lives as long as the test."""
+    """Return an empty database for the test."""
     if request.param == "sqlite":
         return SqliteDatabase(tmp_path / "sidegate.db")
     return PostgresDatabase(request.getfixturevalue("database_url"))
@@ -33,26 +33,26 @@ async def durable(database: Database) -> AsyncIterator[DurableStore]:
 
 
 @pytest.fixture
-async def another(database: Database, durable: DurableStore) -> AsyncIterator[DurableStore]:
+async def other_store(database: Database, durable: DurableStore) -> AsyncIterator[DurableStore]:
     """A second store in the same database, as another process would open it."""
-    del durable  # it is to be there first
+    del durable  # opened first
     store = await database.open()
     yield store
     await store.close()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def mortal(request: pytest.FixtureRequest, tmp_path: Path) -> Mortal:
-    """Return an empty database that the test may take away and give back."""
+def stoppable(request: pytest.FixtureRequest, tmp_path: Path) -> StoppableDatabase:
+    """Return an empty database that the test may stop and restart."""
     if request.param == "sqlite":
         return SqliteDatabase(tmp_path / "sidegate.db")
     server: Server = request.getfixturevalue("own_postgres")
-    return MortalPostgres(server.url, server)
+    return StoppablePostgres(server.url, server)
 
 
 @pytest.fixture
-async def survivor(mortal: Mortal) -> AsyncIterator[DurableStore]:
-    """A store in `mortal`."""
-    store = await mortal.open()
+async def stoppable_store(stoppable: StoppableDatabase) -> AsyncIterator[DurableStore]:
+    """A store in `stoppable`."""
+    store = await stoppable.open()
     yield store
     await store.close()

@@ -1,4 +1,4 @@
-"""What every durable store promises of what it counts: each beginning and each end, once."""
+"""The contract of analytics stores: each creation and each end is count_all once."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,29 +17,28 @@ from sidegate.core.limits import AtLimit, Limit
 from sidegate.core.protocols import AnalyticsStore, DurableStore, Touch
 from sidegate.core.session import Session, SessionDetails, SessionRecord
 from sidegate.core.session_type import SessionType
-from tests.contracts.values import a_digest, a_record, a_session
+from tests.contracts.values import build_digest, build_record, build_session
 from tests.support.clock import NOON
-from tests.support.databases import Database, Mortal
+from tests.support.databases import Database, StoppableDatabase
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 WEB, MOBILE, SSO = SessionType.WEB, SessionType.MOBILE, SessionType.SSO
-OPS = Actor("key:ops", "192.0.2.99")
-EVERYBODYS = Condition()
+ACTOR = Actor("key:ops", "192.0.2.99")
 
 
 @pytest.fixture
 async def counts(database: Database, durable: DurableStore) -> AsyncIterator[AnalyticsStore]:
-    del durable  # it is to be there first
-    async with database.analytics() as opened:
-        yield opened
+    del durable  # opened first
+    async with database.analytics() as counts:
+        yield counts
 
 
-async def begin(durable: DurableStore, *, at: datetime = NOON, **changes: Any) -> Session:
-    session = a_session(at=at, **changes)
-    await durable.create(a_record(session))
+async def create(durable: DurableStore, *, at: datetime = NOON, **changes: Any) -> Session:
+    session = build_session(at=at, **changes)
+    await durable.create(build_record(session))
     return session
 
 
@@ -47,7 +46,7 @@ async def revoke(
     durable: DurableStore,
     session: Session,
     *,
-    by: Actor = OPS,
+    by: Actor = ACTOR,
     reason: str = "bye",
     after: timedelta,
 ) -> None:
@@ -56,75 +55,71 @@ async def revoke(
     assert await durable.revoke_where(condition, at=at, by=by, reason=reason, limit=1)
 
 
-async def counted(counts: AnalyticsStore, at: datetime = NOON) -> Totals:
-    """Return the totals once all that has ended by then is noted and added up."""
-    await counts.note_ends(at, limit=1000)
-    await counts.add_up(limit=1000)
-    return await counts.totals()
+async def count_all(counts: AnalyticsStore, at: datetime = NOON) -> Totals:
+    """Return the totals with all ends up to then recorded and added."""
+    await counts.record_expired(at, limit=1000)
+    await counts.add_to_totals(limit=1000)
+    return await counts.read_totals()
 
 
-def bucket(lasted: timedelta) -> int:
-    return sum(bound * timedelta(microseconds=1) <= lasted for bound in BOUNDS)
+def find_bucket(duration: timedelta) -> int:
+    return sum(bound * timedelta(microseconds=1) <= duration for bound in BOUNDS)
 
 
-def lasting(*spans: timedelta) -> Durations:
+def build_durations(*spans: timedelta) -> Durations:
     """Return the durations of sessions that lasted so long."""
-    buckets = [bucket(span) for span in spans]
-    together = sum(spans, timedelta(0))
+    buckets = [find_bucket(span) for span in spans]
+    total = sum(spans, timedelta(0))
     return Durations(
-        {each: buckets.count(each) for each in buckets}, together // timedelta(microseconds=1)
+        {each: buckets.count(each) for each in buckets}, total // timedelta(microseconds=1)
     )
 
 
-# --- Beginnings
+# --- Creations
 
 
-async def test_where_nothing_has_happened_nothing_is_counted(counts: AnalyticsStore) -> None:
-    assert await counted(counts) == Totals()
-    assert await counts.living(NOON) == ActiveSessions()
-    assert await counts.last() is None
-    assert await counts.window(NOON - DAY, NOON) is None
+async def test_empty_store_counts_nothing(counts: AnalyticsStore) -> None:
+    assert await count_all(counts) == Totals()
+    assert await counts.count_active(NOON) == ActiveSessions()
+    assert await counts.read_last_sample() is None
+    assert await counts.read_window(NOON - DAY, NOON) is None
 
 
-async def test_beginnings_are_counted_by_type(
-    durable: DurableStore, counts: AnalyticsStore
-) -> None:
+async def test_creations_are_counted_by_type(durable: DurableStore, counts: AnalyticsStore) -> None:
     for type_ in (WEB, WEB, MOBILE):
-        await begin(durable, type=type_)
-    assert (await counted(counts)).created == {WEB: 2, MOBILE: 1}
+        await create(durable, type=type_)
+    assert (await count_all(counts)).created == {WEB: 2, MOBILE: 1}
 
 
-async def test_what_did_not_begin_is_not_counted(
-    durable: DurableStore, counts: AnalyticsStore
-) -> None:
-    session = await begin(durable)
+async def test_failed_create_is_not_counted(durable: DurableStore, counts: AnalyticsStore) -> None:
+    session = await create(durable)
     with pytest.raises(SessionExists):
-        await durable.create(a_record(session))
+        await durable.create(build_record(session))
     with pytest.raises(LimitReached):
-        await durable.create(a_record(), limit=Limit(1, AtLimit.REFUSE))
-    assert (await counted(counts)).created == {WEB: 1}
+        await durable.create(build_record(), limit=Limit(1, AtLimit.REFUSE))
+    assert (await count_all(counts)).created == {WEB: 1}
 
 
-async def test_refresh_migration_and_touch_are_no_beginning_and_no_end(
+async def test_refresh_migration_and_touch_are_not_counted(
     durable: DurableStore, counts: AnalyticsStore
 ) -> None:
-    session = await begin(durable)
-    rotated = session.rotated(a_digest(), SECOND, NOON)
+    session = await create(durable)
+    rotated = session.rotated(build_digest(), SECOND, NOON)
     await durable.replace(SessionRecord(rotated), expected=1)
-    await durable.replace(SessionRecord(rotated.migrated(a_digest(), NOON)), expected=2)
+    await durable.replace(SessionRecord(rotated.migrated(build_digest(), NOON)), expected=2)
     await durable.touch([Touch(session.id, NOON + SECOND, 1)])
-    assert await counted(counts) == Totals(created={WEB: 1})
+    assert await count_all(counts) == Totals(created={WEB: 1})
 
 
-# --- Ends on purpose
+# --- Revocations
 
 
 @pytest.mark.parametrize(
     ("by", "reason", "cause"),
     [
-        (OPS, "bye", Cause.REVOKED),
-        (OPS, "limit", Cause.REVOKED),
-        (OPS, "logout", Cause.REVOKED),
+        (ACTOR, "bye", Cause.REVOKED),
+        (ACTOR, "limit", Cause.REVOKED),
+        (ACTOR, "logout", Cause.REVOKED),
         (Actor("cli:root"), "idle", Cause.REVOKED),
         (SIDEGATE, "limit", Cause.LIMIT),
         (SIDEGATE, "token_reuse", Cause.TOKEN_REUSE),
@@ -134,235 +129,235 @@ async def test_refresh_migration_and_touch_are_no_beginning_and_no_end(
         (Actor("provider:https://id.example"), "bye", Cause.REVOKED),
     ],
 )
-async def test_an_end_has_the_cause_of_who_brought_it_about_and_why(
+async def test_cause_of_an_end_depends_on_actor_and_reason(
     durable: DurableStore, counts: AnalyticsStore, by: Actor, reason: str, cause: Cause
 ) -> None:
-    await revoke(durable, await begin(durable), by=by, reason=reason, after=MINUTE)
-    assert (await counted(counts)).ended == {(WEB, cause): 1}
+    await revoke(durable, await create(durable), by=by, reason=reason, after=MINUTE)
+    assert (await count_all(counts)).ended == {(WEB, cause): 1}
 
 
-async def test_one_that_had_to_go_for_another_ended_for_the_limit(
+async def test_eviction_is_counted_as_limit(durable: DurableStore, counts: AnalyticsStore) -> None:
+    await create(durable)
+    newer = build_session(at=NOON + MINUTE)
+    await durable.create(build_record(newer), limit=Limit(1, AtLimit.EVICT_OLDEST))
+    totals = await count_all(counts, NOON + MINUTE)
+    assert totals == Totals({WEB: 2}, {(WEB, Cause.LIMIT): 1}, build_durations(MINUTE))
+
+
+async def test_token_reuse_is_counted_as_such(
     durable: DurableStore, counts: AnalyticsStore
 ) -> None:
-    await begin(durable)
-    newer = a_session(at=NOON + MINUTE)
-    await durable.create(a_record(newer), limit=Limit(1, AtLimit.EVICT_OLDEST))
-    totals = await counted(counts, NOON + MINUTE)
-    assert totals == Totals({WEB: 2}, {(WEB, Cause.LIMIT): 1}, lasting(MINUTE))
-
-
-async def test_a_stolen_token_ends_its_session_for_that(
-    durable: DurableStore, counts: AnalyticsStore
-) -> None:
-    session = await begin(durable)
+    session = await create(durable)
     details = SessionDetails(
         revoked_by=SIDEGATE.name,
         revoked_reason="token_reuse",
         change=Change(NOON + HOUR, SIDEGATE),
     )
     await durable.replace(SessionRecord(session.revoked(NOON + MINUTE), details), expected=1)
-    assert (await counted(counts)).ended == {(WEB, Cause.TOKEN_REUSE): 1}
+    assert (await count_all(counts)).ended == {(WEB, Cause.TOKEN_REUSE): 1}
 
 
-async def test_a_session_is_revoked_once(durable: DurableStore, counts: AnalyticsStore) -> None:
-    session = await begin(durable)
+async def test_second_revocation_is_not_counted(
+    durable: DurableStore, counts: AnalyticsStore
+) -> None:
+    session = await create(durable)
     await revoke(durable, session, after=MINUTE)
     again = Condition(session_id=session.id)
-    await durable.revoke_where(again, at=NOON + HOUR, by=OPS, reason="bye", limit=1)
-    assert await counted(counts, NOON + 2 * DAY) == Totals(
-        {WEB: 1}, {(WEB, Cause.REVOKED): 1}, lasting(MINUTE)
+    await durable.revoke_where(again, at=NOON + HOUR, by=ACTOR, reason="bye", limit=1)
+    assert await count_all(counts, NOON + 2 * DAY) == Totals(
+        {WEB: 1}, {(WEB, Cause.REVOKED): 1}, build_durations(MINUTE)
     )
 
 
-async def test_a_migrated_session_ends_as_what_it_has_become(
+async def test_end_of_a_migrated_session_counts_under_its_new_type(
     durable: DurableStore, counts: AnalyticsStore
 ) -> None:
-    session = await begin(durable)
-    migrated = session.migrated(a_digest(), NOON)
+    session = await create(durable)
+    migrated = session.migrated(build_digest(), NOON)
     await durable.replace(SessionRecord(migrated), expected=1)
     await revoke(durable, migrated, after=MINUTE)
-    assert (await counted(counts)).ended == {(SSO, Cause.REVOKED): 1}
+    assert (await count_all(counts)).ended == {(SSO, Cause.REVOKED): 1}
 
 
-async def test_one_that_is_stored_when_it_has_ended_has_begun_and_ended(
+async def test_session_created_as_revoked_counts_as_created_and_ended(
     durable: DurableStore, counts: AnalyticsStore
 ) -> None:
-    await durable.create(a_record(a_session().revoked(NOON + MINUTE)))
-    assert await counted(counts, NOON + 2 * DAY) == Totals(
-        {WEB: 1}, {(WEB, Cause.REVOKED): 1}, lasting(MINUTE)
+    await durable.create(build_record(build_session().revoked(NOON + MINUTE)))
+    assert await count_all(counts, NOON + 2 * DAY) == Totals(
+        {WEB: 1}, {(WEB, Cause.REVOKED): 1}, build_durations(MINUTE)
     )
 
 
-# --- Ends by themselves
+# --- Expiry and idle timeout
 
 
-async def test_a_deadline_is_the_first_moment_of_the_end(
+async def test_session_ends_exactly_at_its_deadline(
     durable: DurableStore, counts: AnalyticsStore
 ) -> None:
-    await begin(durable, expires_at=NOON + HOUR, idle_timeout=None)
-    before = await counted(counts, NOON + HOUR - timedelta(microseconds=1))
+    await create(durable, expires_at=NOON + HOUR, idle_timeout=None)
+    before = await count_all(counts, NOON + HOUR - timedelta(microseconds=1))
     assert before.ended == {}
-    assert await counted(counts, NOON + HOUR) == Totals(
-        {WEB: 1}, {(WEB, Cause.EXPIRED): 1}, lasting(HOUR)
+    assert await count_all(counts, NOON + HOUR) == Totals(
+        {WEB: 1}, {(WEB, Cause.EXPIRED): 1}, build_durations(HOUR)
     )
 
 
-async def test_silence_ends_a_session_when_it_is_too_long(
+async def test_session_ends_after_its_idle_timeout(
     durable: DurableStore, counts: AnalyticsStore
 ) -> None:
-    await begin(durable, last_seen_at=NOON + MINUTE, idle_timeout=HOUR)
-    assert (await counted(counts, NOON + HOUR)).ended == {}
-    assert await counted(counts, NOON + HOUR + MINUTE) == Totals(
-        {WEB: 1}, {(WEB, Cause.IDLE): 1}, lasting(HOUR + MINUTE)
+    await create(durable, last_seen_at=NOON + MINUTE, idle_timeout=HOUR)
+    assert (await count_all(counts, NOON + HOUR)).ended == {}
+    assert await count_all(counts, NOON + HOUR + MINUTE) == Totals(
+        {WEB: 1}, {(WEB, Cause.IDLE): 1}, build_durations(HOUR + MINUTE)
     )
 
 
-async def test_of_two_deadlines_the_earlier_one_is_the_cause(
-    durable: DurableStore, counts: AnalyticsStore
-) -> None:
-    await begin(durable, expires_at=NOON + HOUR, idle_timeout=MINUTE)
-    await begin(durable, expires_at=NOON + MINUTE, idle_timeout=HOUR, type=MOBILE)
-    totals = await counted(counts, NOON + DAY)
+async def test_earlier_deadline_is_the_cause(durable: DurableStore, counts: AnalyticsStore) -> None:
+    await create(durable, expires_at=NOON + HOUR, idle_timeout=MINUTE)
+    await create(durable, expires_at=NOON + MINUTE, idle_timeout=HOUR, type=MOBILE)
+    totals = await count_all(counts, NOON + DAY)
     assert totals.ended == {(WEB, Cause.IDLE): 1, (MOBILE, Cause.EXPIRED): 1}
-    assert totals.durations == lasting(MINUTE, MINUTE)
+    assert totals.durations == build_durations(MINUTE, MINUTE)
 
 
-async def test_an_end_is_counted_once_however_often_it_is_looked_for(
+async def test_repeated_recording_counts_an_end_once(
     durable: DurableStore, counts: AnalyticsStore
 ) -> None:
-    await begin(durable)
-    found = [await counted(counts, NOON + days * DAY) for days in range(1, 4)]
+    await create(durable)
+    found = [await count_all(counts, NOON + days * DAY) for days in range(1, 4)]
     assert [totals.ended for totals in found] == [{(WEB, Cause.IDLE): 1}] * 3
 
 
-async def test_the_end_of_one_that_was_deleted_before_it_was_noted_is_counted(
+async def test_purge_counts_an_unrecorded_end(
     durable: DurableStore, counts: AnalyticsStore
 ) -> None:
-    await begin(durable, expires_at=NOON + HOUR, idle_timeout=None)
-    await begin(durable, expires_at=NOON + HOUR, idle_timeout=MINUTE)
+    await create(durable, expires_at=NOON + HOUR, idle_timeout=None)
+    await create(durable, expires_at=NOON + HOUR, idle_timeout=MINUTE)
     assert await durable.purge(NOON + DAY, limit=9) == 2
-    totals = await counted(counts, NOON + DAY)
+    totals = await count_all(counts, NOON + DAY)
     assert totals.ended == {(WEB, Cause.EXPIRED): 1, (WEB, Cause.IDLE): 1}
-    assert totals.durations == lasting(HOUR, MINUTE)
+    assert totals.durations == build_durations(HOUR, MINUTE)
 
 
-async def test_deletion_counts_nothing_twice(durable: DurableStore, counts: AnalyticsStore) -> None:
-    await begin(durable)
-    await revoke(durable, await begin(durable, type=MOBILE), after=MINUTE)
-    before = await counted(counts, NOON + DAY)
+async def test_purge_does_not_count_an_end_twice(
+    durable: DurableStore, counts: AnalyticsStore
+) -> None:
+    await create(durable)
+    await revoke(durable, await create(durable, type=MOBILE), after=MINUTE)
+    before = await count_all(counts, NOON + DAY)
     assert await durable.purge(NOON + DAY, limit=9) == 2
-    assert await counted(counts, NOON + DAY) == before
+    assert await count_all(counts, NOON + DAY) == before
 
 
-async def test_one_that_had_ended_by_itself_does_not_end_again_by_revocation(
+async def test_revocation_after_a_recorded_end_is_not_counted(
     durable: DurableStore, counts: AnalyticsStore
 ) -> None:
-    session = await begin(durable)
-    await counted(counts, NOON + HOUR)
+    session = await create(durable)
+    await count_all(counts, NOON + HOUR)
     await revoke(durable, session, after=2 * HOUR)
-    totals = await counted(counts, NOON + 2 * DAY)
-    assert totals == Totals({WEB: 1}, {(WEB, Cause.IDLE): 1}, lasting(timedelta(minutes=30)))
+    totals = await count_all(counts, NOON + 2 * DAY)
+    assert totals == Totals(
+        {WEB: 1}, {(WEB, Cause.IDLE): 1}, build_durations(timedelta(minutes=30))
+    )
 
 
-async def test_a_revocation_that_comes_with_having_been_seen_late_takes_no_end_back(
+async def test_revocation_with_a_late_last_seen_retracts_no_end(
     durable: DurableStore, counts: AnalyticsStore
 ) -> None:
-    session = await begin(durable)
-    before = await counted(counts, NOON + HOUR)
+    session = await create(durable)
+    before = await count_all(counts, NOON + HOUR)
     seen = replace(session, last_seen_at=NOON + MINUTE).revoked(NOON + MINUTE)
     await durable.replace(SessionRecord(seen), expected=1)
-    assert await counted(counts, NOON + DAY) == before
+    assert await count_all(counts, NOON + DAY) == before
 
 
-async def test_one_that_was_seen_in_time_and_told_late_has_not_ended(
-    durable: DurableStore, counts: AnalyticsStore
-) -> None:
-    session = await begin(durable)
-    await counted(counts, NOON + 31 * MINUTE)
+async def test_late_touch_retracts_the_end(durable: DurableStore, counts: AnalyticsStore) -> None:
+    session = await create(durable)
+    await count_all(counts, NOON + 31 * MINUTE)
     await durable.touch([Touch(session.id, NOON + 29 * MINUTE, 1)])
-    totals = await counted(counts, NOON + 32 * MINUTE)
+    totals = await count_all(counts, NOON + 32 * MINUTE)
     assert totals == Totals({WEB: 1}, {(WEB, Cause.IDLE): 0}, Durations())
 
 
-async def test_one_whose_end_was_taken_back_ends_once(
+async def test_session_with_a_retracted_end_ends_once(
     durable: DurableStore, counts: AnalyticsStore
 ) -> None:
-    session = await begin(durable)
-    await counted(counts, NOON + 31 * MINUTE)
+    session = await create(durable)
+    await count_all(counts, NOON + 31 * MINUTE)
     await durable.touch([Touch(session.id, NOON + 29 * MINUTE, 1)])
     await revoke(durable, session, after=40 * MINUTE)
     await durable.touch([Touch(session.id, NOON + 41 * MINUTE, 1)])
-    totals = await counted(counts, NOON + DAY)
+    totals = await count_all(counts, NOON + DAY)
     assert totals.ended == {(WEB, Cause.IDLE): 0, (WEB, Cause.REVOKED): 1}
-    assert totals.durations == lasting(40 * MINUTE)
+    assert totals.durations == build_durations(40 * MINUTE)
 
 
-async def test_a_deadline_that_was_extended_late_takes_the_end_back(
+async def test_late_extension_retracts_the_end(
     durable: DurableStore, counts: AnalyticsStore
 ) -> None:
-    session = await begin(durable, idle_timeout=None, expires_at=NOON + HOUR)
-    await counted(counts, NOON + HOUR)
+    session = await create(durable, idle_timeout=None, expires_at=NOON + HOUR)
+    await count_all(counts, NOON + HOUR)
     extended = session.extended(NOON + 2 * HOUR, NOON + HOUR - SECOND)
     await durable.replace(SessionRecord(extended), expected=1)
-    assert (await counted(counts, NOON + HOUR)).ended == {(WEB, Cause.EXPIRED): 0}
-    assert (await counted(counts, NOON + 2 * HOUR)).ended == {(WEB, Cause.EXPIRED): 1}
+    assert (await count_all(counts, NOON + HOUR)).ended == {(WEB, Cause.EXPIRED): 0}
+    assert (await count_all(counts, NOON + 2 * HOUR)).ended == {(WEB, Cause.EXPIRED): 1}
 
 
-async def test_a_clock_that_was_ahead_is_forgiven_as_sessions_are_seen(
+async def test_ends_recorded_by_a_fast_clock_are_retracted_by_touches(
     durable: DurableStore, counts: AnalyticsStore
 ) -> None:
-    sessions = [await begin(durable) for _ in range(3)]
-    ahead = await counted(counts, NOON + 300 * DAY)
+    sessions = [await create(durable) for _ in range(3)]
+    ahead = await count_all(counts, NOON + 300 * DAY)
     assert ahead.ended == {(WEB, Cause.IDLE): 3}
-    assert await counts.living(NOON + MINUTE) == ActiveSessions({WEB: 3}, 1)
+    assert await counts.count_active(NOON + MINUTE) == ActiveSessions({WEB: 3}, 1)
     await durable.touch([Touch(session.id, NOON + MINUTE, 1) for session in sessions])
-    assert (await counted(counts, NOON + MINUTE)).ended == {(WEB, Cause.IDLE): 0}
+    assert (await count_all(counts, NOON + MINUTE)).ended == {(WEB, Cause.IDLE): 0}
 
 
-async def test_ends_are_noted_a_batch_at_a_time(
-    durable: DurableStore, counts: AnalyticsStore
-) -> None:
+async def test_ends_are_recorded_in_batches(durable: DurableStore, counts: AnalyticsStore) -> None:
     for _ in range(5):
-        await begin(durable)
-    noted = [await counts.note_ends(NOON + DAY, limit=2) for _ in range(4)]
-    assert noted == [2, 2, 1, 0]
+        await create(durable)
+    recorded = [await counts.record_expired(NOON + DAY, limit=2) for _ in range(4)]
+    assert recorded == [2, 2, 1, 0]
 
 
-# --- Adding up
+# --- Totals
 
 
-async def test_all_is_added_up_a_batch_at_a_time(
-    durable: DurableStore, counts: AnalyticsStore
-) -> None:
+async def test_events_are_added_in_batches(durable: DurableStore, counts: AnalyticsStore) -> None:
     for _ in range(3):
-        await revoke(durable, await begin(durable), after=MINUTE)
-    added = [await counts.add_up(limit=4) for _ in range(3)]
+        await revoke(durable, await create(durable), after=MINUTE)
+    added = [await counts.add_to_totals(limit=4) for _ in range(3)]
     assert added == [4, 2, 0]
-    assert await counts.totals() == Totals(
-        {WEB: 3}, {(WEB, Cause.REVOKED): 3}, lasting(MINUTE, MINUTE, MINUTE)
+    assert await counts.read_totals() == Totals(
+        {WEB: 3}, {(WEB, Cause.REVOKED): 3}, build_durations(MINUTE, MINUTE, MINUTE)
     )
 
 
-async def test_totals_grow(durable: DurableStore, counts: AnalyticsStore) -> None:
-    await revoke(durable, await begin(durable), after=MINUTE)
-    await counted(counts)
-    await revoke(durable, await begin(durable), after=HOUR)
-    assert await counted(counts) == Totals(
-        {WEB: 2}, {(WEB, Cause.REVOKED): 2}, lasting(MINUTE, HOUR)
+async def test_totals_accumulate(durable: DurableStore, counts: AnalyticsStore) -> None:
+    await revoke(durable, await create(durable), after=MINUTE)
+    await count_all(counts)
+    await revoke(durable, await create(durable), after=HOUR)
+    assert await count_all(counts) == Totals(
+        {WEB: 2}, {(WEB, Cause.REVOKED): 2}, build_durations(MINUTE, HOUR)
     )
 
 
-async def test_whoever_counts_at_the_same_time_counts_each_once(
+async def test_concurrent_runs_count_each_event_once(
     database: Database, durable: DurableStore, counts: AnalyticsStore
 ) -> None:
     for number in range(40):
-        await begin(durable, type=MOBILE if number % 3 else WEB)
-    async with database.analytics() as another:
+        await create(durable, type=MOBILE if number % 3 else WEB)
+    async with database.analytics() as other_counts:
         await asyncio.gather(
-            *(each.note_ends(NOON + DAY, limit=15) for each in (counts, another) for _ in range(4)),
-            *(each.add_up(limit=15) for each in (counts, another) for _ in range(4)),
+            *(
+                each.record_expired(NOON + DAY, limit=15)
+                for each in (counts, other_counts)
+                for _ in range(4)
+            ),
+            *(each.add_to_totals(limit=15) for each in (counts, other_counts) for _ in range(4)),
         )
-    totals = await counted(counts, NOON + DAY)
+    totals = await count_all(counts, NOON + DAY)
     assert totals.created == {WEB: 14, MOBILE: 26}
     assert totals.ended == {(WEB, Cause.IDLE): 14, (MOBILE, Cause.IDLE): 26}
     assert sum(totals.durations.counts.values()) == 40
@@ -379,52 +374,52 @@ async def test_whoever_counts_at_the_same_time_counts_each_once(
         3650 * DAY,
     ],
 )
-async def test_every_duration_has_its_bucket(
+async def test_duration_is_counted_in_its_bucket(
     durable: DurableStore, counts: AnalyticsStore, span: timedelta
 ) -> None:
-    session = await begin(durable, expires_at=NOON + 3651 * DAY, idle_timeout=None)
+    session = await create(durable, expires_at=NOON + 3651 * DAY, idle_timeout=None)
     await revoke(durable, session, after=span)
-    assert (await counted(counts)).durations == lasting(span)
+    assert (await count_all(counts)).durations == build_durations(span)
 
 
-async def test_an_end_before_the_beginning_lasted_no_time(
+async def test_end_before_the_creation_has_zero_duration(
     durable: DurableStore, counts: AnalyticsStore
 ) -> None:
-    await revoke(durable, await begin(durable), after=-MINUTE)
-    assert (await counted(counts)).durations == lasting(timedelta(0))
+    await revoke(durable, await create(durable), after=-MINUTE)
+    assert (await count_all(counts)).durations == build_durations(timedelta(0))
 
 
-# --- The living
+# --- Active sessions
 
 
-async def test_the_active_are_counted_by_type_and_their_users_once(
+async def test_active_sessions_count_by_type_and_users_once(
     durable: DurableStore, counts: AnalyticsStore
 ) -> None:
     for user_id, type_ in (("ada", WEB), ("ada", WEB), ("ada", MOBILE), ("bob", WEB)):
-        await begin(durable, user_id=user_id, type=type_)
-    assert await counts.living(NOON) == ActiveSessions({WEB: 3, MOBILE: 1}, users=2)
+        await create(durable, user_id=user_id, type=type_)
+    assert await counts.count_active(NOON) == ActiveSessions({WEB: 3, MOBILE: 1}, users=2)
 
 
-async def test_whoever_has_ended_is_not_among_the_living(
-    durable: DurableStore, counts: AnalyticsStore
-) -> None:
-    await begin(durable, user_id="idle", idle_timeout=MINUTE)
-    await begin(durable, user_id="expired", expires_at=NOON + MINUTE)
-    await revoke(durable, await begin(durable, user_id="revoked"), after=SECOND)
-    await begin(durable, user_id="alive", idle_timeout=None, expires_at=NOON + 2 * MINUTE)
-    assert await counts.living(NOON + MINUTE) == ActiveSessions({WEB: 1}, users=1)
+async def test_ended_sessions_are_not_active(durable: DurableStore, counts: AnalyticsStore) -> None:
+    await create(durable, user_id="idle", idle_timeout=MINUTE)
+    await create(durable, user_id="expired", expires_at=NOON + MINUTE)
+    await revoke(durable, await create(durable, user_id="revoked"), after=SECOND)
+    await create(durable, user_id="active", idle_timeout=None, expires_at=NOON + 2 * MINUTE)
+    assert await counts.count_active(NOON + MINUTE) == ActiveSessions({WEB: 1}, users=1)
 
 
-# --- Whose turn it is
+# --- Reservation of samples
 
 
-async def test_one_of_all_who_ask_takes_the_sample(
+async def test_concurrent_reservations_succeed_once(
     database: Database, counts: AnalyticsStore
 ) -> None:
-    async with database.analytics() as another:
-        asked = [each.take_turn(NOON, MINUTE) for each in (counts, another) for _ in range(5)]
-        answers = await asyncio.gather(*asked)
-    assert sorted(answers) == [False] * 9 + [True]
+    async with database.analytics() as other_counts:
+        calls = [
+            each.reserve_sample(NOON, MINUTE) for each in (counts, other_counts) for _ in range(5)
+        ]
+        results = await asyncio.gather(*calls)
+    assert sorted(results) == [False] * 9 + [True]
 
 
 @pytest.mark.parametrize(
@@ -432,20 +427,20 @@ async def test_one_of_all_who_ask_takes_the_sample(
     [
         (timedelta(0), False),
         (50 * SECOND, False),
-        (54 * SECOND, True),  # woken a little early
+        (54 * SECOND, True),  # slightly before the interval has passed
         (MINUTE, True),
         (DAY, True),
-        (-SECOND, False),  # another instance's clock
+        (-SECOND, False),  # the clock of another instance
         (-MINUTE, False),
-        (-MINUTE - SECOND, True),  # the clock was put back
+        (-MINUTE - SECOND, True),  # the clock was set back
         (-300 * DAY, True),
     ],
 )
-async def test_a_sample_is_due_after_an_interval(
+async def test_sample_is_due_after_the_interval(
     counts: AnalyticsStore, later: timedelta, due: bool
 ) -> None:
-    assert await counts.take_turn(NOON, MINUTE)
-    assert await counts.take_turn(NOON + later, MINUTE) is due
+    assert await counts.reserve_sample(NOON, MINUTE)
+    assert await counts.reserve_sample(NOON + later, MINUTE) is due
 
 
 # --- Samples
@@ -457,121 +452,125 @@ FULL = Sample(
 )
 
 
-def a_sample(at: datetime, active: int = 0) -> Sample:
+def build_sample(at: datetime, active: int = 0) -> Sample:
     return Sample(at, ActiveSessions({WEB: active}, users=active), Totals({WEB: active}))
 
 
-async def test_a_sample_is_kept_as_it_is(counts: AnalyticsStore) -> None:
-    await counts.keep(FULL)
-    assert await counts.last() == FULL
+async def test_sample_is_read_back_exactly(counts: AnalyticsStore) -> None:
+    await counts.save_sample(FULL)
+    assert await counts.read_last_sample() == FULL
 
 
-async def test_the_last_sample_is_the_one_that_was_taken_last(counts: AnalyticsStore) -> None:
-    for minute in (1, 3, 2):  # a clock was put back
-        await counts.keep(a_sample(NOON + minute * MINUTE))
-    assert await counts.last() == a_sample(NOON + 2 * MINUTE)
+async def test_last_sample_is_the_one_saved_last(counts: AnalyticsStore) -> None:
+    for minute in (1, 3, 2):  # the clock was set back
+        await counts.save_sample(build_sample(NOON + minute * MINUTE))
+    assert await counts.read_last_sample() == build_sample(NOON + 2 * MINUTE)
 
 
-async def test_a_window_begins_with_the_last_sample_before_it(counts: AnalyticsStore) -> None:
+async def test_window_starts_with_the_last_sample_before_it(counts: AnalyticsStore) -> None:
     for minute in range(5):
-        await counts.keep(a_sample(NOON + minute * MINUTE))
+        await counts.save_sample(build_sample(NOON + minute * MINUTE))
     between = NOON + 2 * MINUTE + SECOND
-    window = await counts.window(between, NOON + 4 * MINUTE)
+    window = await counts.read_window(between, NOON + 4 * MINUTE)
     assert window is not None
-    assert window.first == a_sample(NOON + 2 * MINUTE)
+    assert window.first == build_sample(NOON + 2 * MINUTE)
 
 
-async def test_a_window_with_no_sample_before_it_begins_with_the_first(
+async def test_window_without_a_sample_before_it_starts_with_the_first(
     counts: AnalyticsStore,
 ) -> None:
     for minute in range(3):
-        await counts.keep(a_sample(NOON + minute * MINUTE))
-    window = await counts.window(NOON - DAY, NOON + 2 * MINUTE)
+        await counts.save_sample(build_sample(NOON + minute * MINUTE))
+    window = await counts.read_window(NOON - DAY, NOON + 2 * MINUTE)
     assert window is not None
-    assert window.first == a_sample(NOON)
+    assert window.first == build_sample(NOON)
 
 
-async def test_a_window_has_the_peak_between_its_ends_and_the_latest_of_equals(
+async def test_window_has_the_latest_of_its_highest_samples_as_peak(
     counts: AnalyticsStore,
 ) -> None:
     for minute, active in enumerate((9, 2, 5, 3, 5, 1, 8)):
-        await counts.keep(a_sample(NOON + minute * MINUTE, active))
-    window = await counts.window(NOON + MINUTE, NOON + 5 * MINUTE)
+        await counts.save_sample(build_sample(NOON + minute * MINUTE, active))
+    window = await counts.read_window(NOON + MINUTE, NOON + 5 * MINUTE)
     assert window is not None
     assert window.peak == Peak(5, NOON + 4 * MINUTE)
 
 
-async def test_the_oldest_samples_are_forgotten_a_few_at_a_time(counts: AnalyticsStore) -> None:
+async def test_oldest_samples_are_deleted_in_batches(counts: AnalyticsStore) -> None:
     for minute in range(5):
-        await counts.keep(a_sample(NOON + minute * MINUTE))
+        await counts.save_sample(build_sample(NOON + minute * MINUTE))
     for expected in (2, 3, 3):
-        await counts.forget(NOON + 3 * MINUTE, limit=2)
-        window = await counts.window(NOON - DAY, NOON + DAY)
+        await counts.delete_samples(NOON + 3 * MINUTE, limit=2)
+        window = await counts.read_window(NOON - DAY, NOON + DAY)
         assert window is not None
-        assert window.first == a_sample(NOON + expected * MINUTE)
+        assert window.first == build_sample(NOON + expected * MINUTE)
 
 
-# --- Trouble
+# --- Errors
 
 
-async def test_an_outage_is_no_absence(mortal: Mortal, survivor: DurableStore) -> None:
-    await begin(survivor)
-    async with mortal.analytics() as counts:
-        await counts.keep(FULL)
-        mortal.fail()
-        for ask in (
-            counts.last(),
-            counts.totals(),
-            counts.living(NOON),
-            counts.add_up(limit=1),
-            counts.note_ends(NOON, limit=1),
-            counts.take_turn(NOON, MINUTE),
-            counts.window(NOON, NOON),
-            counts.keep(FULL),
-            counts.forget(NOON, limit=1),
+async def test_outage_raises_store_unavailable(
+    stoppable: StoppableDatabase, stoppable_store: DurableStore
+) -> None:
+    await create(stoppable_store)
+    async with stoppable.analytics() as counts:
+        await counts.save_sample(FULL)
+        stoppable.fail()
+        for call in (
+            counts.read_last_sample(),
+            counts.read_totals(),
+            counts.count_active(NOON),
+            counts.add_to_totals(limit=1),
+            counts.record_expired(NOON, limit=1),
+            counts.reserve_sample(NOON, MINUTE),
+            counts.read_window(NOON, NOON),
+            counts.save_sample(FULL),
+            counts.delete_samples(NOON, limit=1),
         ):
             with pytest.raises(StoreUnavailable):
-                await ask
-        mortal.heal()
-        assert await counts.last() == FULL
-        assert (await counted(counts)).created == {WEB: 1}
+                await call
+        stoppable.recover()
+        assert await counts.read_last_sample() == FULL
+        assert (await count_all(counts)).created == {WEB: 1}
 
 
 @pytest.mark.parametrize(
-    "damage", ["totals = '{}'", "totals = 'null'", """by_type = '{"unheard of": 1}'"""]
+    "damage", ["totals = '{}'", "totals = 'null'", """by_type = '{"unknown": 1}'"""]
 )
-async def test_a_sample_that_cannot_be_read_is_no_absence(
+async def test_unreadable_sample_raises_an_error(
     database: Database, counts: AnalyticsStore, damage: str
 ) -> None:
-    await counts.keep(FULL)
+    await counts.save_sample(FULL)
     await database.execute(f"UPDATE analytics_samples SET {damage}")
     with pytest.raises(UnreadableRecord):
-        await counts.last()
+        await counts.read_last_sample()
     with pytest.raises(UnreadableRecord):
-        await counts.window(NOON, NOON)
+        await counts.read_window(NOON, NOON)
 
 
-async def test_sessions_of_a_newer_version_are_not_left_out(
+async def test_active_sessions_of_an_unknown_type_raise_an_error(
     database: Database, durable: DurableStore, counts: AnalyticsStore
 ) -> None:
-    await begin(durable)
+    await create(durable)
     await database.execute("UPDATE sessions SET type = 'hologram'")
     with pytest.raises(UnreadableRecord):
-        await counts.living(NOON)
+        await counts.count_active(NOON)
 
 
-async def test_totals_of_a_newer_version_are_no_absence(
+async def test_totals_with_an_unknown_cause_raise_an_error(
     database: Database, counts: AnalyticsStore
 ) -> None:
     await database.execute("INSERT INTO analytics_counts VALUES ('a new cause', 'web', 1)")
     with pytest.raises(UnreadableRecord):
-        await counts.totals()
+        await counts.read_totals()
 
 
-async def test_counting_changes_no_session(durable: DurableStore, counts: AnalyticsStore) -> None:
-    session = await begin(durable)
+async def test_counting_does_not_change_sessions(
+    durable: DurableStore, counts: AnalyticsStore
+) -> None:
+    session = await create(durable)
     before = await durable.get(session.id)
-    mark, _ = await durable.changed_since(0)
-    await counted(counts, NOON + DAY)
+    position, _ = await durable.list_changed_since(0)
+    await count_all(counts, NOON + DAY)
     assert await durable.get(session.id) == before
-    assert (await durable.changed_since(mark))[1] == []
+    assert (await durable.list_changed_since(position))[1] == []

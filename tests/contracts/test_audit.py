@@ -1,4 +1,4 @@
-"""What every durable store promises of the audit trail, which it writes with each change."""
+"""The contract of audit logs: each change of a session leaves one event."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,52 +8,50 @@ from datetime import timedelta
 import pytest
 
 from sidegate.core.actor import SIDEGATE, Actor, Change
-from sidegate.core.audit import BEFORE_ALL, Action, AuditEvent, AuditFilter, Seal, sealed
+from sidegate.core.audit import CHAIN_START, Action, AuditEvent, AuditFilter, Seal, seal_events
 from sidegate.core.condition import Condition
 from sidegate.core.errors import LimitReached, SessionExists
 from sidegate.core.limits import AtLimit, Limit
 from sidegate.core.protocols import AuditLog, DurableStore, Touch
 from sidegate.core.session import SessionDetails, SessionRecord
 from sidegate.core.session_type import SessionType
-from tests.contracts.values import a_digest, a_record, a_session
+from tests.contracts.values import build_digest, build_record, build_session
 from tests.support.clock import NOON
 from tests.support.databases import Database
 
 SECOND = timedelta(seconds=1)
-LOGIN = Actor("key:login-service", "192.0.2.7")
-EVERYTHING = AuditFilter()
+ACTOR = Actor("key:login-service", "192.0.2.7")
+ALL = AuditFilter()
 
 
 @pytest.fixture
 async def log(database: Database, durable: DurableStore) -> AsyncIterator[AuditLog]:
-    del durable  # it is to be there first
-    async with database.audit_log() as opened:
-        yield opened
+    del durable  # opened first
+    async with database.audit_log() as log:
+        yield log
 
 
-async def events(log: AuditLog, wanted: AuditFilter = EVERYTHING) -> list[AuditEvent]:
-    """Return every event that matches, the oldest first."""
-    return (await log.events(wanted, limit=1000))[::-1]
+async def list_all(log: AuditLog, criteria: AuditFilter = ALL) -> list[AuditEvent]:
+    """Return all matching events, oldest first."""
+    return (await log.list_events(criteria, limit=1000))[::-1]
 
 
-async def done(log: AuditLog) -> list[Action]:
-    return [event.action for event in await events(log)]
+async def list_actions(log: AuditLog) -> list[Action]:
+    return [event.action for event in await list_all(log)]
 
 
-def begun(**details: object) -> SessionRecord:
-    session = a_session()
-    return a_record(session, change=Change(session.created_at, LOGIN), **details)
+def build_created(**details: object) -> SessionRecord:
+    session = build_session()
+    return build_record(session, change=Change(session.created_at, ACTOR), **details)
 
 
 # --- One event for each change
 
 
-async def test_a_beginning_is_noted_with_who_what_when_and_from_where(
-    durable: DurableStore, log: AuditLog
-) -> None:
-    record = begun(tenant="north")
+async def test_create_event_has_all_fields(durable: DurableStore, log: AuditLog) -> None:
+    record = build_created(tenant="north")
     await durable.create(record)
-    [event] = await events(log)
+    [event] = await list_all(log)
     assert event == AuditEvent(
         number=event.number,
         at=NOON,
@@ -63,254 +61,250 @@ async def test_a_beginning_is_noted_with_who_what_when_and_from_where(
         user_id="ada",
         type="web",
         tenant="north",
-        by=LOGIN,
+        by=ACTOR,
         reason=None,
     )
 
 
-async def test_each_change_of_a_session_is_one_event(durable: DurableStore, log: AuditLog) -> None:
-    record = begun()
+async def test_each_change_leaves_one_event(durable: DurableStore, log: AuditLog) -> None:
+    record = build_created()
     await durable.create(record)
-    rotated = record.session.rotated(a_digest(), SECOND, NOON)
+    rotated = record.session.rotated(build_digest(), SECOND, NOON)
     await durable.replace(SessionRecord(rotated, record.details), expected=1)
-    migrated = rotated.migrated(a_digest(), NOON)
+    migrated = rotated.migrated(build_digest(), NOON)
     await durable.replace(SessionRecord(migrated, record.details), expected=2)
     await durable.revoke_where(
         Condition("ada"), at=NOON + SECOND, by=Actor("cli:root"), reason="stolen", limit=9
     )
 
-    noted = await events(log)
+    events = await list_all(log)
 
-    assert [event.action for event in noted] == list(Action)
-    assert [event.version for event in noted] == [1, 2, 3, 4]
-    last = noted[-1]
+    assert [event.action for event in events] == list(Action)
+    assert [event.version for event in events] == [1, 2, 3, 4]
+    last = events[-1]
     assert (last.at, last.by, last.reason) == (NOON + SECOND, Actor("cli:root"), "stolen")
 
 
-async def test_what_changes_nothing_leaves_no_event(durable: DurableStore, log: AuditLog) -> None:
-    record = begun()
+async def test_failed_change_leaves_no_event(durable: DurableStore, log: AuditLog) -> None:
+    record = build_created()
     await durable.create(record)
     with pytest.raises(SessionExists):
         await durable.create(record)
-    rotated = record.session.rotated(a_digest(), SECOND, NOON)
+    rotated = record.session.rotated(build_digest(), SECOND, NOON)
     assert not await durable.replace(SessionRecord(rotated), expected=7)
     await durable.touch([Touch(record.session.id, NOON + SECOND, 1)])
     with pytest.raises(LimitReached):
-        await durable.create(begun(), limit=Limit(1, AtLimit.REFUSE))
+        await durable.create(build_created(), limit=Limit(1, AtLimit.REFUSE))
     for _ in range(2):
         await durable.revoke_where(
-            Condition("ada"), at=NOON + SECOND, by=LOGIN, reason="bye", limit=9
+            Condition("ada"), at=NOON + SECOND, by=ACTOR, reason="bye", limit=9
         )
-    assert await done(log) == [Action.CREATE, Action.REVOKE]
+    assert await list_actions(log) == [Action.CREATE, Action.REVOKE]
 
 
-async def test_one_that_had_to_go_for_another_is_noted_too(
-    durable: DurableStore, log: AuditLog
-) -> None:
-    old, new = begun(), begun()
+async def test_eviction_leaves_an_event(durable: DurableStore, log: AuditLog) -> None:
+    old, new = build_created(), build_created()
     await durable.create(old)
     await durable.create(new, limit=Limit(1))
-    [event] = await events(log, AuditFilter(session_id=old.session.id, action=Action.REVOKE))
+    [event] = await list_all(log, AuditFilter(session_id=old.session.id, action=Action.REVOKE))
     assert (event.by, event.reason) == (SIDEGATE, "limit")
-    assert len(await done(log)) == 3
+    assert len(await list_actions(log)) == 3
 
 
-async def test_of_changes_that_race_only_the_acknowledged_one_is_noted(
-    durable: DurableStore, another: DurableStore, log: AuditLog
+async def test_only_the_successful_concurrent_change_leaves_an_event(
+    durable: DurableStore, other_store: DurableStore, log: AuditLog
 ) -> None:
-    record = begun()
+    record = build_created()
     await durable.create(record)
     results = await asyncio.gather(
         *(
             store.replace(
-                SessionRecord(record.session.rotated(a_digest(), SECOND, NOON)), expected=1
+                SessionRecord(record.session.rotated(build_digest(), SECOND, NOON)), expected=1
             )
-            for store in (durable, another) * 5
+            for store in (durable, other_store) * 5
         )
     )
     assert results.count(True) == 1
-    assert await done(log) == [Action.CREATE, Action.REFRESH]
+    assert await list_actions(log) == [Action.CREATE, Action.REFRESH]
 
 
-async def test_events_outlive_their_session(durable: DurableStore, log: AuditLog) -> None:
-    await durable.create(begun())
+async def test_events_are_kept_after_a_purge_of_their_session(
+    durable: DurableStore, log: AuditLog
+) -> None:
+    await durable.create(build_created())
     await durable.purge(NOON + timedelta(days=1), limit=9)
-    assert await done(log) == [Action.CREATE]
+    assert await list_actions(log) == [Action.CREATE]
 
 
-# --- Asking
+# --- Queries
 
 
-async def test_events_are_chosen_by_what_is_given(durable: DurableStore, log: AuditLog) -> None:
-    first = begun()
+async def test_events_are_filtered_by_each_criterion(durable: DurableStore, log: AuditLog) -> None:
+    first = build_created()
     second = SessionRecord(
-        a_session(at=NOON + SECOND, user_id="bob", type=SessionType.API),
+        build_session(at=NOON + SECOND, user_id="bob", type=SessionType.API),
         SessionDetails(change=Change(NOON + SECOND, Actor("cli:root"))),
     )
     for record in (first, second):
         await durable.create(record)
     await durable.revoke_where(
-        Condition("bob"), at=NOON + 2 * SECOND, by=LOGIN, reason="bye", limit=9
+        Condition("bob"), at=NOON + 2 * SECOND, by=ACTOR, reason="bye", limit=9
     )
 
-    async def chosen(wanted: AuditFilter) -> list[tuple[str, str]]:
-        return [(event.user_id, event.action.value) for event in await events(log, wanted)]
+    async def list_matching(criteria: AuditFilter) -> list[tuple[str, str]]:
+        return [(event.user_id, event.action.value) for event in await list_all(log, criteria)]
 
-    assert await chosen(AuditFilter(user_id="ada")) == [("ada", "create")]
-    assert await chosen(AuditFilter(session_id=second.session.id)) == [
+    assert await list_matching(AuditFilter(user_id="ada")) == [("ada", "create")]
+    assert await list_matching(AuditFilter(session_id=second.session.id)) == [
         ("bob", "create"),
         ("bob", "revoke"),
     ]
-    assert await chosen(AuditFilter(action=Action.REVOKE)) == [("bob", "revoke")]
-    assert await chosen(AuditFilter(actor="cli:root")) == [("bob", "create")]
-    assert await chosen(AuditFilter(since=NOON + SECOND, until=NOON + 2 * SECOND)) == [
+    assert await list_matching(AuditFilter(action=Action.REVOKE)) == [("bob", "revoke")]
+    assert await list_matching(AuditFilter(actor="cli:root")) == [("bob", "create")]
+    assert await list_matching(AuditFilter(since=NOON + SECOND, until=NOON + 2 * SECOND)) == [
         ("bob", "create")
     ]
-    assert await chosen(AuditFilter(user_id="ada", action=Action.REVOKE)) == []
+    assert await list_matching(AuditFilter(user_id="ada", action=Action.REVOKE)) == []
 
 
-async def test_pages_of_events_follow_each_other_without_gaps(
-    durable: DurableStore, log: AuditLog
-) -> None:
+async def test_pages_of_events_have_no_gaps(durable: DurableStore, log: AuditLog) -> None:
     for _ in range(7):
-        await durable.create(begun())
-    everything, paged, before = await log.events(EVERYTHING, limit=99), [], None
-    while page := await log.events(EVERYTHING, limit=3, before=before):
+        await durable.create(build_created())
+    events, paged, before = await log.list_events(ALL, limit=99), [], None
+    while page := await log.list_events(ALL, limit=3, before=before):
         paged += page
         before = page[-1].number
-    assert paged == everything
+    assert paged == events
     assert len(paged) == 7
 
 
 # --- The chain
 
 
-async def seal_all(log: AuditLog) -> bool:
-    head = await log.head()
-    fresh = await log.unsealed(limit=1000)
-    return await log.seal([(event.number, seal) for event, seal in sealed(head, fresh)])
+async def seal_unsealed(log: AuditLog) -> bool:
+    head = await log.read_head()
+    unsealed = await log.list_unsealed(limit=1000)
+    return await log.add_seals(
+        [(event.number, seal) for event, seal in seal_events(head, unsealed)]
+    )
 
 
-async def test_a_chain_without_events_begins_before_all(log: AuditLog) -> None:
-    assert await log.head() == await log.anchor() == BEFORE_ALL
-    assert await log.chain(after=0, limit=9) == []
-    assert await log.unsealed(limit=9) == []
+async def test_empty_chain_starts_at_the_chain_start(log: AuditLog) -> None:
+    assert await log.read_head() == await log.read_anchor() == CHAIN_START
+    assert await log.list_sealed(after=0, limit=9) == []
+    assert await log.list_unsealed(limit=9) == []
 
 
-async def test_sealed_events_are_read_in_the_order_of_the_chain(
+async def test_sealed_events_are_listed_in_chain_order(
     durable: DurableStore, log: AuditLog
 ) -> None:
     for _ in range(5):
-        await durable.create(begun())
-    fresh = await log.unsealed(limit=9)
-    assert await seal_all(log)
+        await durable.create(build_created())
+    unsealed = await log.list_unsealed(limit=9)
+    assert await seal_unsealed(log)
 
-    assert await log.unsealed(limit=9) == []
-    assert await log.chain(after=0, limit=9) == list(sealed(BEFORE_ALL, fresh))
-    assert await log.chain(after=2, limit=2) == list(sealed(BEFORE_ALL, fresh))[2:4]
-    assert (await log.head()).link == 5
+    assert await log.list_unsealed(limit=9) == []
+    assert await log.list_sealed(after=0, limit=9) == list(seal_events(CHAIN_START, unsealed))
+    assert await log.list_sealed(after=2, limit=2) == list(seal_events(CHAIN_START, unsealed))[2:4]
+    assert (await log.read_head()).link == 5
 
 
-async def test_of_two_that_seal_at_once_the_chain_is_whole(
+async def test_concurrent_sealing_keeps_the_chain_intact(
     durable: DurableStore, log: AuditLog, database: Database
 ) -> None:
     async with database.audit_log() as other:
         for _ in range(10):
-            await durable.create(begun())
-            await asyncio.gather(seal_all(log), seal_all(other), durable.create(begun()))
-        while await log.unsealed(limit=1):
-            await seal_all(log)
-    chain = await log.chain(after=0, limit=100)
-    assert chain == list(sealed(BEFORE_ALL, (event for event, _ in chain)))
+            await durable.create(build_created())
+            await asyncio.gather(
+                seal_unsealed(log), seal_unsealed(other), durable.create(build_created())
+            )
+        while await log.list_unsealed(limit=1):
+            await seal_unsealed(log)
+    chain = await log.list_sealed(after=0, limit=100)
+    assert chain == list(seal_events(CHAIN_START, (event for event, _ in chain)))
     assert len(chain) == 20
 
 
-async def test_nothing_is_sealed_at_once(log: AuditLog) -> None:
-    assert await log.seal([])
+async def test_sealing_no_events_succeeds(log: AuditLog) -> None:
+    assert await log.add_seals([])
 
 
-async def test_a_link_that_is_taken_is_not_taken_again(
-    durable: DurableStore, log: AuditLog
-) -> None:
+async def test_link_and_event_are_sealed_once(durable: DurableStore, log: AuditLog) -> None:
     for _ in range(2):
-        await durable.create(begun())
-    first, second = await log.unsealed(limit=9)
-    assert await log.seal([(first.number, Seal(1, bytes(32)))])
-    assert not await log.seal([(second.number, Seal(1, bytes(32)))])
-    assert not await log.seal([(first.number, Seal(2, bytes(32)))])
-    assert [event.number for event in await log.unsealed(limit=9)] == [second.number]
+        await durable.create(build_created())
+    first, second = await log.list_unsealed(limit=9)
+    assert await log.add_seals([(first.number, Seal(1, bytes(32)))])
+    assert not await log.add_seals([(second.number, Seal(1, bytes(32)))])
+    assert not await log.add_seals([(first.number, Seal(2, bytes(32)))])
+    assert [event.number for event in await log.list_unsealed(limit=9)] == [second.number]
 
 
-async def test_an_event_cannot_be_rewritten(
-    durable: DurableStore, log: AuditLog, database: Database
-) -> None:
-    await durable.create(begun())
-    for change in ("user_id = 'eve'", "actor = 'nobody'", "source = NULL", "version = 9"):
-        with pytest.raises(Exception, match="does not change"):
+async def test_event_is_immutable(durable: DurableStore, log: AuditLog, database: Database) -> None:
+    await durable.create(build_created())
+    for change in ("user_id = 'eve'", "actor = 'other'", "source = NULL", "version = 9"):
+        with pytest.raises(Exception, match="immutable"):
             await database.execute(f"UPDATE audit_events SET {change}")
-    await seal_all(log)
-    with pytest.raises(Exception, match="does not change"):
+    await seal_unsealed(log)
+    with pytest.raises(Exception, match="immutable"):
         await database.execute("UPDATE audit_events SET link = 7")
 
 
 # --- Retention
 
 
-async def test_what_is_too_old_is_forgotten_and_the_rest_is_still_a_chain(
+async def test_old_events_are_deleted_and_the_rest_is_a_chain(
     durable: DurableStore, log: AuditLog
 ) -> None:
     for n in range(6):
         at = NOON + n * SECOND
         await durable.create(
-            SessionRecord(a_session(at=at), SessionDetails(change=Change(at, LOGIN)))
+            SessionRecord(build_session(at=at), SessionDetails(change=Change(at, ACTOR)))
         )
-    await seal_all(log)
-    chain = await log.chain(after=0, limit=9)
+    await seal_unsealed(log)
+    chain = await log.list_sealed(after=0, limit=9)
 
-    assert await log.forget(NOON + 3 * SECOND, limit=2) == 2
-    assert await log.forget(NOON + 3 * SECOND, limit=2) == 1
-    assert await log.forget(NOON + 3 * SECOND, limit=2) == 0
+    assert await log.delete_oldest(NOON + 3 * SECOND, limit=2) == 2
+    assert await log.delete_oldest(NOON + 3 * SECOND, limit=2) == 1
+    assert await log.delete_oldest(NOON + 3 * SECOND, limit=2) == 0
 
-    anchor = await log.anchor()
+    anchor = await log.read_anchor()
     assert anchor == chain[2][1]
-    rest = await log.chain(after=anchor.link, limit=9)
-    assert rest == list(sealed(anchor, (event for event, _ in rest))) == chain[3:]
+    rest = await log.list_sealed(after=anchor.link, limit=9)
+    assert rest == list(seal_events(anchor, (event for event, _ in rest))) == chain[3:]
 
 
-async def test_an_old_event_behind_a_young_one_waits_for_it(
-    durable: DurableStore, log: AuditLog
-) -> None:
+async def test_old_event_after_a_recent_one_is_kept(durable: DurableStore, log: AuditLog) -> None:
     for minutes in (1, 0):  # a clock that was set back
         at = NOON + timedelta(minutes=minutes)
         await durable.create(
-            SessionRecord(a_session(at=at), SessionDetails(change=Change(at, LOGIN)))
+            SessionRecord(build_session(at=at), SessionDetails(change=Change(at, ACTOR)))
         )
-    await seal_all(log)
-    assert await log.forget(NOON + SECOND, limit=9) == 0
-    assert len(await log.chain(after=0, limit=9)) == 2
+    await seal_unsealed(log)
+    assert await log.delete_oldest(NOON + SECOND, limit=9) == 0
+    assert len(await log.list_sealed(after=0, limit=9)) == 2
 
 
-async def test_what_is_not_sealed_is_not_forgotten(durable: DurableStore, log: AuditLog) -> None:
-    await durable.create(begun())
-    assert await log.forget(NOON + timedelta(days=9), limit=9) == 0
-    assert await done(log) == [Action.CREATE]
+async def test_unsealed_events_are_not_deleted(durable: DurableStore, log: AuditLog) -> None:
+    await durable.create(build_created())
+    assert await log.delete_oldest(NOON + timedelta(days=9), limit=9) == 0
+    assert await list_actions(log) == [Action.CREATE]
 
 
-async def test_a_chain_that_was_forgotten_whole_goes_on(
+async def test_chain_continues_after_all_events_were_deleted(
     durable: DurableStore, log: AuditLog
 ) -> None:
-    await durable.create(begun())
-    await seal_all(log)
-    head = await log.head()
-    assert await log.forget(NOON + SECOND, limit=9) == 1
-    assert await log.head() == await log.anchor() == head
-    await durable.create(begun())
-    assert await seal_all(log)
-    assert (await log.head()).link == 2
+    await durable.create(build_created())
+    await seal_unsealed(log)
+    head = await log.read_head()
+    assert await log.delete_oldest(NOON + SECOND, limit=9) == 1
+    assert await log.read_head() == await log.read_anchor() == head
+    await durable.create(build_created())
+    assert await seal_unsealed(log)
+    assert (await log.read_head()).link == 2
 
 
-async def test_records_of_before_have_no_actor(durable: DurableStore, log: AuditLog) -> None:
-    record = a_record(replace(a_session(), user_id="old"))
+async def test_record_without_a_change_has_no_actor(durable: DurableStore, log: AuditLog) -> None:
+    record = build_record(replace(build_session(), user_id="old"))
     await durable.create(record)
-    [event] = await events(log)
+    [event] = await list_all(log)
     assert event.by is None

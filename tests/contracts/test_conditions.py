@@ -1,4 +1,4 @@
-"""What every durable store promises of conditions: the same sessions are listed, counted, ended."""
+"""The contract of conditions: list, count and revoke select the same sessions."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 
 from sidegate.core.condition import Condition
-from sidegate.core.judge import state
+from sidegate.core.judge import get_state
 from sidegate.core.limits import Limit
 from sidegate.core.protocols import Cursor, DurableStore
 from sidegate.core.session import Session, SessionId, SessionRecord
 from sidegate.core.session_state import SessionState
 from sidegate.core.session_type import SessionType
-from tests.contracts.values import TESTER, a_record, a_session, a_tombstone
+from tests.contracts.values import TESTER, build_record, build_session, build_tombstone
 from tests.support.clock import NOON
 from tests.support.databases import Database
 
 SECOND = timedelta(seconds=1)
 
-# Of each field a condition on it, what matches, and what only looks as if it did.
-FIELDS: dict[str, tuple[Condition, list[dict[str, Any]], list[dict[str, Any]]]] = {
+# For each field: a condition, matching fields, and similar fields that do not match.
+CONDITIONS: dict[str, tuple[Condition, list[dict[str, Any]], list[dict[str, Any]]]] = {
     "user": (Condition("ada"), [{"user_id": "ada"}], [{"user_id": "Ada"}, {"user_id": "ada "}]),
     "type": (
         Condition(type=SessionType.API),
@@ -107,19 +107,19 @@ FIELDS: dict[str, tuple[Condition, list[dict[str, Any]], list[dict[str, Any]]]] 
 _DETAILS = {"tenant", "ip", "user_agent", "provider", "provider_session_id", "provider_subject"}
 
 
-def made(fields: dict[str, Any]) -> SessionRecord:
+def build_matching_record(fields: dict[str, Any]) -> SessionRecord:
     details = {name: value for name, value in fields.items() if name in _DETAILS}
     session = {name: value for name, value in fields.items() if name not in _DETAILS}
-    return a_record(a_session(**session), **details)
+    return build_record(build_session(**session), **details)
 
 
-async def stored(durable: DurableStore, records: Sequence[SessionRecord]) -> list[Session]:
+async def create_all(durable: DurableStore, records: Sequence[SessionRecord]) -> list[Session]:
     for record in records:
         await durable.create(record)
     return [record.session for record in records]
 
 
-async def ended(
+async def revoke(
     durable: DurableStore, condition: Condition, *, limit: int = 100, after: Any = None
 ) -> list[Session]:
     return await durable.revoke_where(
@@ -127,115 +127,119 @@ async def ended(
     )
 
 
-@pytest.mark.parametrize("field", FIELDS)
-async def test_a_condition_means_those_that_match_and_no_others(
+@pytest.mark.parametrize("field", CONDITIONS)
+async def test_condition_selects_the_matching_sessions_only(
     durable: DurableStore, field: str
 ) -> None:
-    condition, matching, different = FIELDS[field]
-    meant = await stored(durable, [made(fields) for fields in matching])
-    spared = await stored(durable, [made(fields) for fields in different])
+    condition, matching, different = CONDITIONS[field]
+    expected = await create_all(durable, [build_matching_record(fields) for fields in matching])
+    spared = await create_all(durable, [build_matching_record(fields) for fields in different])
 
     listed = await durable.list_where(condition, limit=100)
     counted = await durable.count_where(condition, at=NOON + SECOND)
-    tombstones = await ended(durable, condition)
+    tombstones = await revoke(durable, condition)
 
-    assert {record.session.id for record in listed} == {session.id for session in meant}
-    assert counted == len(meant)
-    assert {tombstone.id for tombstone in tombstones} == {session.id for session in meant}
+    assert {record.session.id for record in listed} == {session.id for session in expected}
+    assert counted == len(expected)
+    assert {tombstone.id for tombstone in tombstones} == {session.id for session in expected}
     assert [await durable.find(session.digest) for session in spared] == spared
 
 
-async def test_all_but_one_are_meant(durable: DurableStore) -> None:
-    kept, *others = await stored(durable, [a_record() for _ in range(3)])
-    tombstones = await ended(durable, Condition("ada", except_id=kept.id))
+async def test_except_id_spares_one_session(durable: DurableStore) -> None:
+    kept, *others = await create_all(durable, [build_record() for _ in range(3)])
+    tombstones = await revoke(durable, Condition("ada", except_id=kept.id))
     assert {tombstone.id for tombstone in tombstones} == {session.id for session in others}
 
 
-# --- In batches
+# --- Batches
 
 
-async def test_a_batch_ends_the_lowest_ids_and_the_next_one_goes_on(durable: DurableStore) -> None:
-    sessions = await stored(durable, [a_record() for _ in range(5)])
+async def test_batches_revoke_in_the_order_of_ids(durable: DurableStore) -> None:
+    sessions = await create_all(durable, [build_record() for _ in range(5)])
     ids = sorted(session.id for session in sessions)
 
-    first = await ended(durable, Condition("ada"), limit=2)
-    second = await ended(durable, Condition("ada"), limit=2, after=first[-1].id)
-    third = await ended(durable, Condition("ada"), limit=2, after=second[-1].id)
+    first = await revoke(durable, Condition("ada"), limit=2)
+    second = await revoke(durable, Condition("ada"), limit=2, after=first[-1].id)
+    third = await revoke(durable, Condition("ada"), limit=2, after=second[-1].id)
 
     assert [tombstone.id for tombstone in (*first, *second, *third)] == ids
     assert [len(first), len(second), len(third)] == [2, 2, 1]
 
 
-async def test_rows_that_cannot_be_read_are_ended_too_and_end_no_batch_early(
+async def test_unreadable_rows_are_revoked_and_do_not_end_a_batch(
     durable: DurableStore, database: Database
 ) -> None:
-    ids = sorted(s.id for s in await stored(durable, [a_record() for _ in range(6)]))
+    ids = sorted(s.id for s in await create_all(durable, [build_record() for _ in range(6)]))
     for broken in ids[1:4]:
         await database.execute(f"UPDATE sessions SET type = 'q' WHERE id = '{broken}'")
 
-    first = await ended(durable, Condition("ada"), limit=2)
-    second = await ended(durable, Condition("ada"), limit=2, after=first[-1].id)
+    first = await revoke(durable, Condition("ada"), limit=2)
+    second = await revoke(durable, Condition("ada"), limit=2, after=first[-1].id)
 
     assert [s.id for s in (*first, *second)] == [ids[0], ids[4], ids[5]]
     assert await durable.count_where(Condition("ada"), at=NOON + SECOND) == 0
 
 
-async def test_whoever_goes_on_passes_over_what_is_behind(durable: DurableStore) -> None:
+async def test_batch_skips_ids_up_to_after(durable: DurableStore) -> None:
     first, second = sorted(
-        await stored(durable, [a_record(), a_record()]), key=lambda session: session.id
+        await create_all(durable, [build_record(), build_record()]), key=lambda session: session.id
     )
-    assert [s.id for s in await ended(durable, Condition("ada"), after=first.id)] == [second.id]
+    assert [s.id for s in await revoke(durable, Condition("ada"), after=first.id)] == [second.id]
 
 
-async def test_a_place_that_is_no_id_ends_nothing(durable: DurableStore) -> None:
-    [session] = await stored(durable, [a_record()])
+async def test_invalid_after_revokes_nothing(durable: DurableStore) -> None:
+    [session] = await create_all(durable, [build_record()])
     with pytest.raises(ValueError, match="canonical"):
-        await ended(durable, Condition("ada"), after=SessionId("nonsense"))
+        await revoke(durable, Condition("ada"), after=SessionId("nonsense"))
     assert await durable.find(session.digest) == session
 
 
-# --- In a state
+# --- States
 
 
-def one_in_each_state() -> dict[SessionState, Session]:
-    """Return sessions that are in each state a second after noon, by an inch."""
+def build_one_in_each_state() -> dict[SessionState, Session]:
+    """Return sessions that are in each state a second after noon, at the limit."""
     return {
-        SessionState.ACTIVE: a_session(
+        SessionState.ACTIVE: build_session(
             idle_timeout=SECOND * 1.000001, expires_at=NOON + SECOND * 1.000001
         ),
-        SessionState.IDLE: a_session(idle_timeout=SECOND),
-        SessionState.EXPIRED: a_session(expires_at=NOON + SECOND, idle_timeout=SECOND),
-        SessionState.REVOKED: a_tombstone(expires_at=NOON + SECOND),
+        SessionState.IDLE: build_session(idle_timeout=SECOND),
+        SessionState.EXPIRED: build_session(expires_at=NOON + SECOND, idle_timeout=SECOND),
+        SessionState.REVOKED: build_tombstone(expires_at=NOON + SECOND),
     }
 
 
-@pytest.mark.parametrize("wanted", SessionState)
-async def test_a_list_holds_those_in_a_state_and_judge_agrees(
-    durable: DurableStore, wanted: SessionState
+@pytest.mark.parametrize("expected_state", SessionState)
+async def test_list_by_state_agrees_with_the_core(
+    durable: DurableStore, expected_state: SessionState
 ) -> None:
-    sessions = one_in_each_state()
-    forever = a_session(idle_timeout=None)
-    await stored(durable, [SessionRecord(s) for s in (*sessions.values(), forever)])
+    sessions = build_one_in_each_state()
+    forever = build_session(idle_timeout=None)
+    await create_all(durable, [SessionRecord(s) for s in (*sessions.values(), forever)])
 
-    listed = await durable.list_where(Condition("ada"), limit=10, state=(wanted, NOON + SECOND))
+    listed = await durable.list_where(
+        Condition("ada"), limit=10, state=(expected_state, NOON + SECOND)
+    )
 
-    expected = {sessions[wanted].id} | ({forever.id} if wanted is SessionState.ACTIVE else set())
+    expected = {sessions[expected_state].id} | (
+        {forever.id} if expected_state is SessionState.ACTIVE else set()
+    )
     assert {record.session.id for record in listed} == expected
-    assert {state(record.session, NOON + SECOND) for record in listed} == {wanted}
+    assert {get_state(record.session, NOON + SECOND) for record in listed} == {expected_state}
 
 
-async def test_what_cannot_be_ended_is_not_counted(durable: DurableStore) -> None:
-    await stored(durable, [SessionRecord(s) for s in one_in_each_state().values()])
+async def test_count_omits_sessions_that_cannot_be_revoked(durable: DurableStore) -> None:
+    await create_all(durable, [SessionRecord(s) for s in build_one_in_each_state().values()])
     assert await durable.count_where(Condition("ada"), at=NOON + SECOND) == 2  # idle ones can
-    assert len(await ended(durable, Condition("ada"))) == 2
+    assert len(await revoke(durable, Condition("ada"))) == 2
 
 
-async def test_pages_of_a_condition_follow_each_other_without_gaps(durable: DurableStore) -> None:
+async def test_pages_of_a_condition_have_no_gaps(durable: DurableStore) -> None:
     records = [
-        a_record(a_session(at=NOON + n * SECOND), provider="idp", provider_subject="s")
+        build_record(build_session(at=NOON + n * SECOND), provider="idp", provider_subject="s")
         for n in (0, 0, 0, 1, 1, 2, 3)
     ]
-    await stored(durable, [*records, a_record(), a_record(provider="idp")])
+    await create_all(durable, [*records, build_record(), build_record(provider="idp")])
     condition, pages, after = Condition(provider="idp", provider_subject="s"), [], None
     while page := await durable.list_where(condition, limit=3, after=after):
         pages.append(page)
@@ -248,22 +252,24 @@ async def test_pages_of_a_condition_follow_each_other_without_gaps(durable: Dura
     )
 
 
-# --- One more of its type
+# --- Replace within a limit
 
 
-async def test_one_that_joins_a_type_at_its_limit_ends_another(durable: DurableStore) -> None:
-    joining, oldest, newer = await stored(
+async def test_replace_within_limit_evicts_a_session_of_the_new_type(durable: DurableStore) -> None:
+    migrating, oldest, newer = await create_all(
         durable,
         [
-            a_record(a_session(at=NOON - SECOND)),
-            a_record(a_session(type=SessionType.SSO)),
-            a_record(a_session(type=SessionType.SSO, at=NOON + SECOND / 2)),
+            build_record(build_session(at=NOON - SECOND)),
+            build_record(build_session(type=SessionType.SSO)),
+            build_record(build_session(type=SessionType.SSO, at=NOON + SECOND / 2)),
         ],
     )
-    after = SessionRecord(replace(joining, type=SessionType.SSO, version=2))
+    after = SessionRecord(replace(migrating, type=SessionType.SSO, version=2))
 
-    evicted = await durable.replace_within(after, expected=1, limit=Limit(2), at=NOON + SECOND)
+    evicted = await durable.replace_within_limit(
+        after, expected=1, limit=Limit(2), at=NOON + SECOND
+    )
 
     assert evicted == [oldest.revoked(NOON + SECOND)]
-    assert await durable.find(joining.digest) == after.session
+    assert await durable.find(migrating.digest) == after.session
     assert await durable.find(newer.digest) == newer

@@ -1,4 +1,4 @@
-"""What every memory of obeyed logout tokens promises. The suite never asks which one it is."""
+"""The contract of logout token stores, for Postgres and SQLite."""
 
 import asyncio
 import secrets
@@ -10,112 +10,117 @@ import pytest
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.protocols import DurableStore, LogoutTokenStore
 from tests.support.clock import NOON
-from tests.support.databases import Database, Mortal
+from tests.support.databases import Database, StoppableDatabase
 
 MINUTE = timedelta(minutes=1)
-SOON = NOON + MINUTE
+EXPIRY = NOON + MINUTE
 
 
 @pytest.fixture
-async def memory(database: Database, durable: DurableStore) -> AsyncIterator[LogoutTokenStore]:
-    """A memory in `database`, empty."""
-    del durable  # whose opening brings the tables up to date
-    async with database.logout_memory() as opened:
-        yield opened
+async def store(database: Database, durable: DurableStore) -> AsyncIterator[LogoutTokenStore]:
+    """A store in `database`, empty."""
+    del durable  # its opening creates the tables
+    async with database.logout_tokens() as store:
+        yield store
 
 
 @pytest.fixture
-async def elsewhere(
-    database: Database, memory: LogoutTokenStore
+async def other_instance(
+    database: Database, store: LogoutTokenStore
 ) -> AsyncIterator[LogoutTokenStore]:
-    """The memory of another instance."""
-    del memory  # it is to be there first
-    async with database.logout_memory() as opened:
-        yield opened
+    """The store of another instance."""
+    del store  # opened first
+    async with database.logout_tokens() as store:
+        yield store
 
 
-def an_id() -> bytes:
+def build_logout_id() -> bytes:
     return secrets.token_bytes(32)
 
 
-async def test_nothing_is_obeyed_before_it_is_remembered(memory: LogoutTokenStore) -> None:
-    logout_id = an_id()
-    assert not await memory.was_processed(logout_id)
-    assert await memory.remember(logout_id, until=SOON, at=NOON)
-    assert await memory.was_processed(logout_id)
-    assert not await memory.was_processed(an_id())
+async def test_token_is_processed_once_it_is_marked(store: LogoutTokenStore) -> None:
+    logout_id = build_logout_id()
+    assert not await store.is_processed(logout_id)
+    assert await store.mark_processed(logout_id, until=EXPIRY, at=NOON)
+    assert await store.is_processed(logout_id)
+    assert not await store.is_processed(build_logout_id())
 
 
-async def test_what_one_instance_remembers_every_instance_does(
-    memory: LogoutTokenStore, elsewhere: LogoutTokenStore
+async def test_processed_token_is_known_to_all_instances(
+    store: LogoutTokenStore, other_instance: LogoutTokenStore
 ) -> None:
-    logout_id = an_id()
-    assert await memory.remember(logout_id, until=SOON, at=NOON)
-    assert await elsewhere.was_processed(logout_id)
-    assert not await elsewhere.remember(logout_id, until=SOON, at=NOON)
+    logout_id = build_logout_id()
+    assert await store.mark_processed(logout_id, until=EXPIRY, at=NOON)
+    assert await other_instance.is_processed(logout_id)
+    assert not await other_instance.mark_processed(logout_id, until=EXPIRY, at=NOON)
 
 
-async def test_of_many_at_once_one_alone_is_told_that_it_was_first(
-    memory: LogoutTokenStore, elsewhere: LogoutTokenStore
+async def test_concurrent_marks_of_one_token_succeed_once(
+    store: LogoutTokenStore, other_instance: LogoutTokenStore
 ) -> None:
     for _ in range(5):
-        logout_id = an_id()
-        told = await asyncio.gather(
-            *(each.remember(logout_id, until=SOON, at=NOON) for each in [memory, elsewhere] * 8)
+        logout_id = build_logout_id()
+        results = await asyncio.gather(
+            *(
+                each.mark_processed(logout_id, until=EXPIRY, at=NOON)
+                for each in [store, other_instance] * 8
+            )
         )
-        assert sorted(told) == [False] * 15 + [True]
+        assert sorted(results) == [False] * 15 + [True]
 
 
-async def test_it_remembers_until_then_and_not_a_microsecond_less(memory: LogoutTokenStore) -> None:
-    logout_id = an_id()
-    await memory.remember(logout_id, until=SOON, at=NOON)
-    await memory.remember(an_id(), until=SOON + MINUTE, at=SOON)
-    assert await memory.was_processed(logout_id)
+async def test_token_is_kept_until_its_expiry(store: LogoutTokenStore) -> None:
+    logout_id = build_logout_id()
+    await store.mark_processed(logout_id, until=EXPIRY, at=NOON)
+    await store.mark_processed(build_logout_id(), until=EXPIRY + MINUTE, at=EXPIRY)
+    assert await store.is_processed(logout_id)
 
 
-async def test_what_is_over_is_forgotten_with_the_next_that_is_remembered(
-    memory: LogoutTokenStore,
+async def test_expired_tokens_are_deleted_by_the_next_mark(
+    store: LogoutTokenStore,
 ) -> None:
-    old = [an_id() for _ in range(20)]
+    old = [build_logout_id() for _ in range(20)]
     for logout_id in old:
-        await memory.remember(logout_id, until=SOON, at=NOON)
-    lasting = an_id()
-    await memory.remember(lasting, until=SOON + MINUTE, at=NOON)
+        await store.mark_processed(logout_id, until=EXPIRY, at=NOON)
+    lasting = build_logout_id()
+    await store.mark_processed(lasting, until=EXPIRY + MINUTE, at=NOON)
 
-    await memory.remember(an_id(), until=SOON + MINUTE, at=SOON + timedelta(microseconds=1))
+    await store.mark_processed(
+        build_logout_id(), until=EXPIRY + MINUTE, at=EXPIRY + timedelta(microseconds=1)
+    )
 
-    assert not any([await memory.was_processed(logout_id) for logout_id in old])
-    assert await memory.was_processed(lasting)
+    assert not any([await store.is_processed(logout_id) for logout_id in old])
+    assert await store.is_processed(lasting)
 
 
-async def test_many_forget_at_once_and_none_waits_for_another_for_ever(
-    memory: LogoutTokenStore, elsewhere: LogoutTokenStore
+async def test_concurrent_deletes_of_expired_tokens_do_not_deadlock(
+    store: LogoutTokenStore, other_instance: LogoutTokenStore
 ) -> None:
     for _ in range(40):
-        await memory.remember(an_id(), until=SOON, at=NOON)
+        await store.mark_processed(build_logout_id(), until=EXPIRY, at=NOON)
 
-    told = await asyncio.gather(
+    results = await asyncio.gather(
         *(
-            each.remember(an_id(), until=SOON + MINUTE, at=SOON + MINUTE)
-            for each in [memory, elsewhere] * 10
+            each.mark_processed(build_logout_id(), until=EXPIRY + MINUTE, at=EXPIRY + MINUTE)
+            for each in [store, other_instance] * 10
         )
     )
 
-    assert all(told)
+    assert all(results)
 
 
-async def test_a_memory_that_is_gone_neither_remembers_nor_forgets(
-    mortal: Mortal, survivor: DurableStore
+async def test_outage_raises_and_keeps_processed_tokens(
+    stoppable: StoppableDatabase, stoppable_store: DurableStore
 ) -> None:
-    del survivor  # whose opening brings the tables up to date
-    kept, lost = an_id(), an_id()
-    async with mortal.logout_memory() as memory:
-        await memory.remember(kept, until=SOON, at=NOON)
-        mortal.fail()
+    del stoppable_store  # its opening creates the tables
+    kept, lost = build_logout_id(), build_logout_id()
+    async with stoppable.logout_tokens() as store:
+        await store.mark_processed(kept, until=EXPIRY, at=NOON)
+        stoppable.fail()
         with pytest.raises(StoreUnavailable):
-            await memory.was_processed(kept)
+            await store.is_processed(kept)
         with pytest.raises(StoreUnavailable):
-            await memory.remember(lost, until=SOON, at=NOON)
-        mortal.heal()
-        assert await memory.was_processed(kept)
-        assert not await memory.was_processed(lost)
+            await store.mark_processed(lost, until=EXPIRY, at=NOON)
+        stoppable.recover()
+        assert await store.is_processed(kept)
+        assert not await store.is_processed(lost)

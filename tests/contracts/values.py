@@ -1,4 +1,4 @@
-"""Build the values that contract tests need: any two differ unless told otherwise."""
+"""Builders of the values in contract tests: each call returns a different value by default."""
 
 import secrets
 from dataclasses import replace
@@ -17,30 +17,30 @@ from sidegate.core.analytics import (
     Sample,
     Totals,
     Window,
-    report,
+    build_report,
 )
+from sidegate.core.digest import Digest
 from sidegate.core.durations import Durations
 from sidegate.core.session import Session, SessionDetails, SessionId, SessionRecord
 from sidegate.core.session_type import SessionType
-from sidegate.core.token import Digest
 from tests.support.clock import NOON
 
 TESTER = Actor("tests")
 
 
-def a_digest() -> Digest:
+def build_digest() -> Digest:
     return Digest(secrets.token_bytes(32))
 
 
-def an_id() -> SessionId:
+def build_session_id() -> SessionId:
     return SessionId(str(uuid7()))
 
 
-def a_session(*, at: datetime = NOON, **changes: Any) -> Session:
-    """Return a living web session, begun `at`, that nobody has seen before."""
+def build_session(*, at: datetime = NOON, **changes: Any) -> Session:
+    """Return a new active web session that was created `at`."""
     session = Session(
-        id=an_id(),
-        digest=a_digest(),
+        id=build_session_id(),
+        digest=build_digest(),
         user_id="ada",
         type=SessionType.WEB,
         scopes=("read", "write"),
@@ -53,25 +53,25 @@ def a_session(*, at: datetime = NOON, **changes: Any) -> Session:
     return replace(session, **changes)
 
 
-def a_record(session: Session | None = None, **details: Any) -> SessionRecord:
+def build_record(session: Session | None = None, **details: Any) -> SessionRecord:
     """Return a record of `session`, or of a new one, with the details given."""
-    return SessionRecord(session or a_session(), SessionDetails(**details))
+    return SessionRecord(session or build_session(), SessionDetails(**details))
 
 
-def a_rotated_session(*, at: datetime = NOON, **changes: Any) -> Session:
-    """Return a session whose token was changed `at`: two digests lead to it."""
-    return a_session(at=at, **changes).rotated(a_digest(), timedelta(seconds=10), at)
+def build_rotated_session(*, at: datetime = NOON, **changes: Any) -> Session:
+    """Return a session whose token was rotated `at`: two digests lead to it."""
+    return build_session(at=at, **changes).rotated(build_digest(), timedelta(seconds=10), at)
 
 
-def a_tombstone(*, at: datetime = NOON, **changes: Any) -> Session:
-    return a_session(at=at, **changes).revoked(at)
+def build_tombstone(*, at: datetime = NOON, **changes: Any) -> Session:
+    return build_session(at=at, **changes).revoked(at)
 
 
-def a_report(*, at: datetime = NOON) -> Report:
-    """Return a report in which everything happened once since the first sample, a minute ago."""
+def build_sample_report(*, at: datetime = NOON) -> Report:
+    """Return a report with one event of each kind since the first sample, a minute before `at`."""
     first = Sample(at - timedelta(minutes=1), ActiveSessions(), Totals())
-    living = ActiveSessions(dict.fromkeys(SessionType, 2), users=3)
+    active = ActiveSessions(dict.fromkeys(SessionType, 2), users=3)
     ended = {(SessionType.WEB, cause): 1 for cause in Cause}
     totals = Totals(dict.fromkeys(SessionType, 1), ended, Durations({77: len(ended)}, 7_000_000))
-    window = Window(first, Peak(living.total, at))
-    return report(Sample(at, living, totals), dict.fromkeys(WINDOWS, window))
+    window = Window(first, Peak(active.total, at))
+    return build_report(Sample(at, active, totals), dict.fromkeys(WINDOWS, window))

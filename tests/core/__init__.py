@@ -1,1 +1,1 @@
-"""The rules, tested as rules."""
+"""Unit tests of the core."""

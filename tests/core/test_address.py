@@ -1,4 +1,4 @@
-"""Addresses of doors."""
+"""Parsing and formatting of listen addresses."""
 
 import pytest
 
@@ -12,10 +12,10 @@ from sidegate.core.address import Address
         ("[::1]:0", Address("::1", 0)),
         (":7080", Address("", 7080)),
         ("unix:/run/gate.sock", Address(path="/run/gate.sock")),
-        ("fd:3", Address(inherited=3)),
+        ("fd:3", Address(fd=3)),
     ],
 )
-def test_an_address_is_read_and_spelled_alike(text: str, address: Address) -> None:
+def test_address_round_trips_through_text(text: str, address: Address) -> None:
     assert Address.parse(text) == address
     assert str(address) == text
 
@@ -35,6 +35,6 @@ def test_an_address_is_read_and_spelled_alike(text: str, address: Address) -> No
         "fd:-1",
     ],
 )
-def test_a_misspelled_address_is_refused(text: str) -> None:
+def test_malformed_address_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError, match="write"):
         Address.parse(text)

@@ -1,4 +1,4 @@
-"""How two samples add up to what happened between them."""
+"""Reports and window statistics from samples."""
 
 from datetime import timedelta
 
@@ -8,14 +8,14 @@ from sidegate.core.analytics import (
     WINDOWS,
     ActiveSessions,
     Cause,
-    Happened,
     Peak,
     Sample,
     Totals,
     Window,
-    happened,
-    report,
-    stale,
+    WindowStats,
+    build_report,
+    build_window_stats,
+    compute_due_bounds,
 )
 from sidegate.core.durations import Durations
 from sidegate.core.session_type import SessionType
@@ -23,10 +23,10 @@ from tests.support.clock import NOON
 
 MINUTE = timedelta(minutes=1)
 WEB, MOBILE, SSO = SessionType.WEB, SessionType.MOBILE, SessionType.SSO
-NO_TYPE = dict.fromkeys(SessionType, 0)
-NO_CAUSE = dict.fromkeys(Cause, 0)
+ZERO_BY_TYPE = dict.fromkeys(SessionType, 0)
+ZERO_BY_CAUSE = dict.fromkeys(Cause, 0)
 
-BEFORE = Sample(
+FIRST = Sample(
     NOON - MINUTE,
     ActiveSessions({WEB: 1}, users=1),
     Totals({WEB: 10}, {(WEB, Cause.IDLE): 3, (WEB, Cause.REVOKED): 4}, Durations({77: 7}, 70)),
@@ -43,43 +43,45 @@ LAST = Sample(
 EMPTY = Sample(NOON, ActiveSessions(), Totals())
 
 
-def test_what_happened_is_one_sample_less_another() -> None:
-    found = happened(LAST, Window(BEFORE, Peak(9, NOON - 2 * MINUTE)))
-    assert found == Happened(
+def test_window_stats_are_the_difference_of_two_samples() -> None:
+    stats = build_window_stats(LAST, Window(FIRST, Peak(9, NOON - 2 * MINUTE)))
+    assert stats == WindowStats(
         since=NOON - MINUTE,
         peak=9,
         peak_at=NOON - 2 * MINUTE,
-        created=NO_TYPE | {WEB: 5, MOBILE: 2},
-        ended_by_cause=NO_CAUSE | {Cause.IDLE: 1, Cause.LOGOUT: 2},
-        ended_by_type=NO_TYPE | {WEB: 1, SSO: 2},
+        created=ZERO_BY_TYPE | {WEB: 5, MOBILE: 2},
+        ended_by_cause=ZERO_BY_CAUSE | {Cause.IDLE: 1, Cause.LOGOUT: 2},
+        ended_by_type=ZERO_BY_TYPE | {WEB: 1, SSO: 2},
         durations=Durations({77: 1, 90: 2}, 30),
     )
 
 
-def test_nothing_at_all_is_zeros_and_no_moment_and_no_duration() -> None:
-    found = happened(EMPTY, Window(EMPTY, Peak(0, NOON)))
-    assert found == Happened(NOON, 0, None, NO_TYPE, NO_CAUSE, NO_TYPE, Durations())
-    assert found.durations.average is None
+def test_window_without_sessions_has_zeros_and_no_peak_time_or_duration() -> None:
+    stats = build_window_stats(EMPTY, Window(EMPTY, Peak(0, NOON)))
+    assert stats == WindowStats(
+        NOON, 0, None, ZERO_BY_TYPE, ZERO_BY_CAUSE, ZERO_BY_TYPE, Durations()
+    )
+    assert stats.durations.average is None
 
 
-def test_of_an_end_that_was_taken_back_later_nothing_is_left() -> None:
-    taken_back = Sample(NOON, ActiveSessions(), Totals({WEB: 10}, {(WEB, Cause.IDLE): 2}))
-    found = happened(taken_back, Window(BEFORE, Peak(1, NOON)))
-    assert found.ended_by_cause == NO_CAUSE
-    assert found.ended_by_type == NO_TYPE
+def test_withdrawn_end_counts_zero() -> None:
+    withdrawn = Sample(NOON, ActiveSessions(), Totals({WEB: 10}, {(WEB, Cause.IDLE): 2}))
+    stats = build_window_stats(withdrawn, Window(FIRST, Peak(1, NOON)))
+    assert stats.ended_by_cause == ZERO_BY_CAUSE
+    assert stats.ended_by_type == ZERO_BY_TYPE
 
 
-def test_a_report_names_every_type_and_every_window() -> None:
-    windows = {name: Window(BEFORE, Peak(9, NOON)) for name in WINDOWS}
-    found = report(LAST, windows)
-    assert found.as_of == NOON
-    assert found.active == NO_TYPE | {WEB: 5, MOBILE: 2}
-    assert found.users == 6
-    assert list(found.windows) == ["1h", "24h", "7d"]
+def test_report_has_every_type_and_every_window() -> None:
+    windows = {name: Window(FIRST, Peak(9, NOON)) for name in WINDOWS}
+    stats = build_report(LAST, windows)
+    assert stats.as_of == NOON
+    assert stats.active == ZERO_BY_TYPE | {WEB: 5, MOBILE: 2}
+    assert stats.users == 6
+    assert list(stats.windows) == ["1h", "24h", "7d"]
 
 
-@pytest.mark.parametrize("every", [MINUTE, timedelta(hours=1)])
-def test_a_sample_is_due_again_a_little_before_the_interval_is_over(every: timedelta) -> None:
-    not_after, after = stale(NOON, every)
-    assert not_after == NOON - every * 0.9
-    assert after == NOON + every
+@pytest.mark.parametrize("interval", [MINUTE, timedelta(hours=1)])
+def test_sample_is_due_slightly_before_the_interval_ends(interval: timedelta) -> None:
+    not_after, after = compute_due_bounds(NOON, interval)
+    assert not_after == NOON - interval * 0.9
+    assert after == NOON + interval

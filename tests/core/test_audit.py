@@ -1,10 +1,10 @@
-"""Seals: what holds an event in its place."""
+"""Seals of the audit chain."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from sidegate.core.actor import Actor
-from sidegate.core.audit import BEFORE_ALL, Action, AuditEvent, Seal, seal, sealed
+from sidegate.core.audit import CHAIN_START, Action, AuditEvent, Seal, seal, seal_events
 from sidegate.core.session import SessionId
 
 EVENT = AuditEvent(
@@ -21,14 +21,14 @@ EVENT = AuditEvent(
 )
 
 
-def test_events_are_spelled_as_they_always_were() -> None:
-    """Whoever spells them in another way breaks every chain there is."""
-    assert seal(BEFORE_ALL, EVENT) == Seal(
+def test_encoding_of_events_is_stable() -> None:
+    """Another encoding would break all existing chains."""
+    assert seal(CHAIN_START, EVENT) == Seal(
         1, bytes.fromhex("c4f5a14bf957155b177306fbf5e8a6f526dce9385ca29de3a4eae004854cd074")
     )
 
 
-def test_every_fact_of_an_event_is_sealed() -> None:
+def test_every_field_changes_the_seal() -> None:
     others = [
         replace(EVENT, number=2),
         replace(EVENT, at=EVENT.at + timedelta(microseconds=1)),
@@ -42,12 +42,12 @@ def test_every_fact_of_an_event_is_sealed() -> None:
         replace(EVENT, by=Actor("key:ops")),
         replace(EVENT, reason=None),
     ]
-    hashes = {seal(BEFORE_ALL, event).hash for event in (EVENT, *others)}
+    hashes = {seal(CHAIN_START, event).hash for event in (EVENT, *others)}
     assert len(hashes) == len(others) + 1
 
 
-def test_a_seal_depends_on_all_before_it() -> None:
-    [(_, first), (_, second)] = sealed(BEFORE_ALL, [EVENT, EVENT])
+def test_seal_depends_on_the_previous_seal() -> None:
+    [(_, first), (_, second)] = seal_events(CHAIN_START, [EVENT, EVENT])
     assert (first.link, second.link) == (1, 2)
     assert first.hash != second.hash
     assert seal(first, EVENT) == second

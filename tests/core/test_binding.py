@@ -1,4 +1,4 @@
-"""Binding: the same client is the same, another is another, and who says less is another."""
+"""Client binding: reduction of signals, and mismatches."""
 
 from ipaddress import ip_address
 from typing import Final
@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from sidegate.core.binding import (
     UNBOUND,
     Binding,
+    PrefixLengths,
     Signal,
     Signals,
-    Widths,
     bind,
-    mismatches,
-    reduced,
+    find_mismatches,
+    reduce_signal,
 )
 
-ID: Final = "01890a5d-ac96-774b-bcce-b302099a8057"
-ANOTHER_ID: Final = "01890a5d-ac96-774b-bcce-b302099a8058"
-WIDTHS: Final = Widths()
+SESSION_ID: Final = "01890a5d-ac96-774b-bcce-b302099a8057"
+OTHER_SESSION_ID: Final = "01890a5d-ac96-774b-bcce-b302099a8058"
+PREFIXES: Final = PrefixLengths()
 
 FIREFOX: Final = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
 CHROME: Final = (
@@ -45,19 +45,21 @@ HEADLESS: Final = CHROME.replace("Chrome/", "HeadlessChrome/")
 CLIENT: Final = Signals("192.0.2.7", FIREFOX, "de-CH,de;q=0.9", "device 7")
 
 
-def kept(signals: Signals, session_id: str = ID) -> Binding:
-    return bind(session_id, signals, WIDTHS)
+def bind_client(signals: Signals, session_id: str = SESSION_ID) -> Binding:
+    return bind(session_id, signals, PREFIXES)
 
 
-def disagreeing(bound: Signals, shown: Signals) -> set[Signal]:
-    return set(mismatches(ID, kept(bound), shown, WIDTHS, watched=set(Signal)))
+def mismatched(bound: Signals, presented: Signals) -> set[Signal]:
+    return set(
+        find_mismatches(SESSION_ID, bind_client(bound), presented, PREFIXES, watched=set(Signal))
+    )
 
 
-# What counts of a signal
+# --- Reduction of signals
 
 
 @pytest.mark.parametrize(
-    ("shown", "program"),
+    ("value", "reduced"),
     [
         (FIREFOX, "Firefox/128"),
         (CHROME, "Chrome/126"),
@@ -88,12 +90,12 @@ def disagreeing(bound: Signals, shown: Signals) -> set[Signal]:
         ("curl/8" + "x" * 8000, None),
     ],
 )
-def test_a_user_agent_is_a_family_and_a_major_version(shown: str, program: str | None) -> None:
-    assert reduced(Signal.USER_AGENT, shown, WIDTHS) == program
+def test_user_agent_is_reduced_to_family_and_major_version(value: str, reduced: str | None) -> None:
+    assert reduce_signal(Signal.USER_AGENT, value, PREFIXES) == reduced
 
 
 @pytest.mark.parametrize(
-    ("shown", "language"),
+    ("value", "language"),
     [
         ("de-CH,de;q=0.9,en;q=0.8", "de-ch"),
         ("DE-ch", "de-ch"),
@@ -108,8 +110,8 @@ def test_a_user_agent_is_a_family_and_a_major_version(shown: str, program: str |
         ("x" * 2000, None),
     ],
 )
-def test_of_the_languages_the_first_counts(shown: str, language: str | None) -> None:
-    assert reduced(Signal.ACCEPT_LANGUAGE, shown, WIDTHS) == language
+def test_accept_language_is_reduced_to_the_first_language(value: str, language: str | None) -> None:
+    assert reduce_signal(Signal.ACCEPT_LANGUAGE, value, PREFIXES) == language
 
 
 @pytest.mark.parametrize(
@@ -127,15 +129,17 @@ def test_of_the_languages_the_first_counts(shown: str, language: str | None) -> 
         ("0.0.0.0", "::", False),
     ],
 )
-def test_addresses_of_one_network_are_one(one: str, other: str, same: bool) -> None:
-    networks = [reduced(Signal.IP, each, WIDTHS) for each in (one, other)]
+def test_addresses_of_one_network_are_reduced_to_the_same_value(
+    one: str, other: str, same: bool
+) -> None:
+    networks = [reduce_signal(Signal.IP, each, PREFIXES) for each in (one, other)]
 
     assert None not in networks
     assert (networks[0] == networks[1]) == same
 
 
 @pytest.mark.parametrize(
-    "shown",
+    "value",
     [
         "",
         "fe80::1%eth0",
@@ -155,81 +159,87 @@ def test_addresses_of_one_network_are_one(one: str, other: str, same: bool) -> N
         "1" * 5000,
     ],
 )
-def test_what_is_no_address_says_nothing(shown: str) -> None:
-    assert reduced(Signal.IP, shown, WIDTHS) is None
+def test_malformed_address_has_no_value(value: str) -> None:
+    assert reduce_signal(Signal.IP, value, PREFIXES) is None
 
 
 @pytest.mark.parametrize(("v4", "v6"), [(0, 56), (33, 56), (24, 0), (24, 129)])
-def test_a_prefix_fits_its_address(v4: int, v6: int) -> None:
+def test_prefix_length_out_of_range_raises_value_error(v4: int, v6: int) -> None:
     with pytest.raises(ValueError, match="prefix"):
-        Widths(v4, v6)
+        PrefixLengths(v4, v6)
 
 
 @given(st.ip_addresses(), st.ip_addresses(), st.integers(1, 32), st.integers(1, 128))
-def test_the_configured_bits_count_and_no_others(
+def test_only_the_configured_prefix_is_compared(
     one: object, other: object, v4: int, v6: int
 ) -> None:
-    widths = Widths(v4, v6)
+    prefixes = PrefixLengths(v4, v6)
 
-    def bits(text: str) -> object:
+    def prefix_of(text: str) -> object:
         address = ip_address(text)
         mapped = getattr(address, "ipv4_mapped", None) or address
         width = v4 if mapped.version == 4 else v6
         return mapped.version, f"{int(mapped):0{mapped.max_prefixlen}b}"[:width]
 
-    same = bits(str(one)) == bits(str(other))
-    assert (reduced(Signal.IP, str(one), widths) == reduced(Signal.IP, str(other), widths)) == same
+    same = prefix_of(str(one)) == prefix_of(str(other))
+    assert (
+        reduce_signal(Signal.IP, str(one), prefixes)
+        == reduce_signal(Signal.IP, str(other), prefixes)
+    ) == same
 
 
 @given(st.sampled_from(Signal), st.text(st.characters(exclude_categories=())))
-def test_reducing_never_fails_and_is_the_same_every_time(signal: Signal, shown: str) -> None:
-    assert reduced(signal, shown, WIDTHS) == reduced(signal, shown, WIDTHS)
+def test_reduction_is_total_and_deterministic(signal: Signal, value: str) -> None:
+    assert reduce_signal(signal, value, PREFIXES) == reduce_signal(signal, value, PREFIXES)
 
 
-# What is kept, and compared
+# --- Binding and comparison
 
 
-def test_the_same_client_agrees() -> None:
-    assert disagreeing(CLIENT, CLIENT) == set()
+def test_same_client_has_no_mismatch() -> None:
+    assert mismatched(CLIENT, CLIENT) == set()
 
 
-def test_another_client_disagrees_in_each_signal() -> None:
+def test_other_client_mismatches_in_each_signal() -> None:
     other = Signals("198.51.100.7", CHROME, "en", "device 8")
 
-    assert disagreeing(CLIENT, other) == set(Signal)
+    assert mismatched(CLIENT, other) == set(Signal)
 
 
-def test_what_is_not_shown_disagrees() -> None:
-    assert disagreeing(CLIENT, Signals()) == set(Signal)
+def test_missing_signal_is_a_mismatch() -> None:
+    assert mismatched(CLIENT, Signals()) == set(Signal)
 
 
-def test_what_cannot_be_read_disagrees() -> None:
-    assert disagreeing(CLIENT, Signals("fe80::1%1", "\0", "-", "")) == set(Signal)
+def test_malformed_signal_is_a_mismatch() -> None:
+    assert mismatched(CLIENT, Signals("fe80::1%1", "\0", "-", "")) == set(Signal)
 
 
 @pytest.mark.parametrize("signal", Signal)
-def test_a_session_is_bound_to_what_was_known_and_to_nothing_else(signal: Signal) -> None:
-    known = Signals(**{signal.value: CLIENT.of(signal)})
+def test_session_is_bound_to_known_signals_only(signal: Signal) -> None:
+    known = Signals(**{signal.value: CLIENT.get(signal)})
 
-    assert [name for name, _ in kept(known).pairs()] == [signal.value]
-    assert disagreeing(known, CLIENT) == set()
-    assert disagreeing(known, Signals()) == {signal}
+    assert [name for name, _ in bind_client(known).pairs()] == [signal.value]
+    assert mismatched(known, CLIENT) == set()
+    assert mismatched(known, Signals()) == {signal}
 
 
-def test_a_session_bound_to_nothing_agrees_with_everybody() -> None:
-    assert kept(Signals()) is UNBOUND
-    assert disagreeing(Signals(), CLIENT) == set()
+def test_unbound_session_has_no_mismatch() -> None:
+    assert bind_client(Signals()) is UNBOUND
+    assert mismatched(Signals(), CLIENT) == set()
 
 
 @pytest.mark.parametrize("watched", [set(), {Signal.IP}, {Signal.HEADER, Signal.USER_AGENT}])
-def test_only_what_is_watched_is_compared(watched: set[Signal]) -> None:
-    assert set(mismatches(ID, kept(CLIENT), Signals(), WIDTHS, watched=watched)) == watched
+def test_only_watched_signals_are_compared(watched: set[Signal]) -> None:
+    assert (
+        set(find_mismatches(SESSION_ID, bind_client(CLIENT), Signals(), PREFIXES, watched=watched))
+        == watched
+    )
 
 
-def test_a_signal_of_a_newer_version_is_nobodys_mismatch() -> None:
-    binding = Binding.of([("a signal of tomorrow", bytes(8)), *kept(CLIENT).pairs()])
+def test_signal_of_a_newer_version_is_not_a_mismatch() -> None:
+    binding = Binding.pack([("future_signal", bytes(8)), *bind_client(CLIENT).pairs()])
 
-    assert not list(mismatches(ID, binding, CLIENT, WIDTHS, watched=set(Signal)))
+    assert not list(find_mismatches(SESSION_ID, binding, CLIENT, PREFIXES, watched=set(Signal)))
 
 
 @pytest.mark.parametrize(
@@ -241,43 +251,45 @@ def test_a_signal_of_a_newer_version_is_nobodys_mismatch() -> None:
         Signals(header=" "),
     ],
 )
-def test_nobody_is_bound_to_what_no_request_can_show(malformed: Signals) -> None:
-    with pytest.raises(ValueError, match="nothing a request could show"):
-        kept(malformed)
+def test_binding_to_a_malformed_signal_raises_value_error(malformed: Signals) -> None:
+    with pytest.raises(ValueError, match="not a value that a request can have"):
+        bind_client(malformed)
 
 
-def test_what_is_kept_tells_neither_address_nor_program_nor_who_shares_them() -> None:
-    digests = [digest for _, digest in kept(CLIENT).pairs()]
-    anothers = [digest for _, digest in kept(CLIENT, ANOTHER_ID).pairs()]
+def test_hashes_are_short_and_differ_between_sessions() -> None:
+    digests = [digest for _, digest in bind_client(CLIENT).pairs()]
+    others = [digest for _, digest in bind_client(CLIENT, OTHER_SESSION_ID).pairs()]
 
     assert [len(digest) for digest in digests] == [8, 8, 8, 8]
-    assert not set(digests) & set(anothers)
-    assert len(kept(CLIENT)) < 100
+    assert not set(digests) & set(others)
+    assert len(bind_client(CLIENT)) < 100
 
 
 @given(st.lists(st.tuples(st.text(st.characters(exclude_categories=()), max_size=60), st.binary())))
-def test_a_binding_is_packed_and_unpacked_whatever_the_signals_are(
+def test_binding_of_any_signals_is_packed_and_unpacked(
     pairs: list[tuple[str, bytes]],
 ) -> None:
-    binding = Binding.of(pairs)
+    binding = Binding.pack(pairs)
 
     assert list(binding.pairs()) == pairs
     assert bool(binding) == bool(pairs)
 
 
-def test_what_does_not_fit_into_a_binding_is_refused() -> None:
+def test_packing_more_than_255_bytes_raises_value_error() -> None:
     for pair in (("x" * 256, b""), ("x", bytes(256))):
         with pytest.raises(ValueError, match="range"):
-            Binding.of([pair])
+            Binding.pack([pair])
 
 
-def test_a_binding_shows_its_signals_only() -> None:
-    assert repr(kept(Signals(ip="192.0.2.1", user_agent="curl/8"))) == "Binding(ip, user_agent)"
+def test_repr_of_a_binding_has_its_signals_only() -> None:
+    assert (
+        repr(bind_client(Signals(ip="192.0.2.1", user_agent="curl/8"))) == "Binding(ip, user_agent)"
+    )
 
 
 headers = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1)
 
 
 @given(headers, headers)
-def test_a_header_counts_whole(one: str, other: str) -> None:
-    assert (disagreeing(Signals(header=one), Signals(header=other)) == set()) == (one == other)
+def test_header_is_compared_as_a_whole(one: str, other: str) -> None:
+    assert (mismatched(Signals(header=one), Signals(header=other)) == set()) == (one == other)

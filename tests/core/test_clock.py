@@ -1,4 +1,4 @@
-"""One time for all instances, whatever the clocks of their machines say."""
+"""The shared clock is independent of the local wall clock."""
 
 from datetime import datetime, timedelta
 
@@ -11,81 +11,81 @@ SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
 
 
-class Machine(FakeClock):
-    """A machine whose wall clock can be put forward or back."""
+class LocalClock(FakeClock):
+    """A clock whose wall time can be set forward or back."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.wrong = timedelta(0)
+        self.error = timedelta(0)
 
     def now(self) -> datetime:
-        return super().now() + self.wrong
+        return super().now() + self.error
 
 
-def test_until_it_is_told_it_shows_its_machines_time() -> None:
-    machine = Machine()
-    machine.wrong = HOUR
-    clock = SharedClock(machine)
-    machine.advance(SECOND)
+def test_clock_not_set_shows_the_local_wall_time() -> None:
+    local = LocalClock()
+    local.error = HOUR
+    clock = SharedClock(local)
+    local.advance(SECOND)
     assert clock.now() == NOON + HOUR + SECOND
 
 
-def at_once(machine: Machine) -> tuple[float, float]:
-    """Asked and told at the same moment."""
-    return machine.monotonic(), machine.monotonic()
+def no_round_trip(local: LocalClock) -> tuple[float, float]:
+    """Return the times of a round trip without duration."""
+    return local.monotonic(), local.monotonic()
 
 
-def test_it_goes_on_from_what_it_was_told() -> None:
-    machine = Machine()
-    machine.wrong = HOUR
-    clock = SharedClock(machine)
-    jump = clock.told(NOON, between=at_once(machine))
-    machine.advance(SECOND)
-    assert jump == pytest.approx(-3600)
+def test_clock_advances_from_the_time_set() -> None:
+    local = LocalClock()
+    local.error = HOUR
+    clock = SharedClock(local)
+    adjustment = clock.set_time(NOON, between=no_round_trip(local))
+    local.advance(SECOND)
+    assert adjustment == pytest.approx(-3600)
     assert clock.now() == NOON + SECOND
 
 
-@pytest.mark.parametrize("wrong", [HOUR, -HOUR], ids=["forward", "back"])
-def test_a_machine_whose_clock_is_put_wrong_changes_nothing(wrong: timedelta) -> None:
-    machine = Machine()
-    clock = SharedClock(machine)
-    machine.wrong = wrong
-    machine.advance(SECOND)
+@pytest.mark.parametrize("error", [HOUR, -HOUR], ids=["forward", "back"])
+def test_change_of_the_local_wall_clock_has_no_effect(error: timedelta) -> None:
+    local = LocalClock()
+    clock = SharedClock(local)
+    local.error = error
+    local.advance(SECOND)
     assert clock.now() == NOON + SECOND
 
 
-def test_what_was_said_a_moment_ago_counts_from_then() -> None:
-    machine = Machine()
-    clock = SharedClock(machine)
-    asked = machine.monotonic()
-    machine.advance(2 * SECOND)
-    clock.told(NOON + HOUR, between=(asked, machine.monotonic()))
+def test_time_counts_from_the_middle_of_the_round_trip() -> None:
+    local = LocalClock()
+    clock = SharedClock(local)
+    sent = local.monotonic()
+    local.advance(2 * SECOND)
+    clock.set_time(NOON + HOUR, between=(sent, local.monotonic()))
     assert clock.now() == NOON + HOUR + SECOND
 
 
-def test_two_clocks_that_agree_as_well_as_clocks_do_are_left_alone() -> None:
-    machine = Machine()
-    clock = SharedClock(machine)
-    jump = clock.told(NOON + timedelta(milliseconds=20), between=at_once(machine))
-    assert jump == 0
+def test_difference_below_the_minimum_is_not_adjusted() -> None:
+    local = LocalClock()
+    clock = SharedClock(local)
+    adjustment = clock.set_time(NOON + timedelta(milliseconds=20), between=no_round_trip(local))
+    assert adjustment == 0
     assert clock.now() == NOON
 
 
-def test_who_was_told_slowly_does_not_know_the_difference() -> None:
-    machine = Machine()
-    clock = SharedClock(machine)
-    asked = machine.monotonic()
-    machine.advance(SECOND / 5)
-    jump = clock.told(NOON, between=(asked, machine.monotonic()))  # said at once, heard late
-    assert jump == 0
+def test_difference_within_a_slow_round_trip_is_not_adjusted() -> None:
+    local = LocalClock()
+    clock = SharedClock(local)
+    sent = local.monotonic()
+    local.advance(SECOND / 5)
+    adjustment = clock.set_time(NOON, between=(sent, local.monotonic()))  # read at the start
+    assert adjustment == 0
     assert clock.now() == NOON + SECOND / 5
 
 
-def test_ages_are_the_machines() -> None:
-    machine = Machine()
-    assert SharedClock(machine).monotonic() == machine.monotonic()
+def test_monotonic_time_is_the_local_one() -> None:
+    local = LocalClock()
+    assert SharedClock(local).monotonic() == local.monotonic()
 
 
-def test_the_machines_own_clock_does_for_it() -> None:
+def test_clock_works_with_the_system_clock() -> None:
     system = SystemClock()
     assert abs(SharedClock(system).now() - system.now()) < timedelta(minutes=1)

@@ -1,17 +1,17 @@
-"""Leases: each its own, hidden from whoever prints them."""
+"""Leases are unique and secret."""
 
 from hashlib import sha256
 
-from sidegate.core.lock import LEASE, Lease
+from sidegate.core.lock import LEASE_PATTERN, Lease
 
 
-def test_no_two_leases_are_alike() -> None:
+def test_minted_leases_are_distinct() -> None:
     leases = {Lease.mint().text for _ in range(1000)}
     assert len(leases) == 1000
-    assert all(LEASE.fullmatch(text) for text in leases)
+    assert all(LEASE_PATTERN.fullmatch(text) for text in leases)
 
 
-def test_stores_are_given_the_hash_of_a_lease_and_printers_nothing() -> None:
+def test_digest_is_sha256_and_repr_hides_the_lease() -> None:
     lease = Lease.mint()
     assert lease.digest() == sha256(lease.text.encode()).digest()
     assert lease.text not in repr(lease)

@@ -1,6 +1,6 @@
-"""Logout tokens as values: the same token is the same logout, and how long that must be known.
+"""Logouts: identity, validity in time and conditions.
 
-What they may say and may not, the table of tests/web/test_logout_forged.py has.
+tests/web/oidc/test_forged.py has the table of invalid logout tokens.
 """
 
 from datetime import timedelta
@@ -10,7 +10,7 @@ import pytest
 
 from sidegate.core.condition import Condition
 from sidegate.core.errors import BadLogoutToken
-from sidegate.core.logout import EVENT, LEEWAY, OLDEST, Logout, Provider, read_logout
+from sidegate.core.logout import CLOCK_LEEWAY, EVENT, MAX_AGE, Logout, Provider, read_logout
 from tests.support.clock import NOON
 
 IDP = Provider("idp", "https://id.example", "shop")
@@ -19,11 +19,11 @@ MINUTE = timedelta(minutes=1)
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    usual = {"iss": IDP.issuer, "aud": "shop", "iat": NOW, "exp": NOW + 120, "jti": "1"}
-    return usual | {"events": {EVENT: {}}, "sid": "s1"} | changes
+    defaults = {"iss": IDP.issuer, "aud": "shop", "iat": NOW, "exp": NOW + 120, "jti": "1"}
+    return defaults | {"events": {EVENT: {}}, "sid": "s1"} | changes
 
 
-def test_the_same_token_is_the_same_logout_however_late_it_comes() -> None:
+def test_same_token_gives_the_same_logout_at_any_time() -> None:
     early = read_logout(claims(), IDP, NOON)
     late = read_logout(claims(), IDP, NOON + MINUTE)
 
@@ -39,24 +39,24 @@ def test_the_same_token_is_the_same_logout_however_late_it_comes() -> None:
         read_logout(claims(jti='1", "'), IDP, NOON),
     ],
 )
-def test_another_token_or_another_providers_is_another_logout(other: Logout) -> None:
+def test_other_token_or_provider_gives_another_logout_id(other: Logout) -> None:
     assert other.id != read_logout(claims(), IDP, NOON).id
 
 
-@pytest.mark.parametrize("exp", [NOW + 1, NOW + 120, NOW + OLDEST, NOW + 10**9])
-def test_it_is_remembered_for_longer_than_anybody_reads_it(exp: float) -> None:
+@pytest.mark.parametrize("exp", [NOW + 1, NOW + 120, NOW + MAX_AGE, NOW + 10**9])
+def test_until_is_after_the_last_time_any_instance_accepts_the_token(exp: float) -> None:
     token = claims(exp=exp)
     until = read_logout(token, IDP, NOON).until
 
-    clock_of_another = until - 4 * MINUTE
+    slowest_clock = until - 4 * MINUTE
     with pytest.raises(BadLogoutToken, match="too old"):
-        read_logout(token, IDP, clock_of_another)
-    assert until <= NOON + timedelta(seconds=OLDEST + LEEWAY) + 5 * MINUTE
+        read_logout(token, IDP, slowest_clock)
+    assert until <= NOON + timedelta(seconds=MAX_AGE + CLOCK_LEEWAY) + 5 * MINUTE
 
 
-def test_the_leeway_ends_where_it_ends() -> None:
-    edge = timedelta(seconds=LEEWAY)
-    late, early = claims(exp=NOW), claims(iat=NOW + LEEWAY)
+def test_clock_leeway_is_exact() -> None:
+    edge = timedelta(seconds=CLOCK_LEEWAY)
+    late, early = claims(exp=NOW), claims(iat=NOW + CLOCK_LEEWAY)
 
     read_logout(late, IDP, NOON + edge - timedelta(milliseconds=1))
     read_logout(early, IDP, NOON)
@@ -67,20 +67,20 @@ def test_the_leeway_ends_where_it_ends() -> None:
         read_logout(early, IDP, NOON - timedelta(milliseconds=1))
 
 
-def test_with_both_ids_a_session_must_not_be_somebody_elses() -> None:
+def test_conditions_with_both_ids_exclude_other_subjects() -> None:
     assert read_logout(claims(sub="u1"), IDP, NOON).conditions() == (
         Condition(provider="idp", provider_session_id="s1", provider_subject="u1"),
         Condition(provider="idp", provider_session_id="s1", subject_unknown=True),
     )
 
 
-def test_no_condition_of_a_logout_leaves_the_provider_out() -> None:
+def test_every_condition_has_the_provider_and_an_id() -> None:
     for session_id, subject in (("s1", None), (None, "u1"), ("s1", "u1")):
         for condition in Logout("idp", bytes(32), NOON, session_id, subject).conditions():
             assert condition.provider == "idp"
             assert condition.provider_session_id or condition.provider_subject
 
 
-def test_a_logout_does_not_show_its_id() -> None:
+def test_repr_does_not_contain_the_id() -> None:
     logout = read_logout(claims(), IDP, NOON)
     assert repr(logout.id) not in repr(logout)

@@ -1,4 +1,4 @@
-"""Which URLs something may be fetched from."""
+"""URLs whose host is authenticated."""
 
 import pytest
 
@@ -20,7 +20,7 @@ from sidegate.core.secure_url import is_secure
         "http://[::1]:8080/keys",
     ],
 )
-def test_https_and_this_very_machine_are_secure(url: str) -> None:
+def test_https_and_loopback_urls_are_secure(url: str) -> None:
     assert is_secure(url)
 
 
@@ -59,5 +59,5 @@ def test_https_and_this_very_machine_are_secure(url: str) -> None:
         "https://id.example/" + "x" * 512,
     ],
 )
-def test_anything_else_is_not(url: str) -> None:
+def test_other_urls_are_not_secure(url: str) -> None:
     assert not is_secure(url)

@@ -1,4 +1,4 @@
-"""Tokens: exactly one spelling each, and none that was not minted here."""
+"""Tokens: one text each, and none accepted that was not minted with a key of the ring."""
 
 import string
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidegate.core.session_type import SessionType
-from sidegate.core.token import TOKEN_PATTERN, KeyRing, Token, TokenKey, token_text_of
+from sidegate.core.token import TOKEN_PATTERN, KeyRing, Token, TokenKey, parse_token_text
 from sidegate.core.verdict import Deny, Reason
 
 KEY = TokenKey(7, bytes(range(32)))
@@ -18,80 +18,80 @@ randoms = st.binary(min_size=32, max_size=32)
 ALPHABET = string.ascii_letters + string.digits + "-_"
 
 
-def minted(type_: SessionType, random: bytes) -> Token:
+def mint(type_: SessionType, random: bytes) -> Token:
     return RING.mint(type_, random=lambda _: random)
 
 
 @given(types, randoms)
-def test_a_minted_token_is_read_back_as_itself(type_: SessionType, random: bytes) -> None:
-    token = minted(type_, random)
-    assert RING.read(token.text) == token
+def test_minted_token_is_parsed_to_itself(type_: SessionType, random: bytes) -> None:
+    token = mint(type_, random)
+    assert RING.parse(token.text) == token
 
 
 @given(types, randoms)
-def test_a_token_has_sixty_visible_characters(type_: SessionType, random: bytes) -> None:
-    text = minted(type_, random).text
+def test_token_has_sixty_characters_of_the_alphabet(type_: SessionType, random: bytes) -> None:
+    text = mint(type_, random).text
     assert len(text) == 60
     assert set(text) <= set(ALPHABET)
 
 
 @given(types, randoms, st.integers(0, 59), st.sampled_from(ALPHABET + "=+/ .é\x00\n"))
-def test_any_one_changed_character_is_refused(
-    type_: SessionType, random: bytes, place: int, other: str
+def test_token_with_one_changed_character_is_denied(
+    type_: SessionType, random: bytes, position: int, other: str
 ) -> None:
-    text = minted(type_, random).text
-    changed = text[:place] + other + text[place + 1 :]
+    text = mint(type_, random).text
+    changed = text[:position] + other + text[position + 1 :]
     if changed != text:
-        assert isinstance(RING.read(changed), Deny)
+        assert isinstance(RING.parse(changed), Deny)
 
 
 @given(types, randoms, st.text(max_size=4), st.text(max_size=4))
-def test_nothing_may_stand_before_or_behind_a_token(
-    type_: SessionType, random: bytes, before: str, behind: str
+def test_text_before_or_after_a_token_is_malformed(
+    type_: SessionType, random: bytes, before: str, after: str
 ) -> None:
-    if before or behind:
-        text = before + minted(type_, random).text + behind
-        assert RING.read(text) == Deny(Reason.MALFORMED)
+    if before or after:
+        text = before + mint(type_, random).text + after
+        assert RING.parse(text) == Deny(Reason.MALFORMED)
 
 
 @given(st.text())
-def test_no_text_is_read_as_a_token_unless_it_was_minted(text: str) -> None:
-    assert isinstance(RING.read(text), Deny)
+def test_arbitrary_text_is_denied(text: str) -> None:
+    assert isinstance(RING.parse(text), Deny)
 
 
 @given(types, randoms)
-def test_a_token_of_another_ring_is_forged(type_: SessionType, random: bytes) -> None:
-    stranger = KeyRing([TokenKey(7, bytes(32))])
-    assert RING.read(stranger.mint(type_, random=lambda _: random).text) == Deny(Reason.FORGED)
+def test_token_of_another_ring_is_forged(type_: SessionType, random: bytes) -> None:
+    other_ring = KeyRing([TokenKey(7, bytes(32))])
+    assert RING.parse(other_ring.mint(type_, random=lambda _: random).text) == Deny(Reason.FORGED)
 
 
 @given(types, types, randoms)
-def test_a_token_cannot_pass_as_another_type(
-    issued: SessionType, claimed: SessionType, random: bytes
+def test_token_with_changed_type_is_forged(
+    issued: SessionType, relabelled_type: SessionType, random: bytes
 ) -> None:
-    text = minted(issued, random).text
-    relabelled = f"sg{claimed.letter}{text[3:]}"
-    if issued is not claimed:
-        assert RING.read(relabelled) == Deny(Reason.FORGED)
+    text = mint(issued, random).text
+    relabelled = f"sg{relabelled_type.letter}{text[3:]}"
+    if issued is not relabelled_type:
+        assert RING.parse(relabelled) == Deny(Reason.FORGED)
 
 
-def test_the_newest_key_mints_and_the_old_ones_still_read() -> None:
+def test_newest_key_mints_and_old_keys_verify() -> None:
     old, new = TokenKey(1, bytes(32)), TokenKey(2, bytes(range(32)))
     before, after = KeyRing([old]), KeyRing([new, old])
-    assert isinstance(after.read(before.mint(SessionType.WEB).text), Token)
-    assert before.read(after.mint(SessionType.WEB).text) == Deny(Reason.FORGED)
+    assert isinstance(after.parse(before.mint(SessionType.WEB).text), Token)
+    assert before.parse(after.mint(SessionType.WEB).text) == Deny(Reason.FORGED)
 
 
-def test_a_million_tokens_are_distinct() -> None:
+def test_million_tokens_are_distinct() -> None:
     many = {hash(RING.mint(SessionType.WEB).digest()) for _ in range(1_000_000)}
-    assert len(many) == 1_000_000  # of 64-bit hashes two are the same in one of 37 million runs
+    assert len(many) == 1_000_000  # 64-bit hashes collide in one of 37 million runs
 
 
-@given(st.text() | st.builds(lambda type_, random: minted(type_, random).text, types, randoms))
-def test_whoever_needs_the_digest_only_is_told_what_read_tells(text: str) -> None:
-    token = RING.read(text)
+@given(st.text() | st.builds(lambda type_, random: mint(type_, random).text, types, randoms))
+def test_parse_digest_agrees_with_parse(text: str) -> None:
+    token = RING.parse(text)
 
-    assert RING.digest(text) == (token.digest() if isinstance(token, Token) else token)
+    assert RING.parse_digest(text) == (token.digest() if isinstance(token, Token) else token)
 
 
 @given(
@@ -99,36 +99,36 @@ def test_whoever_needs_the_digest_only_is_told_what_read_tells(text: str) -> Non
     | st.from_regex(TOKEN_PATTERN.decode(), fullmatch=True)
     | st.text()
 )
-def test_only_what_is_spelled_like_a_token_has_a_spelling(text: str) -> None:
-    spelling = token_text_of(text)
+def test_token_text_exists_unless_the_text_is_malformed(text: str) -> None:
+    token_text = parse_token_text(text)
 
-    assert (spelling is None) == (RING.read(text) == Deny(Reason.MALFORMED))
-    if spelling is not None:
-        assert spelling.decode() == text
-        assert RING.digest_of(spelling) == RING.digest(text)
+    assert (token_text is None) == (RING.parse(text) == Deny(Reason.MALFORMED))
+    if token_text is not None:
+        assert token_text.decode() == text
+        assert RING.verify(token_text) == RING.parse_digest(text)
 
 
 @given(types, randoms)
-def test_the_digest_is_the_tokens_and_nobody_elses(type_: SessionType, random: bytes) -> None:
-    token = minted(type_, random)
+def test_digests_of_different_tokens_differ(type_: SessionType, random: bytes) -> None:
+    token = mint(type_, random)
     digest = token.digest()
     assert len(digest) == 32
-    other = minted(type_, bytes([random[0] ^ 1]) + random[1:])
+    other = mint(type_, bytes([random[0] ^ 1]) + random[1:])
     assert other.digest() != digest
 
 
 @given(types, randoms)
-def test_no_way_of_printing_a_token_shows_it(type_: SessionType, random: bytes) -> None:
-    token = minted(type_, random)
-    shown = f"{token} {token!r} {token!s} {[token]} {(token,)!r}"
-    assert token.text not in shown
-    assert token.text[4:] not in shown
+def test_no_format_of_a_token_contains_its_text(type_: SessionType, random: bytes) -> None:
+    token = mint(type_, random)
+    formats = f"{token} {token!r} {token!s} {[token]} {(token,)!r}"
+    assert token.text not in formats
+    assert token.text[4:] not in formats
 
 
-def test_a_key_hides_its_secret_and_spells_it_only_on_request() -> None:
+def test_key_contains_its_secret_in_format_but_not_in_repr() -> None:
     assert "AAEC" not in repr(KEY)
-    assert "AAEC" in KEY.formatted()
-    assert TokenKey.parse(KEY.formatted()) == KEY
+    assert "AAEC" in KEY.format()
+    assert TokenKey.parse(KEY.format()) == KEY
 
 
 @pytest.mark.parametrize(
@@ -137,13 +137,13 @@ def test_a_key_hides_its_secret_and_spells_it_only_on_request() -> None:
     + [f"{key_id}:{'A' * 43}" for key_id in ("x", "256", "-1", "²", "")]
     + [f"1:{secret}" for secret in ("A" * 44, "A" * 42 + "+", "A" * 43 + "==")],
 )
-def test_a_misspelled_key_is_refused(text: str) -> None:
+def test_malformed_key_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError, match="token key"):
         TokenKey.parse(text)
 
 
-def test_a_ring_needs_keys_with_ids_of_their_own() -> None:
+def test_ring_without_keys_or_with_equal_ids_raises_value_error() -> None:
     with pytest.raises(ValueError, match="at least one"):
         KeyRing([])
-    with pytest.raises(ValueError, match="share an id"):
+    with pytest.raises(ValueError, match="the same id"):
         KeyRing([KEY, TokenKey(7, bytes(32))])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sidegate.observability.metrics import METRIC_NAMES, Metrics, registry
-from tests.contracts.values import a_report, a_session
+from sidegate.observability.metrics import METRIC_NAMES, Metrics, build_registry
+from tests.contracts.values import build_sample_report, build_session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +17,7 @@ TARGET_LABELS = {"job", "instance", "namespace", "pod"}
 def exported() -> Mapping[str, set[str]]:
     """Return each series name with its labels. `up` is Prometheus' own."""
     told = {name: set[str]() for name in METRIC_NAMES} | {"up": set[str]()}
-    for family in registry(_one_of_each()).collect():
+    for family in build_registry(_one_of_each()).collect():
         for sample in family.samples:
             told.setdefault(sample.name, set()).update(sample.labels)
     return told
@@ -25,25 +25,25 @@ def exported() -> Mapping[str, set[str]]:
 
 def _one_of_each() -> Metrics:
     metrics = Metrics(version="1", revocation_bound=5)
-    metrics.check("forward-auth", "allow", "ok", 0.001)
-    metrics.lookup("memory", "hit", 0.001)
-    metrics.created(a_session())
-    metrics.ended(a_session(), "revoked")
-    metrics.touches("written", 1)
+    metrics.record_check("forward-auth", "allow", "ok", 0.001)
+    metrics.record_lookup("memory", "hit", 0.001)
+    metrics.created(build_session())
+    metrics.ended(build_session(), "revoked")
+    metrics.count_touches("written", 1)
     metrics.binding_mismatch("ip", "deny")
     metrics.binding_revocation("revoked")
-    metrics.pended("accepted")
-    metrics.cleanups("purged", 1)
-    metrics.audit_events("sealed", 1)
-    metrics.lock("acquired")
-    metrics.samples("taken")
-    metrics.analytics(a_report())
-    metrics.unreadable_record("redis")
-    metrics.bad_request("gate")
-    metrics.admin_request("/v1/sessions", "POST", 201)
-    metrics.logout("idp", "ended")
-    metrics.feed_up("redis", True)
-    metrics.feed_gap("redis")
-    metrics.feed_lag("redis", 0.001)
+    metrics.count_deferred_revocation("accepted")
+    metrics.count_cleanups("purged", 1)
+    metrics.count_audit_events("sealed", 1)
+    metrics.count_lock("acquired")
+    metrics.count_sample("taken")
+    metrics.set_report(build_sample_report())
+    metrics.count_unreadable_record("redis")
+    metrics.count_bad_request("gate")
+    metrics.count_admin_request("/v1/sessions", "POST", 201)
+    metrics.count_logout("idp", "ended")
+    metrics.set_feed_up("redis", True)
+    metrics.count_feed_gap("redis")
+    metrics.set_feed_lag("redis", 0.001)
     metrics.watch_breaker("redis", lambda: "closed")
     return metrics

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
-from tests.support.processes import missing
+from tests.support.processes import skip_or_fail
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +16,7 @@ def promtool(*arguments: str | Path) -> None:
     """Run it; the test fails with its words if it finds something."""
     program = shutil.which("promtool")
     if program is None:
-        missing("promtool is not installed (Debian: apt-get install prometheus)")
+        skip_or_fail("promtool is not installed (Debian: apt-get install prometheus)")
     ran = subprocess.run(
         [program, *arguments],
         stdout=subprocess.PIPE,

@@ -13,7 +13,7 @@ import redis
 
 from tests.deploy.files import DEPLOY, caddyfile, document, settings, version
 from tests.deploy.secret_files import make_secrets, secret_files
-from tests.support.processes import Child, give_away, listens
+from tests.support.processes import Child, chown_to_child_user, is_listening
 from tests.support.servers import start_redis
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def test_the_gateway_is_configured_as_the_verified_one() -> None:
 def test_redis_asks_for_the_password_that_sidegate_has(workdir: Path) -> None:
     files = secret_files(workdir)
     url = files["redis-url"].read_text().strip()
-    give_away(workdir)
+    chown_to_child_user(workdir)
     with redis_with(["--aclfile", files["redis-acl"]], workdir) as port:
         with redis.from_url(url.replace("redis:6379", f"127.0.0.1:{port}")) as client:
             answered = client.ping()
@@ -205,7 +205,7 @@ def redis_with(arguments: list[str | Path], directory: Path) -> Iterator[int]:
     open_to_all.stop()
     port = open_to_all.port
     child = Child(
-        "redis-acl", [*open_to_all.child.argv, *arguments], directory, partial(listens, port)
+        "redis-acl", [*open_to_all.child.argv, *arguments], directory, partial(is_listening, port)
     )
     child.start()
     try:

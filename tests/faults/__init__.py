@@ -1,39 +1,37 @@
-"""The fault rig: two instances on a real Redis and a real Postgres, hurt under load, and judged.
+"""The fault rig: injects faults into a deployment under load, and checks its invariants.
 
     python -m tests.faults --help       (or ./dev faults)
 
-    history      what was done, one line for each operation, on one clock; never a token
-    rules        what an instance promises in figures: grace, bounds, deadline
-    ledger       when each session was surely over, and when perhaps
-    checker      history in, breaches of I1 to I6 and I9 out; pure
-    trail        the same for lists, limits, the audit trail, and who was never answered: I5, I7,
-                 I8, I12
-    figures      the same for a row of the table: shares, percentiles, recovery; pure
-    made_up      histories that never happened, for the tests of those who judge
+    history         the recorded operations, on one clock, without tokens
+    rules           limits that instances have to keep: grace period, bounds, deadline
+    ledger          all changes by session: when each ended, and when it may have ended
+    checker         violations of I1 to I6 and I9 in a history; pure
+    consistency     violations in lists, limits, the audit trail, unanswered checks: I5, I7, I8, I12
+    stats           statistics for a row of the table: shares, percentiles, recovery; pure
+    sample_entries  history entries for the tests of these
 
-    client       kept-alive connections and raw HTTP
-    gateway      the two instances as a gateway sees them: ask one, if need be the other
-    population   the sessions there are, and who is checked how
-    verbs        create, revoke, refresh and list through the admin API
-    load         open loop: what is due is sent, whatever came back
-    beside       meanwhile: who waits for the CPU, and which instance is ready
+    client          a pool of persistent connections
+    gateway         a simulated gateway in front of both instances
+    population      the sessions, by how they are checked
+    admin_client    create, revoke, refresh and list through the admin API
+    load            the open-loop load
+    monitor         CPU waits and readiness, in the background
+    redis_eviction  evicts single sessions from Redis
 
-    deployment   the servers, and a wire from the instances to each store
-    mischief     what a wire does to the bytes that pass: resets, strays, cuts after COMMIT
-    launcher     starts an instance that takes orders: another clock, a blocked loop, a broken build
-    broken       builds that are broken on purpose
-    setting      before the first fault: the players, the sessions, the worthless tokens
-    forgetting   makes Redis forget one session
-    stage        what an episode may touch
-    on_redis, on_redis_replies, on_postgres, on_instances, on_clients, on_both
-                 episodes: how a fault begins, and ends
-    faults       the table of all of them, with what is expected
-    watch        memory, descriptors, connections and series, before and after
-    leaks        looks for tokens where none may be
-    ending       kill -9 everything, start again, and ask for every session once
-    plan         what to run, and what came of it
-    judging      from a record to a row
-    run, report  one fault after the other, and the table of them
+    deployment      the servers, and a TCP proxy ("wire") from the instances to each store
+    wire_faults     faults in the forwarded bytes: resets, stray replies, cuts after COMMIT
+    launcher        starts an instance that takes commands: another clock, a blocked event loop
+    broken_builds   builds with an injected bug
+    preparation     before the first fault: the load, the sessions, invalid tokens
+    context         what an episode can act on
+    episodes/       how each fault is injected and repaired
+    faults          the table of faults, with expected results
+    resources       metrics and resource usage, measured from outside
+    leaks           searches for tokens (I11)
+    final_check     kill -9 everything, restart, and check every session once
+    plan            what to run, and the outcome
+    evaluation      from the history to a row
+    run, report     one fault after the other, and the table
 
-The invariants I1 to I12 are written down in docs/faults.md.
+docs/faults.md defines the invariants I1 to I12.
 """

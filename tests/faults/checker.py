@@ -1,187 +1,215 @@
-"""History in, breaches out: I1 to I6 and I9. Pure; it knows neither servers nor clocks.
+"""Find violations of I1 to I6 and I9 in a history. Pure: no servers, no clocks.
 
-trail.py judges lists, and what is found when nothing goes on any more.
+consistency.py checks lists and the state at the end of a run.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 
 from tests.faults.history import (
+    NEVER_VALID,
     RIG,
-    WORTHLESS,
     Check,
     Create,
-    Dark,
     Entry,
-    Hurt,
-    Mark,
+    FaultPeriod,
+    InstanceFault,
     Refresh,
     Result,
     Revoke,
-    Road,
     Stall,
+    StoresDown,
+    TokenCategory,
 )
 from tests.faults.ledger import Ledger
-from tests.faults.rules import Breach, Rules
+from tests.faults.rules import Rules, Violation
 
 
-def breaches(history: Iterable[Entry], rules: Rules | None = None) -> list[Breach]:
-    """Return every breach a history shows, in the order of time. Entries may be in any order."""
+def find_violations(history: Iterable[Entry], rules: Rules | None = None) -> list[Violation]:
+    """Return all violations in a history, ordered by time. Entries may be in any order."""
     entries = list(history)
     ledger = Ledger(entries, rules or Rules())
     found = [
-        breach
+        violation
         for entry in entries
         if isinstance(entry, Check | Refresh | Revoke | Create)
-        for breach in _of_one(entry, ledger)
+        for violation in _check_entry(entry, ledger)
     ]
-    found += _two_successors(ledger)
-    found += _late(entries, ledger.rules)
-    found += _allowed_in_the_dark(entries, ledger.rules)
-    return sorted(found, key=lambda breach: breach.when)
+    found += _check_successors(ledger)
+    found += _check_latency(entries, ledger.rules)
+    found += _check_stores_down(entries, ledger.rules)
+    return sorted(found, key=lambda violation: violation.time)
 
 
-def _of_one(entry: Entry, ledger: Ledger) -> Iterator[Breach]:
+def _check_entry(entry: Entry, ledger: Ledger) -> Iterator[Violation]:
     match entry:
         case Check(result=Result.OK):
-            yield from _wrongly_named(entry)
-            yield from _worthless_allowed(entry)
-            yield from _dead_allowed(entry, ledger)
-            yield from _rotated_out_allowed(entry, ledger)
+            yield from _check_identity(entry)
+            yield from _check_never_valid(entry)
+            yield from _check_ended_session(entry, ledger)
+            yield from _check_rotated_token(entry, ledger)
         case Check(result=Result.FAIL):
-            yield from _living_refused(entry, ledger)
+            yield from _check_refusal(entry, ledger)
         case Refresh(result=Result.OK):
-            yield from _dead_refreshed(entry, ledger)
+            yield from _check_accepted_refresh(entry, ledger)
         case Refresh(result=Result.FAIL):
-            yield from _refresh_refused(entry, ledger)
+            yield from _check_refused_refresh(entry, ledger)
         case Revoke(result=Result.FAIL):
-            why = f"revoking {entry.session} on {entry.at} was refused with {entry.status}"
-            yield Breach("I5", why, entry.start)
+            message = (
+                f"revoking {entry.session} on {entry.instance} was refused with {entry.status}"
+            )
+            yield Violation("I5", message, entry.start)
         case Create(result=Result.FAIL):
-            why = f"a log-in of {entry.user} on {entry.at} was refused with {entry.status}"
-            yield Breach("I2", why, entry.start)
+            message = (
+                f"a login of {entry.user} on {entry.instance} was refused with {entry.status}"
+            )
+            yield Violation("I2", message, entry.start)
 
 
-def _wrongly_named(check: Check) -> Iterator[Breach]:
-    if check.road in WORTHLESS:
-        return  # nobody was to be named
-    if (check.named, check.named_session) != (check.user, check.session):
-        named = f"{check.named} ({check.named_session})"
-        why = f"{_token(check)} of {check.user} was allowed as {named}"
-        yield Breach("I3", why, check.start)
+def _check_identity(check: Check) -> Iterator[Violation]:
+    if check.category in NEVER_VALID:
+        return  # a violation of I4; there is no identity to compare
+    if (check.returned_user, check.returned_session) != (check.user, check.session):
+        identity = f"{check.returned_user} ({check.returned_session})"
+        message = f"{_token(check)} of {check.user} was allowed as {identity}"
+        yield Violation("I3", message, check.start)
 
 
-def _worthless_allowed(check: Check) -> Iterator[Breach]:
-    if check.road in WORTHLESS:
-        yield Breach("I4", f"a token that is {check.road} was allowed on {check.at}", check.start)
+def _check_never_valid(check: Check) -> Iterator[Violation]:
+    if check.category in NEVER_VALID:
+        yield Violation(
+            "I4",
+            f"a token of category {check.category} was allowed on {check.instance}",
+            check.start,
+        )
 
 
-def _dead_allowed(check: Check, ledger: Ledger) -> Iterator[Breach]:
+def _check_ended_session(check: Check, ledger: Ledger) -> Iterator[Violation]:
     if check.session is None:
         return
-    over = ledger.over(check.session)
-    late = check.start - over
-    if late > 0 and late > ledger.bound(over):
-        why = f"{_token(check)} was allowed {late:.2f} s after its session was over"
-        yield Breach("I5" if check.last else "I1", why, check.start)
+    ended_at = ledger.ended_at(check.session)
+    late = check.start - ended_at
+    if late > 0 and late > ledger.bound(ended_at):
+        message = f"{_token(check)} was allowed {late:.2f} s after its session had ended"
+        yield Violation("I5" if check.after_restart else "I1", message, check.start)
 
 
-def _rotated_out_allowed(check: Check, ledger: Ledger) -> Iterator[Breach]:
+def _check_rotated_token(check: Check, ledger: Ledger) -> Iterator[Violation]:
     if check.session is None or check.token is None:
         return
-    out = ledger.rotated_out(check.session, check.token)
-    late = check.start - out
-    if late > 0 and late > ledger.bound(out - ledger.rules.grace):
-        yield Breach("I6", f"{_token(check)} was allowed {late:.2f} s after its grace", check.start)
+    grace_ended_at = ledger.grace_ended_at(check.session, check.token)
+    late = check.start - grace_ended_at
+    if late > 0 and late > ledger.bound(grace_ended_at - ledger.rules.grace):
+        yield Violation(
+            "I6", f"{_token(check)} was allowed {late:.2f} s after its grace period", check.start
+        )
 
 
-def _living_refused(check: Check, ledger: Ledger) -> Iterator[Breach]:
-    if check.session is None or check.token is None or check.road in WORTHLESS:
+def _check_refusal(check: Check, ledger: Ledger) -> Iterator[Violation]:
+    if check.session is None or check.token is None or check.category in NEVER_VALID:
         return
     reasons: tuple[Callable[[], bool], ...] = (
-        lambda: ledger.may_be_over(check.session or "") <= check.end,
-        lambda: ledger.may_be_rotated_out(check.session or "", check.token or 0) <= check.end,
+        lambda: ledger.may_have_ended_at(check.session or "") <= check.end,
+        lambda: ledger.grace_may_have_ended_at(check.session or "", check.token or 0) <= check.end,
         lambda: ledger.may_be_evicted(check.session or "", by=check.end),
     )
     if not any(reason() for reason in reasons):
-        why = f"{_token(check)} is valid, and was refused with {check.status} ({check.road})"
-        yield Breach("I5" if check.last else "I2", why, check.start)
+        message = (
+            f"{_token(check)} is valid, and was refused with {check.status} ({check.category})"
+        )
+        yield Violation("I5" if check.after_restart else "I2", message, check.start)
 
 
-def _dead_refreshed(refresh: Refresh, ledger: Ledger) -> Iterator[Breach]:
-    if refresh.start > ledger.over(refresh.session):
-        why = f"token {refresh.token} was refreshed after session {refresh.session} was over"
-        yield Breach("I1", why, refresh.start)
-    elif refresh.start > ledger.rotated_out(refresh.session, refresh.token) + ledger.rules.clocks:
-        why = f"token {refresh.token} was refreshed again after its grace"
-        yield Breach("I6", why, refresh.start)
+def _check_accepted_refresh(refresh: Refresh, ledger: Ledger) -> Iterator[Violation]:
+    if refresh.start > ledger.ended_at(refresh.session):
+        message = f"token {refresh.token} was refreshed after session {refresh.session} had ended"
+        yield Violation("I1", message, refresh.start)
+    elif (
+        refresh.start
+        > ledger.grace_ended_at(refresh.session, refresh.token) + ledger.rules.clock_tolerance
+    ):
+        message = f"token {refresh.token} was refreshed again after its grace period"
+        yield Violation("I6", message, refresh.start)
 
 
-def _refresh_refused(refresh: Refresh, ledger: Ledger) -> Iterator[Breach]:
-    over = ledger.may_be_over(refresh.session)
-    out = ledger.may_be_rotated_out(refresh.session, refresh.token)
-    if min(over, out) > refresh.end:
-        why = f"token {refresh.token} is valid, and its refresh was refused with {refresh.status}"
-        yield Breach("I2", why, refresh.start)
+def _check_refused_refresh(refresh: Refresh, ledger: Ledger) -> Iterator[Violation]:
+    ended_at = ledger.may_have_ended_at(refresh.session)
+    grace_ended_at = ledger.grace_may_have_ended_at(refresh.session, refresh.token)
+    if min(ended_at, grace_ended_at) > refresh.end:
+        message = (
+            f"token {refresh.token} is valid, and its refresh was refused with {refresh.status}"
+        )
+        yield Violation("I2", message, refresh.start)
 
 
-def _two_successors(ledger: Ledger) -> Iterator[Breach]:
-    for life in ledger.lives.values():
-        first: dict[int, int] = {}
-        for refresh in life.refreshes:
+def _check_successors(ledger: Ledger) -> Iterator[Violation]:
+    for operations in ledger.sessions.values():
+        successors: dict[int, int] = {}
+        for refresh in operations.refreshes:
             if refresh.successor is None:
                 continue
-            if first.setdefault(refresh.token, refresh.successor) != refresh.successor:
-                why = f"token {refresh.token} of session {refresh.session} has two successors"
-                yield Breach("I6", why, refresh.start)
+            if successors.setdefault(refresh.token, refresh.successor) != refresh.successor:
+                message = f"token {refresh.token} of session {refresh.session} has two successors"
+                yield Violation("I6", message, refresh.start)
 
 
-def _late(entries: list[Entry], rules: Rules) -> Iterator[Breach]:
-    hurts = [entry for entry in entries if isinstance(entry, Hurt)]
-    starved = [entry for entry in entries if isinstance(entry, Mark) and entry.starving]
+def _check_latency(entries: list[Entry], rules: Rules) -> Iterator[Violation]:
+    instance_faults = [entry for entry in entries if isinstance(entry, InstanceFault)]
+    starved = [entry for entry in entries if isinstance(entry, FaultPeriod) and entry.cpu_starved]
     stalls = [
         entry
         for entry in entries
-        if isinstance(entry, Stall) and not any(_meet(entry, fault) for fault in starved)
+        if isinstance(entry, Stall) and not any(_overlap(entry, fault) for fault in starved)
     ]
     for check in entries:
-        if not isinstance(check, Check) or check.left or _is_in_time(check, rules, ()):
+        if not isinstance(check, Check) or check.aborted or _is_in_time(check, rules, ()):
             continue
-        if not _is_in_time(check, rules, stalls) and not _is_excused(check, hurts):
-            when = f"after {(check.end - check.start) * 1000:.0f} ms" if check.status else "never"
-            why = f"a check on {check.at} ({check.road}) was answered {when}"
-            yield Breach("I9", why, check.start)
+        if not _is_in_time(check, rules, stalls) and not _is_excused(check, instance_faults):
+            when = (
+                f"answered after {(check.end - check.start) * 1000:.0f} ms"
+                if check.status
+                else "not answered"
+            )
+            message = f"a check on {check.instance} ({check.category}) was {when}"
+            yield Violation("I9", message, check.start)
 
 
 def _is_in_time(check: Check, rules: Rules, stalls: Iterable[Stall]) -> bool:
     waited = sum(
-        stall.waited for stall in stalls if stall.who in (RIG, check.at) and _meet(stall, check)
+        stall.waited
+        for stall in stalls
+        if stall.process in (RIG, check.instance) and _overlap(stall, check)
     )
     took = check.end - check.start - waited
     return check.status != 0 and took <= rules.deadline
 
 
-def _allowed_in_the_dark(entries: list[Entry], rules: Rules) -> Iterator[Breach]:
-    for dark in [entry for entry in entries if isinstance(entry, Dark)]:
+def _check_stores_down(entries: list[Entry], rules: Rules) -> Iterator[Violation]:
+    for stores_down in [entry for entry in entries if isinstance(entry, StoresDown)]:
         for check in entries:
             if (
                 isinstance(check, Check)
                 and check.result is Result.OK
-                and dark.start + rules.max_age + rules.clocks < check.start
-                and check.end < dark.end
+                and stores_down.start + rules.max_age + rules.clock_tolerance < check.start
+                and check.end < stores_down.end
             ):
-                cut_off = check.start - dark.start
-                why = f"{_token(check)} was allowed after {cut_off:.1f} s without any store"
-                yield Breach("I1", why, check.start)
+                seconds = check.start - stores_down.start
+                message = (
+                    f"{_token(check)} was allowed after {seconds:.1f} s without a reachable store"
+                )
+                yield Violation("I1", message, check.start)
 
 
-def _is_excused(check: Check, hurts: Iterable[Hurt]) -> bool:
-    return any(hurt.instance == check.at and _meet(hurt, check) for hurt in hurts)
+def _is_excused(check: Check, instance_faults: Iterable[InstanceFault]) -> bool:
+    return any(
+        instance_fault.instance == check.instance and _overlap(instance_fault, check)
+        for instance_fault in instance_faults
+    )
 
 
-def _meet(one: Entry, other: Entry) -> bool:
+def _overlap(one: Entry, other: Entry) -> bool:
     return one.start <= other.end and other.start <= one.end
 
 
 def _token(check: Check) -> str:
-    whose = f"{check.road} token" if check.road is not Road.OVER else "token"
-    return f"{whose} {check.token} on {check.at}"
+    kind = f"{check.category} token" if check.category is not TokenCategory.ENDED else "token"
+    return f"{kind} {check.token} on {check.instance}"

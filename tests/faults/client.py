@@ -1,6 +1,6 @@
-"""Kept-alive connections to one port, and just enough HTTP for what Sidegate answers.
+"""A pool of persistent connections to one port, with the subset of HTTP that Sidegate answers.
 
-Not a library's client: the load must cost a fraction of what it measures.
+Not a library's client: generating the load has to cost a fraction of serving it.
 """
 
 import asyncio
@@ -13,155 +13,162 @@ _STATUS: Final = slice(9, 12)  # HTTP/1.1 200 OK
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CLOSE: Final = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 
-# Making a connection on one machine takes no time at all; a backlog that is full takes for ever.
-_CONNECTING: Final = 1.0
+# Seconds. A local connect is immediate; with a full backlog it never completes.
+_CONNECT_TIMEOUT: Final = 1.0
 
-# So many idle connections does a gateway keep (nginx: keepalive).
-_KEPT: Final = 16
+# Idle connections that are kept, as by a gateway (nginx: keepalive).
+_MAX_IDLE: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer. `head` is everything before the body, as it came."""
+class HttpResponse:
+    """A complete response. `head` is everything before the body, unparsed."""
 
     status: int
     head: bytes
     body: bytes
 
-    def field(self, name: bytes) -> str | None:
+    def header(self, name: bytes) -> str | None:
         """Return the value of a header, or None."""
         found = re.search(rb"\r\n" + name + rb": *([^\r]*)", self.head, re.IGNORECASE)
         return None if found is None else found[1].decode("latin-1")
 
 
-class Broken(OSError):
-    """The connection was refused, reset or closed before an answer came."""
+class ConnectionBroken(OSError):
+    """The connection was refused, reset or closed before the response was complete."""
 
 
-class Lines:
-    """Connections to one port: kept, taken by one request at a time, and made when none is free."""
+class ConnectionPool:
+    """Persistent connections to one port, each used by one request at a time."""
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._idle: list[_Line] = []
-        self._all: set[_Line] = set()
-        self.broken = 0  # requests that ended with a connection
+        self._idle: list[_PooledConnection] = []
+        self._all: set[_PooledConnection] = set()
+        self.failed_requests = 0  # requests whose connection failed
 
     @property
-    def open(self) -> int:
-        """How many connections there are."""
+    def size(self) -> int:
+        """Number of open connections, idle or in use."""
         return len(self._all)
 
-    async def send(self, request: bytes) -> "Sent":
-        """Send a request as soon as there is a connection. Broken: there is none to be had."""
+    async def send(self, request: bytes) -> "PendingRequest":
+        """Send a request on an idle or a new connection. Raise ConnectionBroken if it fails."""
         while self._idle:
-            line = self._idle.pop()
-            if line.open:
-                return line.send(request)
-        return (await self._made()).send(request)
+            connection = self._idle.pop()
+            if connection.is_open:
+                return connection.send(request)
+        return (await self._connect()).send(request)
 
-    async def ask(self, request: bytes, *, patience: float) -> Answer:
-        """Return the answer. Broken: the connection ended; TimeoutError: nothing came in time."""
-        sent = None
+    async def request(
+        self,
+        request: bytes,
+        *,
+        timeout: float,  # noqa: ASYNC109  # as in asyncio
+    ) -> HttpResponse:
+        """Return the response. Raise ConnectionBroken, or TimeoutError after `timeout` seconds."""
+        pending = None
         try:
-            async with asyncio.timeout(patience):
-                sent = await self.send(request)
-                return await sent.answer
+            async with asyncio.timeout(timeout):
+                pending = await self.send(request)
+                return await pending.response
         except TimeoutError:
-            if sent is not None:
-                sent.leave()
+            if pending is not None:
+                pending.abort()
             raise
 
     async def close(self) -> None:
-        for line in tuple(self._all):
-            line.close()
+        for connection in tuple(self._all):
+            connection.close()
 
-    async def _made(self) -> "_Line":
+    async def _connect(self) -> "_PooledConnection":
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(_CONNECTING):
-                _, line = await loop.create_connection(lambda: _Line(self), "127.0.0.1", self._port)
+            async with asyncio.timeout(_CONNECT_TIMEOUT):
+                _, connection = await loop.create_connection(
+                    lambda: _PooledConnection(self), "127.0.0.1", self._port
+                )
         except (OSError, TimeoutError) as error:
-            self.broken += 1
-            raise Broken(type(error).__name__) from error
-        return line
+            self.failed_requests += 1
+            raise ConnectionBroken(type(error).__name__) from error
+        return connection
 
-    def joined(self, line: "_Line") -> None:
-        self._all.add(line)
+    def on_connected(self, connection: "_PooledConnection") -> None:
+        self._all.add(connection)
 
-    def freed(self, line: "_Line") -> None:
-        if len(self._idle) < _KEPT:
-            self._idle.append(line)
+    def on_idle(self, connection: "_PooledConnection") -> None:
+        if len(self._idle) < _MAX_IDLE:
+            self._idle.append(connection)
         else:
-            line.close()
+            connection.close()
 
-    def lost(self, line: "_Line", *, busy: bool) -> None:
-        self._all.discard(line)
-        self.broken += busy
+    def on_closed(self, connection: "_PooledConnection", *, busy: bool) -> None:
+        self._all.discard(connection)
+        self.failed_requests += busy
         with suppress(ValueError):
-            self._idle.remove(line)
+            self._idle.remove(connection)
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """A request that is under way; its answer may be waited for, or left behind."""
+class PendingRequest:
+    """A request in progress: its response can be awaited, or the request aborted."""
 
-    line: "_Line"
-    answer: asyncio.Future[Answer]
+    connection: "_PooledConnection"
+    response: asyncio.Future[HttpResponse]
 
-    def leave(self) -> None:
-        """Hang up, as a client does that does not wait."""
-        self.answer.cancel()
-        self.line.close()
+    def abort(self) -> None:
+        """Close the connection without waiting for the response."""
+        self.response.cancel()
+        self.connection.close()
 
 
-class _Line(asyncio.Protocol):
-    def __init__(self, lines: Lines) -> None:
-        self._lines = lines
+class _PooledConnection(asyncio.Protocol):
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
         self._transport: asyncio.Transport | None = None
-        self._heard = b""
-        self._answer: asyncio.Future[Answer] | None = None
+        self._buffer = b""
+        self._response: asyncio.Future[HttpResponse] | None = None
 
     @property
-    def open(self) -> bool:
+    def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
-    def send(self, request: bytes) -> Sent:
+    def send(self, request: bytes) -> PendingRequest:
         assert self._transport is not None
-        self._answer = asyncio.get_running_loop().create_future()
+        self._response = asyncio.get_running_loop().create_future()
         self._transport.write(request)
-        return Sent(self, self._answer)
+        return PendingRequest(self, self._response)
 
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by name
-        self._lines.joined(self)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+        self._pool.on_connected(self)
 
     def data_received(self, data: bytes) -> None:
-        self._heard += data
-        head, end, body = self._heard.partition(b"\r\n\r\n")
+        self._buffer += data
+        head, end, body = self._buffer.partition(b"\r\n\r\n")
         if not end:
             return
         length = _LENGTH.search(head)
         if len(body) >= (int(length[1]) if length else 0):
-            self._heard = b""
-            self._arrived(Answer(int(head[_STATUS]), head, body))
+            self._buffer = b""
+            self._complete(HttpResponse(int(head[_STATUS]), head, body))
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  # asyncio's
-        waiting, self._answer = self._answer, None
-        self._lines.lost(self, busy=waiting is not None and not waiting.cancelled())
+        waiting, self._response = self._response, None
+        self._pool.on_closed(self, busy=waiting is not None and not waiting.cancelled())
         if waiting is not None and not waiting.done():
-            waiting.set_exception(Broken("the connection ended"))
-            waiting.exception()  # whoever left does not look
+            waiting.set_exception(ConnectionBroken("the connection was closed"))
+            waiting.exception()  # retrieved: an aborted request is not awaited
 
-    def _arrived(self, answer: Answer) -> None:
-        waiting, self._answer = self._answer, None
-        if _CLOSE.search(answer.head):
+    def _complete(self, response: HttpResponse) -> None:
+        waiting, self._response = self._response, None
+        if _CLOSE.search(response.head):
             self.close()
         else:
-            self._lines.freed(self)
+            self._pool.on_idle(self)
         if waiting is not None and not waiting.done():
-            waiting.set_result(answer)
+            waiting.set_result(response)

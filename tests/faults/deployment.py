@@ -1,4 +1,4 @@
-"""Redis, Postgres and two instances, each a process, and a wire to each store."""
+"""Redis, Postgres and two instances as processes, with a wire (TCP proxy) to each store."""
 
 import asyncio
 import json
@@ -17,89 +17,95 @@ from sidegate.core.token import KeyRing, TokenKey
 from sidegate.stores.postgres.migrate import migrate_postgres
 from tests.faults.load import LIMIT
 from tests.faults.rules import Rules
-from tests.stores.sql.wire import Wire
-from tests.stores.waiting import until
+from tests.stores.sql.tcp_proxy import TcpProxy
+from tests.stores.waiting import wait_until
 from tests.support.processes import Server, temporary_directory
 from tests.support.servers import start_postgres, start_redis
 from tests.support.sidegate import Sidegate, start_sidegate
 
 _T = TypeVar("_T")
 
-# Small enough to be used up by a hundred idle clients.
+# Small enough to be exhausted by a hundred idle clients.
 _MAX_CONNECTIONS: Final = 100
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """All of it is there to be hurt. The instances reach the stores through the wires only."""
+    """Everything faults are injected into. Instances reach the stores only through the wires."""
 
     redis: Server
     postgres: Server
-    redis_wire: Wire
-    postgres_wire: Wire
+    redis_wire: TcpProxy
+    postgres_wire: TcpProxy
     instances: tuple[Sidegate, Sidegate]
     ring: KeyRing
     admin_key: str
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        return self.redis, self.postgres, *(instance.server for instance in self.instances)
+        return (
+            self.redis,
+            self.postgres,
+            *(instance.server for instance in self.instances),
+        )
 
     def environment(self) -> Mapping[str, str]:
-        """Return the settings of the instances, for the command line."""
+        """Return the environment of the instances, for `sidegate` commands."""
         return self.instances[0].server.child.environment
 
 
 @asynccontextmanager
-async def deployed(*, broken: str | None = None) -> AsyncIterator[Deployment]:
-    """Start everything, and stop it in the end. `broken` names a build of broken.py."""
+async def start_deployment(*, broken_build: str | None = None) -> AsyncIterator[Deployment]:
+    """Start everything, and stop it on exit. `broken_build` names a build of broken_builds.py."""
     async with AsyncExitStack() as stack:
 
-        async def started(start: Callable[[Path], _T], stop: Callable[[_T], Server]) -> _T:
+        async def start_server(start: Callable[[Path], _T], stop: Callable[[_T], Server]) -> _T:
             directory = stack.enter_context(temporary_directory())
-            made = await asyncio.to_thread(start, directory)
-            stack.push_async_callback(asyncio.to_thread, stop(made).stop)
-            return made
+            server = await asyncio.to_thread(start, directory)
+            stack.push_async_callback(asyncio.to_thread, stop(server).stop)
+            return server
 
-        redis = await started(start_redis, lambda server: server)
-        postgres = await started(
+        redis = await start_server(start_redis, lambda server: server)
+        postgres = await start_server(
             lambda directory: start_postgres(
                 directory, extra_settings=[f"max_connections={_MAX_CONNECTIONS}"]
             ),
             lambda server: server,
         )
         await migrate_postgres(postgres.url)
-        redis_wire = await stack.enter_async_context(Wire(redis.port))
-        postgres_wire = await stack.enter_async_context(Wire(postgres.port))
+        redis_wire = await stack.enter_async_context(TcpProxy(redis.port))
+        postgres_wire = await stack.enter_async_context(TcpProxy(postgres.port))
         key, admin_key = TokenKey.generate(), f"sgk_{secrets.token_urlsafe(32)}"
         settings = _settings(key, admin_key, redis_wire, postgres_wire)
-        if broken is not None:
-            settings["RIG_BROKEN"] = broken
+        if broken_build is not None:
+            settings["RIG_BROKEN_BUILD"] = broken_build
 
-        def instance(directory: Path) -> Sidegate:
+        def start_instance(directory: Path) -> Sidegate:
             return start_sidegate(
                 directory,
                 admin_key=admin_key,
-                wait=True,
+                wait_until_ready=True,
                 module="tests.faults.launcher",
-                RIG_ORDERS=str(directory / "orders"),
+                RIG_COMMANDS=str(directory / "commands"),
                 **settings,
             )
 
-        both = [await started(instance, lambda sidegate: sidegate.server) for _ in range(2)]
+        instances = [
+            await start_server(start_instance, lambda sidegate: sidegate.server) for _ in range(2)
+        ]
         yield Deployment(
             redis,
             postgres,
             redis_wire,
             postgres_wire,
-            (both[0], both[1]),
+            (instances[0], instances[1]),
             KeyRing([key]),
             admin_key,
         )
 
 
-def _settings(key: TokenKey, admin_key: str, redis: Wire, postgres: Wire) -> dict[str, str]:
-    """Return what differs from the defaults, and why: nothing else may."""
+def _settings(key: TokenKey, admin_key: str, redis: TcpProxy, postgres: TcpProxy) -> dict[str, str]:
+    """Return the settings that differ from the defaults."""
     hashed = {
         "name": "rig",
         "sha256": sha256(admin_key.encode()).hexdigest(),
@@ -108,36 +114,38 @@ def _settings(key: TokenKey, admin_key: str, redis: Wire, postgres: Wire) -> dic
     return {
         "SIDEGATE_REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
         "SIDEGATE_DATABASE_URL": f"postgresql://postgres@127.0.0.1:{postgres.port}/postgres",
-        "SIDEGATE_TOKEN__KEYS": key.formatted(),
+        "SIDEGATE_TOKEN__KEYS": key.format(),
         "SIDEGATE_ADMIN__KEYS": json.dumps([hashed]),
-        "SIDEGATE_SESSIONS__WEB__GRACE": f"{Rules().grace:g}s",  # 10 s would take too long to watch
+        "SIDEGATE_SESSIONS__WEB__GRACE": f"{Rules().grace:g}s",  # the default is 10 s
         "SIDEGATE_SESSIONS__MOBILE__LIMIT": str(LIMIT),
-        "SIDEGATE_DRAIN__DELAY": "1s",  # the rig's gateway looks four times a second
+        "SIDEGATE_DRAIN__DELAY": "1s",  # the rig's gateway checks readiness four times a second
     }
 
 
-async def order(instance: Sidegate, **orders: float) -> None:
-    """Give an instance orders (launcher.py), and return when it has read them."""
-    path = await _written(instance, orders)
-    instance.server.process.send_signal(signal.SIGUSR1)
-    await until(lambda: not path.exists())
+async def send_commands(start_instance: Sidegate, **commands: float) -> None:
+    """Send commands (launcher.py) to an instance, and return when it has read them."""
+    path = await _write_commands(start_instance, commands)
+    start_instance.server.process.send_signal(signal.SIGUSR1)
+    await wait_until(lambda: not path.exists())
 
 
-async def start_with(instance: Sidegate, **orders: float) -> None:
-    """Start an instance that has ended, with orders to obey from the beginning."""
-    await _written(instance, orders)
-    await asyncio.to_thread(instance.server.child.start)
+async def start_with_commands(start_instance: Sidegate, **commands: float) -> None:
+    """Start a stopped instance with commands that apply before it serves."""
+    await _write_commands(start_instance, commands)
+    await asyncio.to_thread(start_instance.server.child.start)
 
 
-async def _written(instance: Sidegate, orders: dict[str, float]) -> Path:
-    path = Path(instance.server.child.environment["RIG_ORDERS"])
-    await asyncio.to_thread(path.write_text, json.dumps(orders), "ascii")
+async def _write_commands(start_instance: Sidegate, commands: dict[str, float]) -> Path:
+    path = Path(start_instance.server.child.environment["RIG_COMMANDS"])
+    await asyncio.to_thread(path.write_text, json.dumps(commands), "ascii")
     return path
 
 
 @asynccontextmanager
-async def superuser(postgres: Server) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
-    """A connection past the wire."""
+async def connect_as_superuser(
+    postgres: Server,
+) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
+    """Connect directly, not through the wire."""
     connection = await asyncpg.connect(postgres.url, timeout=20)
     try:
         yield connection

@@ -1,25 +1,32 @@
-"""The table: number, name, how it happens, and what is expected while it does."""
+"""The table of faults: number, name, episodes, and expected results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tests.faults import on_both, on_clients, on_instances, on_postgres, on_redis, on_redis_replies
+from tests.faults.context import Episode, FaultContext
+from tests.faults.episodes import (
+    clients,
+    combined,
+    instances,
+    postgres,
+    redis,
+    redis_replies,
+)
 from tests.faults.rules import Rules
-from tests.faults.stage import Episode, Stage
 
-_HEALTHY: Final = Rules().healthy
-_LOST: Final = 5.0  # what a revocation may take while a store or the feed is lost
+_NORMAL_BOUND: Final = Rules().normal_bound
+_DEGRADED_BOUND: Final = 5.0  # while a store or the feed is unavailable
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One row. Shares are of valid tokens, times in seconds; None: nothing is expected of it.
+    """One row. Shares are of valid tokens, times in seconds; None: no expectation.
 
-    `twice_base` expects the 99th percentile to be no more than twice what it was just before.
-    `without_cold` leaves out who has to be asked for in Postgres. `only_other` counts what was
-    asked of the instance that is not hurt. `starving`: see history.Mark. `quick`: part of a quick
-    run.
+    `twice_baseline` expects a 99th percentile of at most twice the one before the fault.
+    `exclude_cold` excludes sessions that have to be looked up in Postgres. `only_other_instance`
+    counts only the requests to the instance without the fault. `cpu_starved`: see FaultPeriod.
+    `quick`: part of a quick run.
     """
 
     number: int
@@ -28,11 +35,11 @@ class Fault:
     valid: float | None = None
     p99: float | None = None
     recovery: float | None = None
-    bound: float = _LOST
-    twice_base: bool = False
-    without_cold: bool = False
-    only_other: bool = False
-    starving: bool = False
+    bound: float = _DEGRADED_BOUND
+    twice_baseline: bool = False
+    exclude_cold: bool = False
+    only_other_instance: bool = False
+    cpu_starved: bool = False
     quick: bool = False
 
 
@@ -40,36 +47,36 @@ def _one(episode: Episode) -> tuple[tuple[str, Episode], ...]:
     return (("", episode),)
 
 
-def _random_mix(stage: Stage) -> float:
-    return stage.minutes * 60
+def _random_mix(context: FaultContext) -> float:
+    return context.minutes * 60
 
 
 _MIX: Final[Sequence[Sequence[Episode]]] = (
     (
-        on_redis.killed,
-        on_redis.frozen,
-        on_redis.slow(0.1),
-        on_redis.resetting,
-        on_redis.black_hole,
-        on_redis.strays,
-        on_redis.flushed,
-        on_redis.unsubscribed,
+        redis.kill,
+        redis.freeze,
+        redis.delay_replies(0.1),
+        redis.reset_connections,
+        redis.drop_traffic,
+        redis.inject_strays,
+        redis.flush,
+        redis.kill_pubsub,
     ),
     (
-        on_postgres.stopped,
-        on_postgres.frozen,
-        on_postgres.black_hole,
-        on_postgres.cut_after_commit,
+        postgres.stop,
+        postgres.freeze,
+        postgres.drop_traffic,
+        postgres.cut_after_commit,
     ),
-    (on_instances.killed, on_instances.stopped, on_instances.blocked, on_clients.leaving),
+    (instances.kill, instances.pause, instances.block_event_loop, clients.abort_requests),
 )
 
 FAULTS: Final[tuple[Fault, ...]] = (
-    Fault(1, "none", _one(on_instances.none), valid=1.0, p99=0.010, bound=_HEALTHY),
+    Fault(1, "none", _one(instances.do_nothing), valid=1.0, p99=0.010, bound=_NORMAL_BOUND),
     Fault(
         2,
         "kill -9 of one of two instances",
-        _one(on_instances.killed),
+        _one(instances.kill),
         valid=0.999,
         p99=0.025,
         recovery=3.0,
@@ -78,7 +85,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         3,
         "SIGTERM, rolling restart of both",
-        _one(on_instances.rolled),
+        _one(instances.restart_rolling),
         valid=1.0,
         p99=0.025,
         recovery=0.0,
@@ -86,16 +93,16 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         4,
         "SIGSTOP of an instance for 10 s",
-        _one(on_instances.stopped),
+        _one(instances.pause),
         valid=1.0,
         p99=0.025,
         recovery=1.0,
-        only_other=True,
+        only_other_instance=True,
     ),
     Fault(
         5,
         "kill -9 of Redis, back empty",
-        _one(on_redis.killed),
+        _one(redis.kill),
         valid=0.999,
         p99=0.090,
         recovery=2.0,
@@ -104,7 +111,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         6,
         "kill -9 of Redis, back with a snapshot from before revocations",
-        _one(on_redis.resurrected),
+        _one(redis.restore_old_snapshot),
         valid=0.999,
         p99=0.090,
         recovery=2.0,
@@ -113,7 +120,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         7,
         "SIGSTOP of Redis",
-        _one(on_redis.frozen),
+        _one(redis.freeze),
         valid=0.995,
         p99=0.150,
         recovery=1.0,
@@ -122,7 +129,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         8,
         "Redis 100 ms, then 1 s slower",
-        (("100 ms", on_redis.slow(0.1)), ("1 s", on_redis.slow(1.0))),
+        (("100 ms", redis.delay_replies(0.1)), ("1 s", redis.delay_replies(1.0))),
         valid=0.995,
         p99=0.150,
         recovery=1.0,
@@ -130,7 +137,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         9,
         "Redis resets at each 50th reply",
-        _one(on_redis.resetting),
+        _one(redis.reset_connections),
         valid=0.999,
         p99=0.090,
         recovery=1.0,
@@ -138,7 +145,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         10,
         "Redis byte by byte, 5 KB/s",
-        _one(on_redis.sliced),
+        _one(redis.slice_replies),
         valid=0.995,
         p99=0.150,
         recovery=1.0,
@@ -146,7 +153,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         11,
         "Redis in a black hole",
-        _one(on_redis.black_hole),
+        _one(redis.drop_traffic),
         valid=0.995,
         p99=0.150,
         recovery=2.0,
@@ -154,7 +161,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         12,
         "stray and doubled replies of Redis",
-        _one(on_redis.strays),
+        _one(redis.inject_strays),
         valid=0.999,
         p99=0.090,
         recovery=1.0,
@@ -163,24 +170,26 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         13,
         "Redis failover that loses acknowledged writes",
-        _one(on_redis_replies.failed_over),
+        _one(redis_replies.fail_over),
         p99=0.090,
         recovery=5.0,
     ),
-    Fault(14, "Redis refuses", on_redis_replies.REFUSALS, valid=0.995, p99=0.150, recovery=1.0),
+    Fault(
+        14, "error replies of Redis", redis_replies.REFUSALS, valid=0.995, p99=0.150, recovery=1.0
+    ),
     Fault(
         15,
         "FLUSHALL at full load",
-        _one(on_redis.flushed),
+        _one(redis.flush),
         valid=0.999,
         p99=0.120,
         recovery=5.0,
     ),
-    Fault(16, "eviction storm in Redis", _one(on_redis.evicting), valid=0.999, p99=0.120),
+    Fault(16, "eviction storm in Redis", _one(redis.fill_memory), valid=0.999, p99=0.120),
     Fault(
         17,
         "feed connections killed each second",
-        _one(on_redis.unsubscribed),
+        _one(redis.kill_pubsub),
         valid=1.0,
         p99=0.015,
         recovery=1.0,
@@ -188,37 +197,37 @@ FAULTS: Final[tuple[Fault, ...]] = (
     ),
     Fault(
         18,
-        "Postgres stopped at once",
-        _one(on_postgres.stopped_while_redis_is_well),
+        "immediate stop of Postgres",
+        _one(postgres.stop_and_inspect_pending),
         valid=1.0,
         p99=0.150,
         recovery=3.0,
-        without_cold=True,
+        exclude_cold=True,
         quick=True,
     ),
     Fault(
         19,
         "Postgres frozen",
-        _one(on_postgres.frozen),
+        _one(postgres.freeze),
         valid=1.0,
         p99=0.150,
         recovery=1.0,
-        without_cold=True,
+        exclude_cold=True,
     ),
     Fault(
         20,
         "Postgres in a black hole",
-        _one(on_postgres.black_hole),
+        _one(postgres.drop_traffic),
         valid=1.0,
         p99=0.150,
         recovery=2.0,
-        without_cold=True,
+        exclude_cold=True,
     ),
-    Fault(21, "link cut just after COMMIT", _one(on_postgres.cut_after_commit)),
+    Fault(21, "link cut just after COMMIT", _one(postgres.cut_after_commit)),
     Fault(
         22,
-        "max_connections of Postgres used up",
-        _one(on_postgres.used_up),
+        "max_connections of Postgres exhausted",
+        _one(postgres.exhaust_connections),
         valid=0.995,
         p99=0.150,
         recovery=1.0,
@@ -226,27 +235,27 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         23,
         "LOCK TABLE for 10 s",
-        _one(on_postgres.locked),
+        _one(postgres.lock_table),
         valid=1.0,
         p99=0.150,
         recovery=1.0,
-        without_cold=True,
+        exclude_cold=True,
     ),
     Fault(
         24,
         "Postgres read-only, then its disk full",
-        (("read-only", on_postgres.read_only), ("disk full", on_postgres.disk_full)),
+        (("read-only", postgres.make_read_only), ("disk full", postgres.fill_disk)),
         valid=1.0,
         p99=0.150,
         recovery=3.0,
     ),
-    Fault(25, "both stores down", _one(on_both.both_down), p99=0.150, recovery=3.0, quick=True),
+    Fault(25, "both stores down", _one(combined.stop_both), p99=0.150, recovery=3.0, quick=True),
     Fault(
         26,
-        "revocations while stores go and come, in six orders",
+        "revocations while stores fail and recover, in six orders",
         tuple(
-            (", ".join(step.name for step in order), on_both.in_order(order))
-            for order in on_both.ORDERS
+            (", ".join(step.name for step in order), combined.run_steps(order))
+            for order in combined.ORDERS
         ),
         recovery=5.0,
         quick=True,
@@ -254,50 +263,50 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         27,
         "clock of one instance an hour ahead, then an hour behind",
-        (("+1 h", on_instances.skewed(3600.0)), ("-1 h", on_instances.skewed(-3600.0))),
+        (("+1 h", instances.skew_clock(3600.0)), ("-1 h", instances.skew_clock(-3600.0))),
     ),
     Fault(
         28,
         "random well-formed tokens, three times all other checks",
-        _one(on_clients.flooded),
+        _one(clients.flood),
         valid=0.999,
-        twice_base=True,
+        twice_baseline=True,
         recovery=1.0,
-        bound=_HEALTHY,
+        bound=_NORMAL_BOUND,
         quick=True,
     ),
     Fault(
         29,
         "500 slow and 1,000 idle connections, few descriptors",
-        _one(on_clients.crowded),
+        _one(clients.exhaust_descriptors),
         valid=0.999,
-        twice_base=True,
+        twice_baseline=True,
         recovery=1.0,
     ),
     Fault(
         30,
-        "three in ten clients leave",
-        _one(on_clients.leaving),
+        "three in ten clients disconnect",
+        _one(clients.abort_requests),
         valid=1.0,
         p99=0.015,
-        bound=_HEALTHY,
+        bound=_NORMAL_BOUND,
         quick=True,
     ),
     Fault(
         31,
         "CPU starved by two busy loops",
-        _one(on_instances.starved),
+        _one(instances.starve_cpu),
         valid=0.99,
         p99=0.200,
         recovery=1.0,
-        starving=True,
+        cpu_starved=True,
     ),
     Fault(
         32,
         "event loop of an instance blocked for 2 s",
-        _one(on_instances.blocked),
+        _one(instances.block_event_loop),
         recovery=3.0,
-        only_other=True,
+        only_other_instance=True,
     ),
-    Fault(33, "random mix", _one(on_both.mixed(_MIX, _random_mix)), recovery=10.0),
+    Fault(33, "random mix", _one(combined.mix_random(_MIX, _random_mix)), recovery=10.0),
 )

@@ -1,4 +1,4 @@
-"""The two instances as a gateway sees them: ask one, and the other if that one does not answer."""
+"""A gateway in front of both instances: tries one, then the other if there is no response."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,198 +6,217 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
-from tests.faults.client import Answer, Broken, Lines, Sent
-from tests.faults.history import Check, Record, Result, Road, now
-from tests.faults.population import Held
+from tests.faults.client import ConnectionBroken, ConnectionPool, HttpResponse, PendingRequest
+from tests.faults.history import Check, HistoryRecorder, Result, TokenCategory, now
+from tests.faults.population import ClientToken
 from tests.support.sidegate import Sidegate
 
-# An instance that let somebody down gets nothing but one request in so many seconds, until it
-# answers: what nginx calls fail_timeout.
-_AVOIDED: Final = 1.0
+# Seconds for which an instance is not used after a failure (nginx: fail_timeout).
+_FAIL_TIMEOUT: Final = 1.0
 
-# Clients that leave do so within the time an answer takes when it does not come from memory.
-_LEAVING: Final = 0.004
+# Seconds. Clients that abort do so within the time of a response that misses memory.
+_MAX_ABORT_DELAY: Final = 0.004
 
 
 class Upstream:
-    """One instance: its doors, and whether a gateway would ask it now."""
+    """One instance: connections to its listeners, and whether it is in rotation."""
 
     def __init__(self, name: str, sidegate: Sidegate) -> None:
         self.name = name
         self.sidegate = sidegate
-        self.gate = Lines(sidegate.server.port)
-        self.admin = Lines(sidegate.admin_port)
-        self.ops = Lines(sidegate.ops_port)
+        self.gate = ConnectionPool(sidegate.server.port)
+        self.admin = ConnectionPool(sidegate.admin_port)
+        self.ops = ConnectionPool(sidegate.ops_port)
         self.ready = True
-        self._avoided_until: float | None = None
+        self._down_until: float | None = None
 
     @property
-    def open(self) -> int:
-        """How many connections to it are kept open here."""
-        return sum(lines.open for lines in (self.gate, self.admin, self.ops))
+    def connection_count(self) -> int:
+        """Number of connections that the rig keeps open to the instance."""
+        return sum(pool.size for pool in (self.gate, self.admin, self.ops))
 
-    def admits(self) -> bool:
-        """Say whether to ask it. One that is avoided is tried now and then."""
-        if self._avoided_until is None:
+    def is_available(self) -> bool:
+        """Return whether to use it. One that is down gets one request per fail timeout."""
+        if self._down_until is None:
             return self.ready
-        if now() < self._avoided_until:
+        if now() < self._down_until:
             return False
-        self._avoided_until = now() + _AVOIDED
+        self._down_until = now() + _FAIL_TIMEOUT
         return True
 
-    def answered(self) -> None:
-        self._avoided_until = None
+    def mark_up(self) -> None:
+        self._down_until = None
 
-    def let_down(self) -> None:
-        if self._avoided_until is None:
-            self._avoided_until = now() + _AVOIDED
+    def mark_down(self) -> None:
+        if self._down_until is None:
+            self._down_until = now() + _FAIL_TIMEOUT
 
-    async def look(self, path: str, *, patience: float) -> Answer:
-        """Ask its ops door. Broken, TimeoutError: no answer."""
+    async def get(
+        self,
+        path: str,
+        *,
+        timeout: float,  # noqa: ASYNC109  # as in asyncio
+    ) -> HttpResponse:
+        """Send a request to the ops listener. Raise ConnectionBroken or TimeoutError."""
         request = f"GET {path} HTTP/1.1\r\nHost: ops\r\n\r\n".encode()
-        return await self.ops.ask(request, patience=patience)
+        return await self.ops.request(request, timeout=timeout)
 
     async def close(self) -> None:
-        for lines in (self.gate, self.admin, self.ops):
-            await lines.close()
+        for pool in (self.gate, self.admin, self.ops):
+            await pool.close()
 
 
-class Gateway:
-    """Asks about requests, and notes each try, however late it ends.
+class SimulatedGateway:
+    """Sends subrequests, and records each attempt however late it ends.
 
-    `leaving` is the share of clients that hang up before their answer; `last` is for the checks.
+    `abort_share` is the share of clients that disconnect before their response; `after_restart` is
+    copied into the recorded checks.
     """
 
     def __init__(
-        self, upstreams: Sequence[Upstream], record: Record, random: Random, *, patience: float
+        self,
+        upstreams: Sequence[Upstream],
+        recorder: HistoryRecorder,
+        random: Random,
+        *,
+        timeout: float,
     ) -> None:
-        """`patience`: seconds after which the other instance is asked."""
+        """`timeout`: seconds after which the other instance is tried."""
         self.upstreams = tuple(upstreams)
-        self.leaving = 0.0
-        self.last = False
-        self._record = record
+        self.abort_share = 0.0
+        self.after_restart = False
+        self._recorder = recorder
         self._random = random
-        self._patience = patience
+        self._timeout = timeout
 
-    async def check(self, held: Held, road: Road) -> Result:
-        """Let a client with this token come, and return what came of it."""
-        first = _Try(self.choose(), held, road, asked=now(), spare=True)
-        came = await self._made(first)
-        if came is None:
-            came = await self._made(
-                replace(first, at=self._beside(first.at), spare=False, again=True)
+    async def check(self, token: ClientToken, category: TokenCategory) -> Result:
+        """Check a token as a gateway does, with one retry, and return the result."""
+        first = _Attempt(self.choose(), token, category, requested_at=now(), can_retry=True)
+        result = await self._try_instance(first)
+        if result is None:
+            result = await self._try_instance(
+                replace(first, upstream=self._other(first.upstream), can_retry=False, is_retry=True)
             )
-        return came or Result.INFO
+        return result or Result.INFO
 
-    async def probe(self, held: Held, road: Road) -> None:
-        """Ask every instance, whatever a gateway would think of it."""
+    async def probe(self, token: ClientToken, category: TokenCategory) -> None:
+        """Check a token at every instance, in rotation or not."""
         await asyncio.gather(
-            *(self._made(_Try(each, held, road, asked=now())) for each in self.upstreams)
+            *(
+                self._try_instance(_Attempt(each, token, category, requested_at=now()))
+                for each in self.upstreams
+            )
         )
 
     def choose(self) -> Upstream:
-        """Return whom to ask first; when nobody seems well, anybody."""
-        well = [upstream for upstream in self.upstreams if upstream.admits()]
-        return self._random.choice(well or self.upstreams)
+        """Return an available instance, or any instance if none is available."""
+        available = [upstream for upstream in self.upstreams if upstream.is_available()]
+        return self._random.choice(available or self.upstreams)
 
-    def _beside(self, first: Upstream) -> Upstream:
+    def _other(self, first: Upstream) -> Upstream:
         return next(each for each in self.upstreams if each is not first)
 
-    async def _made(self, attempt: "_Try") -> Result | None:
-        """Ask one instance; None: it did not answer in time, or not at all."""
+    async def _try_instance(self, attempt: "_Attempt") -> Result | None:
+        """Return the result at one instance, or None without a response in time."""
         start = now()
-        answer: Answer | None = None
+        response: HttpResponse | None = None
         try:
-            sent = await attempt.at.gate.send(_request(attempt.held))
-        except Broken:
+            pending = await attempt.upstream.gate.send(_format_request(attempt.token))
+        except ConnectionBroken:
             pass
         else:
-            if self.leaving and self._random.random() < self.leaving:
-                return await self._left(attempt, start, sent)
-            await asyncio.wait((sent.answer,), timeout=self._patience)
-            if not sent.answer.done():
-                attempt.at.let_down()
-                sent.answer.add_done_callback(
-                    lambda done: self._note(attempt, start, _came(done), retried=attempt.spare)
+            if self.abort_share and self._random.random() < self.abort_share:
+                return await self._abort_early(attempt, start, pending)
+            await asyncio.wait((pending.response,), timeout=self._timeout)
+            if not pending.response.done():
+                attempt.upstream.mark_down()
+                pending.response.add_done_callback(
+                    lambda done: self._record(
+                        attempt, start, _response_of(done), retried=attempt.can_retry
+                    )
                 )
                 return None
-            answer = _came(sent.answer)
-        self._note(attempt, start, answer, retried=attempt.spare and answer is None)
-        if answer is None:
-            attempt.at.let_down()
+            response = _response_of(pending.response)
+        self._record(attempt, start, response, retried=attempt.can_retry and response is None)
+        if response is None:
+            attempt.upstream.mark_down()
             return None
-        attempt.at.answered()
-        return _result(answer)
+        attempt.upstream.mark_up()
+        return _result_of(response)
 
-    async def _left(self, attempt: "_Try", start: float, sent: Sent) -> Result:
-        await asyncio.sleep(self._random.random() * _LEAVING)
-        left = not sent.answer.done()
-        if left:
-            sent.leave()
-        self._note(attempt, start, None if left else _came(sent.answer), left=left)
+    async def _abort_early(
+        self, attempt: "_Attempt", start: float, pending: PendingRequest
+    ) -> Result:
+        await asyncio.sleep(self._random.random() * _MAX_ABORT_DELAY)
+        aborted = not pending.response.done()
+        if aborted:
+            pending.abort()
+        self._record(
+            attempt, start, None if aborted else _response_of(pending.response), aborted=aborted
+        )
         return Result.INFO
 
-    def _note(
+    def _record(
         self,
-        attempt: "_Try",
+        attempt: "_Attempt",
         start: float,
-        answer: Answer | None,
+        response: HttpResponse | None,
         *,
         retried: bool = False,
-        left: bool = False,
+        aborted: bool = False,
     ) -> None:
-        held = attempt.held
-        self._record.note(
+        token = attempt.token
+        self._recorder.add(
             Check(
                 start=start,
                 end=now(),
-                asked=attempt.asked,
-                result=_result(answer),
-                status=0 if answer is None else answer.status,
-                at=attempt.at.name,
-                road=attempt.road,
-                token=held.number,
-                session=held.session,
-                user=held.user,
-                named=None if answer is None else answer.field(b"X-Auth-User"),
-                named_session=None if answer is None else answer.field(b"X-Auth-Session"),
-                again=attempt.again,
+                requested_at=attempt.requested_at,
+                result=_result_of(response),
+                status=0 if response is None else response.status,
+                instance=attempt.upstream.name,
+                category=attempt.category,
+                token=token.number,
+                session=token.session,
+                user=token.user,
+                returned_user=None if response is None else response.header(b"X-Auth-User"),
+                returned_session=None if response is None else response.header(b"X-Auth-Session"),
+                is_retry=attempt.is_retry,
                 retried=retried,
-                left=left,
-                last=self.last,
+                aborted=aborted,
+                after_restart=self.after_restart,
             )
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Try:
-    """A request that is put to an instance. `spare`: there is still the other one to ask."""
+class _Attempt:
+    """One attempt at an instance. `can_retry`: the other instance was not tried yet."""
 
-    at: Upstream
-    held: Held
-    road: Road
-    asked: float
-    spare: bool = False
-    again: bool = False
+    upstream: Upstream
+    token: ClientToken
+    category: TokenCategory
+    requested_at: float
+    can_retry: bool = False
+    is_retry: bool = False
 
 
-def _request(held: Held) -> bytes:
+def _format_request(token: ClientToken) -> bytes:
     return (
         "GET /forward-auth HTTP/1.1\r\nHost: gate\r\nX-Forwarded-Method: GET\r\n"
         "X-Forwarded-Proto: https\r\nX-Forwarded-Host: shop.example\r\nX-Forwarded-Uri: /orders\r\n"
-        f"X-Forwarded-For: 203.0.113.9\r\nAuthorization: Bearer {held.text}\r\n\r\n"
+        f"X-Forwarded-For: 203.0.113.9\r\nAuthorization: Bearer {token.text}\r\n\r\n"
     ).encode("ascii")
 
 
-def _came(answer: asyncio.Future[Answer]) -> Answer | None:
-    """Return the answer of a future that is done, or None if its connection ended first."""
-    if answer.cancelled() or answer.exception() is not None:
+def _response_of(response: asyncio.Future[HttpResponse]) -> HttpResponse | None:
+    """Return the response of a completed future, or None if its connection was closed."""
+    if response.cancelled() or response.exception() is not None:
         return None
-    return answer.result()
+    return response.result()
 
 
-def _result(answer: Answer | None) -> Result:
-    match answer and answer.status:
+def _result_of(response: HttpResponse | None) -> Result:
+    match response and response.status:
         case 200:
             return Result.OK
         case 401 | 403:

@@ -1,7 +1,7 @@
-"""What was done: one entry for each operation, with its start and end on CLOCK_MONOTONIC.
+"""The history of a run: one entry for each operation, with start and end on CLOCK_MONOTONIC.
 
-Sessions are named by their id, tokens by a number the rig gives them: a history holds no secret.
-It is written as JSON lines, and the checker reads nothing else.
+Sessions are identified by id, tokens by a number that the rig assigns: a history holds no secret.
+It is written as JSON lines, and is the only input of the checker.
 """
 
 import time
@@ -19,36 +19,38 @@ now = time.monotonic
 RIG: Final = "rig"
 REDIS: Final = "redis"
 POSTGRES: Final = "postgres"
-"""Who it is when an entry is not about an instance."""
+"""Names in `process` for what is not an instance."""
 
 
 class Result(StrEnum):
     """How an operation ended. A write that ended in `info` may have happened or not."""
 
     OK = "ok"  # allowed, or acknowledged
-    FAIL = "fail"  # answered with no
+    FAIL = "fail"  # denied or rejected
     INFO = "info"  # 503, another 5xx, a broken connection, or no answer
 
 
-class Road(StrEnum):
-    """Which way a check is meant to go, or why its token is worth nothing."""
+class TokenCategory(StrEnum):
+    """Where the session of a check should be found, or why its token is invalid."""
 
-    HOT = "hot"  # asked for all the time: a hit in the instance's memory
-    WARM = "warm"  # asked for seldom: a hit in Redis
-    COLD = "cold"  # Redis was made to forget it: a hit in Postgres
-    CROWD = "crowd"  # of a user at the limit: may have ended for another one
-    OVER = "over"  # revoked, or rotated out: asked for to see when it is refused
+    HOT = "hot"  # checked continually: a hit in the memory of the instance
+    WARM = "warm"  # checked rarely: a hit in Redis
+    COLD = "cold"  # evicted from Redis by the rig: a hit in Postgres
+    AT_LIMIT = "at_limit"  # of a user at the limit: another login may have ended it
+    ENDED = "ended"  # revoked or rotated out: checked to see when it is denied
     UNKNOWN = "unknown"
     EXPIRED = "expired"
     MALFORMED = "malformed"
     FORGED = "forged"
 
 
-LIVE = frozenset({Road.HOT, Road.WARM, Road.COLD})
-"""Roads of tokens that are valid and stay so: only here is an allow owed."""
+ALWAYS_VALID = frozenset({TokenCategory.HOT, TokenCategory.WARM, TokenCategory.COLD})
+"""Categories of tokens that stay valid: their checks must be allowed."""
 
-WORTHLESS = frozenset({Road.UNKNOWN, Road.EXPIRED, Road.MALFORMED, Road.FORGED})
-"""Roads of tokens that were never valid."""
+NEVER_VALID = frozenset(
+    {TokenCategory.UNKNOWN, TokenCategory.EXPIRED, TokenCategory.MALFORMED, TokenCategory.FORGED}
+)
+"""Categories of tokens that were never valid."""
 
 
 class Entry(
@@ -56,7 +58,7 @@ class Entry(
 ):
     """One line. Times are seconds on CLOCK_MONOTONIC.
 
-    A history is long and holds no cycles: it is no business of the garbage collector.
+    A history is long and holds no reference cycles, so the garbage collector skips it.
     """
 
     start: float
@@ -64,35 +66,35 @@ class Entry(
 
 
 class Operation(Entry, frozen=True, kw_only=True, gc=False):
-    """Something that was asked of an instance. `status` 0: it never answered."""
+    """A request to an instance. `status` 0: there was no response."""
 
     result: Result
-    at: str
+    instance: str
     status: int
 
 
 class Check(Operation, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag="check"):
-    """One try at the gate. A request may need two: the first one is `retried`.
+    """One attempt at the gate listener. A request may need two: the first one is `retried`.
 
-    `asked` is when the request began. `again` says that it is the second try, `left` that the
-    client did not wait for the answer, `last` that everything had been killed and started again.
+    `requested_at` is when the request started. `is_retry` marks the second attempt, `aborted` a
+    client that did not wait for the response, `after_restart` a check of the final phase.
     """
 
-    road: Road
-    asked: float
+    category: TokenCategory
+    requested_at: float
     token: int | None = None
     session: str | None = None
     user: str | None = None
-    named: str | None = None
-    named_session: str | None = None
-    again: bool = False
+    returned_user: str | None = None
+    returned_session: str | None = None
+    is_retry: bool = False
     retried: bool = False
-    left: bool = False
-    last: bool = False
+    aborted: bool = False
+    after_restart: bool = False
 
 
 class Create(Operation, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag="create"):
-    """`key` is the Idempotency-Key: operations with the same one are the same log-in."""
+    """`key` is the Idempotency-Key: operations with the same key are the same login."""
 
     user: str
     key: str
@@ -106,7 +108,7 @@ class Revoke(Operation, frozen=True, kw_only=True, gc=False, tag="revoke"):
 
 
 class Refresh(Operation, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag="refresh"):
-    """`token` was presented, `successor` came back."""
+    """`token` was presented, `successor` was returned."""
 
     session: str
     token: int
@@ -118,54 +120,54 @@ class Listing(Operation, frozen=True, kw_only=True, gc=False, omit_defaults=True
     sessions: tuple[str, ...] = ()
 
 
-class Mark(Entry, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag="fault"):
-    """When one episode of a fault began, and when it was healed.
+class FaultPeriod(Entry, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag="fault"):
+    """When one episode of a fault started, and when it was repaired.
 
-    `bound` is how long a revocation may take meanwhile. `starving`: being short of the CPU is the
-    fault, and no excuse.
+    `bound` is how long a revocation may take meanwhile. `cpu_starved`: the fault is a lack of CPU,
+    so CPU waits are not subtracted. `exclude_cold`: checks of cold sessions are not counted.
     """
 
     number: int
     episode: str
     bound: float
-    without_cold: bool = False
-    starving: bool = False
+    exclude_cold: bool = False
+    cpu_starved: bool = False
 
 
-class Hurt(Entry, frozen=True, kw_only=True, gc=False, tag="hurt"):
-    """An instance itself was stopped, killed or blocked: it owes no answer in time."""
+class InstanceFault(Entry, frozen=True, kw_only=True, gc=False, tag="instance_fault"):
+    """An instance itself was stopped, killed or blocked: it need not answer in time."""
 
     instance: str
 
 
-class Dark(Entry, frozen=True, kw_only=True, gc=False, tag="dark"):
+class StoresDown(Entry, frozen=True, kw_only=True, gc=False, tag="stores_down"):
     """No instance could reach any store."""
 
 
-class Forgotten(Entry, frozen=True, kw_only=True, gc=False, tag="forgotten"):
-    """Redis lost all it knew: a revocation that was only promised (202) may be lost with it."""
+class RedisDataLoss(Entry, frozen=True, kw_only=True, gc=False, tag="redis_data_loss"):
+    """Redis lost all its data: a revocation answered with 202 may be lost with it."""
 
 
 class Stall(Entry, frozen=True, kw_only=True, gc=False, tag="stall"):
-    """Somebody wanted the CPU for `waited` seconds of this time, and others had it.
+    """A process was runnable for `waited` seconds of this time, but was not scheduled.
 
-    What was measured meanwhile is not the slowness of an instance.
+    Latencies measured meanwhile say nothing about an instance.
     """
 
-    who: str  # RIG, REDIS, POSTGRES, or the name of an instance
+    process: str  # RIG, REDIS, POSTGRES, or the name of an instance
     waited: float
 
 
-class Living(Entry, frozen=True, kw_only=True, gc=False, tag="living"):
-    """So many sessions of a user live when nothing goes on any more."""
+class ActiveCount(Entry, frozen=True, kw_only=True, gc=False, tag="active_count"):
+    """Number of active sessions of a user when the load has ended."""
 
     user: str
     sessions: int
     limit: int
 
 
-class Event(Entry, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag="event"):
-    """A line of the audit trail; start and end are when it was read."""
+class AuditEvent(Entry, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag="audit_event"):
+    """A row of the audit trail; start and end are when it was read."""
 
     action: str
     session: str
@@ -180,38 +182,38 @@ _AnyEntry = (
     | Revoke
     | Refresh
     | Listing
-    | Mark
-    | Hurt
-    | Dark
-    | Forgotten
+    | FaultPeriod
+    | InstanceFault
+    | StoresDown
+    | RedisDataLoss
     | Stall
-    | Living
-    | Event
+    | ActiveCount
+    | AuditEvent
 )
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_AnyEntry).decode
 
 
-class Record:
-    """Takes entries as operations end, and writes them to a file."""
+class HistoryRecorder:
+    """Collects entries as operations end, and writes them to a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries: list[Entry] = []
-        self.stalled = defaultdict[str, float](float)  # seconds, by who waited for the CPU
+        self.cpu_wait_seconds = defaultdict[str, float](float)  # by process
         self._file = path.open("wb", buffering=1 << 20)
 
-    def note(self, entry: Entry) -> None:
-        """Take an entry. Never waits for more than the disk."""
+    def add(self, entry: Entry) -> None:
+        """Append an entry."""
         if isinstance(entry, Stall):
-            self.stalled[entry.who] += entry.waited
+            self.cpu_wait_seconds[entry.process] += entry.waited
         self.entries.append(entry)
         self._file.write(_encode(entry) + b"\n")
 
-    def forget_checks(self) -> None:
-        """Keep in memory only what later entries may have to be judged by."""
-        self.entries = [entry for entry in self.entries if lasts(entry)]
+    def discard_checks(self) -> None:
+        """Keep in memory only the entries that later checks depend on. The file keeps all."""
+        self.entries = [entry for entry in self.entries if is_needed_later(entry)]
 
     def __enter__(self) -> Self:
         return self
@@ -225,14 +227,14 @@ class Record:
         self._file.close()
 
 
-def lasts(entry: Entry) -> bool:
-    """Say whether an entry bears on those that come long after: changes, marks, and first noes."""
+def is_needed_later(entry: Entry) -> bool:
+    """Return whether the judgement of later entries depends on this one."""
     if isinstance(entry, Check):
-        return entry.road is Road.OVER and entry.result is Result.FAIL
+        return entry.category is TokenCategory.ENDED and entry.result is Result.FAIL
     return not isinstance(entry, Listing | Stall)
 
 
-def read(path: Path) -> Iterator[Entry]:
+def read_history(path: Path) -> Iterator[Entry]:
     """Yield the entries of a file in the order they were written."""
     with path.open("rb") as lines:
         for line in lines:

@@ -1,9 +1,9 @@
-"""Start `sidegate` as the rig wants it: able to take orders, and perhaps broken on purpose.
+"""Start `sidegate` so that the rig can send it commands, optionally as a broken build.
 
-RIG_ORDERS      a file; at the start and on SIGUSR1 its orders are obeyed, and it is removed:
-                {"clock": 3600} shifts the clock by so many seconds, {"block": 2.0} keeps the
-                event loop from running for so long
-RIG_BROKEN      the name of a way to be broken (broken.py)
+RIG_COMMANDS      a file with commands, which are run at the start and on SIGUSR1; then it is
+                  removed. {"clock": 3600} sets the clock's offset in seconds, {"block": 2.0}
+                  blocks the event loop for so many seconds
+RIG_BROKEN_BUILD  the name of a build in broken_builds.py
 """
 
 import asyncio
@@ -19,43 +19,43 @@ from sidegate.cli import main as cli
 from sidegate.core.clock import SystemClock
 from sidegate.runtime import server as app
 from sidegate.settings import Settings
-from tests.faults.broken import BUILDS
+from tests.faults.broken_builds import BUILDS
 
 _serve = app.serve
-_shift = timedelta(0)
+_clock_offset = timedelta(0)
 
 
 def main() -> None:
-    """Prepare, then do what the command line says."""
-    broken = os.environ.get("RIG_BROKEN")
-    if broken:
-        BUILDS[broken].breaking()
-    setattr(SystemClock, "now", _now)  # noqa: B010  # for every room at once, and past mypy
-    if _orders().exists():
-        _obey()
-    setattr(app, "serve", _obedient)  # noqa: B010  # whatever else it takes, it is passed on
+    """Apply the patches and the first commands, then run the command line."""
+    name = os.environ.get("RIG_BROKEN_BUILD")
+    if name:
+        BUILDS[name].inject()
+    setattr(SystemClock, "now", _now)  # noqa: B010  # mypy rejects the assignment
+    if _command_file().exists():
+        _run_commands()
+    setattr(app, "serve", _serve_with_commands)  # noqa: B010  # other arguments are passed on
     cli.main()
 
 
-async def _obedient(settings: Settings, **how: Any) -> None:
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _obey)
-    await _serve(settings, **how)
+async def _serve_with_commands(settings: Settings, **options: Any) -> None:
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _run_commands)
+    await _serve(settings, **options)
 
 
 def _now(_: SystemClock) -> datetime:
-    return datetime.now(UTC) + _shift
+    return datetime.now(UTC) + _clock_offset
 
 
-def _orders() -> Path:
-    return Path(os.environ["RIG_ORDERS"])
+def _command_file() -> Path:
+    return Path(os.environ["RIG_COMMANDS"])
 
 
-def _obey() -> None:
-    wanted = json.loads(_orders().read_text("ascii"))
-    _orders().unlink()
-    global _shift  # the one clock of this process
-    _shift = timedelta(seconds=wanted.get("clock", _shift.total_seconds()))
-    time.sleep(wanted.get("block", 0.0))
+def _run_commands() -> None:
+    commands = json.loads(_command_file().read_text("ascii"))
+    _command_file().unlink()
+    global _clock_offset  # the one clock of this process
+    _clock_offset = timedelta(seconds=commands.get("clock", _clock_offset.total_seconds()))
+    time.sleep(commands.get("block", 0.0))
 
 
 if __name__ == "__main__":

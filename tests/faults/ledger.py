@@ -1,4 +1,4 @@
-"""All changes of a history, by session: when each was surely over, and when perhaps."""
+"""All changes of a history by session: when each one ended, and when it may have ended."""
 
 from bisect import insort
 from collections import defaultdict
@@ -11,24 +11,24 @@ from tests.faults.history import (
     Check,
     Create,
     Entry,
-    Forgotten,
-    Mark,
+    FaultPeriod,
+    RedisDataLoss,
     Refresh,
     Result,
     Revoke,
-    Road,
+    TokenCategory,
 )
 from tests.faults.rules import Rules
 
 
 @dataclass(slots=True)
-class Life:
-    """What was asked for one session; the noes are those at the gate, to its latest tokens."""
+class SessionOperations:
+    """The operations on one session; `refusals` are denied checks of tokens not rotated out."""
 
     creates: list[Create] = field(default_factory=list)
     revokes: list[Revoke] = field(default_factory=list)
     refreshes: list[Refresh] = field(default_factory=list)
-    noes: list[tuple[float, float]] = field(default_factory=list)  # (start, end)
+    refusals: list[tuple[float, float]] = field(default_factory=list)  # (start, end)
 
     def rotations(self, token: int) -> list[Refresh]:
         """Return the refreshes that may have rotated `token` out."""
@@ -40,147 +40,163 @@ class Life:
 
 
 class Ledger:
-    """Answers for one history, whatever order its entries came in."""
+    """The changes of one history, whose entries may be in any order."""
 
     def __init__(self, history: Iterable[Entry], rules: Rules) -> None:
         self.rules = rules
-        self.lives: defaultdict[str, Life] = defaultdict(Life)
-        self.faults: list[Mark] = []
-        self._forgotten: list[float] = []
-        self._crowds: defaultdict[str, list[Create]] = defaultdict(list)
+        self.sessions: defaultdict[str, SessionOperations] = defaultdict(SessionOperations)
+        self.faults: list[FaultPeriod] = []
+        self._data_losses: list[float] = []
+        self._logins_at_limit: defaultdict[str, list[Create]] = defaultdict(list)
         for entry in history:
-            self._take(entry)
+            self._add(entry)
 
-    def over(self, session: str) -> float:
-        """Return from when on the session surely was over; inf: it never was, as far as we know.
+    def ended_at(self, session: str) -> float:
+        """Return from when on the session had certainly ended, or inf.
 
-        A revocation that may have happened has happened once somebody was refused.
+        A revocation without an answer counts as done once a check was denied after it.
         """
-        life = self.lives.get(session)
-        if life is None:
+        operations = self.sessions.get(session)
+        if operations is None:
             return inf
-        ends = [revoke.end for revoke in life.revokes if self.is_sure(revoke)]
-        ends += [refresh.end for refresh in life.refreshes if self._is_reuse(life, refresh)]
-        doubtful = [
-            revoke.start
-            for revoke in life.revokes
-            if revoke.result is not Result.FAIL and not self.is_sure(revoke)
+        ends = [revoke.end for revoke in operations.revokes if self.is_durable(revoke)]
+        ends += [
+            refresh.end for refresh in operations.refreshes if self._is_reuse(operations, refresh)
         ]
-        if doubtful:
-            begun = min(doubtful)
-            ends += [end for start, end in life.noes if start >= begun]
+        uncertain = [
+            revoke.start
+            for revoke in operations.revokes
+            if revoke.result is not Result.FAIL and not self.is_durable(revoke)
+        ]
+        if uncertain:
+            started_at = min(uncertain)
+            ends += [end for start, end in operations.refusals if start >= started_at]
         return min(ends, default=inf)
 
-    def is_sure(self, revoke: Revoke) -> bool:
-        """Say whether a revocation was acknowledged, and not lost with the Redis it was left in."""
+    def is_durable(self, revoke: Revoke) -> bool:
+        """Return whether a revocation was acknowledged, and not lost with Redis (202)."""
         return revoke.result is Result.OK and not (
             revoke.status == HTTPStatus.ACCEPTED
-            and any(0 <= lost - revoke.start < self.rules.promised for lost in self._forgotten)
+            and any(
+                0 <= lost - revoke.start < self.rules.persist_within for lost in self._data_losses
+            )
         )
 
-    def may_be_over(self, session: str) -> float:
-        """Return the first moment at which the session may have been over."""
-        life = self.lives.get(session)
-        if life is None:
+    def may_have_ended_at(self, session: str) -> float:
+        """Return the earliest time at which the session may have ended, or inf."""
+        operations = self.sessions.get(session)
+        if operations is None:
             return inf
-        ends = [revoke.start for revoke in life.revokes if revoke.result is not Result.FAIL]
-        ends += [self._may_be_reuse(life, refresh) for refresh in life.refreshes]
+        ends = [revoke.start for revoke in operations.revokes if revoke.result is not Result.FAIL]
+        ends += [self._may_be_reuse_at(operations, refresh) for refresh in operations.refreshes]
         return min(ends, default=inf)
 
-    def rotated_out(self, session: str, token: int) -> float:
-        """Return from when on the token surely opens nothing; inf: it was never rotated out."""
-        rotations = self.lives[session].rotations(token) if session in self.lives else []
+    def grace_ended_at(self, session: str, token: int) -> float:
+        """Return when the grace period of a rotated-out token certainly ended, or inf."""
+        rotations = self.sessions[session].rotations(token) if session in self.sessions else []
         done = [refresh.end for refresh in rotations if refresh.result is Result.OK]
         return min(done, default=inf) + self.rules.grace
 
-    def may_be_rotated_out(self, session: str, token: int) -> float:
-        """Return the first moment at which the token may have been refused for a rotation.
+    def grace_may_have_ended_at(self, session: str, token: int) -> float:
+        """Return the earliest time at which a rotation may have made the token invalid, or inf.
 
-        One that was rotated out before the last rotation has no grace left.
+        A token rotated out before the last rotation has no grace period left.
         """
-        life = self.lives.get(session)
-        rotations = [] if life is None else life.rotations(token)
-        if life is None or not rotations:
+        operations = self.sessions.get(session)
+        rotations = [] if operations is None else operations.rotations(token)
+        if operations is None or not rotations:
             return inf
-        begun = min(refresh.start for refresh in rotations)
+        started_at = min(refresh.start for refresh in rotations)
         later = [
             refresh.start
-            for refresh in life.refreshes
-            if refresh.token != token and refresh.start > begun
+            for refresh in operations.refreshes
+            if refresh.token != token and refresh.start > started_at
         ]
-        return min([begun + self.rules.grace, *later]) - self.rules.clocks
+        return min([started_at + self.rules.grace, *later]) - self.rules.clock_tolerance
 
     def may_be_evicted(self, session: str, by: float) -> bool:
-        """Say whether so many other log-ins of its user may have come after it that it ended."""
-        life = self.lives.get(session)
-        if life is None or not life.creates or life.creates[0].limit is None:
+        """Return whether later logins of the user may have ended the session by the limit."""
+        operations = self.sessions.get(session)
+        if operations is None or not operations.creates or operations.creates[0].limit is None:
             return False
-        own, crowd = life.creates[0], self._crowds[life.creates[0].user]
-        # The attempt that began it may have had no answer.
-        begun = min(create.start for create in crowd if create.key == own.key)
+        own, logins = operations.creates[0], self._logins_at_limit[operations.creates[0].user]
+        # The attempt that created it may have had no response.
+        started_at = min(create.start for create in logins if create.key == own.key)
         others = {
             create.key
-            for create in crowd
-            if create.key != own.key and _may_end(create) >= begun and create.start <= by
+            for create in logins
+            if create.key != own.key
+            and _may_take_effect_until(create) >= started_at
+            and create.start <= by
         }
         return own.limit is not None and len(others) >= own.limit
 
     def bound(self, at: float) -> float:
-        """Return how long a revocation that was acknowledged at that moment may take."""
+        """Return how long a revocation acknowledged at that time may take."""
         meanwhile = [
             fault.bound
             for fault in self.faults
-            if fault.start <= at + self.rules.healthy and at <= fault.end + self.rules.settling
+            if fault.start <= at + self.rules.normal_bound
+            and at <= fault.end + self.rules.settle_time
         ]
-        return max(meanwhile, default=self.rules.healthy)
+        return max(meanwhile, default=self.rules.normal_bound)
 
-    def _take(self, entry: Entry) -> None:
+    def _add(self, entry: Entry) -> None:
         match entry:
             case Create(session=str(session)):
-                self.lives[session].creates.append(entry)
-                self._join(entry)
+                self.sessions[session].creates.append(entry)
+                self._add_login(entry)
             case Create():
-                self._join(entry)
+                self._add_login(entry)
             case Revoke(session=session):
-                self.lives[session].revokes.append(entry)
+                self.sessions[session].revokes.append(entry)
             case Refresh(session=session):
-                insort(self.lives[session].refreshes, entry, key=lambda refresh: refresh.start)
-            case Check(road=Road.OVER, result=Result.FAIL, session=str(session), token=int(token)):
-                if not self.lives[session].rotations(token):
-                    self.lives[session].noes.append((entry.start, entry.end))
-            case Mark():
+                insort(self.sessions[session].refreshes, entry, key=lambda refresh: refresh.start)
+            case Check(
+                category=TokenCategory.ENDED,
+                result=Result.FAIL,
+                session=str(session),
+                token=int(token),
+            ):
+                if not self.sessions[session].rotations(token):
+                    self.sessions[session].refusals.append((entry.start, entry.end))
+            case FaultPeriod():
                 self.faults.append(entry)
-            case Forgotten(start=moment):
-                self._forgotten.append(moment)
+            case RedisDataLoss(start=lost_at):
+                self._data_losses.append(lost_at)
             case _:
                 pass
 
-    def _join(self, create: Create) -> None:
+    def _add_login(self, create: Create) -> None:
         if create.limit is not None:
-            self._crowds[create.user].append(create)
+            self._logins_at_limit[create.user].append(create)
 
-    def _is_reuse(self, life: Life, refresh: Refresh) -> bool:
-        """Say whether a refused refresh surely came after the grace, and so ended the session."""
+    def _is_reuse(self, operations: SessionOperations, refresh: Refresh) -> bool:
+        """Return whether a refused refresh came after the grace period and ended the session."""
         if refresh.result is not Result.FAIL:
             return False
         done = [
             before.end
-            for before in life.rotations(refresh.token)
+            for before in operations.rotations(refresh.token)
             if before.result is Result.OK and before is not refresh
         ]
-        return refresh.start > min(done, default=inf) + self.rules.grace + self.rules.clocks
+        return (
+            refresh.start > min(done, default=inf) + self.rules.grace + self.rules.clock_tolerance
+        )
 
-    def _may_be_reuse(self, life: Life, refresh: Refresh) -> float:
-        """Return the first moment at which this one may have ended the session; inf: it did not.
+    def _may_be_reuse_at(self, operations: SessionOperations, refresh: Refresh) -> float:
+        """Return the earliest time at which a refresh may have ended the session, or inf.
 
-        One that was never answered may have waited somewhere until the grace was over.
+        A refresh without a response may have been executed after the grace period.
         """
-        begun = [before.start for before in life.rotations(refresh.token) if before is not refresh]
-        over = min(begun, default=inf) + self.rules.grace - self.rules.clocks
+        started_at = [
+            before.start for before in operations.rotations(refresh.token) if before is not refresh
+        ]
+        ended_at = min(started_at, default=inf) + self.rules.grace - self.rules.clock_tolerance
         answered = refresh.status != 0
-        return inf if answered and refresh.end < over else max(over, refresh.start)
+        return inf if answered and refresh.end < ended_at else max(ended_at, refresh.start)
 
 
-def _may_end(create: Create) -> float:
-    """Return until when a log-in may have taken effect: without a yes, whenever it got through."""
+def _may_take_effect_until(create: Create) -> float:
+    """Return until when a login may take effect; inf without an acknowledgement."""
     return create.end if create.result is Result.OK else inf

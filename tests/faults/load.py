@@ -1,4 +1,4 @@
-"""Open loop: what is due is sent when it is due, whether or not the last answer has come."""
+"""Open-loop load: requests are sent when they are due, without waiting for earlier responses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -7,70 +7,74 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, NoReturn, Self
 
-from tests.faults.forgetting import Forgetting
-from tests.faults.gateway import Gateway
-from tests.faults.history import Result, Road, now
-from tests.faults.population import Held, Population
-from tests.faults.verbs import Verbs
+from tests.faults.admin_client import AdminClient
+from tests.faults.gateway import SimulatedGateway
+from tests.faults.history import Result, TokenCategory, now
+from tests.faults.population import ClientToken, Population
+from tests.faults.redis_eviction import RedisEviction
 
 LIMIT: Final = 3
-"""So many sessions of type mobile may a user have; some users have more than that begun."""
+"""Limit of sessions of type mobile for a user; some users log in more often than that."""
 
-# Seconds after a session's end at which everybody is asked for it: at once, on both sides of a
-# second (the bound while all is well) and of five (while it is not).
-_PROBES: Final = (0.0, 0.05, 0.25, 1.05, 2.5, 5.1, 8.0)
-_AFTER_GRACE: Final = (1.1, 5.2)
+# Seconds after the end of a session at which all instances are checked: at once, and on both sides
+# of one second (the bound without faults) and of five (the bound with faults).
+_PROBE_DELAYS: Final = (0.0, 0.05, 0.25, 1.05, 2.5, 5.1, 8.0)
+_PROBE_DELAYS_AFTER_GRACE: Final = (1.1, 5.2)
 
-# Whatever was sent has this long to come back when the load ends.
-_DRAINING: Final = 20.0
+# Seconds to wait for requests in progress when the load ends.
+_DRAIN_TIMEOUT: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Per second, over both instances. `expired` and the other worthless ones come at `each`."""
+    """Rates per second over both instances. `never_valid` is the rate of each of its categories."""
 
     hot: float
     warm: float
     cold: float
-    each: float
-    over: float
-    crowd: float = 2.0
-    creates: float = 4.0  # and a pair for a user at the limit, every two seconds
-    pairs: float = 0.5
+    never_valid: float
+    ended: float
+    at_limit: float = 2.0
+    creates: float = 4.0  # and a pair for a user at the limit every two seconds
+    login_pairs: float = 0.5
     revokes: float = 5.0
     refreshes: float = 2.0
     lists: float = 1.0
 
     @classmethod
-    def scaled(cls, factor: float) -> Self:
-        """Return a thousand checks a second times `factor`; changes are not scaled.
+    def scaled(cls, load_factor: float) -> Self:
+        """Return the rates for a thousand checks a second, scaled; changes are not scaled.
 
-        A copy in memory lasts five seconds, so hot sessions go to Redis too, now and then: half of
-        the 70 that do.
+        A cache entry in memory lives five seconds, so hot sessions are looked up in Redis, too:
+        half of the 70 Redis lookups a second.
         """
         return cls(
-            hot=935 * factor, warm=35 * factor, cold=20 * factor, each=10 * factor, over=10 * factor
+            hot=935 * load_factor,
+            warm=35 * load_factor,
+            cold=20 * load_factor,
+            never_valid=10 * load_factor,
+            ended=10 * load_factor,
         )
 
     @staticmethod
-    def hot_sessions(factor: float) -> int:
-        """Return how many sessions are asked for all the time: each goes to Redis every 4.75 s."""
-        return max(5, round(35 * factor * 4.75 / 2))
+    def hot_session_count(load_factor: float) -> int:
+        """Return the number of hot sessions: each is looked up in Redis every 4.75 s."""
+        return max(5, round(35 * load_factor * 4.75 / 2))
 
     @property
     def checks(self) -> float:
-        return self.hot + self.warm + self.cold + 4 * self.each + self.over + self.crowd
+        return self.hot + self.warm + self.cold + 4 * self.never_valid + self.ended + self.at_limit
 
 
 class Load:
-    """Streams of checks and changes. Each has its own rate, and its moments are random."""
+    """Streams of checks and changes, each a Poisson process with its own rate."""
 
     def __init__(
         self,
-        gateway: Gateway,
-        verbs: Verbs,
+        gateway: SimulatedGateway,
+        admin_client: AdminClient,
         population: Population,
-        forgetting: Forgetting,
+        eviction: RedisEviction,
         random: Random,
         rates: Rates,
         *,
@@ -78,29 +82,32 @@ class Load:
     ) -> None:
         self.rates = rates
         self.gateway = gateway
-        self.verbs = verbs
+        self.admin_client = admin_client
         self.population = population
-        self._forgetting = forgetting
+        self._eviction = eviction
         self._random = random
         self._grace = grace
         self._running: set[asyncio.Task[Any]] = set()
-        self._mistakes: list[BaseException] = []
-        self._ending = asyncio.Event()
+        self._errors: list[BaseException] = []
+        self._stopping = asyncio.Event()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Keep the load up for as long as the block lasts; then wait for what is under way."""
-        self._ending.clear()
+        """Run the load during the block, then wait for the requests in progress."""
+        self._stopping.clear()
         rates = self.rates
         streams = (
-            (rates.hot, self._hot),
-            (rates.warm, self._warm),
-            (rates.cold, self._cold),
-            (rates.over, self._over),
-            (rates.crowd, self._crowd),
-            *((rates.each, self._worthless(road)) for road in self.population.worthless),
+            (rates.hot, self._check_hot),
+            (rates.warm, self._check_warm),
+            (rates.cold, self._check_cold),
+            (rates.ended, self._check_ended),
+            (rates.at_limit, self._check_at_limit),
+            *(
+                (rates.never_valid, self._check_never_valid(category))
+                for category in self.population.never_valid
+            ),
             (rates.creates, self._create),
-            (rates.pairs, self._pair),
+            (rates.login_pairs, self._create_pair),
             (rates.revokes, self._revoke),
             (rates.refreshes, self._refresh),
             (rates.lists, self._list),
@@ -109,167 +116,171 @@ class Load:
         try:
             yield
         finally:
-            await _cancelled(tasks)
-            await self._drained()
-        if self._mistakes:  # of the rig, not of what it looks at
-            raise self._mistakes[0]
+            await _cancel(tasks)
+            await self._drain()
+        if self._errors:  # of the rig itself
+            raise self._errors[0]
 
     @asynccontextmanager
-    async def also(
-        self, rate: float, act: Callable[[], Coroutine[Any, Any, object]]
+    async def extra_stream(
+        self, rate: float, operation: Callable[[], Coroutine[Any, Any, object]]
     ) -> AsyncIterator[None]:
-        """Add a stream for as long as the block lasts."""
-        task = asyncio.create_task(self._stream(rate, act))
+        """Add a stream during the block."""
+        task = asyncio.create_task(self._stream(rate, operation))
         try:
             yield
         finally:
-            await _cancelled([task])
+            await _cancel([task])
 
-    def begin(self, work: Coroutine[Any, Any, object]) -> None:
-        """Let something run beside; the end of the load waits for it."""
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run a task in the background; the end of the load waits for it."""
         task = asyncio.create_task(work)
         self._running.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._on_task_done)
 
-    async def all_of(self, group: Sequence[Held], road: Road, *, at_once: int = 16) -> None:
-        """Check everybody of a group once, some at a time."""
+    async def check_all(
+        self, group: Sequence[ClientToken], category: TokenCategory, *, concurrency: int = 16
+    ) -> None:
+        """Check every token of a group once, `concurrency` at a time."""
         rest = iter(tuple(group))
 
         async def some() -> None:
-            for held in rest:
-                self.population.seen(held)
-                await self.gateway.check(held, road)
+            for token in rest:
+                self.population.mark_checked(token)
+                await self.gateway.check(token, category)
 
-        await asyncio.gather(*(some() for _ in range(at_once)))
+        await asyncio.gather(*(some() for _ in range(concurrency)))
 
     async def _stream(
-        self, rate: float, act: Callable[[], Coroutine[Any, Any, object]]
+        self, rate: float, operation: Callable[[], Coroutine[Any, Any, object]]
     ) -> NoReturn:
         due = now()
         while True:
             due += self._random.expovariate(rate)
             await asyncio.sleep(max(0.0, due - now()))
-            self.begin(act())
+            self.spawn(operation())
 
-    async def _hot(self) -> None:
-        await self._checked(self.population.hot, Road.HOT)
+    async def _check_hot(self) -> None:
+        await self._check_one(self.population.hot, TokenCategory.HOT)
 
-    async def _warm(self) -> None:
-        await self._checked(self.population.warm, Road.WARM)
+    async def _check_warm(self) -> None:
+        await self._check_one(self.population.warm, TokenCategory.WARM)
 
-    async def _over(self) -> None:
-        held = self.population.any_of(self.population.past)
-        if held is not None:
-            await self.gateway.check(held, Road.OVER)
+    async def _check_ended(self) -> None:
+        token = self.population.pick(self.population.recently_ended)
+        if token is not None:
+            await self.gateway.check(token, TokenCategory.ENDED)
 
-    async def _crowd(self) -> None:
-        held = self.population.any_of(self.population.crowd)
-        if held is not None:
-            await self.gateway.check(held, Road.CROWD)
+    async def _check_at_limit(self) -> None:
+        token = self.population.pick(self.population.at_limit)
+        if token is not None:
+            await self.gateway.check(token, TokenCategory.AT_LIMIT)
 
-    def _worthless(self, road: Road) -> Callable[[], Coroutine[Any, Any, object]]:
+    def _check_never_valid(
+        self, category: TokenCategory
+    ) -> Callable[[], Coroutine[Any, Any, object]]:
         async def one() -> None:
-            held = self.population.any_of(self.population.worthless[road])
-            assert held is not None
-            await self.gateway.check(held, road)
+            token = self.population.pick(self.population.never_valid[category])
+            assert token is not None
+            await self.gateway.check(token, category)
 
         return one
 
-    async def _cold(self) -> None:
-        held = self.population.take_unseen()
-        if held is None:
+    async def _check_cold(self) -> None:
+        token = self.population.take_uncached()
+        if token is None:
             return
-        await self._forgetting.forget(held)
-        came = await self.gateway.check(held, Road.COLD)
-        # While Postgres cannot be asked, Redis is not told anew, and it stays cold.
-        group = self.population.warm if came is Result.OK else self.population.cold
-        group.append(held)
+        await self._eviction.evict(token)
+        result = await self.gateway.check(token, TokenCategory.COLD)
+        # While Postgres is unavailable, Redis is not filled again, and the session stays cold.
+        group = self.population.warm if result is Result.OK else self.population.cold
+        group.append(token)
 
-    async def _checked(self, group: list[Held], road: Road) -> None:
-        held = self.population.any_of(group)
-        if held is not None:
-            self.population.seen(held)
-            await self.gateway.check(held, road)
+    async def _check_one(self, group: list[ClientToken], category: TokenCategory) -> None:
+        token = self.population.pick(group)
+        if token is not None:
+            self.population.mark_checked(token)
+            await self.gateway.check(token, category)
 
     async def _create(self) -> None:
-        held = await self.verbs.create(self.population.a_user())
-        if held is not None:
-            self.population.join(held)
+        token = await self.admin_client.create(self.population.pick_user())
+        if token is not None:
+            self.population.add(token)
 
-    async def _pair(self) -> None:
-        """Let one user log in twice at once, where that is more than the limit allows."""
-        user = self._random.choice(self.population.crowded)
-        logins = (self.verbs.create(user, type_="mobile", limit=LIMIT) for _ in range(2))
-        self.population.crowd.extend(
-            held for held in await asyncio.gather(*logins) if held is not None
+    async def _create_pair(self) -> None:
+        """Log a user at the limit in twice concurrently."""
+        user = self._random.choice(self.population.limited_users)
+        logins = (self.admin_client.create(user, type_="mobile", limit=LIMIT) for _ in range(2))
+        self.population.at_limit.extend(
+            token for token in await asyncio.gather(*logins) if token is not None
         )
 
     async def _revoke(self) -> None:
-        held = self.population.take()
-        if held is None:
+        token = self.population.take()
+        if token is None:
             return
-        if await self.verbs.revoke(held) is Result.INFO:
-            self.begin(self._probed(held, _PROBES))
-            await self.verbs.revoke_after_all(held)
-        await self._laid_to_rest(held)
+        if await self.admin_client.revoke(token) is Result.INFO:
+            self.spawn(self._probe_after(token, _PROBE_DELAYS))
+            await self.admin_client.revoke_until_confirmed(token)
+        await self._retire(token)
 
     async def _refresh(self) -> None:
-        held = self.population.take()
-        if held is None:
+        token = self.population.take()
+        if token is None:
             return
-        begun = now()
-        successor = await self.verbs.refresh(held, racing=self._random.random() < 0.5)
+        started_at = now()
+        successor = await self.admin_client.refresh(token, concurrent=self._random.random() < 0.5)
         if successor is None:
             return
-        thief = self._random.random() < 0.25
-        if not thief:
-            self.population.join(successor)
-        await self._probed(held, (self._grace / 2,))
-        await self._wait(begun + self._grace + 1.0 - now())
-        if thief:
-            await self.verbs.use_again(held)
-            await self._laid_to_rest(successor)
-        await self._probed(held, _AFTER_GRACE)
+        reuse = self._random.random() < 0.25
+        if not reuse:
+            self.population.add(successor)
+        await self._probe_after(token, (self._grace / 2,))
+        await self._wait(started_at + self._grace + 1.0 - now())
+        if reuse:
+            await self.admin_client.reuse(token)
+            await self._retire(successor)
+        await self._probe_after(token, _PROBE_DELAYS_AFTER_GRACE)
 
     async def _list(self) -> None:
-        await self.verbs.list(self.population.a_user())
+        await self.admin_client.list(self.population.pick_user())
 
-    async def _laid_to_rest(self, held: Held) -> None:
-        self.population.past.append(held)
-        await self._probed(held, _PROBES)
+    async def _retire(self, token: ClientToken) -> None:
+        self.population.recently_ended.append(token)
+        await self._probe_after(token, _PROBE_DELAYS)
 
-    async def _probed(self, held: Held, moments: Sequence[float]) -> None:
-        """Ask every instance at these moments from now, or once at the end of the load."""
-        begun = now()
-        for moment in moments:
-            if await self._wait(begun + moment - now()):
+    async def _probe_after(self, token: ClientToken, delays: Sequence[float]) -> None:
+        """Check a token at every instance after these delays, or once at the end of the load."""
+        started_at = now()
+        for delay in delays:
+            if await self._wait(started_at + delay - now()):
                 break
-            self.begin(self.gateway.probe(held, Road.OVER))
+            self.spawn(self.gateway.probe(token, TokenCategory.ENDED))
 
     async def _wait(self, seconds: float) -> bool:
-        """Return after so many seconds, or with True when the load ends before."""
-        if self._ending.is_set():
+        """Return False after so many seconds, or True when the load ends before."""
+        if self._stopping.is_set():
             return True
         try:
             async with asyncio.timeout(max(0.0, seconds)):
-                return await self._ending.wait()
+                return await self._stopping.wait()
         except TimeoutError:
             return False
 
-    async def _drained(self) -> None:
-        self._ending.set()
+    async def _drain(self) -> None:
+        self._stopping.set()
         if self._running:
-            await asyncio.wait(self._running, timeout=_DRAINING)
-        await _cancelled(list(self._running))
+            await asyncio.wait(self._running, timeout=_DRAIN_TIMEOUT)
+        await _cancel(list(self._running))
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
-        mistake = None if task.cancelled() else task.exception()
-        if mistake is not None:
-            self._mistakes.append(mistake)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._errors.append(error)
 
 
-async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     if tasks:

@@ -1,55 +1,58 @@
-"""What is to be run, and what came of it."""
+"""The plan of a run, and its outcome."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 from tests.faults.faults import Fault
-from tests.faults.figures import Figures
-from tests.faults.rules import Breach
+from tests.faults.rules import Violation
+from tests.faults.stats import FaultStats
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run, and on how much load. `factor` 1 is a thousand checks a second."""
+    """Which faults to run, under which load. `load_factor` 1 is a thousand checks a second."""
 
     faults: Sequence[Fault]
-    factor: float
+    load_factor: float
     seed: int
-    scale: float = 1.0
+    time_scale: float = 1.0
     minutes: float = 2.0
     sessions: int = 2000
     users: int = 500
-    broken: str | None = None
-    ending: bool = True
+    broken_build: str | None = None
+    final_check: bool = True
 
-    def small(self) -> Self:
-        """Return it with few sessions and no end: what is broken need not be started again."""
-        return replace(self, sessions=200, users=50, ending=False)
+    def reduced(self) -> Self:
+        """Return the plan with fewer sessions and without the final check, for broken builds."""
+        return replace(self, sessions=200, users=50, final_check=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What came of one fault. `absent`: what should have been seen if it was really there."""
+    """The result of one fault. `missing_effects`: expected signs of it that were not observed."""
 
     fault: Fault
-    figures: Figures
-    breaches: tuple[Breach, ...]
-    absent: tuple[str, ...]
+    stats: FaultStats
+    violations: tuple[Violation, ...]
+    missing_effects: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All rows, and what the end of the run showed."""
+    """All rows, and the violations found by the final check."""
 
     rows: tuple[Row, ...]
-    at_the_end: tuple[Breach, ...]
-    stalled: Mapping[str, float]  # seconds that the rig and the instances waited for the CPU
+    final_violations: tuple[Violation, ...]
+    cpu_wait_seconds: Mapping[str, float]  # by process
 
     @property
-    def breaches(self) -> tuple[Breach, ...]:
-        return (*(breach for row in self.rows for breach in row.breaches), *self.at_the_end)
+    def violations(self) -> tuple[Violation, ...]:
+        return (
+            *(violation for row in self.rows for violation in row.violations),
+            *self.final_violations,
+        )
 
     @property
-    def well(self) -> bool:
-        return not self.breaches and not any(row.absent for row in self.rows)
+    def passed(self) -> bool:
+        return not self.violations and not any(row.missing_effects for row in self.rows)

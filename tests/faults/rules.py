@@ -1,25 +1,25 @@
-"""What instances promise in figures, and what the checker calls a breach of it."""
+"""The limits that instances have to keep, and the violation of an invariant."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Seconds. `grace` is the one the rig's instances are started with; the rest is as shipped."""
+    """Seconds. `grace` is as configured for the rig's instances; the rest are the defaults."""
 
-    grace: float = 3.0  # how long a rotated-out token still opens
-    healthy: float = 1.0  # a revocation takes no longer while nothing fails
-    max_age: float = 5.0  # a copy in memory is believed so long
+    grace: float = 3.0  # a rotated-out token is still valid for so long
+    normal_bound: float = 1.0  # a revocation takes effect within this without faults
+    max_age: float = 5.0  # time to live of a cache entry in memory
     deadline: float = 0.2  # 150 ms for a check, and 50 ms to the client
-    settling: float = 5.0  # after a fault the news may take the longer way for so long
-    promised: float = 60.0  # a revocation answered with 202 is durable after so long at most
-    clocks: float = 0.05  # one machine: what two readings of its clocks may differ by
+    settle_time: float = 5.0  # after a fault, change notifications may be delayed for so long
+    persist_within: float = 60.0  # a revocation answered with 202 is durable after this
+    clock_tolerance: float = 0.05  # difference between two clock readings on one machine
 
 
 @dataclass(frozen=True, slots=True)
-class Breach:
-    """An invariant that did not hold: which one, what was seen, and when."""
+class Violation:
+    """A violation of an invariant, with what was observed and when."""
 
     invariant: str
-    what: str
-    when: float
+    message: str
+    time: float

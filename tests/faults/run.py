@@ -1,4 +1,4 @@
-"""One fault after the other: begin, last, heal, and watch it recover."""
+"""Run one fault after the other: inject, hold, repair, and observe the recovery."""
 
 import asyncio
 import gc
@@ -8,127 +8,137 @@ from pathlib import Path
 from typing import Final
 
 from tests.faults import history
-from tests.faults.deployment import deployed
-from tests.faults.ending import ended
+from tests.faults.context import Episode, FaultContext, answered_lookups
+from tests.faults.deployment import start_deployment
+from tests.faults.evaluation import evaluate
 from tests.faults.faults import Fault
-from tests.faults.history import Record, Road, now
-from tests.faults.judging import row_of
+from tests.faults.final_check import run_final_check
+from tests.faults.history import HistoryRecorder, TokenCategory, now
 from tests.faults.plan import Outcome, Plan, Row
-from tests.faults.rules import Breach
-from tests.faults.setting import set_up
-from tests.faults.stage import Episode, Stage, answered
-from tests.faults.watch import Holdings, holdings
+from tests.faults.preparation import prepare
+from tests.faults.resources import ResourceUsage, read_usage
+from tests.faults.rules import Violation
 
 Progress = Callable[[str], None]
 
-_BASE: Final = 2.0  # seconds before each fault
-_WATCHED: Final = 3.0  # after its recovery should be over
-_MOMENT: Final = 1.0
-# Seconds after which no instance believes what it has in memory now.
-_AGED: Final = 5.0
-_HOLDINGS_BACK: Final = 60.0
+_BASELINE_TIME: Final = 2.0  # seconds of load before each fault
+_OBSERVATION_TIME: Final = 3.0  # seconds after the expected recovery
+_OUTAGE_TIME: Final = 1.0
+# Seconds after which cache entries in memory have expired.
+_MEMORY_MAX_AGE: Final = 5.0
+_RELEASE_TIMEOUT: Final = 60.0
 
 
-async def run(plan: Plan, path: Path, progress: Progress, told: Callable[[Row], None]) -> Outcome:
-    """Run the plan, write the history to `path`, and tell each row as soon as it is there."""
+async def run(plan: Plan, path: Path, progress: Progress, on_row: Callable[[Row], None]) -> Outcome:
+    """Run the plan, write the history to `path`, and report each row when it is complete."""
     async with AsyncExitStack() as stack:
         progress("starting Redis, Postgres and two instances")
-        deployment = await stack.enter_async_context(deployed(broken=plan.broken))
-        record = stack.enter_context(Record(path))
-        progress(f"beginning {plan.sessions} sessions of {plan.users} users")
-        stage = await stack.enter_async_context(set_up(plan, deployment, record))
-        base = await _seasoned(stage, progress) if plan.ending else None
+        deployment = await stack.enter_async_context(
+            start_deployment(broken_build=plan.broken_build)
+        )
+        recorder = stack.enter_context(HistoryRecorder(path))
+        progress(f"creating {plan.sessions} sessions of {plan.users} users")
+        context = await stack.enter_async_context(prepare(plan, deployment, recorder))
+        base = await _cause_first_outages(context, progress) if plan.final_check else None
         rows = []
         for fault in plan.faults:
-            rows.append(await _had(fault, stage, progress))
-            told(rows[-1])
-        found: list[Breach] = []
+            rows.append(await _run_fault(fault, context, progress))
+            on_row(rows[-1])
+        found: list[Violation] = []
         if base is not None:
-            progress("waiting until no more is held on to than in the beginning")
-            found += await _given_back(base, stage)
-            progress("the end: kill -9 everything, start again, check every session once")
-            found += await ended(deployment, stage.load, record)
-        return Outcome(tuple(rows), tuple(found), record.stalled)
+            progress("waiting until resource usage is back to its baseline")
+            found += await _wait_for_release(base, context)
+            progress("final check: kill -9 everything, restart, check every session once")
+            found += await run_final_check(deployment, context.load, recorder)
+        return Outcome(tuple(rows), tuple(found), recorder.cpu_wait_seconds)
 
 
-async def _seasoned(stage: Stage, progress: Progress) -> Holdings:
-    """Let the instances lose each store once, so that they hold what they hold ever after."""
-    progress("losing each store for a moment, to have seen everything once")
-    async with stage.load.running():
-        for wire in (stage.redis_wire, stage.postgres_wire):
-            await asyncio.sleep(_MOMENT)
-            wire.refusing = True
-            wire.cut()
-            await asyncio.sleep(_MOMENT)
-            wire.refusing = False
-        await _filled(stage)
-        await asyncio.sleep(_BASE)
-        return await _held(stage)
+async def _cause_first_outages(context: FaultContext, progress: Progress) -> ResourceUsage:
+    """Take each store down once before the baseline of the resource usage is measured."""
+    progress("taking each store down once, before the baseline is measured")
+    async with context.load.running():
+        for wire in (context.redis_wire, context.postgres_wire):
+            await asyncio.sleep(_OUTAGE_TIME)
+            wire.refuse_new = True
+            wire.reset_connections()
+            await asyncio.sleep(_OUTAGE_TIME)
+            wire.refuse_new = False
+        await _fill_redis(context)
+        await asyncio.sleep(_BASELINE_TIME)
+        return await _read_usage(context)
 
 
-async def _filled(stage: Stage) -> None:
-    """Let everybody be in Redis. Not too many at once: who has to wait leaves no copy there."""
-    await stage.load.all_of(stage.load.population.living, Road.WARM, at_once=4)
-    stage.load.population.warm_up()
+async def _fill_redis(context: FaultContext) -> None:
+    """Fill Redis with all sessions. With more concurrency, writes to the cache are dropped."""
+    await context.load.check_all(context.load.population.active, TokenCategory.WARM, concurrency=4)
+    context.load.population.mark_all_warm()
 
 
-async def _had(fault: Fault, stage: Stage, progress: Progress) -> Row:
-    """Let a fault happen, with all of its episodes."""
-    gc.freeze()  # what is there by now stays: it need not be looked through again and again
-    stage.absent.clear()
-    stage.breaches.clear()
-    stage.record.forget_checks()
-    async with stage.load.running():
-        if fault.without_cold:
-            # Redis may just have been given up: between two faults the rig is busy for moments, and
-            # the wires with it. What an instance has in memory it puts there when it has aged.
-            await asyncio.sleep(_AGED)
-            await _filled(stage)
-        async with stage.believing("before it"):
-            await stage.wait(_BASE)
-        marks = []
+async def _run_fault(fault: Fault, context: FaultContext, progress: Progress) -> Row:
+    """Run a fault with all of its episodes, and evaluate it."""
+    gc.freeze()  # objects that exist by now live until the end: exempt them from collection
+    context.missing_effects.clear()
+    context.violations.clear()
+    context.recorder.discard_checks()
+    async with context.load.running():
+        if fault.exclude_cold:
+            # Redis may just have been distrusted: between two faults the rig, and the wires with
+            # it, are blocked for a short time. Redis is filled when entries in memory have expired.
+            await asyncio.sleep(_MEMORY_MAX_AGE)
+            await _fill_redis(context)
+        async with context.expect_redis_hits("before the fault"):
+            await context.wait(_BASELINE_TIME)
+        periods = []
         for name, episode in fault.episodes:
             progress(f"{fault.number} {fault.name}{f': {name}' if name else ''}")
-            marks.append(await _episode(fault, name, episode, stage))
-    return row_of(fault, marks, stage)
+            periods.append(await _run_episode(fault, name, episode, context))
+    return evaluate(fault, periods, context)
 
 
-async def _episode(fault: Fault, name: str, episode: Episode, stage: Stage) -> history.Mark:
-    """Let it begin, last and end, and watch until it should be over and a little longer."""
-    before = await stage.counters()
-    stage.begins()
-    await episode(stage)
-    mark = history.Mark(
-        start=stage.begun,
+async def _run_episode(
+    fault: Fault, name: str, episode: Episode, context: FaultContext
+) -> history.FaultPeriod:
+    """Run an episode, then observe the recovery."""
+    before = await context.fetch_counters()
+    context.mark_started()
+    await episode(context)
+    period = history.FaultPeriod(
+        start=context.started_at,
         end=now(),
         number=fault.number,
         episode=name,
         bound=fault.bound,
-        without_cold=fault.without_cold,
-        starving=fault.starving,
+        exclude_cold=fault.exclude_cold,
+        cpu_starved=fault.cpu_starved,
     )
-    stage.record.note(mark)
-    recovery = fault.recovery or 0.0  # a promise is not scaled
+    context.recorder.add(period)
+    recovery = fault.recovery or 0.0  # not scaled: it is a promise
     await asyncio.sleep(recovery)
-    async with stage.believing(f"from {recovery:g} s after it"):  # each episode leaves it well
-        await asyncio.sleep(_WATCHED)
-    after = await stage.counters()
+    async with context.expect_redis_hits(
+        f"from {recovery:g} s after the fault"
+    ):
+        await asyncio.sleep(_OBSERVATION_TIME)
+    after = await context.fetch_counters()
     for store in ("redis", "postgres"):
-        stage.expect(f"{store} answered no look-up", seen=answered(store)(before, after))
-    return mark
+        context.expect(
+            f"{store} answered no lookup", observed=answered_lookups(store)(before, after)
+        )
+    return period
 
 
-async def _given_back(base: Holdings, stage: Stage) -> list[Breach]:
-    """Wait until no more is held on to than before; what is kept too long is a breach (I10)."""
-    until = now() + _HOLDINGS_BACK
-    async with stage.load.running():
-        while kept := list((await _held(stage)).beyond(base)):
-            if now() > until:
-                return [Breach("I10", f"after a minute: {', '.join(kept)}", now())]
+async def _wait_for_release(base: ResourceUsage, context: FaultContext) -> list[Violation]:
+    """Wait until resource usage is back to `base`; I10 is violated if it takes too long."""
+    deadline = now() + _RELEASE_TIMEOUT
+    async with context.load.running():
+        while excess := list((await _read_usage(context)).exceeding(base)):
+            if now() > deadline:
+                return [Violation("I10", f"after a minute: {', '.join(excess)}", now())]
             await asyncio.sleep(1.0)
     return []
 
 
-async def _held(stage: Stage) -> Holdings:
-    wires = stage.redis_wire, stage.postgres_wire
-    return await holdings(stage.load.gateway.upstreams, *(len(wire.links) for wire in wires))
+async def _read_usage(context: FaultContext) -> ResourceUsage:
+    wires = context.redis_wire, context.postgres_wire
+    return await read_usage(
+        context.load.gateway.upstreams, *(len(wire.connections) for wire in wires)
+    )

@@ -1,27 +1,27 @@
-"""Histories are written as they happen, and read as they were written."""
+"""Histories are written entry by entry, and read back unchanged."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from tests.faults import made_up
-from tests.faults.history import Entry, Record, Result, Road, read
+from tests.faults import sample_entries
+from tests.faults.history import Entry, HistoryRecorder, Result, TokenCategory, read_history
 
 ENTRIES: tuple[Entry, ...] = (
-    made_up.create(0.5, limit=3),
-    made_up.allowed(1.0, last=True),
-    made_up.unavailable(1.5, status=0, left=True),
-    made_up.refresh(2.0),
-    made_up.revoke(3.0, Result.INFO),
-    made_up.listing(4.0, "s1", "s2"),
-    made_up.fault(5.0, 6.0, starving=True),
-    made_up.hurt(5.0, 6.0),
-    made_up.dark(5.0, 6.0),
-    made_up.forgotten(5.0),
-    made_up.stall(5.0, 6.0, 0.5),
-    made_up.living(3),
-    made_up.event("create", 1),
+    sample_entries.create(0.5, limit=3),
+    sample_entries.allowed(1.0, after_restart=True),
+    sample_entries.unavailable(1.5, status=0, aborted=True),
+    sample_entries.refresh(2.0),
+    sample_entries.revoke(3.0, Result.INFO),
+    sample_entries.listing(4.0, "s1", "s2"),
+    sample_entries.fault(5.0, 6.0, cpu_starved=True),
+    sample_entries.instance_fault(5.0, 6.0),
+    sample_entries.stores_down(5.0, 6.0),
+    sample_entries.redis_data_loss(5.0),
+    sample_entries.stall(5.0, 6.0, 0.5),
+    sample_entries.active_count(3),
+    sample_entries.event("create", 1),
 )
 
 
@@ -30,32 +30,40 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "history.jsonl"
 
 
-def test_what_is_noted_is_read_again(path: Path) -> None:
-    with Record(path) as record:
+def test_entries_are_read_back_unchanged(path: Path) -> None:
+    with HistoryRecorder(path) as recorder:
         for entry in ENTRIES:
-            record.note(entry)
-    assert tuple(read(path)) == ENTRIES
+            recorder.add(entry)
+    assert tuple(read_history(path)) == ENTRIES
 
 
-def test_a_line_is_json_that_says_what_it_is(path: Path) -> None:
-    with Record(path) as record:
-        record.note(made_up.revoke(3.0))
+def test_line_is_json_with_its_kind(path: Path) -> None:
+    with HistoryRecorder(path) as recorder:
+        recorder.add(sample_entries.revoke(3.0))
     line = json.loads(path.read_text())
     assert (line["kind"], line["start"], line["result"]) == ("revoke", 3.0, "ok")
 
 
-def test_what_no_later_entry_depends_on_is_forgotten_but_stays_in_the_file(path: Path) -> None:
-    kept = [made_up.create(0.0), made_up.refused(2.0, Road.OVER), made_up.fault(1.0, 2.0)]
-    with Record(path) as record:
-        for entry in (*kept, made_up.allowed(1.0), made_up.refused(1.0, Road.FORGED)):
-            record.note(entry)
-        record.forget_checks()
-        assert record.entries == kept
-    assert len(list(read(path))) == 5
+def test_discarded_checks_stay_in_the_file(path: Path) -> None:
+    values = [
+        sample_entries.create(0.0),
+        sample_entries.refused(2.0, TokenCategory.ENDED),
+        sample_entries.fault(1.0, 2.0),
+    ]
+    with HistoryRecorder(path) as recorder:
+        for entry in (
+            *values,
+            sample_entries.allowed(1.0),
+            sample_entries.refused(1.0, TokenCategory.FORGED),
+        ):
+            recorder.add(entry)
+        recorder.discard_checks()
+        assert recorder.entries == values
+    assert len(list(read_history(path))) == 5
 
 
-def test_time_that_others_had_the_cpu_is_added_up(path: Path) -> None:
-    with Record(path) as record:
-        for who, waited in (("one", 0.5), ("rig", 0.25), ("one", 0.25)):
-            record.note(made_up.stall(1.0, 2.0, waited, who))
-        assert record.stalled == {"one": 0.75, "rig": 0.25}
+def test_cpu_waits_are_summed_by_process(path: Path) -> None:
+    with HistoryRecorder(path) as recorder:
+        for process, waited in (("one", 0.5), ("rig", 0.25), ("one", 0.25)):
+            recorder.add(sample_entries.stall(1.0, 2.0, waited, process))
+        assert recorder.cpu_wait_seconds == {"one": 0.75, "rig": 0.25}

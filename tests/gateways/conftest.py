@@ -1,4 +1,4 @@
-"""One Sidegate, one upstream and one of each gateway serve the whole run."""
+"""One Sidegate, one upstream and one of each gateway, shared by all tests."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.gateways.launch import GATEWAYS, start_gateway
 from tests.support.processes import (
     Child,
     Server,
-    free_port,
-    listens,
-    python_module,
-    start_on_a_free_port,
+    find_free_port,
+    is_listening,
+    module_command,
+    start_on_free_port,
     temporary_directory,
 )
 from tests.support.servers import copy_postgres, start_postgres
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def sidegate() -> Iterator[Sidegate]:
     with temporary_directory() as directory:
-        # The policies concern sessions that are bound to something; most here are not.
+        # The policies apply only to bound sessions; most here are not bound.
         sidegate = start_sidegate(
             directory,
             SIDEGATE_DRAIN__DELAY="0s",
@@ -53,28 +53,28 @@ def upstream() -> Iterator[Server]:
     with temporary_directory() as directory:
 
         def launch(port: int) -> Server:
-            command = python_module("tests.gateways.upstream", str(port))
-            place = {"PYTHONPATH": str(ROOT)}
+            command = module_command("tests.gateways.upstream", str(port))
+            environment = {"PYTHONPATH": str(ROOT)}
             child = Child(
                 "upstream",
                 command,
                 directory,
-                lambda: listens(port),
-                environment=place,
-                demoted=False,
+                lambda: is_listening(port),
+                environment=environment,
+                unprivileged=False,
             )
             return Server("upstream", port, f"http://127.0.0.1:{port}", child)
 
-        server = start_on_a_free_port(launch, None)
+        server = start_on_free_port(launch, None)
         yield server
         server.stop()
 
 
 @pytest.fixture(scope="session")
 def start(upstream: Server) -> Iterator[Callable[[str, str], Server]]:
-    """Start a gateway by its name and Sidegate's address, or return the one that runs already.
+    """Start a gateway by name and Sidegate's address, or return the one that is running.
 
-    Not a parametrized fixture: pytest keeps one value of those, and tests come in any order.
+    Not a parametrized fixture: pytest caches one value of those, and tests run in random order.
     """
     with ExitStack() as stack:
 
@@ -95,31 +95,31 @@ def gateway_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def gateway(gateway_name: str, sidegate: Sidegate, start: Callable[[str, str], Server]) -> int:
-    """The port of a gateway that asks Sidegate."""
+    """The port of a gateway in front of Sidegate."""
     return start(gateway_name, sidegate.address).port
 
 
 @pytest.fixture
-def bereft_gateway(gateway_name: str, start: Callable[[str, str], Server]) -> int:
-    """The port of a gateway that asks where nobody listens."""
-    return start(gateway_name, _nowhere()).port
+def gateway_without_sidegate(gateway_name: str, start: Callable[[str, str], Server]) -> int:
+    """The port of a gateway whose Sidegate address refuses connections."""
+    return start(gateway_name, _closed_address()).port
 
 
 @cache
-def _nowhere() -> str:
-    return f"127.0.0.1:{free_port()}"
+def _closed_address() -> str:
+    return f"127.0.0.1:{find_free_port()}"
 
 
 @pytest.fixture(scope="session")
 def alice(sidegate: Sidegate) -> Created:
-    """A session of alice's that opens for the whole run."""
+    """A session of user alice that is valid for the whole run."""
     return sidegate.create_session(user_id="alice", scopes=["read", "write"])
 
 
 @pytest.fixture(scope="session")
-def one_second(sidegate: Sidegate) -> Created:
-    """A session that lives for a second; the first test that needs it waits for its end."""
-    return sidegate.create_session(user_id="mayfly", expires_in=1)
+def expiring_session(sidegate: Sidegate) -> Created:
+    """A session that expires after a second; the first test that uses it waits for that."""
+    return sidegate.create_session(user_id="expiring", expires_in=1)
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +129,7 @@ def sidegate_on_a_socket() -> Iterator[Sidegate]:
         sidegate = start_sidegate(
             directory,
             SIDEGATE_GATE__LISTEN=listen,
-            SIDEGATE_GATE__SOCKET_MODE="0666",  # the gateways run as somebody else
+            SIDEGATE_GATE__SOCKET_MODE="0666",  # the gateways run as another user
             SIDEGATE_DRAIN__DELAY="0s",
         )
         yield sidegate
@@ -145,14 +145,14 @@ def alice_on_a_socket(sidegate_on_a_socket: Sidegate) -> Created:
 def gateway_on_a_socket(
     gateway_name: str, sidegate_on_a_socket: Sidegate, start: Callable[[str, str], Server]
 ) -> int:
-    """The port of a gateway that asks Sidegate through its Unix socket."""
+    """The port of a gateway that connects to Sidegate through a Unix socket."""
     directory = sidegate_on_a_socket.server.directory
     return start(gateway_name, f"unix:{directory}/gate.sock").port
 
 
 @dataclass(frozen=True)
 class Outage:
-    """A Sidegate whose database is gone, and a session that stands nowhere else."""
+    """A Sidegate whose database is unavailable, and a session that is not cached."""
 
     sidegate: Sidegate
     unreachable: Created
@@ -170,15 +170,15 @@ def outage(postgres_template: Path) -> Iterator[Outage]:
         asyncio.run(migrate_postgres(postgres.url))
         settings = {
             "SIDEGATE_DATABASE_URL": postgres.url,
-            "SIDEGATE_TOKEN__KEYS": TokenKey.generate().formatted(),
+            "SIDEGATE_TOKEN__KEYS": TokenKey.generate().format(),
             "SIDEGATE_ADMIN__KEYS": json.dumps([known]),
             "SIDEGATE_DRAIN__DELAY": "0s",
         }
-        healthy = start_sidegate(before, admin_key=key, wait=True, **settings)
+        healthy = start_sidegate(before, admin_key=key, wait_until_ready=True, **settings)
         unreachable = healthy.create_session(user_id="carol")
         healthy.server.stop()
         postgres.kill()
-        sidegate = start_sidegate(after, admin_key=key, wait=False, **settings)
+        sidegate = start_sidegate(after, admin_key=key, wait_until_ready=False, **settings)
         stack.callback(sidegate.server.stop)
         yield Outage(sidegate, unreachable)
 
@@ -187,5 +187,5 @@ def outage(postgres_template: Path) -> Iterator[Outage]:
 def gateway_in_an_outage(
     gateway_name: str, outage: Outage, start: Callable[[str, str], Server]
 ) -> int:
-    """The port of a gateway whose Sidegate answers, and cannot know."""
+    """The port of a gateway whose Sidegate responds with unavailable."""
     return start(gateway_name, outage.sidegate.address).port

@@ -1,4 +1,4 @@
-"""A client that sends exactly what it is told: any header name, any path, any order of lines."""
+"""An HTTP client that sends any header names, paths and order of lines unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-Line = tuple[str, str]
+HeaderLine = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -29,22 +29,26 @@ class Response:
         return "X-Upstream" in self.headers
 
     @property
-    def told(self) -> dict[str, Any]:
-        """What the upstream said it received."""
+    def upstream_request(self) -> dict[str, Any]:
+        """The request as received by the upstream."""
         assert self.reached_upstream, (self.status, self.body)
-        return json.loads(self.body)  # type: ignore[no-any-return]  # the upstream's own JSON object
+        return json.loads(self.body)  # type: ignore[no-any-return]  # a JSON object
 
     def upstream_values(self, name: str) -> list[str]:
-        """The values of a header at the upstream; `-`, `_` and `.` are one, as for CGI."""
-        return [value for sent, value in self.told["headers"] if folded(sent) == folded(name)]
+        """Return the values of a header at the upstream; `-`, `_` and `.` are equal, as in CGI."""
+        return [
+            value
+            for sent, value in self.upstream_request["headers"]
+            if normalize_name(sent) == normalize_name(name)
+        ]
 
 
-def folded(name: str) -> str:
+def normalize_name(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")
 
 
 class Client:
-    """One connection, kept alive as long as the other side wants; then the next one."""
+    """A persistent connection, replaced when the other side closes it."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -60,21 +64,21 @@ class Client:
         self,
         method: str = "GET",
         path: str = "/",
-        lines: Iterable[Line] = (),
+        lines: Iterable[HeaderLine] = (),
         body: bytes | None = None,
         *,
         chunked: bool = False,
     ) -> Response:
-        """Send head and body in one piece, so that an early answer meets no half-sent request."""
+        """Send head and body in one write, so that an early response meets no partial request."""
         if self._connection is None:
             self._connection = socket.create_connection(("127.0.0.1", self._port), 5)
         self._connection.sendall(
             _head(method, path, [*lines, *_framing(body, chunked)]) + _framed(body, chunked)
         )
-        with closing(HTTPResponse(self._connection, method=method)) as answer:
-            answer.begin()
-            response = Response(answer.status, answer.headers, answer.read())
-            if answer.will_close:
+        with closing(HTTPResponse(self._connection, method=method)) as received:
+            received.begin()
+            response = Response(received.status, received.headers, received.read())
+            if received.will_close:
                 self._close()
         return response
 
@@ -84,12 +88,12 @@ class Client:
         self._connection = None
 
 
-def _head(method: str, path: str, lines: Iterable[Line]) -> bytes:
+def _head(method: str, path: str, lines: Iterable[HeaderLine]) -> bytes:
     head = "".join(f"{name}: {value}\r\n" for name, value in lines)
     return f"{method} {path} HTTP/1.1\r\nHost: app.example.test\r\n{head}\r\n".encode()
 
 
-def _framing(body: bytes | None, chunked: bool) -> list[Line]:
+def _framing(body: bytes | None, chunked: bool) -> list[HeaderLine]:
     if body is None:
         return []
     return [("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(len(body)))]
@@ -106,34 +110,34 @@ def send(
     port: int,
     method: str = "GET",
     path: str = "/",
-    lines: Iterable[Line] = (),
+    lines: Iterable[HeaderLine] = (),
     body: bytes | None = None,
     *,
     chunked: bool = False,
 ) -> Response:
-    """Send one request on a connection of its own."""
+    """Send one request on a new connection."""
     with Client(port) as client:
         return client.send(method, path, lines, body, chunked=chunked)
 
 
-def say_over_websocket(port: int, lines: Iterable[Line], text: str) -> tuple[int, str]:
-    """Upgrade, say one short text, return the status and the answer (or "" if refused)."""
+def send_over_websocket(port: int, lines: Iterable[HeaderLine], text: str) -> tuple[int, str]:
+    """Upgrade and send a short text; return the status and the reply, "" if not upgraded."""
     key = base64.b64encode(os.urandom(16)).decode()
     upgrade = [("Connection", "Upgrade"), ("Upgrade", "websocket")]
     upgrade += [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", key)]
     with socket.create_connection(("127.0.0.1", port), 5) as connection:
         connection.sendall(_head("GET", "/socket", [*upgrade, *lines]))
-        with connection.makefile("rb") as answer:
-            status = int(answer.readline().split()[1])
-            while answer.readline().strip():
+        with connection.makefile("rb") as response:
+            status = int(response.readline().split()[1])
+            while response.readline().strip():
                 pass
             if status != HTTPStatus.SWITCHING_PROTOCOLS:
                 return status, ""
             connection.sendall(_masked_text_frame(text.encode()))
-            _, length = answer.read(2)
-            return status, answer.read(length).decode()
+            _, length = response.read(2)
+            return status, response.read(length).decode()
 
 
 def _masked_text_frame(payload: bytes) -> bytes:
-    """RFC 6455 section 5.2, for up to 125 bytes; the mask of zeros changes nothing."""
+    """Return a frame (RFC 6455 section 5.2) of up to 125 bytes; the mask of zeros is neutral."""
     return bytes([0x81, 0x80 | len(payload), 0, 0, 0, 0]) + payload

@@ -1,4 +1,4 @@
-"""Two instances are restarted one after the other, under load: no request at the gateway fails."""
+"""A rolling restart of two instances under load, without failed requests at the gateway."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.support.processes import Server
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 @pytest.fixture
@@ -38,14 +38,14 @@ def two_instances(database_url: str, redis_url: str) -> Iterator[tuple[Sidegate,
     settings = {
         "SIDEGATE_DATABASE_URL": database_url,
         "SIDEGATE_REDIS_URL": redis_url,
-        "SIDEGATE_TOKEN__KEYS": TokenKey.generate().formatted(),
+        "SIDEGATE_TOKEN__KEYS": TokenKey.generate().format(),
         "SIDEGATE_ADMIN__KEYS": json.dumps([known]),
     }
     with ExitStack() as stack:
 
         def start() -> Sidegate:
             directory = stack.enter_context(temporary_directory())
-            sidegate = start_sidegate(directory, admin_key=key, wait=True, **settings)
+            sidegate = start_sidegate(directory, admin_key=key, wait_until_ready=True, **settings)
             stack.callback(sidegate.server.stop)
             return sidegate
 
@@ -53,26 +53,26 @@ def two_instances(database_url: str, redis_url: str) -> Iterator[tuple[Sidegate,
 
 
 class Load:
-    """Requests without a pause, on connections that stay open, and what came of each."""
+    """Continuous requests on persistent connections, with the number of each status."""
 
     def __init__(self, port: int, token: str) -> None:
         self._port = port
         self._lines = [("Authorization", f"Bearer {token}")]
-        self._over = threading.Event()
+        self._stopping = threading.Event()
         self.statuses = Counter[int | str]()
 
     def run(self) -> None:
         with Client(self._port) as client:
-            while not self._over.is_set():
+            while not self._stopping.is_set():
                 try:
-                    answer: int | str = client.send(lines=self._lines).status
+                    result: int | str = client.send(lines=self._lines).status
                 except OSError as error:
-                    answer = type(error).__name__
-                self.statuses[answer] += 1
+                    result = type(error).__name__
+                self.statuses[result] += 1
 
-    def goes_on(self, more: int) -> None:
-        """Return when so many more requests were answered."""
-        enough, deadline = self.statuses.total() + more, time.monotonic() + PATIENCE
+    def wait_for(self, more: int) -> None:
+        """Return when so many more requests have a response."""
+        enough, deadline = self.statuses.total() + more, time.monotonic() + TIMEOUT
         while self.statuses.total() < enough:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -85,13 +85,13 @@ class Load:
         try:
             yield
         finally:
-            self._over.set()
+            self._stopping.set()
             for thread in threads:
                 thread.join()
 
 
 @pytest.mark.parametrize("name", ["nginx", "envoy"])
-def test_no_request_fails_while_one_instance_after_the_other_is_restarted(
+def test_rolling_restart_fails_no_request(
     name: str, two_instances: tuple[Sidegate, Sidegate], upstream: Server
 ) -> None:
     one, other = two_instances
@@ -107,8 +107,8 @@ def test_no_request_fails_while_one_instance_after_the_other_is_restarted(
         load = Load(gateway.port, token)
         with load.running():
             for sidegate in (one, other, one):
-                load.goes_on(100)
+                load.wait_for(100)
                 sidegate.server.restart()
-            load.goes_on(100)
+            load.wait_for(100)
         gateway.stop()
     assert set(load.statuses) == {200}, load.statuses

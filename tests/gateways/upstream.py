@@ -1,4 +1,4 @@
-"""The application behind the gateway: tells as JSON what reached it. `python -m ... PORT`"""
+"""The application behind the gateway: returns requests as JSON. `python -m ... PORT`"""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 from aiohttp import WSMsgType, web
 
 
-async def tell(request: web.Request) -> web.StreamResponse:
-    """Answer with the request as it came; echo one message to a WebSocket."""
+async def report_request(request: web.Request) -> web.StreamResponse:
+    """Return the request as received; echo one message on a WebSocket."""
     if request.headers.get("Upgrade", "").lower() == "websocket":
         return await _echo_once(request)
     body = await request.read()
@@ -37,7 +37,7 @@ async def _echo_once(request: web.Request) -> web.StreamResponse:
     await socket.prepare(request)
     message = await socket.receive()
     if message.type is WSMsgType.TEXT:
-        user = request.headers.get("X-Auth-User", "nobody")
+        user = request.headers.get("X-Auth-User", "none")
         await socket.send_str(f"{user}: {message.data}")
     await socket.close()
     return socket
@@ -45,7 +45,7 @@ async def _echo_once(request: web.Request) -> web.StreamResponse:
 
 async def serve(port: int) -> None:
     application = web.Application(client_max_size=2**24)
-    application.router.add_route("*", "/{anything:.*}", tell)
+    application.router.add_route("*", "/{anything:.*}", report_request)
     runner = web.AppRunner(application, max_line_size=65536, max_field_size=65536)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()

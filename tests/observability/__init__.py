@@ -1,1 +1,1 @@
-"""What is watched, watched."""
+"""Tests of metrics and logs."""

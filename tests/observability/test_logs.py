@@ -1,4 +1,4 @@
-"""Log lines: one JSON object for each event, whoever logs, and never a secret in it."""
+"""Log lines: one JSON object for each event, from every logger, without secrets."""
 
 import asyncio
 import json
@@ -21,8 +21,8 @@ API_KEY = "sgk_" + "aB3-_" * 8 + "xyz"
 LEASE = Lease.mint().text
 
 
-class Written(StringIO):
-    """What was logged."""
+class LogStream(StringIO):
+    """Collects log lines."""
 
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.getvalue().splitlines()]
@@ -33,8 +33,8 @@ class Written(StringIO):
 
 
 @pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
-    """Put the process's logging back: it is one for all tests."""
+def _restore_logging() -> Iterator[None]:
+    """Restore the logging of the process, which all tests share."""
     root = logging.getLogger()
     level, show = root.level, warnings.showwarning
     yield
@@ -46,15 +46,15 @@ def _as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture
-def written() -> Written:
-    stream = Written()
+def stream() -> LogStream:
+    stream = LogStream()
     logs.configure("info", "json", stream)
     return stream
 
 
 @pytest.fixture
-def console() -> Written:
-    stream = Written()
+def console() -> LogStream:
+    stream = LogStream()
     logs.configure("info", "console", stream)
     return stream
 
@@ -67,76 +67,75 @@ def raised(text: str) -> Exception:
         return error
 
 
-def test_an_event_is_a_line_with_moment_level_logger_and_what_comes_with_it(
-    written: Written,
+def test_event_is_a_line_with_timestamp_level_logger_and_extra_fields(
+    stream: LogStream,
 ) -> None:
-    logging.getLogger("sidegate.web").warning("%s door open", "gate", extra={"address": "[::1]:1"})
+    logging.getLogger("sidegate.web").warning("%s open", "gate", extra={"address": "[::1]:1"})
 
-    line = written.line()
-    moment = datetime.fromisoformat(line.pop("timestamp"))
+    line = stream.line()
+    timestamp = datetime.fromisoformat(line.pop("timestamp"))
     assert line == {
         "level": "warning",
         "logger": "sidegate.web",
-        "event": "gate door open",
+        "event": "gate open",
         "address": "[::1]:1",
     }
-    assert moment.utcoffset() is not None
-    assert written.getvalue().split('"')[3].endswith("Z")
+    assert timestamp.utcoffset() is not None
+    assert stream.getvalue().split('"')[3].endswith("Z")
 
 
-def test_what_is_below_the_level_is_not_written(written: Written) -> None:
+def test_record_below_the_level_is_not_written(stream: LogStream) -> None:
     logging.getLogger("sidegate").debug("quiet")
 
-    assert written.getvalue() == ""
+    assert stream.getvalue() == ""
 
 
-def test_the_last_configuration_counts(written: Written) -> None:
-    later = Written()
+def test_second_configuration_replaces_the_first(stream: LogStream) -> None:
+    later = LogStream()
     logs.configure("debug", "json", later)
 
     logging.getLogger("sidegate.gate").debug("loud")
 
-    assert (written.getvalue(), later.line()["event"]) == ("", "loud")
+    assert (stream.getvalue(), later.line()["event"]) == ("", "loud")
 
 
-async def test_what_asyncio_has_to_say_comes_out_the_same_way(written: Written) -> None:
+async def test_asyncio_error_is_written_as_a_json_line(stream: LogStream) -> None:
     loop = asyncio.get_running_loop()
 
     loop.call_exception_handler({"message": "never retrieved", "exception": raised(TOKEN)})
 
-    line = written.line()
+    line = stream.line()
     assert (line["logger"], line["level"]) == ("asyncio", "error")
     assert "ValueError: ('[token]', 16)" in line["exception"]
 
 
-def test_a_warning_of_python_comes_out_the_same_way(written: Written) -> None:
+def test_python_warning_is_written_as_a_json_line(stream: LogStream) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        logs.configure("info", "json", written)
+        logs.configure("info", "json", stream)
         warnings.warn("old way", DeprecationWarning, stacklevel=1)
 
-    assert written.line()["logger"] == "py.warnings"
+    assert stream.line()["logger"] == "py.warnings"
 
 
-def test_an_exception_is_one_field_without_local_variables(written: Written) -> None:
+def test_exception_is_one_field_without_local_variables(stream: LogStream) -> None:
     logging.getLogger("sidegate").error("failed", exc_info=raised("why"))
 
-    assert written.line()["exception"].startswith("Traceback (most recent call last):\n")
-    assert "ValueError: ('why', 16)" in written.line()["exception"]
-    assert "a local variable'" not in written.getvalue()
+    assert stream.line()["exception"].startswith("Traceback (most recent call last):\n")
+    assert "ValueError: ('why', 16)" in stream.line()["exception"]
+    assert "a local variable'" not in stream.getvalue()
 
 
 @pytest.mark.parametrize(
     "secret", [TOKEN, API_KEY, LEASE, *(f"sg{x}_{TOKEN[4:]}" for x in "wmavs")]
 )
-@pytest.mark.parametrize("console_too", [False, True])
-def test_a_secret_is_blanked_wherever_it_stands(
-    secret: str, console_too: bool, written: Written
+@pytest.mark.parametrize("format_", ["json", "console"])
+def test_secret_is_redacted_in_every_part_of_a_line(
+    secret: str, format_: logs.Format, stream: LogStream
 ) -> None:
-    if console_too:
-        logs.configure("info", "console", written)
+    logs.configure("info", format_, stream)
 
-    class Mine:
+    class HasSecretRepr:
         def __repr__(self) -> str:
             return f"<{secret}>"
 
@@ -149,29 +148,29 @@ def test_a_secret_is_blanked_wherever_it_stands(
     log.info("%r", secret.encode())
     log.info("field", extra={"field": secret, secret: 1})
     log.info("deep", extra={"deep": {"a": [{"b": (secret,)}], secret: {secret}}})
-    log.info("object", extra={"object": Mine(), "bytes": secret.encode()})
+    log.info("object", extra={"object": HasSecretRepr(), "bytes": secret.encode()})
     log.error("exception", exc_info=raised(f"bad token {secret}"))
     logging.getLogger(secret).info("as a logger")
     chained = RuntimeError("outer")
     chained.__cause__ = raised(secret)
     log.error("chain", exc_info=chained)
 
-    text = written.getvalue()
+    text = stream.getvalue()
     assert secret[4:40] not in text
     assert text.count("[token]") >= 16
 
 
-def test_most_of_a_token_is_a_secret_too(written: Written) -> None:
+def test_truncated_token_is_redacted(stream: LogStream) -> None:
     logging.getLogger("sidegate").info("cut %s", TOKEN[:40])
 
-    assert written.line()["event"] == "cut [token]"
+    assert stream.line()["event"] == "cut [token]"
 
 
 @pytest.mark.parametrize("harmless", ["01936f2e-8f4a-7c3b-9d51-2f6f0e1c4b7a", "sgw_short", "msgs_"])
-def test_what_opens_nothing_is_written(harmless: str, written: Written) -> None:
+def test_text_that_is_no_secret_is_not_redacted(harmless: str, stream: LogStream) -> None:
     logging.getLogger("sidegate").info(harmless)
 
-    assert written.line()["event"] == harmless
+    assert stream.line()["event"] == harmless
 
 
 @pytest.mark.parametrize(
@@ -186,49 +185,49 @@ def test_what_opens_nothing_is_written(harmless: str, written: Written) -> None:
         "lone \ud800 surrogate",
     ],
 )
-def test_hostile_text_begins_no_line_of_its_own(hostile: str, written: Written) -> None:
+def test_hostile_text_does_not_start_a_new_line(hostile: str, stream: LogStream) -> None:
     logging.getLogger("sidegate").info("%s", hostile, extra={"device": hostile})
 
-    assert written.line()["event"] == hostile
-    assert written.line()["device"] == hostile
-    assert written.getvalue().isascii()
+    assert stream.line()["event"] == hostile
+    assert stream.line()["device"] == hostile
+    assert stream.getvalue().isascii()
 
 
-def test_hostile_text_does_not_steer_a_terminal(console: Written) -> None:
+def test_control_characters_are_escaped_on_the_console(console: LogStream) -> None:
     logging.getLogger("sidegate").info("%s", "a\nb\x1b[2J", extra={"device": "c\r\x9b31m\ud800"})
 
     assert console.getvalue().count("\n") == 1
     assert not set("\x1b\r\x9b\ud800") & set(console.getvalue())
 
 
-def test_the_console_shows_an_exception_without_local_variables(console: Written) -> None:
+def test_console_shows_exception_without_local_variables(console: LogStream) -> None:
     logging.getLogger("sidegate").error("failed", exc_info=raised("why"))
 
     assert "ValueError: ('why', 16)" in console.getvalue()
     assert "a local variable'" not in console.getvalue()
 
 
-def test_a_record_that_cannot_be_written_is_told_without_what_was_in_it(
-    written: Written, capfd: pytest.CaptureFixture[str]
+def test_record_that_cannot_be_formatted_is_reported_without_arguments(
+    stream: LogStream, capfd: pytest.CaptureFixture[str]
 ) -> None:
     class Broken:
         def __repr__(self) -> str:
             raise RuntimeError(TOKEN)
 
-    logging.getLogger().handlers.clear()  # pytest's own handler raises what cannot be written
-    logs.configure("info", "json", written)
+    logging.getLogger().handlers.clear()  # pytest's own handler raises the error
+    logs.configure("info", "json", stream)
     log = logging.getLogger("sidegate")
     log.info("too few %s %s", TOKEN)
     log.info("broken", extra={"object": Broken()})
 
-    events = [line["event"] for line in written.lines()]
-    assert events == ["a record cannot be written"] * 2
-    assert written.lines()[0]["where"].startswith("sidegate test_logs.py:")
-    assert TOKEN not in written.getvalue()
+    events = [line["event"] for line in stream.lines()]
+    assert events == ["log record not written"] * 2
+    assert stream.lines()[0]["where"].startswith("sidegate test_logs.py:")
+    assert TOKEN not in stream.getvalue()
     assert capfd.readouterr() == ("", "")
 
 
-def test_nobody_is_disturbed_when_stdout_is_gone(written: Written) -> None:
-    written.close()
+def test_closed_stdout_is_ignored(stream: LogStream) -> None:
+    stream.close()
 
     logging.getLogger("sidegate").info("into the void")

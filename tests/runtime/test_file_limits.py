@@ -1,6 +1,7 @@
-"""The limit of open files: raised at the start, and never used up by gateways."""
+"""The limit of open files: raised at the start, and not exhausted by gate connections."""
 
 import http.client
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,81 +11,86 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import serving
-from tests.runtime.test_workers import eventually
-from tests.support.processes import PATIENCE, free_port
+from tests.cli.test_cli import run_server
+from tests.runtime.test_workers import wait_until
+from tests.support.processes import START_TIMEOUT, find_free_port
 
-FIT = """
+FIT_SCRIPT = """
 import resource
 import sys
 
-soft, hard, wanted = map(int, sys.argv[1:])
+soft, hard, requested = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-from sidegate.runtime.file_limits import connections_that_fit, raise_limit
+from sidegate.observability import logs
+from sidegate.runtime.file_limits import fit_connections, raise_open_file_limit
 
-fit = connections_that_fit(wanted, limit=raise_limit())
-print(fit, *resource.getrlimit(resource.RLIMIT_NOFILE))
+logs.configure("info", "json", sys.stderr)
+fitting = fit_connections(requested, limit=raise_open_file_limit())
+print(fitting, *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 
 
-def fitting(soft: int, hard: int, wanted: int) -> tuple[list[int], str]:
-    """Return how many fit, the limits afterwards, and what was said, of a process of its own."""
-    numbers = map(str, (soft, hard, wanted))
-    ran = subprocess.run(
-        [sys.executable, "-c", FIT, *numbers],
+def run_fit_script(soft: int, hard: int, requested: int) -> tuple[list[int], str]:
+    """Return the fitting connections and the new limits of a process, and its stderr."""
+    numbers = map(str, (soft, hard, requested))
+    completed = subprocess.run(
+        [sys.executable, "-c", FIT_SCRIPT, *numbers],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=START_TIMEOUT,
         check=True,
     )
-    return [int(number) for number in ran.stdout.split()], ran.stderr
+    return [int(number) for number in completed.stdout.split()], completed.stderr
 
 
-def test_the_limit_is_raised_as_far_as_it_goes() -> None:
-    assert fitting(256, 4096, 1000) == ([1000, 4096, 4096], "")
+def test_soft_limit_is_raised_to_the_hard_limit() -> None:
+    assert run_fit_script(256, 4096, 1000) == ([1000, 4096, 4096], "")
 
 
-@pytest.mark.parametrize(("limit", "fit"), [(6000, 3600), (1024, 512)])
-def test_what_does_not_fit_is_told_and_not_promised(limit: int, fit: int) -> None:
-    numbers, said = fitting(limit, limit, 10_000)
-    assert numbers == [fit, limit, limit]
-    assert f"room for {fit} connections" in said
-    assert "raise it to 12400" in said
+@pytest.mark.parametrize(("limit", "fitting"), [(6000, 3600), (1024, 512)])
+def test_connections_that_do_not_fit_are_logged_and_not_accepted(limit: int, fitting: int) -> None:
+    numbers, log = run_fit_script(limit, limit, 10_000)
+    assert numbers == [fitting, limit, limit]
+    event = json.loads(log)
+    assert event["event"] == "open file limit too low"
+    assert (event["max_connections"], event["limit_needed"]) == (fitting, 12_400)
 
 
-def status(port: int, path: str) -> int:
-    """Return what is answered there."""
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as door:
-        door.request("GET", path)
-        return door.getresponse().status
+def get_status(port: int, path: str) -> int:
+    """Return the status of a response."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=START_TIMEOUT)) as client:
+        client.request("GET", path)
+        return client.getresponse().status
 
 
 @contextmanager
-def serving_with(files: int, home: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
-    """`sidegate serve` that may open so many files, and has opened its doors."""
-    port = free_port()
+def run_limited_server(files: int, home: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
+    """Run `sidegate serve` with a limit of open files, and yield it when it is ready."""
+    port = find_free_port()
     limited = ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"]
     ops = {"SIDEGATE_OPS__LISTEN": f"127.0.0.1:{port}"}
-    with serving(home, through=limited, **ops, **environ) as process:
-        eventually(lambda: status(port, "/readyz") == HTTPStatus.OK)
+    with run_server(home, wrapper=limited, **ops, **environ) as process:
+        wait_until(lambda: get_status(port, "/readyz") == HTTPStatus.OK)
         yield process
 
 
-def test_gateways_beyond_what_fits_are_told_of_an_outage(tmp_path: Path) -> None:
-    port = free_port()
+def test_connection_above_the_limit_gets_503(tmp_path: Path) -> None:
+    port = find_free_port()
     listen = {"SIDEGATE_GATE__LISTEN": f"127.0.0.1:{port}"}
-    with serving_with(120, tmp_path, **listen) as process, ExitStack() as opened:
+    with run_limited_server(120, tmp_path, **listen) as process, ExitStack() as exit_stack:
         statuses = []
         for _ in range(61):
-            gate = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-            opened.enter_context(closing(gate))
-            gate.request("GET", "/auth-request")
-            answer = gate.getresponse()
-            answer.read()
-            statuses.append(answer.status)
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=START_TIMEOUT)
+            exit_stack.enter_context(closing(client))
+            client.request("GET", "/auth-request")
+            response = client.getresponse()
+            response.read()
+            statuses.append(response.status)
         process.terminate()
-        out, _ = process.communicate(timeout=PATIENCE)
+        out, _ = process.communicate(timeout=START_TIMEOUT)
 
     assert statuses == [HTTPStatus.UNAUTHORIZED] * 60 + [HTTPStatus.SERVICE_UNAVAILABLE]
-    assert "room for 60 connections" in out
+    events = [json.loads(line) for line in out.splitlines()]
+    [too_low] = [each for each in events if each["event"] == "open file limit too low"]
+    assert too_low["max_connections"] == 60

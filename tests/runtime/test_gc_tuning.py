@@ -1,18 +1,18 @@
-"""The garbage collector looks at what is new, and at what is old once only."""
+"""The tuning of the garbage collector: old objects are frozen, new cycles are collected."""
 
 import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from sidegate.runtime.gc_tuning import keep_short
-from tests.stores.waiting import until
+from sidegate.runtime.gc_tuning import limit_gc_pauses
+from tests.stores.waiting import wait_until
 
 
 @asynccontextmanager
-async def kept_short(*, long: float) -> AsyncIterator[None]:
+async def run_tuning(*, freeze_after: float) -> AsyncIterator[None]:
     before = gc.get_threshold()
-    running = asyncio.create_task(keep_short(0.001, long=long))
+    running = asyncio.create_task(limit_gc_pauses(0.001, freeze_after=freeze_after))
     try:
         yield
     finally:
@@ -23,40 +23,40 @@ async def kept_short(*, long: float) -> AsyncIterator[None]:
 
 
 class Cycle:
-    """Refers to itself, and tells when it is gone."""
+    """Refers to itself, and counts its deletions."""
 
-    gone = 0
+    deleted = 0
 
     def __init__(self) -> None:
         self.myself = self
 
     def __del__(self) -> None:
-        Cycle.gone += 1
+        Cycle.deleted += 1
 
 
-async def test_what_takes_long_to_look_at_is_set_aside() -> None:
-    async with kept_short(long=0.0):
-        await until(lambda: gc.get_freeze_count() > 0)
+async def test_objects_are_frozen_after_a_long_collection() -> None:
+    async with run_tuning(freeze_after=0.0):
+        await wait_until(lambda: gc.get_freeze_count() > 0)
 
 
-async def test_what_is_looked_at_quickly_is_not_set_aside_and_its_dead_cycles_are_found() -> None:
-    async with kept_short(long=60.0):
-        Cycle.gone = 0
+async def test_short_collection_frees_cycles_and_freezes_nothing() -> None:
+    async with run_tuning(freeze_after=60.0):
+        Cycle.deleted = 0
         Cycle()
-        await until(lambda: Cycle.gone == 1)
+        await wait_until(lambda: Cycle.deleted == 1)
         assert gc.get_freeze_count() == 0
 
 
-async def test_what_was_set_aside_is_freed_when_nobody_refers_to_it() -> None:
-    held = [[n] for n in range(1000)]
-    async with kept_short(long=0.0):
-        await until(lambda: gc.get_freeze_count() > 1000)
+async def test_frozen_object_is_freed_with_its_last_reference() -> None:
+    references = [[n] for n in range(1000)]
+    async with run_tuning(freeze_after=0.0):
+        await wait_until(lambda: gc.get_freeze_count() > 1000)
         before = gc.get_freeze_count()
-        held.clear()
+        references.clear()
         assert gc.get_freeze_count() <= before - 1000
 
 
-async def test_no_full_collection_comes_by_itself() -> None:
-    async with kept_short(long=60.0):
+async def test_automatic_full_collections_are_disabled() -> None:
+    async with run_tuning(freeze_after=60.0):
         await asyncio.sleep(0)
         assert gc.get_threshold()[2] > 1_000_000

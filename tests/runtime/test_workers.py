@@ -1,4 +1,4 @@
-"""Several workers at one address: they share the work, replace the dead, and end together."""
+"""Several workers at one address: they share connections, are restarted, and stop together."""
 
 import http.client
 import json
@@ -8,8 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,24 +18,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import surroundings
-from tests.support.processes import PATIENCE, free_port
+from sidegate.runtime.supervisor import build_worker_environment
+from tests.cli.test_cli import build_environment
+from tests.support.processes import START_TIMEOUT, find_free_port
 from tests.support.sidegate import FAST_PATH
 
 WORKERS = 3
+MODULE = (sys.executable, "-m", "sidegate")
+SCRIPT = (str(Path(sysconfig.get_path("scripts")) / "sidegate"),)
 
 
-def eventually(holds: Callable[[], bool]) -> None:
-    """Return when it does; nobody announces it."""
-    until = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < until, "it never did"
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Poll until the condition is true."""
+    deadline = time.monotonic() + START_TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.02)
 
 
 @dataclass
-class Crew:
-    """A supervisor and its workers, seen from outside."""
+class Deployment:
+    """A supervisor and its workers."""
 
     process: subprocess.Popen[bytes]
     gate: int
@@ -43,61 +47,65 @@ class Crew:
     home: Path
 
     def get(self, port: int, path: str, **headers: str) -> tuple[int, str]:
-        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as door:
-            door.request("GET", path, headers=headers)
-            answer = door.getresponse()
-            return answer.status, answer.read().decode()
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=START_TIMEOUT)) as client:
+            client.request("GET", path, headers=headers)
+            response = client.getresponse()
+            return response.status, response.read().decode()
 
-    def log(self) -> str:
+    def read_log(self) -> str:
         return (self.home / "log").read_text()
 
-    def admin_key(self) -> str:
+    def read_admin_key(self) -> str:
         return (self.home / "sidegate/admin.key").read_text().strip()
 
-    def login(self) -> str:
-        bearer = f"Bearer {self.admin_key()}"
+    def create_session(self) -> str:
+        bearer = f"Bearer {self.read_admin_key()}"
         headers = {"Authorization": bearer, "Content-Type": "application/json"}
-        with closing(http.client.HTTPConnection("127.0.0.1", self.admin, timeout=PATIENCE)) as door:
-            door.request("POST", "/v1/sessions", json.dumps({"user_id": "ada"}), headers)
-            return str(json.loads(door.getresponse().read())["token"])
+        with closing(
+            http.client.HTTPConnection("127.0.0.1", self.admin, timeout=START_TIMEOUT)
+        ) as client:
+            client.request("POST", "/v1/sessions", json.dumps({"user_id": "ada"}), headers)
+            return str(json.loads(client.getresponse().read())["token"])
 
     def check(self, token: str) -> int:
         return self.get(self.gate, "/forward-auth", Authorization=f"Bearer {token}")[0]
 
-    def ready(self) -> set[str]:
-        """The numbers of the workers that are ready."""
+    def ready_workers(self) -> set[str]:
+        """Return the numbers of the workers that are ready."""
         try:
             _, report = self.get(self.ops, "/readyz?verbose")
         except OSError:
             return set()
         return set(re.findall(r"^\[\+\]worker (\d+)$", report, re.MULTILINE))
 
-    def reloads(self) -> list[str]:
-        """Return of each worker whether its last reload was successful."""
+    def reload_results(self) -> list[str]:
+        """Return for each worker whether its last reload was successful: 1 or 0."""
         _, page = self.get(self.ops, "/metrics")
         name = "sidegate_config_last_reload_successful"
         return re.findall(rf"^{name}{{.*}} ([01])\.0$", page, re.MULTILINE)
 
-    def workers(self) -> dict[str, int]:
-        """The process of each worker, by its number."""
-        found = {}
-        for pid in children(self.process.pid):
-            with suppress(ProcessLookupError, FileNotFoundError):  # it has just ended
+    def worker_pids(self) -> dict[str, int]:
+        """Return the process id of each worker, by its number."""
+        pids = {}
+        for pid in child_pids(self.process.pid):
+            with suppress(ProcessLookupError, FileNotFoundError):  # it has just exited
                 environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
-                for each in environment:  # of one that is dying there is none left
+                for each in environment:  # empty if the process is exiting
                     if each.startswith("SIDEGATE_OPS__LISTEN="):
-                        found[Path(each).stem] = pid
-        return found
+                        pids[Path(each).stem] = pid
+        return pids
 
 
-def children(pid: int) -> list[int]:
-    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in listed.split()]
+def child_pids(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in children.split()]
 
 
 @contextmanager
-def crew(home: Path, **settings: str) -> Iterator[Crew]:
-    gate, admin, ops = free_port(), free_port(), free_port()
+def start_workers(
+    home: Path, command: Sequence[str] = MODULE, cwd: Path | None = None, /, **settings: str
+) -> Iterator[Deployment]:
+    gate, admin, ops = find_free_port(), find_free_port(), find_free_port()
     environment = {
         "SIDEGATE_GATE__LISTEN": f"127.0.0.1:{gate}",
         "SIDEGATE_ADMIN__LISTEN": f"127.0.0.1:{admin}",
@@ -107,42 +115,43 @@ def crew(home: Path, **settings: str) -> Iterator[Crew]:
     }
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "sidegate", "serve", "--workers", str(WORKERS)],
-            env=surroundings(home, **environment | settings),
+            [*command, "serve", "--workers", str(WORKERS)],
+            cwd=cwd,
+            env=build_environment(home, **environment | settings),
             stdout=log,
             stderr=log,
         )
     try:
-        yield Crew(process, gate, admin, ops, home)
+        yield Deployment(process, gate, admin, ops, home)
     finally:
         process.kill()
         process.wait()
 
 
 @pytest.fixture
-def alive(tmp_path: Path) -> Iterator[Crew]:
-    with crew(tmp_path) as made:
-        eventually(lambda: len(made.ready()) == WORKERS)
-        yield made
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    with start_workers(tmp_path) as started:
+        wait_until(lambda: len(started.ready_workers()) == WORKERS)
+        yield started
 
 
-def test_every_worker_answers_at_the_same_address(alive: Crew) -> None:
-    token = alive.login()
-    seen: set[str] = set()
+def test_every_worker_answers_at_the_same_address(deployment: Deployment) -> None:
+    token = deployment.create_session()
+    answered: set[str] = set()
 
-    def everybody_has_answered() -> bool:
-        assert alive.check(token) == HTTPStatus.OK
-        _, page = alive.get(alive.ops, "/metrics")
-        seen.update(
+    def all_have_answered() -> bool:
+        assert deployment.check(token) == HTTPStatus.OK
+        _, page = deployment.get(deployment.ops, "/metrics")
+        answered.update(
             re.findall(r'sidegate_checks_total\{.*result="allow",worker="(\d)"\} [1-9]', page)
         )
-        return len(seen) == WORKERS
+        return len(answered) == WORKERS
 
-    eventually(everybody_has_answered)
+    wait_until(all_have_answered)
 
 
-def test_one_page_tells_the_metrics_of_all(alive: Crew) -> None:
-    status, page = alive.get(alive.ops, "/metrics")
+def test_metrics_page_has_the_series_of_every_worker(deployment: Deployment) -> None:
+    status, page = deployment.get(deployment.ops, "/metrics")
 
     assert status == HTTPStatus.OK
     workers = re.findall(
@@ -150,173 +159,219 @@ def test_one_page_tells_the_metrics_of_all(alive: Crew) -> None:
     )
     assert sorted(workers) == ["0", "1", "2"]
     assert page.count("# TYPE sidegate_build_info") == 1
-    assert alive.get(alive.ops, "/livez")[0] == HTTPStatus.OK
+    assert deployment.get(deployment.ops, "/livez")[0] == HTTPStatus.OK
 
 
-def test_a_worker_that_is_killed_is_replaced(alive: Crew) -> None:
-    token = alive.login()
-    before = alive.workers()
+def test_killed_worker_is_restarted(deployment: Deployment) -> None:
+    token = deployment.create_session()
+    before = deployment.worker_pids()
 
     os.kill(before["1"], signal.SIGKILL)
 
-    eventually(lambda: alive.workers().get("1") not in (None, before["1"]))
-    eventually(lambda: len(alive.ready()) == WORKERS)
-    after = alive.workers()
+    wait_until(lambda: deployment.worker_pids().get("1") not in (None, before["1"]))
+    wait_until(lambda: len(deployment.ready_workers()) == WORKERS)
+    after = deployment.worker_pids()
     assert {number: pid for number, pid in after.items() if number != "1"} == {
         number: pid for number, pid in before.items() if number != "1"
     }
     for _ in range(20):
-        assert alive.check(token) == HTTPStatus.OK
+        assert deployment.check(token) == HTTPStatus.OK
 
 
-def test_while_a_worker_cannot_come_back_the_others_answer_everybody(tmp_path: Path) -> None:
+def test_other_workers_answer_while_one_cannot_restart(tmp_path: Path) -> None:
     realm = tmp_path / "realm"
     realm.write_text("here")
-    with crew(tmp_path, SIDEGATE_GATE__REALM_FILE=str(realm)) as made:
-        eventually(lambda: len(made.ready()) == WORKERS)
-        token, before = made.login(), made.workers()
-        realm.unlink()  # whoever starts now cannot read its settings
+    with start_workers(tmp_path, SIDEGATE_GATE__REALM_FILE=str(realm)) as deployment:
+        wait_until(lambda: len(deployment.ready_workers()) == WORKERS)
+        token, before = deployment.create_session(), deployment.worker_pids()
+        realm.unlink()  # a worker that starts now cannot read its settings
 
         os.kill(before["1"], signal.SIGKILL)
-        eventually(lambda: not Path(f"/proc/{before['1']}").exists())
+        wait_until(lambda: not Path(f"/proc/{before['1']}").exists())
 
         for _ in range(50):
             began = time.monotonic()
-            assert made.check(token) == HTTPStatus.OK
+            assert deployment.check(token) == HTTPStatus.OK
             assert time.monotonic() - began < 1
-        assert made.ready() == {"0", "2"}
+        assert deployment.ready_workers() == {"0", "2"}
 
         realm.write_text("here")
-        eventually(lambda: len(made.ready()) == WORKERS)
+        wait_until(lambda: len(deployment.ready_workers()) == WORKERS)
 
 
-def test_every_worker_reads_the_settings_again(tmp_path: Path) -> None:
+def test_sighup_reloads_every_worker(tmp_path: Path) -> None:
     realm = tmp_path / "realm"
     realm.write_text("here")
-    with crew(tmp_path, SIDEGATE_GATE__REALM_FILE=str(realm)) as made:
-        eventually(lambda: len(made.ready()) == WORKERS)
+    with start_workers(tmp_path, SIDEGATE_GATE__REALM_FILE=str(realm)) as deployment:
+        wait_until(lambda: len(deployment.ready_workers()) == WORKERS)
         realm.write_text('there, "quoted"')
-        made.process.send_signal(signal.SIGHUP)
-        eventually(lambda: made.reloads() == ["0"] * WORKERS)
+        deployment.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: deployment.reload_results() == ["0"] * WORKERS)
 
         realm.write_text("there")
-        made.process.send_signal(signal.SIGHUP)
-        eventually(lambda: made.reloads() == ["1"] * WORKERS)
+        deployment.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: deployment.reload_results() == ["1"] * WORKERS)
 
 
-def test_who_is_starting_is_not_hurt_by_a_reload_and_does_not_miss_it(tmp_path: Path) -> None:
-    with crew(tmp_path) as made:
-        eventually(lambda: len(children(made.process.pid)) == WORKERS)
-        starting = set(children(made.process.pid))
-        made.process.send_signal(signal.SIGHUP)
-        eventually(lambda: made.log().count('"reloaded"') == WORKERS)
-        eventually(lambda: len(made.ready()) == WORKERS)
-        assert set(children(made.process.pid)) == starting
+def test_worker_that_is_starting_survives_a_reload_and_applies_it(tmp_path: Path) -> None:
+    with start_workers(tmp_path) as deployment:
+        wait_until(lambda: len(child_pids(deployment.process.pid)) == WORKERS)
+        starting = set(child_pids(deployment.process.pid))
+        deployment.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: deployment.read_log().count('"reloaded"') == WORKERS)
+        wait_until(lambda: len(deployment.ready_workers()) == WORKERS)
+        assert set(child_pids(deployment.process.pid)) == starting
 
 
-def test_only_one_worker_does_the_jobs(alive: Crew) -> None:
+def test_only_one_worker_runs_the_jobs(deployment: Deployment) -> None:
     jobs = {
         number: b"SIDEGATE_JOBS=true" in Path(f"/proc/{pid}/environ").read_bytes()
-        for number, pid in alive.workers().items()
+        for number, pid in deployment.worker_pids().items()
     }
     assert jobs == {"0": True, "1": False, "2": False}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_all_end_well_when_they_are_told_to(alive: Crew, number: signal.Signals) -> None:
-    pids = alive.workers().values()
-    alive.process.send_signal(number)
-    assert alive.process.wait(PATIENCE) == 0
+def test_termination_signal_stops_supervisor_and_workers(
+    deployment: Deployment, number: signal.Signals
+) -> None:
+    pids = deployment.worker_pids().values()
+    deployment.process.send_signal(number)
+    assert deployment.process.wait(START_TIMEOUT) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def test_while_they_say_that_they_drain_they_accept(tmp_path: Path) -> None:
-    with crew(tmp_path, SIDEGATE_DRAIN__DELAY="10s") as made:
-        eventually(lambda: len(made.ready()) == WORKERS)
-        token = made.login()
-        made.process.terminate()
-        eventually(lambda: not made.ready())
+def test_connections_are_accepted_while_readiness_fails(tmp_path: Path) -> None:
+    with start_workers(tmp_path, SIDEGATE_DRAIN__DELAY="10s") as deployment:
+        wait_until(lambda: len(deployment.ready_workers()) == WORKERS)
+        token = deployment.create_session()
+        deployment.process.terminate()
+        wait_until(lambda: not deployment.ready_workers())
         for _ in range(20):
-            assert made.check(token) == HTTPStatus.OK
+            assert deployment.check(token) == HTTPStatus.OK
 
 
 @pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
-def test_a_gate_that_is_closed_lets_nobody_wait_while_its_process_lives(
+def test_closed_gate_refuses_connections_while_a_request_is_finished(
     tmp_path: Path, unix: bool
 ) -> None:
     path = tmp_path / "gate.sock"
-    elsewhere = {"SIDEGATE_GATE__LISTEN": f"unix:{path}"} if unix else {}
-    with crew(tmp_path, SIDEGATE_DRAIN__TIMEOUT="60s", **elsewhere) as made:
-        eventually(lambda: len(made.ready()) == WORKERS)
-        with asking_half(made):
-            made.process.terminate()
-            eventually(lambda: not accepts(str(path) if unix else ("127.0.0.1", made.gate)))
-            assert made.workers()  # one of them waits for the other half
-        assert made.process.wait(PATIENCE) == 0
+    listen = {"SIDEGATE_GATE__LISTEN": f"unix:{path}"} if unix else {}
+    with start_workers(tmp_path, SIDEGATE_DRAIN__TIMEOUT="60s", **listen) as deployment:
+        wait_until(lambda: len(deployment.ready_workers()) == WORKERS)
+        with send_half_a_request(deployment):
+            deployment.process.terminate()
+            wait_until(
+                lambda: not is_accepting(str(path) if unix else ("127.0.0.1", deployment.gate))
+            )
+            assert deployment.worker_pids()  # one of them waits for the rest of the request
+        assert deployment.process.wait(START_TIMEOUT) == 0
 
 
 @contextmanager
-def asking_half(made: Crew) -> Iterator[None]:
-    """Keep a worker at a log-in whose body is announced and asked for, and hang up in the end."""
+def send_half_a_request(deployment: Deployment) -> Iterator[None]:
+    """Send the head of a request, wait for 100 Continue, and close the connection in the end."""
     head = (
         b"POST /v1/sessions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAuthorization: Bearer %s\r\n"
         b"Content-Type: application/json\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", made.admin), PATIENCE) as admin:
-        admin.sendall(head % (made.admin, made.admin_key().encode()))
+    with socket.create_connection(("127.0.0.1", deployment.admin), START_TIMEOUT) as admin:
+        admin.sendall(head % (deployment.admin, deployment.read_admin_key().encode()))
         assert admin.recv(99).startswith(b"HTTP/1.1 100")
         yield
 
 
-def accepts(address: tuple[str, int] | str) -> bool:
-    """Say whether somebody listens there."""
+def is_accepting(address: tuple[str, int] | str) -> bool:
+    """Return whether a connection to the address is accepted."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with socket.socket(family) as probe:
         return probe.connect_ex(address) == 0
 
 
-def test_workers_end_when_nobody_watches_them_any_more(alive: Crew) -> None:
-    pids = list(alive.workers().values())
-    alive.process.kill()
-    alive.process.wait(PATIENCE)
-    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+def test_workers_exit_when_the_supervisor_is_killed(deployment: Deployment) -> None:
+    pids = list(deployment.worker_pids().values())
+    deployment.process.kill()
+    deployment.process.wait(START_TIMEOUT)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
-def test_a_unix_socket_is_shared_and_cleared_away(tmp_path: Path) -> None:
+def test_unix_socket_is_shared_and_removed_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "gate.sock"
-    with crew(tmp_path, SIDEGATE_GATE__LISTEN=f"unix:{path}") as made:
-        eventually(lambda: len(made.ready()) == WORKERS)
+    with start_workers(tmp_path, SIDEGATE_GATE__LISTEN=f"unix:{path}") as deployment:
+        wait_until(lambda: len(deployment.ready_workers()) == WORKERS)
         assert path.stat().st_mode & 0o777 == 0o660
-        made.process.terminate()
-        assert made.process.wait(PATIENCE) == 0
+        deployment.process.terminate()
+        assert deployment.process.wait(START_TIMEOUT) == 0
         assert not path.exists()
 
 
-def ended(home: Path, **settings: str) -> tuple[int, str]:
-    """Return what a supervisor ends with that cannot begin, and what it said."""
-    with crew(home, **settings) as made:
-        return made.process.wait(PATIENCE), made.log()
+def run_failing_supervisor(home: Path, **settings: str) -> tuple[int, str]:
+    """Return the exit status and the output of a supervisor that cannot start."""
+    with start_workers(home, **settings) as deployment:
+        return deployment.process.wait(START_TIMEOUT), deployment.read_log()
 
 
 @pytest.mark.parametrize(
-    ("settings", "status", "words"),
+    ("settings", "status", "text"),
     [
         ({"SIDEGATE_GATE__DEADLINE": "soon"}, 78, "gate.deadline"),
-        ({"SIDEGATE_GATE__LISTEN": "192.0.2.1:7"}, 1, "the gate door cannot open"),
+        ({"SIDEGATE_GATE__LISTEN": "192.0.2.1:7"}, 1, "the gate listener cannot open"),
         ({"SIDEGATE_DATABASE_URL": "postgresql://u@127.0.0.1:1/d?sslmode=x"}, 78, "token.keys"),
     ],
 )
-def test_a_supervisor_that_cannot_begin_says_why(
-    tmp_path: Path, settings: dict[str, str], status: int, words: str
+def test_supervisor_that_cannot_start_reports_why(
+    tmp_path: Path, settings: dict[str, str], status: int, text: str
 ) -> None:
-    returned, said = ended(tmp_path, **settings)
-    assert returned == status
-    assert words in said
+    exit_status, output = run_failing_supervisor(tmp_path, **settings)
+    assert exit_status == status
+    assert text in output
 
 
-def test_workers_that_cannot_begin_end_the_supervisor(tmp_path: Path) -> None:
+def test_supervisor_exits_if_no_worker_can_start(tmp_path: Path) -> None:
     (tmp_path / "sidegate").mkdir()
     (tmp_path / "sidegate/sidegate.db").write_text("not a database, but long enough to be one" * 99)
-    status, said = ended(tmp_path)
+    status, output = run_failing_supervisor(tmp_path)
     assert status == 1
-    assert "the file is no database" in said
+    assert "the file is not a database" in output
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        pytest.param(SCRIPT, ("proxy", "sidegate", "logging"), id="script"),
+        # Python itself looks for `sidegate` in the working directory first.
+        pytest.param(MODULE, ("proxy", "logging"), id="module"),
+    ],
+)
+def test_modules_of_the_working_directory_are_not_imported(
+    tmp_path: Path, command: Sequence[str], names: Sequence[str]
+) -> None:
+    marker, cwd = tmp_path / "marker", tmp_path / "cwd"
+    cwd.mkdir()
+    for name in names:
+        (cwd / f"{name}.py").write_text(f"open({str(marker)!r}, 'a').write(__name__)\n")
+
+    with start_workers(tmp_path, command, cwd) as started:
+        wait_until(lambda: marker.exists() or len(started.ready_workers()) == WORKERS)
+
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("search_path", "kept"),
+    [
+        ("/a:/b", "/a:/b"),
+        ("", ""),
+        (":/a", "/a"),
+        ("/a::/b:", "/a:/b"),
+        (".:/a:./", "/a"),
+        ("{cwd}:/a", "/a"),
+        ("lib:/a", "lib:/a"),
+    ],
+)
+def test_working_directory_is_dropped_from_pythonpath_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search_path: str, kept: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environ = {"PYTHONPATH": search_path.format(cwd=tmp_path), "HOME": "/root"}
+    assert build_worker_environment(environ, {}) == {"PYTHONPATH": kept, "HOME": "/root"}

@@ -1,1 +1,1 @@
-"""Whole deployments, real stores, and what happens to them at three in the morning."""
+"""Scenario tests: whole deployments on real stores, with outages and failovers."""

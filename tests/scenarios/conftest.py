@@ -1,4 +1,4 @@
-"""A full deployment: Redis, Postgres and two instances, each a process of its own."""
+"""A full deployment: Redis, Postgres and two instances, each its own process."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from tests.support.sidegate import Sidegate, start_sidegate
 
 @dataclass(frozen=True)
 class Deployment:
-    """Two instances on one Redis and one Postgres, all of them there to be hurt."""
+    """Two instances on one Redis and one Postgres, any of which a test may stop."""
 
     redis: Server
     postgres: Server
@@ -27,7 +27,7 @@ class Deployment:
     other: Sidegate
 
     def environment(self) -> dict[str, str]:
-        """The settings both instances share, as the command line would be given them."""
+        """Return the settings both instances share, as environment variables."""
         return dict(self.one.server.child.environment)
 
 
@@ -37,14 +37,14 @@ def shared_settings(own_redis: Server, own_postgres: Server) -> dict[str, str]:
     return {
         "SIDEGATE_DATABASE_URL": own_postgres.url,
         "SIDEGATE_REDIS_URL": own_redis.url,
-        "SIDEGATE_TOKEN__KEYS": TokenKey.generate().formatted(),
+        "SIDEGATE_TOKEN__KEYS": TokenKey.generate().format(),
         "SIDEGATE_DRAIN__DELAY": "200ms",
     }
 
 
 @pytest.fixture
 def instances(shared_settings: dict[str, str]) -> Iterator[Callable[..., Sidegate]]:
-    """Start as many instances as a test asks for, with the shared settings and its own."""
+    """Start an instance per call, with the shared settings and those of the call."""
     key = f"sgk_{secrets.token_urlsafe(32)}"
     scopes = ["read", "write", "revoke"]
     hashed = {"name": "tests", "sha256": sha256(key.encode()).hexdigest(), "scopes": scopes}
@@ -52,8 +52,10 @@ def instances(shared_settings: dict[str, str]) -> Iterator[Callable[..., Sidegat
 
         def start(*, wait: bool = True, **settings: str) -> Sidegate:
             directory = stack.enter_context(temporary_directory())
-            everything = shared_settings | {"SIDEGATE_ADMIN__KEYS": json.dumps([hashed])} | settings
-            sidegate = start_sidegate(directory, admin_key=key, wait=wait, **everything)
+            environment = (
+                shared_settings | {"SIDEGATE_ADMIN__KEYS": json.dumps([hashed])} | settings
+            )
+            sidegate = start_sidegate(directory, admin_key=key, wait_until_ready=wait, **environment)
             stack.callback(sidegate.server.stop)
             return sidegate
 

@@ -1,4 +1,4 @@
-"""Whoever keeps coming back is noticed, through every tier and across a restart."""
+"""Activity is recorded across instances and a shutdown."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from tests.scenarios.test_outages import check
 from tests.support.sidegate import Sidegate
 
 
-async def test_checks_are_noted_and_written_down_at_the_latest_on_the_way_out(
+async def test_buffered_activity_is_written_on_shutdown(
     instances: Callable[..., Sidegate], http: aiohttp.ClientSession
 ) -> None:
     leaving, staying = await asyncio.to_thread(lambda: (instances(), instances()))
@@ -23,7 +23,7 @@ async def test_checks_are_noted_and_written_down_at_the_latest_on_the_way_out(
     assert session["last_seen_at"] > session["created_at"]
 
 
-async def test_a_session_in_use_does_not_become_idle(
+async def test_session_in_use_does_not_become_idle(
     instances: Callable[..., Sidegate], http: aiohttp.ClientSession
 ) -> None:
     quick = {
@@ -33,9 +33,9 @@ async def test_a_session_in_use_does_not_become_idle(
     }
     one, other = await asyncio.to_thread(lambda: (instances(**quick), instances(**quick)))
     busy, _ = await asyncio.to_thread(one.create_session)
-    silent, _ = await asyncio.to_thread(one.create_session)
+    unused, _ = await asyncio.to_thread(one.create_session)
     end = time.monotonic() + 5
     while time.monotonic() < end:
         for instance in (one, other):
             assert await check(http, instance, busy) == 200
-    assert await check(http, one, silent) == 401
+    assert await check(http, one, unused) == 401

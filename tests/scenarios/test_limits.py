@@ -1,4 +1,4 @@
-"""Fifty logins of one user at once, at two instances: never more sessions live than may."""
+"""Session limits under fifty concurrent logins of one user at two instances."""
 
 import asyncio
 import time
@@ -26,8 +26,8 @@ async def log_in(
 ) -> Login:
     url = f"http://127.0.0.1:{sidegate.admin_port}/v1/sessions"
     headers |= {"Authorization": f"Bearer {sidegate.admin_key}"}
-    async with http.post(url, json={"user_id": user_id}, headers=headers) as answer:
-        return Login(answer.status, await answer.json(content_type=None))
+    async with http.post(url, json={"user_id": user_id}, headers=headers) as response:
+        return Login(response.status, await response.json(content_type=None))
 
 
 async def log_in_fifty_times(
@@ -36,11 +36,11 @@ async def log_in_fifty_times(
     return await asyncio.gather(*(log_in(http, instances[n % 2]) for n in range(LOGINS)))
 
 
-async def living(http: aiohttp.ClientSession, sidegate: Sidegate) -> set[str]:
+async def active_ids(http: aiohttp.ClientSession, sidegate: Sidegate) -> set[str]:
     url = f"http://127.0.0.1:{sidegate.admin_port}/v1/users/ada/sessions?limit=200"
     headers = {"Authorization": f"Bearer {sidegate.admin_key}"}
-    async with http.get(url, headers=headers) as answer:
-        return {session["id"] for session in (await answer.json())["sessions"]}
+    async with http.get(url, headers=headers) as response:
+        return {session["id"] for session in (await response.json())["sessions"]}
 
 
 def limited(at_limit: str, limit: int = LIMIT) -> dict[str, str]:
@@ -51,7 +51,7 @@ def limited(at_limit: str, limit: int = LIMIT) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("at_limit", ["evict_oldest", "evict_idle_longest"])
-async def test_of_fifty_logins_at_once_at_two_instances_three_stay_and_the_rest_is_refused_soon(
+async def test_concurrent_logins_beyond_the_limit_evict_others_within_a_second(
     instances: Callable[..., Sidegate], http: aiohttp.ClientSession, at_limit: str
 ) -> None:
     settings = limited(at_limit)
@@ -59,16 +59,16 @@ async def test_of_fifty_logins_at_once_at_two_instances_three_stay_and_the_rest_
     logins = await log_in_fifty_times(http, (one, other))
     done = time.monotonic()
     assert [login.status for login in logins] == [HTTPStatus.CREATED] * LOGINS
-    stayed = await living(http, other)
-    assert len(stayed) == LIMIT
+    remaining = await active_ids(http, other)
+    assert len(remaining) == LIMIT
     for sidegate in (one, other):
         for login in logins:
-            expected = 200 if login.body["session"]["id"] in stayed else 401
+            expected = 200 if login.body["session"]["id"] in remaining else 401
             await statuses_until(http, sidegate, login.body["token"], last=expected)
     assert time.monotonic() - done < 1.0
 
 
-async def test_of_fifty_logins_at_once_at_two_instances_three_are_let_in(
+async def test_concurrent_logins_beyond_the_limit_are_refused(
     instances: Callable[..., Sidegate], http: aiohttp.ClientSession
 ) -> None:
     settings = limited("refuse")
@@ -78,10 +78,10 @@ async def test_of_fifty_logins_at_once_at_two_instances_three_are_let_in(
     refused = [login.body["code"] for login in logins if login.status == HTTPStatus.CONFLICT]
     assert len(created) == LIMIT
     assert refused == ["limit_reached"] * (LOGINS - LIMIT)
-    assert await living(http, one) == {login.body["session"]["id"] for login in created}
+    assert await active_ids(http, one) == {login.body["session"]["id"] for login in created}
 
 
-async def test_two_processes_on_one_file_keep_the_limit_too(http: aiohttp.ClientSession) -> None:
+async def test_two_processes_on_one_sqlite_file_keep_the_limit(http: aiohttp.ClientSession) -> None:
     start: Callable[..., Sidegate] = start_sidegate
     with temporary_directory() as directory:
         one, other = await asyncio.to_thread(
@@ -90,13 +90,13 @@ async def test_two_processes_on_one_file_keep_the_limit_too(http: aiohttp.Client
         try:
             logins = await log_in_fifty_times(http, (one, other))
             assert [login.status for login in logins] == [HTTPStatus.CREATED] * LOGINS
-            assert len(await living(http, one)) == LIMIT
+            assert len(await active_ids(http, one)) == LIMIT
         finally:
             for sidegate in (one, other):
                 await asyncio.to_thread(sidegate.server.stop)
 
 
-async def test_a_limit_lowered_at_a_restart_takes_effect_at_the_next_login(
+async def test_limit_lowered_by_a_restart_applies_at_the_next_login(
     instances: Callable[..., Sidegate], http: aiohttp.ClientSession
 ) -> None:
     generous, strict = await asyncio.to_thread(
@@ -106,12 +106,14 @@ async def test_a_limit_lowered_at_a_restart_takes_effect_at_the_next_login(
         )
     )
     logins = [await log_in(http, generous) for _ in range(10)]
-    assert len(await living(http, strict)) == 10
+    assert len(await active_ids(http, strict)) == 10
     logins.append(await log_in(http, strict))
-    assert await living(http, generous) == {login.body["session"]["id"] for login in logins[-2:]}
+    assert await active_ids(http, generous) == {
+        login.body["session"]["id"] for login in logins[-2:]
+    }
 
 
-async def test_a_login_sent_to_both_instances_with_one_key_is_one_login(
+async def test_same_idempotency_key_at_both_instances_creates_one_session(
     instances: Callable[..., Sidegate], http: aiohttp.ClientSession
 ) -> None:
     settings = limited("refuse", 1)
@@ -121,4 +123,4 @@ async def test_a_login_sent_to_both_instances_with_one_key_is_one_login(
     assert {login.status for login in logins} == {HTTPStatus.CREATED}
     [token] = {login.body["token"] for login in logins}
     assert [await check(http, sidegate, token) for sidegate in both] == [200, 200]
-    assert len(await living(http, both[0])) == 1
+    assert len(await active_ids(http, both[0])) == 1

@@ -1,4 +1,4 @@
-"""Stores die and come back; the answers stay right."""
+"""Store outages: responses stay correct during and after them."""
 
 import asyncio
 import time
@@ -10,48 +10,48 @@ import pytest
 from tests.scenarios.conftest import Deployment
 from tests.support.sidegate import Sidegate
 
-# Longer than a copy in memory is believed (5 s), with room for a slow machine.
-PATIENCE = 10.0
+# Seconds. Longer than a copy in memory is trusted (5 s), with room for a slow machine.
+TIMEOUT = 10.0
 
 
 async def check(http: aiohttp.ClientSession, sidegate: Sidegate, token: str) -> int:
-    """Ask the gate as Traefik would, and return the status."""
+    """Send a check as Traefik does, and return the status."""
     url = f"http://{sidegate.address}/forward-auth"
-    async with http.get(url, headers={"Authorization": f"Bearer {token}"}) as answer:
-        if answer.status == 503:
-            assert answer.headers["Retry-After"] == "1"
-            assert "WWW-Authenticate" not in answer.headers
-        return answer.status
+    async with http.get(url, headers={"Authorization": f"Bearer {token}"}) as response:
+        if response.status == 503:
+            assert response.headers["Retry-After"] == "1"
+            assert "WWW-Authenticate" not in response.headers
+        return response.status
 
 
 async def statuses_until(
     http: aiohttp.ClientSession, sidegate: Sidegate, token: str, last: int
 ) -> set[int]:
     """Check until the status is `last`, and return every status on the way."""
-    seen: set[int] = set()
-    deadline = time.monotonic() + PATIENCE
-    while last not in seen:
-        assert time.monotonic() < deadline, f"never {last}, but {seen}"
-        seen.add(await check(http, sidegate, token))
-    return seen
+    statuses: set[int] = set()
+    deadline = time.monotonic() + TIMEOUT
+    while last not in statuses:
+        assert time.monotonic() < deadline, f"never {last}, but {statuses}"
+        statuses.add(await check(http, sidegate, token))
+    return statuses
 
 
 def tokens(sidegate: Sidegate, count: int) -> list[str]:
     return [sidegate.create_session(user_id=f"user-{n}")[0] for n in range(count)]
 
 
-async def test_killing_redis_under_load_changes_no_answer(
+async def test_redis_outage_under_load_changes_no_response(
     deployment: Deployment, http: aiohttp.ClientSession
 ) -> None:
     known = await asyncio.to_thread(tokens, deployment.one, 40)
-    answers: list[int] = []
+    statuses: list[int] = []
     under_load, killed = asyncio.Event(), asyncio.Event()
 
     async def load(sidegate: Sidegate, mine: list[str]) -> None:
         after = 0
         while after < 150:
             for token in mine:
-                answers.append(await check(http, sidegate, token))
+                statuses.append(await check(http, sidegate, token))
             under_load.set()
             after += killed.is_set() * len(mine)
 
@@ -66,24 +66,24 @@ async def test_killing_redis_under_load_changes_no_answer(
     killed.set()
     await asyncio.gather(*work)
     fresh = await asyncio.to_thread(tokens, deployment.one, 5)  # creating needs no Redis either
-    answers += [await check(http, deployment.other, token) for token in fresh]
-    assert set(answers) == {200}
+    statuses += [await check(http, deployment.other, token) for token in fresh]
+    assert set(statuses) == {200}
 
 
-async def test_with_both_stores_dead_the_known_pass_for_a_while_and_nobody_is_refused(
+async def test_without_stores_cached_sessions_are_allowed_until_they_are_stale(
     deployment: Deployment, http: aiohttp.ClientSession
 ) -> None:
-    warm, cold = await asyncio.to_thread(tokens, deployment.one, 2)
-    assert await check(http, deployment.other, warm) == 200
+    cached, uncached = await asyncio.to_thread(tokens, deployment.one, 2)
+    assert await check(http, deployment.other, cached) == 200
     await asyncio.to_thread(deployment.redis.kill)
     await asyncio.to_thread(deployment.postgres.kill)
-    assert await check(http, deployment.other, cold) == 503
-    assert await statuses_until(http, deployment.other, warm, last=503) <= {200, 503}
+    assert await check(http, deployment.other, uncached) == 503
+    assert await statuses_until(http, deployment.other, cached, last=503) <= {200, 503}
     for _ in range(20):
-        assert await check(http, deployment.other, warm) == 503
+        assert await check(http, deployment.other, cached) == 503
 
 
-async def test_when_the_stores_are_back_so_is_everybody(
+async def test_sessions_are_allowed_again_after_an_outage_of_both_stores(
     deployment: Deployment, http: aiohttp.ClientSession
 ) -> None:
     [token] = await asyncio.to_thread(tokens, deployment.one, 1)
@@ -96,11 +96,11 @@ async def test_when_the_stores_are_back_so_is_everybody(
     assert await check(http, deployment.other, token) == 200
 
 
-@pytest.mark.parametrize("redis", ["alive", "dead"])
-async def test_a_revoked_token_is_refused_on_the_other_instance_within_a_second(
+@pytest.mark.parametrize("redis", ["up", "down"])
+async def test_revocation_reaches_the_other_instance_within_a_second(
     redis: str, deployment: Deployment, http: aiohttp.ClientSession
 ) -> None:
-    if redis == "dead":
+    if redis == "down":
         await asyncio.to_thread(deployment.redis.kill)
     token, session_id = await asyncio.to_thread(deployment.one.create_session)
     assert await check(http, deployment.other, token) == 200
@@ -111,7 +111,7 @@ async def test_a_revoked_token_is_refused_on_the_other_instance_within_a_second(
     assert time.monotonic() - revoked_at < 1.0
 
 
-async def test_a_session_revoked_while_redis_was_dead_stays_dead(
+async def test_session_revoked_during_a_redis_outage_stays_revoked(
     deployment: Deployment, http: aiohttp.ClientSession
 ) -> None:
     token, session_id = await asyncio.to_thread(deployment.one.create_session)
@@ -124,7 +124,7 @@ async def test_a_session_revoked_while_redis_was_dead_stays_dead(
         assert await check(http, deployment.other, token) == 401
 
 
-async def test_what_was_acknowledged_survives_the_death_of_everybody(
+async def test_acknowledged_changes_survive_a_crash_of_all_servers(
     deployment: Deployment, http: aiohttp.ClientSession
 ) -> None:
     kept, _ = await asyncio.to_thread(deployment.one.create_session)
@@ -138,37 +138,37 @@ async def test_what_was_acknowledged_survives_the_death_of_everybody(
     assert await check(http, deployment.one, ended) == 401
 
 
-async def test_started_without_stores_it_waits_for_them_with_open_doors(
+async def test_instance_started_without_stores_responds_503_until_they_are_up(
     deployment: Deployment, instances: Callable[..., Sidegate], http: aiohttp.ClientSession
 ) -> None:
     [token] = await asyncio.to_thread(tokens, deployment.one, 1)
     await asyncio.to_thread(deployment.redis.kill)
     await asyncio.to_thread(deployment.postgres.kill)
     early = await asyncio.to_thread(lambda: instances(wait=False))
-    assert await early.ops(http, "/livez") == 200
-    assert await early.ops(http, "/readyz") == 503
+    assert await early.get_ops_status(http, "/livez") == 200
+    assert await early.get_ops_status(http, "/readyz") == 503
     assert await check(http, early, token) == 503
     await asyncio.to_thread(deployment.postgres.restart)
     assert await statuses_until(http, early, token, last=200) <= {200, 503}
-    assert await early.ops(http, "/readyz") == 200
+    assert await early.get_ops_status(http, "/readyz") == 200
 
 
-async def test_a_redis_outage_does_not_take_the_pod_out(
+async def test_redis_outage_keeps_the_instance_ready(
     deployment: Deployment, http: aiohttp.ClientSession
 ) -> None:
     await asyncio.to_thread(deployment.redis.kill)
-    assert await deployment.one.ops(http, "/readyz") == 200
+    assert await deployment.one.get_ops_status(http, "/readyz") == 200
 
 
-async def test_draining_says_so_and_answers_on(
+async def test_draining_instance_is_not_ready_but_still_responds(
     deployment: Deployment, instances: Callable[..., Sidegate], http: aiohttp.ClientSession
 ) -> None:
     [token] = await asyncio.to_thread(tokens, deployment.one, 1)
     leaving = await asyncio.to_thread(lambda: instances(SIDEGATE_DRAIN__DELAY="2s"))
     assert await check(http, leaving, token) == 200
     leaving.server.process.terminate()
-    deadline = time.monotonic() + PATIENCE
-    while await leaving.ops(http, "/readyz") != 503:
+    deadline = time.monotonic() + TIMEOUT
+    while await leaving.get_ops_status(http, "/readyz") != 503:
         assert time.monotonic() < deadline
     assert await check(http, leaving, token) == 200
-    assert await asyncio.to_thread(leaving.server.process.wait, PATIENCE) == 0
+    assert await asyncio.to_thread(leaving.server.process.wait, TIMEOUT) == 0

@@ -1,4 +1,4 @@
-"""A revocation while a store is away: what was acknowledged holds, whoever comes back first."""
+"""Revocations during store outages stay in force, in any order of recovery."""
 
 import asyncio
 import subprocess
@@ -11,23 +11,23 @@ import asyncpg
 import pytest
 
 from tests.scenarios.conftest import Deployment
-from tests.scenarios.test_outages import PATIENCE, check, statuses_until
-from tests.stores.waiting import until_answered
-from tests.support.processes import python_module
+from tests.scenarios.test_outages import TIMEOUT, check, statuses_until
+from tests.stores.waiting import wait_until_async
+from tests.support.processes import module_command
 from tests.support.sidegate import Created, Sidegate
 
 BOUND = 5.0
-"""Seconds after which a revocation that was acknowledged lets nobody in, whatever has failed."""
+"""Seconds after which an acknowledged revocation is in force, whichever store is unavailable."""
 
 
 async def post(
     http: aiohttp.ClientSession, sidegate: Sidegate, path: str, document: object = None
 ) -> tuple[int, Any]:
-    """Ask the admin door for a change."""
+    """Send a request to the admin API."""
     url = f"http://127.0.0.1:{sidegate.admin_port}{path}"
     key = {"Authorization": f"Bearer {sidegate.admin_key}"}
-    async with http.post(url, json=document or {}, headers=key) as answer:
-        return answer.status, await answer.json()
+    async with http.post(url, json=document or {}, headers=key) as response:
+        return response.status, await response.json()
 
 
 async def revoke(http: aiohttp.ClientSession, sidegate: Sidegate, session: Created) -> int:
@@ -36,18 +36,18 @@ async def revoke(http: aiohttp.ClientSession, sidegate: Sidegate, session: Creat
     return status
 
 
-async def known_everywhere(http: aiohttp.ClientSession, deployment: Deployment) -> Created:
-    """Begin a session that both instances, and Redis, know."""
+async def create_cached_session(http: aiohttp.ClientSession, deployment: Deployment) -> Created:
+    """Create a session that both instances and Redis have cached."""
     session = await asyncio.to_thread(deployment.one.create_session)
     for sidegate in (deployment.one, deployment.other):
         assert await check(http, sidegate, session.token) == 200
     return session
 
 
-async def nobody_is_let_in(
+async def assert_denied_after_bound(
     http: aiohttp.ClientSession, deployment: Deployment, session: Created, *, since: float
 ) -> None:
-    """From the bound on, each check on each instance is refused, or nobody knows."""
+    """From the bound on, each check on each instance gets 401 or 503."""
     await asyncio.sleep(max(0.0, since + BOUND - time.monotonic()))
     for _ in range(20):
         for sidegate in (deployment.one, deployment.other):
@@ -55,7 +55,7 @@ async def nobody_is_let_in(
 
 
 async def revocations(url: str, session: Created) -> list[tuple[str, str | None]]:
-    """Return by whom and why, as the audit trail has it; nothing while Postgres is away."""
+    """Return actor and reason from the audit trail; empty if Postgres is down."""
     try:
         connection = await asyncpg.connect(url)
     except (OSError, asyncpg.PostgresError):
@@ -70,16 +70,16 @@ async def revocations(url: str, session: Created) -> list[tuple[str, str | None]
     return [(row["actor"], row["reason"]) for row in rows]
 
 
-async def written_down_once(deployment: Deployment, session: Created) -> None:
-    async def written() -> bool:
+async def assert_persisted_once(deployment: Deployment, session: Created) -> None:
+    async def persisted() -> bool:
         return bool(await revocations(deployment.postgres.url, session))
 
-    await until_answered(written, within=30)
+    await wait_until_async(persisted, within=30)
     assert await revocations(deployment.postgres.url, session) == [("key:tests", "stolen")]
 
 
 async def make_read_only(url: str) -> None:
-    """Let the database take no change any more, from anybody."""
+    """Make the database read-only, for open connections too."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute("ALTER DATABASE postgres SET default_transaction_read_only = on")
@@ -91,58 +91,58 @@ async def make_read_only(url: str) -> None:
         await connection.close()
 
 
-def away(deployment: Deployment, store: str) -> None:
+def stop(deployment: Deployment, store: str) -> None:
     {"redis": deployment.redis, "postgres": deployment.postgres}[store].kill()
 
 
-def back(deployment: Deployment, store: str) -> None:
+def restart(deployment: Deployment, store: str) -> None:
     {"redis": deployment.redis, "postgres": deployment.postgres}[store].restart()
 
 
-@pytest.mark.parametrize("returns", [["redis", "postgres"], ["postgres", "redis"]])
+@pytest.mark.parametrize("restarted", [["redis", "postgres"], ["postgres", "redis"]])
 @pytest.mark.parametrize(
-    ("first", "then", "status"),
+    ("stopped_first", "stopped_later", "status"),
     [
         (["redis"], ["postgres"], 200),
         (["postgres"], ["redis"], 202),
         (["redis", "postgres"], [], 503),
     ],
 )
-async def test_what_was_acknowledged_holds_in_whatever_order_the_stores_come_back(
+async def test_acknowledged_revocation_survives_any_order_of_store_recovery(
     deployment: Deployment,
     http: aiohttp.ClientSession,
-    first: list[str],
-    then: list[str],
+    stopped_first: list[str],
+    stopped_later: list[str],
     status: int,
-    returns: list[str],
+    restarted: list[str],
 ) -> None:
-    session = await known_everywhere(http, deployment)
-    for store in first:
-        await asyncio.to_thread(away, deployment, store)
+    session = await create_cached_session(http, deployment)
+    for store in stopped_first:
+        await asyncio.to_thread(stop, deployment, store)
     assert await revoke(http, deployment.one, session) == status
     revoked_at = time.monotonic()
-    if status != 503:  # every instance has heard of it before the other store is gone, too
+    if status != 503:  # it reaches every instance before the other store stops
         await statuses_until(http, deployment.other, session.token, last=401)
-    for store in then:
-        await asyncio.to_thread(away, deployment, store)
-    for store in returns:
-        await asyncio.to_thread(back, deployment, store)
-    if status == 503:  # it did not happen, and nobody was logged out
+    for store in stopped_later:
+        await asyncio.to_thread(stop, deployment, store)
+    for store in restarted:
+        await asyncio.to_thread(restart, deployment, store)
+    if status == 503:  # nothing was revoked
         assert await statuses_until(http, deployment.other, session.token, last=200) <= {200, 503}
         assert await revocations(deployment.postgres.url, session) == []
         assert await revoke(http, deployment.other, session) == 200
         await statuses_until(http, deployment.one, session.token, last=401)
     else:
-        await nobody_is_let_in(http, deployment, session, since=revoked_at)
-        await written_down_once(deployment, session)
+        await assert_denied_after_bound(http, deployment, session, since=revoked_at)
+        await assert_persisted_once(deployment, session)
         for sidegate in (deployment.one, deployment.other):
             await statuses_until(http, sidegate, session.token, last=401)
 
 
-async def test_a_revocation_without_postgres_is_everywhere_at_once(
+async def test_revocation_without_postgres_reaches_all_instances_within_a_second(
     deployment: Deployment, http: aiohttp.ClientSession
 ) -> None:
-    session, bystander = [await known_everywhere(http, deployment) for _ in range(2)]
+    session, bystander = [await create_cached_session(http, deployment) for _ in range(2)]
     await asyncio.to_thread(deployment.postgres.kill)
     assert await revoke(http, deployment.one, session) == 202
     revoked_at = time.monotonic()
@@ -152,40 +152,40 @@ async def test_a_revocation_without_postgres_is_everywhere_at_once(
     assert await check(http, deployment.other, bystander.token) == 200
 
 
-async def test_by_token_and_for_a_whole_user_it_can_be_pending_too(
+async def test_revocation_by_token_or_for_a_user_can_be_pending(
     deployment: Deployment, http: aiohttp.ClientSession
 ) -> None:
     one, other = deployment.one, deployment.other
-    by_token = await known_everywhere(http, deployment)
+    by_token = await create_cached_session(http, deployment)
     phone, laptop = [
         await asyncio.to_thread(lambda: one.create_session(user_id="bob")) for _ in range(2)
     ]
     for session in (phone, laptop):
         assert await check(http, other, session.token) == 200
     await asyncio.to_thread(deployment.postgres.kill)
-    status, answer = await post(
+    status, body = await post(
         http, other, "/v1/users/bob/revoke", {"except": laptop.session_id, "reason": "stolen"}
     )
-    assert (status, answer) == (202, {"pending": True})
+    assert (status, body) == (202, {"pending": True})
     url = f"http://127.0.0.1:{one.admin_port}/oauth2/revoke"
     key = {"Authorization": f"Bearer {one.admin_key}"}
-    async with http.post(url, data={"token": by_token.token}, headers=key) as reply:
-        assert reply.status == 202
+    async with http.post(url, data={"token": by_token.token}, headers=key) as response:
+        assert response.status == 202
     await statuses_until(http, one, phone.token, last=401)
     await statuses_until(http, other, by_token.token, last=401)
     assert await check(http, one, laptop.token) == 200
     await asyncio.to_thread(deployment.postgres.restart)
-    await written_down_once(deployment, phone)
+    await assert_persisted_once(deployment, phone)
     assert await revocations(deployment.postgres.url, laptop) == []
     assert await check(http, one, laptop.token) == 200
 
 
-async def test_the_command_line_can_leave_it_pending(
+async def test_revocation_by_command_line_can_be_pending(
     deployment: Deployment, http: aiohttp.ClientSession
 ) -> None:
-    session = await known_everywhere(http, deployment)
+    session = await create_cached_session(http, deployment)
     await asyncio.to_thread(deployment.postgres.kill)
-    command = python_module("sidegate", "session", "revoke", session.session_id)
+    command = module_command("sidegate", "session", "revoke", session.session_id)
     done = await asyncio.to_thread(
         subprocess.run,
         command,
@@ -200,25 +200,25 @@ async def test_the_command_line_can_leave_it_pending(
         await statuses_until(http, sidegate, session.token, last=401)
 
 
-async def test_while_redis_lives_it_outlives_every_instance(
+async def test_pending_revocation_in_redis_survives_a_crash_of_all_instances(
     deployment: Deployment, instances: Callable[..., Sidegate], http: aiohttp.ClientSession
 ) -> None:
-    session = await known_everywhere(http, deployment)
+    session = await create_cached_session(http, deployment)
     await asyncio.to_thread(deployment.postgres.kill)
     assert await revoke(http, deployment.one, session) == 202
     for sidegate in (deployment.one, deployment.other):
         await asyncio.to_thread(sidegate.server.kill)
     later = await asyncio.to_thread(lambda: instances(wait=False))
     await asyncio.to_thread(deployment.postgres.restart)
-    await written_down_once(deployment, session)
+    await assert_persisted_once(deployment, session)
     assert await statuses_until(http, later, session.token, last=401) <= {503, 401}
 
 
-async def test_whoever_starts_knows_it_before_the_first_check(
+async def test_starting_instance_reads_pending_revocations_before_serving(
     deployment: Deployment, instances: Callable[..., Sidegate], http: aiohttp.ClientSession
 ) -> None:
-    """A truth that can be read says that the session lives, and nothing else says it does not."""
-    session = await known_everywhere(http, deployment)
+    """The read-only database has the session as active; Redis has the revocation."""
+    session = await create_cached_session(http, deployment)
     await make_read_only(deployment.postgres.url)
     assert await revoke(http, deployment.one, session) == 202
     for _ in range(5):
@@ -226,23 +226,23 @@ async def test_whoever_starts_knows_it_before_the_first_check(
         assert await check(http, later, session.token) == 401
 
 
-async def test_the_sessions_of_a_postgres_that_is_back_are_not_let_in_before_it_knows(
+async def test_recovered_postgres_allows_no_session_with_a_pending_revocation(
     deployment: Deployment, http: aiohttp.ClientSession
 ) -> None:
-    """The race between the first look-up and the writing down: nobody wins it."""
-    many = [await known_everywhere(http, deployment) for _ in range(20)]
+    """No lookup is allowed between the recovery of Postgres and persisting."""
+    sessions = [await create_cached_session(http, deployment) for _ in range(20)]
     await asyncio.to_thread(deployment.postgres.kill)
-    for session in many:
+    for session in sessions:
         assert await revoke(http, deployment.one, session) == 202
-    for session in many:
+    for session in sessions:
         await statuses_until(http, deployment.other, session.token, last=401)
-    await asyncio.to_thread(deployment.redis.kill)  # whose copies nobody can ask any more
+    await asyncio.to_thread(deployment.redis.kill)  # so that lookups go to Postgres
     restarting = asyncio.create_task(asyncio.to_thread(deployment.postgres.restart))
-    deadline = time.monotonic() + PATIENCE
-    while not restarting.done() or not await revocations(deployment.postgres.url, many[-1]):
+    deadline = time.monotonic() + TIMEOUT
+    while not restarting.done() or not await revocations(deployment.postgres.url, sessions[-1]):
         assert time.monotonic() < deadline
-        for session in many:
+        for session in sessions:
             assert await check(http, deployment.other, session.token) in (401, 503)
     await restarting
-    for session in many:
-        await written_down_once(deployment, session)
+    for session in sessions:
+        await assert_persisted_once(deployment, session)

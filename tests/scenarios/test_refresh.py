@@ -1,4 +1,4 @@
-"""Thirty callers refresh one token at once, at two instances: there is one successor."""
+"""Concurrent refreshes of one token at two instances."""
 
 import asyncio
 from typing import Any
@@ -15,21 +15,21 @@ CALLERS = 30
 async def refresh(http: aiohttp.ClientSession, sidegate: Sidegate, token: str) -> dict[str, Any]:
     url = f"http://127.0.0.1:{sidegate.admin_port}/v1/refresh"
     headers = {"Authorization": f"Bearer {sidegate.admin_key}"}
-    async with http.post(url, json={"token": token}, headers=headers) as answer:
-        assert answer.status == 200, await answer.text()
-        return dict(await answer.json())
+    async with http.post(url, json={"token": token}, headers=headers) as response:
+        assert response.status == 200, await response.text()
+        return dict(await response.json())
 
 
-async def test_thirty_refreshes_at_once_at_two_instances_get_one_successor(
+async def test_concurrent_refreshes_at_two_instances_get_one_successor(
     deployment: Deployment, http: aiohttp.ClientSession
 ) -> None:
     both = (deployment.one, deployment.other)
     token = (await asyncio.to_thread(deployment.one.create_session)).token
 
-    answers = await asyncio.gather(*(refresh(http, both[n % 2], token) for n in range(CALLERS)))
+    responses = await asyncio.gather(*(refresh(http, both[n % 2], token) for n in range(CALLERS)))
 
-    [successor] = {answer["token"] for answer in answers}
-    assert {answer["session"]["refresh_count"] for answer in answers} == {1}
+    [successor] = {response["token"] for response in responses}
+    assert {response["session"]["refresh_count"] for response in responses} == {1}
     for sidegate in both:
         assert await check(http, sidegate, successor) == 200
         assert await check(http, sidegate, token) == 200  # within its grace

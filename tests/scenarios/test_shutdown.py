@@ -1,44 +1,56 @@
-"""An instance is stopped (SIGSTOP, a frozen machine) and goes on when everything has changed."""
+"""An instance suspended by SIGSTOP resumes after a revocation it has missed."""
 
 import asyncio
+from collections.abc import Callable
 
 import aiohttp
 import asyncpg
+import pytest
 
 from tests.scenarios.conftest import Deployment
 from tests.scenarios.test_outages import check, statuses_until
-from tests.scenarios.test_pending_revocations import known_everywhere, revoke
-from tests.stores.waiting import until_answered
+from tests.scenarios.test_pending_revocations import create_cached_session, revoke
+from tests.stores.waiting import wait_until_async
+from tests.support.processes import Server
+from tests.support.sidegate import Sidegate
 
-LONGER_THAN_MEMORY = 5.5
-"""Seconds: what was in memory when it was stopped is not believed any more."""
+MEMORY_MAX_AGE = 1.0
+"""Seconds."""
 
 
-async def generation(url: str) -> int:
+@pytest.fixture
+def deployment(
+    own_redis: Server, own_postgres: Server, instances: Callable[..., Sidegate]
+) -> Deployment:
+    settings = {"SIDEGATE_MEMORY__MAX_AGE": f"{MEMORY_MAX_AGE:.0f}s"}
+    return Deployment(own_redis, own_postgres, instances(**settings), instances(**settings))
+
+
+async def read_generation(url: str) -> int:
     connection = await asyncpg.connect(url)
     try:
-        number: int = await connection.fetchval("SELECT number FROM hot_generation")
+        number: int = await connection.fetchval("SELECT number FROM cache_generation")
     finally:
         await connection.close()
     return number
 
 
-async def test_it_does_not_believe_a_redis_that_was_told_nothing_meanwhile(
+async def test_resumed_instance_distrusts_a_redis_that_missed_the_revocation(
     deployment: Deployment, http: aiohttp.ClientSession
 ) -> None:
-    session = await known_everywhere(http, deployment)
-    before = await generation(deployment.postgres.url)
+    session = await create_cached_session(http, deployment)
+    before = await read_generation(deployment.postgres.url)
     deployment.one.server.pause()
     deployment.redis.pause()
     assert await revoke(http, deployment.other, session) == 200
 
-    async def given_up() -> bool:
-        return await generation(deployment.postgres.url) > before
+    async def generation_advanced() -> bool:
+        return await read_generation(deployment.postgres.url) > before
 
-    await until_answered(given_up)
+    await wait_until_async(generation_advanced)
     await asyncio.to_thread(deployment.postgres.kill)
     deployment.redis.resume()
-    await asyncio.sleep(LONGER_THAN_MEMORY)
+    await asyncio.sleep(MEMORY_MAX_AGE + 0.5)  # no copy in its memory is trusted any more
     deployment.one.server.resume()
     for _ in range(100):
         assert await check(http, deployment.one, session.token) == 503

@@ -1,4 +1,4 @@
-"""Many who ask at once for what nobody knows keep nobody else from being let in."""
+"""Many concurrent lookups of unknown tokens do not affect known sessions."""
 
 import asyncio
 from collections import Counter
@@ -16,52 +16,52 @@ from sidegate.services.sessions import NewSession
 from sidegate.settings import load
 from sidegate.stores.postgres.migrate import migrate_postgres
 from tests.contracts.values import TESTER
-from tests.stores.sql.wire import Wire
-from tests.stores.waiting import until, until_answered
+from tests.stores.sql.tcp_proxy import TcpProxy
+from tests.stores.waiting import wait_until, wait_until_async
 from tests.support.processes import Server
 
 KEY = TokenKey.generate()
 
 
 @pytest.fixture
-async def wire(postgres_server: Server) -> AsyncIterator[Wire]:
-    """What leads to Postgres, to be made slow."""
-    async with Wire(postgres_server.port) as wire:
-        yield wire
+async def proxy(postgres_server: Server) -> AsyncIterator[TcpProxy]:
+    """A proxy in front of Postgres, to make it slow."""
+    async with TcpProxy(postgres_server.port) as proxy:
+        yield proxy
 
 
 @pytest.fixture
-async def house(wire: Wire, database_url: str, redis_url: str) -> AsyncIterator[Container]:
-    """An instance without doors that has caught up, and is patient with a busy machine."""
+async def container(proxy: TcpProxy, database_url: str, redis_url: str) -> AsyncIterator[Container]:
+    """An instance without listeners, with deadlines for a busy machine."""
     await migrate_postgres(database_url)
     name = database_url.rpartition("/")[2]
     settings = load(
         None,
         {
-            "SIDEGATE_DATABASE_URL": f"postgresql://postgres@127.0.0.1:{wire.port}/{name}",
+            "SIDEGATE_DATABASE_URL": f"postgresql://postgres@127.0.0.1:{proxy.port}/{name}",
             "SIDEGATE_REDIS_URL": redis_url,
             "SIDEGATE_REDIS__DEADLINE": "60s",
             "SIDEGATE_POSTGRES__DEADLINE": "60s",
             "SIDEGATE_POSTGRES__MAX_LOOKUPS": "500",
             "SIDEGATE_GATE__DEADLINE": "60s",
-            "SIDEGATE_TOKEN__KEYS": KEY.formatted(),
+            "SIDEGATE_TOKEN__KEYS": KEY.format(),
         },
     )
-    async with build_services(settings) as house:
-        await house.catch_up.poll()
-        yield house
+    async with build_services(settings) as container:
+        await container.change_poller.poll()
+        yield container
 
 
-def purged() -> Token:
-    """A token of ours whose session nobody keeps any more: its tag is right."""
+def mint_purged_token() -> Token:
+    """Return a token with a valid tag whose session is in no store."""
     return KeyRing([KEY]).mint(SessionType.WEB)
 
 
-def forged() -> Token:
+def mint_forged_token() -> Token:
     return KeyRing([TokenKey(KEY.id, bytes(32))]).mint(SessionType.WEB)
 
 
-def kind(verdict: Verdict) -> str:
+def outcome(verdict: Verdict) -> str:
     match verdict:
         case Allow():
             return "allow"
@@ -71,48 +71,54 @@ def kind(verdict: Verdict) -> str:
             return store
 
 
-async def verdicts(house: Container, *tokens: Token) -> Counter[str]:
-    judged = await asyncio.gather(*(house.validator.validate(token.text) for token in tokens))
-    return Counter(map(kind, judged))
+async def count_verdicts(container: Container, *tokens: Token) -> Counter[str]:
+    judged = await asyncio.gather(*(container.validator.validate(token.text) for token in tokens))
+    return Counter(map(outcome, judged))
 
 
-async def test_a_storm_of_purged_tokens_starves_nobody_who_is_known(
-    house: Container, wire: Wire
+async def test_many_purged_tokens_do_not_block_known_sessions(
+    container: Container, proxy: TcpProxy
 ) -> None:
-    issued = [await house.sessions.create(NewSession("ada", TESTER)) for _ in range(50)]
+    issued = [await container.sessions.create(NewSession("ada", TESTER)) for _ in range(50)]
     known = [each.token for each in issued]
-    wire.hold()
+    proxy.stall()
     async with asyncio.TaskGroup() as tasks:
-        storm = [tasks.create_task(verdicts(house, purged())) for _ in range(3000)]
-        # What would wait in vain is told so at once.
-        await until(lambda: sum(task.done() for task in storm) == 2500, within=30)
-        assert await verdicts(house, *known) == {"allow": 50}  # from memory
-        house.local.clear()
-        assert await verdicts(house, *known) == {"allow": 50}  # from Redis
-        assert sum(task.done() for task in storm) == 2500
-        wire.let_go()
-    told = sum((task.result() for task in storm), Counter[str]())
-    assert told == {Reason.UNKNOWN.value: 500, "postgres": 2500}
+        purged_checks = [
+            tasks.create_task(count_verdicts(container, mint_purged_token())) for _ in range(3000)
+        ]
+        # Lookups beyond the limit fail at once.
+        await wait_until(lambda: sum(task.done() for task in purged_checks) == 2500, within=30)
+        assert await count_verdicts(container, *known) == {"allow": 50}  # from memory
+        container.memory.clear()
+        assert await count_verdicts(container, *known) == {"allow": 50}  # from Redis
+        assert sum(task.done() for task in purged_checks) == 2500
+        proxy.resume()
+    results = sum((task.result() for task in purged_checks), Counter[str]())
+    assert results == {Reason.UNKNOWN.value: 500, "postgres": 2500}
 
 
-async def test_after_the_storm_everybody_is_known_again(house: Container, wire: Wire) -> None:
-    issued = await house.sessions.create(NewSession("ada", TESTER))
-    wire.delay = 0.1
-    await verdicts(house, *(purged() for _ in range(2000)))
-    wire.delay = 0.0
-    house.local.clear()
+async def test_known_session_is_allowed_after_many_purged_tokens(
+    container: Container, proxy: TcpProxy
+) -> None:
+    issued = await container.sessions.create(NewSession("ada", TESTER))
+    proxy.delay = 0.1
+    await count_verdicts(container, *(mint_purged_token() for _ in range(2000)))
+    proxy.delay = 0.0
+    container.memory.clear()
 
     async def allowed() -> bool:
         with suppress(StoreUnavailable):
-            found = await house.durable.find(issued.token.digest())
+            found = await container.durable.find(issued.token.digest())
             return found is not None
         return False
 
-    await until_answered(allowed)
-    assert await verdicts(house, issued.token) == {"allow": 1}
+    await wait_until_async(allowed)
+    assert await count_verdicts(container, issued.token) == {"allow": 1}
 
 
-async def test_forged_tokens_cost_no_store_anything(house: Container, wire: Wire) -> None:
-    wire.hold()  # whoever asked would wait
-    assert await verdicts(house, *(forged() for _ in range(3000))) == {Reason.FORGED.value: 3000}
-    wire.let_go()
+async def test_forged_tokens_cause_no_lookup(container: Container, proxy: TcpProxy) -> None:
+    proxy.stall()  # a lookup would wait
+    assert await count_verdicts(container, *(mint_forged_token() for _ in range(3000))) == {
+        Reason.FORGED.value: 3000
+    }
+    proxy.resume()

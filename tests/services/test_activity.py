@@ -1,4 +1,4 @@
-"""Touches: written behind everybody's back, never lost while we live, never in the way."""
+"""The activity recorder: throttled, buffered, bounded, no loss in outages."""
 
 import asyncio
 from collections import Counter
@@ -18,9 +18,9 @@ from sidegate.core.session_type import SessionType
 from sidegate.core.verdict import Allow, Deny, Reason
 from sidegate.services.activity import ActivityRecorder
 from sidegate.stores.sqlite.sessions import SqliteSessions
-from tests.contracts.values import a_record, a_session
+from tests.contracts.values import build_record, build_session
 from tests.support.clock import NOON, FakeClock
-from tests.support.fakes import Shelf
+from tests.support.fakes import FakeBackend
 
 MINUTE = timedelta(minutes=1)
 LIFETIMES = MappingProxyType(
@@ -28,195 +28,201 @@ LIFETIMES = MappingProxyType(
 )
 
 
-class Truth(SqliteSessions):
-    """A real store that can be told to be away, for touches only."""
+class FlakySessions(SqliteSessions):
+    """A real store whose `touch` can be made unavailable or stalled."""
 
-    away = False
-    slow = False
-    written = 0
-    asked: asyncio.Event
+    unavailable = False
+    stalled = False
+    touches_written = 0
+    called: asyncio.Event
 
     async def touch(self, touches: Sequence[Touch]) -> list[Session]:
-        if self.away:
-            raise StoreUnavailable("sqlite", "told to be away")
-        self.asked.set()
-        if self.slow:
+        if self.unavailable:
+            raise StoreUnavailable("sqlite", "unavailable in this test")
+        self.called.set()
+        if self.stalled:
             await asyncio.Event().wait()
-        self.written += len(touches)
+        self.touches_written += len(touches)
         return await super().touch(touches)
 
 
-class Scene:
-    """A toucher, its clock, and what it wrote."""
+class Instance:
+    """An instance: its activity recorder, clock, memory and counters."""
 
-    def __init__(self, truth: Truth, *, max_notes: int = 1000) -> None:
+    def __init__(self, database: FlakySessions, *, max_buffered: int = 1000) -> None:
         self.clock = FakeClock()
-        self.truth = truth
-        self.near = Shelf()
+        self.database = database
+        self.memory = FakeBackend()
         self.counts: Counter[str] = Counter()
-        self.toucher = ActivityRecorder(
-            truth,
-            hot=[self.near],
+        self.recorder = ActivityRecorder(
+            database,
+            caches=[self.memory],
             lifetimes=LIFETIMES,
-            keep_near=self.keep,
+            touch_memory=self.put,
             clock=self.clock,
-            counted=lambda outcome, count: self.counts.update({outcome: count}),
-            max_notes=max_notes,
+            count=lambda outcome, count: self.counts.update({outcome: count}),
+            max_buffered=max_buffered,
         )
 
-    def keep(self, session: Session) -> None:
-        self.near.sessions[session.digest] = session
+    def put(self, session: Session) -> None:
+        self.memory.sessions[session.digest] = session
 
-    async def known(self) -> Session:
-        session = a_session()
-        await self.truth.create(a_record(session))
+    async def create_session(self) -> Session:
+        session = build_session()
+        await self.database.create(build_record(session))
         return session
 
-    def see(self, session: Session) -> None:
-        """A check found the session, in memory if it is there."""
-        self.toucher.on_allowed(self.near.sessions.get(session.digest, session), self.clock.now())
+    def check(self, session: Session) -> None:
+        """Allow a check of the session, of its copy in memory if there is one."""
+        self.recorder.on_allowed(
+            self.memory.sessions.get(session.digest, session), self.clock.now()
+        )
 
     async def stored(self, session: Session) -> SessionRecord:
-        record = await self.truth.get(session.id)
+        record = await self.database.get(session.id)
         assert record is not None
         return record
 
 
 @pytest.fixture
-async def truth(tmp_path: Path) -> AsyncIterator[Truth]:
-    store = await Truth.open(tmp_path / "sidegate.db")
-    store.asked = asyncio.Event()
+async def database(tmp_path: Path) -> AsyncIterator[FlakySessions]:
+    store = await FlakySessions.open(tmp_path / "sidegate.db")
+    store.called = asyncio.Event()
     yield store
     await store.close()
 
 
 @pytest.fixture
-def scene(truth: Truth) -> Scene:
-    return Scene(truth)
+def instance(database: FlakySessions) -> Instance:
+    return Instance(database)
 
 
-async def test_a_session_that_was_silent_for_long_is_written_at_the_next_flush(
-    scene: Scene,
+async def test_session_idle_past_the_threshold_is_written_at_the_next_flush(
+    instance: Instance,
 ) -> None:
-    session = await scene.known()
-    scene.clock.advance(MINUTE * 10)
-    scene.see(session)
-    await scene.toucher.flush()
-    assert (await scene.stored(session)).session.last_seen_at == NOON + MINUTE * 10
+    session = await instance.create_session()
+    instance.clock.advance(MINUTE * 10)
+    instance.check(session)
+    await instance.recorder.flush()
+    assert (await instance.stored(session)).session.last_seen_at == NOON + MINUTE * 10
 
 
-async def test_a_session_that_was_just_seen_is_written_a_threshold_later(scene: Scene) -> None:
-    session = await scene.known()
-    seen_at = scene.clock.advance(5)
-    scene.see(session)
-    await scene.toucher.flush()
-    assert (await scene.stored(session)).session.last_seen_at == NOON
-    scene.clock.advance(MINUTE)
-    await scene.toucher.flush()
-    assert (await scene.stored(session)).session.last_seen_at == seen_at
+async def test_recently_touched_session_is_written_one_threshold_later(instance: Instance) -> None:
+    session = await instance.create_session()
+    seen_at = instance.clock.advance(5)
+    instance.check(session)
+    await instance.recorder.flush()
+    assert (await instance.stored(session)).session.last_seen_at == NOON
+    instance.clock.advance(MINUTE)
+    await instance.recorder.flush()
+    assert (await instance.stored(session)).session.last_seen_at == seen_at
 
 
-async def test_a_busy_session_is_written_once_per_threshold_and_every_access_counts(
-    scene: Scene,
+async def test_busy_session_is_written_once_per_threshold_and_counts_accesses(
+    instance: Instance,
 ) -> None:
-    session = await scene.known()
+    session = await instance.create_session()
     for _ in range(120):
-        scene.clock.advance(1)
-        scene.see(session)
-        await scene.toucher.flush()
-    assert scene.truth.written == 2
-    await scene.toucher.flush(everything=True)
-    record = await scene.stored(session)
+        instance.clock.advance(1)
+        instance.check(session)
+        await instance.recorder.flush()
+    assert instance.database.touches_written == 2
+    await instance.recorder.flush(everything=True)
+    record = await instance.stored(session)
     assert record.details.access_count == 120
-    assert record.session.last_seen_at == scene.clock.now()
+    assert record.session.last_seen_at == instance.clock.now()
 
 
-async def test_a_touch_changes_neither_version_nor_deadline(scene: Scene) -> None:
-    session = await scene.known()
-    scene.clock.advance(MINUTE * 10)
-    scene.see(session)
-    await scene.toucher.flush()
-    stored = (await scene.stored(session)).session
-    assert stored == session.touched(scene.clock.now())
+async def test_touch_changes_neither_version_nor_deadline(instance: Instance) -> None:
+    session = await instance.create_session()
+    instance.clock.advance(MINUTE * 10)
+    instance.check(session)
+    await instance.recorder.flush()
+    stored = (await instance.stored(session)).session
+    assert stored == session.touched(instance.clock.now())
     assert stored.version == session.version
 
 
-async def test_the_hot_stores_learn_of_a_written_touch(scene: Scene) -> None:
-    session = await scene.known()
-    scene.clock.advance(MINUTE * 10)
-    scene.see(session)
-    await scene.toucher.flush()
-    assert scene.near.sessions[session.digest].last_seen_at == scene.clock.now()
+async def test_written_touch_updates_the_caches(instance: Instance) -> None:
+    session = await instance.create_session()
+    instance.clock.advance(MINUTE * 10)
+    instance.check(session)
+    await instance.recorder.flush()
+    assert instance.memory.sessions[session.digest].last_seen_at == instance.clock.now()
 
 
-async def test_a_touch_that_comes_after_the_end_revives_nobody(scene: Scene) -> None:
-    session = await scene.known()
-    scene.clock.advance(MINUTE * 10)
-    scene.see(session)
-    tombstone = session.revoked(scene.clock.now())
-    await scene.truth.replace(SessionRecord(tombstone), expected=session.version)
-    await scene.near.put(tombstone)
-    await scene.toucher.flush()
-    assert (await scene.stored(session)).session == tombstone
-    assert scene.near.sessions[session.digest] == tombstone
+async def test_touch_after_revocation_does_not_reactivate_the_session(instance: Instance) -> None:
+    session = await instance.create_session()
+    instance.clock.advance(MINUTE * 10)
+    instance.check(session)
+    tombstone = session.revoked(instance.clock.now())
+    await instance.database.replace(SessionRecord(tombstone), expected=session.version)
+    await instance.memory.put(tombstone)
+    await instance.recorder.flush()
+    assert (await instance.stored(session)).session == tombstone
+    assert instance.memory.sessions[session.digest] == tombstone
 
 
-async def test_what_was_revoked_meanwhile_is_not_offered_as_it_was_noted(scene: Scene) -> None:
-    session = await scene.known()
-    scene.clock.advance(5)
-    scene.see(session)
-    tombstone = session.revoked(scene.clock.now())
-    await scene.truth.replace(SessionRecord(tombstone), expected=session.version)
-    scene.near.sessions.clear()  # a store that has forgotten the tombstone
-    await scene.toucher.flush(everything=True)
-    assert scene.near.sessions == {}
+async def test_session_revoked_before_the_flush_is_not_put_into_a_cache(instance: Instance) -> None:
+    session = await instance.create_session()
+    instance.clock.advance(5)
+    instance.check(session)
+    tombstone = session.revoked(instance.clock.now())
+    await instance.database.replace(SessionRecord(tombstone), expected=session.version)
+    instance.memory.sessions.clear()  # a cache that has evicted the tombstone
+    await instance.recorder.flush(everything=True)
+    assert instance.memory.sessions == {}
 
 
-async def test_while_nothing_can_be_written_nobody_in_use_looks_idle(scene: Scene) -> None:
-    session = await scene.known()
-    scene.truth.away = True
+async def test_session_in_use_does_not_look_idle_during_an_outage(instance: Instance) -> None:
+    session = await instance.create_session()
+    instance.database.unavailable = True
     for _ in range(40):
-        now = scene.clock.advance(MINUTE)
-        assert judge(scene.near.sessions.get(session.digest, session), now) != Deny(Reason.IDLE)
-        scene.see(session)
-        await scene.toucher.flush()
-    scene.truth.away = False
-    await scene.toucher.flush()
-    stored = (await scene.stored(session)).session
-    assert isinstance(judge(stored, scene.clock.now()), Allow)
+        now = instance.clock.advance(MINUTE)
+        assert judge(instance.memory.sessions.get(session.digest, session), now) != Deny(
+            Reason.IDLE
+        )
+        instance.check(session)
+        await instance.recorder.flush()
+    instance.database.unavailable = False
+    await instance.recorder.flush()
+    stored = (await instance.stored(session)).session
+    assert isinstance(judge(stored, instance.clock.now()), Allow)
 
 
-async def test_an_interrupted_writing_forgets_nothing(scene: Scene) -> None:
-    session = await scene.known()
-    scene.clock.advance(MINUTE * 10)
-    scene.see(session)
-    scene.truth.slow = True
-    running = asyncio.create_task(scene.toucher.run(every=0.001))
-    await scene.truth.asked.wait()
-    scene.truth.slow = False
+async def test_cancelled_write_is_flushed_on_shutdown(instance: Instance) -> None:
+    session = await instance.create_session()
+    instance.clock.advance(MINUTE * 10)
+    instance.check(session)
+    instance.database.stalled = True
+    running = asyncio.create_task(instance.recorder.run(interval=0.001))
+    await instance.database.called.wait()
+    instance.database.stalled = False
     running.cancel()
     await asyncio.wait([running])
-    assert (await scene.stored(session)).session.last_seen_at == NOON + MINUTE * 10
+    assert (await instance.stored(session)).session.last_seen_at == NOON + MINUTE * 10
 
 
-async def test_an_outage_loses_no_touch(scene: Scene) -> None:
-    session = await scene.known()
-    scene.clock.advance(MINUTE * 10)
-    scene.see(session)
-    scene.truth.away = True
-    await scene.toucher.flush()
-    seen_at = scene.clock.advance(1)
-    scene.see(session)
-    scene.truth.away = False
-    await scene.toucher.flush(everything=True)
-    record = await scene.stored(session)
+async def test_outage_loses_no_touch(instance: Instance) -> None:
+    session = await instance.create_session()
+    instance.clock.advance(MINUTE * 10)
+    instance.check(session)
+    instance.database.unavailable = True
+    await instance.recorder.flush()
+    seen_at = instance.clock.advance(1)
+    instance.check(session)
+    instance.database.unavailable = False
+    await instance.recorder.flush(everything=True)
+    record = await instance.stored(session)
     assert (record.session.last_seen_at, record.details.access_count) == (seen_at, 2)
-    assert scene.counts == {"failed": 1, "written": 1}
+    assert instance.counts == {"failed": 1, "written": 1}
 
 
-async def test_what_waits_to_be_written_is_bounded(truth: Truth) -> None:
-    scene = Scene(truth, max_notes=3)
+async def test_touches_beyond_the_buffer_limit_are_dropped_and_counted(
+    database: FlakySessions,
+) -> None:
+    instance = Instance(database, max_buffered=3)
     for _ in range(5):
-        scene.see(await scene.known())
-    await scene.toucher.flush(everything=True)
-    assert scene.counts == {"dropped": 2, "written": 3}
+        instance.check(await instance.create_session())
+    await instance.recorder.flush(everything=True)
+    assert instance.counts == {"dropped": 2, "written": 3}

@@ -1,4 +1,4 @@
-"""Samples are taken by one instance at a time, reports tell what they say, and outages pass."""
+"""Analytics: sampling by one instance at a time, reports, retries."""
 
 import asyncio
 from collections import Counter
@@ -18,7 +18,7 @@ from sidegate.services.analytics import Analytics
 from sidegate.stores.sqlite.analytics import SqliteAnalytics
 from sidegate.stores.sqlite.database import SqliteDatabase
 from sidegate.stores.sqlite.sessions import SqliteSessions
-from tests.contracts.values import a_record, a_session
+from tests.contracts.values import build_record, build_session
 from tests.support.clock import NOON, FakeClock
 
 MINUTE = timedelta(minutes=1)
@@ -26,57 +26,65 @@ HOUR = timedelta(hours=1)
 WEB = SessionType.WEB
 
 
-class Counts(SqliteAnalytics):
-    """Real counts that can be away at one of their steps."""
+class FlakyAnalytics(SqliteAnalytics):
+    """A real store that can be unavailable at one step."""
 
-    away_at: str | None = None
+    unavailable_at: str | None = None
 
-    def _may_be_away(self, step: str) -> None:
-        if self.away_at == step:
-            raise StoreUnavailable("sqlite", "told to be away")
+    def _fail_at(self, step: str) -> None:
+        if self.unavailable_at == step:
+            raise StoreUnavailable("sqlite", "unavailable in this test")
 
-    async def add_up(self, *, limit: int) -> int:
-        self._may_be_away("add_up")
-        return await super().add_up(limit=limit)
+    async def add_to_totals(self, *, limit: int) -> int:
+        self._fail_at("add_to_totals")
+        return await super().add_to_totals(limit=limit)
 
-    async def totals(self) -> Totals:
-        self._may_be_away("totals")
-        return await super().totals()
+    async def read_totals(self) -> Totals:
+        self._fail_at("read_totals")
+        return await super().read_totals()
 
-    async def keep(self, sample: Sample) -> None:
-        self._may_be_away("keep")
-        await super().keep(sample)
+    async def save_sample(self, sample: Sample) -> None:
+        self._fail_at("save_sample")
+        await super().save_sample(sample)
 
-    async def last(self) -> Sample | None:
-        self._may_be_away("last")
-        return await super().last()
+    async def read_last_sample(self) -> Sample | None:
+        self._fail_at("read_last_sample")
+        return await super().read_last_sample()
 
 
 @dataclass
-class Scene:
+class Deployment:
     store: SqliteSessions
-    counts: Counts
+    analytics_store: FlakyAnalytics
     clock: FakeClock = field(default_factory=FakeClock)
-    counted: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
     reports: list[Report] = field(default_factory=list)
-    another: asyncio.Event = field(default_factory=asyncio.Event)
+    progress: asyncio.Event = field(default_factory=asyncio.Event)
 
     def analytics(self, every: timedelta = MINUTE) -> Analytics:
-        """Return the analytics of one more instance."""
+        """Return the analytics service of one more instance."""
 
         def count(outcome: str) -> None:
-            self.counted[outcome] += 1
-            self.another.set()
+            self.outcomes[outcome] += 1
+            self.progress.set()
 
-        def tell(report: Report) -> None:
+        def add_report(report: Report) -> None:
             self.reports.append(report)
-            self.another.set()
+            self.progress.set()
 
-        return Analytics(self.counts, every=every, clock=self.clock, counted=count, told=tell)
+        return Analytics(
+            self.analytics_store,
+            interval=every,
+            clock=self.clock,
+            count=count,
+            on_report=add_report,
+        )
 
-    async def begin(self, number: int = 1, user_id: str = "ada") -> None:
+    async def create(self, number: int = 1, user_id: str = "ada") -> None:
         for _ in range(number):
-            await self.store.create(a_record(a_session(at=self.clock.now(), user_id=user_id)))
+            await self.store.create(
+                build_record(build_session(at=self.clock.now(), user_id=user_id))
+            )
 
     async def revoke(self, user_id: str = "ada") -> None:
         condition, by = Condition(user_id), Actor("key:ops")
@@ -84,48 +92,48 @@ class Scene:
             condition, at=self.clock.now(), by=by, reason="bye", limit=1000
         )
 
-    async def sampled(self, analytics: Analytics) -> Report:
-        """Take a sample and return what is reported."""
+    async def sample_and_report(self, analytics: Analytics) -> Report:
+        """Take a sample and return the report."""
         assert await analytics.sample()
-        report = await analytics.report()
+        report = await analytics.read_report()
         assert report is not None
         return report
 
     async def until(self, done: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):
             while not done():
-                self.another.clear()
-                await self.another.wait()
+                self.progress.clear()
+                await self.progress.wait()
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
     file = await SqliteDatabase.open(tmp_path / "sidegate.db")
-    yield Scene(SqliteSessions(file), Counts(file))
+    yield Deployment(SqliteSessions(file), FlakyAnalytics(file))
     await file.close()
 
 
-async def test_before_the_first_sample_there_is_nothing_to_report(scene: Scene) -> None:
-    assert await scene.analytics().report() is None
+async def test_before_the_first_sample_there_is_no_report(deployment: Deployment) -> None:
+    assert await deployment.analytics().read_report() is None
 
 
-async def test_the_first_sample_knows_who_lives_and_of_nothing_that_happened(scene: Scene) -> None:
-    await scene.begin(2)
-    report = await scene.sampled(scene.analytics())
+async def test_first_sample_counts_active_sessions_but_no_events(deployment: Deployment) -> None:
+    await deployment.create(2)
+    report = await deployment.sample_and_report(deployment.analytics())
     assert report.as_of == NOON
     assert report.active[WEB] == 2
     assert report.windows["7d"].since == NOON
     assert report.windows["7d"].created[WEB] == 0
 
 
-async def test_what_happens_between_two_samples_is_reported(scene: Scene) -> None:
-    analytics = scene.analytics()
-    await scene.sampled(analytics)
-    await scene.begin(3)
-    scene.clock.advance(MINUTE)
-    await scene.begin(user_id="bob")
-    await scene.revoke("bob")
-    report = await scene.sampled(analytics)
+async def test_events_between_two_samples_are_reported(deployment: Deployment) -> None:
+    analytics = deployment.analytics()
+    await deployment.sample_and_report(analytics)
+    await deployment.create(3)
+    deployment.clock.advance(MINUTE)
+    await deployment.create(user_id="bob")
+    await deployment.revoke("bob")
+    report = await deployment.sample_and_report(analytics)
     hour = report.windows["1h"]
     assert (report.active[WEB], report.users) == (3, 1)
     assert hour.created[WEB] == 4
@@ -133,128 +141,132 @@ async def test_what_happens_between_two_samples_is_reported(scene: Scene) -> Non
     assert (hour.peak, hour.peak_at) == (3, NOON + MINUTE)
 
 
-async def test_what_ended_by_itself_since_the_last_sample_is_found(scene: Scene) -> None:
-    analytics = scene.analytics()
-    await scene.sampled(analytics)
-    await scene.begin(2)
-    scene.clock.advance(HOUR)
-    day = (await scene.sampled(analytics)).windows["24h"]
+async def test_sessions_that_went_idle_since_the_last_sample_are_counted(
+    deployment: Deployment,
+) -> None:
+    analytics = deployment.analytics()
+    await deployment.sample_and_report(analytics)
+    await deployment.create(2)
+    deployment.clock.advance(HOUR)
+    day = (await deployment.sample_and_report(analytics)).windows["24h"]
     assert day.ended_by_cause[Cause.IDLE] == 2
     assert day.durations.average == 1800
 
 
-async def test_what_happened_before_a_window_is_not_in_it(scene: Scene) -> None:
-    analytics = scene.analytics()
-    await scene.sampled(analytics)
-    await scene.begin(5)
-    scene.clock.advance(MINUTE)
-    await scene.sampled(analytics)
-    scene.clock.advance(HOUR)
-    report = await scene.sampled(analytics)
+async def test_events_before_a_window_are_not_in_it(deployment: Deployment) -> None:
+    analytics = deployment.analytics()
+    await deployment.sample_and_report(analytics)
+    await deployment.create(5)
+    deployment.clock.advance(MINUTE)
+    await deployment.sample_and_report(analytics)
+    deployment.clock.advance(HOUR)
+    report = await deployment.sample_and_report(analytics)
     assert report.windows["1h"].since == NOON + MINUTE
     assert report.windows["1h"].created[WEB] == 0
     assert report.windows["1h"].peak == 5
     assert report.windows["24h"].created[WEB] == 5
 
 
-async def test_no_sample_is_taken_before_it_is_due(scene: Scene) -> None:
-    one, other = scene.analytics(), scene.analytics()
-    assert await one.sample()
-    assert not await other.sample()
-    scene.clock.advance(MINUTE)
-    assert await other.sample()
-    assert not await one.sample()
+async def test_no_sample_is_taken_before_it_is_due(deployment: Deployment) -> None:
+    first, second = deployment.analytics(), deployment.analytics()
+    assert await first.sample()
+    assert not await second.sample()
+    deployment.clock.advance(MINUTE)
+    assert await second.sample()
+    assert not await first.sample()
 
 
-async def test_instances_that_wake_together_take_one_sample(scene: Scene) -> None:
-    taken = await asyncio.gather(*(scene.analytics().sample() for _ in range(5)))
+async def test_concurrent_instances_take_one_sample(deployment: Deployment) -> None:
+    taken = await asyncio.gather(*(deployment.analytics().sample() for _ in range(5)))
     assert sorted(taken) == [False] * 4 + [True]
 
 
-async def test_whoever_does_not_sample_tells_what_another_instance_has_found(scene: Scene) -> None:
-    await scene.begin(2)
-    await scene.sampled(scene.analytics())
-    scene.clock.advance(HOUR)
-    only_following = scene.analytics(timedelta(milliseconds=1)).run(sampling=False)
-    running = asyncio.create_task(only_following)
-    await scene.until(lambda: bool(scene.reports))
-    running.cancel()
-    assert scene.reports[0].active[WEB] == 2
-    assert scene.counted == {"taken": 1}
-
-
-@pytest.mark.parametrize("step", ["add_up", "totals", "keep"])
-async def test_a_sampler_that_dies_half_way_loses_nothing_and_counts_nothing_twice(
-    scene: Scene, step: str
+async def test_instance_without_sampling_reports_samples_of_other_instances(
+    deployment: Deployment,
 ) -> None:
-    analytics = scene.analytics()
-    await scene.sampled(analytics)
-    await scene.begin(2)
-    await scene.revoke()
-    await scene.begin(1)
-    scene.clock.advance(HOUR)
-    scene.counts.away_at = step
+    await deployment.create(2)
+    await deployment.sample_and_report(deployment.analytics())
+    deployment.clock.advance(HOUR)
+    following = deployment.analytics(timedelta(milliseconds=1)).run(sampling=False)
+    running = asyncio.create_task(following)
+    await deployment.until(lambda: bool(deployment.reports))
+    running.cancel()
+    assert deployment.reports[0].active[WEB] == 2
+    assert deployment.outcomes == {"taken": 1}
+
+
+@pytest.mark.parametrize("step", ["add_to_totals", "read_totals", "save_sample"])
+async def test_sample_that_fails_half_way_loses_nothing_and_counts_nothing_twice(
+    deployment: Deployment, step: str
+) -> None:
+    analytics = deployment.analytics()
+    await deployment.sample_and_report(analytics)
+    await deployment.create(2)
+    await deployment.revoke()
+    await deployment.create(1)
+    deployment.clock.advance(HOUR)
+    deployment.analytics_store.unavailable_at = step
     with pytest.raises(StoreUnavailable):
         await analytics.sample()
-    scene.counts.away_at = None
-    scene.clock.advance(MINUTE)
-    day = (await scene.sampled(analytics)).windows["24h"]
+    deployment.analytics_store.unavailable_at = None
+    deployment.clock.advance(MINUTE)
+    day = (await deployment.sample_and_report(analytics)).windows["24h"]
     assert day.created[WEB] == 3
     assert (day.ended_by_cause[Cause.REVOKED], day.ended_by_cause[Cause.IDLE]) == (2, 1)
 
 
-async def test_a_backlog_is_worked_off_before_the_sample(scene: Scene) -> None:
-    analytics = scene.analytics()
-    await scene.sampled(analytics)
-    await scene.begin(1100)
-    await scene.revoke()
-    scene.clock.advance(HOUR)
-    hour = (await scene.sampled(analytics)).windows["1h"]
+async def test_backlog_is_processed_before_the_sample(deployment: Deployment) -> None:
+    analytics = deployment.analytics()
+    await deployment.sample_and_report(analytics)
+    await deployment.create(1100)
+    await deployment.revoke()
+    deployment.clock.advance(HOUR)
+    hour = (await deployment.sample_and_report(analytics)).windows["1h"]
     assert hour.created[WEB] == 1100
     assert hour.ended_by_type[WEB] == 1100
 
 
-async def test_samples_are_kept_for_eight_days(scene: Scene) -> None:
-    analytics = scene.analytics()
-    await scene.sampled(analytics)
-    scene.clock.advance(timedelta(days=8))
-    await scene.sampled(analytics)
-    scene.clock.advance(MINUTE)
-    await scene.sampled(analytics)
-    first = await scene.counts.window(NOON, scene.clock.now())
+async def test_samples_are_kept_for_eight_days(deployment: Deployment) -> None:
+    analytics = deployment.analytics()
+    await deployment.sample_and_report(analytics)
+    deployment.clock.advance(timedelta(days=8))
+    await deployment.sample_and_report(analytics)
+    deployment.clock.advance(MINUTE)
+    await deployment.sample_and_report(analytics)
+    first = await deployment.analytics_store.read_window(NOON, deployment.clock.now())
     assert first is not None
     assert first.first.at == NOON + timedelta(days=8)
 
 
-async def test_a_clock_that_jumps_ahead_does_not_forget_everything(scene: Scene) -> None:
-    analytics = scene.analytics()
+async def test_clock_jump_does_not_delete_all_samples(deployment: Deployment) -> None:
+    analytics = deployment.analytics()
     for _ in range(10):
-        await scene.sampled(analytics)
-        scene.clock.advance(MINUTE)
-    right = scene.clock.now()
-    scene.clock.advance(timedelta(days=300))
-    await scene.sampled(analytics)
-    scene.clock.advance(right - scene.clock.now())
-    hour = (await scene.sampled(analytics)).windows["1h"]
-    assert hour.since < right
+        await deployment.sample_and_report(analytics)
+        deployment.clock.advance(MINUTE)
+    before_jump = deployment.clock.now()
+    deployment.clock.advance(timedelta(days=300))
+    await deployment.sample_and_report(analytics)
+    deployment.clock.advance(before_jump - deployment.clock.now())
+    hour = (await deployment.sample_and_report(analytics)).windows["1h"]
+    assert hour.since < before_jump
 
 
-async def test_rounds_go_on_when_the_store_is_back(scene: Scene) -> None:
-    scene.counts.away_at = "last"
-    running = asyncio.create_task(scene.analytics(timedelta(milliseconds=1)).run())
-    await scene.until(lambda: scene.counted["failed"] > 1)
-    scene.counts.away_at = None
-    await scene.until(lambda: bool(scene.reports))
+async def test_rounds_continue_after_an_outage(deployment: Deployment) -> None:
+    deployment.analytics_store.unavailable_at = "read_last_sample"
+    running = asyncio.create_task(deployment.analytics(timedelta(milliseconds=1)).run())
+    await deployment.until(lambda: deployment.outcomes["failed"] > 1)
+    deployment.analytics_store.unavailable_at = None
+    await deployment.until(lambda: bool(deployment.reports))
     running.cancel()
-    assert scene.reports[0].active == dict.fromkeys(SessionType, 0)
+    assert deployment.reports[0].active == dict.fromkeys(SessionType, 0)
 
 
-async def test_a_session_that_lives_is_in_every_sample_until_its_end(scene: Scene) -> None:
-    await scene.begin()
-    analytics = scene.analytics()
+async def test_active_session_is_in_every_sample_until_it_ends(deployment: Deployment) -> None:
+    await deployment.create()
+    analytics = deployment.analytics()
     found = []
     for _ in range(3):
-        found.append((await scene.sampled(analytics)).active[WEB])
-        scene.clock.advance(15 * MINUTE)
+        found.append((await deployment.sample_and_report(analytics)).active[WEB])
+        deployment.clock.advance(15 * MINUTE)
     assert found == [1, 1, 0]
-    assert await scene.counts.living(NOON) == ActiveSessions({WEB: 1}, users=1)
+    assert await deployment.analytics_store.count_active(NOON) == ActiveSessions({WEB: 1}, users=1)

@@ -1,4 +1,4 @@
-"""The audit trail is sealed behind everybody's back, and whoever tampers with it is found out."""
+"""The audit sealer: sealing, detection of tampering, deletion of old events."""
 
 import asyncio
 import sqlite3
@@ -12,158 +12,156 @@ from pathlib import Path
 import pytest
 
 from sidegate.core.actor import Actor, Change
-from sidegate.core.audit import BEFORE_ALL, AuditEvent, AuditFilter, Seal
+from sidegate.core.audit import CHAIN_START, AuditEvent, AuditFilter, Seal
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.session import SessionDetails, SessionRecord
-from sidegate.services.audit_seal import AuditSealer, Verified
+from sidegate.services.audit_seal import AuditSealer, VerifyProgress
 from sidegate.stores.sqlite.audit import SqliteAudit
 from sidegate.stores.sqlite.database import SqliteDatabase
 from sidegate.stores.sqlite.sessions import SqliteSessions
-from tests.contracts.values import a_session
+from tests.contracts.values import build_session
 from tests.support.clock import FakeClock
 
 DAY = timedelta(days=1)
 LOGIN = Actor("key:login-service", "192.0.2.7")
 
 
-class Trail(SqliteAudit):
-    """A real trail that can be away, be raced, or be forgotten while it is read."""
+class FlakyAudit(SqliteAudit):
+    """A real store that can be unavailable, lose races, or shrink during a read."""
 
-    away = False
-    raced = False
-    overtaken_at: int | None = None
-    asked = 0
+    unavailable = False
+    lose_race = False
+    delete_at: int | None = None
 
-    async def unsealed(self, *, limit: int) -> list[AuditEvent]:
-        self.asked += 1
-        if self.away:
-            raise StoreUnavailable("sqlite", "told to be away")
-        return await super().unsealed(limit=limit)
+    async def list_unsealed(self, *, limit: int) -> list[AuditEvent]:
+        if self.unavailable:
+            raise StoreUnavailable("sqlite", "unavailable in this test")
+        return await super().list_unsealed(limit=limit)
 
-    async def seal(self, seals: object) -> bool:
-        return False if self.raced else await super().seal(seals)  # type: ignore[arg-type]  # passed on
+    async def add_seals(self, seals: object) -> bool:
+        return False if self.lose_race else await super().add_seals(seals)  # type: ignore[arg-type]  # passed on
 
-    async def chain(self, *, after: int, limit: int) -> list[tuple[AuditEvent, Seal]]:
-        few = min(limit, 3)  # so that there are several pages
-        page = await super().chain(after=after, limit=few)
-        if after == self.overtaken_at:
-            self.overtaken_at = None
-            await super().forget(FakeClock().now() + DAY, limit=6)
-            page = await super().chain(after=after, limit=few)
+    async def list_sealed(self, *, after: int, limit: int) -> list[tuple[AuditEvent, Seal]]:
+        page_size = min(limit, 3)  # so that there are several pages
+        page = await super().list_sealed(after=after, limit=page_size)
+        if after == self.delete_at:
+            self.delete_at = None
+            await super().delete_oldest(FakeClock().now() + DAY, limit=6)
+            page = await super().list_sealed(after=after, limit=page_size)
         return page
 
 
 @dataclass
-class Scene:
+class Deployment:
     path: Path
     store: SqliteSessions
-    trail: Trail
+    log: FlakyAudit
     clock: FakeClock = field(default_factory=FakeClock)
-    counted: Counter[str] = field(default_factory=Counter)
-    another: asyncio.Event = field(default_factory=asyncio.Event)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    progress: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def audit(self) -> AuditSealer:
         def count(outcome: str, number: int) -> None:
-            self.counted[outcome] += number
-            self.another.set()
+            self.outcomes[outcome] += number
+            self.progress.set()
 
-        return AuditSealer(self.trail, retention=DAY, clock=self.clock, counted=count)
+        return AuditSealer(self.log, retention=DAY, clock=self.clock, count=count)
 
-    async def begin(self, number: int = 1) -> None:
-        """Begin so many sessions: so many events."""
+    async def create_sessions(self, number: int = 1) -> None:
+        """Create so many sessions, which writes so many events."""
         for _ in range(number):
             now = self.clock.now()
             details = SessionDetails(change=Change(now, LOGIN))
-            await self.store.create(SessionRecord(a_session(at=now), details))
+            await self.store.create(SessionRecord(build_session(at=now), details))
 
     async def until(self, outcome: str, number: int) -> None:
         """Wait until so many were counted."""
         async with asyncio.timeout(30):
-            while self.counted[outcome] < number:
-                await self.another.wait()
-                self.another.clear()
+            while self.outcomes[outcome] < number:
+                await self.progress.wait()
+                self.progress.clear()
 
     def tamper(self, statement: str) -> None:
-        """Do what somebody does who may do anything in the database."""
+        """Run a statement with full privileges on the database."""
         with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
-            connection.execute("DROP TRIGGER events_do_not_change")
+            connection.execute("DROP TRIGGER reject_audit_event_update")
             connection.execute(statement)
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
     database = await SqliteDatabase.open(tmp_path / "sidegate.db")
-    yield Scene(tmp_path / "sidegate.db", SqliteSessions(database), Trail(database))
+    yield Deployment(tmp_path / "sidegate.db", SqliteSessions(database), FlakyAudit(database))
     await database.close()
 
 
-async def verified(scene: Scene, known: Seal = BEFORE_ALL) -> Verified:
-    [*_, last] = [so_far async for so_far in scene.audit.verify(known)]
+async def verify(deployment: Deployment, known: Seal = CHAIN_START) -> VerifyProgress:
+    [*_, last] = [step async for step in deployment.audit.verify(known)]
     return last
 
 
-# --- Sealing
+# Sealing
 
 
-async def test_what_is_new_is_sealed_and_counted(scene: Scene) -> None:
-    await scene.begin(3)
-    assert await scene.audit.seal() == 3
-    await scene.begin(2)
-    assert await scene.audit.seal() == 2
-    assert await scene.audit.seal() == 0
-    assert scene.counted["sealed"] == 5
+async def test_new_events_are_sealed_and_counted(deployment: Deployment) -> None:
+    await deployment.create_sessions(3)
+    assert await deployment.audit.seal() == 3
+    await deployment.create_sessions(2)
+    assert await deployment.audit.seal() == 2
+    assert await deployment.audit.seal() == 0
+    assert deployment.outcomes["sealed"] == 5
 
 
-async def test_a_quicker_instance_is_left_to_it(scene: Scene) -> None:
-    await scene.begin(3)
-    scene.trail.raced = True
-    assert await scene.audit.seal() == 0
-    assert scene.counted["sealed"] == 0
+async def test_lost_race_seals_and_counts_nothing(deployment: Deployment) -> None:
+    await deployment.create_sessions(3)
+    deployment.log.lose_race = True
+    assert await deployment.audit.seal() == 0
+    assert deployment.outcomes["sealed"] == 0
 
 
-async def test_an_outage_is_counted_and_tried_again(scene: Scene) -> None:
-    await scene.begin()
-    scene.trail.away = True
-    running = asyncio.create_task(scene.audit.run(every=0.001))
-    await scene.until("failed", 2)
-    scene.trail.away = False
-    await scene.until("sealed", 1)
+async def test_outage_is_counted_and_retried(deployment: Deployment) -> None:
+    await deployment.create_sessions()
+    deployment.log.unavailable = True
+    running = asyncio.create_task(deployment.audit.run(interval=0.001))
+    await deployment.until("failed", 2)
+    deployment.log.unavailable = False
+    await deployment.until("sealed", 1)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
 
 
-async def test_what_is_older_than_the_retention_is_forgotten(scene: Scene) -> None:
-    await scene.begin(2)
-    await scene.audit.seal()
-    scene.clock.advance(DAY.total_seconds() + 1)
-    await scene.begin()
-    await scene.audit.seal()
-    assert await scene.audit.forget() == 2
-    assert len(await scene.audit.events(AuditFilter(), limit=9)) == 1
-    assert await verified(scene) == Verified(1, await scene.trail.head())
+async def test_events_older_than_the_retention_are_deleted(deployment: Deployment) -> None:
+    await deployment.create_sessions(2)
+    await deployment.audit.seal()
+    deployment.clock.advance(DAY.total_seconds() + 1)
+    await deployment.create_sessions()
+    await deployment.audit.seal()
+    assert await deployment.audit.delete_expired() == 2
+    assert len(await deployment.audit.list_events(AuditFilter(), limit=9)) == 1
+    assert await verify(deployment) == VerifyProgress(1, await deployment.log.read_head())
 
 
-# --- Verifying
+# Verifying
 
 
-async def test_a_chain_that_was_left_alone_holds(scene: Scene) -> None:
-    await scene.begin(7)
-    await scene.audit.seal()
-    so_far = [each async for each in scene.audit.verify()]
-    assert [each.events for each in so_far] == [3, 6, 7, 7]
-    assert so_far[-1] == Verified(7, await scene.trail.head())
+async def test_untouched_chain_is_intact(deployment: Deployment) -> None:
+    await deployment.create_sessions(7)
+    await deployment.audit.seal()
+    steps = [each async for each in deployment.audit.verify()]
+    assert [each.events for each in steps] == [3, 6, 7, 7]
+    assert steps[-1] == VerifyProgress(7, await deployment.log.read_head())
 
 
-async def test_a_chain_without_events_holds(scene: Scene) -> None:
-    assert await verified(scene) == Verified(0, BEFORE_ALL)
+async def test_empty_chain_is_intact(deployment: Deployment) -> None:
+    assert await verify(deployment) == VerifyProgress(0, CHAIN_START)
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        "UPDATE audit_events SET actor = 'key:somebody-else' WHERE link = 4",
+        "UPDATE audit_events SET actor = 'key:other' WHERE link = 4",
         "UPDATE audit_events SET source = NULL WHERE link = 4",
         "UPDATE audit_events SET reason = 'another' WHERE link = 4",
         "UPDATE audit_events SET at = at + 1 WHERE link = 4",
@@ -177,49 +175,49 @@ async def test_a_chain_without_events_holds(scene: Scene) -> None:
         "UPDATE audit_events SET version = 2, type = 'api' WHERE link = 4",
     ],
 )
-async def test_whoever_tampers_breaks_the_chain_where_it_was_done(
-    scene: Scene, damage: str
+async def test_tampering_breaks_the_chain_at_the_changed_event(
+    deployment: Deployment, damage: str
 ) -> None:
-    await scene.begin(7)
-    await scene.audit.seal()
-    scene.tamper(damage)
-    found = await verified(scene)
-    assert (found.events, found.broken) == (3, "link 4 does not hold")
+    await deployment.create_sessions(7)
+    await deployment.audit.seal()
+    deployment.tamper(damage)
+    found = await verify(deployment)
+    assert (found.events, found.broken) == (3, "link 4 does not match its seal")
 
 
-async def test_a_chain_made_anew_is_found_out_by_whoever_knows_a_seal(scene: Scene) -> None:
-    await scene.begin(5)
-    await scene.audit.seal()
-    known = await scene.trail.head()
-    scene.tamper("UPDATE audit_events SET user_id = 'eve', link = NULL, hash = NULL")
-    await scene.audit.seal()
-    assert (await verified(scene)).broken is None
-    assert (await verified(scene, known)).broken == "link 5 is not the one that was known"
+async def test_rebuilt_chain_is_detected_with_a_known_seal(deployment: Deployment) -> None:
+    await deployment.create_sessions(5)
+    await deployment.audit.seal()
+    known_seal = await deployment.log.read_head()
+    deployment.tamper("UPDATE audit_events SET user_id = 'eve', link = NULL, hash = NULL")
+    await deployment.audit.seal()
+    assert (await verify(deployment)).broken is None
+    assert (await verify(deployment, known_seal)).broken == "link 5 differs from the known seal"
 
 
-async def test_an_end_cut_off_is_found_out_by_whoever_knows_a_seal(scene: Scene) -> None:
-    await scene.begin(5)
-    await scene.audit.seal()
-    known = await scene.trail.head()
-    scene.tamper("DELETE FROM audit_events WHERE link >= 4")
-    assert (await verified(scene)).broken is None
-    assert (await verified(scene, known)).broken == "link 5, which was known, is missing"
-    await scene.begin()
-    await scene.audit.seal()
-    assert (await verified(scene, known)).broken == "link 5, which was known, is missing"
+async def test_truncated_chain_is_detected_with_a_known_seal(deployment: Deployment) -> None:
+    await deployment.create_sessions(5)
+    await deployment.audit.seal()
+    known_seal = await deployment.log.read_head()
+    deployment.tamper("DELETE FROM audit_events WHERE link >= 4")
+    assert (await verify(deployment)).broken is None
+    assert (await verify(deployment, known_seal)).broken == "link 5 of the known seal is missing"
+    await deployment.create_sessions()
+    await deployment.audit.seal()
+    assert (await verify(deployment, known_seal)).broken == "link 5 of the known seal is missing"
 
 
-async def test_a_seal_that_holds_still_is_recognised(scene: Scene) -> None:
-    await scene.begin(3)
-    await scene.audit.seal()
-    known = await scene.trail.head()
-    await scene.begin(3)
-    await scene.audit.seal()
-    assert (await verified(scene, known)).broken is None
+async def test_known_seal_of_an_intact_chain_is_accepted(deployment: Deployment) -> None:
+    await deployment.create_sessions(3)
+    await deployment.audit.seal()
+    known_seal = await deployment.log.read_head()
+    await deployment.create_sessions(3)
+    await deployment.audit.seal()
+    assert (await verify(deployment, known_seal)).broken is None
 
 
-async def test_the_retention_may_overtake_whoever_verifies(scene: Scene) -> None:
-    await scene.begin(9)
-    await scene.audit.seal()
-    scene.trail.overtaken_at = 3
-    assert await verified(scene) == Verified(6, await scene.trail.head())
+async def test_deletion_during_verification_is_not_a_break(deployment: Deployment) -> None:
+    await deployment.create_sessions(9)
+    await deployment.audit.seal()
+    deployment.log.delete_at = 3
+    assert await verify(deployment) == VerifyProgress(6, await deployment.log.read_head())

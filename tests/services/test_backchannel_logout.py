@@ -1,4 +1,4 @@
-"""Back-channel logout as a verb: who ends, that all do, and once for each logout token."""
+"""Back-channel logout: which sessions are revoked, all, and once per token."""
 
 import asyncio
 import secrets
@@ -23,69 +23,69 @@ from sidegate.core.token import KeyRing, TokenKey
 from sidegate.services.backchannel_logout import BackchannelLogout
 from sidegate.services.session_context import SessionContext
 from sidegate.services.sessions import NewSession, Sessions
-from tests.contracts.values import TESTER, a_record, a_session
+from tests.contracts.values import TESTER, build_record, build_session
 from tests.support.clock import NOON, FakeClock
 from tests.support.databases import Database, PostgresDatabase, SqliteDatabase
-from tests.web.admin.admin_listener import Silence
+from tests.web.admin.admin_listener import NullEvents
 
 PROVIDER = Actor("provider:idp", "192.0.2.80")
 
 
-class Failing:
-    """Stands before a store or a memory; one of its verbs fails from its nth call on."""
+class FailingStore:
+    """Wraps a store; one of its methods raises StoreUnavailable from its nth call on."""
 
-    def __init__(self, behind: object) -> None:
-        self._behind = behind
-        self._verb = ""
-        self._calls = 0
+    def __init__(self, store: object) -> None:
+        self._store = store
+        self._method = ""
+        self._calls_left = 0
 
-    def fails(self, verb: str, *, after: int) -> None:
-        self._verb, self._calls = verb, after
+    def fail(self, method: str, *, after: int) -> None:
+        assert hasattr(self._store, method)
+        self._method, self._calls_left = method, after
 
-    def heals(self) -> None:
-        self._verb = ""
+    def recover(self) -> None:
+        self._method = ""
 
     def __getattr__(self, name: str) -> Any:
-        async def asked(*args: Any, **named: Any) -> Any:
-            if name == self._verb:
-                self._calls -= 1
-                if self._calls < 0:
-                    raise StoreUnavailable("failing", "told to fail")
-            return await getattr(self._behind, name)(*args, **named)
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            if name == self._method:
+                self._calls_left -= 1
+                if self._calls_left < 0:
+                    raise StoreUnavailable("failing", "unavailable in this test")
+            return await getattr(self._store, name)(*args, **kwargs)
 
-        return asked
+        return call
 
 
 @dataclass
 class Instance:
-    """One instance of several on a database."""
+    """One of several instances on a database."""
 
-    store: Failing
-    memory: Failing
+    store: FailingStore
+    tokens: FailingStore
     sessions: Sessions
     logouts: BackchannelLogout
 
     @classmethod
-    def on(cls, durable: DurableStore, logout_memory: LogoutTokenStore) -> "Instance":
-        store, memory, clock = Failing(durable), Failing(logout_memory), FakeClock()
-        silence = Silence()
+    def on(cls, durable: DurableStore, logout_tokens: LogoutTokenStore) -> "Instance":
+        store, tokens = FailingStore(durable), FailingStore(logout_tokens)
+        clock, events = FakeClock(), NullEvents()
         ring = KeyRing([TokenKey(1, bytes(32))])
-        means = SessionContext(
-            cast("DurableStore", store), [], silence, ring, DEFAULT_LIFETIMES, clock, silence
+        context = SessionContext(
+            cast("DurableStore", store), [], events, ring, DEFAULT_LIFETIMES, clock, events
         )
-        sessions = Sessions(means, new_id=lambda: SessionId(str(uuid7())))
-        logouts = BackchannelLogout(cast("LogoutTokenStore", memory), sessions, clock=clock)
-        return cls(store, memory, sessions, logouts)
+        sessions = Sessions(context, new_id=lambda: SessionId(str(uuid7())))
+        logouts = BackchannelLogout(cast("LogoutTokenStore", tokens), sessions, clock=clock)
+        return cls(store, tokens, sessions, logouts)
 
-    async def obey(self, logout: Logout) -> int:
+    async def process(self, logout: Logout) -> int:
         return await self.logouts.process(logout, by=PROVIDER)
 
-    async def begin(self, **fields: Any) -> SessionId:
-        wanted = NewSession("ada", TESTER, SessionType.SSO, provider="idp")
-        wanted = replace(wanted, **fields)
-        return (await self.sessions.create(wanted)).record.session.id
+    async def create(self, **fields: Any) -> SessionId:
+        new = replace(NewSession("ada", TESTER, SessionType.SSO, provider="idp"), **fields)
+        return (await self.sessions.create(new)).record.session.id
 
-    async def lives(self, session_id: SessionId) -> bool:
+    async def is_active(self, session_id: SessionId) -> bool:
         record = await self.sessions.get(session_id)
         assert record is not None
         return record.session.revoked_at is None
@@ -100,31 +100,31 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
 
 
 @pytest.fixture
-async def here(database: Database) -> AsyncIterator[Instance]:
+async def one(database: Database) -> AsyncIterator[Instance]:
     store = await database.open()
-    async with database.logout_memory() as memory:
-        yield Instance.on(store, memory)
+    async with database.logout_tokens() as tokens:
+        yield Instance.on(store, tokens)
     await store.close()
 
 
 @pytest.fixture
-async def there(database: Database, here: Instance) -> AsyncIterator[Instance]:
-    del here  # it is to be there first
+async def other(database: Database, one: Instance) -> AsyncIterator[Instance]:
+    del one  # it opens the database first
     store = await database.open()
-    async with database.logout_memory() as memory:
-        yield Instance.on(store, memory)
+    async with database.logout_tokens() as tokens:
+        yield Instance.on(store, tokens)
     await store.close()
 
 
-def a_logout(session_id: str | None = None, subject: str | None = None) -> Logout:
+def build_logout(session_id: str | None = None, subject: str | None = None) -> Logout:
     until = NOON + timedelta(minutes=10)
     return Logout("idp", secrets.token_bytes(32), until, session_id, subject)
 
 
-# Of each logout: the sessions that end, and those that look as if they might.
-WHOSE: dict[str, tuple[Logout, list[dict[str, str]], list[dict[str, str]]]] = {
-    "a session": (
-        a_logout("s1"),
+# For each logout: sessions that match it, and similar ones that do not.
+LOGOUTS: dict[str, tuple[Logout, list[dict[str, str]], list[dict[str, str]]]] = {
+    "session": (
+        build_logout("s1"),
         [
             {"provider_session_id": "s1"},
             {"provider_session_id": "s1", "provider_subject": "u1"},
@@ -137,8 +137,8 @@ WHOSE: dict[str, tuple[Logout, list[dict[str, str]], list[dict[str, str]]]] = {
             {},
         ],
     ),
-    "a user": (
-        a_logout(subject="u1"),
+    "user": (
+        build_logout(subject="u1"),
         [
             {"provider_subject": "u1"},
             {"provider_subject": "u1", "provider_session_id": "s1", "user_id": "bob"},
@@ -150,8 +150,8 @@ WHOSE: dict[str, tuple[Logout, list[dict[str, str]], list[dict[str, str]]]] = {
             {"user_id": "u1"},
         ],
     ),
-    "a session of a user": (
-        a_logout("s1", "u1"),
+    "session of a user": (
+        build_logout("s1", "u1"),
         [
             {"provider_session_id": "s1", "provider_subject": "u1"},
             {"provider_session_id": "s1"},
@@ -166,116 +166,112 @@ WHOSE: dict[str, tuple[Logout, list[dict[str, str]], list[dict[str, str]]]] = {
 }
 
 
-@pytest.mark.parametrize("name", WHOSE)
-async def test_those_who_are_meant_end_and_nobody_else(here: Instance, name: str) -> None:
-    logout, meant, others = WHOSE[name]
-    doomed = [await here.begin(**each) for each in meant]
-    spared = [await here.begin(**each) for each in others]
+@pytest.mark.parametrize("name", LOGOUTS)
+async def test_matching_sessions_are_revoked_and_others_are_not(one: Instance, name: str) -> None:
+    logout, matching, similar = LOGOUTS[name]
+    matched = [await one.create(**each) for each in matching]
+    unmatched = [await one.create(**each) for each in similar]
 
-    ended = await here.obey(logout)
+    ended = await one.process(logout)
 
-    assert ended == len(meant)
-    assert [await here.lives(each) for each in doomed] == [False] * len(meant)
-    assert [await here.lives(each) for each in spared] == [True] * len(others)
+    assert ended == len(matching)
+    assert [await one.is_active(each) for each in matched] == [False] * len(matching)
+    assert [await one.is_active(each) for each in unmatched] == [True] * len(similar)
 
 
-async def test_who_did_it_from_where_and_why_is_kept(here: Instance, database: Database) -> None:
-    session_id = await here.begin(provider_session_id="s1")
+async def test_actor_source_and_reason_are_recorded(one: Instance, database: Database) -> None:
+    session_id = await one.create(provider_session_id="s1")
 
-    await here.obey(a_logout("s1"))
+    await one.process(build_logout("s1"))
 
-    record = await here.sessions.get(session_id)
+    record = await one.sessions.get(session_id)
     assert record is not None
     assert (record.details.revoked_by, record.details.revoked_reason) == ("provider:idp", "logout")
     assert record.details.change == Change(NOON, PROVIDER)
     async with database.audit_log() as trail:
-        event = (await trail.events(AuditFilter(session_id=session_id), limit=1))[0]
+        event = (await trail.list_events(AuditFilter(session_id=session_id), limit=1))[0]
     assert (event.by, event.reason) == (PROVIDER, "logout")
 
 
-async def test_that_there_was_no_such_session_is_no_mistake(here: Instance) -> None:
-    assert await here.obey(a_logout("s1")) == 0
+async def test_logout_without_a_matching_session_succeeds(one: Instance) -> None:
+    assert await one.process(build_logout("s1")) == 0
 
 
-async def test_a_logout_is_obeyed_once_and_by_no_other_instance_again(
-    here: Instance, there: Instance
+async def test_repeated_logout_is_a_replay_on_every_instance(
+    one: Instance, other: Instance
 ) -> None:
-    logout = a_logout(subject="u1")
-    await here.begin(provider_subject="u1")
-    assert await here.obey(logout) == 1
-    since = await here.begin(provider_subject="u1")
+    logout = build_logout(subject="u1")
+    await one.create(provider_subject="u1")
+    assert await one.process(logout) == 1
+    newer = await one.create(provider_subject="u1")
 
-    for instance in (here, there):
+    for instance in (one, other):
         with pytest.raises(ReplayedLogout):
-            await instance.obey(logout)
+            await instance.process(logout)
 
-    assert await there.lives(since)
+    assert await other.is_active(newer)
 
 
-async def test_of_one_that_is_sent_everywhere_at_once_one_alone_is_obeyed(
-    here: Instance, there: Instance
-) -> None:
-    logout = a_logout("s1")
-    doomed = await here.begin(provider_session_id="s1")
+async def test_concurrent_duplicates_are_processed_once(one: Instance, other: Instance) -> None:
+    logout = build_logout("s1")
+    matched = await one.create(provider_session_id="s1")
 
-    told = await asyncio.gather(
-        *(instance.obey(logout) for instance in [here, there] * 4), return_exceptions=True
+    results = await asyncio.gather(
+        *(instance.process(logout) for instance in [one, other] * 4), return_exceptions=True
     )
 
-    assert len([each for each in told if isinstance(each, int)]) == 1
-    assert len([each for each in told if isinstance(each, ReplayedLogout)]) == 7
-    assert not await here.lives(doomed)
+    assert len([each for each in results if isinstance(each, int)]) == 1
+    assert len([each for each in results if isinstance(each, ReplayedLogout)]) == 7
+    assert not await one.is_active(matched)
 
 
-async def test_more_than_a_batch_ends_whole(here: Instance) -> None:
-    await _many(here, 501)
+async def test_more_than_one_batch_is_revoked(one: Instance) -> None:
+    await _create_many(one, 501)
 
-    assert await here.obey(a_logout(subject="u1")) == 501
+    assert await one.process(build_logout(subject="u1")) == 501
 
 
-async def test_what_was_interrupted_is_finished_when_it_is_sent_again(
-    here: Instance, there: Instance
-) -> None:
-    await _many(here, 501)
-    logout = a_logout(subject="u1")
-    here.store.fails("revoke_where", after=1)
+async def test_interrupted_logout_is_completed_by_a_retry(one: Instance, other: Instance) -> None:
+    await _create_many(one, 501)
+    logout = build_logout(subject="u1")
+    one.store.fail("revoke_where", after=1)
 
     with pytest.raises(StoreUnavailable):
-        await here.obey(logout)
+        await one.process(logout)
 
-    assert await there.obey(logout) == 1
+    assert await other.process(logout) == 1
 
 
-async def test_a_memory_that_fails_at_the_end_lets_the_provider_come_again(here: Instance) -> None:
-    doomed = await here.begin(provider_session_id="s1")
-    logout = a_logout("s1")
-    here.memory.fails("remember", after=0)
+async def test_logout_that_could_not_be_recorded_can_be_retried(one: Instance) -> None:
+    matched = await one.create(provider_session_id="s1")
+    logout = build_logout("s1")
+    one.tokens.fail("mark_processed", after=0)
 
     with pytest.raises(StoreUnavailable):
-        await here.obey(logout)
-    here.memory.heals()
+        await one.process(logout)
+    one.tokens.recover()
 
-    assert not await here.lives(doomed)
-    assert await here.obey(logout) == 0
+    assert not await one.is_active(matched)
+    assert await one.process(logout) == 0
     with pytest.raises(ReplayedLogout):
-        await here.obey(logout)
+        await one.process(logout)
 
 
-async def test_a_memory_that_cannot_be_asked_ends_nobody(here: Instance) -> None:
-    spared = await here.begin(provider_session_id="s1")
-    here.memory.fails("obeyed", after=0)
+async def test_unavailable_token_store_revokes_nothing(one: Instance) -> None:
+    unmatched = await one.create(provider_session_id="s1")
+    one.tokens.fail("is_processed", after=0)
 
     with pytest.raises(StoreUnavailable):
-        await here.obey(a_logout("s1"))
+        await one.process(build_logout("s1"))
 
-    assert await here.lives(spared)
+    assert await one.is_active(unmatched)
 
 
-async def _many(here: Instance, number: int) -> None:
+async def _create_many(one: Instance, number: int) -> None:
     """Store so many sessions of the provider's user u1."""
     records = [
-        a_record(a_session(type=SessionType.SSO), provider="idp", provider_subject="u1")
+        build_record(build_session(type=SessionType.SSO), provider="idp", provider_subject="u1")
         for _ in range(number)
     ]
     for start in range(0, number, 50):
-        await asyncio.gather(*(here.store.create(each) for each in records[start : start + 50]))
+        await asyncio.gather(*(one.store.create(each) for each in records[start : start + 50]))

@@ -1,4 +1,4 @@
-"""Sessions that end for a mismatch: behind everybody's back, bounded, and never lost in silence."""
+"""Client binding: policies, and background revocation, bounded and counted."""
 
 import asyncio
 from collections import Counter
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from uuid_utils import uuid7
 
-from sidegate.core.binding import Policy, Signal, Signals, Widths, bind
+from sidegate.core.binding import BindingPolicy, PrefixLengths, Signal, Signals, bind
 from sidegate.core.condition import Condition
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.lifetimes import DEFAULT_LIFETIMES
@@ -24,35 +24,35 @@ from sidegate.services.session_context import SessionContext
 from sidegate.services.sessions import NewSession, Sessions
 from sidegate.services.validator import Validator
 from sidegate.stores.sqlite.sessions import SqliteSessions
-from tests.contracts.values import TESTER, a_record, a_session, an_id
+from tests.contracts.values import TESTER, build_record, build_session, build_session_id
 from tests.support.clock import FakeClock
-from tests.support.fakes import Shelf
+from tests.support.fakes import FakeBackend
 
 RING = KeyRing([TokenKey(1, bytes(range(32)))])
 TOKEN = RING.mint(SessionType.WEB)
 
 
-class Truth(SqliteSessions):
-    """A real store that can be told to be away, or to keep somebody waiting."""
+class FlakySessions(SqliteSessions):
+    """A real store whose `revoke_where` can be made unavailable or stalled."""
 
-    away = False
-    waiting: asyncio.Event | None = None
+    unavailable = False
+    stalled: asyncio.Event | None = None
 
-    async def revoke_where(self, condition: Condition, **how: Any) -> list[Session]:
-        if self.away:
-            raise StoreUnavailable("sqlite", "told to be away")
-        if self.waiting is not None:
-            self.waiting.set()
+    async def revoke_where(self, condition: Condition, **kwargs: Any) -> list[Session]:
+        if self.unavailable:
+            raise StoreUnavailable("sqlite", "unavailable in this test")
+        if self.stalled is not None:
+            self.stalled.set()
             await asyncio.Event().wait()
-        return await super().revoke_where(condition, **how)
+        return await super().revoke_where(condition, **kwargs)
 
 
-class Noted(Counter[str]):
-    """Counts beginnings, ends and outcomes; `another` is set at each outcome."""
+class CountedEvents(Counter[str]):
+    """Counts mismatches and outcomes; `progress` is set at each outcome."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.another = asyncio.Event()
+        self.progress = asyncio.Event()
 
     def created(self, session: Session) -> None: ...
 
@@ -63,202 +63,220 @@ class Noted(Counter[str]):
 
     def binding_revocation(self, outcome: str) -> None:
         self[outcome] += 1
-        self.another.set()
+        self.progress.set()
 
     async def until(self, outcome: str, count: int = 1) -> None:
         async with asyncio.timeout(10):
             while self[outcome] < count:
-                self.another.clear()
-                await self.another.wait()
+                self.progress.clear()
+                await self.progress.wait()
 
 
-class Scene:
-    """A worker over a real store."""
+class Deployment:
+    """A revoker over a real store."""
 
-    def __init__(self, truth: Truth, *, max_waiting: int = 100, patience: float = 5.0) -> None:
-        self.truth = truth
-        self.noted = Noted()
+    def __init__(
+        self, database: FlakySessions, *, max_waiting: int = 100, timeout: float = 5.0
+    ) -> None:
+        self.database = database
+        self.events = CountedEvents()
         self.sessions = Sessions(
             SessionContext(
-                truth,
+                database,
                 caches=[],
                 feed=NullFeed(),
                 ring=RING,
                 lifetimes=DEFAULT_LIFETIMES,
                 clock=FakeClock(),
-                events=self.noted,
+                events=self.events,
             ),
             new_id=lambda: SessionId(str(uuid7())),
         )
-        self.behind = BackgroundRevoker(
-            self.sessions, events=self.noted, max_waiting=max_waiting, patience=patience
+        self.revoker = BackgroundRevoker(
+            self.sessions, events=self.events, max_waiting=max_waiting, timeout=timeout
         )
 
-    async def known(self, count: int = 1) -> list[Session]:
-        sessions = [a_session() for _ in range(count)]
+    async def create_sessions(self, count: int = 1) -> list[Session]:
+        sessions = [build_session() for _ in range(count)]
         for session in sessions:
-            await self.truth.create(a_record(session))
+            await self.database.create(build_record(session))
         return sessions
 
-    async def reasons(self, sessions: Iterable[Session]) -> list[tuple[str | None, str | None]]:
-        records = [await SqliteSessions.get(self.truth, session.id) for session in sessions]
+    async def read_reasons(
+        self, sessions: Iterable[Session]
+    ) -> list[tuple[str | None, str | None]]:
+        records = [await SqliteSessions.get(self.database, session.id) for session in sessions]
         return [(r.details.revoked_by, r.details.revoked_reason) for r in records if r is not None]
 
-    async def cancelled(self, worker: asyncio.Task[None]) -> None:
-        worker.cancel()
+    async def cancel(self, task: asyncio.Task[None]) -> None:
+        task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await worker
+            await task
 
 
 @pytest.fixture
-async def truth(tmp_path: Path) -> AsyncIterator[Truth]:
-    store = await Truth.open(tmp_path / "sidegate.db")
+async def database(tmp_path: Path) -> AsyncIterator[FlakySessions]:
+    store = await FlakySessions.open(tmp_path / "sidegate.db")
     yield store
     await store.close()
 
 
 @pytest.fixture
-def scene(truth: Truth) -> Scene:
-    return Scene(truth)
+def deployment(database: FlakySessions) -> Deployment:
+    return Deployment(database)
 
 
-async def test_what_is_noted_ends_with_its_reason(scene: Scene) -> None:
-    sessions = await scene.known(3)
-    worker = asyncio.create_task(scene.behind.run())
+async def test_queued_sessions_are_revoked_with_the_reason_binding(deployment: Deployment) -> None:
+    sessions = await deployment.create_sessions(3)
+    task = asyncio.create_task(deployment.revoker.run())
 
     for session in sessions:
-        scene.behind.revoke(session)
-    await scene.noted.until("revoked", 3)
+        deployment.revoker.revoke(session)
+    await deployment.events.until("revoked", 3)
 
-    assert await scene.reasons(sessions) == [("sidegate", "binding")] * 3
-    await scene.cancelled(worker)
+    assert await deployment.read_reasons(sessions) == [("sidegate", "binding")] * 3
+    await deployment.cancel(task)
 
 
-async def test_a_session_waits_once_however_often_it_is_presented(scene: Scene) -> None:
-    (session,) = await scene.known()
+async def test_session_is_queued_once_however_often_it_is_presented(deployment: Deployment) -> None:
+    (session,) = await deployment.create_sessions()
     for _ in range(50):
-        scene.behind.revoke(session)
+        deployment.revoker.revoke(session)
 
-    worker = asyncio.create_task(scene.behind.run())
-    await scene.noted.until("revoked")
-    await scene.cancelled(worker)
+    task = asyncio.create_task(deployment.revoker.run())
+    await deployment.events.until("revoked")
+    await deployment.cancel(task)
 
-    assert scene.noted == {"revoked": 1}
+    assert deployment.events == {"revoked": 1}
 
 
-async def test_those_beyond_the_bound_are_dropped_and_counted(truth: Truth) -> None:
-    scene = Scene(truth, max_waiting=2)
-    sessions = await scene.known(5)
+async def test_sessions_beyond_the_queue_limit_are_dropped_and_counted(
+    database: FlakySessions,
+) -> None:
+    deployment = Deployment(database, max_waiting=2)
+    sessions = await deployment.create_sessions(5)
     for session in sessions:
-        scene.behind.revoke(session)
+        deployment.revoker.revoke(session)
 
-    worker = asyncio.create_task(scene.behind.run())
-    await scene.noted.until("revoked", 2)
-    await scene.cancelled(worker)
+    task = asyncio.create_task(deployment.revoker.run())
+    await deployment.events.until("revoked", 2)
+    await deployment.cancel(task)
 
-    assert scene.noted == {"dropped": 3, "revoked": 2}
-
-
-async def test_a_failure_is_counted_and_the_next_mismatch_tries_again(scene: Scene) -> None:
-    (session,) = await scene.known()
-    worker = asyncio.create_task(scene.behind.run())
-
-    scene.truth.away = True
-    scene.behind.revoke(session)
-    await scene.noted.until("failed")
-    scene.truth.away = False
-    scene.behind.revoke(session)
-    await scene.noted.until("revoked")
-
-    assert await scene.reasons([session]) == [("sidegate", "binding")]
-    await scene.cancelled(worker)
+    assert deployment.events == {"dropped": 3, "revoked": 2}
 
 
-async def test_what_waits_when_we_stop_is_ended_first(scene: Scene) -> None:
-    sessions = await scene.known(3)
-    worker = asyncio.create_task(scene.behind.run())
-    scene.truth.waiting = asyncio.Event()
+async def test_failure_is_counted_and_the_next_mismatch_retries(deployment: Deployment) -> None:
+    (session,) = await deployment.create_sessions()
+    task = asyncio.create_task(deployment.revoker.run())
+
+    deployment.database.unavailable = True
+    deployment.revoker.revoke(session)
+    await deployment.events.until("failed")
+    deployment.database.unavailable = False
+    deployment.revoker.revoke(session)
+    await deployment.events.until("revoked")
+
+    assert await deployment.read_reasons([session]) == [("sidegate", "binding")]
+    await deployment.cancel(task)
+
+
+async def test_queued_sessions_are_revoked_on_shutdown(deployment: Deployment) -> None:
+    sessions = await deployment.create_sessions(3)
+    task = asyncio.create_task(deployment.revoker.run())
+    deployment.database.stalled = asyncio.Event()
     for session in sessions:
-        scene.behind.revoke(session)
-    await scene.truth.waiting.wait()  # the first is under way
-    scene.truth.waiting = None
+        deployment.revoker.revoke(session)
+    await deployment.database.stalled.wait()  # the first one has begun
+    deployment.database.stalled = None
 
-    await scene.cancelled(worker)
+    await deployment.cancel(task)
 
-    assert await scene.reasons(sessions) == [("sidegate", "binding")] * 3
-
-
-async def test_a_silent_store_does_not_keep_us_from_stopping(truth: Truth) -> None:
-    scene = Scene(truth, patience=0.01)
-    (session,) = await scene.known()
-    worker = asyncio.create_task(scene.behind.run())
-    truth.waiting = asyncio.Event()
-    scene.behind.revoke(session)
-    await truth.waiting.wait()
-
-    worker.cancel()
-    stopped, _ = await asyncio.wait([worker], timeout=2)
-
-    assert stopped == {worker}
+    assert await deployment.read_reasons(sessions) == [("sidegate", "binding")] * 3
 
 
-# Which policy holds
+async def test_stalled_store_does_not_block_shutdown(database: FlakySessions) -> None:
+    deployment = Deployment(database, timeout=0.01)
+    (session,) = await deployment.create_sessions()
+    task = asyncio.create_task(deployment.revoker.run())
+    database.stalled = asyncio.Event()
+    deployment.revoker.revoke(session)
+    await database.stalled.wait()
+
+    task.cancel()
+    stopped, _ = await asyncio.wait([task], timeout=2)
+
+    assert stopped == {task}
+
+
+# Policies
 
 
 @pytest.mark.parametrize(
-    ("policies", "verdict", "ended"),
+    ("policies", "verdict", "revoke_called"),
     [
         ({}, None, False),
-        ({Signal.IP: Policy.OFF}, None, False),
-        ({Signal.IP: Policy.LOG}, None, False),
-        ({Signal.IP: Policy.DENY}, Deny(Reason.BINDING), False),
-        ({Signal.IP: Policy.LOG, Signal.HEADER: Policy.DENY}, Deny(Reason.BINDING), False),
-        ({Signal.IP: Policy.DENY, Signal.HEADER: Policy.REVOKE}, Deny(Reason.BINDING), True),
+        ({Signal.IP: BindingPolicy.OFF}, None, False),
+        ({Signal.IP: BindingPolicy.LOG}, None, False),
+        ({Signal.IP: BindingPolicy.DENY}, Deny(Reason.BINDING), False),
+        (
+            {Signal.IP: BindingPolicy.LOG, Signal.HEADER: BindingPolicy.DENY},
+            Deny(Reason.BINDING),
+            False,
+        ),
+        (
+            {Signal.IP: BindingPolicy.DENY, Signal.HEADER: BindingPolicy.REVOKE},
+            Deny(Reason.BINDING),
+            True,
+        ),
     ],
 )
-def test_the_strictest_policy_of_those_broken_holds(
-    policies: dict[Signal, Policy], verdict: Deny | None, ended: bool
+def test_strictest_policy_of_the_mismatched_signals_applies(
+    policies: dict[Signal, BindingPolicy], verdict: Deny | None, revoke_called: bool
 ) -> None:
-    session_id, revoked = an_id(), list[Session]()
-    kept = bind(session_id, Signals(ip="192.0.2.7", header="7"), Widths())
-    session = a_session(id=session_id, binding=kept)
-    binding = ClientBinding(policies, widths=Widths(), events=Noted(), revoke=revoked.append)
+    session_id, revoked = build_session_id(), list[Session]()
+    bound_signals = bind(session_id, Signals(ip="192.0.2.7", header="7"), PrefixLengths())
+    session = build_session(id=session_id, binding=bound_signals)
+    binding = ClientBinding(
+        policies, prefix_lengths=PrefixLengths(), events=CountedEvents(), revoke=revoked.append
+    )
 
-    differing = binding.mismatched(session, Signals())
+    mismatched = binding.mismatched(session, Signals())
 
-    assert binding.apply_policy(session, differing) == (verdict or Allow(session))
-    assert (revoked == [session]) == ended
+    assert binding.apply_policy(session, mismatched) == (verdict or Allow(session))
+    assert (revoked == [session]) == revoke_called
 
 
-async def test_who_is_refused_for_it_does_not_count_as_seen() -> None:
-    seen: list[tuple[Session, datetime]] = []
-    session = a_session(digest=TOKEN.digest())
+async def test_denied_client_records_no_activity() -> None:
+    allowed_sessions: list[tuple[Session, datetime]] = []
+    session = build_session(digest=TOKEN.digest())
     validator = Validator(
-        Shelf(session),
+        FakeBackend(session),
         ring=RING,
         clock=FakeClock(),
         deadline=60,
-        seen=lambda session, at: seen.append((session, at)),
+        on_allowed=lambda session, at: allowed_sessions.append((session, at)),
     )
 
-    refused = await validator.validate(TOKEN.text, further=lambda _: Deny(Reason.BINDING))
-    allowed = await validator.validate(TOKEN.text, further=Allow)
+    refused = await validator.validate(TOKEN.text, extra_check=lambda _: Deny(Reason.BINDING))
+    allowed = await validator.validate(TOKEN.text, extra_check=Allow)
 
     assert (refused, allowed) == (Deny(Reason.BINDING), Allow(session))
-    assert len(seen) == 1
+    assert len(allowed_sessions) == 1
 
 
-async def test_only_a_valid_session_is_asked_about() -> None:
-    tombstone = a_session(digest=TOKEN.digest()).revoked(FakeClock().now())
-    validator = Validator(Shelf(tombstone), ring=RING, clock=FakeClock(), deadline=60)
+async def test_extra_check_applies_to_valid_sessions_only() -> None:
+    tombstone = build_session(digest=TOKEN.digest()).revoked(FakeClock().now())
+    validator = Validator(FakeBackend(tombstone), ring=RING, clock=FakeClock(), deadline=60)
 
-    verdict = await validator.validate(TOKEN.text, further=lambda _: Deny(Reason.BINDING))
+    verdict = await validator.validate(TOKEN.text, extra_check=lambda _: Deny(Reason.BINDING))
 
     assert verdict == Deny(Reason.REVOKED)
 
 
-async def test_a_session_is_not_begun_that_nobody_could_present(scene: Scene) -> None:
+async def test_session_with_a_malformed_binding_is_not_created(deployment: Deployment) -> None:
     with pytest.raises(ValueError, match="ip"):
-        await scene.sessions.create(NewSession("ada", TESTER, binding=Signals(ip="fe80::1%eth0")))
+        await deployment.sessions.create(
+            NewSession("ada", TESTER, binding=Signals(ip="fe80::1%eth0"))
+        )
 
-    assert await scene.sessions.list_where(Condition("ada"), limit=10) == []
+    assert await deployment.sessions.list_where(Condition("ada"), limit=10) == []

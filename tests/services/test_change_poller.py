@@ -1,4 +1,4 @@
-"""The catch-up loses nothing, whatever is away when something changes."""
+"""The change poller misses no change, whichever store is unavailable."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -7,376 +7,383 @@ from pathlib import Path
 
 import pytest
 
-from sidegate.core.errors import MarkLost, StoreUnavailable
+from sidegate.core.errors import PositionLost, StoreUnavailable
 from sidegate.core.protocols import DurableStore
 from sidegate.core.session import Session, SessionRecord
-from sidegate.services.change_poller import ChangePoller
+from sidegate.services.change_poller import REDELIVERY_DELAY, ChangePoller
 from sidegate.stores.sqlite.sessions import SqliteSessions
-from tests.contracts.values import a_record, a_session
-from tests.stores.waiting import until
+from tests.contracts.values import build_record, build_session
+from tests.stores.waiting import wait_until
 from tests.support.clock import NOON, FakeClock
-from tests.support.fakes import Shelf
-
-LONG_ENOUGH = 1.0
-"""Seconds after which a far store is told what another instance changed."""
+from tests.support.fakes import FakeBackend
 
 
 @dataclass
-class Scene:
-    """One instance between its hot stores and the truth."""
+class Instance:
+    """An instance with its memory and Redis, on a database."""
 
-    truth: DurableStore
+    database: DurableStore
     clock: FakeClock = field(default_factory=FakeClock)
-    near: Shelf = field(default_factory=Shelf)
-    far: Shelf = field(default_factory=Shelf)
-    told: list[int] = field(default_factory=list)
-    believed: list[int | None] = field(default_factory=list)
+    memory: FakeBackend = field(default_factory=FakeBackend)
+    redis: FakeBackend = field(default_factory=FakeBackend)
+    generations: list[int] = field(default_factory=list)
+    trusted: list[int | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.catch_up = ChangePoller(
-            self.truth,
-            hot=[self.near, self.far],
-            told=self.told.append,
-            believe=lambda certain: self.believed.append(self.told[-1] if certain else None),
-            gap=self.near.sessions.clear,
+        self.poller = ChangePoller(
+            self.database,
+            caches=[self.memory, self.redis],
+            on_generation=self.generations.append,
+            on_redis_trust=lambda is_trusted: self.trusted.append(
+                self.generations[-1] if is_trusted else None
+            ),
+            on_gap=self.memory.sessions.clear,
             clock=self.clock,
-            every=3600,
+            interval=3600,
         )
 
     async def revoke_one(self) -> Session:
-        """Create a session, revoke it behind the instance's back, and return its tombstone."""
-        session = a_session()
-        await self.truth.create(a_record(session))
+        """Revoke a session as another instance does, unpublished; return its tombstone."""
+        session = build_session()
+        await self.database.create(build_record(session))
         tombstone = session.revoked(NOON)
-        assert await self.truth.replace(SessionRecord(tombstone), expected=session.version)
+        assert await self.database.replace(SessionRecord(tombstone), expected=session.version)
         return tombstone
 
 
 @pytest.fixture
-async def truth(tmp_path: Path) -> AsyncIterator[SqliteSessions]:
+async def database(tmp_path: Path) -> AsyncIterator[SqliteSessions]:
     store = await SqliteSessions.open(tmp_path / "sidegate.db")
     yield store
     await store.close()
 
 
 @pytest.fixture
-async def scene(truth: SqliteSessions) -> Scene:
-    """An instance that has caught up."""
-    scene = Scene(truth)
-    await scene.catch_up.poll()
-    return scene
+async def instance(database: SqliteSessions) -> Instance:
+    """An instance that has read all changes."""
+    instance = Instance(database)
+    await instance.poller.poll()
+    return instance
 
 
-async def test_what_another_instance_revoked_is_known_here_at_once(scene: Scene) -> None:
-    tombstone = await scene.revoke_one()
-    assert await scene.catch_up.poll() == 1
-    assert scene.near.sessions[tombstone.digest] == tombstone
-    assert await scene.catch_up.poll() == 0
+def lock_sessions(instance: Instance) -> None:
+    """Stall reads of changes, as locked rows do."""
+
+    async def stalled(_: int) -> tuple[int, list[Session]]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    instance.database.list_changed_since = stalled  # type: ignore[assignment,method-assign]  # a fake
 
 
-async def test_it_begins_with_the_present(truth: SqliteSessions) -> None:
-    scene = Scene(truth)
-    await scene.revoke_one()
-    await scene.catch_up.poll()
-    assert scene.near.sessions == {}
+async def test_revocation_by_another_instance_updates_memory(instance: Instance) -> None:
+    tombstone = await instance.revoke_one()
+    assert await instance.poller.poll() == 1
+    assert instance.memory.sessions[tombstone.digest] == tombstone
+    assert await instance.poller.poll() == 0
 
 
-async def test_what_somebody_died_over_is_told_by_whoever_starts_before_a_store_is_believed(
-    truth: SqliteSessions,
+async def test_changes_before_the_start_do_not_update_memory(database: SqliteSessions) -> None:
+    instance = Instance(database)
+    await instance.revoke_one()
+    await instance.poller.poll()
+    assert instance.memory.sessions == {}
+
+
+async def test_startup_redelivers_the_last_changes_before_redis_is_trusted(
+    database: SqliteSessions,
 ) -> None:
-    scene = Scene(truth)
-    tombstone = await scene.revoke_one()
-    alive = a_session(id=tombstone.id, digest=tombstone.digest)
-    await scene.far.put(alive)
-    scene.far.open.clear()
-    starting = asyncio.create_task(scene.catch_up.poll())
+    instance = Instance(database)
+    tombstone = await instance.revoke_one()
+    active = build_session(id=tombstone.id, digest=tombstone.digest)
+    await instance.redis.put(active)
+    instance.redis.unblocked.clear()
+    starting = asyncio.create_task(instance.poller.poll())
     await asyncio.sleep(0.01)
-    assert scene.told == [1, 1]  # it is put under that
-    assert scene.believed == []
-    scene.far.open.set()
+    assert instance.generations == [1, 1]  # copies are stored under it
+    assert instance.trusted == []
+    instance.redis.unblocked.set()
     await starting
-    assert scene.far.sessions[tombstone.digest] == tombstone
-    assert scene.believed == [1]
+    assert instance.redis.sessions[tombstone.digest] == tombstone
+    assert instance.trusted == [1]
 
 
-async def test_a_store_that_cannot_be_told_of_that_is_not_believed(truth: SqliteSessions) -> None:
-    scene = Scene(truth)
-    await scene.revoke_one()
-    scene.far.down = True
-    await scene.catch_up.poll()
-    assert scene.believed == [2]
-
-
-async def test_locked_sessions_keep_no_doubt_from_being_settled(scene: Scene) -> None:
-    async def locked(_: int) -> tuple[int, list[Session]]:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    scene.truth.changed_since = locked  # type: ignore[assignment,method-assign]  # for a lock
-    scene.catch_up.distrust_redis()
-    waiting = asyncio.create_task(scene.catch_up.poll())
-    await until(lambda: scene.believed[-1] == 1)
-    waiting.cancel()
-    await asyncio.wait([waiting])
-
-
-async def test_locked_sessions_keep_no_debt_from_being_paid(scene: Scene) -> None:
-    async def locked(_: int) -> tuple[int, list[Session]]:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    tombstone = a_session().revoked(NOON)
-    scene.truth.changed_since = locked  # type: ignore[assignment,method-assign]  # for a lock
-    scene.catch_up.redeliver_later([tombstone])
-    waiting = asyncio.create_task(scene.catch_up.poll())
-    await until(lambda: scene.far.sessions == {tombstone.digest: tombstone})
-    waiting.cancel()
-    await asyncio.wait([waiting])
-
-
-async def test_a_late_fill_of_a_far_store_loses_to_the_tombstone(scene: Scene) -> None:
-    tombstone = await scene.revoke_one()
-    await scene.catch_up.poll()
-    alive = a_session(id=tombstone.id, digest=tombstone.digest)
-    await scene.far.put(alive)  # read before it was revoked
-    scene.clock.advance(LONG_ENOUGH)
-    await scene.catch_up.poll()
-    assert scene.far.sessions[tombstone.digest] == tombstone
-
-
-async def test_a_store_that_could_not_be_told_is_not_believed_any_more(scene: Scene) -> None:
-    scene.far.down = True
-    await scene.revoke_one()
-    await scene.catch_up.poll()
-    scene.clock.advance(LONG_ENOUGH)
-    await scene.catch_up.poll()
-    assert scene.believed[-1] == 2
-    assert await scene.truth.generation() == 2  # whoever starts later believes it no more either
-
-
-async def test_in_doubt_nothing_is_believed_until_the_truth_has_told_the_generation(
-    scene: Scene,
+async def test_redis_unavailable_at_startup_begins_the_next_generation(
+    database: SqliteSessions,
 ) -> None:
-    scene.catch_up.distrust_redis()
-    assert scene.believed == [1, None]
-    await scene.catch_up.poll()
-    assert set(scene.believed[2:]) == {1}
+    instance = Instance(database)
+    await instance.revoke_one()
+    instance.redis.down = True
+    await instance.poller.poll()
+    assert instance.trusted == [2]
 
 
-async def test_a_generation_that_was_told_before_the_doubt_is_not_believed(scene: Scene) -> None:
-    ask = scene.truth.generation
+async def test_locked_sessions_do_not_delay_trusting_redis_again(instance: Instance) -> None:
+    lock_sessions(instance)
+    instance.poller.distrust_redis()
+    waiting = asyncio.create_task(instance.poller.poll())
+    await wait_until(lambda: instance.trusted[-1] == 1)
+    waiting.cancel()
+    await asyncio.wait([waiting])
 
-    async def doubted_meanwhile() -> int:
-        generation = await ask()
-        scene.catch_up.distrust_redis()
+
+async def test_locked_sessions_do_not_delay_redelivery(instance: Instance) -> None:
+    tombstone = build_session().revoked(NOON)
+    lock_sessions(instance)
+    instance.poller.redeliver_later([tombstone])
+    waiting = asyncio.create_task(instance.poller.poll())
+    await wait_until(lambda: instance.redis.sessions == {tombstone.digest: tombstone})
+    waiting.cancel()
+    await asyncio.wait([waiting])
+
+
+async def test_late_cache_fill_is_overwritten_by_the_redelivered_tombstone(
+    instance: Instance,
+) -> None:
+    tombstone = await instance.revoke_one()
+    await instance.poller.poll()
+    active = build_session(id=tombstone.id, digest=tombstone.digest)
+    await instance.redis.put(active)  # a lookup that read it before it was revoked
+    instance.clock.advance(REDELIVERY_DELAY)
+    await instance.poller.poll()
+    assert instance.redis.sessions[tombstone.digest] == tombstone
+
+
+async def test_failed_redelivery_begins_the_next_generation(instance: Instance) -> None:
+    instance.redis.down = True
+    await instance.revoke_one()
+    await instance.poller.poll()
+    instance.clock.advance(REDELIVERY_DELAY)
+    await instance.poller.poll()
+    assert instance.trusted[-1] == 2
+    # Instances that start later distrust the copies, too.
+    assert await instance.database.read_generation() == 2
+
+
+async def test_distrusted_redis_is_trusted_after_the_generation_is_read(
+    instance: Instance,
+) -> None:
+    instance.poller.distrust_redis()
+    assert instance.trusted == [1, None]
+    await instance.poller.poll()
+    assert set(instance.trusted[2:]) == {1}
+
+
+async def test_distrust_during_a_generation_read_stays_in_force(instance: Instance) -> None:
+    read = instance.database.read_generation
+
+    async def distrust_during_read() -> int:
+        generation = await read()
+        instance.poller.distrust_redis()
         return generation
 
-    scene.truth.generation = doubted_meanwhile  # type: ignore[method-assign]  # for one round
-    await scene.catch_up.poll()
-    assert set(scene.believed[1:]) == {None}
-    scene.truth.generation = ask  # type: ignore[method-assign]  # as before
-    await scene.catch_up.poll()
-    assert scene.believed[-1] == 1
+    instance.database.read_generation = distrust_during_read  # type: ignore[method-assign]  # a fake
+    await instance.poller.poll()
+    assert set(instance.trusted[1:]) == {None}
+    instance.database.read_generation = read  # type: ignore[method-assign]  # as before
+    await instance.poller.poll()
+    assert instance.trusted[-1] == 1
 
 
-async def test_what_it_missed_and_is_not_believed_for_is_not_told_again(scene: Scene) -> None:
-    scene.far.down = True
-    await scene.revoke_one()
-    await scene.catch_up.poll()
-    scene.clock.advance(LONG_ENOUGH)
+async def test_failed_redelivery_is_not_repeated_in_the_next_generation(instance: Instance) -> None:
+    instance.redis.down = True
+    await instance.revoke_one()
+    await instance.poller.poll()
+    instance.clock.advance(REDELIVERY_DELAY)
     for _ in range(3):
-        await scene.catch_up.poll()
-    assert await scene.truth.generation() == 2
+        await instance.poller.poll()
+    assert await instance.database.read_generation() == 2
 
 
-async def test_of_many_instances_that_cannot_tell_a_store_one_ends_its_generation(
-    scene: Scene,
+async def test_concurrent_failed_redeliveries_begin_one_generation(
+    instance: Instance,
 ) -> None:
-    others = [Scene(scene.truth, far=scene.far) for _ in range(3)]
-    everybody = [scene, *others]
-    for each in others:
-        await each.catch_up.poll()
-    scene.far.down = True
-    await scene.revoke_one()
-    for each in everybody:
-        await each.catch_up.poll()
-        each.clock.advance(LONG_ENOUGH)
-    ask = scene.truth.generation
-    before = await ask()
+    other_instances = [Instance(instance.database, redis=instance.redis) for _ in range(3)]
+    instances = [instance, *other_instances]
+    for each in other_instances:
+        await each.poller.poll()
+    instance.redis.down = True
+    await instance.revoke_one()
+    for each in instances:
+        await each.poller.poll()
+        each.clock.advance(REDELIVERY_DELAY)
+    read = instance.database.read_generation
+    before = await read()
 
-    async def at_once() -> int:
+    async def read_before() -> int:
         return before
 
-    scene.truth.generation = at_once  # type: ignore[method-assign]  # all ask before one ends it
-    await asyncio.gather(*(each.catch_up.poll() for each in everybody))
-    assert await ask() == 2
+    # All read it before one advances it.
+    instance.database.read_generation = read_before  # type: ignore[method-assign]  # a fake
+    await asyncio.gather(*(each.poller.poll() for each in instances))
+    assert await read() == 2
 
 
-async def test_a_truth_that_has_gone_back_in_time_is_heard_again_from_now_on() -> None:
-    class Restored:
-        """A truth that a replica took over, which lacked the last changes."""
+async def test_lost_position_clears_memory_and_begins_the_next_generation() -> None:
+    class FailedOver:
+        """A database whose replica took over without the last changes."""
 
-        generations = 1
+        generation = 1
 
-        async def generation(self) -> int:
-            return self.generations
+        async def read_generation(self) -> int:
+            return self.generation
 
-        async def next_generation(self, after: int) -> int:
-            self.generations = after + 1
-            return self.generations
+        async def advance_generation(self, after: int) -> int:
+            self.generation = after + 1
+            return self.generation
 
-        async def last_changed(self, _: int) -> list[Session]:
+        async def list_last_changed(self, _: int) -> list[Session]:
             return []
 
-        async def changed_since(self, mark: int) -> tuple[int, list[Session]]:
-            if mark == 9 and near.sessions:
-                raise MarkLost("told to")
-            return (3 if near.sessions else 9), []
+        async def list_changed_since(self, position: int) -> tuple[int, list[Session]]:
+            if position == 9 and memory.sessions:
+                raise PositionLost("lost in this test")
+            return (3 if memory.sessions else 9), []
 
-    instance = Scene(Restored())  # type: ignore[arg-type]  # four verbs will do
-    near = instance.near
-    await instance.catch_up.poll()
-    await near.put(a_session())
-    assert await instance.catch_up.poll() == 0
-    assert near.sessions == {}  # whatever it held may have been changed
-    assert instance.believed[-1] is None
-    assert await instance.catch_up.poll() == 0
-    assert instance.believed[-1] == 2  # and what a store beyond holds was perhaps never there
+    instance = Instance(FailedOver())  # type: ignore[arg-type]  # has the methods that are used
+    memory = instance.memory
+    await instance.poller.poll()
+    await memory.put(build_session())
+    assert await instance.poller.poll() == 0
+    assert memory.sessions == {}  # its copies may be outdated
+    assert instance.trusted[-1] is None
+    assert await instance.poller.poll() == 0
+    assert instance.trusted[-1] == 2  # copies in Redis may be of lost changes
 
 
-async def hears_the_news_all_the_same(
-    scene: Scene, *, next_generation: Callable[[int], Awaitable[int]]
+async def assert_changes_are_read(
+    instance: Instance, *, advance_generation: Callable[[int], Awaitable[int]]
 ) -> None:
-    tombstone = await scene.revoke_one()
-    scene.truth.next_generation = next_generation  # type: ignore[assignment,method-assign]
-    scene.far.down = True
-    scene.catch_up.redeliver_later([a_session().revoked(NOON)])
+    tombstone = await instance.revoke_one()
+    instance.database.advance_generation = advance_generation  # type: ignore[assignment,method-assign]
+    instance.redis.down = True
+    instance.poller.redeliver_later([build_session().revoked(NOON)])
     with pytest.raises(StoreUnavailable):
-        await scene.catch_up.poll()
-    assert scene.near.sessions[tombstone.digest] == tombstone
+        await instance.poller.poll()
+    assert instance.memory.sessions[tombstone.digest] == tombstone
 
 
-async def test_what_the_truth_cannot_note_keeps_no_news_from_being_heard(scene: Scene) -> None:
-    """A database that may only be read begins no generation, and has news all the same."""
+async def test_read_only_database_does_not_block_reading_changes(instance: Instance) -> None:
+    """A read-only database cannot advance the generation, but has changes to read."""
 
     async def read_only(_: int) -> int:
-        raise StoreUnavailable("truth", "it is read-only")
+        raise StoreUnavailable("database", "it is read-only")
 
-    await hears_the_news_all_the_same(scene, next_generation=read_only)
+    await assert_changes_are_read(instance, advance_generation=read_only)
 
 
-async def test_nor_does_what_the_truth_is_slow_to_note(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+async def test_stalled_commit_does_not_block_reading_changes(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A commit may wait for a synchronous replica that is away."""
+    """A commit may wait for a synchronous replica that is unavailable."""
 
     async def never(_: int) -> int:
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr("sidegate.services.change_poller._SETTLING", 0.05)
-    await hears_the_news_all_the_same(scene, next_generation=never)
+    monkeypatch.setattr("sidegate.services.change_poller._REDELIVERY_TIMEOUT", 0.05)
+    await assert_changes_are_read(instance, advance_generation=never)
 
 
-# --- What was changed here
+# Changes made here
 
 
-async def test_what_is_owed_to_a_store_is_told_as_soon_as_it_can_be(scene: Scene) -> None:
-    tombstone = a_session().revoked(NOON)
-    scene.catch_up.redeliver_later([tombstone])
-    await scene.catch_up.redeliver()
-    assert scene.far.sessions[tombstone.digest] == tombstone
-    assert await scene.truth.generation() == 1
+async def test_undelivered_changes_are_redelivered(instance: Instance) -> None:
+    tombstone = build_session().revoked(NOON)
+    instance.poller.redeliver_later([tombstone])
+    await instance.poller.redeliver()
+    assert instance.redis.sessions[tombstone.digest] == tombstone
+    assert await instance.database.read_generation() == 1
 
 
-async def test_a_storm_of_what_cannot_be_told_begins_one_generation(scene: Scene) -> None:
-    scene.far.down = True
+async def test_many_failed_redeliveries_begin_one_generation(instance: Instance) -> None:
+    instance.redis.down = True
     for _ in range(1000):
-        scene.catch_up.redeliver_later([a_session().revoked(NOON)])
-    await scene.catch_up.redeliver()
-    assert await scene.truth.generation() == 2
+        instance.poller.redeliver_later([build_session().revoked(NOON)])
+    await instance.poller.redeliver()
+    assert await instance.database.read_generation() == 2
 
 
-async def test_while_the_truth_is_away_the_store_is_told_and_the_debt_stays() -> None:
-    class Away:
-        """A truth that does not answer."""
+async def test_during_a_database_outage_changes_are_delivered_every_round() -> None:
+    class Unavailable:
+        """A database that does not respond."""
 
-        async def generation(self) -> int:
-            raise StoreUnavailable("away", "told to be")
+        async def read_generation(self) -> int:
+            raise StoreUnavailable("database", "unavailable in this test")
 
-    scene = Scene(Away())  # type: ignore[arg-type]  # one verb will do
-    tombstone = a_session().revoked(NOON)
-    scene.catch_up.redeliver_later([tombstone])
+    instance = Instance(Unavailable())  # type: ignore[arg-type]  # has the method that is used
+    tombstone = build_session().revoked(NOON)
+    instance.poller.redeliver_later([tombstone])
     rounds = asyncio.Queue[bool]()
-    running = asyncio.create_task(scene.catch_up.run(rounds.put_nowait))
+    running = asyncio.create_task(instance.poller.run(rounds.put_nowait))
     for _ in range(2):
         assert not await rounds.get()
-        assert scene.far.sessions == {tombstone.digest: tombstone}
-        scene.far.sessions.clear()
-        scene.catch_up.wake()
+        assert instance.redis.sessions == {tombstone.digest: tombstone}
+        instance.redis.sessions.clear()
+        instance.poller.wake()
     running.cancel()
     await asyncio.wait([running])
 
 
-# --- Going round
+# Rounds
 
 
-async def test_it_looks_at_once_when_it_rings(scene: Scene) -> None:
-    running = asyncio.create_task(scene.catch_up.run(lambda _: None))
-    tombstone = await scene.revoke_one()
-    scene.catch_up.wake()  # the next round would be in an hour
-    await until(lambda: tombstone.digest in scene.near.sessions)
+async def test_wake_starts_a_round_immediately(instance: Instance) -> None:
+    running = asyncio.create_task(instance.poller.run(lambda _: None))
+    tombstone = await instance.revoke_one()
+    instance.poller.wake()  # the next periodic round is in an hour
+    await wait_until(lambda: tombstone.digest in instance.memory.sessions)
     running.cancel()
     await asyncio.wait([running])
 
 
-async def test_the_end_settles_what_is_owed(scene: Scene) -> None:
+async def test_shutdown_redelivers_undelivered_changes(instance: Instance) -> None:
     rounds = asyncio.Queue[bool]()
-    running = asyncio.create_task(scene.catch_up.run(rounds.put_nowait))
+    running = asyncio.create_task(instance.poller.run(rounds.put_nowait))
     await rounds.get()
-    tombstone = a_session().revoked(NOON)
-    scene.catch_up.redeliver_later([tombstone])
+    tombstone = build_session().revoked(NOON)
+    instance.poller.redeliver_later([tombstone])
     running.cancel()
     await asyncio.wait([running])
-    assert scene.far.sessions == {tombstone.digest: tombstone}
+    assert instance.redis.sessions == {tombstone.digest: tombstone}
 
 
-async def test_a_round_that_was_cut_short_is_made_again(scene: Scene) -> None:
-    tombstone = await scene.revoke_one()
-    scene.near.open.clear()
-    cut_short = asyncio.create_task(scene.catch_up.poll())
+async def test_cancelled_round_is_repeated(instance: Instance) -> None:
+    tombstone = await instance.revoke_one()
+    instance.memory.unblocked.clear()
+    interrupted = asyncio.create_task(instance.poller.poll())
     await asyncio.sleep(0.01)
-    cut_short.cancel()
-    scene.near.open.set()
-    assert await scene.catch_up.poll() == 1
-    assert scene.near.sessions[tombstone.digest] == tombstone
+    interrupted.cancel()
+    instance.memory.unblocked.set()
+    assert await instance.poller.poll() == 1
+    assert instance.memory.sessions[tombstone.digest] == tombstone
 
 
-async def test_it_goes_on_after_an_outage_of_the_truth() -> None:
+async def test_rounds_continue_after_a_database_outage() -> None:
     rounds = asyncio.Queue[bool]()
 
-    class Moody:
-        """A truth that answers twice, and then not."""
+    class Flaky:
+        """A database that fails at the first of every three reads of changes."""
 
-        asked = 0
+        reads = 0
 
-        async def generation(self) -> int:
+        async def read_generation(self) -> int:
             return 1
 
-        async def last_changed(self, _: int) -> list[Session]:
+        async def list_last_changed(self, _: int) -> list[Session]:
             return []
 
-        async def changed_since(self, mark: int) -> tuple[int, list[Session]]:
-            self.asked += 1
-            if self.asked % 3 == 1:
-                raise StoreUnavailable("moody", "not now")
-            return mark + 1, []
+        async def list_changed_since(self, position: int) -> tuple[int, list[Session]]:
+            self.reads += 1
+            if self.reads % 3 == 1:
+                raise StoreUnavailable("database", "unavailable in this test")
+            return position + 1, []
 
-    scene = Scene(Moody())  # type: ignore[arg-type]  # three verbs will do
-    running = asyncio.create_task(scene.catch_up.run(rounds.put_nowait))
-    told = []
+    instance = Instance(Flaky())  # type: ignore[arg-type]  # has the methods that are used
+    running = asyncio.create_task(instance.poller.run(rounds.put_nowait))
+    results = []
     for _ in range(4):
-        scene.catch_up.wake()
-        told.append(await rounds.get())
+        instance.poller.wake()
+        results.append(await rounds.get())
     running.cancel()
-    assert told == [False, True, False, True]
+    assert results == [False, True, False, True]

@@ -1,4 +1,4 @@
-"""Instances learn the time from where the sessions are stored."""
+"""Clock synchronization with the database."""
 
 import asyncio
 import logging
@@ -9,30 +9,30 @@ import pytest
 from sidegate.core.clock import SharedClock
 from sidegate.core.errors import StoreUnavailable
 from sidegate.services.clock_sync import ClockSync
-from tests.stores.waiting import until
+from tests.stores.waiting import wait_until
 from tests.support.clock import NOON, FakeClock
 
 HOUR = timedelta(hours=1)
 
 
 class Database:
-    """Says what time it is when it is asked, `slow` seconds later, unless it is down."""
+    """A database clock, `ahead` of the machine's and read with a `latency`."""
 
     def __init__(self, machine: FakeClock, ahead: timedelta) -> None:
         self._machine = machine
         self._ahead = ahead
-        self.slow = 0.0
+        self.latency = 0.0
         self.down = False
-        self.asked = 0
+        self.readings = 0
 
     async def now(self) -> datetime:
-        self.asked += 1
+        self.readings += 1
         if self.down:
-            raise StoreUnavailable("postgres", "told to be down")
-        self._machine.advance(self.slow / 2)
-        moment = self._machine.now() + self._ahead
-        self._machine.advance(self.slow / 2)
-        return moment
+            raise StoreUnavailable("postgres", "unavailable in this test")
+        self._machine.advance(self.latency / 2)
+        timestamp = self._machine.now() + self._ahead
+        self._machine.advance(self.latency / 2)
+        return timestamp
 
 
 @pytest.fixture
@@ -50,22 +50,22 @@ def database(machine: FakeClock) -> Database:
     return Database(machine, ahead=-HOUR)
 
 
-async def test_a_machine_that_is_an_hour_ahead_judges_by_the_databases_time(
+async def test_machine_an_hour_ahead_follows_the_database_clock(
     clock: SharedClock, database: Database
 ) -> None:
     await ClockSync(clock, database.now).sync()
     assert clock.now() == NOON - HOUR
 
 
-async def test_the_way_to_the_database_and_back_is_taken_into_account(
+async def test_half_the_round_trip_is_added_to_the_reading(
     clock: SharedClock, database: Database
 ) -> None:
-    database.slow = 0.2
+    database.latency = 0.2
     await ClockSync(clock, database.now).sync()
     assert clock.now() == NOON - HOUR + timedelta(seconds=0.2)
 
 
-async def test_an_answer_that_takes_too_long_is_not_believed(clock: SharedClock) -> None:
+async def test_reading_that_times_out_is_not_used(clock: SharedClock) -> None:
     async def never() -> datetime:
         await asyncio.Event().wait()
         return NOON + HOUR
@@ -75,35 +75,35 @@ async def test_an_answer_that_takes_too_long_is_not_believed(clock: SharedClock)
     assert clock.now() == NOON
 
 
-async def test_an_answer_that_was_read_late_because_the_process_was_stopped_is_not_believed(
+async def test_reading_delayed_by_process_suspension_is_not_used(
     clock: SharedClock, database: Database, machine: FakeClock
 ) -> None:
-    database.slow = 10.0
+    database.latency = 10.0
     with pytest.raises(StoreUnavailable):
         await ClockSync(clock, database.now).sync()
     assert clock.now() == machine.now()
 
 
-async def test_while_the_database_is_down_it_goes_on_and_asks_again(
+async def test_during_a_database_outage_the_clock_runs_on_and_sync_retries(
     clock: SharedClock, database: Database
 ) -> None:
     database.down = True
-    running = asyncio.create_task(ClockSync(clock, database.now).run(every=0.001))
-    await until(lambda: database.asked >= 3)
+    running = asyncio.create_task(ClockSync(clock, database.now).run(interval=0.001))
+    await wait_until(lambda: database.readings >= 3)
     assert clock.now() == NOON
     database.down = False
-    await until(lambda: clock.now() == NOON - HOUR)
+    await wait_until(lambda: clock.now() == NOON - HOUR)
     running.cancel()
     await asyncio.wait([running])
 
 
-async def test_a_clock_that_is_far_off_is_told_to_the_operator_once(
+async def test_large_correction_is_logged_once(
     clock: SharedClock, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="sidegate.clock")
-    shared = ClockSync(clock, database.now)
+    sync = ClockSync(clock, database.now)
     for _ in range(3):
-        await shared.sync()
-    assert [record.getMessage() for record in caplog.records] == [
-        "the time here was +3600.0 s from the database's, and follows it now"
-    ]
+        await sync.sync()
+    [record] = caplog.records
+    assert record.getMessage() == "clock corrected"
+    assert record.__dict__["correction_seconds"] == -3600.0

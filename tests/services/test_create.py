@@ -1,4 +1,4 @@
-"""To create a session: whom it ends is told everybody, and a key begins one session only."""
+"""Creating sessions: evictions are published, a key creates one session."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,28 +18,28 @@ from sidegate.services.session_context import SessionContext
 from sidegate.services.sessions import NewSession, Sessions
 from tests.contracts.values import TESTER
 from tests.support.clock import FakeClock
-from tests.support.fakes import Shelf
+from tests.support.fakes import FakeBackend
 
 OLD, NEW = TokenKey(1, bytes(32)), TokenKey(2, bytes(range(32)))
 ADA = NewSession("ada", TESTER)
-KEY = Idempotency.of(api_key="sgk_secret", key="login-1", body=b"{}")
+KEY = Idempotency.from_request(api_key="sgk_secret", key="login-1", body=b"{}")
 
 
 @dataclass
-class Scene:
-    """A durable store, a hot one, and what was announced and counted."""
+class Deployment:
+    """A durable store and a cache, and what was published and counted."""
 
     durable: DurableStore
     clock: FakeClock = field(default_factory=FakeClock)
-    near: Shelf = field(default_factory=Shelf)
-    announced: list[Session] = field(default_factory=list)
+    memory: FakeBackend = field(default_factory=FakeBackend)
+    published: list[Session] = field(default_factory=list)
     counted: list[tuple[str, SessionId]] = field(default_factory=list)
 
     def sessions(self, *keys: TokenKey, limit: Limit | None = None) -> Sessions:
         return Sessions(
             SessionContext(
                 self.durable,
-                caches=[self.near],
+                caches=[self.memory],
                 feed=self,
                 ring=KeyRing(keys or [OLD]),
                 lifetimes=DEFAULT_LIFETIMES,
@@ -51,7 +51,7 @@ class Scene:
         )
 
     async def publish(self, sessions: Iterable[Session]) -> None:
-        self.announced.extend(sessions)
+        self.published.extend(sessions)
 
     def created(self, session: Session) -> None:
         self.counted.append(("created", session.id))
@@ -61,38 +61,40 @@ class Scene:
 
 
 @pytest.fixture
-def scene(durable: DurableStore) -> Scene:
-    return Scene(durable)
+def deployment(durable: DurableStore) -> Deployment:
+    return Deployment(durable)
 
 
-async def test_everybody_is_told_of_one_that_had_to_go(scene: Scene) -> None:
-    sessions = scene.sessions(limit=Limit(1))
+async def test_evicted_session_is_published_and_counted(deployment: Deployment) -> None:
+    sessions = deployment.sessions(limit=Limit(1))
     old = (await sessions.create(ADA)).record.session
-    now = scene.clock.advance(1)
+    now = deployment.clock.advance(1)
     new = (await sessions.create(ADA)).record.session
     tombstone = old.revoked(now)
-    assert scene.announced == [tombstone]
-    assert scene.near.sessions == {old.digest: tombstone, new.digest: new}
-    assert scene.counted == [("created", old.id), ("created", new.id), ("limit", old.id)]
+    assert deployment.published == [tombstone]
+    assert deployment.memory.sessions == {old.digest: tombstone, new.digest: new}
+    assert deployment.counted == [("created", old.id), ("created", new.id), ("limit", old.id)]
 
 
-async def test_a_refused_login_is_neither_counted_nor_kept(scene: Scene) -> None:
-    sessions = scene.sessions(limit=Limit(1, AtLimit.REFUSE))
+async def test_refused_login_is_neither_counted_nor_cached(deployment: Deployment) -> None:
+    sessions = deployment.sessions(limit=Limit(1, AtLimit.REFUSE))
     old = (await sessions.create(ADA)).record.session
     with pytest.raises(LimitReached):
         await sessions.create(ADA, key=KEY)
-    assert scene.counted == [("created", old.id)]
-    assert list(scene.near.sessions) == [old.digest]
+    assert deployment.counted == [("created", old.id)]
+    assert list(deployment.memory.sessions) == [old.digest]
 
 
-async def test_what_a_key_began_is_counted_once(scene: Scene) -> None:
-    first = await scene.sessions(limit=Limit(1)).create(ADA, key=KEY)
-    scene.clock.advance(1)
-    again = await scene.sessions(limit=Limit(1)).create(ADA, key=KEY)
+async def test_repeated_idempotency_key_is_counted_once(deployment: Deployment) -> None:
+    first = await deployment.sessions(limit=Limit(1)).create(ADA, key=KEY)
+    deployment.clock.advance(1)
+    again = await deployment.sessions(limit=Limit(1)).create(ADA, key=KEY)
     assert again == first
-    assert scene.counted == [("created", first.record.session.id)]
+    assert deployment.counted == [("created", first.record.session.id)]
 
 
-async def test_a_new_token_key_does_not_change_what_a_key_began(scene: Scene) -> None:
-    first = await scene.sessions(OLD).create(ADA, key=KEY)
-    assert await scene.sessions(NEW, OLD).create(ADA, key=KEY) == first
+async def test_repeated_idempotency_key_survives_a_token_key_rotation(
+    deployment: Deployment,
+) -> None:
+    first = await deployment.sessions(OLD).create(ADA, key=KEY)
+    assert await deployment.sessions(NEW, OLD).create(ADA, key=KEY) == first

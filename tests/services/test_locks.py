@@ -1,4 +1,4 @@
-"""Locking sessions: who may, what ends it, and what is counted."""
+"""Session locks: acquiring, renewing, releasing, and what is counted."""
 
 import sqlite3
 from collections import Counter
@@ -21,7 +21,7 @@ from sidegate.services.locks import Acquired, Locks
 from sidegate.stores.sqlite.database import SqliteDatabase
 from sidegate.stores.sqlite.locks import SqliteLocks
 from sidegate.stores.sqlite.sessions import SqliteSessions
-from tests.contracts.values import a_record, a_session, a_tombstone, an_id
+from tests.contracts.values import build_record, build_session, build_session_id, build_tombstone
 from tests.support.clock import NOON, FakeClock
 
 MINUTE = timedelta(minutes=1)
@@ -30,8 +30,8 @@ LONG = timedelta(minutes=5)
 
 
 @dataclass
-class Rig:
-    """A file of sessions, and as many instances on it as a test asks for."""
+class Deployment:
+    """A database file, and instances on it."""
 
     path: Path
     file: SqliteDatabase
@@ -49,15 +49,15 @@ class Rig:
             SqliteLocks(self.file),
             get=(durable or self.durable).get,
             clock=clock or self.clock,
-            counted=lambda outcome: self.counts.update([outcome]),
+            count=lambda outcome: self.counts.update([outcome]),
         )
 
-    async def begun(self, session: Session | None = None) -> SessionId:
-        record = a_record(session)
+    async def create(self, session: Session | None = None) -> SessionId:
+        record = build_record(session)
         await self.durable.create(record)
         return record.session.id
 
-    async def acquired(self, session_id: SessionId) -> Acquired:
+    async def acquire(self, session_id: SessionId) -> Acquired:
         got = await self.locks.acquire(session_id, ttl=LONG)
         assert isinstance(got, Acquired)
         return got
@@ -69,108 +69,110 @@ class Rig:
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
     path = tmp_path / "sidegate.db"
     file = await SqliteDatabase.open(path)
-    yield Rig(path, file)
+    yield Deployment(path, file)
     await file.close()
 
 
-class Away:
-    """A durable store that cannot answer."""
+class UnavailableStore:
+    """A durable store that is unavailable."""
 
     async def get(self, session_id: SessionId) -> None:
-        raise StoreUnavailable("away", f"not now, nor about {session_id}")
+        raise StoreUnavailable("sqlite", f"no reply about {session_id}")
 
 
-async def test_what_was_acquired_can_be_renewed_and_released(rig: Rig) -> None:
-    session_id = await rig.begun()
-    got = await rig.acquired(session_id)
-    assert await rig.locks.renew(session_id, got.lease, ttl=MINUTE) == got.hold
-    assert await rig.locks.release(session_id, got.lease)
-    assert rig.counts == {"acquired": 1, "renewed": 1, "released": 1}
+async def test_acquired_lock_can_be_renewed_and_released(deployment: Deployment) -> None:
+    session_id = await deployment.create()
+    got = await deployment.acquire(session_id)
+    assert await deployment.locks.renew(session_id, got.lease, ttl=MINUTE) == got.hold
+    assert await deployment.locks.release(session_id, got.lease)
+    assert deployment.counts == {"acquired": 1, "renewed": 1, "released": 1}
 
 
-async def test_the_next_holder_has_another_lease_and_a_higher_fence(rig: Rig) -> None:
-    session_id = await rig.begun()
-    first = await rig.acquired(session_id)
-    await rig.locks.release(session_id, first.lease)
-    second = await rig.acquired(session_id)
+async def test_next_holder_gets_another_lease_and_a_higher_fence(deployment: Deployment) -> None:
+    session_id = await deployment.create()
+    first = await deployment.acquire(session_id)
+    await deployment.locks.release(session_id, first.lease)
+    second = await deployment.acquire(session_id)
     assert second.lease != first.lease
     assert second.hold.fence > first.hold.fence
 
 
-@pytest.mark.parametrize("apart", [MINUTE, -MINUTE])
-async def test_two_instances_with_clocks_a_minute_apart_do_not_both_hold_it(
-    rig: Rig, apart: timedelta
+@pytest.mark.parametrize("skew", [MINUTE, -MINUTE])
+async def test_clock_skew_does_not_let_two_instances_hold_a_lock(
+    deployment: Deployment, skew: timedelta
 ) -> None:
-    session_id = await rig.begun(a_session(at=NOON - 2 * MINUTE))
-    other = rig.instance(clock=FakeClock(NOON + apart))
-    got = await rig.locks.acquire(session_id, ttl=MINUTE, holder="one")
+    session_id = await deployment.create(build_session(at=NOON - 2 * MINUTE))
+    other = deployment.instance(clock=FakeClock(NOON + skew))
+    got = await deployment.locks.acquire(session_id, ttl=MINUTE, holder="one")
     assert isinstance(got, Acquired)
     contended = await other.acquire(session_id, ttl=MINUTE, holder="other")
     assert isinstance(contended, Contended)
     assert (contended.free_at, contended.holder) == (got.hold.expires_at, "one")
-    assert rig.counts == {"acquired": 1, "contended": 1}
+    assert deployment.counts == {"acquired": 1, "contended": 1}
 
 
-async def test_nobody_locks_a_session_that_does_not_exist(rig: Rig) -> None:
-    session_id = an_id()
-    assert await rig.locks.acquire(session_id, ttl=LONG) is None
-    assert await rig.locks.renew(session_id, Lease.mint(), ttl=LONG) is None
-    assert not await rig.locks.release(session_id, Lease.mint())
-    assert rig.counts == {"lost": 2}
+async def test_lock_of_an_unknown_session_is_not_acquired(deployment: Deployment) -> None:
+    session_id = build_session_id()
+    assert await deployment.locks.acquire(session_id, ttl=LONG) is None
+    assert await deployment.locks.renew(session_id, Lease.mint(), ttl=LONG) is None
+    assert not await deployment.locks.release(session_id, Lease.mint())
+    assert deployment.counts == {"lost": 2}
 
 
 @pytest.mark.parametrize(
     "ended",
     [
-        a_tombstone(at=NOON - MINUTE),
-        a_session(at=NOON - MINUTE, expires_at=NOON),
-        a_session(at=NOON - MINUTE, idle_timeout=MINUTE),
+        build_tombstone(at=NOON - MINUTE),
+        build_session(at=NOON - MINUTE, expires_at=NOON),
+        build_session(at=NOON - MINUTE, idle_timeout=MINUTE),
     ],
     ids=["revoked", "expired", "idle"],
 )
-async def test_nobody_locks_a_session_that_has_ended(rig: Rig, ended: Session) -> None:
-    session_id = await rig.begun(ended)
+async def test_lock_of_an_ended_session_raises_session_ended(
+    deployment: Deployment, ended: Session
+) -> None:
+    session_id = await deployment.create(ended)
     with pytest.raises(SessionEnded):
-        await rig.locks.acquire(session_id, ttl=LONG)
-    assert not rig.counts
+        await deployment.locks.acquire(session_id, ttl=LONG)
+    assert not deployment.counts
 
 
-async def test_the_end_of_a_session_ends_its_lock(rig: Rig) -> None:
-    session_id = await rig.begun()
-    got = await rig.acquired(session_id)
-    await rig.revoke(session_id)
-    assert await rig.locks.renew(session_id, got.lease, ttl=LONG) is None
-    assert rig.counts["lost"] == 1
+async def test_revoking_a_session_ends_its_lock(deployment: Deployment) -> None:
+    session_id = await deployment.create()
+    got = await deployment.acquire(session_id)
+    await deployment.revoke(session_id)
+    assert await deployment.locks.renew(session_id, got.lease, ttl=LONG) is None
+    assert deployment.counts["lost"] == 1
 
 
-async def test_what_is_let_go_of_after_the_end_is_released(rig: Rig) -> None:
-    session_id = await rig.begun()
-    got = await rig.acquired(session_id)
-    await rig.revoke(session_id)
-    assert await rig.locks.release(session_id, got.lease)
+async def test_lock_of_a_revoked_session_can_be_released(deployment: Deployment) -> None:
+    session_id = await deployment.create()
+    got = await deployment.acquire(session_id)
+    await deployment.revoke(session_id)
+    assert await deployment.locks.release(session_id, got.lease)
 
 
-async def test_an_outage_is_no_end_and_no_loss(rig: Rig) -> None:
-    session_id = await rig.begun()
-    got = await rig.acquired(session_id)
-    cut_off = rig.instance(durable=cast("DurableStore", Away()))
-    for asked in (
-        cut_off.acquire(session_id, ttl=LONG),
-        cut_off.renew(session_id, got.lease, ttl=LONG),
+async def test_outage_raises_and_does_not_count_the_lock_as_lost(deployment: Deployment) -> None:
+    session_id = await deployment.create()
+    got = await deployment.acquire(session_id)
+    disconnected = deployment.instance(durable=cast("DurableStore", UnavailableStore()))
+    for call in (
+        disconnected.acquire(session_id, ttl=LONG),
+        disconnected.renew(session_id, got.lease, ttl=LONG),
     ):
         with pytest.raises(StoreUnavailable):
-            await asked
-    assert rig.counts == {"acquired": 1}
-    assert await rig.locks.renew(session_id, got.lease, ttl=LONG) is not None
+            await call
+    assert deployment.counts == {"acquired": 1}
+    assert await deployment.locks.renew(session_id, got.lease, ttl=LONG) is not None
 
 
-async def test_nobody_but_the_holder_is_told_the_lease(rig: Rig) -> None:
-    session_id = await rig.begun()
-    got = await rig.acquired(session_id)
-    with closing(sqlite3.connect(rig.path)) as connection:
+async def test_lease_is_not_stored_or_printed(deployment: Deployment) -> None:
+    session_id = await deployment.create()
+    got = await deployment.acquire(session_id)
+    with closing(sqlite3.connect(deployment.path)) as connection:
         [row] = connection.execute("SELECT * FROM session_locks")
     assert got.lease.digest() in row
     assert got.lease.text not in repr(row) + repr(got)

@@ -1,8 +1,8 @@
-"""While the truth is away revocations hold, and they are written down once when it is back."""
+"""Pending revocations: in force in a database outage, persisted once after it."""
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from sidegate.core.condition import Condition
 from sidegate.core.errors import RevocationPending, SessionEnded, StoreUnavailable
 from sidegate.core.idempotency import Idempotency
 from sidegate.core.lifetimes import DEFAULT_LIFETIMES
-from sidegate.core.pending import PendingRevocation
+from sidegate.core.pending_revocation import PendingRevocation
 from sidegate.core.session import Session, SessionId
 from sidegate.core.session_state import SessionState
 from sidegate.core.token import KeyRing, TokenKey
@@ -25,438 +25,434 @@ from sidegate.services.pending_revocations import PendingRevocations
 from sidegate.services.publisher import NullFeed
 from sidegate.services.rotation import Rotation
 from sidegate.services.session_context import SessionContext
-from sidegate.services.sessions import NewSession, Sessions
+from sidegate.services.sessions import Issued, NewSession, Sessions
 from sidegate.stores.memory import MemoryStore
 from sidegate.stores.sqlite.audit import SqliteAudit
 from sidegate.stores.sqlite.database import SqliteDatabase
 from sidegate.stores.sqlite.sessions import SqliteSessions
-from tests.stores.waiting import until
+from tests.stores.waiting import wait_until
 from tests.support.clock import FakeClock
 
 SUPPORT = Actor("key:support", "192.0.2.7")
+ADA = NewSession("ada", SUPPORT)
+KEY = Idempotency(key_hash=b"c" * 32, seed=b"s" * 32)
 SECOND = timedelta(seconds=1)
+RETENTION = 6.0
 
 
-class Shelf:
-    """A PendingShelf that all instances share, and that may be away or forget."""
+class FakeStore:
+    """A PendingRevocationStore shared by all instances; may be down or lose entries."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, PendingRevocation] = {}
+        self.entries: dict[str, PendingRevocation] = {}
         self.down = False
 
     async def put(self, revocations: Sequence[PendingRevocation]) -> None:
-        self._must_be_there()
-        self.kept |= {each.id: each for each in revocations}
+        self._require_up()
+        self.entries |= {each.id: each for each in revocations}
 
     async def compare(self, known: set[str]) -> tuple[list[PendingRevocation], set[str]]:
-        self._must_be_there()
-        found = [each for id_, each in self.kept.items() if id_ not in known]
-        return found, known - self.kept.keys()
+        self._require_up()
+        found = [each for id_, each in self.entries.items() if id_ not in known]
+        return found, known - self.entries.keys()
 
     async def remove(self, revocation: PendingRevocation) -> None:
-        self._must_be_there()
-        self.kept.pop(revocation.id, None)
+        self._require_up()
+        self.entries.pop(revocation.id, None)
 
-    def _must_be_there(self) -> None:
+    def _require_up(self) -> None:
         if self.down:
-            raise StoreUnavailable("shelf", "told to be down")
+            raise StoreUnavailable("pending", "down in this test")
 
 
-class Truth(SqliteSessions):
-    """A real store that can be told to be away, for revocations only."""
+class FlakySessions(SqliteSessions):
+    """A real store whose `revoke_where` can be made unavailable."""
 
-    away = False
+    unavailable = False
 
-    async def revoke_where(self, *conditions: Condition, **how: object) -> list[Session]:
-        if self.away:
-            raise StoreUnavailable("truth", "told to be away")
-        return await super().revoke_where(*conditions, **how)  # type: ignore[arg-type]  # passed on
+    async def revoke_where(self, *conditions: Condition, **kwargs: object) -> list[Session]:
+        if self.unavailable:
+            raise StoreUnavailable("database", "unavailable in this test")
+        return await super().revoke_where(*conditions, **kwargs)  # type: ignore[arg-type]  # passed on
+
+
+@dataclass
+class Deployment:
+    """What its instances share."""
+
+    database: FlakySessions
+    audit: SqliteAudit
+    store: FakeStore = field(default_factory=FakeStore)
+    clock: FakeClock = field(default_factory=FakeClock)
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+    def start_instance(self, *, has_store: bool = True) -> "Instance":
+        return Instance(self, self.store if has_store else None)
+
+    async def revocations(self) -> list[tuple[str, object, str | None, str | None]]:
+        """Return session, time, actor and reason of each revocation in the audit trail."""
+        events = await self.audit.list_events(AuditFilter(action=Action.REVOKE), limit=99)
+        return [(e.session_id, e.at, e.by.name if e.by else None, e.reason) for e in events]
+
+    async def revoked_ids(self) -> list[str]:
+        return [session_id for session_id, *_ in await self.revocations()]
 
 
 @dataclass
 class Instance:
-    """One process: its memory, and what it knows to be pending."""
+    """One process: its memory, and the pending revocations it knows."""
 
-    truth: Truth
-    shelf: Shelf | None
-    clock: FakeClock
-    outcomes: Counter[str] = field(default_factory=Counter)
+    deployment: Deployment
+    store: FakeStore | None
 
     def __post_init__(self) -> None:
+        clock = self.deployment.clock
         self.pending = PendingRevocations(
-            self.shelf,
-            clock=self.clock,
-            counted=lambda word: self.outcomes.update([word]),
-            linger=6.0,
-            most=5,
+            self.store,
+            clock=clock,
+            count=lambda outcome: self.deployment.outcomes.update([outcome]),
+            retention=RETENTION,
+            max_pending=5,
         )
-        self.local = MemoryStore(
+        self.memory = MemoryStore(
             max_sessions=9,
             max_bytes=2**20,
             max_age=5.0,
-            clock=self.clock,
-            applied=self.pending.applied,
+            clock=clock,
+            apply_pending=self.pending.apply,
         )
-        means = SessionContext(
-            self.truth,
-            [self.local],
+        context = SessionContext(
+            self.deployment.database,
+            [self.memory],
             NullFeed(),
             KeyRing([TokenKey.generate()]),
             DEFAULT_LIFETIMES,
-            self.clock,
+            clock,
             self,
             pending=self.pending,
         )
-        self.sessions = Sessions(means, new_id=lambda: SessionId(str(uuid7())))
-        self.rotation = Rotation(means)
+        self.sessions = Sessions(context, new_id=lambda: SessionId(str(uuid7())))
+        self.rotation = Rotation(context)
 
     def created(self, session: Session) -> None: ...
 
     def ended(self, session: Session, cause: str) -> None: ...
 
-    async def login(self, user_id: str = "ada") -> Session:
-        """Begin a session and let a second pass."""
+    async def log_in(self, user_id: str = "ada") -> Session:
+        """Create a session and let a second pass."""
         issued = await self.sessions.create(NewSession(user_id, SUPPORT))
-        self.clock.advance(SECOND)
+        self.deployment.clock.advance(SECOND)
         return issued.record.session
 
     async def revoke(self, session: Session) -> None:
+        """Revoke a session while the database is unavailable."""
         with pytest.raises(RevocationPending):
             await self.sessions.revoke(session.id, by=SUPPORT, reason="stolen")
 
-    async def listed(
+    async def revoke_where(self, condition: Condition) -> list[int]:
+        revoking = self.sessions.revoke_where(condition, by=SUPPORT, reason="stolen")
+        return [number async for number in revoking]
+
+    async def create_pending(self) -> Session:
+        """Create a session, and revoke it during a database outage, which goes on."""
+        session = await self.log_in()
+        self.deployment.database.unavailable = True
+        await self.revoke(session)
+        return session
+
+    async def list_ids(
         self, *, limit: int = 9, state: SessionState | None = SessionState.ACTIVE
     ) -> list[SessionId]:
         page = await self.sessions.list_where(Condition("ada"), limit=limit, state=state)
         return [record.session.id for record in page]
 
-    async def revoke_where(self, condition: Condition) -> list[int]:
-        ending = self.sessions.revoke_where(condition, by=SUPPORT, reason="stolen")
-        return [number async for number in ending]
+    def allows(self, session: Session) -> bool:
+        """Return whether an active copy found in another store would be allowed here."""
+        return self.memory.put_nowait(session).revoked_at is None
 
-    def lets_in(self, session: Session) -> bool:
-        """Say whether somebody found elsewhere, alive, would be let in here."""
-        return self.local.put_nowait(session).revoked_at is None
-
-    async def write_down(self) -> None:
+    async def persist(self) -> None:
         await self.pending.persist_all(self.sessions.persist)
 
 
 @pytest.fixture
-async def file(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
+async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
     file = await SqliteDatabase.open(tmp_path / "sidegate.db")
-    yield file
+    yield Deployment(FlakySessions(file), SqliteAudit(file))
     await file.close()
 
 
 @pytest.fixture
-def truth(file: SqliteDatabase) -> Truth:
-    return Truth(file)
+def one(deployment: Deployment) -> Instance:
+    return deployment.start_instance()
 
 
 @pytest.fixture
-def instances(truth: Truth) -> tuple[Instance, Instance]:
-    """Two instances on one shelf and one truth."""
-    clock, shelf = FakeClock(), Shelf()
-    return Instance(truth, shelf, clock), Instance(truth, shelf, clock)
+def other(deployment: Deployment) -> Instance:
+    return deployment.start_instance()
 
 
-async def revocations(file: SqliteDatabase) -> list[tuple[str, object, str | None, str | None]]:
-    """Return whom, when, by whom and why, as the audit trail has it."""
-    events = await SqliteAudit(file).events(AuditFilter(action=Action.REVOKE), limit=99)
-    return [(e.session_id, e.at, e.by.name if e.by else None, e.reason) for e in events]
+# In force during the outage
 
 
-async def test_it_holds_here_at_once_on_every_road(instances: tuple[Instance, Instance]) -> None:
-    one, _ = instances
-    session, bystander = await one.login(), await one.login("bob")
-    one.truth.away = True
-    await one.revoke(session)
-    assert not one.lets_in(session)  # from Redis or the truth
-    found = await one.local.find(session.digest)  # from memory
+async def test_pending_revocation_is_applied_to_copies_in_memory(one: Instance) -> None:
+    session = await one.create_pending()
+    found = await one.memory.find(session.digest)
     assert found is not None
     assert found.revoked_at is not None
-    assert one.lets_in(bystander)
 
 
-async def test_who_is_to_be_written_down_is_shown_and_listed_as_over(
-    instances: tuple[Instance, Instance],
+Revoke = Callable[[Instance, Session], Awaitable[object]]
+
+
+@pytest.mark.parametrize(
+    ("revoke", "allowed"),
+    [
+        (
+            lambda one, ada: one.sessions.revoke(ada.id, by=SUPPORT, reason="stolen"),
+            [False, True, True],
+        ),
+        (
+            lambda one, ada: one.revoke_where(Condition("ada", except_id=ada.id)),
+            [True, False, True],
+        ),
+    ],
+    ids=["session", "other sessions of the user"],
+)
+async def test_pending_revocation_denies_matching_sessions_on_every_instance(
+    one: Instance, other: Instance, revoke: Revoke, allowed: list[bool]
 ) -> None:
-    one, other = instances
-    session, another = await one.login(), await one.login()
-    one.truth.away = True
+    sessions = [await one.log_in(), await one.log_in(), await one.log_in("bob")]
+    one.deployment.database.unavailable = True
+    assert [other.allows(each) for each in sessions] == [True, True, True]
+    with pytest.raises(RevocationPending):
+        await revoke(one, sessions[0])
+    assert [one.allows(each) for each in sessions] == allowed
+    await other.pending.refresh()
+    assert [other.allows(each) for each in sessions] == allowed
+
+
+async def test_session_with_a_pending_revocation_is_shown_and_listed_as_revoked(
+    one: Instance, other: Instance
+) -> None:
+    session, active = await one.log_in(), await one.log_in()
+    one.deployment.database.unavailable = True
     await one.revoke(session)
     await other.pending.refresh()
-    for instance in instances:
-        shown = await instance.sessions.get(session.id)
-        assert shown is not None
-        assert shown.session.revoked_at == one.clock.now()
-        assert (shown.details.revoked_by, shown.details.revoked_reason) == ("key:support", "stolen")
-        assert await instance.listed() == [another.id]
-        assert await instance.listed(state=None) == [another.id, session.id]
+    for instance in (one, other):
+        record = await instance.sessions.get(session.id)
+        assert record is not None
+        assert record.session.revoked_at == one.deployment.clock.now()
+        assert record.details.revoked_by == "key:support"
+        assert record.details.revoked_reason == "stolen"
+        assert await instance.list_ids() == [active.id]
+        assert await instance.list_ids(state=None) == [active.id, session.id]
 
 
-async def test_a_page_is_as_long_as_ever_though_some_are_to_be_written_down(
-    instances: tuple[Instance, Instance],
+async def test_pages_of_active_sessions_are_full_despite_pending_revocations(
+    one: Instance,
 ) -> None:
-    one, _ = instances
-    begun = [await one.login() for _ in range(7)]
-    one.truth.away = True
-    for session in (begun[6], begun[5], begun[2]):
+    sessions = [await one.log_in() for _ in range(7)]
+    one.deployment.database.unavailable = True
+    for session in (sessions[6], sessions[5], sessions[2]):
         await one.revoke(session)
-    living = [begun[number].id for number in (4, 3, 1, 0)]
-    assert await one.listed(limit=2) == living[:2]
-    assert await one.listed(limit=3) == living[:3]
-    assert await one.listed(limit=4) == living
-    assert await one.listed(limit=9) == living
+    active = [sessions[number].id for number in (4, 3, 1, 0)]
+    for limit in (2, 3, 4, 9):
+        assert await one.list_ids(limit=limit) == active[:limit]
 
 
-async def test_nothing_is_done_any_more_with_whom_is_to_be_written_down(
-    instances: tuple[Instance, Instance],
+Operation = Callable[[Instance, Issued], Awaitable[object]]
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda one, issued: one.sessions.touch(issued.record.session.id),
+        lambda one, issued: one.rotation.migrate(
+            issued.record.session.id, by=SUPPORT, provider="idp"
+        ),
+        lambda one, _: one.sessions.create(ADA, key=KEY),
+    ],
+    ids=["touch", "migrate", "create with the same idempotency key"],
+)
+async def test_operation_on_a_session_pending_revocation_raises_session_ended(
+    one: Instance, operation: Operation
 ) -> None:
-    one, _ = instances
-    issued = await one.sessions.create(NewSession("ada", SUPPORT))
-    session = issued.record.session
-    one.truth.away = True
-    await one.revoke(session)
-    refreshed = await one.rotation.refresh(issued.token.text, by=SUPPORT)
-    assert refreshed == Deny(Reason.REVOKED)
-    with pytest.raises(SessionEnded):
-        await one.sessions.touch(session.id)
-    with pytest.raises(SessionEnded):
-        await one.rotation.migrate(session.id, by=SUPPORT, provider="idp")
-
-
-async def test_a_log_in_that_is_asked_for_again_is_over_when_its_end_is_to_be_written_down(
-    instances: tuple[Instance, Instance],
-) -> None:
-    one, _ = instances
-    key = Idempotency(claim=b"c" * 32, seed=b"s" * 32)
-    issued = await one.sessions.create(NewSession("ada", SUPPORT), key=key)
-    one.truth.away = True
+    issued = await one.sessions.create(ADA, key=KEY)
+    one.deployment.database.unavailable = True
     await one.revoke(issued.record.session)
     with pytest.raises(SessionEnded):
-        await one.sessions.create(NewSession("ada", SUPPORT), key=key)
+        await operation(one, issued)
 
 
-async def test_it_holds_on_another_instance_when_that_has_looked(
-    instances: tuple[Instance, Instance],
-) -> None:
-    one, other = instances
-    session = await one.login()
-    assert other.lets_in(session)
-    one.truth.away = True
-    await one.revoke(session)
-    await other.pending.refresh()
-    assert not other.lets_in(session)
+async def test_session_with_a_pending_revocation_cannot_be_refreshed(one: Instance) -> None:
+    issued = await one.sessions.create(ADA)
+    one.deployment.database.unavailable = True
+    await one.revoke(issued.record.session)
+    refreshed = await one.rotation.refresh(issued.token.text, by=SUPPORT)
+    assert refreshed == Deny(Reason.REVOKED)
 
 
-async def test_a_whole_users_sessions_can_be_pending_but_one(
-    instances: tuple[Instance, Instance],
-) -> None:
-    one, other = instances
-    current, another, bobs = await one.login(), await one.login(), await one.login("bob")
-    one.truth.away = True
-    with pytest.raises(RevocationPending):
-        await one.revoke_where(Condition("ada", except_id=current.id))
-    await other.pending.refresh()
-    assert [other.lets_in(s) for s in (current, another, bobs)] == [True, False, True]
+async def test_revocation_stays_pending_during_the_outage(one: Instance) -> None:
+    session = await one.create_pending()
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await one.persist()
+    assert not one.allows(session)
+    assert len(one.pending) == 1
 
 
-async def test_what_a_session_alone_does_not_tell_cannot_be_pending(
-    instances: tuple[Instance, Instance],
-) -> None:
-    one, _ = instances
-    one.truth.away = True
+# Not accepted
+
+
+async def test_condition_that_sessions_alone_do_not_decide_is_not_accepted(one: Instance) -> None:
+    one.deployment.database.unavailable = True
     with pytest.raises(StoreUnavailable):
         await one.revoke_where(Condition(tenant="north"))
     assert len(one.pending) == 0
 
 
-@pytest.mark.parametrize("with_shelf", [True, False], ids=["shelf down", "no shelf"])
-async def test_with_neither_truth_nor_shelf_it_does_not_hold(
-    truth: Truth, with_shelf: bool
+@pytest.mark.parametrize("has_store", [True, False], ids=["store down", "no store"])
+async def test_without_database_and_store_the_revocation_fails(
+    deployment: Deployment, has_store: bool
 ) -> None:
-    shelf = Shelf()
-    shelf.down = True
-    one = Instance(truth, shelf if with_shelf else None, FakeClock())
-    session = await one.login()
-    truth.away = True
+    deployment.store.down = True
+    one = deployment.start_instance(has_store=has_store)
+    session = await one.log_in()
+    deployment.database.unavailable = True
     with pytest.raises(StoreUnavailable) as outage:
         await one.sessions.revoke(session.id, by=SUPPORT, reason="stolen")
-    assert outage.value.store == "truth"
-    assert one.lets_in(session)
+    assert outage.value.store == "database"
+    assert one.allows(session)
 
 
-async def test_it_is_written_down_with_who_when_and_why(
-    instances: tuple[Instance, Instance], file: SqliteDatabase
-) -> None:
-    one, _ = instances
-    session = await one.login()
-    one.truth.away = True
-    await one.revoke(session)
-    asked_at = one.clock.now()
-    one.clock.advance(600)
-    one.truth.away = False
-    await one.write_down()
-    record = await one.truth.get(session.id)
-    assert record is not None
-    assert record.session.revoked_at == asked_at
-    assert (record.details.revoked_by, record.details.revoked_reason) == ("key:support", "stolen")
-    assert await revocations(file) == [(session.id, asked_at, "key:support", "stolen")]
-    assert one.outcomes == {"accepted": 1, "written": 1}
-
-
-async def test_however_many_write_it_down_it_is_written_once(
-    instances: tuple[Instance, Instance], file: SqliteDatabase
-) -> None:
-    one, other = instances
-    mine, hers = await one.login(), await one.login("bob")
-    one.truth.away = True
-    await one.revoke(mine)
-    with pytest.raises(RevocationPending):
-        await one.revoke_where(Condition("bob"))
-    await other.pending.refresh()
-    one.truth.away = False
-    await asyncio.gather(one.write_down(), other.write_down(), one.write_down())
-    assert {whom for whom, *_ in await revocations(file)} == {mine.id, hers.id}
-    assert len(await revocations(file)) == 2
-    assert len(one.pending) == len(other.pending) == 0
-    assert one.shelf is not None
-    assert one.shelf.kept == {}
-
-
-async def test_an_instance_that_starts_later_writes_it_down(
-    instances: tuple[Instance, Instance], file: SqliteDatabase
-) -> None:
-    one, _ = instances
-    session = await one.login()
-    one.truth.away = True
-    await one.revoke(session)
-    one.truth.away = False
-    later = Instance(one.truth, one.shelf, one.clock)
-    await later.pending.refresh()
-    await later.write_down()
-    assert [whom for whom, *_ in await revocations(file)] == [session.id]
-
-
-async def test_what_the_shelf_forgets_the_instances_put_back(
-    instances: tuple[Instance, Instance],
-) -> None:
-    one, other = instances
-    session = await one.login()
-    one.truth.away = True
-    await one.revoke(session)
-    assert one.shelf is not None
-    one.shelf.kept.clear()
-    await one.pending.refresh()
-    await other.pending.refresh()
-    assert not other.lets_in(session)
-
-
-async def test_what_was_written_and_comes_back_does_no_harm(
-    instances: tuple[Instance, Instance], file: SqliteDatabase
-) -> None:
-    """An instance that could reach nobody for a while still knows it, and puts it back."""
-    one, other = instances
-    session = await one.login()
-    one.truth.away = True
-    with pytest.raises(RevocationPending):
-        await one.revoke_where(Condition("ada"))
-    await other.pending.refresh()
-    one.truth.away = False
-    await one.write_down()
-    again = await one.login()  # she may come back
-    await other.pending.refresh()
-    assert other.lets_in(again)
-    await one.pending.refresh()
-    await one.write_down()
-    await other.write_down()
-    assert [whom for whom, *_ in await revocations(file)] == [session.id]
-
-
-async def test_what_was_read_before_it_was_written_down_lets_nobody_in_after_it(
-    instances: tuple[Instance, Instance],
-) -> None:
-    one, other = instances
-    session = await one.login()
-    other.local.put_nowait(session)
-    one.truth.away = True
-    await one.revoke(session)
-    await other.pending.refresh()
-    one.truth.away = False
-    await one.write_down()
-    await other.write_down()  # it has nothing to tell its memory: another was quicker
-    other.pending.forget()
-    copy = await other.local.find(session.digest)
-    assert copy is not None
-    assert copy.revoked_at is not None
-    assert not other.lets_in(session)  # a look-up that took its time
-    other.clock.advance(6)
-    other.pending.forget()
-    assert other.lets_in(session)  # of which nothing is left by now
-
-
-async def test_while_the_truth_is_away_they_wait_and_hold(
-    instances: tuple[Instance, Instance],
-) -> None:
-    one, _ = instances
-    session = await one.login()
-    one.truth.away = True
-    await one.revoke(session)
-    for _ in range(3):
-        with pytest.raises(StoreUnavailable):
-            await one.write_down()
-    assert not one.lets_in(session)
-    assert len(one.pending) == 1
-
-
-async def test_beyond_so_many_none_is_accepted(instances: tuple[Instance, Instance]) -> None:
-    one, _ = instances
-    sessions = [await one.login(str(number)) for number in range(6)]
-    one.truth.away = True
+async def test_revocation_beyond_max_pending_is_not_accepted(one: Instance) -> None:
+    sessions = [await one.log_in(str(number)) for number in range(6)]
+    one.deployment.database.unavailable = True
     for session in sessions[:5]:
         await one.revoke(session)
     with pytest.raises(StoreUnavailable):
         await one.sessions.revoke(sessions[5].id, by=SUPPORT, reason="stolen")
 
 
-async def test_one_that_nobody_can_write_down_holds_up_no_other(
-    instances: tuple[Instance, Instance], file: SqliteDatabase, caplog: pytest.LogCaptureFixture
+# Persisted after the outage
+
+
+@pytest.mark.parametrize("persists", ["accepting instance", "other instance", "later instance"])
+async def test_revocation_is_persisted_with_its_time_actor_and_reason(
+    deployment: Deployment, one: Instance, other: Instance, persists: str
 ) -> None:
-    one, _ = instances
-    session = await one.login()
-    nonsense = PendingRevocation(
-        "1", Condition(session_id=SessionId("no id")), one.clock.now(), SUPPORT, "stolen"
-    )
-    assert one.shelf is not None
-    await one.shelf.put([nonsense])
-    one.truth.away = True
-    await one.revoke(session)
+    session = await one.create_pending()
+    revoked_at = deployment.clock.now()
+    deployment.clock.advance(600)
+    deployment.database.unavailable = False
+    later = deployment.start_instance()
+    instances = {"accepting instance": one, "other instance": other, "later instance": later}
+    await instances[persists].pending.refresh()
+    await instances[persists].persist()
+    record = await deployment.database.get(session.id)
+    assert record is not None
+    assert record.session.revoked_at == revoked_at
+    assert (record.details.revoked_by, record.details.revoked_reason) == ("key:support", "stolen")
+    assert await deployment.revocations() == [(session.id, revoked_at, "key:support", "stolen")]
+    assert deployment.outcomes == {"accepted": 1, "written": 1}
+
+
+async def test_concurrent_instances_persist_each_revocation_once(
+    deployment: Deployment, one: Instance, other: Instance
+) -> None:
+    first, second = await one.log_in(), await one.log_in("bob")
+    deployment.database.unavailable = True
+    await one.revoke(first)
+    with pytest.raises(RevocationPending):
+        await one.revoke_where(Condition("bob"))
+    await other.pending.refresh()
+    deployment.database.unavailable = False
+    await asyncio.gather(one.persist(), other.persist(), one.persist())
+    assert sorted(await deployment.revoked_ids()) == sorted([first.id, second.id])
+    assert len(one.pending) == len(other.pending) == 0
+    assert deployment.store.entries == {}
+
+
+async def test_revocations_lost_by_the_store_are_restored_by_an_instance(
+    deployment: Deployment, one: Instance, other: Instance
+) -> None:
+    session = await one.create_pending()
+    deployment.store.entries.clear()
     await one.pending.refresh()
-    one.truth.away = False
-    await one.write_down()
-    assert [whom for whom, *_ in await revocations(file)] == [session.id]
-    assert one.outcomes["dropped"] == 1
-    assert "cannot be written down" in caplog.text
+    await other.pending.refresh()
+    assert not other.allows(session)
 
 
-async def test_in_the_background_all_of_it_happens_by_itself(
-    instances: tuple[Instance, Instance], file: SqliteDatabase
+async def test_persisted_revocation_that_is_restored_changes_nothing(
+    deployment: Deployment, one: Instance, other: Instance
 ) -> None:
-    one, other = instances
-    session = await one.login()
-    one.truth.away = True
+    """An instance that was disconnected for a while still knows it, and restores it."""
+    session = await one.log_in()
+    deployment.database.unavailable = True
+    with pytest.raises(RevocationPending):
+        await one.revoke_where(Condition("ada"))
+    await other.pending.refresh()
+    deployment.database.unavailable = False
+    await one.persist()
+    newer = await one.log_in()
+    await other.pending.refresh()
+    assert other.allows(newer)
+    await one.pending.refresh()
+    await one.persist()
+    await other.persist()
+    assert await deployment.revoked_ids() == [session.id]
+
+
+async def test_persisted_revocation_is_applied_until_its_retention_ends(
+    deployment: Deployment, one: Instance, other: Instance
+) -> None:
+    session = await one.log_in()
+    other.memory.put_nowait(session)
+    deployment.database.unavailable = True
+    await one.revoke(session)
+    await other.pending.refresh()
+    deployment.database.unavailable = False
+    await one.persist()
+    await other.persist()  # which does not update its memory: the session is revoked already
+    other.pending.drop_persisted()
+    copy = await other.memory.find(session.digest)
+    assert copy is not None
+    assert copy.revoked_at is not None
+    assert not other.allows(session)  # the result of a slow lookup
+    deployment.clock.advance(RETENTION)
+    other.pending.drop_persisted()
+    assert other.allows(session)  # no lookup from before the revocation is left
+
+
+async def test_invalid_revocation_is_dropped_and_does_not_block_others(
+    deployment: Deployment, one: Instance, caplog: pytest.LogCaptureFixture
+) -> None:
+    invalid = PendingRevocation(
+        "1", Condition(session_id=SessionId("no id")), deployment.clock.now(), SUPPORT, "stolen"
+    )
+    await deployment.store.put([invalid])
+    session = await one.create_pending()
+    await one.pending.refresh()
+    deployment.database.unavailable = False
+    await one.persist()
+    assert await deployment.revoked_ids() == [session.id]
+    assert deployment.outcomes["dropped"] == 1
+    assert "pending revocation dropped" in caplog.text
+
+
+async def test_background_tasks_refresh_and_persist(
+    deployment: Deployment, one: Instance, other: Instance
+) -> None:
     tasks = [
         asyncio.create_task(other.pending.watch(3600)),
         asyncio.create_task(other.pending.run_persisting(0.001, other.sessions.persist)),
     ]
-    await one.revoke(session)
+    session = await one.create_pending()
     other.pending.wake()
-    await until(lambda: len(other.pending) == 1)
-    one.truth.away = False
-    await until(lambda: len(other.pending) == 0)
-    assert [whom for whom, *_ in await revocations(file)] == [session.id]
+    await wait_until(lambda: len(other.pending) == 1)
+    deployment.database.unavailable = False
+    await wait_until(lambda: len(other.pending) == 0)
+    assert await deployment.revoked_ids() == [session.id]
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)

@@ -1,4 +1,4 @@
-"""Refresh and migration: one successor for everybody, and no way back for what was left behind."""
+"""Rotation: concurrent refreshes share a successor, earlier tokens are refused."""
 
 import asyncio
 from collections.abc import Iterable
@@ -21,24 +21,24 @@ from sidegate.core.verdict import Allow, Deny, Reason
 from sidegate.services.rotation import Rotation
 from sidegate.services.session_context import SessionContext
 from sidegate.services.sessions import Issued
-from tests.contracts.values import TESTER, a_record, a_session
+from tests.contracts.values import TESTER, build_record, build_session
 from tests.support.clock import FakeClock
-from tests.support.fakes import Shelf
+from tests.support.fakes import FakeBackend
 
 GRACE = DEFAULT_LIFETIMES[SessionType.WEB].grace
-MOMENT = timedelta(microseconds=1)
+TICK = timedelta(microseconds=1)
 KEYS = [TokenKey(2, bytes(range(32))), TokenKey(1, bytes(32))]
 
 
 @dataclass
-class Scene:
-    """Two instances on one durable store, and what they announced."""
+class Deployment:
+    """Instances on one durable store, and what they published."""
 
     durable: DurableStore
     clock: FakeClock = field(default_factory=FakeClock)
-    near: Shelf = field(default_factory=Shelf)
-    announced: list[Session] = field(default_factory=list)
-    ended_by: list[str] = field(default_factory=list)
+    memory: FakeBackend = field(default_factory=FakeBackend)
+    published: list[Session] = field(default_factory=list)
+    end_causes: list[str] = field(default_factory=list)
     ring: KeyRing = field(default_factory=lambda: KeyRing(KEYS))
     limits: dict[SessionType, Limit] = field(default_factory=dict)
 
@@ -46,7 +46,7 @@ class Scene:
         return Rotation(
             SessionContext(
                 self.durable,
-                caches=[self.near],
+                caches=[self.memory],
                 feed=self,
                 ring=ring or self.ring,
                 lifetimes=DEFAULT_LIFETIMES,
@@ -57,17 +57,17 @@ class Scene:
         )
 
     async def publish(self, sessions: Iterable[Session]) -> None:
-        self.announced.extend(sessions)
+        self.published.extend(sessions)
 
     def created(self, _: Session) -> None: ...
 
     def ended(self, _: Session, cause: str) -> None:
-        self.ended_by.append(cause)
+        self.end_causes.append(cause)
 
-    async def session(self, **changes: Any) -> tuple[Token, Session]:
+    async def create(self, **changes: Any) -> tuple[Token, Session]:
         token = self.ring.mint(SessionType.WEB)
-        session = a_session(digest=token.digest(), **changes)
-        await self.durable.create(a_record(session))
+        session = build_session(digest=token.digest(), **changes)
+        await self.durable.create(build_record(session))
         return token, session
 
     async def stored(self, session_id: SessionId) -> SessionRecord:
@@ -81,180 +81,188 @@ class Scene:
 
 
 @pytest.fixture
-def scene(durable: DurableStore) -> Scene:
-    return Scene(durable)
+def deployment(durable: DurableStore) -> Deployment:
+    return Deployment(durable)
 
 
-async def refreshed(rotation: Rotation, token: Token, **how: Any) -> Issued:
+async def refresh(rotation: Rotation, token: Token, **how: Any) -> Issued:
     issued = await rotation.refresh(token.text, by=TESTER, **how)
     assert isinstance(issued, Issued)
     return issued
 
 
-async def test_a_refresh_gives_another_token_for_the_same_session(scene: Scene) -> None:
-    token, session = await scene.session()
-    issued = await refreshed(scene.instance(), token)
+async def test_refresh_issues_another_token_for_the_same_session(deployment: Deployment) -> None:
+    token, session = await deployment.create()
+    issued = await refresh(deployment.instance(), token)
     assert issued.token != token
     assert issued.record.session.id == session.id
     assert issued.record.details.refresh_count == 1
-    assert isinstance(await scene.verdict(issued.token), Allow)
+    assert isinstance(await deployment.verdict(issued.token), Allow)
 
 
-async def test_the_old_token_opens_until_the_grace_ends(scene: Scene) -> None:
-    token, _ = await scene.session()
-    await refreshed(scene.instance(), token)
-    scene.clock.advance(GRACE - MOMENT)
-    assert isinstance(await scene.verdict(token), Allow)
-    scene.clock.advance(MOMENT)
-    assert await scene.verdict(token) == Deny(Reason.REUSED)
+async def test_old_token_is_allowed_until_the_grace_ends(deployment: Deployment) -> None:
+    token, _ = await deployment.create()
+    await refresh(deployment.instance(), token)
+    deployment.clock.advance(GRACE - TICK)
+    assert isinstance(await deployment.verdict(token), Allow)
+    deployment.clock.advance(TICK)
+    assert await deployment.verdict(token) == Deny(Reason.REUSED)
 
 
-async def test_thirty_who_race_on_two_instances_get_the_same_successor(scene: Scene) -> None:
-    token, session = await scene.session()
-    instances = [scene.instance(), scene.instance()]
-    answers = await asyncio.gather(*(refreshed(instances[n % 2], token) for n in range(30)))
-    assert len({answer.token.text for answer in answers}) == 1
-    record = await scene.stored(session.id)
+async def test_thirty_concurrent_refreshes_on_two_instances_share_one_successor(
+    deployment: Deployment,
+) -> None:
+    token, session = await deployment.create()
+    instances = [deployment.instance(), deployment.instance()]
+    results = await asyncio.gather(*(refresh(instances[n % 2], token) for n in range(30)))
+    assert len({issued.token.text for issued in results}) == 1
+    record = await deployment.stored(session.id)
     assert record.details.refresh_count == 1
     assert record.session.version == session.version + 1
 
 
-async def test_whose_answer_was_lost_may_ask_again(scene: Scene) -> None:
-    token, _ = await scene.session()
-    lost = await refreshed(scene.instance(), token)
-    scene.clock.advance(GRACE - MOMENT)
-    assert (await refreshed(scene.instance(), token)).token == lost.token
+async def test_retried_refresh_within_the_grace_returns_the_same_successor(
+    deployment: Deployment,
+) -> None:
+    token, _ = await deployment.create()
+    lost = await refresh(deployment.instance(), token)
+    deployment.clock.advance(GRACE - TICK)
+    assert (await refresh(deployment.instance(), token)).token == lost.token
 
 
-async def test_an_instance_with_a_newer_key_gives_the_same_successor(scene: Scene) -> None:
-    token, _ = await scene.session()
-    first = await refreshed(scene.instance(), token)
+async def test_instance_with_a_newer_key_returns_the_same_successor(deployment: Deployment) -> None:
+    token, _ = await deployment.create()
+    first = await refresh(deployment.instance(), token)
     newer = KeyRing([TokenKey(3, bytes(range(1, 33))), *KEYS])
-    assert (await refreshed(scene.instance(newer), token)).token == first.token
+    assert (await refresh(deployment.instance(newer), token)).token == first.token
 
 
-async def test_within_its_grace_a_token_gets_its_successor_though_that_moved_on(
-    scene: Scene,
+async def test_retry_within_the_grace_returns_a_successor_that_was_rotated_too(
+    deployment: Deployment,
 ) -> None:
-    first, session = await scene.session()
-    second = (await refreshed(scene.instance(), first)).token
-    await refreshed(scene.instance(), second)
-    assert (await refreshed(scene.instance(), first)).token == second
-    assert (await scene.stored(session.id)).session.revoked_at is None
+    first, session = await deployment.create()
+    second = (await refresh(deployment.instance(), first)).token
+    await refresh(deployment.instance(), second)
+    assert (await refresh(deployment.instance(), first)).token == second
+    assert (await deployment.stored(session.id)).session.revoked_at is None
 
 
-async def test_a_refresh_that_loses_to_a_migration_ends_nothing(scene: Scene) -> None:
-    token, session = await scene.session()
-    await migrated(scene, session.id)
-    assert await scene.instance().refresh(token.text, by=TESTER) == Deny(Reason.REUSED)
-    assert (await scene.stored(session.id)).session.revoked_at is None
+async def test_refresh_after_a_migration_is_denied_without_revoking(deployment: Deployment) -> None:
+    token, session = await deployment.create()
+    await migrate(deployment, session.id)
+    assert await deployment.instance().refresh(token.text, by=TESTER) == Deny(Reason.REUSED)
+    assert (await deployment.stored(session.id)).session.revoked_at is None
 
 
-async def test_the_token_from_before_a_migration_is_over_on_every_clock(scene: Scene) -> None:
-    token, session = await scene.session()
-    await migrated(scene, session.id)
-    scene.clock.advance(timedelta(hours=-1))
-    assert await scene.verdict(token) == Deny(Reason.REUSED)
+async def test_token_from_before_a_migration_is_denied_under_clock_skew(
+    deployment: Deployment,
+) -> None:
+    token, session = await deployment.create()
+    await migrate(deployment, session.id)
+    deployment.clock.advance(timedelta(hours=-1))
+    assert await deployment.verdict(token) == Deny(Reason.REUSED)
 
 
-async def test_a_token_refreshed_after_its_grace_ends_the_session(scene: Scene) -> None:
-    token, session = await scene.session()
-    successor = (await refreshed(scene.instance(), token)).token
-    scene.clock.advance(GRACE)
-    assert await scene.instance().refresh(token.text, by=TESTER) == Deny(Reason.REUSED)
-    assert await scene.verdict(successor) == Deny(Reason.REVOKED)
-    record = await scene.stored(session.id)
+async def test_refresh_after_the_grace_revokes_the_session(deployment: Deployment) -> None:
+    token, session = await deployment.create()
+    successor = (await refresh(deployment.instance(), token)).token
+    deployment.clock.advance(GRACE)
+    assert await deployment.instance().refresh(token.text, by=TESTER) == Deny(Reason.REUSED)
+    assert await deployment.verdict(successor) == Deny(Reason.REVOKED)
+    record = await deployment.stored(session.id)
     assert record.details.revoked_reason == "token_reuse"
-    assert scene.ended_by == ["token_reuse"]
+    assert deployment.end_causes == ["token_reuse"]
 
 
-async def test_any_token_ever_rotated_out_ends_the_session_not_only_the_last(
-    scene: Scene,
+async def test_refresh_with_any_earlier_token_revokes_the_session(
+    deployment: Deployment,
 ) -> None:
-    first, session = await scene.session()
+    first, session = await deployment.create()
     token = first
     for _ in range(3):
-        token = (await refreshed(scene.instance(), token)).token
-        scene.clock.advance(GRACE)
-    assert await scene.verdict(first) == Deny(Reason.REUSED)
-    assert await scene.instance().refresh(first.text, by=TESTER) == Deny(Reason.REUSED)
-    assert (await scene.stored(session.id)).session.revoked_at is not None
+        token = (await refresh(deployment.instance(), token)).token
+        deployment.clock.advance(GRACE)
+    assert await deployment.verdict(first) == Deny(Reason.REUSED)
+    assert await deployment.instance().refresh(first.text, by=TESTER) == Deny(Reason.REUSED)
+    assert (await deployment.stored(session.id)).session.revoked_at is not None
 
 
-async def test_at_the_gate_a_reused_token_is_refused_and_ends_nothing(scene: Scene) -> None:
-    token, session = await scene.session()
-    await refreshed(scene.instance(), token)
-    scene.clock.advance(GRACE)
-    assert await scene.verdict(token) == Deny(Reason.REUSED)
-    assert (await scene.stored(session.id)).session.revoked_at is None
+async def test_reused_token_at_the_gate_is_denied_without_revoking(deployment: Deployment) -> None:
+    token, session = await deployment.create()
+    await refresh(deployment.instance(), token)
+    deployment.clock.advance(GRACE)
+    assert await deployment.verdict(token) == Deny(Reason.REUSED)
+    assert (await deployment.stored(session.id)).session.revoked_at is None
 
 
-async def test_a_second_rotation_within_the_grace_ends_the_first_token_everywhere(
-    scene: Scene,
+async def test_second_rotation_within_the_grace_ends_the_first_token(
+    deployment: Deployment,
 ) -> None:
-    first, _ = await scene.session()
-    second = (await refreshed(scene.instance(), first)).token
-    await refreshed(scene.instance(), second)
-    near = scene.near.sessions[first.digest()]
-    assert judge(near, scene.clock.now()) == Deny(Reason.REUSED)
-    assert first.digest() in {session.digest for session in scene.announced}
+    first, _ = await deployment.create()
+    second = (await refresh(deployment.instance(), first)).token
+    await refresh(deployment.instance(), second)
+    cached = deployment.memory.sessions[first.digest()]
+    assert judge(cached, deployment.clock.now()) == Deny(Reason.REUSED)
+    assert first.digest() in {session.digest for session in deployment.published}
 
 
-async def test_a_refresh_extends_when_asked_but_never_past_the_lifetime(scene: Scene) -> None:
+async def test_refresh_extends_on_request_but_never_past_the_lifetime(
+    deployment: Deployment,
+) -> None:
     hour = timedelta(hours=1)
-    token, session = await scene.session(expires_at=scene.clock.now() + hour)
-    plain = await refreshed(scene.instance(), token)
+    token, session = await deployment.create(expires_at=deployment.clock.now() + hour)
+    plain = await refresh(deployment.instance(), token)
     assert plain.record.session.expires_at == session.expires_at
-    longer = await refreshed(scene.instance(), plain.token, extend_by=2 * hour)
-    assert longer.record.session.expires_at == scene.clock.now() + 2 * hour
-    longest = await refreshed(scene.instance(), longer.token, extend_by=1000 * hour)
+    longer = await refresh(deployment.instance(), plain.token, extend_by=2 * hour)
+    assert longer.record.session.expires_at == deployment.clock.now() + 2 * hour
+    longest = await refresh(deployment.instance(), longer.token, extend_by=1000 * hour)
     lifetime = DEFAULT_LIFETIMES[SessionType.WEB].lifetime
     assert longest.record.session.expires_at == session.authenticated_at + lifetime
 
 
 @pytest.mark.parametrize("reason", [Reason.REVOKED, Reason.EXPIRED, Reason.IDLE])
-async def test_an_ended_session_cannot_be_refreshed(scene: Scene, reason: Reason) -> None:
-    now = scene.clock.now()
+async def test_ended_session_cannot_be_refreshed(deployment: Deployment, reason: Reason) -> None:
+    now = deployment.clock.now()
     match reason:
         case Reason.REVOKED:
-            token, _ = await scene.session(revoked_at=now)
+            token, _ = await deployment.create(revoked_at=now)
         case Reason.EXPIRED:
-            token, _ = await scene.session(expires_at=now + MOMENT)
+            token, _ = await deployment.create(expires_at=now + TICK)
         case _:
-            token, _ = await scene.session(idle_timeout=MOMENT)
-    scene.clock.advance(MOMENT)
-    assert await scene.instance().refresh(token.text, by=TESTER) == Deny(reason)
+            token, _ = await deployment.create(idle_timeout=TICK)
+    deployment.clock.advance(TICK)
+    assert await deployment.instance().refresh(token.text, by=TESTER) == Deny(reason)
 
 
-async def test_what_is_no_token_of_ours_or_nobodys_is_refused(scene: Scene) -> None:
-    unknown = scene.ring.mint(SessionType.WEB)
-    assert await scene.instance().refresh(unknown.text, by=TESTER) == Deny(Reason.UNKNOWN)
-    broken = unknown.text[:-1] + "!"
-    assert await scene.instance().refresh(broken, by=TESTER) == Deny(Reason.MALFORMED)
+async def test_refresh_with_an_unknown_or_malformed_token_is_denied(deployment: Deployment) -> None:
+    unknown = deployment.ring.mint(SessionType.WEB)
+    assert await deployment.instance().refresh(unknown.text, by=TESTER) == Deny(Reason.UNKNOWN)
+    malformed = unknown.text[:-1] + "!"
+    assert await deployment.instance().refresh(malformed, by=TESTER) == Deny(Reason.MALFORMED)
 
 
-async def test_the_store_cannot_say_what_the_successor_is(scene: Scene) -> None:
-    token, session = await scene.session()
-    issued = await refreshed(scene.instance(), token)
-    record = await scene.stored(session.id)
+async def test_successor_cannot_be_derived_from_the_store_alone(deployment: Deployment) -> None:
+    token, session = await deployment.create()
+    issued = await refresh(deployment.instance(), token)
+    record = await deployment.stored(session.id)
     assert record.details.rotation_nonce is not None
-    stranger = scene.ring.mint(SessionType.WEB)
-    derived = scene.ring.successors(stranger, record.details.rotation_nonce)
+    other_token = deployment.ring.mint(SessionType.WEB)
+    derived = deployment.ring.derive_successors(other_token, record.details.rotation_nonce)
     assert issued.token not in set(derived)
     assert record.details.rotation_nonce.hex() not in repr(record)
 
 
-async def test_a_revocation_during_a_rotation_closes_both_tokens(scene: Scene) -> None:
-    token, session = await scene.session()
-    issued = await refreshed(scene.instance(), token)
-    tombstone = SessionRecord(issued.record.session.revoked(scene.clock.now()))
-    assert await scene.durable.replace(tombstone, expected=session.version + 1)
-    assert await scene.verdict(token) == Deny(Reason.REVOKED)
-    assert await scene.verdict(issued.token) == Deny(Reason.REVOKED)
+async def test_revocation_after_a_rotation_ends_both_tokens(deployment: Deployment) -> None:
+    token, session = await deployment.create()
+    issued = await refresh(deployment.instance(), token)
+    tombstone = SessionRecord(issued.record.session.revoked(deployment.clock.now()))
+    assert await deployment.durable.replace(tombstone, expected=session.version + 1)
+    assert await deployment.verdict(token) == Deny(Reason.REVOKED)
+    assert await deployment.verdict(issued.token) == Deny(Reason.REVOKED)
 
 
-async def migrated(scene: Scene, session_id: SessionId) -> Issued | None:
-    return await scene.instance().migrate(
+async def migrate(deployment: Deployment, session_id: SessionId) -> Issued | None:
+    return await deployment.instance().migrate(
         session_id,
         by=TESTER,
         provider="https://id.example",
@@ -263,76 +271,78 @@ async def migrated(scene: Scene, session_id: SessionId) -> Issued | None:
     )
 
 
-async def test_a_migrated_session_is_an_sso_session_under_another_token(scene: Scene) -> None:
-    token, session = await scene.session()
-    issued = await migrated(scene, session.id)
+async def test_migrated_session_is_an_sso_session_under_another_token(
+    deployment: Deployment,
+) -> None:
+    token, session = await deployment.create()
+    issued = await migrate(deployment, session.id)
     assert issued is not None
     assert issued.token.type is SessionType.SSO
-    record = await scene.stored(session.id)
+    record = await deployment.stored(session.id)
     assert record.session.type is SessionType.SSO
     assert record.details.provider_session_id == "idp-42"
     assert record.details.metadata == {"groups": ["staff"]}
-    assert await scene.verdict(token) == Deny(Reason.REUSED)
-    assert isinstance(await scene.verdict(issued.token), Allow)
+    assert await deployment.verdict(token) == Deny(Reason.REUSED)
+    assert isinstance(await deployment.verdict(issued.token), Allow)
 
 
-async def test_nobody_cannot_be_migrated(scene: Scene) -> None:
-    assert await migrated(scene, a_session().id) is None
+async def test_unknown_session_cannot_be_migrated(deployment: Deployment) -> None:
+    assert await migrate(deployment, build_session().id) is None
 
 
-async def test_an_ended_session_cannot_be_migrated(scene: Scene) -> None:
-    _, session = await scene.session(revoked_at=scene.clock.now())
+async def test_ended_session_cannot_be_migrated(deployment: Deployment) -> None:
+    _, session = await deployment.create(revoked_at=deployment.clock.now())
     with pytest.raises(SessionEnded):
-        await migrated(scene, session.id)
+        await migrate(deployment, session.id)
 
 
-async def test_a_migration_at_the_limit_of_sso_sessions_ends_the_oldest_of_them(
-    scene: Scene,
+async def test_migration_at_the_limit_evicts_the_oldest_sso_session(
+    deployment: Deployment,
 ) -> None:
-    scene.limits[SessionType.SSO] = Limit(2)
-    oldest, newer, joining = [(await scene.session())[1] for _ in range(3)]
+    deployment.limits[SessionType.SSO] = Limit(2)
+    oldest, newer, joining = [(await deployment.create())[1] for _ in range(3)]
     for session in (oldest, newer):
-        await migrated(scene, session.id)
-    assert await migrated(scene, joining.id) is not None
-    assert (await scene.stored(oldest.id)).details.revoked_reason == "limit"
-    assert (await scene.stored(newer.id)).session.revoked_at is None
-    assert scene.ended_by == ["limit"]
-    assert scene.announced[-1].id == oldest.id
+        await migrate(deployment, session.id)
+    assert await migrate(deployment, joining.id) is not None
+    assert (await deployment.stored(oldest.id)).details.revoked_reason == "limit"
+    assert (await deployment.stored(newer.id)).session.revoked_at is None
+    assert deployment.end_causes == ["limit"]
+    assert deployment.published[-1].id == oldest.id
 
 
-async def test_one_that_is_an_sso_session_already_is_none_too_many(scene: Scene) -> None:
-    scene.limits[SessionType.SSO] = Limit(1)
-    _, session = await scene.session()
+async def test_repeated_migration_of_an_sso_session_evicts_none(deployment: Deployment) -> None:
+    deployment.limits[SessionType.SSO] = Limit(1)
+    _, session = await deployment.create()
     for _ in range(3):
-        assert await migrated(scene, session.id) is not None
-    assert scene.ended_by == []
+        assert await migrate(deployment, session.id) is not None
+    assert deployment.end_causes == []
 
 
-async def test_a_migration_may_be_refused_at_the_limit_and_changes_nothing(scene: Scene) -> None:
-    scene.limits[SessionType.SSO] = Limit(1, AtLimit.REFUSE)
-    _, first = await scene.session()
-    token, second = await scene.session()
-    await migrated(scene, first.id)
+async def test_refused_migration_at_the_limit_changes_nothing(deployment: Deployment) -> None:
+    deployment.limits[SessionType.SSO] = Limit(1, AtLimit.REFUSE)
+    _, first = await deployment.create()
+    token, second = await deployment.create()
+    await migrate(deployment, first.id)
     with pytest.raises(LimitReached):
-        await migrated(scene, second.id)
-    assert (await scene.stored(second.id)).session.type is SessionType.WEB
-    assert isinstance(await scene.verdict(token), Allow)
+        await migrate(deployment, second.id)
+    assert (await deployment.stored(second.id)).session.type is SessionType.WEB
+    assert isinstance(await deployment.verdict(token), Allow)
 
 
-async def test_parallel_migrations_never_leave_one_too_many(scene: Scene) -> None:
-    scene.limits[SessionType.SSO] = Limit(3)
-    sessions = [(await scene.session())[1] for _ in range(12)]
-    await asyncio.gather(*(migrated(scene, session.id) for session in sessions))
-    stored = [(await scene.stored(session.id)).session for session in sessions]
+async def test_concurrent_migrations_keep_the_limit(deployment: Deployment) -> None:
+    deployment.limits[SessionType.SSO] = Limit(3)
+    sessions = [(await deployment.create())[1] for _ in range(12)]
+    await asyncio.gather(*(migrate(deployment, session.id) for session in sessions))
+    stored = [(await deployment.stored(session.id)).session for session in sessions]
     assert sum(session.revoked_at is None for session in stored) == 3
 
 
-async def test_every_change_says_who_made_it(scene: Scene) -> None:
-    token, session = await scene.session()
-    await refreshed(scene.instance(), token)
-    record = await scene.stored(session.id)
-    assert record.details.change == Change(scene.clock.now(), TESTER)
-    scene.clock.advance(60)
-    await scene.instance().refresh(token.text, by=TESTER)
-    record = await scene.stored(session.id)
-    assert record.details.change == Change(scene.clock.now(), SIDEGATE)
+async def test_every_change_records_its_actor(deployment: Deployment) -> None:
+    token, session = await deployment.create()
+    await refresh(deployment.instance(), token)
+    record = await deployment.stored(session.id)
+    assert record.details.change == Change(deployment.clock.now(), TESTER)
+    deployment.clock.advance(60)
+    await deployment.instance().refresh(token.text, by=TESTER)
+    record = await deployment.stored(session.id)
+    assert record.details.change == Change(deployment.clock.now(), SIDEGATE)

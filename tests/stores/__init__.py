@@ -1,1 +1,1 @@
-"""What is true of one store only; what all promise is in tests/contracts."""
+"""Tests of single stores; the contracts that all stores share are in tests/contracts."""

@@ -1,4 +1,4 @@
-"""A Redis store beside a client of the test's own, which knows nothing of sessions."""
+"""Fixtures: a RedisStore, and a plain Redis client to look at and change its data."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -11,20 +11,20 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from sidegate.stores.redis.store import RedisStore
-from tests.stores.sql.wire import Wire
+from tests.stores.sql.tcp_proxy import TcpProxy
 from tests.support.processes import Server
 
-Raw = Redis  # generic in other versions' stubs
+RawClient = Redis  # generic in other versions' stubs
 
 
 @pytest.fixture
 def unreadable() -> Counter[str]:
-    """How many unreadable records were counted, by store."""
+    """The number of unreadable records that were reported, by store."""
     return Counter()
 
 
-def counting(url: str, unreadable: Counter[str], *, timeout: float = 5.0) -> RedisStore:
-    """A store that has patience with a machine that is busy with other tests."""
+def build_redis_store(url: str, unreadable: Counter[str], *, timeout: float = 5.0) -> RedisStore:
+    """Build a store, by default with a timeout that is long enough on a busy machine."""
 
     def count(store: str) -> None:
         unreadable[store] += 1
@@ -34,76 +34,82 @@ def counting(url: str, unreadable: Counter[str], *, timeout: float = 5.0) -> Red
 
 @pytest.fixture
 async def store(redis_url: str, unreadable: Counter[str]) -> AsyncIterator[RedisStore]:
-    """A store in the shared Redis, which is empty."""
-    store = counting(redis_url, unreadable)
+    """A store in the shared Redis, which is empty at the beginning."""
+    store = build_redis_store(redis_url, unreadable)
     yield store
     await store.close()
 
 
 @pytest.fixture
-async def mortal(own_redis: Server, unreadable: Counter[str]) -> AsyncIterator[RedisStore]:
-    """A store in `own_redis`, which the test may hurt."""
-    store = counting(own_redis.url, unreadable)
+async def own_store(own_redis: Server, unreadable: Counter[str]) -> AsyncIterator[RedisStore]:
+    """A store in `own_redis`, which the test may stop or reconfigure."""
+    store = build_redis_store(own_redis.url, unreadable)
     yield store
     await store.close()
 
 
 @pytest.fixture
-async def hasty_mortal(own_redis: Server, unreadable: Counter[str]) -> AsyncIterator[RedisStore]:
-    """A store in `own_redis` that waits no longer than it does in service."""
-    store = counting(own_redis.url, unreadable, timeout=0.05)
+async def own_store_short_timeout(
+    own_redis: Server, unreadable: Counter[str]
+) -> AsyncIterator[RedisStore]:
+    """A store in `own_redis` with the timeout of production."""
+    store = build_redis_store(own_redis.url, unreadable, timeout=0.05)
     yield store
     await store.close()
 
 
 @pytest.fixture
-async def wire(redis_server: Server) -> AsyncIterator[Wire]:
-    """A wire to the shared Redis."""
-    async with Wire(redis_server.port) as wire:
-        yield wire
+async def proxy(redis_server: Server) -> AsyncIterator[TcpProxy]:
+    """A TCP proxy in front of the shared Redis."""
+    async with TcpProxy(redis_server.port) as proxy:
+        yield proxy
 
 
 @pytest.fixture
-async def wired(wire: Wire, raw: Raw, unreadable: Counter[str]) -> AsyncIterator[RedisStore]:
-    """A store at the end of `wire`; `raw` reaches the same Redis directly."""
-    del raw  # it has emptied the Redis
-    store = counting(f"redis://127.0.0.1:{wire.port}/0", unreadable)
+async def proxied_store(
+    proxy: TcpProxy, raw_client: RawClient, unreadable: Counter[str]
+) -> AsyncIterator[RedisStore]:
+    """A store that connects through `proxy`; `raw_client` reaches the same Redis directly."""
+    del raw_client  # it has emptied the Redis
+    store = build_redis_store(f"redis://127.0.0.1:{proxy.port}/0", unreadable)
     yield store
     await store.close()
 
 
 @pytest.fixture
-async def hasty_wired(wire: Wire, raw: Raw, unreadable: Counter[str]) -> AsyncIterator[RedisStore]:
-    """As `wired`, but it waits no longer than it does in service."""
-    del raw
-    store = counting(f"redis://127.0.0.1:{wire.port}/0", unreadable, timeout=0.05)
+async def proxied_store_short_timeout(
+    proxy: TcpProxy, raw_client: RawClient, unreadable: Counter[str]
+) -> AsyncIterator[RedisStore]:
+    """As `proxied_store`, with the timeout of production."""
+    del raw_client
+    store = build_redis_store(f"redis://127.0.0.1:{proxy.port}/0", unreadable, timeout=0.05)
     yield store
     await store.close()
 
 
 @pytest.fixture
-async def raw(redis_url: str) -> AsyncIterator[Raw]:
-    """A client to the shared Redis."""
-    async with client(redis_url) as raw:
-        yield raw
+async def raw_client(redis_url: str) -> AsyncIterator[RawClient]:
+    """A client of the shared Redis."""
+    async with connect_raw(redis_url) as raw_client:
+        yield raw_client
 
 
 @pytest.fixture
-async def raw_mortal(own_redis: Server) -> AsyncIterator[Raw]:
-    """A client to `own_redis`."""
-    async with client(own_redis.url) as raw:
-        yield raw
+async def own_raw_client(own_redis: Server) -> AsyncIterator[RawClient]:
+    """A client of `own_redis`."""
+    async with connect_raw(own_redis.url) as raw_client:
+        yield raw_client
 
 
-def client(url: str, **options: Any) -> AbstractAsyncContextManager[Raw]:
-    """A client that tries nothing twice."""
+def connect_raw(url: str, **options: Any) -> AbstractAsyncContextManager[RawClient]:
+    """Connect a client without retries."""
 
     @asynccontextmanager
-    async def connected() -> AsyncIterator[Raw]:
-        raw = Redis.from_url(url, retry=Retry(NoBackoff(), 0), protocol=2, **options)
+    async def connection() -> AsyncIterator[RawClient]:
+        raw_client = Redis.from_url(url, retry=Retry(NoBackoff(), 0), protocol=2, **options)
         try:
-            yield raw
+            yield raw_client
         finally:
-            await raw.aclose()
+            await raw_client.aclose()
 
-    return connected()
+    return connection()

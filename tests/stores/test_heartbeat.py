@@ -1,39 +1,39 @@
-"""Whoever listens for his own voice notices that he has not run."""
+"""A heartbeat detects that its process was paused."""
 
 import asyncio
 
 import pytest
 
 from sidegate.core.errors import StoreUnavailable
-from sidegate.stores.heartbeat import PATIENCE, Heartbeat
-from tests.contracts.rigs import ignore
+from sidegate.stores.heartbeat import HEARTBEAT_TIMEOUT, Heartbeat
+from tests.contracts.harnesses import ignore
 from tests.support.clock import FakeClock
 
 
-async def rested(*, meanwhile: float) -> None:
-    """Rest until the next beat, while so many seconds pass."""
+async def wait_for_next(*, elapsed: float) -> None:
+    """Wait for the next heartbeat while `elapsed` seconds pass."""
     clock = FakeClock()
-    heart = Heartbeat("store", clock=clock, lag=ignore, every=0.001)
-    heart.beat()
-    resting = asyncio.create_task(heart.rest())
+    heartbeat = Heartbeat("store", clock=clock, on_lag=ignore, interval=0.001)
+    heartbeat.next_message()
+    waiting = asyncio.create_task(heartbeat.wait_for_next())
     await asyncio.sleep(0)
-    clock.advance(meanwhile)
-    await resting
+    clock.advance(elapsed)
+    await waiting
 
 
-async def test_between_two_beats_it_rests() -> None:
-    await rested(meanwhile=PATIENCE)
+async def test_next_heartbeat_is_due_within_the_timeout() -> None:
+    await wait_for_next(elapsed=HEARTBEAT_TIMEOUT)
 
 
-async def test_who_was_stopped_between_two_beats_may_have_missed_something() -> None:
+async def test_pause_while_waiting_raises_unavailable() -> None:
     with pytest.raises(StoreUnavailable):
-        await rested(meanwhile=PATIENCE + 1)
+        await wait_for_next(elapsed=HEARTBEAT_TIMEOUT + 1)
 
 
-async def test_so_may_who_was_stopped_while_he_said_something() -> None:
+async def test_pause_while_sending_raises_unavailable() -> None:
     clock = FakeClock()
-    heart = Heartbeat("store", clock=clock, lag=ignore, every=0.001)
-    heart.beat()
-    clock.advance(PATIENCE + 1)
+    heartbeat = Heartbeat("store", clock=clock, on_lag=ignore, interval=0.001)
+    heartbeat.next_message()
+    clock.advance(HEARTBEAT_TIMEOUT + 1)
     with pytest.raises(StoreUnavailable):
-        await heart.rest()
+        await heartbeat.wait_for_next()

@@ -1,4 +1,4 @@
-"""What is true of this process's memory only; its promises are in tests/contracts."""
+"""The in-process cache: limits, eviction, time to live; its contract is in tests/contracts."""
 
 import random
 from collections.abc import Callable
@@ -10,24 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidegate.core.digest import Digest
 from sidegate.core.session import Session
-from sidegate.core.token import Digest
-from sidegate.stores.memory import MemoryStore, size_of
-from tests.contracts.values import a_digest, a_session, a_tombstone
+from sidegate.stores.memory import MemoryStore, estimate_size
+from tests.contracts.values import build_digest, build_session, build_tombstone
 from tests.support.clock import NOON, FakeClock
 
 SECOND: Final = timedelta(seconds=1)
 MAX_AGE: Final = 5.0
 
 
-class ClockWithoutHands(FakeClock):
-    """It measures, but does not tell the time."""
+class MonotonicClock(FakeClock):
+    """A clock with a monotonic time only."""
 
     def now(self) -> datetime:
-        raise AssertionError("ages do not depend on the wall clock")
+        raise AssertionError("the time to live must not depend on the wall clock")
 
 
-def a_store(
+def build_store(
     clock: FakeClock | None = None,
     *,
     max_sessions: int = 1000,
@@ -43,108 +43,108 @@ def a_store(
     )
 
 
-# --- Bound and order
+# --- Limits and eviction
 
 
-def test_it_never_holds_more_than_it_may() -> None:
-    store = a_store(max_sessions=10)
+def test_store_keeps_at_most_max_sessions() -> None:
+    store = build_store(max_sessions=10)
     for _ in range(50):
-        store.put_nowait(a_session())
+        store.put_nowait(build_session())
         assert len(store) <= 10
     assert len(store) == 10
 
 
-def test_the_least_recently_found_is_forgotten_first() -> None:
-    store = a_store(max_sessions=3)
-    oldest, middle, newest = (store.put_nowait(a_session()) for _ in range(3))
+def test_least_recently_used_session_is_evicted_first() -> None:
+    store = build_store(max_sessions=3)
+    oldest, middle, newest = (store.put_nowait(build_session()) for _ in range(3))
     store.get_nowait(oldest.digest)
-    store.put_nowait(a_session())
+    store.put_nowait(build_session())
     assert store.get_nowait(middle.digest) is None
     assert store.get_nowait(oldest.digest) == oldest
     assert store.get_nowait(newest.digest) == newest
 
 
-def test_being_kept_again_counts_as_being_found() -> None:
-    store = a_store(max_sessions=2)
-    first, second = (store.put_nowait(a_session()) for _ in range(2))
+def test_put_counts_as_use_for_eviction() -> None:
+    store = build_store(max_sessions=2)
+    first, second = (store.put_nowait(build_session()) for _ in range(2))
     store.put_nowait(first)
-    store.put_nowait(a_session())
+    store.put_nowait(build_session())
     assert store.get_nowait(first.digest) == first
     assert store.get_nowait(second.digest) is None
 
 
-def test_asking_for_what_is_too_old_does_not_keep_it_from_being_forgotten() -> None:
+def test_get_of_an_expired_session_does_not_prevent_its_eviction() -> None:
     clock = FakeClock()
-    store = a_store(clock, max_sessions=2)
-    aged = store.put_nowait(a_tombstone())
+    store = build_store(clock, max_sessions=2)
+    aged = store.put_nowait(build_tombstone())
     clock.advance(MAX_AGE)
-    store.put_nowait(a_session())
+    store.put_nowait(build_session())
     store.get_nowait(aged.digest)
-    store.put_nowait(a_session())
-    stale = a_session(digest=aged.digest)
-    assert store.put_nowait(stale) == stale  # nothing was left to compare it with
+    store.put_nowait(build_session())
+    stale = build_session(digest=aged.digest)
+    assert store.put_nowait(stale) == stale  # the tombstone has been evicted
 
 
-def test_it_never_takes_more_room_than_it_may() -> None:
-    each = size_of(a_session())
-    store = a_store(max_bytes=10 * each)
+def test_store_keeps_at_most_max_bytes() -> None:
+    each = estimate_size(build_session())
+    store = build_store(max_bytes=10 * each)
     for _ in range(50):
-        store.put_nowait(a_session())
-        assert store.size == len(store) * each
+        store.put_nowait(build_session())
+        assert store.size_bytes == len(store) * each
     assert len(store) == 10
 
 
-def test_what_takes_much_room_drives_out_as_many_as_it_must() -> None:
-    large = a_session(user_id="x" * 2000)
-    store = a_store(max_bytes=size_of(large) + size_of(a_session()))
-    small = [store.put_nowait(a_session()) for _ in range(4)]
+def test_large_session_evicts_as_many_as_necessary() -> None:
+    large = build_session(user_id="x" * 2000)
+    store = build_store(max_bytes=estimate_size(large) + estimate_size(build_session()))
+    small = [store.put_nowait(build_session()) for _ in range(4)]
     store.put_nowait(large)
     assert [store.get_nowait(session.digest) for session in small] == [None, None, None, small[3]]
 
 
-def test_what_does_not_fit_at_all_is_not_kept() -> None:
-    store = a_store(max_bytes=500)
-    session = a_session()
+def test_session_larger_than_max_bytes_is_not_kept() -> None:
+    store = build_store(max_bytes=500)
+    session = build_session()
     assert store.put_nowait(session) == session
-    assert (len(store), store.size) == (0, 0)
+    assert (len(store), store.size_bytes) == (0, 0)
 
 
-def test_where_answers_take_more_room_fewer_are_kept() -> None:
-    each = size_of(a_session())
-    store = a_store(max_bytes=10 * each)
+def test_longer_reply_headers_reduce_the_number_of_sessions() -> None:
+    each = estimate_size(build_session())
+    store = build_store(max_bytes=10 * each)
     for _ in range(10):
-        store.put_nowait(a_session())
+        store.put_nowait(build_session())
     store.set_reply_headers(["X" * each])
-    assert (len(store), store.size) == (5, 10 * each - 5 * 74)
+    assert (len(store), store.size_bytes) == (5, 10 * each - 5 * 74)
 
 
-def test_a_copy_takes_the_room_of_the_one_it_follows() -> None:
-    store = a_store()
-    session = store.put_nowait(a_session())
+def test_newer_version_replaces_the_size_of_the_old_one() -> None:
+    store = build_store()
+    session = store.put_nowait(build_session())
     for _ in range(5):
         session = store.put_nowait(session.extended(NOON + timedelta(days=1), NOON))
-        assert store.size == size_of(session)
+        assert store.size_bytes == estimate_size(session)
     store.clear()
-    assert store.size == 0
+    assert store.size_bytes == 0
 
 
-# --- What is counted, and what stays
+# --- Statistics and cached replies
 
 
-async def test_every_look_up_is_counted_once() -> None:
-    store = a_store()
-    session = store.put_nowait(a_session())
+async def test_every_lookup_is_counted_once() -> None:
+    store = build_store()
+    session = store.put_nowait(build_session())
     await store.find(session.digest)
     store.get_nowait(session.digest)
-    await store.find(a_digest())
-    store.get_nowait(a_digest())  # whoever cannot await asks again, and can
+    await store.find(build_digest())
+    store.get_nowait(build_digest())  # its caller continues with `find`
     assert (store.hits, store.misses) == (2, 1)
 
 
-def test_an_equal_copy_leaves_the_one_that_is_there_with_its_margin() -> None:
-    store = a_store()
-    first = store.put_nowait(a_session())
-    first.note_reply("what was said of it")
+def test_equal_session_does_not_discard_the_cached_reply() -> None:
+    store = build_store()
+    first = store.put_nowait(build_session())
+    first.cache_reply("a reply")
     again = store.put_nowait(replace(first))
     assert again is store.get_nowait(first.digest) is first
     touched = store.put_nowait(first.touched(NOON + SECOND))
@@ -152,23 +152,23 @@ def test_an_equal_copy_leaves_the_one_that_is_there_with_its_margin() -> None:
     assert touched.cached_reply is None
 
 
-# --- Age
+# --- Time to live
 
 
-def test_a_copy_is_answered_until_it_is_too_old_and_not_at_that_moment() -> None:
+def test_session_expires_exactly_at_max_age() -> None:
     clock = FakeClock()
-    store = a_store(clock)
-    session = store.put_nowait(a_session())
+    store = build_store(clock)
+    session = store.put_nowait(build_session())
     clock.advance(MAX_AGE - 0.001)
     assert store.get_nowait(session.digest) == session
     clock.advance(0.001)
     assert store.get_nowait(session.digest) is None
 
 
-def test_being_found_makes_no_copy_younger() -> None:
+def test_get_does_not_renew_the_time_to_live() -> None:
     clock = FakeClock()
-    store = a_store(clock)
-    session = store.put_nowait(a_session())
+    store = build_store(clock)
+    session = store.put_nowait(build_session())
     for _ in range(3):
         clock.advance(MAX_AGE / 4)
         assert store.get_nowait(session.digest) == session
@@ -176,50 +176,50 @@ def test_being_found_makes_no_copy_younger() -> None:
     assert store.get_nowait(session.digest) is None
 
 
-def test_ages_are_measured_by_the_clock_that_never_goes_back() -> None:
-    clock = ClockWithoutHands()
-    store = a_store(clock)
-    session = store.put_nowait(a_session())
+def test_time_to_live_uses_the_monotonic_clock() -> None:
+    clock = MonotonicClock()
+    store = build_store(clock)
+    session = store.put_nowait(build_session())
     assert store.get_nowait(session.digest) == session
     clock.advance(MAX_AGE)
     assert store.get_nowait(session.digest) is None
 
 
-def test_copies_made_together_do_not_age_together() -> None:
+def test_jitter_spreads_expiry_of_sessions_put_together() -> None:
     clock, spread = FakeClock(), iter((0.0, 0.5, 1.0))
-    store = a_store(clock, jitter=lambda: next(spread))
-    sessions = [store.put_nowait(a_session()) for _ in range(3)]
-    living = []
+    store = build_store(clock, jitter=lambda: next(spread))
+    sessions = [store.put_nowait(build_session()) for _ in range(3)]
+    remaining = []
     for step in (4.4, 0.2, 0.2, 0.2):  # at 4.4, 4.6, 4.8 and 5.0 seconds
         clock.advance(step)
-        living.append(sum(store.get_nowait(session.digest) is not None for session in sessions))
-    assert living == [3, 2, 1, 0]
+        remaining.append(sum(store.get_nowait(session.digest) is not None for session in sessions))
+    assert remaining == [3, 2, 1, 0]
 
 
-def test_no_copy_lives_longer_than_it_may_or_much_shorter() -> None:
+def test_time_to_live_is_between_90_and_100_percent_of_max_age() -> None:
     clock = FakeClock()
-    store = a_store(clock, jitter=random.Random(7).random)
-    sessions = [store.put_nowait(a_session()) for _ in range(500)]
+    store = build_store(clock, jitter=random.Random(7).random)
+    sessions = [store.put_nowait(build_session()) for _ in range(500)]
     clock.advance(MAX_AGE * 0.9 - 0.001)
     assert all(store.get_nowait(session.digest) for session in sessions)
     clock.advance(MAX_AGE * 0.1 + 0.001)
     assert not any(store.get_nowait(session.digest) for session in sessions)
 
 
-def test_an_equal_copy_is_news() -> None:
+def test_put_of_an_equal_session_renews_the_time_to_live() -> None:
     clock = FakeClock()
-    store = a_store(clock)
-    session = store.put_nowait(a_session())
+    store = build_store(clock)
+    session = store.put_nowait(build_session())
     clock.advance(MAX_AGE - 1)
     store.put_nowait(session)
     clock.advance(MAX_AGE - 1)
     assert store.get_nowait(session.digest) == session
 
 
-def test_a_staler_copy_is_no_news() -> None:
+def test_put_of_a_staler_session_does_not_renew_the_time_to_live() -> None:
     clock = FakeClock()
-    store = a_store(clock)
-    session = a_session()
+    store = build_store(clock)
+    session = build_session()
     touched = store.put_nowait(session.touched(NOON + SECOND))
     clock.advance(MAX_AGE - 1)
     assert store.put_nowait(session) == touched
@@ -227,10 +227,10 @@ def test_a_staler_copy_is_no_news() -> None:
     assert store.get_nowait(session.digest) is None
 
 
-def test_what_is_too_old_to_be_answered_still_wins_over_a_staler_copy() -> None:
+def test_expired_tombstone_is_not_replaced_by_a_staler_session() -> None:
     clock = FakeClock()
-    store = a_store(clock)
-    session = a_session()
+    store = build_store(clock)
+    session = build_session()
     tombstone = store.put_nowait(session.revoked(NOON))
     clock.advance(MAX_AGE * 100)
     assert store.get_nowait(session.digest) is None
@@ -238,22 +238,22 @@ def test_what_is_too_old_to_be_answered_still_wins_over_a_staler_copy() -> None:
     assert store.get_nowait(session.digest) is None
 
 
-async def test_in_distrust_nothing_is_believed_but_the_dead_stay_dead() -> None:
-    store = a_store()
-    session, other = a_session(), a_session()
+async def test_expire_all_hides_every_session_but_keeps_tombstones() -> None:
+    store = build_store()
+    session, other = build_session(), build_session()
     tombstone = await store.put(session.revoked(NOON))
     await store.put(other)
     store.expire_all()
     assert await store.find(session.digest) is None
     assert await store.find(other.digest) is None
-    assert await store.put(session) == tombstone  # what a store kept that was not told
+    assert await store.put(session) == tombstone  # from a store that missed the revocation
     assert await store.put(other) == other
     assert await store.find(other.digest) == other
 
 
-async def test_after_it_was_cleared_nothing_is_known_or_compared() -> None:
-    store = a_store()
-    session = a_session()
+async def test_clear_deletes_tombstones_too() -> None:
+    store = build_store()
+    session = build_session()
     await store.put(session.revoked(NOON))
     store.clear()
     assert len(store) == 0
@@ -265,63 +265,63 @@ async def test_after_it_was_cleared_nothing_is_known_or_compared() -> None:
 
 
 class Model:
-    """The same store, as one would explain it: a list, searched from end to end."""
+    """A simple model of the store: a list that is searched from end to end."""
 
     def __init__(self, max_sessions: int, clock: FakeClock) -> None:
-        self.copies: list[tuple[Session, float]] = []  # the least recently used first
+        self.entries: list[tuple[Session, float]] = []  # the least recently used first
         self._max_sessions = max_sessions
         self._clock = clock
 
     def put_nowait(self, session: Session) -> Session:
-        known = self._known(session.digest)
-        if known and known[0].freshness > session.freshness:
-            return known[0]
-        self._last((session, self._clock.monotonic() + MAX_AGE))
-        self.copies = self.copies[-self._max_sessions :]
+        kept = self._find(session.digest)
+        if kept and kept[0].freshness > session.freshness:
+            return kept[0]
+        self._append((session, self._clock.monotonic() + MAX_AGE))
+        self.entries = self.entries[-self._max_sessions :]
         return session
 
     def get_nowait(self, digest: Digest) -> Session | None:
-        known = self._known(digest)
-        if known is None or known[1] <= self._clock.monotonic():
+        entry = self._find(digest)
+        if entry is None or entry[1] <= self._clock.monotonic():
             return None
-        self._last(known)
-        return known[0]
+        self._append(entry)
+        return entry[0]
 
     def clear(self) -> None:
-        self.copies = []
+        self.entries = []
 
-    def _known(self, digest: Digest) -> tuple[Session, float] | None:
-        return next((copy for copy in self.copies if copy[0].digest == digest), None)
+    def _find(self, digest: Digest) -> tuple[Session, float] | None:
+        return next((entry for entry in self.entries if entry[0].digest == digest), None)
 
-    def _last(self, copy: tuple[Session, float]) -> None:
-        others = [other for other in self.copies if other[0].digest != copy[0].digest]
-        self.copies = [*others, copy]
+    def _append(self, entry: tuple[Session, float]) -> None:
+        others = [other for other in self.entries if other[0].digest != entry[0].digest]
+        self.entries = [*others, entry]
 
 
-def a_history() -> list[Session]:
-    """Return the copies one session had in its life."""
-    session = a_session()
+def build_history() -> list[Session]:
+    """Return the successive versions of one session."""
+    session = build_session()
     touched = session.touched(NOON + SECOND)
     extended = touched.extended(NOON + timedelta(days=1), NOON)
     return [session, touched, extended, extended.revoked(NOON)]
 
 
-HISTORIES: Final = [a_history() for _ in range(5)]
+HISTORIES: Final = [build_history() for _ in range(5)]
 
 Step = tuple[str, int, int]
 steps: st.SearchStrategy[Step] = st.one_of(
-    st.tuples(st.just("keep"), st.integers(0, 4), st.integers(0, 3)),
-    st.tuples(st.just("peek"), st.integers(0, 4), st.just(0)),
+    st.tuples(st.just("put"), st.integers(0, 4), st.integers(0, 3)),
+    st.tuples(st.just("get"), st.integers(0, 4), st.just(0)),
     st.tuples(st.just("wait"), st.integers(1, 4), st.just(0)),
     st.tuples(st.just("clear"), st.just(0), st.just(0)),
 )
 
 
-def take(step: Step, store: MemoryStore | Model, clock: FakeClock) -> Session | None:
+def apply_step(step: Step, store: MemoryStore | Model, clock: FakeClock) -> Session | None:
     match step:
-        case ("keep", which, age):
-            return store.put_nowait(HISTORIES[which][age])
-        case ("peek", which, _):
+        case ("put", which, version):
+            return store.put_nowait(HISTORIES[which][version])
+        case ("get", which, _):
             return store.get_nowait(HISTORIES[which][0].digest)
         case ("wait", seconds, _):
             clock.advance(seconds)
@@ -331,32 +331,30 @@ def take(step: Step, store: MemoryStore | Model, clock: FakeClock) -> Session | 
 
 
 @given(st.lists(steps, max_size=60), st.integers(1, 6))
-def test_it_answers_like_a_list_searched_from_end_to_end(
-    history: list[Step], max_sessions: int
-) -> None:
-    clock, models_clock = FakeClock(), FakeClock()
-    store, model = a_store(clock, max_sessions=max_sessions), Model(max_sessions, models_clock)
+def test_store_behaves_like_the_model(history: list[Step], max_sessions: int) -> None:
+    clock, model_clock = FakeClock(), FakeClock()
+    store, model = build_store(clock, max_sessions=max_sessions), Model(max_sessions, model_clock)
     for step in history:
-        assert take(step, store, clock) == take(step, model, models_clock), step
-        assert len(store) == len(model.copies)
+        assert apply_step(step, store, clock) == apply_step(step, model, model_clock), step
+        assert len(store) == len(model.entries)
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_neither_verb_ever_waits(known: bool) -> None:
-    store = a_store()
-    session = a_session()
+async def test_find_and_put_never_suspend(known: bool) -> None:
+    store = build_store()
+    session = build_session()
     if known:
         store.put_nowait(session)
-    finding = store.find(session.digest if known else a_digest())
-    putting = store.put(session)
-    for coroutine in (finding, putting):
+    find = store.find(session.digest if known else build_digest())
+    put = store.put(session)
+    for coroutine in (find, put):
         with pytest.raises(StopIteration):
             coroutine.send(None)
 
 
-def test_a_copy_that_was_seen_is_believed_no_longer_for_that() -> None:
+def test_touch_does_not_renew_the_time_to_live() -> None:
     clock = FakeClock()
-    store, session = a_store(clock), a_session()
+    store, session = build_store(clock), build_session()
     store.put_nowait(session)
     for _ in range(4):
         clock.advance(1)
@@ -368,8 +366,8 @@ def test_a_copy_that_was_seen_is_believed_no_longer_for_that() -> None:
     assert store.get_nowait(session.digest) is None
 
 
-def test_what_is_not_there_or_fresher_is_not_touched() -> None:
-    store, session = a_store(), a_session()
+def test_touch_of_a_missing_or_fresher_session_does_nothing() -> None:
+    store, session = build_store(), build_session()
     store.touch(session)
     assert len(store) == 0
     tombstone = session.revoked(NOON + SECOND)

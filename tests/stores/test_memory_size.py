@@ -1,4 +1,4 @@
-"""What a copy is estimated to take, against what it does: within a fifth, its answer included."""
+"""The size estimate of a cache entry is within 20 % of its real size with its cached reply."""
 
 import gc
 import tracemalloc
@@ -8,86 +8,90 @@ from typing import Final
 
 import pytest
 
-from sidegate.core.binding import Policy, Signal, Signals, Widths, bind
+from sidegate.core.binding import BindingPolicy, PrefixLengths, Signal, Signals, bind
 from sidegate.core.session import Session
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import Token
 from sidegate.services.binding import ClientBinding
 from sidegate.settings.sections import MemorySection
 from sidegate.stores.codec import decode, encode
-from sidegate.stores.memory import MemoryStore, size_of
+from sidegate.stores.memory import MemoryStore, estimate_size
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
 from sidegate.web.gateways.identity_headers import IdentityNames
-from tests.contracts.values import a_session
+from tests.contracts.values import build_session
 from tests.support.clock import FakeClock
-from tests.support.fakes import ends_nobody
-from tests.web.gate.gate_rig import RING, Gatehouse, bearer, build_gate, request
-from tests.web.tape import Tape
+from tests.support.fakes import raise_on_revocation
+from tests.web.fake_transport import FakeTransport
+from tests.web.gate.gate_harness import RING, GateHarness, bearer, build_gate, build_request
 
 TOLERANCE: Final = 0.2
-MANY: Final = 500
+MEASURED: Final = 500
 
-# What sessions and clients have in common is kept once, of the last 4096 of each. So many are there
-# before: what is kept for those who come then replaces what was kept for these.
-BEFORE: Final = 4100
+# Equal values of sessions and of clients are interned in caches of 4096 entries. So many sessions
+# are put before the measurement that the measured ones evict as many values as they add.
+EARLIER: Final = 4100
 
 LONG_NAMES: Final = IdentityNames(*(f"X-{letter * 62}" for letter in "ABCDEF"))
-SHOWN: Final = Signals("192.0.2.1", "curl/8", "de-ch", "device 7")
+SIGNALS: Final = Signals("192.0.2.1", "curl/8", "de-ch", "device 7")
 
 Shape = Callable[[int], Session]
 Client = Callable[[int], list[bytes]]
 
 
 def plain(number: int) -> Session:
-    return a_session(user_id=f"user-{number:08}@example.org")
+    return build_session(user_id=f"user-{number:08}@example.org")
 
 
-def with_a_long_name(number: int) -> Session:
-    return a_session(user_id=f"{number:08}" + "x" * 200)
+def long_user_id(number: int) -> Session:
+    return build_session(user_id=f"{number:08}" + "x" * 200)
 
 
-def with_scopes_of_its_own(number: int) -> Session:
-    return a_session(user_id=f"{number:08}", scopes=(f"shop:{number}:read", f"shop:{number}:write"))
+def unique_scopes(number: int) -> Session:
+    return build_session(
+        user_id=f"{number:08}", scopes=(f"shop:{number}:read", f"shop:{number}:write")
+    )
 
 
-def with_many_scopes_of_its_own(number: int) -> Session:
+def many_unique_scopes(number: int) -> Session:
     scopes = tuple(f"scope-{number}-{n}:write" for n in range(20))
-    return a_session(user_id=f"{number:08}", scopes=scopes)
+    return build_session(user_id=f"{number:08}", scopes=scopes)
 
 
-def with_one_long_scope_of_its_own(number: int) -> Session:
-    return a_session(user_id=f"{number:08}", scopes=(f"{number:08}" + "x" * 2000,))
+def one_long_scope(number: int) -> Session:
+    return build_session(user_id=f"{number:08}", scopes=(f"{number:08}" + "x" * 2000,))
 
 
 def bound(number: int) -> Session:
     session = plain(number)
-    return replace(session, binding=bind(session.id, SHOWN, Widths()))
+    return replace(session, binding=bind(session.id, SIGNALS, PrefixLengths()))
 
 
-def whoever(_: int) -> list[bytes]:
-    """Shows nothing."""
+def no_signals(_: int) -> list[bytes]:
+    """Return no signals."""
     return []
 
 
-def like_others(number: int) -> list[bytes]:
-    """Shows what many do, but for the address."""
-    return shows(number, b"x" * 110, b"de-CH,de", b"device 7")
+def shared_signals(number: int) -> list[bytes]:
+    """Return signals that many clients share, except for the address."""
+    return build_signal_headers(number, b"x" * 110, b"de-CH,de", b"device 7")
 
 
-def like_nobody_else(number: int) -> list[bytes]:
-    """Shows as much as is noted, and nothing of it is the same for two of them."""
+def unique_signals(number: int) -> list[bytes]:
+    """Return signals of the maximum length that is kept, which no clients share."""
     own = b"%09d" % number
-    return shows(number, own * 20, own * 10, own * 9)
+    return build_signal_headers(number, own * 20, own * 10, own * 9)
 
 
-def with_endless_lines(number: int) -> list[bytes]:
-    """Shows more than is noted."""
+def oversized_signals(number: int) -> list[bytes]:
+    """Return signals longer than what is kept."""
     own = b"%09d" % number
-    return shows(number, own * 100, own * 100, own * 100)
+    return build_signal_headers(number, own * 100, own * 100, own * 100)
 
 
-def shows(number: int, browser: bytes, language: bytes, device: bytes) -> list[bytes]:
+def build_signal_headers(
+    number: int, browser: bytes, language: bytes, device: bytes
+) -> list[bytes]:
     return [
         b"X-Real-IP: 192.0.%d.%d" % divmod(number, 200),
         b"User-Agent: " + browser,
@@ -96,8 +100,8 @@ def shows(number: int, browser: bytes, language: bytes, device: bytes) -> list[b
     ]
 
 
-class Nobody:
-    """Is told of mismatches."""
+class NullEvents:
+    """Ignores binding events."""
 
     def binding_mismatch(self, signal: str, policy: str) -> None: ...
 
@@ -105,104 +109,112 @@ class Nobody:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A session as it comes from a store, and the request of its client."""
+class StoredSession:
+    """The record of a session in a store, and a request of its client."""
 
     record: bytes
     request: bytes
 
 
-def stored(shape: Shape, client: Client, numbers: range) -> list[Stored]:
-    def one(number: int, token: Token) -> Stored:
+def build_stored_sessions(shape: Shape, client: Client, numbers: range) -> list[StoredSession]:
+    def build(number: int, token: Token) -> StoredSession:
         record = encode(replace(shape(number), digest=token.digest()))
-        return Stored(record, request(bearer(token), *client(number)))
+        return StoredSession(record, build_request(bearer(token), *client(number)))
 
-    return [one(number, RING.mint(SessionType.WEB)) for number in numbers]
+    return [build(number, RING.mint(SessionType.WEB)) for number in numbers]
 
 
-class House:
-    """A memory, and a gate that answers from it."""
+class MemoryGate:
+    """A memory store, and a gate that looks up its sessions there."""
 
     def __init__(self, names: IdentityNames) -> None:
-        self.local = MemoryStore(
-            max_sessions=BEFORE + MANY,
+        self.memory = MemoryStore(
+            max_sessions=EARLIER + MEASURED,
             max_bytes=2**30,
             max_age=60.0,
             clock=FakeClock(),
         )
-        self.local.set_reply_headers(names.all())
+        self.memory.set_reply_headers(names.all_names())
         binding = ClientBinding(
-            dict.fromkeys(Signal, Policy.LOG), widths=Widths(), events=Nobody(), revoke=ends_nobody
+            dict.fromkeys(Signal, BindingPolicy.LOG),
+            prefix_lengths=PrefixLengths(),
+            events=NullEvents(),
+            revoke=raise_on_revocation,
         )
-        manners = GatewayPolicy(identity=names, signals=SignalSources(binding.watched, b"x-device"))
+        policy = GatewayPolicy(
+            identity=names, signals=SignalSources(binding.watched_signals, b"x-device")
+        )
         gate = build_gate(
-            Gatehouse(), memory=self.local.get_nowait, manners=manners, binding=binding
+            GateHarness(), memory=self.memory.get_nowait, policy=policy, binding=binding
         )
-        self._tape = Tape(gate.door)
+        self._transport = FakeTransport(gate.listener)
 
-    def meets(self, them: Sequence[Stored]) -> None:
-        """Remember them all, answer each from memory, and keep the answers with the copies."""
-        for each in them:
-            self.local.put_nowait(decode(each.record))
-            self._tape.feed(each.request)
-            assert self._tape.sent.startswith(b"HTTP/1.1 200 OK")
-            self._tape.sent = b""
+    def serve(self, sessions: Sequence[StoredSession]) -> None:
+        """Put each session, and send its request, so that the reply is cached with the session."""
+        for each in sessions:
+            self.memory.put_nowait(decode(each.record))
+            self._transport.feed(each.request)
+            assert self._transport.sent.startswith(b"HTTP/1.1 200 OK")
+            self._transport.sent = b""
 
 
 @pytest.mark.parametrize(
     ("shape", "client", "names"),
     [
-        (plain, whoever, IdentityNames()),
-        (plain, whoever, LONG_NAMES),
-        (with_a_long_name, whoever, IdentityNames()),
-        (with_scopes_of_its_own, whoever, IdentityNames()),
-        (with_many_scopes_of_its_own, whoever, IdentityNames()),
-        (with_one_long_scope_of_its_own, whoever, IdentityNames()),
-        (bound, like_others, IdentityNames()),
-        (bound, like_nobody_else, IdentityNames()),
+        (plain, no_signals, IdentityNames()),
+        (plain, no_signals, LONG_NAMES),
+        (long_user_id, no_signals, IdentityNames()),
+        (unique_scopes, no_signals, IdentityNames()),
+        (many_unique_scopes, no_signals, IdentityNames()),
+        (one_long_scope, no_signals, IdentityNames()),
+        (bound, shared_signals, IdentityNames()),
+        (bound, unique_signals, IdentityNames()),
     ],
     ids=lambda each: getattr(each, "__name__", "long names" if each is LONG_NAMES else ""),
 )
-async def test_the_estimate_is_within_a_fifth_of_what_a_copy_takes(
+async def test_estimate_is_within_20_percent_of_the_real_size(
     shape: Shape, client: Client, names: IdentityNames
 ) -> None:
-    assert taken_by(House(names), shape, client) == pytest.approx(1, abs=TOLERANCE)
+    assert measure_ratio(MemoryGate(names), shape, client) == pytest.approx(1, abs=TOLERANCE)
 
 
-async def test_whoever_shows_more_than_is_noted_takes_less_than_is_estimated() -> None:
-    assert taken_by(House(IdentityNames()), bound, with_endless_lines) < 1
+async def test_oversized_signals_take_less_than_the_estimate() -> None:
+    assert measure_ratio(MemoryGate(IdentityNames()), bound, oversized_signals) < 1
 
 
-def taken_by(house: House, shape: Shape, client: Client) -> float:
-    """Return how many times its estimate a copy takes, its answer included.
+def measure_ratio(gate: MemoryGate, shape: Shape, client: Client) -> float:
+    """Return the real size of an entry with its cached reply, divided by the estimate.
 
-    Measured of MANY that come when others are there already.
+    It is the mean of MEASURED entries that are put after the first EARLIER ones.
     """
-    first = stored(shape, client, range(BEFORE))
-    them = stored(shape, client, range(BEFORE, BEFORE + MANY))
+    earlier = build_stored_sessions(shape, client, range(EARLIER))
+    measured = build_stored_sessions(shape, client, range(EARLIER, EARLIER + MEASURED))
     tracemalloc.start()
     try:
-        house.meets(first)
-        size, taken = house.local.size, traced()
-        house.meets(them)
-        return (traced() - taken) / (house.local.size - size)
+        gate.serve(earlier)
+        estimated, traced = gate.memory.size_bytes, read_traced_bytes()
+        gate.serve(measured)
+        return (read_traced_bytes() - traced) / (gate.memory.size_bytes - estimated)
     finally:
         tracemalloc.stop()
 
 
-def traced() -> int:
+def read_traced_bytes() -> int:
     gc.collect()
     return tracemalloc.get_traced_memory()[0]
 
 
-def test_a_hundred_thousand_ordinary_sessions_fit_into_a_hundred_and_twenty_megabytes() -> None:
-    assert 100_000 * size_of(plain(1)) < 120_000_000
+def test_100_000_plain_sessions_fit_into_120_megabytes() -> None:
+    assert 100_000 * estimate_size(plain(1)) < 120_000_000
 
 
-def test_a_hundred_thousand_fit_by_default_when_they_are_bound_and_have_scopes_too() -> None:
+def test_100_000_bound_sessions_with_scopes_fit_by_default() -> None:
     session = replace(bound(1), scopes=("orders:read", "orders:write"))
-    assert 100_000 * size_of(session) < MemorySection().max_bytes
+    assert 100_000 * estimate_size(session) < MemorySection().max_bytes
 
 
-def test_beyond_ascii_a_name_counts_for_what_it_takes_in_an_answer() -> None:
-    assert size_of(a_session(user_id="ł" * 100)) > size_of(a_session(user_id="l" * 100)) + 1000
+def test_non_ascii_user_id_counts_with_its_size_in_the_reply() -> None:
+    assert (
+        estimate_size(build_session(user_id="ł" * 100))
+        > estimate_size(build_session(user_id="l" * 100)) + 1000
+    )

@@ -1,149 +1,152 @@
-"""What is fetched is kept in memory and told; whatever else happens is told as nothing."""
+"""Prefetch puts sessions into memory and calls back; every failure is reported as None."""
 
 import asyncio
 from typing import NoReturn
 
 import pytest
 
+from sidegate.core.digest import Digest
 from sidegate.core.session import Session
-from sidegate.core.token import Digest
-from sidegate.stores.client.batched import BatchedCache
+from sidegate.stores.client.batching import BatchedCache
 from sidegate.stores.memory import MemoryStore
 from sidegate.stores.prefetch import Prefetcher
-from tests.contracts.values import a_digest, a_session
-from tests.stores.waiting import until
+from tests.contracts.values import build_digest, build_session
+from tests.stores.waiting import wait_until
 from tests.support.clock import NOON, FakeClock
-from tests.support.fakes import Shelf
+from tests.support.fakes import FakeBackend
 
 
-class Scene:
-    """A shelf, memory, and who fetches from the one to the other."""
+class Harness:
+    """A backend, memory, and a prefetcher between them."""
 
     def __init__(self, *sessions: Session) -> None:
-        self.shelf = Shelf(*sessions)
-        self.local = MemoryStore(
+        self.backend = FakeBackend(*sessions)
+        self.memory = MemoryStore(
             max_sessions=2, max_bytes=100_000, max_age=5.0, clock=FakeClock(), jitter=lambda: 0.0
         )
-        self.useless = set[Digest]()
-        self.fetcher = Prefetcher(
-            BatchedCache(self.shelf), self.local, deadline=2.0, useless=self.useless.__contains__
+        self.skipped = set[Digest]()
+        self.prefetcher = Prefetcher(
+            BatchedCache(self.backend),
+            self.memory,
+            deadline=2.0,
+            should_skip=self.skipped.__contains__,
         )
 
-    def fetched(self, digest: Digest) -> asyncio.Future[Session | None]:
-        told: asyncio.Future[Session | None] = asyncio.get_running_loop().create_future()
-        assert self.fetcher.prefetch(digest, told.set_result, patience=2.0)
-        assert not told.done()  # never before we return
-        return told
+    def prefetch(self, digest: Digest) -> asyncio.Future[Session | None]:
+        done: asyncio.Future[Session | None] = asyncio.get_running_loop().create_future()
+        assert self.prefetcher.prefetch(digest, done.set_result, timeout=2.0)
+        assert not done.done()  # never before `prefetch` returns
+        return done
 
 
-async def test_what_a_hot_store_has_is_kept_and_told() -> None:
-    session = a_session()
-    scene = Scene(session)
+async def test_cached_session_is_put_into_memory_and_returned() -> None:
+    session = build_session()
+    harness = Harness(session)
 
-    assert await scene.fetched(session.digest) == session
-    assert scene.local.get_nowait(session.digest) == session
-    assert scene.local.misses == 1
-
-
-@pytest.mark.parametrize("wrong", ["nothing", "outage", "unreadable"])
-async def test_whatever_else_it_says_is_told_as_nothing(wrong: str) -> None:
-    session = a_session()
-    scene = Scene() if wrong == "nothing" else Scene(session)
-    scene.shelf.down = wrong == "outage"
-    scene.shelf.unreadable = {session.digest} if wrong == "unreadable" else set()
-
-    assert await scene.fetched(session.digest) is None
-    assert len(scene.local) == 0
-    assert scene.local.misses == 1
+    assert await harness.prefetch(session.digest) == session
+    assert harness.memory.get_nowait(session.digest) == session
+    assert harness.memory.misses == 1
 
 
-async def test_of_a_copy_and_a_fresher_one_in_memory_the_fresher_is_told() -> None:
-    session = a_session()
+@pytest.mark.parametrize("failure", ["miss", "outage", "unreadable"])
+async def test_miss_or_failure_returns_none(failure: str) -> None:
+    session = build_session()
+    harness = Harness() if failure == "miss" else Harness(session)
+    harness.backend.down = failure == "outage"
+    harness.backend.unreadable = {session.digest} if failure == "unreadable" else set()
+
+    assert await harness.prefetch(session.digest) is None
+    assert len(harness.memory) == 0
+    assert harness.memory.misses == 1
+
+
+async def test_fresher_session_in_memory_is_returned() -> None:
+    session = build_session()
     tombstone = session.revoked(NOON)
-    scene = Scene(session)
-    scene.local.put_nowait(tombstone)
+    harness = Harness(session)
+    harness.memory.put_nowait(tombstone)
 
-    assert await scene.fetched(session.digest) == tombstone
+    assert await harness.prefetch(session.digest) == tombstone
 
 
-async def test_all_that_want_something_in_one_tick_share_one_question() -> None:
-    sessions = [a_session() for _ in range(5)]
-    scene = Scene(*sessions)  # of which memory has room for two
+async def test_prefetches_of_one_tick_share_one_round_trip() -> None:
+    sessions = [build_session() for _ in range(5)]
+    harness = Harness(*sessions)  # memory has room for two of them
 
     wanted = [*sessions, sessions[0]]
-    told = await asyncio.gather(*(scene.fetched(session.digest) for session in wanted))
+    results = await asyncio.gather(*(harness.prefetch(session.digest) for session in wanted))
 
-    assert told == wanted
-    assert scene.shelf.asked == [tuple(session.digest for session in sessions)]
-
-
-async def test_what_is_on_its_way_is_not_asked_for_again() -> None:
-    session = a_session()
-    scene = Scene(session)
-    scene.shelf.open.clear()
-
-    early = scene.fetched(session.digest)
-    await until(lambda: bool(scene.shelf.asked))
-    late = scene.fetched(session.digest)
-    scene.shelf.open.set()
-
-    assert [await early, await late] == [session, session]
-    assert len(scene.shelf.asked) == 1
+    assert results == wanted
+    assert harness.backend.lookups == [tuple(session.digest for session in sessions)]
 
 
-async def test_what_has_come_is_asked_for_anew() -> None:
-    session = a_session()
-    scene = Scene(session)
+async def test_digest_in_flight_is_not_looked_up_again() -> None:
+    session = build_session()
+    harness = Harness(session)
+    harness.backend.unblocked.clear()
 
-    assert await scene.fetched(session.digest) == session
-    scene.shelf.sessions.clear()
-    assert await scene.fetched(session.digest) is None
+    first = harness.prefetch(session.digest)
+    await wait_until(lambda: bool(harness.backend.lookups))
+    second = harness.prefetch(session.digest)
+    harness.backend.unblocked.set()
+
+    assert [await first, await second] == [session, session]
+    assert len(harness.backend.lookups) == 1
 
 
-async def test_what_need_not_be_asked_for_is_not() -> None:
-    scene, digest, told = Scene(), a_digest(), list[object]()
-    scene.useless.add(digest)
+async def test_finished_prefetch_is_not_cached_in_flight() -> None:
+    session = build_session()
+    harness = Harness(session)
 
-    assert not scene.fetcher.prefetch(digest, told.append, patience=2.0)
+    assert await harness.prefetch(session.digest) == session
+    harness.backend.sessions.clear()
+    assert await harness.prefetch(session.digest) is None
+
+
+async def test_skipped_digest_is_not_looked_up() -> None:
+    harness, digest, results = Harness(), build_digest(), list[object]()
+    harness.skipped.add(digest)
+
+    assert not harness.prefetcher.prefetch(digest, results.append, timeout=2.0)
     await asyncio.sleep(0)
-    assert (told, scene.shelf.asked) == ([], [])
+    assert (results, harness.backend.lookups) == ([], [])
 
 
-async def test_whoever_waits_less_than_the_hot_store_may_take_is_not_fetched_for() -> None:
-    session, told = a_session(), list[object]()
-    scene = Scene(session)
+async def test_timeout_shorter_than_the_deadline_is_refused() -> None:
+    session, results = build_session(), list[object]()
+    harness = Harness(session)
 
-    assert not scene.fetcher.prefetch(session.digest, told.append, patience=1.999)
+    assert not harness.prefetcher.prefetch(session.digest, results.append, timeout=1.999)
     await asyncio.sleep(0)
-    assert (told, scene.shelf.asked) == ([], [])
+    assert (results, harness.backend.lookups) == ([], [])
 
 
-async def test_a_question_that_is_cancelled_is_told_as_nothing() -> None:
-    session = a_session()
-    scene = Scene(session)
-    scene.shelf.open.clear()
-    told = scene.fetched(session.digest)
-    await until(lambda: bool(scene.shelf.asked))
+async def test_cancelled_batch_returns_none() -> None:
+    session = build_session()
+    harness = Harness(session)
+    harness.backend.unblocked.clear()
+    results = harness.prefetch(session.digest)
+    await wait_until(lambda: bool(harness.backend.lookups))
 
-    (flight,) = asyncio.all_tasks() - {asyncio.current_task()}
-    flight.cancel()
+    (batch,) = asyncio.all_tasks() - {asyncio.current_task()}
+    batch.cancel()
 
-    assert await told is None
+    assert await results is None
 
 
-@pytest.mark.parametrize("where", ["asked", "kept"])
-async def test_a_bug_is_told_as_nothing_and_in_the_log(
-    where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("step", ["find", "put"])
+async def test_unexpected_error_is_logged_and_returns_none(
+    step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_: object) -> NoReturn:
-        raise RuntimeError("nobody foresaw this")
+        raise RuntimeError("unexpected")
 
-    session = a_session()
-    scene = Scene(session)
-    if where == "asked":
-        monkeypatch.setattr(scene.shelf, "find_many", fail)
+    session = build_session()
+    harness = Harness(session)
+    if step == "find":
+        monkeypatch.setattr(harness.backend, "find_many", fail)
     else:
-        monkeypatch.setattr(scene.local, "keep", fail)
+        monkeypatch.setattr(harness.memory, "put_nowait", fail)
 
-    assert await scene.fetched(session.digest) is None
-    assert "nobody foresaw this" in caplog.text
+    assert await harness.prefetch(session.digest) is None
+    assert "unexpected" in caplog.text

@@ -1,4 +1,4 @@
-"""Near and far: what ReadThrough asks whom, and whose answer it gives."""
+"""Read-through cache: which store is looked up, and whose result is returned."""
 
 import asyncio
 from datetime import timedelta
@@ -9,194 +9,205 @@ import pytest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.session import Session
 from sidegate.stores.read_through import ReadThrough, SkipCache
-from tests.contracts.values import a_digest, a_rotated_session, a_session, a_tombstone
-from tests.stores.waiting import until
+from tests.contracts.values import (
+    build_digest,
+    build_rotated_session,
+    build_session,
+    build_tombstone,
+)
+from tests.stores.waiting import wait_until
 from tests.support.clock import NOON, FakeClock
-from tests.support.fakes import Shelf
+from tests.support.fakes import FakeBackend
 
 HOUR: Final = timedelta(hours=1)
 
 
-def between(near: Shelf, far: Shelf, clock: FakeClock | None = None) -> ReadThrough:
-    return ReadThrough(near, far, clock=clock or FakeClock())
+def build_read_through(
+    cache: FakeBackend, origin: FakeBackend, clock: FakeClock | None = None
+) -> ReadThrough:
+    return ReadThrough(cache, origin, clock=clock or FakeClock())
 
 
-def out_of_time(which: str) -> Session:
-    """Return a session that has run out of time one hour after noon."""
-    long = timedelta(days=1)
+def build_expiring_session(reason: str) -> Session:
+    """Return a session that expires one hour after noon, by `reason`."""
+    day = timedelta(days=1)
     return {
-        "idle": a_session(expires_at=NOON + long, idle_timeout=HOUR),
-        "expired": a_session(expires_at=NOON + HOUR, idle_timeout=long),
-    }[which]
+        "idle": build_session(expires_at=NOON + day, idle_timeout=HOUR),
+        "expired": build_session(expires_at=NOON + HOUR, idle_timeout=day),
+    }[reason]
 
 
-# --- The plain roads
+# --- Hits, misses and outages
 
 
-async def test_what_near_knows_far_is_not_asked() -> None:
-    session = a_session()
-    near, far = Shelf(session), Shelf(session)
-    assert await between(near, far).find(session.digest) == session
-    assert far.asked == []
+async def test_cache_hit_does_not_look_up_the_origin() -> None:
+    session = build_session()
+    cache, origin = FakeBackend(session), FakeBackend(session)
+    assert await build_read_through(cache, origin).find(session.digest) == session
+    assert origin.lookups == []
 
 
-async def test_what_far_knows_is_left_near() -> None:
-    session = a_session()
-    near, far = Shelf(), Shelf(session)
-    finder = between(near, far)
+async def test_cache_miss_fills_the_cache_from_the_origin() -> None:
+    session = build_session()
+    cache, origin = FakeBackend(), FakeBackend(session)
+    finder = build_read_through(cache, origin)
     assert await finder.find(session.digest) == session
-    assert near.sessions == {session.digest: session}
+    assert cache.sessions == {session.digest: session}
     await finder.find(session.digest)
-    assert len(far.asked) == 1
+    assert len(origin.lookups) == 1
 
 
-async def test_beyond_near_is_not_asked_but_left_a_copy_and_the_fresher_is_told() -> None:
-    session = a_session()
+async def test_skip_cache_fills_the_cache_and_returns_the_fresher_session() -> None:
+    session = build_session()
     tombstone = session.revoked(NOON)
-    empty, knowing = Shelf(), Shelf(tombstone)
+    empty, filled = FakeBackend(), FakeBackend(tombstone)
 
-    assert await SkipCache(empty, Shelf(session)).find(session.digest) == session
-    assert await SkipCache(knowing, Shelf(session)).find(session.digest) == tombstone
-    assert await SkipCache(knowing, Shelf()).find(session.digest) is None
+    assert await SkipCache(empty, FakeBackend(session)).find(session.digest) == session
+    assert await SkipCache(filled, FakeBackend(session)).find(session.digest) == tombstone
+    assert await SkipCache(filled, FakeBackend()).find(session.digest) is None
     assert empty.sessions == {session.digest: session}
-    assert empty.asked == knowing.asked == []
+    assert empty.lookups == filled.lookups == []
 
 
-async def test_a_miss_leaves_nothing_near() -> None:
-    near, far = Shelf(), Shelf()
-    assert await between(near, far).find(a_digest()) is None
-    assert near.sessions == {}
+async def test_miss_is_not_cached() -> None:
+    cache, origin = FakeBackend(), FakeBackend()
+    assert await build_read_through(cache, origin).find(build_digest()) is None
+    assert cache.sessions == {}
 
 
-async def test_a_store_that_is_down_is_empty_when_it_is_near() -> None:
-    session = a_session()
-    near, far = Shelf(session), Shelf(session)
-    near.down = True
-    finder = between(near, far)
+async def test_unavailable_cache_counts_as_a_miss() -> None:
+    session = build_session()
+    cache, origin = FakeBackend(session), FakeBackend(session)
+    cache.down = True
+    finder = build_read_through(cache, origin)
     assert await finder.find(session.digest) == session
-    assert await finder.find(a_digest()) is None
-    assert len(far.asked) == 2
+    assert await finder.find(build_digest()) is None
+    assert len(origin.lookups) == 2
 
 
-async def test_a_far_store_that_is_down_could_not_answer() -> None:
-    near, far = Shelf(), Shelf()
-    far.down = True
+async def test_unavailable_origin_raises_unavailable() -> None:
+    cache, origin = FakeBackend(), FakeBackend()
+    origin.down = True
     with pytest.raises(StoreUnavailable):
-        await between(near, far).find(a_digest())
+        await build_read_through(cache, origin).find(build_digest())
 
 
-async def test_when_far_is_down_near_still_answers_what_it_knows() -> None:
-    session = a_session()
-    near, far = Shelf(session), Shelf()
-    far.down = True
-    assert await between(near, far).find(session.digest) == session
+async def test_cache_hit_is_returned_while_the_origin_is_unavailable() -> None:
+    session = build_session()
+    cache, origin = FakeBackend(session), FakeBackend()
+    origin.down = True
+    assert await build_read_through(cache, origin).find(session.digest) == session
 
 
-async def test_an_unreadable_record_far_away_is_not_absence() -> None:
-    session = a_session()
-    near, far = Shelf(), Shelf(session)
-    far.unreadable = {session.digest}
+async def test_unreadable_record_at_the_origin_is_raised() -> None:
+    session = build_session()
+    cache, origin = FakeBackend(), FakeBackend(session)
+    origin.unreadable = {session.digest}
     with pytest.raises(UnreadableRecord):
-        await between(near, far).find(session.digest)
+        await build_read_through(cache, origin).find(session.digest)
 
 
-# --- Copies that have run out of time
+# --- Expired sessions in the cache
 
 
-@pytest.mark.parametrize("which", ["idle", "expired"])
-async def test_a_near_copy_out_of_time_is_asked_for_again_and_the_fresher_wins(which: str) -> None:
-    copy = out_of_time(which)
-    fresher = copy.extended(NOON + 5 * HOUR, NOON + HOUR / 2)
-    near, far, clock = Shelf(copy), Shelf(fresher), FakeClock()
+@pytest.mark.parametrize("reason", ["idle", "expired"])
+async def test_expired_cached_session_is_replaced_by_a_fresher_one(reason: str) -> None:
+    cached = build_expiring_session(reason)
+    fresher = cached.extended(NOON + 5 * HOUR, NOON + HOUR / 2)
+    cache, origin, clock = FakeBackend(cached), FakeBackend(fresher), FakeClock()
     clock.advance(HOUR)
-    assert await between(near, far, clock).find(copy.digest) == fresher
-    assert near.sessions == {copy.digest: fresher}
+    assert await build_read_through(cache, origin, clock).find(cached.digest) == fresher
+    assert cache.sessions == {cached.digest: fresher}
 
 
-@pytest.mark.parametrize("which", ["idle", "expired"])
-async def test_a_near_copy_out_of_time_is_no_denial_when_far_is_down(which: str) -> None:
-    copy = out_of_time(which)
-    near, far, clock = Shelf(copy), Shelf(copy), FakeClock()
-    far.down = True
+@pytest.mark.parametrize("reason", ["idle", "expired"])
+async def test_expired_cached_session_raises_when_the_origin_is_unavailable(reason: str) -> None:
+    cached = build_expiring_session(reason)
+    cache, origin, clock = FakeBackend(cached), FakeBackend(cached), FakeClock()
+    origin.down = True
     clock.advance(HOUR)
     with pytest.raises(StoreUnavailable):
-        await between(near, far, clock).find(copy.digest)
+        await build_read_through(cache, origin, clock).find(cached.digest)
 
 
-@pytest.mark.parametrize("which", ["idle", "expired"])
-async def test_far_confirms_that_a_copy_is_out_of_time(which: str) -> None:
-    copy = out_of_time(which)
-    near, far, clock = Shelf(copy), Shelf(copy), FakeClock()
+@pytest.mark.parametrize("reason", ["idle", "expired"])
+async def test_expired_session_is_returned_after_the_origin_confirms_it(reason: str) -> None:
+    cached = build_expiring_session(reason)
+    cache, origin, clock = FakeBackend(cached), FakeBackend(cached), FakeClock()
     clock.advance(HOUR)
-    assert await between(near, far, clock).find(copy.digest) == copy
-    assert len(far.asked) == 1
+    assert await build_read_through(cache, origin, clock).find(cached.digest) == cached
+    assert len(origin.lookups) == 1
 
 
-async def test_what_far_has_forgotten_is_gone_however_near_remembers_it() -> None:
-    copy = out_of_time("expired")
-    near, far, clock = Shelf(copy), Shelf(), FakeClock()
+async def test_expired_cached_session_missing_at_the_origin_is_none() -> None:
+    cached = build_expiring_session("expired")
+    cache, origin, clock = FakeBackend(cached), FakeBackend(), FakeClock()
     clock.advance(HOUR)
-    assert await between(near, far, clock).find(copy.digest) is None
+    assert await build_read_through(cache, origin, clock).find(cached.digest) is None
 
 
-async def test_a_moment_before_its_time_is_out_far_is_not_asked() -> None:
-    copy = out_of_time("idle")
-    near, far, clock = Shelf(copy), Shelf(), FakeClock()
+async def test_session_just_before_expiry_is_returned_from_the_cache() -> None:
+    cached = build_expiring_session("idle")
+    cache, origin, clock = FakeBackend(cached), FakeBackend(), FakeClock()
     clock.advance(HOUR - timedelta(microseconds=1))
-    assert await between(near, far, clock).find(copy.digest) == copy
-    assert far.asked == []
+    assert await build_read_through(cache, origin, clock).find(cached.digest) == cached
+    assert origin.lookups == []
 
 
-async def test_a_tombstone_near_is_final() -> None:
-    tombstone = a_tombstone()
-    near, far, clock = Shelf(tombstone), Shelf(a_session(digest=tombstone.digest)), FakeClock()
-    clock.advance(timedelta(days=7))  # it is out of time besides
-    assert await between(near, far, clock).find(tombstone.digest) == tombstone
-    assert far.asked == []
+async def test_cached_tombstone_does_not_look_up_the_origin() -> None:
+    tombstone = build_tombstone()
+    cache, origin, clock = (
+        FakeBackend(tombstone),
+        FakeBackend(build_session(digest=tombstone.digest)),
+        FakeClock(),
+    )
+    clock.advance(timedelta(days=7))  # it has expired, too
+    assert await build_read_through(cache, origin, clock).find(tombstone.digest) == tombstone
+    assert origin.lookups == []
 
 
-async def test_the_end_of_a_grace_is_final() -> None:
-    _, previous = a_rotated_session().copies()
-    near, far, clock = Shelf(previous), Shelf(), FakeClock()
+async def test_rotated_digest_after_grace_does_not_look_up_the_origin() -> None:
+    _, previous = build_rotated_session().copies()
+    cache, origin, clock = FakeBackend(previous), FakeBackend(), FakeClock()
     clock.advance(60)
-    assert await between(near, far, clock).find(previous.digest) == previous
-    assert far.asked == []
+    assert await build_read_through(cache, origin, clock).find(previous.digest) == previous
+    assert origin.lookups == []
 
 
 # --- Races
 
 
-async def test_a_tombstone_that_came_near_meanwhile_beats_a_late_answer_from_far() -> None:
-    session = a_session()
+async def test_late_cache_fill_does_not_overwrite_a_tombstone() -> None:
+    session = build_session()
     tombstone = session.revoked(NOON)
-    near, far = Shelf(), Shelf(session)
-    far.open.clear()
-    finding = asyncio.create_task(between(near, far).find(session.digest))
-    await until(lambda: bool(far.asked))
-    await near.put(tombstone)
-    far.open.set()
-    assert await finding == tombstone
-    assert near.sessions == {session.digest: tombstone}
+    cache, origin = FakeBackend(), FakeBackend(session)
+    origin.unblocked.clear()
+    lookup = asyncio.create_task(build_read_through(cache, origin).find(session.digest))
+    await wait_until(lambda: bool(origin.lookups))
+    await cache.put(tombstone)
+    origin.unblocked.set()
+    assert await lookup == tombstone
+    assert cache.sessions == {session.digest: tombstone}
 
 
-async def test_a_near_store_that_goes_down_meanwhile_takes_no_answer_away() -> None:
-    session = a_session()
-    near, far = Shelf(), Shelf(session)
-    far.open.clear()
-    finding = asyncio.create_task(between(near, far).find(session.digest))
-    await until(lambda: bool(far.asked))
-    near.down = True
-    far.open.set()
-    assert await finding == session
+async def test_failed_cache_fill_still_returns_the_session() -> None:
+    session = build_session()
+    cache, origin = FakeBackend(), FakeBackend(session)
+    origin.unblocked.clear()
+    lookup = asyncio.create_task(build_read_through(cache, origin).find(session.digest))
+    await wait_until(lambda: bool(origin.lookups))
+    cache.down = True
+    origin.unblocked.set()
+    assert await lookup == session
 
 
-async def test_a_tombstone_passes_through_two_storeys() -> None:
-    tombstone = a_tombstone()
-    live = a_session(digest=tombstone.digest)
-    local, redis, durable = Shelf(), Shelf(live), Shelf(tombstone)
+async def test_tombstone_passes_through_two_caches() -> None:
+    tombstone = build_tombstone()
+    active = build_session(digest=tombstone.digest)
+    memory, redis, database = FakeBackend(), FakeBackend(active), FakeBackend(tombstone)
     redis.down = True
     clock = FakeClock()
-    finder = ReadThrough(local, ReadThrough(redis, durable, clock=clock), clock=clock)
+    finder = ReadThrough(memory, ReadThrough(redis, database, clock=clock), clock=clock)
     assert await finder.find(tombstone.digest) == tombstone
     redis.down = False
     assert await finder.find(tombstone.digest) == tombstone

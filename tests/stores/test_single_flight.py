@@ -1,4 +1,4 @@
-"""One flight for many callers: who may leave, who hears of errors, and that nothing is left."""
+"""Single flight: shared results and errors, cancelled callers, timeouts, no leaked tasks."""
 
 import asyncio
 from typing import Any
@@ -9,196 +9,198 @@ from sidegate.core.errors import StoreUnavailable
 from sidegate.core.session import Session
 from sidegate.stores.read_through import ReadThrough
 from sidegate.stores.single_flight import InFlight, SingleFlight
-from tests.contracts.values import a_digest, a_session
-from tests.stores.waiting import all_leave, nothing_is_left, until
+from tests.contracts.values import build_digest, build_session
+from tests.stores.waiting import cancel_all, no_leaks, wait_until
 from tests.support.clock import FakeClock
-from tests.support.fakes import Shelf
+from tests.support.fakes import FakeBackend
 
 Caller = asyncio.Task[Any]
 
 
-def a_coalesce(shelf: Shelf, *, patience: float = 30.0) -> SingleFlight:
-    return SingleFlight(shelf, patience=patience)
+def build_single_flight(backend: FakeBackend, *, timeout: float = 30.0) -> SingleFlight:
+    return SingleFlight(backend, timeout=timeout)
 
 
-async def callers_in_the_air(shelf: Shelf, session: Session, count: int) -> list[Caller]:
-    """Return `count` callers who wait for `session`; they are answered when the shelf opens."""
-    shelf.open.clear()
-    coalesce = a_coalesce(shelf)
-    callers = [asyncio.create_task(coalesce.find(session.digest)) for _ in range(count)]
-    await until(lambda: bool(shelf.asked))
+async def start_callers(backend: FakeBackend, session: Session, count: int) -> list[Caller]:
+    """Return `count` callers that wait for `session` until the backend is unblocked."""
+    backend.unblocked.clear()
+    single_flight = build_single_flight(backend)
+    callers = [asyncio.create_task(single_flight.find(session.digest)) for _ in range(count)]
+    await wait_until(lambda: bool(backend.lookups))
     return callers
 
 
-async def test_many_callers_share_one_flight() -> None:
-    session = a_session()
-    shelf = Shelf(session)
-    async with nothing_is_left():
-        callers = await callers_in_the_air(shelf, session, 100)
-        shelf.open.set()
+async def test_concurrent_callers_share_one_lookup() -> None:
+    session = build_session()
+    backend = FakeBackend(session)
+    async with no_leaks():
+        callers = await start_callers(backend, session, 100)
+        backend.unblocked.set()
         assert await asyncio.gather(*callers) == [session] * 100
-    assert shelf.asked == [(session.digest,)]
+    assert backend.lookups == [(session.digest,)]
 
 
-async def test_what_is_under_way_on_another_road_to_the_same_truth_is_shared() -> None:
-    session, under_way = a_session(), InFlight()
-    one, another = Shelf(session), Shelf()
-    one.open.clear()
-    async with nothing_is_left():
-        asking = [
+async def test_lookups_in_flight_are_shared_between_lookup_paths() -> None:
+    session, in_flight = build_session(), InFlight()
+    one, other = FakeBackend(session), FakeBackend()
+    one.unblocked.clear()
+    async with no_leaks():
+        callers = [
             asyncio.create_task(
-                SingleFlight(shelf, patience=30.0, under_way=under_way).find(session.digest)
+                SingleFlight(backend, timeout=30.0, in_flight=in_flight).find(session.digest)
             )
-            for shelf in (one, another)
+            for backend in (one, other)
         ]
-        await until(lambda: session.digest in under_way and bool(one.asked))
-        one.open.set()
-        assert await asyncio.gather(*asking) == [session, session]
-    assert another.asked == []
-    assert under_way == {}
+        await wait_until(lambda: session.digest in in_flight and bool(one.lookups))
+        one.unblocked.set()
+        assert await asyncio.gather(*callers) == [session, session]
+    assert other.lookups == []
+    assert in_flight == {}
 
 
-async def test_each_digest_has_a_flight_of_its_own() -> None:
-    sessions = [a_session() for _ in range(5)]
-    shelf = Shelf(*sessions)
-    coalesce = a_coalesce(shelf)
+async def test_each_digest_has_its_own_lookup() -> None:
+    sessions = [build_session() for _ in range(5)]
+    backend = FakeBackend(*sessions)
+    single_flight = build_single_flight(backend)
     asked = [session.digest for session in sessions] * 3
-    assert await asyncio.gather(*map(coalesce.find, asked)) == sessions * 3
-    assert len(shelf.asked) == 5
+    assert await asyncio.gather(*map(single_flight.find, asked)) == sessions * 3
+    assert len(backend.lookups) == 5
 
 
-async def test_the_leader_may_leave_and_the_others_are_answered() -> None:
-    session = a_session()
-    shelf = Shelf(session)
-    async with nothing_is_left():
-        leader, *followers = await callers_in_the_air(shelf, session, 10)
+async def test_cancelled_first_caller_does_not_cancel_the_others() -> None:
+    session = build_session()
+    backend = FakeBackend(session)
+    async with no_leaks():
+        leader, *followers = await start_callers(backend, session, 10)
         leader.cancel()
         await asyncio.wait([leader])
-        shelf.open.set()
+        backend.unblocked.set()
         assert await asyncio.gather(*followers) == [session] * 9
     assert leader.cancelled()
-    assert len(shelf.asked) == 1
+    assert len(backend.lookups) == 1
 
 
-async def test_a_follower_may_leave_and_the_leader_is_answered() -> None:
-    session = a_session()
-    shelf = Shelf(session)
-    async with nothing_is_left():
-        leader, follower = await callers_in_the_air(shelf, session, 2)
+async def test_cancelled_later_caller_does_not_cancel_the_first() -> None:
+    session = build_session()
+    backend = FakeBackend(session)
+    async with no_leaks():
+        leader, follower = await start_callers(backend, session, 2)
         follower.cancel()
         await asyncio.wait([follower])
-        shelf.open.set()
+        backend.unblocked.set()
         assert await leader == session
 
 
-async def test_a_flight_that_everybody_left_still_lands_and_the_next_one_flies_anew() -> None:
-    session = a_session()
-    shelf = Shelf(session)
-    coalesce = a_coalesce(shelf)
-    shelf.open.clear()
-    async with nothing_is_left():
-        caller = asyncio.create_task(coalesce.find(session.digest))
-        await until(lambda: bool(shelf.asked))
+async def test_lookup_without_callers_finishes_and_the_next_one_is_new() -> None:
+    session = build_session()
+    backend = FakeBackend(session)
+    single_flight = build_single_flight(backend)
+    backend.unblocked.clear()
+    async with no_leaks():
+        caller = asyncio.create_task(single_flight.find(session.digest))
+        await wait_until(lambda: bool(backend.lookups))
         caller.cancel()
-        shelf.open.set()
-    assert await coalesce.find(session.digest) == session
-    assert len(shelf.asked) == 2
+        backend.unblocked.set()
+    assert await single_flight.find(session.digest) == session
+    assert len(backend.lookups) == 2
 
 
-async def test_all_callers_of_a_flight_share_its_error() -> None:
-    session = a_session()
-    shelf = Shelf(session)
-    shelf.down = True
-    async with nothing_is_left():
-        callers = await callers_in_the_air(shelf, session, 10)
-        shelf.open.set()
+async def test_concurrent_callers_share_an_error() -> None:
+    session = build_session()
+    backend = FakeBackend(session)
+    backend.down = True
+    async with no_leaks():
+        callers = await start_callers(backend, session, 10)
+        backend.unblocked.set()
         outcomes = await asyncio.gather(*callers, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 10
-    assert len(shelf.asked) == 1
+    assert len(backend.lookups) == 1
 
 
-async def test_whoever_has_waited_too_long_is_told_that_the_deadline_was_unavailable() -> None:
-    shelf = Shelf()
-    shelf.open.clear()
-    async with nothing_is_left():
+async def test_timeout_raises_unavailable_with_store_deadline() -> None:
+    backend = FakeBackend()
+    backend.unblocked.clear()
+    async with no_leaks():
         with pytest.raises(StoreUnavailable) as outage:
-            await a_coalesce(shelf, patience=0.005).find(a_digest())
-        shelf.open.set()
+            await build_single_flight(backend, timeout=0.005).find(build_digest())
+        backend.unblocked.set()
     assert outage.value.store == "deadline"
 
 
-async def test_what_comes_too_late_for_whoever_asked_is_kept_for_the_next() -> None:
-    session = a_session()
-    near, far = Shelf(), Shelf(session)
-    far.open.clear()
-    finder = ReadThrough(near, far, clock=FakeClock())
-    async with nothing_is_left():
+async def test_lookup_that_times_out_still_fills_the_cache() -> None:
+    session = build_session()
+    cache, origin = FakeBackend(), FakeBackend(session)
+    origin.unblocked.clear()
+    finder = ReadThrough(cache, origin, clock=FakeClock())
+    async with no_leaks():
         with pytest.raises(StoreUnavailable):
-            await SingleFlight(finder, patience=0.005).find(session.digest)
-        far.open.set()
-    assert near.sessions == {session.digest: session}
+            await SingleFlight(finder, timeout=0.005).find(session.digest)
+        origin.unblocked.set()
+    assert cache.sessions == {session.digest: session}
 
 
-async def test_an_outage_in_time_keeps_its_name() -> None:
-    shelf = Shelf()
-    shelf.down = True
+async def test_outage_before_the_timeout_keeps_its_store() -> None:
+    backend = FakeBackend()
+    backend.down = True
     with pytest.raises(StoreUnavailable) as outage:
-        await a_coalesce(shelf).find(a_digest())
-    assert outage.value.store == "shelf"
+        await build_single_flight(backend).find(build_digest())
+    assert outage.value.store == "backend"
 
 
-async def test_an_error_is_forgotten_with_its_flight() -> None:
-    session = a_session()
-    shelf = Shelf(session)
-    shelf.down = True
-    coalesce = a_coalesce(shelf)
+async def test_error_is_not_cached() -> None:
+    session = build_session()
+    backend = FakeBackend(session)
+    backend.down = True
+    single_flight = build_single_flight(backend)
     with pytest.raises(StoreUnavailable):
-        await coalesce.find(session.digest)
-    shelf.down = False
-    assert await coalesce.find(session.digest) == session
+        await single_flight.find(session.digest)
+    backend.down = False
+    assert await single_flight.find(session.digest) == session
 
 
-async def test_an_error_that_nobody_waited_for_makes_no_noise() -> None:
-    session = a_session()
-    shelf = Shelf(session)
-    shelf.down = True
-    async with nothing_is_left():
-        callers = await callers_in_the_air(shelf, session, 10)
-        await all_leave(callers)
-        shelf.open.set()
+async def test_error_without_callers_is_not_reported_to_the_loop() -> None:
+    session = build_session()
+    backend = FakeBackend(session)
+    backend.down = True
+    async with no_leaks():
+        callers = await start_callers(backend, session, 10)
+        await cancel_all(callers)
+        backend.unblocked.set()
 
 
-async def test_answers_are_forgotten_with_their_flights() -> None:
-    shelf = Shelf()
-    coalesce = a_coalesce(shelf)
-    shelf.down = True
-    await asyncio.gather(*(coalesce.find(a_digest()) for _ in range(20)), return_exceptions=True)
-    shelf.down = False
-    callers = [asyncio.create_task(coalesce.find(a_digest())) for _ in range(20)]
+async def test_finished_lookups_are_removed() -> None:
+    backend = FakeBackend()
+    single_flight = build_single_flight(backend)
+    backend.down = True
+    await asyncio.gather(
+        *(single_flight.find(build_digest()) for _ in range(20)), return_exceptions=True
+    )
+    backend.down = False
+    callers = [asyncio.create_task(single_flight.find(build_digest())) for _ in range(20)]
     await asyncio.sleep(0)
     for caller in callers[::2]:
         caller.cancel()
     await asyncio.wait(callers)
-    await until(lambda: coalesce._flights == {})  # noqa: SLF001  # nothing else shows what it holds
+    await wait_until(lambda: single_flight._in_flight == {})  # noqa: SLF001  # not visible otherwise
 
 
-async def test_a_caller_who_comes_at_the_landing_is_answered() -> None:
-    session = a_session()
-    shelf = Shelf(session)
-    coalesce = a_coalesce(shelf)
-    first = asyncio.create_task(coalesce.find(session.digest))
+async def test_caller_at_the_end_of_a_lookup_gets_a_result() -> None:
+    session = build_session()
+    backend = FakeBackend(session)
+    single_flight = build_single_flight(backend)
+    first = asyncio.create_task(single_flight.find(session.digest))
     while not first.done():
-        assert await coalesce.find(session.digest) == session
+        assert await single_flight.find(session.digest) == session
     assert await first == session
 
 
-def test_flights_that_the_end_of_the_loop_cuts_short_make_no_noise() -> None:
-    complaints: list[object] = []
+def test_lookups_cancelled_by_loop_shutdown_report_nothing() -> None:
+    errors: list[object] = []
 
-    async def leave_in_the_air() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, about: complaints.append(about))
-        session = a_session()
-        await callers_in_the_air(Shelf(session), session, 5)
+    async def leave_in_flight() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        session = build_session()
+        await start_callers(FakeBackend(session), session, 5)
 
-    asyncio.run(leave_in_the_air())
-    assert complaints == []
+    asyncio.run(leave_in_flight())
+    assert errors == []

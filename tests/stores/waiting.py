@@ -1,4 +1,4 @@
-"""Wait for what nobody announces, with a deadline."""
+"""Wait for conditions without an event, with a timeout, and check that no task is left."""
 
 import asyncio
 import gc
@@ -7,49 +7,51 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 
-async def until(holds: Callable[[], bool], *, within: float = 10.0) -> None:
-    """Return when `holds` does. TimeoutError: it never did."""
+async def wait_until(condition: Callable[[], bool], *, within: float = 10.0) -> None:
+    """Return when the condition holds. Raise TimeoutError if it does not in time."""
     async with asyncio.timeout(within):
-        while not holds():  # noqa: ASYNC110  # no event tells of it
+        while not condition():  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0.002)
 
 
-async def until_answered(asks: Callable[[], Awaitable[bool]], *, within: float = 10.0) -> None:
-    """Return when `asks`, put to somebody else's process, is answered with yes."""
+async def wait_until_async(
+    condition: Callable[[], Awaitable[bool]], *, within: float = 10.0
+) -> None:
+    """Return when the condition holds, whose evaluation needs another process."""
     async with asyncio.timeout(within):
-        while not await asks():  # noqa: ASYNC110  # no event tells of it
+        while not await condition():  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0.002)
 
 
 @asynccontextmanager
-async def nothing_is_left() -> AsyncIterator[list[dict[str, Any]]]:
-    """Fail if the loop complains meanwhile, or if a task outlives the block.
+async def no_leaks() -> AsyncIterator[list[dict[str, Any]]]:
+    """Fail if the loop's exception handler is called, or if a task outlives the block.
 
-    Yields the list of complaints.
+    Yield the list of the handler's contexts.
     """
     loop = asyncio.get_running_loop()
-    before, complaints = asyncio.all_tasks(), list[dict[str, Any]]()
-    loop.set_exception_handler(lambda _, complaint: complaints.append(complaint))
+    before, errors = asyncio.all_tasks(), list[dict[str, Any]]()
+    loop.set_exception_handler(lambda _, context: errors.append(context))
     try:
-        yield complaints
-        ending = asyncio.current_task()  # of a fixture, another one than began
-        await until(lambda: asyncio.all_tasks() - {ending} <= before)
-        await _forget_everything()
+        yield errors
+        current = asyncio.current_task()  # in a fixture, not the one that began
+        await wait_until(lambda: asyncio.all_tasks() - {current} <= before)
+        await _collect_garbage()
     finally:
         loop.set_exception_handler(None)
-    assert not complaints, complaints
+    assert not errors, errors
 
 
-async def all_leave(callers: list[asyncio.Task[Any]]) -> None:
-    """Let every caller leave, and forget them: who remembers one keeps alive what it waited for."""
+async def cancel_all(callers: list[asyncio.Task[Any]]) -> None:
+    """Cancel the callers and drop them: a reference to a task keeps what it waited for."""
     for caller in callers:
         caller.cancel()
     await asyncio.wait(callers)
     callers.clear()
 
 
-async def _forget_everything() -> None:
-    """Let callbacks run and futures die, so that one nobody looked at can complain."""
+async def _collect_garbage() -> None:
+    """Run callbacks and delete futures, so that one with an unretrieved error reports it."""
     await asyncio.sleep(0)
     gc.collect()
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""A certificate for localhost that nobody trusts, unless told to."""
+"""A self-signed certificate for localhost."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def certificate(directory: Path) -> tuple[Path, Path]:
-    """Write a certificate, which is its own authority, and its key; return where."""
+def write_certificate(directory: Path) -> tuple[Path, Path]:
+    """Write a self-signed certificate and its key; return both paths."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     signed = (

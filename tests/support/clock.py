@@ -1,14 +1,14 @@
-"""A clock that stands still until it is told otherwise."""
+"""A clock that only tests advance."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 NOON: Final = datetime(2026, 3, 4, 12, 0, 0, 123_456, tzinfo=UTC)
-"""When tests begin; its microseconds show whether a store rounds."""
+"""The time at the start of a test; its microseconds show whether a store rounds."""
 
 
 class FakeClock:
-    """A Clock whose two readings move together, and only by `advance`."""
+    """A Clock whose readings change together, and only through `advance`."""
 
     def __init__(self, now: datetime = NOON) -> None:
         self._now = now
@@ -21,7 +21,7 @@ class FakeClock:
         return self._monotonic
 
     def advance(self, by: timedelta | float) -> datetime:
-        """Let time pass (a bare number counts seconds) and return the new wall time."""
+        """Advance both readings (a number is in seconds) and return the new wall time."""
         step = by if isinstance(by, timedelta) else timedelta(seconds=by)
         self._now += step
         self._monotonic += step.total_seconds()

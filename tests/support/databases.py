@@ -1,4 +1,4 @@
-"""The databases that a durable store can live in, seen from behind: SQL, damage, and repair."""
+"""The databases of durable stores: direct SQL access, and outages on demand."""
 
 import sqlite3
 from collections.abc import AsyncIterator
@@ -34,43 +34,43 @@ from tests.support.processes import Server
 
 
 class Database(Protocol):
-    """Where a durable store keeps its sessions."""
+    """The database of a durable store."""
 
     async def open(self) -> DurableStore:
-        """Open a store in it: each as separate as one of another process."""
+        """Open a store with connections of its own, as another process would."""
         ...
 
     def audit_log(self) -> AbstractAsyncContextManager[AuditLog]:
-        """Open the audit trail of the stores in it, over connections of its own."""
+        """Open the audit log, with connections of its own."""
         ...
 
     def analytics(self) -> AbstractAsyncContextManager[AnalyticsStore]:
-        """Open the counts of the stores in it, over connections of its own."""
+        """Open the analytics store, with connections of its own."""
         ...
 
     def locks(self) -> AbstractAsyncContextManager[SessionLocks]:
-        """Open the locks of the sessions in it, over connections of its own."""
+        """Open the session locks, with connections of its own."""
         ...
 
     async def age_locks(self, by: timedelta) -> None:
-        """Let every hold on a lock be as old as if so much time had passed."""
+        """Age every hold on a lock by this time."""
         ...
 
-    def logout_memory(self) -> AbstractAsyncContextManager[LogoutTokenStore]:
-        """Open the memory of logouts in it, as another process would."""
+    def logout_tokens(self) -> AbstractAsyncContextManager[LogoutTokenStore]:
+        """Open the logout token store, with connections of its own."""
         ...
 
     async def execute(self, statement: str) -> None:
-        """Do behind the stores' backs what SQL can do."""
+        """Run a statement past the stores."""
         ...
 
 
-class Mortal(Database, Protocol):
-    """A database that can be taken away and given back."""
+class StoppableDatabase(Database, Protocol):
+    """A database that can be stopped and restarted."""
 
     def fail(self) -> None: ...
 
-    def heal(self) -> None: ...
+    def recover(self) -> None: ...
 
 
 @dataclass
@@ -106,7 +106,7 @@ class PostgresDatabase:
         )
 
     @asynccontextmanager
-    async def logout_memory(self) -> AsyncIterator[LogoutTokenStore]:
+    async def logout_tokens(self) -> AsyncIterator[LogoutTokenStore]:
         database = await postgres_database.PostgresDatabase.open(self.url)
         yield PostgresLogoutTokens(database)
         await database.close()
@@ -120,13 +120,13 @@ class PostgresDatabase:
 
 
 @dataclass
-class MortalPostgres(PostgresDatabase):
+class StoppablePostgres(PostgresDatabase):
     server: Server
 
     def fail(self) -> None:
         self.server.kill()
 
-    def heal(self) -> None:
+    def recover(self) -> None:
         self.server.restart()
 
 
@@ -160,22 +160,22 @@ class SqliteDatabase:
         await self.execute(f"UPDATE session_locks SET expires_at = expires_at - {microseconds}")
 
     @asynccontextmanager
-    async def logout_memory(self) -> AsyncIterator[LogoutTokenStore]:
+    async def logout_tokens(self) -> AsyncIterator[LogoutTokenStore]:
         database = await sqlite_database.SqliteDatabase.open(self.path)
         yield SqliteLogoutTokens(database)
         await database.close()
 
     async def execute(self, statement: str) -> None:
-        # the same SQL for both, but for casts
+        # the statements are valid in both databases
         with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
             connection.execute(statement)
 
     def fail(self) -> None:
-        self.path.rename(self._elsewhere)
+        self.path.rename(self._moved_path)
 
-    def heal(self) -> None:
-        self._elsewhere.rename(self.path)
+    def recover(self) -> None:
+        self._moved_path.rename(self.path)
 
     @property
-    def _elsewhere(self) -> Path:
-        return self.path.with_name("elsewhere.db")
+    def _moved_path(self) -> Path:
+        return self.path.with_name("moved.db")

@@ -1,40 +1,40 @@
-"""A store that breaks and waits on demand, for what real servers cannot be made to do at will."""
+"""A store that fails and blocks on demand, for cases that real servers cannot reproduce."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.session import Session
-from sidegate.core.token import Digest
 
 
-class Shelf:
-    """A finder, a leaf and a hot store in one dictionary."""
+class FakeBackend:
+    """A session finder, a batch backend and a cache in one dictionary."""
 
     def __init__(self, *sessions: Session) -> None:
         self.sessions = {session.digest: session for session in sessions}
         self.down = False
         self.unreadable: set[Digest] = set()
-        self.open = asyncio.Event()  # clear it, and answers wait until it is set
-        self.open.set()
-        self.asked: list[tuple[Digest, ...]] = []
+        self.unblocked = asyncio.Event()  # while cleared, replies wait
+        self.unblocked.set()
+        self.lookups: list[tuple[Digest, ...]] = []
 
     async def find(self, digest: Digest) -> Session | None:
         return (await self.find_many((digest,))).get(digest)
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
-        self.asked.append(tuple(digests))
-        await self.open.wait()
+        self.lookups.append(tuple(digests))
+        await self.unblocked.wait()
         if self.down:
-            raise StoreUnavailable("shelf", "told to be down")
+            raise StoreUnavailable("backend", "down on demand")
         if self.unreadable.intersection(digests):
-            raise UnreadableRecord("told to be unreadable")
+            raise UnreadableRecord("unreadable on demand")
         return {digest: self.sessions[digest] for digest in digests if digest in self.sessions}
 
     async def put(self, session: Session) -> Session:
-        await self.open.wait()
+        await self.unblocked.wait()
         if self.down:
-            raise StoreUnavailable("shelf", "told to be down")
+            raise StoreUnavailable("backend", "down on demand")
         kept = self.sessions.get(session.digest)
         if kept is None or kept.freshness <= session.freshness:
             self.sessions[session.digest] = kept = session
@@ -44,6 +44,6 @@ class Shelf:
         return {digest: await self.put(session) for digest, session in sessions.items()}
 
 
-def ends_nobody(session: Session) -> None:
-    """Take the place of whoever ends a session for its client, where no client is to differ."""
+def raise_on_revocation(session: Session) -> None:
+    """Fail the test. It is passed as the revocation callback where no signals may mismatch."""
     raise AssertionError(session)

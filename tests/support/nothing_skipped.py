@@ -6,7 +6,7 @@ import pytest
 
 
 class NothingSkipped:
-    """Notes what was skipped, whole modules included, and turns a green run red."""
+    """Records skipped tests and modules, and fails a run that has any."""
 
     def __init__(self) -> None:
         self._skipped: list[str] = []
@@ -27,7 +27,7 @@ class NothingSkipped:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._skipped:
-            terminalreporter.section("nothing may be skipped here", red=True, bold=True)
+            terminalreporter.section("skipped tests fail this run", red=True, bold=True)
             for nodeid in self._skipped:
                 terminalreporter.line(nodeid)
 

@@ -1,4 +1,4 @@
-"""Real programs as children of the test run: unprivileged, in their own group, always stopped."""
+"""Programs as child processes of the tests: unprivileged, in their own session, always stopped."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ if TYPE_CHECKING:
 
 SITE_PACKAGES = Path(sysconfig.get_path("purelib"))
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-# A cold start of the slowest server takes a second; the rest is for a busy machine.
-PATIENCE = 30.0
+# Seconds. A cold start of the slowest server takes one; the rest is for a busy machine.
+START_TIMEOUT = 30.0
 
 
-class ServerDied(Exception):
-    """The program ended, or did not answer, before it was ready; the message ends with its log."""
+class ServerFailed(Exception):
+    """The program exited or timed out before it was ready; the message ends with its log."""
 
 
-def missing(reason: str) -> NoReturn:
-    """Skip the test for want of a server; fail where nothing may be skipped (the CI says so)."""
+def skip_or_fail(reason: str) -> NoReturn:
+    """Skip the test because a program is missing; fail where skips are not allowed (in the CI)."""
     if os.environ.get("SIDEGATE_TESTS_SKIP_NOTHING") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
 
 
-def nobody() -> pwd.struct_passwd | None:
-    """Whom children run as when the tests run as root: postgres refuses root, nginx leaves it."""
+def child_user() -> pwd.struct_passwd | None:
+    """Return the user of child processes if the tests run as root, which Postgres refuses."""
     return pwd.getpwnam("nobody") if os.getuid() == 0 else None
 
 
 def make_directory() -> Path:
-    """Return a new directory the demoted children own: pytest's own are closed to them."""
+    """Return a new directory owned by the child user, who cannot read pytest's directories."""
     directory = Path(
         tempfile.mkdtemp(prefix="sg-", dir="/tmp")
-    )  # short: a socket's path may lie here
+    )  # short, for the paths of Unix sockets
     directory.chmod(0o755)
-    give_away(directory)
+    chown_to_child_user(directory)
     return directory
 
 
-def give_away(directory: Path) -> None:
-    """Hand a tree to the user the children run as."""
-    user = nobody()
+def chown_to_child_user(directory: Path) -> None:
+    """Make the child user the owner of a directory tree."""
+    user = child_user()
     if user is None:
         return
     for path in (directory, *directory.rglob("*")):
@@ -76,17 +76,17 @@ def temporary_directory() -> Iterator[Path]:
 
 
 def find_program(name: str, *candidates: Path | str | None) -> Path:
-    """Return the first candidate that exists, at a path every user may walk; skip if none does."""
+    """Return the first existing candidate, at a path that the child user can read, or skip."""
     for candidate in candidates:
         if candidate is not None and Path(candidate).exists():
-            return _walkable(Path(candidate).resolve())
-    missing(f"{name} is not installed; looked for {[str(c) for c in candidates if c]}")
+            return _make_accessible(Path(candidate).resolve())
+    skip_or_fail(f"{name} is not installed; looked for {[str(c) for c in candidates if c]}")
 
 
 @functools.cache
-def _walkable(path: Path) -> Path:
-    """Return the path, or a copy that a demoted child can reach (a venv may lie below /root)."""
-    if nobody() is None or all(parent.stat().st_mode & 0o001 for parent in path.parents):
+def _make_accessible(path: Path) -> Path:
+    """Return the path, or a copy that the child user can read (a venv may be below /root)."""
+    if child_user() is None or all(parent.stat().st_mode & 0o001 for parent in path.parents):
         return path
     home = make_directory()
     atexit.register(shutil.rmtree, home, ignore_errors=True)
@@ -98,8 +98,8 @@ def _walkable(path: Path) -> Path:
     return copy
 
 
-def free_port(*also_above: int) -> int:
-    """Return a free port of 127.0.0.1, free at each offset above it too (Redis Cluster's bus)."""
+def find_free_port(*also_above: int) -> int:
+    """Return a free port of 127.0.0.1 whose ports at each offset above are free, too."""
     while True:
         port = 20_000 + secrets.randbelow(30_000)
         if all(_is_free(port + offset) for offset in (0, *also_above)):
@@ -115,8 +115,8 @@ def _is_free(port: int) -> bool:
     return False
 
 
-def listens(port: int) -> bool:
-    """Whether something accepts connections on the port."""
+def is_listening(port: int) -> bool:
+    """Return whether something accepts connections on the port."""
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.5):
         return True
     return False
@@ -124,18 +124,18 @@ def listens(port: int) -> bool:
 
 @dataclass(eq=False)
 class Child:
-    """One program that can be started again; `process` is its present run.
+    """A program that can be restarted; `process` is its current process.
 
-    `ready` is asked until it says yes. `polite` is the signal that ends the program in good order.
+    `is_ready` is polled after a start. `stop_signal` requests a graceful shutdown.
     """
 
     name: str
     argv: Sequence[str | Path]
     directory: Path
-    ready: Callable[[], bool]
-    polite: signal.Signals = signal.SIGTERM
+    is_ready: Callable[[], bool]
+    stop_signal: signal.Signals = signal.SIGTERM
     environment: Mapping[str, str] = field(default_factory=dict)
-    demoted: bool = True
+    unprivileged: bool = True
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -145,7 +145,7 @@ class Child:
 
     @property
     def log(self) -> str:
-        """What the program has said, all runs together."""
+        """The output of the program, of all its runs."""
         return self._log_file.read_text(errors="replace")
 
     @property
@@ -153,8 +153,8 @@ class Child:
         return self.directory / f"{self.name}.log"
 
     def start(self) -> None:
-        """Start and wait until ready; the caller may use it at once. Raises ServerDied."""
-        user = nobody() if self.demoted else None
+        """Start the program and wait until it is ready. Raise ServerFailed if it is not."""
+        user = child_user() if self.unprivileged else None
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 self.argv,
@@ -172,7 +172,7 @@ class Child:
         self._wait_until_ready()
 
     def _environment(self) -> dict[str, str]:
-        home = str(self.directory)  # Caddy and friends write below HOME
+        home = str(self.directory)  # Caddy and others write below HOME
         bare = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
         return (
             bare
@@ -181,61 +181,59 @@ class Child:
         )
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not self.ready():
-            ended = self.process.poll()
-            if ended is not None or time.monotonic() > deadline:
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self.is_ready():
+            exit_code = self.process.poll()
+            if exit_code is not None or time.monotonic() > deadline:
                 self.kill()
-                state = "is not ready" if ended is None else f"ended with {ended}"
-                raise ServerDied(f"{self.name} {state}\n{self.log[-4000:]}")
+                state = "is not ready" if exit_code is None else f"exited with {exit_code}"
+                raise ServerFailed(f"{self.name} {state}\n{self.log[-4000:]}")
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """End it in good order; kill it if it will not."""
+        """Shut down gracefully; kill it after a timeout."""
         if self.process.poll() is None:
             self.resume()
-            self.process.send_signal(self.polite)
+            self.process.send_signal(self.stop_signal)
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(10)
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL it and all it started, as a power cut would; returns when they are gone."""
-        self._signal_family(
-            signal.SIGSTOP
-        )  # a stopped parent cannot fork while we count its children
-        family = self.family()
-        self._signal_family(signal.SIGKILL)
+        """SIGKILL the process and its descendants; return when they have exited."""
+        self._signal_tree(signal.SIGSTOP)  # a stopped parent cannot fork meanwhile
+        tree = self.process_tree()
+        self._signal_tree(signal.SIGKILL)
         self.process.wait()
-        while any(_lives(pid) for pid in family):
+        while any(_is_running(pid) for pid in tree):
             time.sleep(0.002)
         atexit.unregister(self.kill)
 
     def pause(self) -> None:
-        """SIGSTOP it and all it started: connections stay open, nobody answers."""
-        self._signal_family(signal.SIGSTOP)
+        """SIGSTOP the process and its descendants: connections stay open without responses."""
+        self._signal_tree(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self._signal_family(signal.SIGCONT)
+        self._signal_tree(signal.SIGCONT)
 
     def restart(self) -> None:
-        """Stop it if it runs, and start it again with the same arguments, port and directory."""
+        """Stop it if it is running, and start it with the same arguments, port and directory."""
         self.stop()
         self.start()
 
-    def _signal_family(self, number: signal.Signals) -> None:
-        for pid in self.family():
+    def _signal_tree(self, number: signal.Signals) -> None:
+        for pid in self.process_tree():
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def family(self) -> list[int]:
-        """The process and its descendants: Postgres gives each of its children its own group."""
+    def process_tree(self) -> list[int]:
+        """Return the process and its descendants: Postgres puts each child in its own group."""
         if self.process.poll() is not None:
             return []
-        family = [self.process.pid]
-        for pid in family:  # grows while it is walked
-            family += _children(pid)
-        return family
+        tree = [self.process.pid]
+        for pid in tree:  # grows during the iteration
+            tree += _children(pid)
+        return tree
 
 
 def _children(parent: int) -> list[int]:
@@ -250,21 +248,21 @@ def _all_processes() -> Iterator[tuple[int, tuple[str, int]]]:
 
 
 def _state(pid: int) -> tuple[str, int] | None:
-    """(state letter, parent) of a process, or None if there is none."""
+    """Return state letter and parent of a process, or None if it does not exist."""
     with suppress(OSError):
         letter, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return letter, int(parent)
     return None
 
 
-def _lives(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     state = _state(pid)
     return state is not None and state[0] not in "ZX"
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: where it is, and how to hurt it. Every verb waits until it is done."""
+    """A running server, and methods for faults. Each returns when its effect is complete."""
 
     name: str
     port: int
@@ -303,21 +301,21 @@ class Server:
         self.child.restart()
 
 
-def start_on_a_free_port(launch: Callable[[int], Server], port: int | None, *also: int) -> Server:
-    """Start the server that `launch` makes for a port; another port if somebody was quicker."""
+def start_on_free_port(launch: Callable[[int], Server], port: int | None, *also: int) -> Server:
+    """Start the server that `launch` builds for a port; try other ports if one was taken."""
     if port is not None:
-        return _started(launch(port))
+        return _start(launch(port))
     for _ in range(3):
-        with suppress(ServerDied):
-            return _started(launch(free_port(*also)))
-    return _started(launch(free_port(*also)))
+        with suppress(ServerFailed):
+            return _start(launch(find_free_port(*also)))
+    return _start(launch(find_free_port(*also)))
 
 
-def _started(server: Server) -> Server:
+def _start(server: Server) -> Server:
     server.child.start()
     return server
 
 
-def python_module(module: str, *arguments: str) -> list[str | Path]:
-    """The command line of `python -m module`, with this interpreter."""
+def module_command(module: str, *arguments: str) -> list[str | Path]:
+    """Return the command line of `python -m module`, with this interpreter."""
     return [sys.executable, "-m", module, *arguments]

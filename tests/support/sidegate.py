@@ -1,4 +1,4 @@
-"""Sidegate as a process of its own, and what an operator does with it."""
+"""Sidegate as a process, and operations through its admin API."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any, Final, NamedTuple
 
 import aiohttp
 
-from tests.support.processes import Child, Server, python_module, start_on_a_free_port
+from tests.support.processes import Child, Server, module_command, start_on_free_port
 
 ROOT = Path(__file__).parents[2]
 
-# "false": every Sidegate that a test starts has aiohttp's lane only.
+# "false": every Sidegate that a test starts uses the aiohttp path only.
 FAST_PATH: Final = os.environ.get("SIDEGATE_TESTS_FAST_PATH", "true")
 
 
 class Created(NamedTuple):
-    """What the admin API tells of a new session, and tells once."""
+    """A new session with its token, which the admin API returns only once."""
 
     token: str
     session_id: str
@@ -30,7 +30,7 @@ class Created(NamedTuple):
 
 @dataclass(frozen=True)
 class Sidegate:
-    """A running Sidegate with its admin door. `server` is the gate, and may be hurt."""
+    """A running Sidegate with its admin and ops listeners. `server` is the gate listener."""
 
     server: Server
     admin_port: int
@@ -39,13 +39,13 @@ class Sidegate:
 
     @property
     def address(self) -> str:
-        """Where gateways ask."""
+        """The address of the gate listener."""
         return self.server.address
 
     def create_session(self, **fields: object) -> Created:
         """Create a session; `fields` are those of the admin API."""
-        asked = {"user_id": "alice", "type": "web", "scopes": ["read", "write"]} | fields
-        status, created = self._call("POST", "/v1/sessions", asked)
+        request = {"user_id": "alice", "type": "web", "scopes": ["read", "write"]} | fields
+        status, created = self._call("POST", "/v1/sessions", request)
         assert status == HTTPStatus.CREATED, created
         return Created(created["token"], created["session"]["id"])
 
@@ -55,38 +55,41 @@ class Sidegate:
         return dict(session)
 
     def revoke_session(self, session_id: str) -> None:
-        status, answer = self._call("POST", f"/v1/sessions/{session_id}/revoke", {})
-        assert status == HTTPStatus.OK, answer
+        status, response = self._call("POST", f"/v1/sessions/{session_id}/revoke", {})
+        assert status == HTTPStatus.OK, response
 
-    async def ops(self, http: aiohttp.ClientSession, path: str) -> int:
-        """Ask the ops door for its status."""
-        async with http.get(f"http://127.0.0.1:{self.ops_port}{path}") as answer:
-            return answer.status
+    async def get_ops_status(self, http: aiohttp.ClientSession, path: str) -> int:
+        """Return the status of a request to the ops listener."""
+        async with http.get(f"http://127.0.0.1:{self.ops_port}{path}") as response:
+            return response.status
 
     def _call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         headers = {"Authorization": f"Bearer {self.admin_key}", "Content-Type": "application/json"}
-        with closing(http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=10)) as door:
-            door.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = door.getresponse()
-            return answer.status, json.loads(answer.read() or b"null")
+        with closing(
+            http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=10)
+        ) as connection:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read() or b"null")
 
 
 def start_sidegate(
     directory: Path,
     *,
     admin_key: str | None = None,
-    wait: bool = True,
+    wait_until_ready: bool = True,
     config: str | None = None,
     module: str = "sidegate",
     **settings: str,
 ) -> Sidegate:
-    """Start Sidegate on the embedded default; `settings` are further environment variables, and
-    `config` is a file of more.
+    """Start Sidegate, by default with the embedded stores.
+    `settings` are environment variables, `config` is a configuration file, and `module` is what
+    runs. With SIDEGATE_DATABASE_URL and SIDEGATE_REDIS_URL it is a full deployment, whose
+    `admin_key` the settings must contain. Without `wait_until_ready` it only has to be live.
 
-    With SIDEGATE_DATABASE_URL and SIDEGATE_REDIS_URL it is a full deployment, whose `admin_key`
-    the settings must know. Without `wait` it need not be ready, only alive. `module` is what runs.
+
     """
-    path = "/readyz" if wait else "/livez"
+    path = "/readyz" if wait_until_ready else "/livez"
 
     def launch(port: int) -> Server:
         admin_port, ops_port = port + 1, port + 2
@@ -100,23 +103,23 @@ def start_sidegate(
         }
         child = Child(
             "sidegate",
-            python_module(module, "serve", *(["--config", config] if config else [])),
+            module_command(module, "serve", *(["--config", config] if config else [])),
             directory,
-            lambda: _says_yes(ops_port, path),
+            lambda: _is_ok(ops_port, path),
             environment=environment | settings,
-            demoted=False,  # this Python may lie where only root can read
+            unprivileged=False,  # this Python may be readable only by root
         )
         return Server("sidegate", port, f"http://127.0.0.1:{port}", child)
 
-    server = start_on_a_free_port(launch, None, 1, 2)
+    server = start_on_free_port(launch, None, 1, 2)
     key = admin_key or (directory / "data/admin.key").read_text().strip()
     return Sidegate(server, server.port + 1, server.port + 2, key)
 
 
-def _says_yes(ops_port: int, path: str) -> bool:
+def _is_ok(ops_port: int, path: str) -> bool:
     try:
-        with closing(http.client.HTTPConnection("127.0.0.1", ops_port, timeout=1)) as door:
-            door.request("GET", path)
-            return door.getresponse().status == HTTPStatus.OK
+        with closing(http.client.HTTPConnection("127.0.0.1", ops_port, timeout=1)) as connection:
+            connection.request("GET", path)
+            return connection.getresponse().status == HTTPStatus.OK
     except (OSError, http.client.HTTPException):
         return False

@@ -1,4 +1,4 @@
-"""The test servers themselves: what every other test takes for granted."""
+"""The test servers themselves, on which all other tests depend."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.retry import Retry
 
-from tests.support.processes import Server, nobody
+from tests.support.processes import Server, child_user
 from tests.support.servers import start_cluster_node, start_redis, start_sentinel
 
-NEVER = Retry(NoBackoff(), 0)
+NO_RETRY = Retry(NoBackoff(), 0)
 
 
-def test_a_killed_redis_comes_back_empty_on_the_same_port(own_redis: Server) -> None:
-    with redis.Redis(port=own_redis.port, retry=NEVER) as client:
+def test_killed_redis_restarts_empty_on_the_same_port(own_redis: Server) -> None:
+    with redis.Redis(port=own_redis.port, retry=NO_RETRY) as client:
         client.set("key", "value")
         own_redis.kill()
         with pytest.raises(redis.ConnectionError):
@@ -28,8 +28,8 @@ def test_a_killed_redis_comes_back_empty_on_the_same_port(own_redis: Server) -> 
         assert client.get("key") is None
 
 
-def test_a_paused_redis_keeps_its_connections_and_answers_nothing(own_redis: Server) -> None:
-    with redis.Redis(port=own_redis.port, socket_timeout=0.1, retry=NEVER) as client:
+def test_paused_redis_keeps_connections_without_replies(own_redis: Server) -> None:
+    with redis.Redis(port=own_redis.port, socket_timeout=0.1, retry=NO_RETRY) as client:
         client.set("key", "value")
         own_redis.pause()
         with pytest.raises(redis.TimeoutError):
@@ -39,21 +39,21 @@ def test_a_paused_redis_keeps_its_connections_and_answers_nothing(own_redis: Ser
 
 
 @pytest.mark.parametrize("turn", [1, 2])
-def test_the_shared_redis_is_empty_at_the_start_of_each_test(redis_url: str, turn: int) -> None:
+def test_shared_redis_is_empty_at_the_start_of_each_test(redis_url: str, turn: int) -> None:
     with redis.Redis.from_url(redis_url) as client:
         assert client.dbsize() == 0
         client.set("left behind by turn", turn)
 
 
 @pytest.mark.parametrize("turn", [1, 2])
-async def test_each_test_has_an_empty_database_of_its_own(database_url: str, turn: int) -> None:
+async def test_each_test_has_its_own_empty_database(database_url: str, turn: int) -> None:
     connection = await asyncpg.connect(database_url)
     assert await connection.fetchval("SELECT count(*) FROM pg_stat_user_tables") == 0
     await connection.execute(f"CREATE TABLE of_turn_{turn} ()")
     await connection.close()
 
 
-async def test_a_killed_postgres_comes_back_with_what_was_committed(own_postgres: Server) -> None:
+async def test_killed_postgres_restarts_with_committed_data(own_postgres: Server) -> None:
     connection = await asyncpg.connect(own_postgres.url)
     await connection.execute("CREATE TABLE kept ()")
     own_postgres.kill()
@@ -66,7 +66,7 @@ async def test_a_killed_postgres_comes_back_with_what_was_committed(own_postgres
     await connection.close()
 
 
-async def test_a_paused_postgres_answers_nothing_until_resumed(own_postgres: Server) -> None:
+async def test_paused_postgres_does_not_reply_until_resumed(own_postgres: Server) -> None:
     connection = await asyncpg.connect(own_postgres.url)
     own_postgres.pause()
     with pytest.raises(TimeoutError):
@@ -76,14 +76,14 @@ async def test_a_paused_postgres_answers_nothing_until_resumed(own_postgres: Ser
     await connection.close()
 
 
-def test_a_cluster_of_one_node_takes_any_key(workdir: Path) -> None:
+def test_cluster_of_one_node_stores_any_key(workdir: Path) -> None:
     node = start_cluster_node(workdir)
     with RedisCluster(host="127.0.0.1", port=node.port) as client:
         assert all(client.set(f"key-{number}", "value") for number in range(20))
     node.stop()
 
 
-def test_a_sentinel_knows_the_primary(workdir: Path, own_redis: Server) -> None:
+def test_sentinel_knows_the_primary(workdir: Path, own_redis: Server) -> None:
     sentinel = start_sentinel(workdir, own_redis.port)
     with redis.Redis(port=sentinel.port, decode_responses=True) as client:
         primary = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME mymaster")
@@ -91,7 +91,7 @@ def test_a_sentinel_knows_the_primary(workdir: Path, own_redis: Server) -> None:
     sentinel.stop()
 
 
-def test_a_snapshot_is_kept_where_the_test_wants_one(workdir: Path) -> None:
+def test_snapshot_is_restored_if_persistence_is_enabled(workdir: Path) -> None:
     server = start_redis(workdir, extra_args=["--save", "3600 1"])
     with redis.Redis(port=server.port) as client:
         client.set("key", "value")
@@ -102,8 +102,10 @@ def test_a_snapshot_is_kept_where_the_test_wants_one(workdir: Path) -> None:
     server.stop()
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can and must demote its children")
-def test_children_of_root_are_not_root(redis_server: Server) -> None:
-    user = nobody()
+@pytest.mark.skipif(
+    os.getuid() != 0, reason="children are unprivileged only if the tests run as root"
+)
+def test_children_do_not_run_as_root(redis_server: Server) -> None:
+    user = child_user()
     assert user is not None
     assert Path(f"/proc/{redis_server.process.pid}").stat().st_uid == user.pw_uid

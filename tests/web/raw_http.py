@@ -1,4 +1,4 @@
-"""Speak HTTP in raw bytes: what is sent goes out as it is, what comes back is read strictly."""
+"""A raw HTTP client: bytes are sent unchanged, and responses are parsed strictly."""
 
 import asyncio
 import socket
@@ -9,13 +9,13 @@ from typing import Final
 
 from sidegate.core.address import Address
 
-# A hang is a failure and not a slow test; what is healthy answers within milliseconds.
-_PATIENCE: Final = 5.0
+# Seconds until a test fails instead of hanging; responses take milliseconds.
+_TIMEOUT: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """One answer, as it came."""
+class RawResponse:
+    """One response as received."""
 
     version: str
     status: int
@@ -23,24 +23,24 @@ class Reply:
     body: bytes
     raw: bytes
 
-    def every(self, name: str) -> list[str]:
-        """Return the values of each line of that name, in whatever case."""
+    def get_all(self, name: str) -> list[str]:
+        """Return the values of each header line with this name, in any case."""
         return [value for each, value in self.fields if each.lower() == name.lower()]
 
-    def only(self, name: str) -> str:
-        """Return the value of a header that must be there exactly once."""
-        (value,) = self.every(name)
+    def get_one(self, name: str) -> str:
+        """Return the value of a header that must occur exactly once."""
+        (value,) = self.get_all(name)
         return value
 
     @property
     def closes(self) -> bool:
-        """Whether the server says that this connection ends here."""
-        wish = [each.lower() for each in self.every("Connection")]
-        return "close" in wish or (self.version != "HTTP/1.1" and "keep-alive" not in wish)
+        """Whether the response announces that the connection closes."""
+        options = [each.lower() for each in self.get_all("Connection")]
+        return "close" in options or (self.version != "HTTP/1.1" and "keep-alive" not in options)
 
 
-class Wire:
-    """A connection."""
+class RawConnection:
+    """A client connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -51,22 +51,22 @@ class Wire:
         return str(self._writer.get_extra_info("sockname")[0])
 
     async def send(self, raw: bytes) -> None:
-        """Send, unless the other end has gone already: what it said can still be read."""
+        """Send, and ignore a closed connection: its response can still be read."""
         self._writer.write(raw)
         with suppress(ConnectionError):
-            await asyncio.wait_for(self._writer.drain(), _PATIENCE)
+            await asyncio.wait_for(self._writer.drain(), _TIMEOUT)
 
-    async def reply(self, *, to_head: bool = False) -> Reply:
-        """Read one whole reply. EOFError: the connection ended instead."""
-        async with asyncio.timeout(_PATIENCE):
-            return await self._reply(to_head)
+    async def read_response(self, *, to_head: bool = False) -> RawResponse:
+        """Read one response. Raise EOFError if the connection was closed."""
+        async with asyncio.timeout(_TIMEOUT):
+            return await self._read_response(to_head)
 
-    async def replies(self, count: int) -> list[Reply]:
-        return [await self.reply() for _ in range(count)]
+    async def read_responses(self, count: int) -> list[RawResponse]:
+        return [await self.read_response() for _ in range(count)]
 
-    async def until_closed(self) -> bytes:
-        """Return what is still said until the other end closes."""
-        async with asyncio.timeout(_PATIENCE):
+    async def read_until_closed(self) -> bytes:
+        """Return the bytes received until the server closes."""
+        async with asyncio.timeout(_TIMEOUT):
             with suppress(ConnectionError):
                 return await self._reader.read()
         return b""
@@ -76,20 +76,20 @@ class Wire:
         with suppress(ConnectionError):
             await self._writer.wait_closed()
 
-    async def _reply(self, to_head: bool) -> Reply:
+    async def _read_response(self, to_head: bool) -> RawResponse:
         try:
             head = await self._reader.readuntil(b"\r\n\r\n")
         except (ConnectionError, asyncio.IncompleteReadError):
             raise EOFError from None
         first, *lines = head.decode("ascii").removesuffix("\r\n\r\n").split("\r\n")
         version, status, _ = first.split(" ", 2)
-        fields = tuple(_field(line) for line in lines)
+        fields = tuple(_parse_field(line) for line in lines)
         length = next((int(v) for n, v in fields if n.lower() == "content-length"), 0)
         body = b"" if to_head else await self._reader.readexactly(length)
-        return Reply(version, int(status), fields, body, head + body)
+        return RawResponse(version, int(status), fields, body, head + body)
 
 
-def _field(line: str) -> tuple[str, str]:
+def _parse_field(line: str) -> tuple[str, str]:
     name, colon, value = line.partition(":")
     assert colon
     assert name == name.strip()
@@ -97,26 +97,26 @@ def _field(line: str) -> tuple[str, str]:
 
 
 @asynccontextmanager
-async def wire(address: Address, *, source: str | None = None) -> AsyncIterator[Wire]:
-    """Connect, from the local address `source` if one is given, and hang up in the end."""
+async def connect(address: Address, *, source: str | None = None) -> AsyncIterator[RawConnection]:
+    """Connect, from the local address `source` if given, and close afterwards."""
     if address.path is not None:
         opened = await asyncio.open_unix_connection(address.path)
     else:
-        origin = None if source is None else (source, 0)
-        opened = await asyncio.open_connection(address.host, address.port, local_addr=origin)
-        # Two writes are two segments: nothing waits for company.
+        local_address = None if source is None else (source, 0)
+        opened = await asyncio.open_connection(address.host, address.port, local_addr=local_address)
+        # Send each write as its own segment.
         opened[1].get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    line = Wire(*opened)
+    connection = RawConnection(*opened)
     try:
-        yield line
+        yield connection
     finally:
-        await line.close()
+        await connection.close()
 
 
-async def ask(
+async def send_request(
     address: Address, raw: bytes, *, source: str | None = None, to_head: bool = False
-) -> Reply:
-    """Send on a connection of its own and return the first reply."""
-    async with wire(address, source=source) as line:
-        await line.send(raw)
-        return await line.reply(to_head=to_head)
+) -> RawResponse:
+    """Send on a new connection and return the first response."""
+    async with connect(address, source=source) as connection:
+        await connection.send(raw)
+        return await connection.read_response(to_head=to_head)

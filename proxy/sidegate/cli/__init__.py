@@ -1,1 +1,1 @@
-"""What the command line can do. Each command imports what it needs itself: `--help` is quick."""
+"""The command line. Each command imports what it needs itself, so that `--help` is quick."""

@@ -1,4 +1,4 @@
-"""`sidegate audit`: who changed which session, and does the chain of events hold?"""
+"""`sidegate audit`: list the changes of sessions, and verify the chain of audit events."""
 
 import re
 from pathlib import Path
@@ -6,24 +6,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from sidegate.cli.options import load, with_config, with_output
-from sidegate.cli.services import ask, by_the_rules
-from sidegate.cli.writing import as_json, as_table
+from sidegate.cli.command import config_option, load_settings
+from sidegate.cli.output import format_json, format_table, output_option
+from sidegate.cli.services import report_usage_errors, run_with_services
 
 if TYPE_CHECKING:
     from sidegate.core.audit import AuditFilter, Seal
     from sidegate.runtime.container import Container
-    from sidegate.services.audit_seal import Verified
+    from sidegate.services.audit_seal import VerifyProgress
 
 _SEAL: Final = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})", re.ASCII)
 
-# About a second's worth.
-_TOLD_EACH: Final = 10_000
+# Events between two lines of progress: about a second.
+_PROGRESS_INTERVAL: Final = 10_000
 
 
 @click.group()
 def audit() -> None:
-    """Look at the audit trail, and verify it.
+    """List and verify the audit trail.
 
     \b
     Examples:
@@ -33,104 +33,114 @@ def audit() -> None:
 
 
 @audit.command("list")
-@click.option("--session", "session_id", help="Only what was done to this session.")
-@click.option("--user", "user_id", help="Only what was done to this user's sessions.")
+@click.option("--session", "session_id", help="Only changes of this session.")
+@click.option("--user", "user_id", help="Only changes of this user's sessions.")
 @click.option("--action", type=click.Choice(["create", "refresh", "migrate", "revoke"]))
-@click.option("--by", help="Only what this actor did: key:login-service, cli:root, sidegate.")
-@click.option("--since", help="Not before: 2026-03-04T12:00:00Z.")
-@click.option("--until", help="Before: 2026-03-05T12:00:00Z.")
+@click.option("--by", help="Only changes by this actor: key:login-service, cli:root, sidegate.")
+@click.option("--since", help="Only at or after this time: 2026-03-04T12:00:00Z.")
+@click.option("--until", help="Only before this time: 2026-03-05T12:00:00Z.")
 @click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="At most."
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    help="At most so many.",
 )
-@with_config
-@with_output
-def audit_list(config: Path | None, output: str, limit: int, **wanted: Any) -> None:
-    """List what was done, newest first: who, what, when, from where, and why.
+@config_option
+@output_option
+def audit_list(config: Path | None, output: str, limit: int, **options: Any) -> None:
+    """List changes, newest first: time, action, session, user, actor, address, reason.
 
     \b
     Examples:
       sidegate audit list --user alice
       sidegate audit list --action revoke --since 2026-03-04T00:00:00Z -o json
     """
-    from sidegate.web.schemas.documents import event_document
+    from sidegate.web.schemas.documents import build_event_document
 
-    chosen = _filter(wanted)
-    events = ask(load(config), lambda house: house.audit.events(chosen, limit=limit))
+    condition = _build_filter(options)
+    events = run_with_services(
+        load_settings(config), lambda container: container.audit.list_events(condition, limit=limit)
+    )
     if len(events) == limit:
-        click.echo(f"These are the newest {limit}; there may be more: --limit.", err=True)
-    documents = [event_document(event) for event in events]
+        click.echo(f"Only the newest {limit} are listed; there may be more: --limit.", err=True)
+    documents = [build_event_document(event) for event in events]
     columns = ("at", "action", "session_id", "user_id", "by", "from", "reason")
-    click.echo(as_json(documents) if output == "json" else as_table(columns, documents))
+    click.echo(format_json(documents) if output == "json" else format_table(columns, documents))
 
 
-def _filter(wanted: dict[str, Any]) -> "AuditFilter":
+def _build_filter(options: dict[str, Any]) -> "AuditFilter":
     from sidegate.core.audit import Action, AuditFilter
     from sidegate.web.schemas import values
 
-    kinds = {
-        "session_id": values.session_id,
-        "user_id": values.user_id,
+    parsers = {
+        "session_id": values.parse_session_id,
+        "user_id": values.check_user_id,
         "action": Action,
-        "by": values.label,
-        "since": values.moment,
-        "until": values.moment,
+        "by": values.check_label,
+        "since": values.parse_timestamp,
+        "until": values.parse_timestamp,
     }
-    chosen: dict[str, Any] = {}
-    for name, text in wanted.items():
-        with by_the_rules(f"--{name.removesuffix('_id')}"):
-            chosen[name] = None if text is None else kinds[name](text)
-    return AuditFilter(actor=chosen.pop("by"), **chosen)
+    parsed: dict[str, Any] = {}
+    for name, text in options.items():
+        with report_usage_errors(f"--{name.removesuffix('_id')}"):
+            parsed[name] = None if text is None else parsers[name](text)
+    return AuditFilter(actor=parsed.pop("by"), **parsed)
 
 
 @audit.command("verify")
-@click.option("--head", metavar="LINK:HASH", help="A head that was printed earlier: it must hold.")
-@with_config
-@with_output
+@click.option(
+    "--head", metavar="LINK:HASH", help="A head of an earlier run that the chain must contain."
+)
+@config_option
+@output_option
 def audit_verify(head: str | None, config: Path | None, output: str) -> None:
-    """Follow the chain of events from its beginning, and exit 1 where it does not hold.
+    """Verify the hash chain of audit events from its beginning. Exit 1 if it is broken.
 
-    It prints the chain's head. Keep it elsewhere: given to a later run, it shows whether the chain
-    was made anew since, or its end cut off.
+    The head of the chain is printed. Keep it elsewhere: with --head a later run detects that the
+    chain was rewritten since, or its end deleted.
 
     \b
     Examples:
       sidegate audit verify
       sidegate audit verify --head "$(cat /safe/place/audit-head)"
     """
-    known = _seal(head)
-    verified = ask(load(config), lambda house: _verified(house, known))
-    found = {
-        "holds": verified.broken is None,
+    known = _parse_head(head)
+    verified = run_with_services(
+        load_settings(config), lambda container: _seal_and_verify(container, known)
+    )
+    result = {
+        "intact": verified.broken is None,
         "events": verified.events,
         "head": f"{verified.head.link}:{verified.head.hash.hex()}",
         "broken": verified.broken,
     }
     if output == "json":
-        click.echo(as_json(found))
+        click.echo(format_json(result))
     else:
-        click.echo(f"{verified.events} events, head {found['head']}")
+        click.echo(f"{verified.events} events, head {result['head']}")
     if verified.broken is not None:
         raise click.ClickException(
             f"the chain is broken: {verified.broken}.\n"
-            "Somebody changed the audit trail in the database: compare it with a backup."
+            "The audit trail was changed in the database: compare it with a backup."
         )
 
 
-def _seal(text: str | None) -> "Seal":
-    from sidegate.core.audit import BEFORE_ALL, Seal
+def _parse_head(text: str | None) -> "Seal":
+    from sidegate.core.audit import CHAIN_START, Seal
 
     if text is None:
-        return BEFORE_ALL
-    spelled = _SEAL.fullmatch(text)
-    if spelled is None:
-        raise click.BadParameter("write it as it was printed, LINK:HASH", param_hint="--head")
-    return Seal(int(spelled[1]), bytes.fromhex(spelled[2]))
+        return CHAIN_START
+    match = _SEAL.fullmatch(text)
+    if match is None:
+        raise click.BadParameter("use the printed form, LINK:HASH", param_hint="--head")
+    return Seal(int(match[1]), bytes.fromhex(match[2]))
 
 
-async def _verified(house: "Container", known: "Seal") -> "Verified":
-    """Seal what is new, then read the chain, with progress."""
-    await house.audit.seal()
-    async for verified in house.audit.verify(known):
-        if verified.events and verified.events % _TOLD_EACH == 0:
+async def _seal_and_verify(container: "Container", known: "Seal") -> "VerifyProgress":
+    """Seal new events, then verify the chain, and report progress."""
+    await container.audit.seal()
+    async for verified in container.audit.verify(known):
+        if verified.events and verified.events % _PROGRESS_INTERVAL == 0:
             click.echo(f"{verified.events} events so far", err=True)
     return verified

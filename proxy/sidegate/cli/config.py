@@ -1,16 +1,16 @@
-"""`sidegate config`: look at the settings."""
+"""`sidegate config`: check and show the settings."""
 
 import os
 from pathlib import Path
 
 import click
 
-from sidegate.cli.options import load, with_config
+from sidegate.cli.command import config_option, load_settings
 
 
 @click.group()
 def config() -> None:
-    """Look at the settings.
+    """Check and show the settings.
 
     \b
     Examples:
@@ -20,32 +20,32 @@ def config() -> None:
 
 
 @config.command("check")
-@with_config
+@config_option
 def config_check(config: Path | None) -> None:
-    """Say ok, or list every mistake and exit 78.
+    """Print ok, or list every error and exit 78.
 
     \b
     Examples:
       sidegate config check --config sidegate.yaml
       SIDEGATE_GATE__DEADLINE=100ms sidegate config check
     """
-    load(config)
+    load_settings(config)
     click.echo("ok")
 
 
 @config.command("show")
-@with_config
+@config_option
 def config_show(config: Path | None) -> None:
-    """Print the settings in force as YAML, each with where it came from. Secrets are masked.
+    """Print the settings in force as YAML, each with its origin. Secrets are masked.
 
     \b
     Examples:
       sidegate config show
       sidegate config show --config sidegate.yaml | grep -v '# default'
     """
-    from sidegate.settings.show import shown
+    from sidegate.settings.show import render_settings
 
-    click.echo(shown(config, os.environ), nl=False)
+    click.echo(render_settings(config, os.environ), nl=False)
 
 
 @config.command("schema")
@@ -56,6 +56,6 @@ def config_schema() -> None:
     Examples:
       sidegate config schema > sidegate.schema.json
     """
-    from sidegate.settings.show import schema
+    from sidegate.settings.show import build_schema
 
-    click.echo(schema(), nl=False)
+    click.echo(build_schema(), nl=False)

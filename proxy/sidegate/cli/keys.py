@@ -1,17 +1,16 @@
-"""`sidegate key`: make API keys and token keys."""
+"""`sidegate key`: generate API keys and token keys."""
 
 import json
 from collections.abc import Sequence
 
 import click
 
-from sidegate.cli.options import with_output
-from sidegate.cli.writing import as_json
+from sidegate.cli.output import format_json, output_option
 
 
 @click.group()
 def key() -> None:
-    """Make keys.
+    """Generate keys.
 
     \b
     Examples:
@@ -28,11 +27,11 @@ def key() -> None:
     multiple=True,
     required=True,
     type=click.Choice(["read", "write", "revoke"]),
-    help="What the key may do; give it once for each.",
+    help="A scope of the key; repeat the option for several.",
 )
-@with_output
+@output_option
 def key_new(name: str, scopes: Sequence[str], output: str) -> None:
-    """Make an admin API key. It is shown this once; the settings keep only its hash.
+    """Generate an admin API key. It is shown only once; the settings hold its hash.
 
     \b
     Examples:
@@ -41,21 +40,28 @@ def key_new(name: str, scopes: Sequence[str], output: str) -> None:
     """
     from sidegate.web.admin.auth import ApiKey, Scope
 
-    wanted = list(dict.fromkeys(scopes))
+    unique_scopes = list(dict.fromkeys(scopes))
     try:
-        text, kept = ApiKey.mint(name, map(Scope, wanted))
+        text, api_key = ApiKey.mint(name, map(Scope, unique_scopes))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="NAME") from None
     if output == "json":
         click.echo(
-            as_json({"key": text, "name": kept.name, "sha256": kept.sha256, "scopes": wanted})
+            format_json(
+                {
+                    "key": text,
+                    "name": api_key.name,
+                    "sha256": api_key.sha256,
+                    "scopes": unique_scopes,
+                }
+            )
         )
         return
     click.echo(
         f"{text}\n\n"
-        "# The key is above, and is not shown again. The settings take these lines:\n"
-        f"admin:\n  keys:\n    - name: {json.dumps(kept.name)}\n"
-        f"      sha256: {json.dumps(kept.sha256)}\n      scopes: [{', '.join(wanted)}]"
+        "# The key is above, and is not shown again. Add these lines to the settings:\n"
+        f"admin:\n  keys:\n    - name: {json.dumps(api_key.name)}\n"
+        f"      sha256: {json.dumps(api_key.sha256)}\n      scopes: [{', '.join(unique_scopes)}]"
     )
 
 
@@ -66,10 +72,10 @@ def key_new(name: str, scopes: Sequence[str], output: str) -> None:
     type=click.IntRange(0, 255),
     default=1,
     show_default=True,
-    help="A number no key in use has.",
+    help="A number that no other key in use has.",
 )
 def key_token(key_id: int) -> None:
-    """Make a token key, a secret that all instances share. The newest stands first.
+    """Generate a token key, a secret that all instances share. Put the newest first.
 
     \b
     Examples:
@@ -78,4 +84,4 @@ def key_token(key_id: int) -> None:
     """
     from sidegate.core.token import TokenKey
 
-    click.echo(TokenKey.generate(key_id).formatted())
+    click.echo(TokenKey.generate(key_id).format())

@@ -1,6 +1,6 @@
-"""The command line: `sidegate`, its exit codes, and how errors are told.
+"""The command line, `sidegate`: its exit codes and error messages.
 
-Exit codes: 0 done, 1 it did not work out, 2 misspelled command, 78 wrong settings.
+Exit codes: 0 success, 1 failure, 2 usage error, 78 wrong settings.
 """
 
 import os
@@ -11,11 +11,11 @@ import click
 
 from sidegate.cli.analytics import analytics
 from sidegate.cli.audit import audit
+from sidegate.cli.command import config_option, load_settings, run_async
 from sidegate.cli.config import config
 from sidegate.cli.keys import key
-from sidegate.cli.options import load, run, with_config, with_output
+from sidegate.cli.output import format_json, output_option
 from sidegate.cli.sessions import session
-from sidegate.cli.writing import as_json
 from sidegate.core.errors import (
     CannotListen,
     Conflict,
@@ -31,55 +31,57 @@ from sidegate.core.errors import (
 if TYPE_CHECKING:
     from sidegate.settings import Settings
 
-EX_CONFIG: Final = 78  # sysexits.h: something is configured wrong
+EX_CONFIG: Final = 78  # sysexits.h: configuration error
 
 
-class _Reporting(click.Group):
-    """Tells errors in words, on stderr, with what to do next."""
+class _ErrorReportingGroup(click.Group):
+    """Prints errors to stderr, with what to do next."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except SettingsError as error:
-            click.echo(_settings_report(error), err=True)
+            click.echo(_format_settings_error(error), err=True)
             ctx.exit(EX_CONFIG)
         except RevocationPending as pending:
             click.echo(f"pending: {pending}")
         except SidegateError as error:
-            raise click.ClickException(f"{error}\n{_next_step(error)}") from error
+            raise click.ClickException(f"{error}\n{_advice(error)}") from error
 
 
-def _settings_report(error: SettingsError) -> str:
-    mistakes = "\n".join(f"  {mistake}" for mistake in error.errors)
-    next_step = "Mend them; `sidegate config check` looks again."
-    return f"Error: the settings are wrong:\n{mistakes}\n{next_step}"
+def _format_settings_error(error: SettingsError) -> str:
+    lines = "\n".join(f"  {line}" for line in error.errors)
+    advice = "Correct them; `sidegate config check` checks them again."
+    return f"Error: the settings are wrong:\n{lines}\n{advice}"
 
 
-def _next_step(error: SidegateError) -> str:
+def _advice(error: SidegateError) -> str:
     match error:
         case OutcomeUnknown():
-            return "It may have been done: look (`sidegate session list USER`), or do it again."
+            return (
+                "The change may have been made: check (`sidegate session list USER`), or try again."
+            )
         case StoreUnavailable():
-            return "Does the store run, and is its address right? `sidegate config show` tells it."
+            return "Is the store running, and its address correct? See `sidegate config show`."
         case Conflict():
             return "Try again."
         case LimitReached():
-            return "`sidegate session list USER` shows them: end one, or allow more."
+            return "`sidegate session list USER` lists them: revoke one, or raise the limit."
         case CannotListen():
             return "Set another address (gate.listen, admin.listen, ops.listen), or free this one."
         case SchemaMismatch():
-            return "`sidegate migrate` brings an older one up to date."
+            return "`sidegate migrate` updates an older schema."
         case _:
-            return "`sidegate config check` looks at the settings."
+            return "`sidegate config check` checks the settings."
 
 
-@click.group(cls=_Reporting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Session validation beside your API gateway.
 
     \b
     Examples:
-      sidegate serve                               on a file of its own, for one machine
+      sidegate serve                               one machine, with an SQLite file
       sidegate config check --config sidegate.yaml
       sidegate session create alice
     """
@@ -90,128 +92,136 @@ for command in (analytics, audit, config, key, session):
 
 
 @main.command()
-@with_config
-@click.option("--workers", type=click.IntRange(1, 64), help="So many processes (workers).")
-@click.option("--leash", type=int, hidden=True)  # how workers are started
-def serve(config: Path | None, workers: int | None, leash: int | None) -> None:
-    """Answer the gateway until SIGTERM or SIGINT; on SIGHUP, read the settings again.
+@config_option
+@click.option("--workers", type=click.IntRange(1, 64), help="Number of processes (workers).")
+@click.option("--parent-pipe-fd", type=int, hidden=True)  # set by the supervisor of workers
+def serve(config: Path | None, workers: int | None, parent_pipe_fd: int | None) -> None:
+    """Run the server until SIGTERM or SIGINT; on SIGHUP, reload the settings.
 
     \b
     Examples:
       sidegate serve
       sidegate serve --config /etc/sidegate/sidegate.yaml
       SIDEGATE_GATE__LISTEN=unix:/run/sidegate/gate.sock sidegate serve
-      sidegate serve --workers 4                   a central one, on a machine of its own
+      sidegate serve --workers 4                   central service, on a machine of its own
       kill -HUP PID                                after `sidegate config check`
     """
-    settings = load(config)
+    settings = load_settings(config)
     from sidegate.observability import logs
 
     logs.configure(settings.logs.level, settings.logs.format)
     if (workers or settings.workers) > 1:
         _supervise(settings.model_copy(update={"workers": workers or settings.workers}), config)
     else:
-        from sidegate.runtime import server as app
+        from sidegate.runtime import server
 
-        run(app.serve(settings, read=lambda: load(config), leash=leash))
+        run_async(
+            server.serve(
+                settings,
+                read_settings=lambda: load_settings(config),
+                parent_pipe_fd=parent_pipe_fd,
+            )
+        )
 
 
 def _supervise(settings: "Settings", config: Path | None) -> None:
     from sidegate.runtime import supervisor
 
-    arguments = ["serve", "--leash", "0", *(["--config", str(config)] if config else [])]
+    arguments = ["serve", "--parent-pipe-fd", "0", *(["--config", str(config)] if config else [])]
     try:
-        run(supervisor.supervise(settings, arguments, os.environ))
+        run_async(supervisor.supervise(settings, arguments, os.environ))
     except supervisor.WorkerFailed as failed:
-        click.get_current_context().exit(failed.status)  # its own words are on stderr
+        click.get_current_context().exit(failed.status)  # the worker has reported why
 
 
 @main.command()
-@with_config
+@config_option
 def migrate(config: Path | None) -> None:
-    """Bring the durable store's tables up to date. Safe to repeat, and while servers run.
+    """Migrate the tables of the database. Safe to repeat, and while servers run.
 
     \b
     Examples:
       sidegate migrate --config /etc/sidegate/sidegate.yaml
       SIDEGATE_DATABASE_URL_FILE=/run/secrets/database_url sidegate migrate
     """
-    settings = load(config)
-    from sidegate.runtime import server as app
+    settings = load_settings(config)
+    from sidegate.runtime import server
 
-    applied = run(app.migrate(settings))
+    applied = run_async(server.migrate(settings))
     click.echo("\n".join(f"applied {name}" for name in applied) or "up to date")
 
 
 @main.command()
-@with_config
+@config_option
 def cleanup(config: Path | None) -> None:
-    """Delete sessions that ended long ago (cleanup.retention), and say how many.
+    """Delete sessions that ended long ago (cleanup.retention), and print how many.
 
-    Servers do so by themselves; this is for whoever does not want to wait.
+    Servers do so in the background; this command does it at once.
 
     \b
     Examples:
       sidegate cleanup
       SIDEGATE_CLEANUP__RETENTION=1d sidegate cleanup
     """
-    settings = load(config)
-    from sidegate.runtime import server as app
+    settings = load_settings(config)
+    from sidegate.runtime import server
 
-    async def all_of_it() -> int:
+    async def clean_up() -> int:
         total = 0
-        async for purged in app.cleanup(settings):
+        async for purged in server.cleanup(settings):
             total += purged
             click.echo(f"{total} deleted so far", err=True)
         return total
 
-    click.echo(f"{run(all_of_it())} sessions deleted")
+    click.echo(f"{run_async(clean_up())} sessions deleted")
 
 
 @main.command()
-@with_config
+@config_option
 def healthcheck(config: Path | None) -> None:
-    """Ask the server of these settings whether it lives; exit 1 if not. For containers.
+    """Check that the server of these settings responds; exit 1 if not. For containers.
 
     \b
     Examples:
       sidegate healthcheck
       sidegate healthcheck --config /etc/sidegate/sidegate.yaml || restart-it
     """
-    from sidegate.runtime.healthcheck import PATIENCE, livez
+    from sidegate.runtime.healthcheck import TIMEOUT, get_livez
 
-    address = load(config).ops.listen
+    address = load_settings(config).ops.listen
     try:
-        status = livez(address)
+        status = get_livez(address)
     except OSError as error:
         raise click.ClickException(
-            f"no answer from {address} within {PATIENCE:g} s: {error.strerror or error}\n"
-            "Does `sidegate serve` run with the same settings?"
+            f"no response from {address} within {TIMEOUT:g} s: {error.strerror or error}\n"
+            "Is `sidegate serve` running with the same settings?"
         ) from error
     if status != 200:
-        raise click.ClickException(f"{address} answers {status}: its log says why.")
+        raise click.ClickException(
+            f"{address} responded with status {status}; see the log of the server."
+        )
     click.echo("ok")
 
 
 @main.command()
 def openapi() -> None:
-    """Print the OpenAPI document of the admin API, as the door shows it at /openapi.json.
+    """Print the OpenAPI document of the admin API, as served at /openapi.json.
 
     \b
     Examples:
       sidegate openapi > openapi.json
       sidegate openapi | jq '.paths | keys'
     """
-    from sidegate.web.admin.openapi import document
-    from sidegate.web.admin.routes import TABLE
+    from sidegate.web.admin.openapi import build_document
+    from sidegate.web.admin.routes import ROUTES
 
-    click.echo(as_json(document(TABLE)))
+    click.echo(format_json(build_document(ROUTES)))
 
 
 @main.command()
-@with_output
+@output_option
 def version(output: str) -> None:
-    """Print which Sidegate this is.
+    """Print the version.
 
     \b
     Examples:
@@ -219,10 +229,10 @@ def version(output: str) -> None:
       sidegate version --output json
     """
     import platform
-    from importlib.metadata import version as installed
+    from importlib.metadata import version as installed_version
 
-    number = installed("sidegate")
+    number = installed_version("sidegate")
     if output == "json":
-        click.echo(as_json({"version": number, "python": platform.python_version()}))
+        click.echo(format_json({"version": number, "python": platform.python_version()}))
     else:
         click.echo(f"sidegate {number}, Python {platform.python_version()}")

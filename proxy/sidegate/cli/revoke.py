@@ -1,4 +1,4 @@
-"""`sidegate session revoke`: end sessions, by id or by condition."""
+"""`sidegate session revoke`: revoke sessions, by id or by condition."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,18 +6,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from sidegate.cli.options import load, with_config, with_output
-from sidegate.cli.services import TYPES, ask, by_the_rules, caller
-from sidegate.cli.writing import as_json, print_session
+from sidegate.cli.command import config_option, load_settings
+from sidegate.cli.output import format_json, output_option, print_session
+from sidegate.cli.services import (
+    SESSION_TYPES,
+    current_actor,
+    report_usage_errors,
+    run_with_services,
+)
 
 if TYPE_CHECKING:
     from sidegate.core.condition import Condition
     from sidegate.runtime.container import Container
     from sidegate.settings import Settings
 
-# Options to members of the API's condition.
-_CONDITION: Final = {
-    "everybody": "all",
+# Each option's member in the condition of the admin API.
+_CONDITION_MEMBERS: Final = {
+    "all_sessions": "all",
     "user": "user_id",
     "except_id": "except",
     "type_": "type",
@@ -35,27 +40,29 @@ _CONDITION: Final = {
 
 @click.command("revoke")
 @click.argument("session_id", required=False)
-@click.option("--user", help="All sessions of this user, instead of one.")
-@click.option("--type", "type_", type=TYPES, help="Those of this type.")
-@click.option("--except", "except_id", metavar="SESSION_ID", help="All but this one.")
-@click.option("--scope", help="Those that have this scope.")
-@click.option("--tenant", help="Those of this tenant.")
-@click.option("--provider", help="Those of this identity provider.")
-@click.option("--provider-session", help="Those that began with this session of a provider.")
-@click.option("--provider-subject", help="Those of this subject of a provider.")
-@click.option("--ip-prefix", help="Those begun from this network: 203.0.113.0/24.")
-@click.option("--user-agent-contains", help="Those whose client names itself so.")
-@click.option("--created-before", help="Those begun before: 2026-03-04T12:00:00Z.")
-@click.option("--last-seen-before", help="Those not seen since: 2026-03-04T12:00:00Z.")
-@click.option("--all", "everybody", is_flag=True, help="Every session there is.")
-@click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
-@click.option("--reason", default="revoked", show_default=True, help="Goes into the record.")
-@with_config
-@with_output
-def session_revoke(session_id: str | None, config: Path | None, output: str, **rest: Any) -> None:
-    """End one session, or all that match every option, for good.
+@click.option("--user", help="Sessions of this user.")
+@click.option("--type", "type_", type=SESSION_TYPES, help="Sessions of this type.")
+@click.option("--except", "except_id", metavar="SESSION_ID", help="Except this session.")
+@click.option("--scope", help="Sessions that have this scope.")
+@click.option("--tenant", help="Sessions of this tenant.")
+@click.option("--provider", help="Sessions of this identity provider.")
+@click.option("--provider-session", help="Sessions of this session id at the provider (sid).")
+@click.option("--provider-subject", help="Sessions of this subject at the provider (sub).")
+@click.option("--ip-prefix", help="Sessions created from this network: 203.0.113.0/24.")
+@click.option("--user-agent-contains", help="Sessions whose User-Agent contains this text.")
+@click.option("--created-before", help="Sessions created before: 2026-03-04T12:00:00Z.")
+@click.option("--last-seen-before", help="Sessions last seen before: 2026-03-04T12:00:00Z.")
+@click.option("--all", "all_sessions", is_flag=True, help="All sessions.")
+@click.option("--dry-run", is_flag=True, help="Only print how many sessions match.")
+@click.option("--reason", default="revoked", show_default=True, help="Reason, for the audit trail.")
+@config_option
+@output_option
+def session_revoke(
+    session_id: str | None, config: Path | None, output: str, **options: Any
+) -> None:
+    """Revoke one session, or all that match every option. This cannot be undone.
 
-    Running servers know within seconds.
+    It takes effect on running servers within seconds.
 
     \b
     Examples:
@@ -65,59 +72,73 @@ def session_revoke(session_id: str | None, config: Path | None, output: str, **r
       sidegate session revoke --ip-prefix 203.0.113.0/24 --dry-run
       sidegate session revoke --all --reason "token keys leaked"
     """
-    condition = _given(rest)
+    condition = _build_condition(options)
     if (session_id is None) is not bool(condition):
-        raise click.UsageError("Give a session's id, or options that say which (--user, ...).")
-    if session_id is not None and rest["dry_run"]:
-        raise click.UsageError("--dry-run goes with options that say which.")
-    settings = load(config)
+        raise click.UsageError(
+            "Give either SESSION_ID or options that select sessions (--user, ...)."
+        )
+    if session_id is not None and options["dry_run"]:
+        raise click.UsageError("--dry-run needs options that select sessions.")
+    settings = load_settings(config)
     if session_id is not None:
-        _revoke_one(settings, session_id, rest["reason"], output)
+        _revoke_one(settings, session_id, options["reason"], output)
     else:
-        _revoke_many(settings, condition, rest, output)
+        _revoke_many(settings, condition, options, output)
 
 
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {member: options[option] for option, member in _CONDITION.items() if options[option]}
+def _build_condition(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        member: options[option] for option, member in _CONDITION_MEMBERS.items() if options[option]
+    }
 
 
 def _revoke_one(settings: "Settings", session_id: str, reason: str, output: str) -> None:
-    from sidegate.web.schemas.base import read
+    from sidegate.web.schemas.base import parse_payload
     from sidegate.web.schemas.sessions import RevokePayload
-    from sidegate.web.schemas.values import session_id as read_id
+    from sidegate.web.schemas.values import parse_session_id
 
-    with by_the_rules("SESSION_ID"):
-        wanted = read_id(session_id)
-    with by_the_rules("options"):
-        why = read(RevokePayload, {"reason": reason}).reason
-    print_session(
-        ask(settings, lambda house: house.sessions.revoke(wanted, by=caller(), reason=why)), output
+    with report_usage_errors("SESSION_ID"):
+        parsed_id = parse_session_id(session_id)
+    with report_usage_errors("options"):
+        checked = parse_payload(RevokePayload, {"reason": reason}).reason
+    record = run_with_services(
+        settings,
+        lambda container: container.sessions.revoke(parsed_id, by=current_actor(), reason=checked),
     )
+    print_session(record, output)
 
 
 def _revoke_many(
-    settings: "Settings", given: dict[str, Any], options: Mapping[str, Any], output: str
+    settings: "Settings", members: dict[str, Any], options: Mapping[str, Any], output: str
 ) -> None:
-    from sidegate.web.schemas.base import read
+    from sidegate.web.schemas.base import parse_payload
     from sidegate.web.schemas.conditions import RevokeWherePayload
 
-    with by_the_rules("options"):
-        payload = read(RevokeWherePayload, {"condition": given, "reason": options["reason"]})
-    condition = payload.condition.condition()
+    with report_usage_errors("options"):
+        payload = parse_payload(
+            RevokeWherePayload, {"condition": members, "reason": options["reason"]}
+        )
+    condition = payload.condition.build_condition()
     if options["dry_run"]:
-        number = ask(settings, lambda house: house.sessions.count_where(condition))
+        count = run_with_services(
+            settings, lambda container: container.sessions.count_where(condition)
+        )
         click.echo(
-            as_json({"would_revoke": number}) if output == "json" else f"would revoke {number}"
+            format_json({"would_revoke": count}) if output == "json" else f"would revoke {count}"
         )
         return
-    number = ask(settings, lambda house: _batches(house, condition, payload.reason))
-    click.echo(as_json({"revoked": number}) if output == "json" else f"revoked {number}")
+    count = run_with_services(
+        settings, lambda container: _revoke_batches(container, condition, payload.reason)
+    )
+    click.echo(format_json({"revoked": count}) if output == "json" else f"revoked {count}")
 
 
-async def _batches(house: "Container", condition: "Condition", reason: str) -> int:
+async def _revoke_batches(container: "Container", condition: "Condition", reason: str) -> int:
     total = 0
-    async for number in house.sessions.revoke_where(condition, by=caller(), reason=reason):
+    async for count in container.sessions.revoke_where(
+        condition, by=current_actor(), reason=reason
+    ):
         if total:  # one batch needs no progress
             click.echo(f"{total} revoked so far", err=True)
-        total += number
+        total += count
     return total

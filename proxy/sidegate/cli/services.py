@@ -1,4 +1,4 @@
-"""Asking the stores of the settings from the command line, by the rules of the admin API."""
+"""Run a command on the services, with the validation of the admin API."""
 
 import os
 from collections.abc import Awaitable, Callable, Iterator
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
-from sidegate.cli.options import run
+from sidegate.cli.command import run_async
 from sidegate.core.actor import Actor
 from sidegate.core.session_type import SessionType
 
@@ -17,36 +17,39 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TYPES: Final = click.Choice([type_.value for type_ in SessionType])
+SESSION_TYPES: Final = click.Choice([type_.value for type_ in SessionType])
 
 
-def ask(settings: "Settings", verb: "Callable[[Container], Awaitable[T]]") -> T:
-    """Do one thing on the stores of the settings, and close them again."""
-    from sidegate.runtime import server as app
+def run_with_services(settings: "Settings", action: "Callable[[Container], Awaitable[T]]") -> T:
+    """Open the services, run one action on them, close them, and return its result."""
+    from sidegate.runtime import server
 
-    async def work() -> T:
-        async with app.open_services(settings) as house:
-            return await verb(house)
+    async def run() -> T:
+        async with server.open_services(settings) as container:
+            return await action(container)
 
-    return run(work())
+    return run_async(run())
 
 
 @contextmanager
-def by_the_rules(what: str) -> Iterator[None]:
-    """Tell what the admin API would refuse as a misspelled command."""
+def report_usage_errors(parameter: str) -> Iterator[None]:
+    """Raise click's usage error in place of a validation error of the admin API."""
     from sidegate.web.schemas.problems import Problem
 
     try:
         yield
     except Problem as problem:
-        mistakes = [f"{mistake.path}: {mistake.message}" for mistake in problem.errors]
-        raise click.UsageError("\n".join(mistakes)) from None
+        lines = [f"{error.path}: {error.message}" for error in problem.errors]
+        raise click.UsageError("\n".join(lines)) from None
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint=what) from None
+        raise click.BadParameter(str(error), param_hint=parameter) from None
 
 
-def caller() -> Actor:
-    """Return who did it, for the record: a container's user often has a number only."""
+def current_actor() -> Actor:
+    """Return the actor for the audit trail: the Unix user by name, or by number without a name.
+
+    The user of a container often has no name.
+    """
     import getpass
 
     try:

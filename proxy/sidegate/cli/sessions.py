@@ -1,4 +1,4 @@
-"""`sidegate session`: work on sessions, straight on the stores, by the rules of the admin API."""
+"""`sidegate session`: manage sessions directly in the stores, as the admin API does."""
 
 import json
 from collections.abc import Mapping
@@ -7,10 +7,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from sidegate.cli.options import load, with_config, with_output
+from sidegate.cli.command import config_option, load_settings
+from sidegate.cli.output import (
+    build_document,
+    format_json,
+    format_record,
+    format_table,
+    output_option,
+    print_session,
+)
 from sidegate.cli.revoke import session_revoke
-from sidegate.cli.services import TYPES, ask, by_the_rules, caller
-from sidegate.cli.writing import as_card, as_json, as_table, document_of, print_session
+from sidegate.cli.services import (
+    SESSION_TYPES,
+    current_actor,
+    report_usage_errors,
+    run_with_services,
+)
 
 if TYPE_CHECKING:
     from sidegate.core.session import SessionId
@@ -18,13 +30,13 @@ if TYPE_CHECKING:
     from sidegate.settings import Settings
 
 
-# Options that are members of the API's document by the same name.
-_AS_THEY_ARE: Final = ("ip", "user_agent", "device", "tenant", "provider", "provider_subject")
+# Options with the name of a member of the admin API's request.
+_SAME_NAME: Final = ("ip", "user_agent", "device", "tenant", "provider", "provider_subject")
 
 
 @click.group()
 def session() -> None:
-    """Work on sessions, straight on the stores of these settings.
+    """Manage sessions directly in the stores of these settings.
 
     \b
     Examples:
@@ -39,21 +51,23 @@ session.add_command(session_revoke)
 
 @session.command("create")
 @click.argument("user")
-@click.option("--type", "type_", type=TYPES, default="web", show_default=True, help="Its kind.")
-@click.option("--scope", "scopes", multiple=True, help="Give it once for each.")
-@click.option("--expires-in", help="Shorter than the type's lifetime: 30s, 15m, 12h.")
-@click.option("--ip", help="The client's address.")
-@click.option("--user-agent", help="The client's program.")
-@click.option("--device", help="A name the user knows it by.")
-@click.option("--tenant", help="A label: limits count each tenant's sessions apart.")
+@click.option(
+    "--type", "type_", type=SESSION_TYPES, default="web", show_default=True, help="Type of session."
+)
+@click.option("--scope", "scopes", multiple=True, help="A scope; repeat the option for several.")
+@click.option("--expires-in", help="A lifetime shorter than the type's: 30s, 15m, 12h.")
+@click.option("--ip", help="Address of the client.")
+@click.option("--user-agent", help="User-Agent of the client.")
+@click.option("--device", help="A name by which the user knows the device.")
+@click.option("--tenant", help="A label. Limits count the sessions of each tenant separately.")
 @click.option("--metadata", help="A JSON object.")
-@click.option("--provider", help="Of type sso: the identity provider behind it.")
-@click.option("--provider-session", help="What the provider calls its own session (sid).")
-@click.option("--provider-subject", help="What the provider calls the user (sub).")
-@with_config
-@with_output
-def session_create(config: Path | None, output: str, **wanted: Any) -> None:
-    """Begin a session of USER. Its token is shown this once, on stdout, and kept nowhere.
+@click.option("--provider", help="Identity provider, of type sso.")
+@click.option("--provider-session", help="Id of the session at the provider (sid).")
+@click.option("--provider-subject", help="Subject at the provider (sub).")
+@config_option
+@output_option
+def session_create(config: Path | None, output: str, **options: Any) -> None:
+    """Create a session of USER. Its token is shown only once, on stdout, and is not stored.
 
     \b
     Examples:
@@ -61,94 +75,104 @@ def session_create(config: Path | None, output: str, **wanted: Any) -> None:
       sidegate session create ci --type api --scope deploy --expires-in 1h -o json
       sidegate session create alice --type sso --provider keycloak --provider-session a1b2
     """
-    settings = load(config)
-    new = _new_session(wanted, settings)
-    issued = ask(settings, lambda house: house.sessions.create(new))
-    token, document = issued.token.text, document_of(issued.record)
+    settings = load_settings(config)
+    new = _build_new_session(options, settings)
+    issued = run_with_services(settings, lambda container: container.sessions.create(new))
+    token, document = issued.token.text, build_document(issued.record)
     if output == "json":
-        click.echo(as_json({"token": token, "session": document}))
+        click.echo(format_json({"token": token, "session": document}))
     else:
-        click.echo(as_card(document), err=True)  # so that $(...) holds the token alone
+        click.echo(format_record(document), err=True)  # so that $(...) captures only the token
         click.echo(token)
 
 
-def _new_session(wanted: Mapping[str, Any], settings: "Settings") -> "NewSession":
-    from sidegate.web.schemas.base import read
+def _build_new_session(options: Mapping[str, Any], settings: "Settings") -> "NewSession":
+    from sidegate.web.schemas.base import parse_payload
     from sidegate.web.schemas.sessions import NewSessionPayload
 
     document = {
-        "user_id": wanted["user"],
-        "type": wanted["type_"],
-        "scopes": list(wanted["scopes"]),
-        "expires_in": _seconds(wanted["expires_in"]),
-        "metadata": _object(wanted["metadata"]),
-        "provider_session_id": wanted["provider_session"],
-    } | {name: wanted[name] for name in _AS_THEY_ARE}
-    with by_the_rules("options"):
-        return read(NewSessionPayload, document, settings.sessions.by_type()).new_session(caller())
+        "user_id": options["user"],
+        "type": options["type_"],
+        "scopes": list(options["scopes"]),
+        "expires_in": _parse_seconds(options["expires_in"]),
+        "metadata": _parse_object(options["metadata"]),
+        "provider_session_id": options["provider_session"],
+    } | {name: options[name] for name in _SAME_NAME}
+    with report_usage_errors("options"):
+        payload = parse_payload(NewSessionPayload, document, settings.sessions.lifetimes_by_type())
+        return payload.build_new_session(current_actor())
 
 
-def _session_id(text: str) -> "SessionId":
-    from sidegate.web.schemas.values import session_id
+def _parse_session_id(text: str) -> "SessionId":
+    from sidegate.web.schemas.values import parse_session_id
 
-    with by_the_rules("SESSION_ID"):
-        return session_id(text)
-
-
-def _user_id(text: str) -> str:
-    from sidegate.web.schemas.values import user_id
-
-    with by_the_rules("USER"):
-        return user_id(text)
+    with report_usage_errors("SESSION_ID"):
+        return parse_session_id(text)
 
 
-def _seconds(text: str | None) -> int | None:
-    from sidegate.settings.values import read_duration
+def _check_user_id(text: str) -> str:
+    from sidegate.web.schemas.values import check_user_id
 
-    with by_the_rules("--expires-in"):
-        return None if text is None else int(read_duration(text).total_seconds())
+    with report_usage_errors("USER"):
+        return check_user_id(text)
 
 
-def _object(text: str | None) -> dict[str, Any]:
+def _parse_seconds(text: str | None) -> int | None:
+    from sidegate.settings.values import parse_duration
+
+    with report_usage_errors("--expires-in"):
+        return None if text is None else int(parse_duration(text).total_seconds())
+
+
+def _parse_object(text: str | None) -> dict[str, Any]:
     try:
-        read = {} if text is None else json.loads(text)
+        value = {} if text is None else json.loads(text)
     except ValueError:
-        read = None
-    if not isinstance(read, dict):
-        how = 'write a JSON object, as in \'{"plan": "pro"}\''
-        raise click.BadParameter(how, param_hint="--metadata")
-    return read
+        value = None
+    if not isinstance(value, dict):
+        advice = 'use a JSON object, such as \'{"plan": "pro"}\''
+        raise click.BadParameter(advice, param_hint="--metadata")
+    return value
 
 
 @session.command("show")
 @click.argument("session_id")
-@with_config
-@with_output
+@config_option
+@output_option
 def session_show(session_id: str, config: Path | None, output: str) -> None:
-    """Show a session, ended or not.
+    """Show a session, active or ended.
 
     \b
     Examples:
       sidegate session show 01936f2e-8f4a-7c3b-9d51-2f6f0e1c4b7a
       sidegate session show 01936f2e-8f4a-7c3b-9d51-2f6f0e1c4b7a -o json
     """
-    wanted = _session_id(session_id)
-    print_session(ask(load(config), lambda house: house.sessions.get(wanted)), output)
+    parsed_id = _parse_session_id(session_id)
+    print_session(
+        run_with_services(
+            load_settings(config), lambda container: container.sessions.get(parsed_id)
+        ),
+        output,
+    )
 
 
 @session.command("list")
 @click.argument("user")
-@click.option("--ended", is_flag=True, help="Those that have ended as well.")
+@click.option("--ended", is_flag=True, help="Include ended sessions.")
 @click.option(
     "--state",
     type=click.Choice(["active", "idle", "expired", "revoked"]),
-    help="Only those that are in this state.",
+    help="Only sessions in this state.",
 )
 @click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="At most."
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    help="At most so many.",
 )
-@with_config
-@with_output
+@config_option
+@output_option
 def session_list(
     user: str, ended: bool, state: str | None, limit: int, config: Path | None, output: str
 ) -> None:
@@ -165,14 +189,14 @@ def session_list(
 
     if ended and state is not None:
         raise click.UsageError("Give --ended or --state, not both.")
-    condition = Condition(_user_id(user))
-    wanted = None if ended else SessionState(state or SessionState.ACTIVE)
-    records = ask(
-        load(config),
-        lambda house: house.sessions.list_where(condition, limit=limit, state=wanted),
+    condition = Condition(_check_user_id(user))
+    wanted_state = None if ended else SessionState(state or SessionState.ACTIVE)
+    records = run_with_services(
+        load_settings(config),
+        lambda container: container.sessions.list_where(condition, limit=limit, state=wanted_state),
     )
     if len(records) == limit:
-        click.echo(f"These are the newest {limit}; there may be more: --limit.", err=True)
-    documents = [document_of(record) for record in records]
+        click.echo(f"Only the newest {limit} are listed; there may be more: --limit.", err=True)
+    documents = [build_document(record) for record in records]
     columns = ("id", "type", "state", "created_at", "last_seen_at", "expires_at")
-    click.echo(as_json(documents) if output == "json" else as_table(columns, documents))
+    click.echo(format_json(documents) if output == "json" else format_table(columns, documents))

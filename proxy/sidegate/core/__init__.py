@@ -1,1 +1,1 @@
-"""The rules: pure values and pure functions, standard library only, known to every floor above."""
+"""Rules as pure values and functions: the standard library only, imported by every layer."""

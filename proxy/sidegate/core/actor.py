@@ -1,4 +1,4 @@
-"""Who changes a session, when, and from where it was asked for."""
+"""The actor of a change, and the change's time and source address."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,9 +7,9 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Whoever changes something: `key:login-service`, `cli`, or Sidegate itself.
+    """The originator of a change: `key:login-service`, `cli`, or Sidegate itself.
 
-    `source` is the address the change was asked for from, if it came over a network.
+    `source` is the address the request came from, or None if it did not come over a network.
     """
 
     name: str
@@ -18,11 +18,11 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """When a session was changed last, and by whom."""
+    """The time and the actor of a session's last change."""
 
     at: datetime
     by: Actor
 
 
 SIDEGATE: Final = Actor("sidegate")
-"""Nobody asked for it: a limit, a stolen token, a broken binding."""
+"""The actor of changes made without a request: a limit, a reused token, a broken binding."""

@@ -1,4 +1,4 @@
-"""Where a door opens: `host:port`, `unix:/path`, or a listener somebody has opened already."""
+"""Listen addresses: `host:port`, `unix:/path`, or an inherited file descriptor."""
 
 import re
 from dataclasses import dataclass
@@ -10,18 +10,22 @@ _DESCRIPTOR = re.compile(r"fd:[0-9]{1,6}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`host` and `port` (0 lets the system choose), or `path`, or `inherited`, a descriptor."""
+    """A TCP address (`host`, `port`), a Unix socket (`path`), or a listening socket (`fd`).
+
+    Port 0 lets the system choose. An empty host means all interfaces.
+    """
 
     host: str = ""
     port: int = 0
     path: str | None = None
-    inherited: int | None = None
+    fd: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """Read `host:port`, `[v6]:port`, `:port` (all interfaces) or `unix:/path`. ValueError.
+        """Parse `host:port`, `[v6]:port`, `:port`, `unix:/path` or `fd:N`.
 
-        `fd:N` is a listener that whoever started this process has opened as descriptor N.
+        `fd:N` is a listening socket inherited from the parent process as descriptor N.
+        Raise ValueError for any other text.
         """
         if text.startswith("unix:"):
             path = PurePosixPath(text.removeprefix("unix:"))
@@ -29,15 +33,15 @@ class Address:
                 raise ValueError("write unix:/absolute/path")
             return cls(path=str(path))
         if _DESCRIPTOR.fullmatch(text):
-            return cls(inherited=int(text.removeprefix("fd:")))
-        spelled = _HOST_PORT.fullmatch(text)
-        if spelled is None or int(spelled[2]) > 65535:
+            return cls(fd=int(text.removeprefix("fd:")))
+        match = _HOST_PORT.fullmatch(text)
+        if match is None or int(match[2]) > 65535:
             raise ValueError("write host:port, [IPv6]:port or unix:/path")
-        return cls(spelled[1].strip("[]"), int(spelled[2]))
+        return cls(match[1].strip("[]"), int(match[2]))
 
     def __str__(self) -> str:
         if self.path is not None:
             return f"unix:{self.path}"
-        if self.inherited is not None:
-            return f"fd:{self.inherited}"
+        if self.fd is not None:
+            return f"fd:{self.fd}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -1,8 +1,7 @@
-"""What is counted of all sessions, and how two samples add up to what happened between them.
+"""Session analytics: samples of counters, and reports on the time between two samples.
 
-A sample holds totals since the counting began, not what is new in it. So what happened in a window
-is one sample less another; a sample that was never taken loses nothing, and one taken twice counts
-nothing twice.
+The counters of a sample are cumulative, so the numbers of a window are one sample minus another.
+A missed sample loses nothing, and a duplicate sample counts nothing twice.
 """
 
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from sidegate.core.session_type import SessionType
 
 
 class Cause(StrEnum):
-    """Why a session ended. The first five were done to it, by whom and why the store knows."""
+    """Why a session ended. The first five are revocations; their actor and reason are stored."""
 
     REVOKED = "revoked"
     LIMIT = "limit"
@@ -31,18 +30,18 @@ class Cause(StrEnum):
 WINDOWS: Final[Mapping[str, timedelta]] = MappingProxyType(
     {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
 )
-"""The stretches of time that are reported, each up to the last sample."""
+"""The reported time windows by name; each ends with the last sample."""
 
-KEPT: Final = timedelta(days=8)
-"""How long samples are kept: the longest window, and a day in which none may have been taken."""
+SAMPLE_RETENTION: Final = timedelta(days=8)
+"""How long samples are kept: the longest window, plus a day in which sampling may have failed."""
 
-# A sampler that wakes a little early must not wait for a whole interval more.
-_ALMOST: Final = 0.9
+# A sampler that wakes up slightly early must not wait for another whole interval.
+_DUE_FRACTION: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveSessions:
-    """The active sessions at a moment, by type, and how many different users have one."""
+    """The number of active sessions by type, and of different users that have one."""
 
     by_type: Mapping[SessionType, int] = field(default_factory=lambda: MappingProxyType({}))
     users: int = 0
@@ -54,9 +53,9 @@ class ActiveSessions:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """All sessions created and ended since the counting began; each end is counted once.
+    """Cumulative counts of created and ended sessions; each end is counted once.
 
-    A session counts under the type it had then: one that became an SSO session ends as one.
+    A session counts under its type at that time: one migrated to SSO ends as an SSO session.
     """
 
     created: Mapping[SessionType, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -68,16 +67,16 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How things stood at a moment."""
+    """The active sessions and the cumulative totals at one time."""
 
     at: datetime
-    living: ActiveSessions
+    active: ActiveSessions
     totals: Totals
 
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The most sessions that any sample of a window saw active at once, and which saw them."""
+    """The highest number of active sessions in any sample of a window, and that sample's time."""
 
     active: int
     at: datetime
@@ -85,17 +84,17 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The sample a window begins with, and its peak."""
+    """The first sample of a window, and the window's peak."""
 
     first: Sample
     peak: Peak
 
 
 @dataclass(frozen=True, slots=True)
-class Happened:
-    """What happened in a window, from `since` to the last sample; every type and cause is there.
+class WindowStats:
+    """The numbers of a window from `since` to the last sample, zeros included.
 
-    A moment of the peak is None where nothing was ever active.
+    `peak_at` is None if no session was active in any sample.
     """
 
     since: datetime
@@ -109,36 +108,36 @@ class Happened:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What is told: the last sample, and what happened in each of WINDOWS up to it."""
+    """The last sample's active sessions and users, and the numbers of each of WINDOWS."""
 
     as_of: datetime
     active: Mapping[SessionType, int]
     users: int
-    windows: Mapping[str, Happened]
+    windows: Mapping[str, WindowStats]
 
 
-def stale(at: datetime, every: timedelta) -> tuple[datetime, datetime]:
-    """Return when the last sample was taken if another is due: not after the first moment, or
-    after the second, since then a clock has been put back.
+def compute_due_bounds(at: datetime, interval: timedelta) -> tuple[datetime, datetime]:
+    """Return (first, second): a sample is due if the last one was taken at or before `first`, or
+    after `second`, which means that a clock was set back since.
     """
-    return at - every * _ALMOST, at + every
+    return at - interval * _DUE_FRACTION, at + interval
 
 
-def report(last: Sample, windows: Mapping[str, Window]) -> Report:
-    """Return what the last sample and the windows before it say."""
+def build_report(last: Sample, windows: Mapping[str, Window]) -> Report:
+    """Build the report of the last sample and the windows that end with it."""
     return Report(
         as_of=last.at,
-        active={type_: last.living.by_type.get(type_, 0) for type_ in SessionType},
-        users=last.living.users,
-        windows={name: happened(last, window) for name, window in windows.items()},
+        active={type_: last.active.by_type.get(type_, 0) for type_ in SessionType},
+        users=last.active.users,
+        windows={name: build_window_stats(last, window) for name, window in windows.items()},
     )
 
 
-def happened(last: Sample, window: Window) -> Happened:
-    """Return what happened between a window's first sample and the last one."""
+def build_window_stats(last: Sample, window: Window) -> WindowStats:
+    """Return the difference between a window's first sample and the last one."""
     before, now = window.first.totals, last.totals
     ended = {key: max(0, count - before.ended.get(key, 0)) for key, count in now.ended.items()}
-    return Happened(
+    return WindowStats(
         since=window.first.at,
         peak=window.peak.active,
         peak_at=window.peak.at if window.peak.active else None,
@@ -146,11 +145,11 @@ def happened(last: Sample, window: Window) -> Happened:
             type_: now.created.get(type_, 0) - before.created.get(type_, 0) for type_ in SessionType
         },
         ended_by_cause={
-            cause: sum(count for (_, why), count in ended.items() if why is cause)
+            cause: sum(count for (_, reason), count in ended.items() if reason is cause)
             for cause in Cause
         },
         ended_by_type={
-            type_: sum(count for (what, _), count in ended.items() if what is type_)
+            type_: sum(count for (ended_type, _), count in ended.items() if ended_type is type_)
             for type_ in SessionType
         },
         durations=now.durations.since(before.durations),

@@ -1,8 +1,8 @@
-"""The audit trail: one event for each change of a session, each sealed to the one before it.
+"""The audit trail: one event for each change of a session, chained by hashes.
 
-A seal is the SHA-256 of the previous seal's hash and of the event. So whoever changes, removes or
-inserts an event behind our back has to make every later seal anew, and whoever has written down a
-single hash from after it will notice.
+A seal is the SHA-256 of the previous seal's hash and of the event. Changing, removing or inserting
+an event in the database requires new seals for all later events, and any later hash recorded
+elsewhere detects that.
 """
 
 import json
@@ -18,7 +18,7 @@ from sidegate.core.session import SessionId
 
 
 class Action(StrEnum):
-    """What was done to a session. Expiring is not done by anybody, and leaves no event."""
+    """The change that was made to a session. Expiry has no actor and leaves no event."""
 
     CREATE = "create"
     REFRESH = "refresh"
@@ -28,9 +28,10 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """Who did what, when, from where, and why. `number` grows, if not quite in order of time.
+    """One change of a session: time, action, actor, source and reason.
 
-    `by` is None where it was not said; `version` is the session's after the change.
+    `number` grows, but not strictly in order of time. `version` is the session's version after the
+    change. `by` is None if the record has no actor.
     """
 
     number: int
@@ -47,7 +48,7 @@ class AuditEvent:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """The place of an event in the chain, 1 for the first, and the hash that holds it there."""
+    """An event's position in the chain (1 for the first), and its hash."""
 
     link: int
     hash: bytes
@@ -55,7 +56,7 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which events: those that match every field that is given. `until` is no longer within."""
+    """Selects events that match every field that is not None. `until` is exclusive."""
 
     session_id: SessionId | None = None
     user_id: str | None = None
@@ -65,37 +66,37 @@ class AuditFilter:
     until: datetime | None = None
 
 
-BEFORE_ALL: Final = Seal(0, bytes(32))
-"""What the first event is sealed to."""
+CHAIN_START: Final = Seal(0, bytes(32))
+"""The previous seal of the first event."""
 
 
 def seal(previous: Seal, event: AuditEvent) -> Seal:
-    """Return the seal of the event that follows in the chain."""
-    return Seal(previous.link + 1, sha256(previous.hash + _spelled(event)).digest())
+    """Return the seal of `event` as the one after `previous`."""
+    return Seal(previous.link + 1, sha256(previous.hash + _encode_event(event)).digest())
 
 
-def sealed(previous: Seal, events: Iterable[AuditEvent]) -> Iterator[tuple[AuditEvent, Seal]]:
+def seal_events(previous: Seal, events: Iterable[AuditEvent]) -> Iterator[tuple[AuditEvent, Seal]]:
     """Yield events with their seals, in the order given."""
     for event in events:
         previous = seal(previous, event)
         yield event, previous
 
 
-def holding(
-    previous: Seal, stretch: Iterable[tuple[AuditEvent, Seal]]
+def select_intact(
+    previous: Seal, links: Iterable[tuple[AuditEvent, Seal]]
 ) -> list[tuple[AuditEvent, Seal]]:
-    """Return the beginning of a stretch of the chain, as far as it holds onto `previous`."""
-    held = []
-    for event, found in stretch:
-        if found != seal(previous, event):
+    """Return the leading part of `links` whose seals verify, the first one against `previous`."""
+    intact = []
+    for event, stored in links:
+        if stored != seal(previous, event):
             break
-        held.append((event, found))
-        previous = found
-    return held
+        intact.append((event, stored))
+        previous = stored
+    return intact
 
 
-def _spelled(event: AuditEvent) -> bytes:
-    """Spell an event in one way only, for ever: changing this breaks every chain there is."""
+def _encode_event(event: AuditEvent) -> bytes:
+    """Encode an event canonically. Any change of this encoding breaks all existing chains."""
     return json.dumps(
         astuple(event), ensure_ascii=True, separators=(",", ":"), default=datetime.isoformat
     ).encode("ascii")

@@ -1,13 +1,13 @@
-"""Bind a session to its client: what a request shows is reduced, hashed and compared.
+"""Client binding: hash the reduced client signals of a session and compare them with a request's.
 
-A session keeps, of each signal known at its creation, a short hash of its reduced value. What a
-session keeps and a request does not show, or shows in a way nobody can read, is a mismatch: a thief
-must not get in by saying less.
+A session stores a short hash of the reduced value of each signal known at its creation. A bound
+signal that a request lacks, or sends malformed, is a mismatch: a stolen token must not pass by
+omitting signals.
 
-    ip               the network it lies in
+    ip               the network of the address
     user_agent       family and major version: Firefox/128, curl/8
     accept_language  the first language: de-ch
-    header           one header of the operator's choice, whole
+    header           the whole value of one configured header
 """
 
 import re
@@ -21,7 +21,7 @@ from typing import Final
 
 
 class Signal(StrEnum):
-    """What a session can be bound to. The value is what records and metrics call it."""
+    """A client signal a session can be bound to. The value is its name in records and metrics."""
 
     IP = "ip"
     USER_AGENT = "user_agent"
@@ -29,27 +29,27 @@ class Signal(StrEnum):
     HEADER = "header"
 
 
-class Policy(StrEnum):
-    """What a mismatch of a signal leads to, from the mildest to the strictest."""
+class BindingPolicy(StrEnum):
+    """The effect of a mismatch of a signal, from the mildest to the strictest."""
 
-    OFF = "off"  # nobody looks
-    LOG = "log"  # it is counted
-    DENY = "deny"  # this request is refused
-    REVOKE = "revoke"  # and the session ends
+    OFF = "off"  # the signal is not compared
+    LOG = "log"  # the mismatch is counted
+    DENY = "deny"  # the request is refused
+    REVOKE = "revoke"  # the request is refused and the session revoked
 
 
 class Binding(bytes):
-    """Whom a session is bound to: signals and their digests, packed.
+    """The signals a session is bound to and their hashes, packed into bytes.
 
-    That is one value instead of a dozen: memory holds a hundred thousand of them. A signal may be
-    one that only a newer version of this program knows.
+    One object instead of a dozen, because memory holds 100,000 of them. It may contain signals that
+    only a newer version of Sidegate knows.
     """
 
     __slots__ = ()
 
     @classmethod
-    def of(cls, pairs: Iterable[tuple[str, bytes]]) -> "Binding":
-        """Pack signals and digests. ValueError: one of them has more than 255 bytes."""
+    def pack(cls, pairs: Iterable[tuple[str, bytes]]) -> "Binding":
+        """Pack signal names and hashes. Raise ValueError if one has more than 255 bytes."""
         packed = bytearray()
         for name, digest in pairs:
             for text in (name.encode(*_UTF8), digest):
@@ -58,7 +58,7 @@ class Binding(bytes):
         return cls(packed) or UNBOUND
 
     def pairs(self) -> Iterator[tuple[str, bytes]]:
-        """Yield each signal and its digest."""
+        """Yield each signal's name and hash."""
         start = 0
         while start < len(self):
             middle = start + 1 + self[start]
@@ -75,77 +75,77 @@ UNBOUND: Final = Binding()
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What a client shows, as it was sent; None where it shows nothing, or contradicts itself."""
+    """The raw client signals of a request; None for one that is missing or ambiguous."""
 
     ip: str | None = None
     user_agent: str | None = None
     accept_language: str | None = None
     header: str | None = None
 
-    def of(self, signal: Signal) -> str | None:
-        shown: str | None = getattr(self, signal)
-        return shown
+    def get(self, signal: Signal) -> str | None:
+        value: str | None = getattr(self, signal)
+        return value
 
 
 @dataclass(frozen=True, slots=True)
-class Widths:
-    """How many leading bits of an address count: a client moves within its network."""
+class PrefixLengths:
+    """The number of leading address bits that are compared: clients move within their network."""
 
     ipv4: int = 24
     ipv6: int = 56
 
     def __post_init__(self) -> None:
         if not (1 <= self.ipv4 <= 32 and 1 <= self.ipv6 <= 128):
-            raise ValueError("a prefix has 1 to 32 bits (IPv4), or 1 to 128 (IPv6)")
+            raise ValueError("a prefix length is 1 to 32 (IPv4) or 1 to 128 (IPv6)")
 
 
-DEFAULT_WIDTHS: Final = Widths()
+DEFAULT_PREFIX_LENGTHS: Final = PrefixLengths()
 
 
-def reduced(signal: Signal, shown: str | None, widths: Widths) -> str | None:
-    """Return the part of a signal that counts; None: it is missing or malformed."""
-    if shown is None or len(shown) > LONGEST or _CONTROL.search(shown):
+def reduce_signal(signal: Signal, value: str | None, prefixes: PrefixLengths) -> str | None:
+    """Return the part of a signal that is compared, or None if it is missing or malformed."""
+    if value is None or len(value) > MAX_LENGTH or _CONTROL.search(value):
         return None
     if signal is Signal.IP:
-        return _network(shown, widths)
-    return _REDUCTIONS[signal](shown)
+        return _reduce_ip(value, prefixes)
+    return _REDUCTIONS[signal](value)
 
 
-def bind(session_id: str, signals: Signals, widths: Widths) -> Binding:
-    """Return what the session is to keep of `signals`. ValueError: one of them is malformed."""
-    return Binding.of(_bound(session_id, signals, widths))
+def bind(session_id: str, signals: Signals, prefixes: PrefixLengths) -> Binding:
+    """Return the binding of a session to `signals`. Raise ValueError if one is malformed."""
+    return Binding.pack(_hash_signals(session_id, signals, prefixes))
 
 
-def mismatches(
+def find_mismatches(
     session_id: str,
     binding: Binding,
     signals: Signals,
-    widths: Widths,
+    prefixes: PrefixLengths,
     *,
     watched: Collection[Signal],
 ) -> Iterator[Signal]:
-    """Yield each `watched` signal the session is bound to and `signals` does not agree with."""
+    """Yield each `watched` signal that is bound and differs in `signals`, missing ones included."""
     bound = dict(binding.pairs())
     for signal in watched:
         if signal in bound:
-            value = reduced(signal, signals.of(signal), widths)
-            if value is None or _digest(session_id, signal, value) != bound[signal]:
+            value = reduce_signal(signal, signals.get(signal), prefixes)
+            if value is None or _hash_signal(session_id, signal, value) != bound[signal]:
                 yield signal
 
 
-# Three times what browsers send: reading and remembering it must stay cheap, whoever writes it.
-LONGEST: Final = 1024
+# Characters. Three times what browsers send: parsing and caching it must stay cheap.
+MAX_LENGTH: Final = 1024
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_DIGEST_BYTES: Final = 8
-_UTF8: Final = ("utf-8", "surrogatepass")  # whatever a store holds can be packed
+_HASH_SIZE: Final = 8  # bytes
+_UTF8: Final = ("utf-8", "surrogatepass")  # any text a store returns can be packed
 
 _BARE_V4: Final = re.compile(r"([0-9.]+)(?::[0-9]{1,5})?")
 _BRACKETED: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?")
 _LANGUAGE: Final = re.compile(r"\*|[a-z]{1,8}(?:-[a-z0-9]{1,8}){0,7}")
 _MAJOR: Final = re.compile(r"[0-9]{1,5}")
 _PRODUCT: Final = re.compile(r"[\x20-\x2e\x30-\x7e]{1,64}")
-# Browsers name each other; the first of these that is named is the one. Safari's version stands
-# behind another word.
+# Browsers name each other, so the first product of this table that occurs decides. Safari has its
+# version in another product, `Version`.
 _FAMILIES: Final = {
     "Edg": "Edge",
     "EdgA": "Edge",
@@ -162,40 +162,45 @@ _FAMILIES: Final = {
 }
 
 
-def _bound(session_id: str, signals: Signals, widths: Widths) -> Iterator[tuple[str, bytes]]:
+def _hash_signals(
+    session_id: str, signals: Signals, prefixes: PrefixLengths
+) -> Iterator[tuple[str, bytes]]:
     for signal in Signal:
-        shown = signals.of(signal)
-        if shown is None:
+        raw = signals.get(signal)
+        if raw is None:
             continue
-        value = reduced(signal, shown, widths)
+        value = reduce_signal(signal, raw, prefixes)
         if value is None:
-            raise ValueError(f"{signal}: nothing a request could show")
-        yield signal.value, _digest(session_id, signal, value)
+            raise ValueError(f"{signal}: not a value that a request can have")
+        yield signal.value, _hash_signal(session_id, signal, value)
 
 
-def _digest(session_id: str, signal: Signal, value: str) -> bytes:
-    """The session's id is the key: equal clients of two sessions do not look equal in a store."""
+def _hash_signal(session_id: str, signal: Signal, value: str) -> bytes:
+    """Hash with the session id as the key: equal clients of two sessions have unequal hashes."""
     return blake2b(
         value.encode("utf-8", "surrogatepass"),
-        digest_size=_DIGEST_BYTES,
+        digest_size=_HASH_SIZE,
         key=session_id.encode(),
         person=signal.encode(),
     ).digest()
 
 
-def _network(shown: str, widths: Widths) -> str | None:
-    address = _address(shown.strip(" "))
+def _reduce_ip(value: str, prefixes: PrefixLengths) -> str | None:
+    address = _parse_ip(value.strip(" "))
     if address is None:
         return None
-    width = widths.ipv4 if address.version == 4 else widths.ipv6
-    return f"{address.version}/{width}/{int(address) >> (address.max_prefixlen - width):x}"
+    length = prefixes.ipv4 if address.version == 4 else prefixes.ipv6
+    return f"{address.version}/{length}/{int(address) >> (address.max_prefixlen - length):x}"
 
 
-@lru_cache(maxsize=4096)  # a client asks more than once; the parser takes longer than the rest
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """Some gateways add a port. A zone names an interface of one machine: it says nothing here."""
-    spelled = _BARE_V4.fullmatch(text) or _BRACKETED.fullmatch(text)
-    bare = text if spelled is None else spelled[1]
+@lru_cache(maxsize=4096)  # clients repeat requests, and parsing takes longer than the rest
+def _parse_ip(text: str) -> IPv4Address | IPv6Address | None:
+    """Parse an address, with the port that some gateways add.
+
+    Return None for an address with a zone: a zone has a meaning on one machine only.
+    """
+    match = _BARE_V4.fullmatch(text) or _BRACKETED.fullmatch(text)
+    bare = text if match is None else match[1]
     if "%" in bare:
         return None
     try:
@@ -207,41 +212,41 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     return address
 
 
-@lru_cache(maxsize=1024)  # clients are many, their programs few
-def _program(shown: str) -> str | None:
-    if shown.startswith("Mozilla/"):
-        words = _words(shown)
+@lru_cache(maxsize=1024)  # many clients share few user agents
+def _reduce_user_agent(value: str) -> str | None:
+    if value.startswith("Mozilla/"):
+        products = _parse_products(value)
         for name, family in _FAMILIES.items():
-            if name in words and (family != "Safari" or "Safari" in words):
-                return f"{family}/{words[name]}"
-    name, _, version = shown.partition("/")
+            if name in products and (family != "Safari" or "Safari" in products):
+                return f"{family}/{products[name]}"
+    name, _, version = value.partition("/")
     product = name.strip(" ")
-    return f"{product}/{_major(version)}" if _PRODUCT.fullmatch(product) else None
+    return f"{product}/{_parse_major(version)}" if _PRODUCT.fullmatch(product) else None
 
 
-def _words(shown: str) -> Mapping[str, str]:
-    """Return the major version of each `name/version` in the text, the first of each name."""
-    named = [word.partition("/") for word in shown.split(" ")]
-    return {name: _major(version) for name, slash, version in reversed(named) if slash}
+def _parse_products(value: str) -> Mapping[str, str]:
+    """Return the major version of each `name/version`, the first one of each name."""
+    products = [word.partition("/") for word in value.split(" ")]
+    return {name: _parse_major(version) for name, slash, version in reversed(products) if slash}
 
 
-def _major(version: str) -> str:
+def _parse_major(version: str) -> str:
     digits = _MAJOR.match(version)
     return "" if digits is None else digits[0]
 
 
-def _language(shown: str) -> str | None:
-    first = shown.partition(",")[0].partition(";")[0].strip(" ").lower()
+def _reduce_language(value: str) -> str | None:
+    first = value.partition(",")[0].partition(";")[0].strip(" ").lower()
     return first if _LANGUAGE.fullmatch(first) else None
 
 
-def _whole(shown: str) -> str | None:
-    """Beyond ASCII it depends on the program which characters a header's bytes are."""
-    return (shown.strip(" ") or None) if shown.isascii() else None
+def _reduce_header(value: str) -> str | None:
+    """Return the value, or None if it is not ASCII: programs decode other bytes differently."""
+    return (value.strip(" ") or None) if value.isascii() else None
 
 
 _REDUCTIONS: Final[Mapping[Signal, Callable[[str], str | None]]] = {
-    Signal.USER_AGENT: _program,
-    Signal.ACCEPT_LANGUAGE: _language,
-    Signal.HEADER: _whole,
+    Signal.USER_AGENT: _reduce_user_agent,
+    Signal.ACCEPT_LANGUAGE: _reduce_language,
+    Signal.HEADER: _reduce_header,
 }

@@ -1,33 +1,33 @@
-"""Time is an argument: whoever needs it is handed a Clock."""
+"""Clocks: wall time and monotonic time, passed as an argument to the code that needs them."""
 
 import time
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Protocol
 
-# Seconds. Two machines' clocks agree no better than this: nobody's is put right for less.
-_ALIKE: Final = 0.05
+# Seconds. Synchronized machines agree no better than this, so smaller differences are ignored.
+_MIN_ADJUSTMENT: Final = 0.05
 
 
 class Clock(Protocol):
-    """Two readings that must not be mixed: deadlines compare `now`, ages compare `monotonic`."""
+    """Two times that must not be mixed: deadlines compare `now`, ages compare `monotonic`."""
 
     def now(self) -> datetime:
-        """Return the wall time, aware, in UTC."""
+        """Return the wall time as an aware datetime in UTC."""
         ...
 
     def monotonic(self) -> float:
-        """Return seconds from an arbitrary start; never goes back, and runs while suspended."""
+        """Return seconds since an arbitrary start, time in suspend included. Never decreases."""
         ...
 
 
 class SystemClock:
     """The machine's clock."""
 
-    # Both are C to the bottom: every check reads them, and a Python frame would cost as much again.
+    # Both are C functions: every check calls them, and a Python frame would double the cost.
     now = staticmethod(partial(datetime.now, UTC))
 
-    # BOOTTIME, not MONOTONIC: a copy must age while the machine sleeps.
+    # BOOTTIME, not MONOTONIC: a cached copy must age while the machine is suspended.
     monotonic = staticmethod(
         partial(time.clock_gettime, time.CLOCK_BOOTTIME)
         if hasattr(time, "CLOCK_BOOTTIME")
@@ -35,34 +35,34 @@ class SystemClock:
     )
 
 
-_moment: Final = datetime.fromtimestamp  # looked up once, for the same reason
+_from_timestamp: Final = datetime.fromtimestamp  # looked up once, for the same reason
 
 
 class SharedClock:
-    """A clock that all instances read alike, whatever their machines' clocks say.
+    """A clock on which all instances agree, independent of their machines' wall clocks.
 
-    It goes by `monotonic` from the last moment it was told, at first its own machine's: a clock
-    that is put forward or back makes no session older or younger.
+    It advances with `monotonic` from the time that was set last, initially the local wall time.
+    Changes of the local wall clock have no effect on it.
     """
 
-    def __init__(self, own: Clock) -> None:
-        self.monotonic = own.monotonic
-        # Seconds, for each check reads this clock: with datetimes it would take twice as long.
-        self._offset = own.now().timestamp() - own.monotonic()
+    def __init__(self, local: Clock) -> None:
+        self.monotonic = local.monotonic
+        # Seconds, because every check reads this clock: datetimes would take twice as long.
+        self._offset = local.now().timestamp() - local.monotonic()
 
     def now(self) -> datetime:
-        return _moment(self._offset + self.monotonic(), UTC)
+        return _from_timestamp(self._offset + self.monotonic(), UTC)
 
-    def told(self, moment: datetime, *, between: tuple[float, float]) -> float:
-        """Go on from `moment`, which it was some time between these two of `monotonic`.
+    def set_time(self, time: datetime, *, between: tuple[float, float]) -> float:
+        """Set the clock to `time`, which was read between these two times of `monotonic`.
 
-        Return by how many seconds it jumped: 0.0 where the difference is less than two clocks, or
-        so slow an answer, can tell.
+        Return the adjustment in seconds. It is 0.0, and the clock unchanged, if the difference is
+        within the accuracy of two clocks and of the round trip.
         """
-        asked, heard = between
-        offset = moment.timestamp() - (asked + heard) / 2
-        jump = offset - self._offset
-        if abs(jump) < _ALIKE + (heard - asked) / 2:
+        sent, received = between
+        offset = time.timestamp() - (sent + received) / 2
+        adjustment = offset - self._offset
+        if abs(adjustment) < _MIN_ADJUSTMENT + (received - sent) / 2:
             return 0.0
         self._offset = offset
-        return jump
+        return adjustment

@@ -1,4 +1,4 @@
-"""Which sessions are meant: those that match every field that is given."""
+"""The condition that selects sessions for listing, counting and revocation."""
 
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
@@ -11,11 +11,11 @@ from sidegate.core.session_type import SessionType
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What to list, to count or to revoke. Texts are compared exactly, letter case included.
+    """Matches sessions that match every field that is not None. Texts are compared exactly.
 
-    `ip_within` matches addresses in that network, IPv4 ones also where they were written as
-    IPv4-mapped IPv6. A session without an address, tenant, provider or user agent matches no
-    condition on one; `subject_unknown` matches those of a provider that do not say whose they are.
+    `ip_within` matches addresses in that network, IPv4 also if stored as IPv4-mapped IPv6. A
+    session without an address, tenant, provider or user agent matches no condition on that field.
+    `subject_unknown` matches sessions without a `provider_subject`. The times are exclusive.
     """
 
     user_id: str | None = None
@@ -34,25 +34,25 @@ class Condition:
     last_seen_before: datetime | None = None
 
     def narrowed(self, **more: Any) -> "Condition":
-        """Return a condition that also asks for `more`."""
+        """Return this condition with the fields `more` set."""
         return replace(self, **more)
 
     @property
     def matches_all(self) -> bool:
-        """Say whether no field is given: every session is meant."""
+        """Return whether no field is set, so that every session matches."""
         return all(getattr(self, field.name) is None for field in fields(self))
 
     @property
-    def decidable(self) -> bool:
-        """Say whether a session without its details tells if it matches, today as tomorrow."""
+    def is_decidable(self) -> bool:
+        """Return whether a `Session` alone decides the match, with a result that never changes."""
         return all(
             getattr(self, field.name) is None
             for field in fields(self)
-            if field.name not in _OF_THE_SESSION
+            if field.name not in _SESSION_FIELDS
         )
 
     def matches(self, session: Session) -> bool:
-        """Say whether a session matches; the condition is decidable."""
+        """Return whether `session` matches. Valid only if `is_decidable`."""
         return (
             self.session_id in (None, session.id)
             and self.user_id in (None, session.user_id)
@@ -63,7 +63,7 @@ class Condition:
         )
 
 
-_OF_THE_SESSION: Final = frozenset(
+_SESSION_FIELDS: Final = frozenset(
     {"user_id", "session_id", "except_id", "type", "scope", "created_before"}
 )
-"""What the session itself says, and no touch moves."""
+"""The fields of `Session` itself that a touch does not change."""

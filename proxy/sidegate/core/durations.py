@@ -1,7 +1,7 @@
-"""How long sessions lasted: a histogram that many instances can add to and windows subtract.
+"""Session durations: a histogram that many instances add to and that windows subtract.
 
-The buckets grow by 2^(1/8) each, from one second on, so that a quantile read from them is at most
-4.5 % off; what was shorter than a second is taken for half of one.
+Bucket bounds grow by a factor of 2^(1/8) from one second on, so the relative error of a quantile is
+at most 4.5 %. Durations below one second count as half a second.
 """
 
 from collections.abc import Mapping
@@ -12,29 +12,30 @@ from types import MappingProxyType
 from typing import Final
 
 _SECOND: Final = 1_000_000
-_PER_OCTAVE: Final = 8
-# Twenty-nine octaves of seconds are seventeen years: longer than any lifetime the settings allow.
+_BUCKETS_PER_OCTAVE: Final = 8
+# 29 octaves of seconds are 17 years: more than any lifetime the settings allow.
 _OCTAVES: Final = 29
 
 BOUNDS: Final = tuple(
-    round(_SECOND * 2 ** (step / _PER_OCTAVE)) for step in range(_OCTAVES * _PER_OCTAVE + 1)
+    round(_SECOND * 2 ** (step / _BUCKETS_PER_OCTAVE))
+    for step in range(_OCTAVES * _BUCKETS_PER_OCTAVE + 1)
 )
-"""Where a bucket ends and the next begins, in microseconds. A duration belongs to the bucket whose
-number is how many bounds it reaches. Stored counts mean these: they do not change."""
+"""The bucket bounds in microseconds. A duration's bucket is the number of bounds it reaches.
+Stored counts depend on these bounds, so they must not change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """How many sessions fell into each bucket, and how long they lasted together.
+    """The number of sessions per bucket, and the sum of their durations.
 
-    A count may be below zero where an end was taken back that an earlier window had counted.
+    A count is negative if an end was withdrawn that an earlier window had counted.
     """
 
     counts: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
     microseconds: int = 0
 
     def since(self, earlier: "Durations") -> "Durations":
-        """Return what has been added after `earlier`."""
+        """Return the difference to `earlier`."""
         added = {
             bucket: count - earlier.counts.get(bucket, 0) for bucket, count in self.counts.items()
         }
@@ -42,23 +43,21 @@ class Durations:
 
     @property
     def average(self) -> float | None:
-        """Return the exact average in seconds; None: there were none."""
+        """The exact average in seconds, or None without sessions."""
         number = sum(self.counts.values())
         return max(0.0, self.microseconds / number / _SECOND) if number > 0 else None
 
     def quantile(self, share: float) -> float | None:
-        """Return the seconds that so large a share of the sessions lasted at most; None: no
-        sessions.
-        """
+        """Return the quantile `share` (0 to 1) in seconds, or None without sessions."""
         filled = {bucket: count for bucket, count in sorted(self.counts.items()) if count > 0}
         rank = max(1, ceil(share * sum(filled.values())))
         for bucket, so_far in zip(filled, accumulate(filled.values()), strict=True):
             if so_far >= rank:
-                return _middle(bucket)
+                return _bucket_seconds(bucket)
         return None
 
-    def measures(self) -> dict[str, float | None]:
-        """Return what is told of them, in seconds: average, p50 and p95; None: no sessions."""
+    def summarize(self) -> dict[str, float | None]:
+        """Return `average`, `p50` and `p95` in seconds; each is None without sessions."""
         return {
             "average": self.average,
             "p50": self.quantile(0.50),
@@ -66,8 +65,8 @@ class Durations:
         }
 
 
-def _middle(bucket: int) -> float:
-    """Return the seconds a bucket stands for: as far, in ratio, from its beginning as its end."""
+def _bucket_seconds(bucket: int) -> float:
+    """Return the seconds that represent a bucket: the geometric mean of its bounds."""
     if bucket == 0:
         return 0.5
     first, *end = BOUNDS[bucket - 1 : bucket + 1]

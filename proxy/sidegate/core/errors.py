@@ -1,104 +1,111 @@
-"""Every error the house raises on purpose, named by whose fault it is.
+"""The errors that Sidegate raises, grouped by cause.
 
 SidegateError
-├── StoreUnavailable    the store's: it could not answer; says nothing about the session
-│   └── OutcomeUnknown      a change was sent to it, and nobody knows whether it was made
-├── RevocationPending   the store's, too: the revocation holds, and is written down later
-├── MarkLost            the store's: it cannot tell what has changed since then
-├── UnreadableRecord    the store's content: a record that cannot be what was written
-├── SessionEnded        the caller's: a transition was asked of a session that has ended
-├── SessionExists       the caller's: that id or digest is taken
-├── LimitReached        the user's: as many sessions live as may, and none is to end for another
-├── BadLogoutToken      the provider's: its logout token is not one to obey
-│   └── ReplayedLogout  ... any more: it has been obeyed before
-├── AnotherRequest      the caller's: an Idempotency-Key that stands for another request
-├── CannotListen        the operator's: a door cannot open at its address
-├── Conflict            nobody's: somebody else changed the session first; read it again
-├── SettingsError       the operator's: every mistake in the settings, each with its path
-└── SchemaMismatch      the operator's: the database's tables are older or newer than this program
+├── StoreUnavailable        store: no answer; says nothing about the session
+│   └── OutcomeUnknown      store: a change was sent, and its outcome is unknown
+├── RevocationPending       store: the revocation is in force, but not persisted yet
+├── PositionLost            store: the change log position is not valid any more
+├── UnreadableRecord        store: a record cannot be decoded
+├── SessionEnded            caller: a transition of a session that has ended
+├── SessionExists           caller: the id, digest or idempotency key is taken
+├── IdempotencyKeyReused    caller: the Idempotency-Key was used with another request
+├── LimitReached            user: the limit of active sessions is reached, and set to refuse
+├── BadLogoutToken          provider: the logout token is not valid
+│   └── ReplayedLogout      provider: the logout token was processed before
+├── Conflict                none: concurrent changes of the session; retry
+├── CannotListen            operator: an address cannot be listened on
+├── SettingsError           operator: all validation errors of the settings, each with its path
+└── SchemaMismatch          operator: the database schema is older or newer than this program
 """
 
 
 class SidegateError(Exception):
-    """Root of the tree."""
+    """The base class of all errors of Sidegate."""
 
 
 class StoreUnavailable(SidegateError):
-    """The store could not answer. Never means that something is absent."""
+    """The store did not answer. Never means that something is absent.
 
-    def __init__(self, store: str, why: str) -> None:
-        super().__init__(f"{store} cannot answer: {why}")
+    `store` is the store's name, `reason` a text for operators.
+    """
+
+    def __init__(self, store: str, reason: str) -> None:
+        super().__init__(f"{store} is unavailable: {reason}")
         self.store = store
-        self.why = why
+        self.reason = reason
 
 
 class OutcomeUnknown(StoreUnavailable):
-    """The store was lost while it made a change: it may have been made, or be made yet."""
+    """The store was lost during a change: the change may be made already, or be made later."""
 
 
 class RevocationPending(SidegateError):
-    """The truth is away. The revocation holds on every instance, and is written down later.
+    """The database is unavailable; the revocation is in force and will be persisted later.
 
-    It does so as long as the Redis lives that took it, or any instance that has heard of it.
+    It is lost if Redis and every instance that received it end before the database is back.
     """
 
     def __init__(self) -> None:
-        super().__init__("the revocation holds, and is written down when the database is back")
+        super().__init__(
+            "the revocation is in force, and is persisted when the database is available again"
+        )
 
 
-class MarkLost(SidegateError):
-    """The store has gone back in time, and does not know what it has told us since."""
+class PositionLost(SidegateError):
+    """The store cannot list the changes since this position, for example after a failover."""
 
 
 class UnreadableRecord(SidegateError):
-    """A stored record cannot be read. A hot store counts it and misses; a durable store raises."""
+    """A stored record cannot be decoded. Caches count it as a miss; the database raises this."""
 
 
 class SessionEnded(SidegateError):
-    """An ended session has no transitions."""
+    """The session has ended, and an ended session has no transitions."""
 
 
 class SessionExists(SidegateError):
-    """A session with this id or digest is already stored."""
+    """A session with this id, digest or idempotency key is already stored."""
 
 
 class CannotListen(SidegateError):
-    """A door cannot open there. The message names the door, the address and why."""
+    """An address cannot be listened on. The message has the listener, the address and the cause."""
 
 
 class LimitReached(SidegateError):
-    """The user has as many living sessions of this type as the settings allow, and keeps them."""
+    """The user has the maximum of active sessions of this type, and the limit refuses more."""
 
-    def __init__(self, type_: str, most: int) -> None:
-        super().__init__(f"the user has {most} living {type_} sessions (sessions.{type_}.limit)")
+    def __init__(self, type_: str, max_sessions: int) -> None:
+        super().__init__(
+            f"the user has {max_sessions} active {type_} sessions (sessions.{type_}.limit)"
+        )
 
 
-class AnotherRequest(SidegateError):
-    """This Idempotency-Key was sent with another request before."""
+class IdempotencyKeyReused(SidegateError):
+    """This Idempotency-Key was used with another request before."""
 
 
 class BadLogoutToken(SidegateError):
-    """A logout token ends nothing. The message says why, and repeats nothing of it."""
+    """A logout token is not valid. The message has the cause, and nothing of the token."""
 
 
 class ReplayedLogout(BadLogoutToken):
-    """A logout token was obeyed before: whoever sends it again may have stolen it."""
+    """A logout token was processed before; the repetition may come from a thief."""
 
     def __init__(self) -> None:
-        super().__init__("it was obeyed before")
+        super().__init__("it was processed before")
 
 
 class Conflict(SidegateError):
-    """The session kept changing under our hands: the caller may try again."""
+    """The session was changed concurrently on every attempt; the caller may retry."""
 
 
 class SettingsError(SidegateError):
-    """The settings are wrong. `mistakes` lists them all, each as `path: what to do`."""
+    """The settings are not valid. `errors` lists all causes, each as `path: what to do`."""
 
-    def __init__(self, mistakes: list[str]) -> None:
-        super().__init__("\n".join(mistakes))
-        self.errors = mistakes
+    def __init__(self, errors: list[str]) -> None:
+        super().__init__("\n".join(errors))
+        self.errors = errors
 
 
 class SchemaMismatch(SidegateError):
-    """The database's tables are not those this program works with; the message says what to do."""
+    """The database schema has another version than this program; the message says what to do."""

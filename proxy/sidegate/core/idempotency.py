@@ -1,9 +1,9 @@
-"""An Idempotency-Key: a request that is sent again begins no second session, and gets its answer.
+"""Idempotency keys: a repeated request creates no second session and gets the same reply.
 
-No token is stored, so the one in the answer is made again. It takes the API key's text and the
-Idempotency-Key, which only the caller has, a token key, which only this house has, and the
-session's id. So neither the database, nor the settings, nor an API key is enough to make it; and a
-key that is used again after its session was deleted gives another token.
+Tokens are not stored, so the token of the reply is derived again. That takes the API key's text and
+the Idempotency-Key, which only the caller has, a token key, which only Sidegate has, and the
+session's id. Neither the database, nor the settings, nor an API key alone is enough. A key used
+again after its session was deleted gives another token.
 """
 
 from dataclasses import dataclass, field
@@ -13,22 +13,23 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """What makes two requests the same one.
+    """The identity of a request with an Idempotency-Key.
 
-    `claim` may be stored: whoever does not know the API key can neither make nor read it. `seed`
-    differs for every body, and must be forgotten.
+    `key_hash` may be stored: without the API key it can be neither computed nor reversed. `seed`
+    also depends on the body, and must not be stored.
     """
 
-    claim: bytes
+    key_hash: bytes
     seed: bytes = field(repr=False)
 
     @classmethod
-    def of(cls, *, api_key: str, key: str, body: bytes) -> Self:
-        """Take the API key's whole text, the Idempotency-Key, and what was asked for."""
-        # Not the SHA-256 that the settings keep: whoever reads those is not to get this.
+    def from_request(cls, *, api_key: str, key: str, body: bytes) -> Self:
+        """Compute it from the API key's whole text, the Idempotency-Key and the request's body."""
+        # Not the SHA-256 in the settings: read access to those must not be enough to compute this.
         caller = _hash(b"caller", b"", api_key.encode())
-        claim = _hash(b"claim", caller, key.encode())
-        return cls(claim, _hash(b"seed", caller, claim + body))
+        # The purposes are part of stored hashes, and must not change.
+        key_hash = _hash(b"claim", caller, key.encode())
+        return cls(key_hash, _hash(b"seed", caller, key_hash + body))
 
 
 def _hash(purpose: bytes, key: bytes, content: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The one validity rule, used by every road."""
+"""The validity rule of sessions, the only one, used on every lookup path."""
 
 from datetime import datetime
 
@@ -8,11 +8,11 @@ from sidegate.core.verdict import Allow, Deny, Reason
 
 
 def judge(session: Session, now: datetime) -> Allow | Deny:
-    """Say whether `session` is valid at `now`. A deadline is the first moment of not being."""
-    return Allow(session) if now < session.valid_until else Deny(_why_not(session, now))
+    """Return Allow if `session` is valid at `now`. A session is not valid at its deadline."""
+    return Allow(session) if now < session.valid_until else Deny(_find_reason(session, now))
 
 
-def _why_not(session: Session, now: datetime) -> Reason:
+def _find_reason(session: Session, now: datetime) -> Reason:
     if session.revoked_at is not None:
         return Reason.REVOKED
     if session.digest == session.previous_digest and now >= session.previous_until:
@@ -20,19 +20,19 @@ def _why_not(session: Session, now: datetime) -> Reason:
     return Reason.EXPIRED if now >= session.expires_at else Reason.IDLE
 
 
-def state(session: Session, now: datetime) -> SessionState:
-    """Say how the session as a whole stands, whichever of its digests this copy answers for."""
+def get_state(session: Session, now: datetime) -> SessionState:
+    """Return the state of the session at `now`, whichever of its digests this copy is for."""
     if session.revoked_at is not None:
         return SessionState.REVOKED
     if now >= session.expires_at:
         return SessionState.EXPIRED
-    return SessionState.IDLE if session.ended(now) else SessionState.ACTIVE
+    return SessionState.IDLE if session.has_ended(now) else SessionState.ACTIVE
 
 
-def may_have_moved(verdict: Allow | Deny) -> bool:
-    """Say whether a newer copy could turn this no into a yes.
+def may_be_stale(verdict: Allow | Deny) -> bool:
+    """Return whether a newer copy of the session could change this verdict from Deny to Allow.
 
-    Time-outs slide and deadlines are extended, perhaps by another instance a moment ago;
-    a revocation and the end of a grace are final.
+    Another instance may just have recorded activity or extended the deadline. A revocation and the
+    end of a grace are final.
     """
     return isinstance(verdict, Deny) and verdict.reason in (Reason.EXPIRED, Reason.IDLE)

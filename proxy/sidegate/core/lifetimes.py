@@ -1,4 +1,4 @@
-"""How long sessions of each type live, and how often they may be touched."""
+"""Lifetimes of session types: deadlines, rotation grace and touch threshold."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from sidegate.core.session_type import SessionType
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """The deadlines of one session type.
+    """The lifetimes of one session type. Raise ValueError for values out of range.
 
-    `lifetime` is absolute, `idle_timeout` is the allowed silence (None: none is asked), `grace`
-    is how long the old token still opens after a rotation, `touch_threshold` how far last_seen
+    `lifetime` is absolute. `idle_timeout` is the allowed idle time, None for no limit. `grace` is
+    how long the old token stays valid after a rotation. `touch_threshold` is how far last_seen_at
     may lag behind before it is written.
     """
 
@@ -26,18 +26,18 @@ class Lifetimes:
 
     def __post_init__(self) -> None:
         if self.lifetime <= timedelta(0):
-            raise ValueError("a lifetime is longer than nothing")
+            raise ValueError("lifetime must be longer than 0s")
         if self.idle_timeout is not None and self.idle_timeout <= timedelta(0):
-            raise ValueError("an idle timeout is longer than nothing; leave it out for none")
+            raise ValueError("idle_timeout must be longer than 0s, or null for no idle timeout")
         if not timedelta(0) <= self.grace <= timedelta(seconds=300):
-            raise ValueError("a rotation grace lies between 0 and 300 seconds")
+            raise ValueError("grace must be between 0s and 300s")
         if self.idle_timeout is not None and self.touch_threshold * 2 > self.idle_timeout:
-            # Between two written touches a session must not look idle.
-            raise ValueError("a touch threshold is at most half of the idle timeout")
+            # An active session must not look idle between two writes of last_seen_at.
+            raise ValueError("touch_threshold must be at most half of idle_timeout")
 
 
-# OWASP's session management guidance: minutes of silence and hours of life for browsers; machines
-# hold theirs longer and are not asked to keep talking.
+# OWASP's session management guidance: idle timeouts of minutes and lifetimes of hours for browsers.
+# Services keep sessions longer, and need not be active all the time.
 DEFAULT_LIFETIMES: Mapping[SessionType, Lifetimes] = MappingProxyType(
     {
         SessionType.WEB: Lifetimes(timedelta(hours=12), timedelta(minutes=30)),
@@ -57,18 +57,17 @@ class Preset(StrEnum):
     AAL3 = "aal3"
 
 
-# Sections 2.1.3, 2.2.3 and 2.3.3 say when a person has to authenticate again: after so long at the
-# latest, and after so much inactivity.
-_OF_PEOPLE: Final[Mapping[Preset, Lifetimes]] = MappingProxyType(
+# Reauthentication by sections 2.1.3, 2.2.3 and 2.3.3: overall timeout and inactivity timeout.
+_AAL_LIFETIMES: Final[Mapping[Preset, Lifetimes]] = MappingProxyType(
     {
         Preset.AAL1: Lifetimes(timedelta(days=30), None),
         Preset.AAL2: Lifetimes(timedelta(hours=24), timedelta(hours=1)),
         Preset.AAL3: Lifetimes(timedelta(hours=12), timedelta(minutes=15)),
     }
 )
-_PEOPLE: Final = (SessionType.WEB, SessionType.MOBILE, SessionType.SSO)
+_USER_TYPES: Final = (SessionType.WEB, SessionType.MOBILE, SessionType.SSO)
 
 
-def preset_lifetimes(preset: Preset) -> Mapping[SessionType, Lifetimes]:
-    """Return what a preset sets: of the sessions of people; programs keep their defaults."""
-    return dict.fromkeys(_PEOPLE, _OF_PEOPLE[preset])
+def get_preset_lifetimes(preset: Preset) -> Mapping[SessionType, Lifetimes]:
+    """Return the lifetimes of a preset by type. Types of programs, not users, are not in it."""
+    return dict.fromkeys(_USER_TYPES, _AAL_LIFETIMES[preset])

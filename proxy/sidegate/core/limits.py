@@ -1,4 +1,4 @@
-"""How many living sessions of one type a user may have, and what one more leads to."""
+"""Limits on the active sessions of a user per type, and the policy at the limit."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,7 +6,7 @@ from typing import Final
 
 
 class AtLimit(StrEnum):
-    """What becomes of a login beyond the limit. The value is what settings call it."""
+    """The policy for a login at the limit. The value is its name in the settings."""
 
     EVICT_OLDEST = "evict_oldest"
     EVICT_IDLE_LONGEST = "evict_idle_longest"
@@ -15,15 +15,15 @@ class AtLimit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most `most` sessions of a user, type and tenant live at once, the new one included."""
+    """The maximum of active sessions per user, type and tenant, the new one included."""
 
-    most: int
+    max_sessions: int
     at_limit: AtLimit = AtLimit.EVICT_OLDEST
 
     def __post_init__(self) -> None:
-        if self.most < 1:
-            raise ValueError("a limit is at least 1; leave it out for none")
+        if self.max_sessions < 1:
+            raise ValueError("limit must be at least 1, or null for no limit")
 
 
 EVICTED_REASON: Final = "limit"
-"""What the records of those that had to go say: nobody asked for it."""
+"""The revocation reason in the records of evicted sessions."""

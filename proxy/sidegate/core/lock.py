@@ -1,8 +1,8 @@
-"""A lock on a session: held for a time by one, with a number that tells late writers apart.
+"""Session locks: exclusive leases with a time limit and a fencing token.
 
-Nobody can be kept from being late: a holder may be asleep while its time runs out, and write when
-it wakes. So each hold has a fence, higher than any before it. Whatever the holders write to
-remembers the highest fence it has seen, and refuses lower ones.
+A holder may be paused while its lease expires, and write afterwards. So each hold has a fence that
+is higher than all earlier ones. The resource that holders write to stores the highest fence it has
+received, and refuses lower ones.
 """
 
 import re
@@ -13,35 +13,35 @@ from hashlib import sha256
 from typing import Final, NewType, Self
 
 LeaseDigest = NewType("LeaseDigest", bytes)
-"""SHA-256 of a lease: all that a store knows of it."""
+"""SHA-256 of a lease, 32 bytes: the only form of it in stores."""
 
-LEASE: Final = re.compile(r"sgl_[A-Za-z0-9_-]{43}", re.ASCII)
-"""How a lease is spelled."""
+LEASE_PATTERN: Final = re.compile(r"sgl_[A-Za-z0-9_-]{43}", re.ASCII)
+"""Matches the text of every lease, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What whoever has the lock proves it with: a secret, told once, to the holder alone."""
+    """The secret that proves ownership of a lock. It is returned once, to the holder."""
 
     text: str = field(repr=False)
 
     @classmethod
     def mint(cls) -> Self:
-        """Make a new one, of 256 random bits."""
+        """Generate a lease of 256 random bits."""
         return cls(f"sgl_{secrets.token_urlsafe(32)}")
 
     def digest(self) -> LeaseDigest:
-        """Return what stores compare.
+        """Return the hash that stores compare.
 
-        Nobody can steer the bytes of a hash towards another's, so how long a comparison takes tells
-        nothing about the lease that is held.
+        A hash cannot be steered towards another one byte by byte, so the duration of a comparison
+        reveals nothing about the stored lease.
         """
         return LeaseDigest(sha256(self.text.encode()).digest())
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """The lock is held until `expires_at`, by the clock of the durable store.
+    """The lock is held until `expires_at` by the database's clock.
 
     `fence` is higher than that of every earlier hold on this session's lock, and below 2**53, so
     that it is exact in JSON everywhere.
@@ -53,10 +53,10 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Contended:
-    """Somebody else holds the lock, until `free_at` unless it is renewed or released before.
+    """The lock is held by another lease until `free_at`, unless that is renewed or released.
 
-    `free_in` is how long that is, from 0 on, by the clock of the durable store, which need not be
-    the caller's. `holder` is what that somebody is called, if they said.
+    `free_in` is the time until then, at least 0, by the database's clock, which may differ from the
+    caller's. `holder` is the name the other holder gave, or None.
     """
 
     free_at: datetime

@@ -1,7 +1,9 @@
-"""What stores promise. Absence is an answer; an error is an outage.
+"""The contracts of the stores. None means absent; an error means an outage.
 
-Every method raises StoreUnavailable when the store cannot answer, and nothing else for that; one
-that changes something raises OutcomeUnknown, a kind of it, when it may have been changed.
+Every method raises StoreUnavailable, and nothing else, if the store does not answer. A method that
+changes something raises OutcomeUnknown, a subclass, if the change may have been made or may still
+be made. A method that reads records raises UnreadableRecord if one cannot be decoded, unless its
+description says that it omits such records.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,55 +15,55 @@ from sidegate.core.actor import Actor
 from sidegate.core.analytics import ActiveSessions, Sample, Totals, Window
 from sidegate.core.audit import AuditEvent, AuditFilter, Seal
 from sidegate.core.condition import Condition
+from sidegate.core.digest import Digest
 from sidegate.core.limits import Limit
 from sidegate.core.lock import Contended, Hold, LeaseDigest
-from sidegate.core.pending import PendingRevocation
+from sidegate.core.pending_revocation import PendingRevocation
 from sidegate.core.session import Session, SessionId, SessionRecord
 from sidegate.core.session_state import SessionState
-from sidegate.core.token import Digest
 
 
 class SessionFinder(Protocol):
-    """Whoever can be asked for a session by digest: a leaf, or a wrapper round another finder."""
+    """Finds sessions by digest: a store, or a wrapper around another finder."""
 
     async def find(self, digest: Digest) -> Session | None:
-        """Return the copy that answers for `digest`, tombstones included, or None: not there.
+        """Return the copy of a session for `digest`, or None if there is none.
 
-        StoreUnavailable: could not look.
+        The copy has `copy.digest == digest`. Ended sessions and tombstones are returned, too.
         """
         ...
 
 
 class BatchFinder(Protocol):
-    """A leaf that answers many questions in one round trip."""
+    """A backend that finds many sessions in one round trip."""
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
-        """Return what is there; an absent digest is absent from the answer."""
+        """Return what `find` would for each digest; the mapping lacks those with None."""
         ...
 
 
 class SessionCache(SessionFinder, Protocol):
-    """May forget, never goes back in time."""
+    """A cache of sessions. It may drop entries, and never replaces one by an older copy."""
 
     async def put(self, session: Session) -> Session:
-        """Offer a copy for `session.digest`; keep the fresher of it and what is there.
+        """Store the copy under `session.digest`, unless the cached one is fresher.
 
-        Return the one that was kept.
+        Return the copy that is cached now. `Session.freshness` decides.
         """
         ...
 
 
 class BatchCache(BatchFinder, Protocol):
-    """A hot store that answers many questions, and takes many copies, in one round trip."""
+    """A cache backend that finds and puts many sessions in one round trip."""
 
     async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
-        """Put each under its own digest, and return what was kept under each."""
+        """Put each session under its digest, and return what `put` would for each digest."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a page ended: lists run from the newest session to the oldest."""
+    """The last session of a page. Lists are ordered by (created_at, id), descending."""
 
     created_at: datetime
     id: SessionId
@@ -69,18 +71,19 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """A session was seen so many times, the last time at `seen_at`."""
+    """Activity of a session: `count` allowed requests, the last one at `seen_at`."""
 
     id: SessionId
     seen_at: datetime
-    times: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
 class RotatedOut:
-    """A digest opened until `until`; with its token, `nonce` gives the successor.
+    """The rotation of a digest, which was valid until `until`.
 
-    Without a nonce nobody may ask for the successor: the session was migrated.
+    The successor is derived from `nonce` and the old token. `nonce` is None if the session was
+    migrated: then the successor cannot be derived.
     """
 
     until: datetime
@@ -88,31 +91,36 @@ class RotatedOut:
 
 
 class DurableStore(SessionFinder, BatchFinder, Protocol):
-    """The truth. Changes a session only by compare-and-set on its version."""
+    """The database, the source of truth. Sessions change only by compare-and-set on the version.
+
+    A method that changes something returns after the change is durable.
+    """
 
     async def create(self, record: SessionRecord, *, limit: Limit | None = None) -> list[Session]:
-        """Store a new session, and return the tombstones of those that had to end for it.
+        """Store a new session, and return the tombstones of the sessions evicted for it.
 
-        Of all that live when it begins, its user keeps at most as many of its type and tenant as
-        `limit` says, it included, however many are created at once. LimitReached: none was to end
-        for it. SessionExists: its id, digest or claim is taken. In either case nothing changed.
+        `limit` applies to the sessions of its user, type and tenant that are active at its
+        `created_at`, the new one included, also under concurrent calls.
+        Raise LimitReached if `limit.at_limit` refuses the session. Raise SessionExists if its id,
+        digest or idempotency key hash is taken. In both cases nothing has changed.
+        Unreadable tombstones are omitted.
         """
         ...
 
-    async def find_by_idempotency_key(self, claim: bytes) -> SessionRecord | None:
-        """Return the session that was created under `claim`, ended or not."""
+    async def find_by_idempotency_key(self, key_hash: bytes) -> SessionRecord | None:
+        """Return the session created with this idempotency key, ended or not, or None."""
         ...
 
     async def get(self, session_id: SessionId) -> SessionRecord | None:
-        """Return the session with this id, ended or not."""
+        """Return the session with this id, ended or not, or None."""
         ...
 
-    async def rotated_out(self, digest: Digest) -> RotatedOut | None:
-        """Return how a digest was rotated out; None: it was not."""
+    async def find_rotated_out(self, digest: Digest) -> RotatedOut | None:
+        """Return the rotation that replaced `digest`, or None if it was not rotated out."""
         ...
 
     async def find_by_any_digest(self, digest: Digest) -> SessionRecord | None:
-        """Return the session to which `digest` leads or ever led, ended or not."""
+        """Return the session that has or ever had `digest`, ended or not, or None."""
         ...
 
     async def list_where(
@@ -123,31 +131,32 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         after: Cursor | None = None,
         state: tuple[SessionState, datetime] | None = None,
     ) -> list[SessionRecord]:
-        """Return at most `limit` sessions that match, newest first, beyond `after`.
+        """Return at most `limit` matching sessions, newest first, starting after `after`.
 
-        With `state`, only those that are in it at that moment.
+        With `state`, return only sessions in that state at that time.
         """
         ...
 
     async def count_where(self, condition: Condition, *, at: datetime) -> int:
-        """Return how many sessions `revoke_where` would revoke, without its limit."""
+        """Return the number of sessions that `revoke_where` would revoke without a limit."""
         ...
 
     async def replace(self, record: SessionRecord, *, expected: int) -> bool:
-        """Store the next version of a session if the stored one still is version `expected`.
+        """Store the next version of a session if the stored version is `expected`.
 
-        The digest a rotation leaves behind is remembered as long as the session is.
-        False: it is not (or there is no such session), and nothing changed.
+        Return False if it is another version or there is no such session; then nothing has changed.
+        A digest replaced by a rotation is kept as long as the session.
         """
         ...
 
-    async def replace_within(
+    async def replace_within_limit(
         self, record: SessionRecord, *, expected: int, limit: Limit, at: datetime
     ) -> list[Session] | None:
-        """Replace, where that makes it one more living session of its type, as `create` would.
+        """Replace a session that changes its type, and apply `limit` at `at` as `create` does.
 
-        Return the tombstones of those that had to end for it; None: the stored one is not version
-        `expected`. LimitReached: none was to end for it. In either case nothing changed.
+        Return the tombstones of the sessions evicted for it, unreadable ones omitted, or None if
+        the stored version is not `expected`. Raise LimitReached if `limit.at_limit` refuses it.
+        In the last two cases nothing has changed.
         """
         ...
 
@@ -161,223 +170,244 @@ class DurableStore(SessionFinder, BatchFinder, Protocol):
         limit: int,
         after: SessionId | None = None,
     ) -> list[Session]:
-        """Revoke sessions matching `condition` that are neither revoked nor past their absolute
-        deadline, the `limit` lowest ids beyond `after`; return the tombstones in that order.
+        """Revoke at most `limit` matching sessions, by id in ascending order, after `after`.
 
-        Only an empty list says that there are no more: a row that cannot be read is revoked, too,
-        and not returned. So is one that looks idle: that it was seen may be told late, by a touch.
+        Sessions that are revoked or past their absolute deadline at `at` do not match. Idle ones
+        do, because a late touch may show that they are active. Return the tombstones in order of
+        their ids. Unreadable sessions are revoked, but omitted from the list, so a short list does
+        not mean that none are left; an empty list does.
         """
         ...
 
     async def touch(self, touches: Sequence[Touch]) -> list[Session]:
-        """Raise last_seen_at and access_count; change no version, no state, and nothing else.
+        """Increase last_seen_at and access_count, and change nothing else, not even the version.
 
-        Whoever touches has allowed the session at `seen_at`: that others saw it idle by then, since
-        they had not been told, is mended. A session that is gone, revoked or past
-        its absolute deadline at `seen_at` is passed over: a touch revives nobody. No id may appear
-        twice. Return the touched sessions as they are now.
+        A session that is absent, revoked or past its absolute deadline at `seen_at` is skipped. An
+        idle one is touched, because an instance allowed it at `seen_at`. `touches` must not have an
+        id twice. Return the touched sessions in their new state; unreadable ones are omitted.
         """
         ...
 
-    async def generation(self) -> int:
-        """Return which generation of copies hot stores may be believed.
+    async def read_generation(self) -> int:
+        """Return the generation of cached copies that may be trusted.
 
-        It only ever grows, and one that was lost with a failover does not come again.
+        It only grows. A number that was lost in a failover is not used again.
         """
         ...
 
-    async def next_generation(self, after: int) -> int:
-        """Begin the one after `after`, and return it: a hot store missed a change, and no copy in
-        it is believed any more. Another instance has begun it already: return the present one.
+    async def advance_generation(self, after: int) -> int:
+        """Begin the generation after `after`, and return the present generation.
+
+        For a cache that missed a change: its copies are not trusted in the new generation. If
+        another instance has begun it already, only return the present one.
         """
         ...
 
     async def purge(self, expired_before: datetime, *, limit: int) -> int:
-        """Delete at most `limit` sessions whose absolute deadline lies before; return how many.
+        """Delete at most `limit` sessions with `expires_at < expired_before`; return how many.
 
-        0, too, while another instance is purging.
+        Return 0 also while another instance purges.
         """
         ...
 
-    async def changed_since(self, mark: int) -> tuple[int, list[Session]]:
-        """Return sessions changed by replace or revoke_where since `mark`, and the next mark.
+    async def list_changed_since(self, position: int) -> tuple[int, list[Session]]:
+        """Return the next position, and the sessions changed since `position`.
 
-        A mark is opaque; 0 means "from now on" and returns no sessions. A change may be returned
-        twice, but is never left out, in whatever order concurrent writers commit. MarkLost: the
-        store is not where it was (a replica took over, say); begin again with 0.
+        Creations and touches are not changes. A position is opaque; 0 returns the present position
+        and no sessions. A change may be returned twice, but is never left out, in whatever order
+        concurrent writers commit. Unreadable sessions are omitted. Raise PositionLost if the
+        position is not valid any more, for example after a failover; then continue with 0.
         """
         ...
 
-    async def last_changed(self, most: int) -> list[Session]:
-        """Return at most `most` sessions: those that replace or revoke_where changed last."""
+    async def list_last_changed(self, limit: int) -> list[Session]:
+        """Return at most `limit` sessions, those changed last, the latest first.
+
+        Creations and touches are not changes. Unreadable sessions are omitted.
+        """
         ...
 
     async def ping(self) -> None:
-        """Return when the store can answer."""
+        """Return if the store answers."""
         ...
 
     async def close(self) -> None:
-        """Let go of everything. The store is not asked again."""
+        """Release all resources. The store must not be used afterwards."""
         ...
 
 
 class AuditLog(Protocol):
-    """The events of the durable store, and their chain. Nobody writes an event but the store."""
+    """The audit events of the database and their chain of seals.
 
-    async def events(
-        self, wanted: AuditFilter, *, limit: int, before: int | None = None
+    The database writes an event in the transaction of each change.
+    """
+
+    async def list_events(
+        self, criteria: AuditFilter, *, limit: int, before: int | None = None
     ) -> list[AuditEvent]:
-        """Return at most `limit` events that match, the highest number first, below `before`."""
+        """Return at most `limit` matching events numbered below `before`, the highest first."""
         ...
 
-    async def unsealed(self, *, limit: int) -> list[AuditEvent]:
-        """Return at most `limit` events that have no seal yet, the lowest number first."""
+    async def list_unsealed(self, *, limit: int) -> list[AuditEvent]:
+        """Return at most `limit` events without a seal, the lowest number first."""
         ...
 
-    async def head(self) -> Seal:
-        """Return the last seal; where there is none, what the first one follows."""
+    async def read_head(self) -> Seal:
+        """Return the last seal, or the anchor if no sealed event is left."""
         ...
 
-    async def seal(self, seals: Sequence[tuple[int, Seal]]) -> bool:
-        """Give the events of these numbers their seals; False: another instance was quicker.
+    async def add_seals(self, seals: Sequence[tuple[int, Seal]]) -> bool:
+        """Store the seals of the events with these numbers; they continue the chain after the head.
 
-        They follow the head in the order of the numbers. Then some may be sealed, but all rightly.
+        Return False if another instance has added seals concurrently. Some of these seals may be
+        stored then, all of them correct.
         """
         ...
 
-    async def anchor(self) -> Seal:
-        """Return what the oldest sealed event that is left is sealed to."""
+    async def read_anchor(self) -> Seal:
+        """Return the seal that the oldest stored sealed event follows."""
         ...
 
-    async def chain(self, *, after: int, limit: int) -> list[tuple[AuditEvent, Seal]]:
-        """Return at most `limit` sealed events in the order of their links, beyond link `after`."""
+    async def list_sealed(self, *, after: int, limit: int) -> list[tuple[AuditEvent, Seal]]:
+        """Return at most `limit` sealed events with a link above `after`, in order of the links."""
         ...
 
-    async def forget(self, before: datetime, *, limit: int) -> int:
-        """Delete sealed events from the beginning of the chain, at most `limit`, up to the first
-        that is not older than `before`; return how many. The anchor moves with them.
+    async def delete_oldest(self, before: datetime, *, limit: int) -> int:
+        """Delete at most `limit` sealed events from the start of the chain; return how many.
+
+        Stop at the first event that is not older than `before`. The anchor becomes the last
+        deleted seal.
         """
         ...
 
 
 class AnalyticsStore(Protocol):
-    """What the durable store counts of its sessions, and the samples that were taken of it.
+    """The database's session counters, and the samples of them.
 
-    It notes each beginning and each end in the statement that brings it about. Each step below is
-    whole in itself: whoever dies between two of them has lost nothing and counted nothing twice,
-    and several may be at it at once.
+    The database records each creation and revocation in the statement that makes it. Each method
+    is atomic: a crash between two calls loses nothing and counts nothing twice, and several
+    instances may call them concurrently.
     """
 
-    async def take_turn(self, at: datetime, every: timedelta) -> bool:
-        """Say whether a sample is due, and that the caller is to take it: one of all who ask."""
-        ...
+    async def reserve_sample(self, at: datetime, interval: timedelta) -> bool:
+        """Return whether a sample is due and the caller has to take it.
 
-    async def note_ends(self, at: datetime, *, limit: int) -> int:
-        """Note at most `limit` sessions that have ended by themselves by then; return how many.
-
-        Fewer than `limit` say that there are no more. May take seconds, but holds nobody up.
+        Of several concurrent callers, one gets True.
         """
         ...
 
-    async def add_up(self, *, limit: int) -> int:
-        """Add at most `limit` beginnings and ends to the totals; return how many.
+    async def record_expired(self, at: datetime, *, limit: int) -> int:
+        """Record the ends of at most `limit` sessions expired or idle at `at`; return how many.
 
-        Fewer than `limit` say that there are no more.
+        Fewer than `limit` mean that none are left. May take seconds, but does not block others.
         """
         ...
 
-    async def living(self, at: datetime) -> ActiveSessions:
-        """Count the active sessions. May take seconds, but holds nobody up."""
-        ...
+    async def add_to_totals(self, *, limit: int) -> int:
+        """Add at most `limit` recorded creations and ends to the totals; return how many.
 
-    async def totals(self) -> Totals:
-        """Return the totals of all that has been added up."""
-        ...
-
-    async def keep(self, sample: Sample) -> None:
-        """Keep a sample. It is the last one then, whatever its moment."""
-        ...
-
-    async def last(self) -> Sample | None:
-        """Return the last sample; None: there is none yet."""
-        ...
-
-    async def window(self, since: datetime, until: datetime) -> Window | None:
-        """Return the window that begins with the last sample that is no later than `since`, or
-        with the first there is, and ends with `until`. None: there is no sample until then.
+        Fewer than `limit` mean that none are left.
         """
         ...
 
-    async def forget(self, before: datetime, *, limit: int) -> None:
-        """Delete samples from before then, at most the `limit` oldest."""
+    async def count_active(self, at: datetime) -> ActiveSessions:
+        """Count the sessions active at `at`. May take seconds, but does not block others."""
+        ...
+
+    async def read_totals(self) -> Totals:
+        """Return the totals."""
+        ...
+
+    async def save_sample(self, sample: Sample) -> None:
+        """Store a sample. It becomes the last one, whatever its time."""
+        ...
+
+    async def read_last_sample(self) -> Sample | None:
+        """Return the sample that was stored last, or None if there is none."""
+        ...
+
+    async def read_window(self, since: datetime, until: datetime) -> Window | None:
+        """Return the window that ends at `until`, or None if there is no sample until then.
+
+        It begins with the latest sample at or before `since`, or else with the oldest sample.
+        """
+        ...
+
+    async def delete_samples(self, before: datetime, *, limit: int) -> None:
+        """Delete at most `limit` samples older than `before`, the oldest first."""
         ...
 
 
 class SessionLocks(Protocol):
-    """The locks of the durable store. Their time runs by its clock, and by no other.
+    """The session locks in the database. Leases expire by the database's clock.
 
-    A lock is no state of its session: it changes no version and leaves no event. It goes with its
-    session when that is purged.
+    A lock is not part of its session: it changes no version and leaves no audit event. It is
+    deleted when its session is purged.
     """
 
     async def acquire(
         self, session_id: SessionId, lease: LeaseDigest, *, ttl: timedelta, holder: str | None
     ) -> Hold | Contended | None:
-        """Hold the lock for `ttl`, unless somebody holds it. None: there is no such session.
+        """Acquire the lock for `ttl`.
 
-        Of many who try at once, one gets it. StoreUnavailable leaves open whether the lock is held
-        by `lease` now.
+        Return a Hold with a new fence, Contended if another lease holds the lock, or None if there
+        is no such session. Of several concurrent callers, one gets the lock. After StoreUnavailable
+        `lease` may hold the lock or not.
         """
         ...
 
     async def renew(
         self, session_id: SessionId, lease: LeaseDigest, *, ttl: timedelta
     ) -> Hold | None:
-        """Hold it for `ttl` from now, or for as long as before if that is longer, under its fence.
+        """Extend the hold to `ttl` from now, if that is later, and keep its fence.
 
-        None: `lease` does not hold it any more, or never did; nothing changed.
+        Return None if `lease` does not hold the lock; then nothing has changed.
         """
         ...
 
     async def release(self, session_id: SessionId, lease: LeaseDigest) -> bool:
-        """Let go of the lock. False: `lease` did not hold it; nothing changed."""
+        """Release the lock. Return False if `lease` did not hold it; then nothing has changed."""
         ...
 
 
 class LogoutTokenStore(Protocol):
-    """Which logout tokens have been obeyed, by whatever instance. An id is 32 bytes."""
+    """The logout tokens processed by any instance, by `Logout.id` of 32 bytes."""
 
-    async def was_processed(self, logout_id: bytes) -> bool:
-        """Say whether this one is remembered."""
+    async def is_processed(self, logout_id: bytes) -> bool:
+        """Return whether this token was marked as processed."""
         ...
 
-    async def remember(self, logout_id: bytes, *, until: datetime, at: datetime) -> bool:
-        """Remember one; False: it was already. Of all who try at once, one alone is told True.
+    async def mark_processed(self, logout_id: bytes, *, until: datetime, at: datetime) -> bool:
+        """Mark a token as processed. Return False if it was marked already.
 
-        It is forgotten after `until`, together with the next one that is remembered later than
-        that; `at` is now.
+        Of several concurrent callers, one gets True. The mark is deleted by the first call with
+        `at` after `until`; `at` is the present time.
         """
+        ...
 
 
 class PendingRevocationStore(Protocol):
-    """Where instances share pending revocations. It may forget all of them at once."""
+    """Shares pending revocations between instances. It may lose all of them at once."""
 
     async def put(self, revocations: Sequence[PendingRevocation]) -> None:
-        """Keep them, and let every instance know that there are more."""
+        """Store the revocations and notify all instances."""
         ...
 
     async def compare(self, known: set[str]) -> tuple[list[PendingRevocation], set[str]]:
-        """Return those that are kept and not `known`, and which of the `known` are not kept."""
+        """Return the stored revocations with ids not in `known`, and the known ids not stored.
+
+        Unreadable revocations are omitted.
+        """
         ...
 
     async def remove(self, revocation: PendingRevocation) -> None:
-        """Keep it no longer: it is written down."""
+        """Delete a revocation, which is persisted in the database. Absence is not an error."""
         ...
 
 
 class Feed(Protocol):
-    """Tells the other instances which sessions have changed."""
+    """Notifies the other instances of changed sessions."""
 
     async def publish(self, sessions: Iterable[Session]) -> None:
-        """Tell everybody. Best effort: the catch-up on the durable store finds what is lost."""
+        """Publish the changed sessions. Best effort: the change poller finds what was lost."""
         ...

@@ -1,24 +1,24 @@
-"""Whether what is fetched from a URL comes from whom the URL names."""
+"""The check that the host in a URL is authenticated: https, or the loopback interface."""
 
 import re
 from ipaddress import ip_address
 from typing import Final
 
-# One way to read it only: no user name, no fragment, nothing that two readers might split in two.
+# Unambiguous URLs only: no user name, no fragment, nothing that two parsers split differently.
 _URL: Final = re.compile(
     r"(?P<scheme>https?)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?"
     r"(?P<path>/[A-Za-z0-9._~!$&'()*+,;=:%/-]*)?(?:\?[A-Za-z0-9._~!$&'()*+,;=:%/?-]*)?",
     re.ASCII,
 )
-LONGEST: Final = 512
+MAX_LENGTH: Final = 512
 
 
 def is_secure(url: str) -> bool:
-    """Say whether it is an https URL, or one of plain http that leads to this very machine."""
-    spelled = _URL.fullmatch(url) if len(url) <= LONGEST else None
-    if spelled is None:
+    """Return whether `url` is an https URL, or an http URL of this machine."""
+    match = _URL.fullmatch(url) if len(url) <= MAX_LENGTH else None
+    if match is None:
         return False
-    return spelled["scheme"] == "https" or _is_loopback(spelled["host"])
+    return match["scheme"] == "https" or _is_loopback(match["host"])
 
 
 def _is_loopback(host: str) -> bool:

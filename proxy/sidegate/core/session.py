@@ -1,7 +1,7 @@
-"""A session and its transitions: each returns a new value, and an ended session has none.
+"""Sessions and their transitions. A transition returns a new value; an ended session has none.
 
-`Session` is what judging and answering need, small enough for a hot store. `SessionDetails` is
-everything else and lives in the durable store only. A `SessionRecord` is both.
+`Session` has what a check needs, and is small enough for caches. `SessionDetails` has everything
+else, and is stored in the database only. A `SessionRecord` has both.
 """
 
 from collections.abc import Mapping
@@ -12,23 +12,23 @@ from typing import Any, Final, NewType
 
 from sidegate.core.actor import Change
 from sidegate.core.binding import UNBOUND, Binding
+from sidegate.core.digest import Digest
 from sidegate.core.errors import SessionEnded
 from sidegate.core.session_type import SessionType
-from sidegate.core.token import Digest
 
 SessionId = NewType("SessionId", str)
-"""UUIDv7 in its canonical text form. Opens nothing and may be logged."""
+"""UUIDv7 in its canonical text form. Not a credential; may be logged."""
 
-NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
-"""Before any clock of ours: what lasted until then is over everywhere."""
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""Before any clock's time: a deadline at this time has passed on every instance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A user's being-known. All times are aware UTC; `digest` is what this copy answers for.
+    """A session, as found by `digest`. All times are aware datetimes in UTC.
 
-    After a rotation the previous digest still leads here until `previous_until`; the copy that
-    answers for it has `digest == previous_digest`.
+    After a rotation the previous digest also finds the session, and is valid until
+    `previous_until`; the copy found by it has `digest == previous_digest`.
     """
 
     id: SessionId
@@ -43,7 +43,7 @@ class Session:
     idle_timeout: timedelta | None
     revoked_at: datetime | None = None
     previous_digest: Digest | None = field(default=None, repr=False)
-    previous_until: datetime = NEVER
+    previous_until: datetime = EPOCH
     version: int = 1
     binding: Binding = UNBOUND
     valid_until: datetime = field(init=False, repr=False, compare=False)
@@ -51,34 +51,34 @@ class Session:
     verified_by: object = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "valid_until", self._valid_until())
+        object.__setattr__(self, "valid_until", self._compute_valid_until())
 
     @property
     def freshness(self) -> tuple[bool, int, datetime]:
-        """Order copies of one session: a tombstone beats all, then the version, then last_seen."""
+        """The sort key for copies of one session: tombstone, then version, then last_seen_at."""
         return self.revoked_at is not None, self.version, self.last_seen_at
 
     @property
     def idle_at(self) -> datetime | None:
-        """Return when the silence will have been too long; None: it may last."""
+        """The idle deadline, or None without an idle timeout."""
         return None if self.idle_timeout is None else self.last_seen_at + self.idle_timeout
 
-    def note_reply(self, conclusion: object) -> None:
-        """Write into the margin of this copy what somebody concluded from it and will want again.
+    def cache_reply(self, reply: object) -> None:
+        """Attach a reply derived from this copy, for reuse.
 
-        It is no part of the value: nothing compares, stores or hands it on.
+        It is not part of the value: not compared, stored, or copied by a transition.
         """
-        object.__setattr__(self, "margin", conclusion)
+        object.__setattr__(self, "cached_reply", reply)
 
-    def note_verified(self, by: object) -> None:
-        """Note on this copy whose keys have verified its token's tag, lest it be done again.
+    def mark_verified(self, by: object) -> None:
+        """Record the key ring that verified this copy's token, so that it is verified only once.
 
-        Like the margin it is no part of the value: nothing compares, stores or hands it on.
+        It is not part of the value: not compared, stored, or copied by a transition.
         """
         object.__setattr__(self, "verified_by", by)
 
-    def ended(self, at: datetime) -> bool:
-        """Say whether the session as a whole (not merely one rotated-out token) is over."""
+    def has_ended(self, at: datetime) -> bool:
+        """Return whether the session has ended, as opposed to one of its tokens only."""
         return (
             self.revoked_at is not None
             or at >= self.expires_at
@@ -86,22 +86,22 @@ class Session:
         )
 
     def copies(self) -> tuple["Session", ...]:
-        """Return this session under each digest that leads to it, the current one first."""
+        """Return a copy for each of the current and the previous digest, the current one first."""
         if self.previous_digest is None:
             return (self,)
         return self, replace(self, digest=self.previous_digest)
 
     def rotated_out(self, digest: Digest) -> "Session":
-        """Return the copy for a digest that led here before the previous one did: it is over."""
-        return replace(self, digest=digest, previous_digest=digest, previous_until=NEVER)
+        """Return the copy for a digest older than the previous one. Its grace has ended."""
+        return replace(self, digest=digest, previous_digest=digest, previous_until=EPOCH)
 
     def touched(self, at: datetime) -> "Session":
-        """It was seen. Changes no version and no state, and never goes back in time."""
+        """Return it with activity at `at`. Keeps the version; last_seen_at never decreases."""
         self._require_active(at)
         return replace(self, last_seen_at=max(self.last_seen_at, at))
 
     def extended(self, until: datetime, at: datetime) -> "Session":
-        """Its absolute deadline moves to `until`, never to an earlier moment."""
+        """Return it with the absolute deadline `until`, if that is later than the present one."""
         self._require_active(at)
         return replace(
             self,
@@ -111,7 +111,7 @@ class Session:
         )
 
     def rotated(self, digest: Digest, grace: timedelta, at: datetime) -> "Session":
-        """A new token leads to it; the old one does so for `grace` more."""
+        """Return it with a new digest; the present one stays valid for `grace`."""
         self._require_active(at)
         return replace(
             self,
@@ -123,39 +123,39 @@ class Session:
         )
 
     def migrated(self, digest: Digest, at: datetime) -> "Session":
-        """It becomes an SSO session under a new token; the old token ends at once (fixation).
+        """Return it as an SSO session with a new digest; the present one ends at once (fixation).
 
-        At once on every clock: an instance whose clock is behind must not wait for `at`.
+        EPOCH instead of `at`, so that it has ended on instances whose clock is behind, too.
         """
         rotated = self.rotated(digest, timedelta(0), at)
-        return replace(rotated, type=SessionType.SSO, previous_until=NEVER)
+        return replace(rotated, type=SessionType.SSO, previous_until=EPOCH)
 
     def revoked(self, at: datetime) -> "Session":
-        """Its tombstone: the next version, and the last."""
+        """Return its tombstone, the next and last version."""
         self._require_active(at)
         return replace(self, revoked_at=at, version=self.version + 1)
 
-    def _valid_until(self) -> datetime:
-        """Return the first moment at which this copy opens nothing; `judge` says why."""
+    def _compute_valid_until(self) -> datetime:
+        """Return the time from which on this copy is not valid; `judge` gives the reason."""
         if self.revoked_at is not None:
-            return NEVER
+            return EPOCH
         idle_at = self.idle_at
         ends = self.expires_at if idle_at is None else min(self.expires_at, idle_at)
         return min(ends, self.previous_until) if self.digest == self.previous_digest else ends
 
     def _require_active(self, at: datetime) -> None:
-        if self.ended(at):
+        if self.has_ended(at):
             raise SessionEnded(f"session {self.id} has ended")
 
 
 @dataclass(frozen=True, slots=True)
 class SessionDetails:
-    """What the durable store keeps besides. `metadata` is any JSON object up to 16 KiB.
+    """The fields that only the database has. `metadata` is any JSON object up to 16 KiB.
 
-    `rotation_nonce` belongs to the last rotation: with the token that was presented then it gives
-    the token that followed, and without that token nothing. `claim` is core/idempotency.py's: under
-    it the request that began the session finds it again. `tenant` is a label of the caller's;
-    `provider_subject` is the user as the provider calls them. `change` is the last one.
+    `rotation_nonce` is the last rotation's: the new token is derived from it and from the token
+    presented then, not from it alone. `idempotency_key_hash` (core/idempotency.py) finds the
+    session when the request that created it is repeated. `tenant` is a label set by the caller.
+    `provider_subject` is the provider's id of the user. `change` is the last change.
     """
 
     ip: str | None = None
@@ -177,7 +177,7 @@ class SessionDetails:
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """A session with its details, as the durable store knows it."""
+    """A session with its details, as stored in the database."""
 
     session: Session
     details: SessionDetails = field(default_factory=SessionDetails)

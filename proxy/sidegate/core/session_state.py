@@ -1,10 +1,10 @@
-"""How a session stands at a moment: active, or ended in one of three ways."""
+"""The state of a session at a given time: active, or ended in one of three ways."""
 
 from enum import StrEnum
 
 
 class SessionState(StrEnum):
-    """What lists select by. The value is what the API calls it; core/judge.py decides it."""
+    """The state as determined by core/judge.py. The value is its name in the API."""
 
     ACTIVE = "active"
     IDLE = "idle"

@@ -1,10 +1,10 @@
-"""What kind of client a session belongs to; lifetimes and limits are set per type."""
+"""Session types: the kind of client; lifetimes and limits are set per type."""
 
 from enum import StrEnum
 
 
 class SessionType(StrEnum):
-    """The five kinds. Each has a letter of its own in the token."""
+    """The kind of client of a session. Each type has a letter, which is part of the token."""
 
     WEB = "web"
     MOBILE = "mobile"
@@ -17,7 +17,7 @@ class SessionType(StrEnum):
         return _LETTERS[self]
 
     @classmethod
-    def of_letter(cls, letter: str) -> "SessionType":
+    def from_letter(cls, letter: str) -> "SessionType":
         return _TYPES[letter]
 
 

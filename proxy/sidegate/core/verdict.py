@@ -1,46 +1,47 @@
-"""Three answers: Allow, Deny, Unavailable. `match` them all and end with `assert_never`."""
+"""The verdict of a check: Allow, Deny or Unavailable.
+
+A `match` handles all three and ends with `assert_never`.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sidegate.core.session import Session
+from sidegate.core.session import Session
 
 
 class Reason(StrEnum):
-    """Why not. Metrics and audit tell them apart; to the client several look the same."""
+    """The reason of a Deny. The value is its name in metrics; clients get fewer distinctions."""
 
     MISSING = "missing"  # no credential was presented
-    MALFORMED = "malformed"  # not the spelling of a token
-    FORGED = "forged"  # spelled like a token, but no key of ours tagged it
-    UNKNOWN = "unknown"  # a store answered that it is not there
+    MALFORMED = "malformed"  # not the format of a token
+    FORGED = "forged"  # the format of a token, but not a valid tag
+    UNKNOWN = "unknown"  # not in the database
     EXPIRED = "expired"  # past the absolute deadline
-    IDLE = "idle"  # silent for longer than allowed
+    IDLE = "idle"  # past the idle deadline
     REVOKED = "revoked"
-    REUSED = "reused"  # rotated out, and its grace is over
-    BINDING = "binding"  # presented by another client than it is bound to
-    RULE = "rule"  # known, but not allowed here
-    AMBIGUOUS = "ambiguous"  # two different credentials
+    REUSED = "reused"  # rotated out, and the grace has ended
+    BINDING = "binding"  # presented by another client than the session is bound to
+    RULE = "rule"  # a valid session, but not allowed here
+    AMBIGUOUS = "ambiguous"  # two different credentials were presented
 
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """The request may pass, and it is this session's."""
+    """The request is allowed, and belongs to `session`."""
 
-    session: "Session"
+    session: Session
 
 
 @dataclass(frozen=True, slots=True)
 class Deny:
-    """Somebody who knows answered no."""
+    """The request is refused for `reason`. This is a definite answer, never an outage."""
 
     reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """Nobody who knows could answer. `store` names who failed us, `deadline`, or `unreadable`."""
+    """The check has no result. `store` is the store that failed, `deadline` or `unreadable`."""
 
     store: str
 

@@ -1,1 +1,1 @@
-"""What is watched: metrics and logs."""
+"""Metrics and logs."""

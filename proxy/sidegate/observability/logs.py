@@ -1,7 +1,7 @@
-"""Logs: one line for each event on stdout, JSON for machines, and never a token in it.
+"""Logs: one line for each event on stdout, as JSON or for a console, and never with a token.
 
-Whoever has something to say uses the standard library's `logging`; what aiohttp, asyncio or redis
-say comes out the same way.
+Every module logs through the standard library's `logging`. Records of aiohttp, asyncio and redis
+are formatted in the same way.
 """
 
 import json
@@ -15,17 +15,17 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 Format = Literal["json", "console"]
 
-# A token is followed by 56 characters, an API key and a lease by 43; what was cut off on the way is
-# still most of a secret. One that is not ours is not worth keeping either.
+# 56 characters follow the prefix of a token, 43 that of an API key or a lease. A truncated one is
+# still most of a secret. Text that only looks like a token is redacted, too.
 _SECRET: Final = re.compile(r"sg[wmavskl]_[A-Za-z0-9_-]{24,}", re.ASCII)
-# Line breaks would begin a line that looks like another event; the rest may steer a terminal.
+# Line breaks would forge another event; other control characters may control a terminal.
 _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 
 def configure(level: str, format_: Format, stream: TextIO | None = None) -> None:
-    """Send everything logged in this process at `level` or above to `stream` (stdout).
+    """Write every record of this process at `level` or above to `stream` (stdout).
 
-    May be called again; the last call counts.
+    Another call replaces the configuration.
     """
     handler = _Handler(stream or sys.stdout)
     handler.setFormatter(
@@ -34,7 +34,7 @@ def configure(level: str, format_: Format, stream: TextIO | None = None) -> None
                 structlog.stdlib.add_log_level,
                 structlog.stdlib.add_logger_name,
                 structlog.stdlib.ExtraAdder(),
-                _without_echo,
+                _drop_message,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
             ],
             processors=[
@@ -48,79 +48,81 @@ def configure(level: str, format_: Format, stream: TextIO | None = None) -> None
         if isinstance(old, _Handler):
             root.removeHandler(old)
     root.addHandler(handler)
-    # Others' debug lines would tell too much: aiosqlite spells every statement with its values.
+    # Debug records of libraries hold secrets: aiosqlite logs statements with their values.
     root.setLevel(max(logging.INFO, logging.getLevelName(level.upper())))
     logging.getLogger("sidegate").setLevel(level.upper())
     logging.captureWarnings(capture=True)
 
 
-def _without_echo(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Drop what another handler's formatter left on the record: the event again."""
+def _drop_message(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Drop the copy of the event that another handler's formatter left on the record."""
     event.pop("message", None)
     return event
 
 
 def _json() -> list[Processor]:
     return [
-        structlog.processors.format_exc_info,  # one text, without local variables
+        structlog.processors.format_exc_info,  # a string, without local variables
         structlog.processors.JSONRenderer(serializer=_serialize),
     ]
 
 
 def _console(stream: TextIO) -> list[Processor]:
     return [
-        _escaped,
+        _escape_control_characters,
         structlog.dev.ConsoleRenderer(
             colors=stream.isatty(),
-            # Not rich's, which would show local variables when it happens to be installed.
+            # Not that of rich, which would show local variables if it is installed.
             exception_formatter=structlog.dev.plain_traceback,
         ),
     ]
 
 
 def _serialize(event: dict[str, Any], **options: Any) -> str:
-    """Write JSON: the moment, the level, the logger and the event first, whatever else after."""
+    """Return JSON with timestamp, level, logger and event first, and other fields after them."""
     first = ("timestamp", "level", "logger", "event")
     ordered = {key: event[key] for key in first if key in event} | event
     return json.dumps(ordered, **options, skipkeys=True)
 
 
-def _escaped(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+def _escape_control_characters(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return {
-        key: value.translate(_CONTROL) if isinstance(value, str) and key not in _OWN else value
+        key: value.translate(_CONTROL)
+        if isinstance(value, str) and key not in _MULTILINE
+        else value
         for key, value in event.items()
     }
 
 
-_OWN: Final = ("exception", "stack_info")  # of many lines by nature
+_MULTILINE: Final = ("exception", "stack_info")
 
 
-def without_secrets(line: str) -> str:
-    """Blank every token, API key and lease of a finished line, wherever in it they stand.
+def redact_secrets(line: str) -> str:
+    """Replace every token, API key and lease in a formatted line.
 
-    Of a finished line, because there nothing is nested, lazy or hidden behind a repr any more, and
-    neither JSON nor repr spells the characters of a token in another way.
+    In a formatted line nothing is nested, lazy or behind a repr, and neither JSON nor repr escapes
+    the characters of a token.
     """
     return _SECRET.sub("[token]", line)
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes lines; of a record that cannot be written it tells where it came from."""
+    """Writes redacted lines. For a record that cannot be formatted it writes its origin."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record).encode("utf-8", "backslashreplace").decode()
-        return without_secrets(line)
+        return redact_secrets(line)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        # logging's own would print the message and its arguments to stderr, tokens and all.
+        # The handler of logging would print the arguments to stderr, including tokens.
         event = {
             "level": "error",
             "logger": __name__,
-            "event": "a record cannot be written",
+            "event": "log record not written",
             "where": f"{record.name} {record.filename}:{record.lineno}",
         }
         try:
-            self.stream.write(without_secrets(json.dumps(event)) + self.terminator)
+            self.stream.write(redact_secrets(json.dumps(event)) + self.terminator)
             self.flush()
         except (OSError, ValueError):
-            return  # stdout is gone, and with it whoever could be told
+            return  # stdout is closed: there is no place to report it

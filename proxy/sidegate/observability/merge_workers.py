@@ -1,4 +1,4 @@
-"""The metrics of several processes as one page: every series says whose it is."""
+"""Merge the metrics of several workers into one page, with the label `worker`."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 
-class _Merged(Collector):
+class _PagesCollector(Collector):
     def __init__(self, pages: Mapping[str, str]) -> None:
         self._pages = pages
 
@@ -26,7 +26,10 @@ class _Merged(Collector):
 
 
 def merge_metrics(pages: Mapping[str, str]) -> CollectorRegistry:
-    """Return what a scrape is told: each worker's page, by its number, in the text format."""
-    told = CollectorRegistry(auto_describe=False)
-    told.register(_Merged(pages))
-    return told
+    """Return a registry of all series of the pages.
+
+    `pages` are in the text format, by the number of the worker.
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_PagesCollector(pages))
+    return registry

@@ -1,7 +1,7 @@
-"""Descriptors: the system's limit is raised as far as it goes, and who connects must fit in.
+"""The limit of open files: raise it, and fit the number of connections into it.
 
-A process that has none left accepts nobody, and reaches no store either: it is better to turn away
-the connections that are too many.
+A process without free file descriptors cannot accept connections, and cannot reach a store either.
+It is better to refuse the connections beyond a limit.
 """
 
 import logging
@@ -10,35 +10,37 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-from sidegate.web.server.listener import DEFAULT_MAX_CONNECTIONS, MAX_UNTRUSTED
+from sidegate.web.server.listener import DEFAULT_MAX_CONNECTIONS, MAX_UNTRUSTED_CONNECTIONS
 
-# Two doors with the usual room, strangers at the gate, those who are told that there is no room,
-# and the stores: 64 connections to Redis, 9 to Postgres, the files of SQLite.
-_ALL_ELSE: Final = 2 * DEFAULT_MAX_CONNECTIONS + MAX_UNTRUSTED + 300
+# Two listeners with the default limit, untrusted peers at the gate, connections that are refused
+# with 503, and the stores: 64 connections to Redis, 9 to Postgres, the files of SQLite.
+_RESERVED_FILES: Final = 2 * DEFAULT_MAX_CONNECTIONS + MAX_UNTRUSTED_CONNECTIONS + 300
 
 _log: Final = logging.getLogger("sidegate")
 
 
-def raise_limit() -> int:
-    """Raise this process's limit as far as it goes, and return it."""
+def raise_open_file_limit() -> int:
+    """Raise this process's soft limit to the hard limit, and return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # macOS has no hard limit, and yet one that is lower
+    with suppress(ValueError, OSError):  # macOS reports no hard limit, but enforces a lower one
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
-def connections_that_fit(wanted: int, *, limit: int) -> int:
-    """Return how many of the connections wanted at the gate fit into `limit` open files.
+def fit_connections(requested: int, *, limit: int) -> int:
+    """Return how many of the requested gate connections fit into `limit` open files.
 
-    That is `wanted`, or less, which the log tells; never less than half of the limit, for nobody
-    who grants us so few will use all else to the full.
+    Log a warning if they are fewer than requested. The result is at least half of the limit,
+    because a small deployment never uses the full reserve.
     """
-    fit = max(limit - _ALL_ELSE, limit // 2)
-    if fit < wanted:
-        advice = (
-            "the limit of open files leaves room for %d connections to the gate, not %d: "
-            "raise it to %d (LimitNOFILE=, ulimit -Hn), or lower gate.max_connections"
-        )
-        _log.warning(advice, fit, wanted, wanted + _ALL_ELSE)
-    return min(fit, wanted)
+    fitting = max(limit - _RESERVED_FILES, limit // 2)
+    if fitting < requested:
+        fields = {
+            "max_connections": fitting,
+            "requested": requested,
+            "limit_needed": requested + _RESERVED_FILES,
+            "advice": "raise the limit (LimitNOFILE=, ulimit -Hn) or lower gate.max_connections",
+        }
+        _log.warning("open file limit too low", extra=fields)
+    return min(fitting, requested)

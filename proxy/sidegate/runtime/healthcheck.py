@@ -1,4 +1,4 @@
-"""Ask a running server whether it lives. Standard library only: a container asks often."""
+"""The health check of a running server. Standard library only: a container runs it often."""
 
 import socket
 from http.client import HTTPConnection, HTTPException
@@ -6,18 +6,19 @@ from typing import Final
 
 from sidegate.core.address import Address
 
-PATIENCE: Final = 3.0
+TIMEOUT: Final = 3.0
+"""Seconds for connecting, and for each read."""
 
-# A server that listens everywhere is asked at home.
-_EVERYWHERE: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+# A server that listens on all interfaces is asked on loopback.
+_LOOPBACK: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
 class _Connection(HTTPConnection):
-    """HTTP to a listener, be it of TCP or a Unix socket."""
+    """HTTP to a listener on TCP or on a Unix socket."""
 
     def __init__(self, address: Address) -> None:
-        host = _EVERYWHERE.get(address.host, address.host)
-        super().__init__("localhost" if address.path else host, address.port, timeout=PATIENCE)
+        host = _LOOPBACK.get(address.host, address.host)
+        super().__init__("localhost" if address.path else host, address.port, timeout=TIMEOUT)
         self._path = address.path
 
     def connect(self) -> None:
@@ -25,17 +26,17 @@ class _Connection(HTTPConnection):
             super().connect()
             return
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(PATIENCE)
+        self.sock.settimeout(TIMEOUT)
         self.sock.connect(self._path)
 
 
-def livez(address: Address) -> int:
-    """Return the status of /livez. OSError: there was no answer in time."""
+def get_livez(address: Address) -> int:
+    """Return the status of /livez. Raise OSError if there is no HTTP response in time."""
     connection = _Connection(address)
     try:
         connection.request("GET", "/livez")
         return connection.getresponse().status
     except HTTPException as error:
-        raise OSError(f"that is no HTTP: {error!r}") from error
+        raise OSError(f"the response is not HTTP: {error!r}") from error
     finally:
         connection.close()

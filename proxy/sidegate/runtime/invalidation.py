@@ -1,4 +1,4 @@
-"""What brings a process its news: Redis' feed, Postgres' bell, the catch-up that loses nothing."""
+"""The sources of session changes: Redis pub/sub, NOTIFY in Postgres, and the change poller."""
 
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from sidegate.core.clock import Clock
 from sidegate.core.session import Session
 from sidegate.observability.metrics import Metrics
-from sidegate.services.change_poller import LATE, ChangePoller
+from sidegate.services.change_poller import REDELIVERY_DELAY, ChangePoller
 from sidegate.services.pending_revocations import PendingRevocations, Persist
 from sidegate.settings import Settings
 from sidegate.stores.memory import MemoryStore
 
-if TYPE_CHECKING:  # each is brought in where it is wanted: a driver takes megabytes
+if TYPE_CHECKING:  # imported only if configured: a driver takes megabytes
     from sidegate.stores.postgres.notify import NotifySubscription
     from sidegate.stores.redis.pubsub import RedisPubSub
     from sidegate.stores.redis.store import RedisStore
@@ -21,89 +21,96 @@ if TYPE_CHECKING:  # each is brought in where it is wanted: a driver takes megab
 
 @dataclass(frozen=True)
 class ChangeSubscriptions:
-    """Everybody who brings news, and to whom: what they tell goes into our own memory.
+    """Applies the changes made by other instances to the memory of this process.
 
-    `write_down` tells the truth what is pending, each `every` seconds.
+    `persist` writes the pending revocations to the database, every `interval` seconds.
     """
 
-    catch_up: ChangePoller
+    change_poller: ChangePoller
     pending: PendingRevocations
-    write_down: Persist
-    every: float
+    persist: Persist
+    interval: float
     feed: "RedisPubSub | None"
-    bell: "NotifySubscription | None"
-    local: MemoryStore
+    notify: "NotifySubscription | None"
+    memory: MemoryStore
     metrics: Metrics
 
-    def listening(self) -> Iterator[Coroutine[Any, Any, NoReturn]]:
-        """Yield what is to run as long as the process does."""
-        up = self.metrics.feed_up
-        yield self.catch_up.run(partial(up, "catch_up"))
+    def background_tasks(self) -> Iterator[Coroutine[Any, Any, NoReturn]]:
+        """Yield the coroutines that run as long as the process."""
+        up = self.metrics.set_feed_up
+        yield self.change_poller.run(partial(up, "change_poller"))
         if self.feed is not None:
-            yield self.pending.watch(self.every)
-            yield self.pending.run_persisting(self.every, self.write_down)
+            yield self.pending.watch(self.interval)
+            yield self.pending.run_persisting(self.interval, self.persist)
             yield self.feed.listen(
-                heard=self._hear,
-                gap=self._resubscribed,
-                up=partial(up, "redis"),
-                lost=self.catch_up.distrust_redis,
-                pended=self.pending.wake,
+                on_change=self._on_change,
+                on_gap=self._on_resubscribed,
+                on_status=partial(up, "redis"),
+                on_lost=self.change_poller.distrust_redis,
+                on_pending=self.pending.wake,
             )
-        if self.bell is not None:
-            yield self.bell.listen(rung=self.catch_up.wake, up=partial(up, "postgres"))
+        if self.notify is not None:
+            yield self.notify.listen(
+                on_notify=self.change_poller.wake, on_status=partial(up, "postgres")
+            )
 
-    def _hear(self, session: Session) -> None:
+    def _on_change(self, session: Session) -> None:
         for copy in session.copies():
-            self.local.put_nowait(copy)
+            self.memory.put_nowait(copy)
 
-    def _resubscribed(self) -> None:
-        """Believe no copy of before: what has changed since was perhaps not heard.
+    def _on_resubscribed(self) -> None:
+        """Expire all copies: a change may have been missed while there was no subscription.
 
-        Nor what Redis has kept: whoever could not tell it of a change has ended its generation.
+        Redis is not trusted either: an instance that could not publish a change to it has begun a
+        new generation.
         """
-        self.metrics.feed_gap("redis")
-        self.local.expire_all()
-        self.catch_up.distrust_redis()
+        self.metrics.count_feed_gap("redis")
+        self.memory.expire_all()
+        self.change_poller.distrust_redis()
         self.pending.wake()
 
 
-def forget_all(local: MemoryStore, metrics: Metrics) -> None:
-    """Forget what is known: the truth does not know it any more."""
-    metrics.feed_gap("change_poller")
-    local.clear()
+def clear_memory(memory: MemoryStore, metrics: Metrics) -> None:
+    """Clear the memory: the database has lost changes that memory may hold."""
+    metrics.count_feed_gap("change_poller")
+    memory.clear()
 
 
 def build_feed(redis: "RedisStore | None", clock: Clock, metrics: Metrics) -> "RedisPubSub | None":
-    """Return the feed through Redis, where there is one."""
+    """Return the pub/sub feed, or None without Redis."""
     if redis is None:
         return None
     from sidegate.stores.redis.pubsub import RedisPubSub
 
-    lag = partial(metrics.feed_lag, "redis")
-    return RedisPubSub(redis.server, clock=clock, lag=lag, on_unreadable=metrics.unreadable_record)
+    lag = partial(metrics.set_feed_lag, "redis")
+    return RedisPubSub(
+        redis.client, clock=clock, on_lag=lag, on_unreadable=metrics.count_unreadable_record
+    )
 
 
-def build_pending(
+def build_pending_revocations(
     settings: Settings, redis: "RedisStore | None", clock: Clock, metrics: Metrics
 ) -> PendingRevocations:
-    """Return what is pending: nothing ever, where there is no Redis to share it."""
-    shelf = None
+    """Return the pending revocations. Without Redis there is no store and none is accepted."""
+    store = None
     if redis is not None:
         from sidegate.stores.redis.pending_revocations import RedisPendingRevocations
 
-        shelf = RedisPendingRevocations(redis.server, on_unreadable=metrics.unreadable_record)
-    linger = settings.memory.max_age.total_seconds() + LATE
-    pending = PendingRevocations(shelf, clock=clock, counted=metrics.pended, linger=linger)
+        store = RedisPendingRevocations(redis.client, on_unreadable=metrics.count_unreadable_record)
+    retention = settings.memory.max_age.total_seconds() + REDELIVERY_DELAY
+    pending = PendingRevocations(
+        store, clock=clock, count=metrics.count_deferred_revocation, retention=retention
+    )
     metrics.watch_pending(lambda: len(pending))
     return pending
 
 
 def build_notify(settings: Settings, clock: Clock, metrics: Metrics) -> "NotifySubscription | None":
-    """Return the bell in Postgres, where there is one and it is wanted."""
+    """Return the subscription to NOTIFY, or None without Postgres or `postgres.listen`."""
     url = settings.postgres.listen_url or settings.database_url
     if settings.database_url is None or url is None or not settings.postgres.listen:
         return None
     from sidegate.stores.postgres.notify import NotifySubscription
 
-    lag = partial(metrics.feed_lag, "postgres")
-    return NotifySubscription(url.get_secret_value(), clock=clock, lag=lag)
+    lag = partial(metrics.set_feed_lag, "postgres")
+    return NotifySubscription(url.get_secret_value(), clock=clock, on_lag=lag)

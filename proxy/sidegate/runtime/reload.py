@@ -1,6 +1,6 @@
-"""SIGHUP: the settings are read again, and what can be changed while running is; all or nothing.
+"""SIGHUP: read the settings again, and apply those that a running process can change, or none.
 
-Everything that may fail is made first. Then doors, keys and rules are exchanged, which cannot.
+Everything that can fail is built first. Then handlers, keys and rules are replaced, which cannot.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from sidegate.core.token import KeyRing
 from sidegate.observability import logs
 from sidegate.runtime.container import Container, build_binding, build_sessions, build_validator
 from sidegate.services.rotation import Rotation
-from sidegate.settings import Settings, token_keys
-from sidegate.settings.sources import SettingPath, dotted, leaves
+from sidegate.settings import Settings, read_token_keys
+from sidegate.settings.sources import SettingPath, format_path, iter_settings
 
-RELOADED: Final[tuple[SettingPath, ...]] = (
+RELOADABLE: Final[tuple[SettingPath, ...]] = (
     ("token", "keys"),
     ("admin", "hosts"),
     ("admin", "keys"),
@@ -35,114 +35,126 @@ RELOADED: Final[tuple[SettingPath, ...]] = (
     ("sessions",),
     ("sso",),
 )
-"""What a reload changes. All else is built into what runs, and takes a restart."""
+"""The settings that a reload changes. All others need a restart."""
 
-Read = Callable[[], Settings]
-"""Reads the settings as a start would. SettingsError: they are wrong."""
+ReadSettings = Callable[[], Settings]
+"""Reads the settings as a start would. Raises SettingsError if they are wrong."""
 
-Prepare = Callable[[Settings, Container], Awaitable[Callable[[], None]]]
-"""Makes what answers behind the doors under other settings, and returns what exchanges it."""
+PrepareHandlers = Callable[[Settings, Container], Awaitable[Callable[[], None]]]
+"""Builds the request handlers for other settings, and returns a function that installs them."""
 
 _log: Final = logging.getLogger("sidegate.reload")
 
 
-class Reload:
-    """The settings and the house as they are now."""
+class Reloader:
+    """Holds the settings and the services in force."""
 
     def __init__(
-        self, settings: Settings, house: Container, *, read: Read, prepare: Prepare
+        self,
+        settings: Settings,
+        container: Container,
+        *,
+        read_settings: ReadSettings,
+        prepare: PrepareHandlers,
     ) -> None:
         self.settings = settings
-        self.house = house
-        self._read = read
+        self.container = container
+        self._read_settings = read_settings
         self._prepare = prepare
 
-    async def run(self, told: asyncio.Event) -> NoReturn:
-        """Reload each time it is told to."""
+    async def run(self, requested: asyncio.Event) -> NoReturn:
+        """Reload each time that `requested` is set."""
         while True:
-            await told.wait()
-            told.clear()
+            await requested.wait()
+            requested.clear()
             await self.reload()
 
     async def reload(self) -> None:
-        """Read the settings and live by them; a mistake in them changes nothing."""
+        """Read the settings and apply them. An error in them changes nothing."""
         try:
-            settings, fixed = merge_settings(self.settings, self._read())
-            must_go_together(settings)
-            house = apply_settings(settings, self.house)
-            exchange = await self._prepare(settings, house)
-        except Exception as error:  # noqa: BLE001  # whatever it is, what is lived by goes on
-            for mistake in _mistakes(error):
-                _log.error("not reloaded: %s", mistake)
-            self._note(successful=False)
+            settings, unchanged = merge_settings(self.settings, self._read_settings())
+            check_combination(settings)
+            container = apply_settings(settings, self.container)
+            install_handlers = await self._prepare(settings, container)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the server keeps running
+            for line in _error_lines(error):
+                _log.error("reload failed", extra={"error": line})
+            self._record(successful=False)
             return
-        exchange()
-        house.toucher.use_lifetimes(settings.sessions.by_type())
+        install_handlers()
+        container.activity.use_lifetimes(settings.sessions.lifetimes_by_type())
         logs.configure(settings.logs.level, settings.logs.format)
-        self.settings, self.house = settings, house
-        self._note(successful=True)
+        self.settings, self.container = settings, container
+        self._record(successful=True)
         _log.info("reloaded")
-        for path in fixed:
-            _log.warning("%s was changed, and takes a restart", dotted(path))
+        for path in unchanged:
+            _log.warning("setting needs a restart", extra={"setting": format_path(path)})
 
-    def _note(self, *, successful: bool) -> None:
-        self.house.metrics.settings_read(self.house.means.clock.now(), successful=successful)
+    def _record(self, *, successful: bool) -> None:
+        now = self.container.context.clock.now()
+        self.container.metrics.record_reload(now, successful=successful)
 
 
-def merge_settings(present: Settings, read: Settings) -> tuple[Settings, list[SettingPath]]:
-    """Return the present settings with what a reload changes, and what it would have to."""
-    changed = [path for path, _ in leaves(Settings) if _at(present, path) != _at(read, path)]
-    fixed = [path for path in changed if not _reloaded(path)]
+def merge_settings(current: Settings, read: Settings) -> tuple[Settings, list[SettingPath]]:
+    """Return the current settings with the reloadable changes, and the changes left out."""
+    changed = [
+        path for path, _ in iter_settings(Settings) if _get(current, path) != _get(read, path)
+    ]
     for path in changed:
-        if _reloaded(path):
-            present = _with(present, path, _at(read, path))
-    return present, fixed
+        if _is_reloadable(path):
+            current = _replace(current, path, _get(read, path))
+    return current, [path for path in changed if not _is_reloadable(path)]
 
 
-def apply_settings(settings: Settings, house: Container) -> Container:
-    """Return the house under other rules, on the same stores. SettingsError: it cannot be."""
-    means = replace(
-        house.means,
-        ring=KeyRing(token_keys(settings)),
-        lifetimes=settings.sessions.by_type(),
-        limits=settings.sessions.limits(),
+def apply_settings(settings: Settings, container: Container) -> Container:
+    """Return a container with the rules of these settings, on the same stores.
+
+    Raise SettingsError if the token keys cannot be read.
+    """
+    context = replace(
+        container.context,
+        ring=KeyRing(read_token_keys(settings)),
+        lifetimes=settings.sessions.lifetimes_by_type(),
+        limits=settings.sessions.limits_by_type(),
     )
     return replace(
-        house,
-        means=means,
-        sessions=build_sessions(settings, means),
-        rotation=Rotation(means),
-        validator=build_validator(settings, means, house.roads, house.local, house.toucher),
-        binding=build_binding(settings, house.metrics, house.revoke_behind),
+        container,
+        context=context,
+        sessions=build_sessions(settings, context),
+        rotation=Rotation(context),
+        validator=build_validator(
+            settings, context, container.lookup_paths, container.memory, container.activity
+        ),
+        binding=build_binding(settings, container.metrics, container.background_revoker),
     )
 
 
-def must_go_together(settings: Settings) -> None:
-    """Refuse what two readings, right each by itself, have come to together."""
-    mistakes = []
+def check_combination(settings: Settings) -> None:
+    """Raise SettingsError if merged settings, each valid before, are wrong together."""
+    errors = []
     if settings.database_url is not None and not settings.token.keys:
-        mistakes.append("token.keys: required with database_url, which stays until a restart")
-    if mistakes:
-        raise SettingsError(mistakes)
+        errors.append("token.keys: required with database_url, which stays until a restart")
+    if errors:
+        raise SettingsError(errors)
 
 
-def _mistakes(error: Exception) -> Iterable[str]:
-    """Say what was wrong; of an error nobody foresaw not its words, which may repeat a setting."""
+def _error_lines(error: Exception) -> Iterable[str]:
+    """Return what was wrong. The text of an unexpected error is left out: it may hold a secret."""
     if isinstance(error, SettingsError):
         return error.errors
     return [f"unexpected {type(error).__name__}"]
 
 
-def _reloaded(path: SettingPath) -> bool:
-    return any(path[: len(known)] == known for known in RELOADED)
+def _is_reloadable(path: SettingPath) -> bool:
+    return any(path[: len(prefix)] == prefix for prefix in RELOADABLE)
 
 
-def _at(section: Any, path: SettingPath) -> Any:
+def _get(section: Any, path: SettingPath) -> Any:
     return reduce(getattr, map(str, path), section)
 
 
-def _with(section: Any, path: SettingPath, value: Any) -> Any:
-    """Return a section in which the setting at `path` has this value; both were checked before."""
+def _replace(section: Any, path: SettingPath, value: Any) -> Any:
+    """Return a section in which the setting at `path` has this value. It is not validated again."""
     name, rest = str(path[0]), path[1:]
-    below = _with(getattr(section, name), rest, value) if rest else value
-    return section.model_copy(update={name: below})
+    replaced = _replace(getattr(section, name), rest, value) if rest else value
+    return section.model_copy(update={name: replaced})

@@ -1,7 +1,8 @@
-"""Several workers at one address: started, watched, started again, and stopped together.
+"""The supervisor of several workers at one address: start, watch, restart and stop them together.
 
-A worker is an ordinary `sidegate serve` that inherits its listeners and answers to us. We open the
-ops door for all of them, and answer for none: without workers there is nobody at the gate.
+A worker is an ordinary `sidegate serve` that inherits its listeners. The supervisor opens the ops
+listener for all of them. It keeps no listener of the gate accepting: without workers no connection
+is accepted.
 """
 
 import asyncio
@@ -19,47 +20,54 @@ from typing import Final
 from sidegate.core.address import Address
 from sidegate.core.errors import CannotListen, SidegateError
 from sidegate.observability.merge_workers import merge_metrics
-from sidegate.runtime.file_limits import raise_limit
-from sidegate.settings import Settings, first_admin_key, token_keys
-from sidegate.settings.sources import SettingPath, variable_of
-from sidegate.web.ops.app import ops_handler
-from sidegate.web.ops.workers import Workers
+from sidegate.runtime.file_limits import raise_open_file_limit
+from sidegate.settings import Settings, read_admin_key, read_token_keys
+from sidegate.settings.sources import SettingPath, variable_name
+from sidegate.web.ops.app import build_ops_handler
+from sidegate.web.ops.workers import WorkerAggregator
 from sidegate.web.server.listener import Listener
 from sidegate.web.server.sockets import SharedListener
 
-# Seconds until one that ended is started again: at once, then longer and longer.
-_PAUSES: Final = (0.1, 0.5, 1.0, 5.0)
-# Seconds between two looks whether a worker has opened its doors.
-_LOOK: Final = 0.05
-# Seconds after which one that lives is forgiven that it was started again.
-_SETTLED: Final = 30.0
+# Seconds until a worker that exited is restarted: soon at first, then later and later.
+_RESTART_DELAYS: Final = (0.1, 0.5, 1.0, 5.0)
+# Seconds between two looks whether a worker has opened its listeners.
+_POLL_INTERVAL: Final = 0.05
+# Seconds after which a worker counts as stable: its next restart comes soon again.
+_STABLE_AFTER: Final = 30.0
+
+# -P: without it Python would import modules from the working directory, such as a `logging.py`.
+_WORKER_COMMAND: Final = (sys.executable, "-P", "-m", "sidegate")
+_PYTHONPATH: Final = "PYTHONPATH"
 
 _log: Final = logging.getLogger("sidegate.supervisor")
 
 
 class WorkerFailed(SidegateError):
-    """The workers cannot begin: their own words say why. `status` is what one ended with."""
+    """No worker could start. The reason is on the worker's own stderr.
+
+    `status` is the exit status of the first one that failed.
+    """
 
     def __init__(self, status: int) -> None:
-        super().__init__(f"a worker ended with {status}")
+        super().__init__(f"a worker exited with status {status}")
         self.status = status
 
 
 @dataclass
 class _Worker:
-    """One place for a process, and whoever has it at the moment."""
+    """A numbered place for a process, and the process that runs there at present."""
 
     number: int
     environment: Mapping[str, str]
     ops: Path
     process: asyncio.subprocess.Process | None = None
     failures: int = 0
-    takes_signals: bool = False  # its ops door is open; before, SIGHUP would end it
+    takes_signals: bool = False  # its ops listener is open; before that, SIGHUP would end it
     reload_pending: bool = False  # SIGHUP is sent as soon as it takes signals
 
 
 class Supervisor:
-    """Keeps as many workers alive as it is given places."""
+    """Keeps one process running for each worker."""
 
     def __init__(
         self,
@@ -67,104 +75,105 @@ class Supervisor:
         listeners: Mapping[str, SharedListener],
         command: Sequence[str],
     ) -> None:
-        """`listeners`: at which address each door of the workers opens, by its name."""
+        """`listeners` are those that the workers inherit, by name."""
         self._workers = workers
         self._listeners = listeners
         self._command = command
         self._stopping = asyncio.Event()
         self._failed: int | None = None
-        self._proven = False  # some worker has opened its doors
+        self._any_started = False  # some worker has opened its listeners
 
-    def draining(self) -> bool:
-        """Say whether the workers have been told to end."""
+    def is_draining(self) -> bool:
+        """Return whether the workers have been asked to stop."""
         return self._stopping.is_set()
 
     def stop(self) -> None:
-        """Let every worker drain and end."""
+        """Let every worker drain and exit."""
         self._stopping.set()
-        # First: a Unix socket of which we kept a copy would let clients wait for nobody.
+        # First: with a copy of a Unix socket kept here, clients would wait for a closed listener.
         for listener in self._listeners.values():
-            listener.leave()
+            listener.release()
         for worker in self._workers:
-            _send(worker, signal.SIGTERM)
+            _send_signal(worker, signal.SIGTERM)
 
     def reload(self) -> None:
-        """Let every worker read the settings again. One that is starting does so when it can."""
+        """Let every worker reload its settings. One that is starting does so when it can."""
         for worker in self._workers:
             if worker.takes_signals:
-                _send(worker, signal.SIGHUP)
+                _send_signal(worker, signal.SIGHUP)
             else:
                 worker.reload_pending = True
 
     async def run(self) -> None:
-        """Keep the workers alive until `stop`. WorkerFailed: they could not begin."""
-        await asyncio.gather(*(self._keep_alive(worker) for worker in self._workers))
+        """Keep the workers running until `stop`. Raise WorkerFailed if none could start."""
+        await asyncio.gather(*(self._keep_running(worker) for worker in self._workers))
         if self._failed is not None:
             raise WorkerFailed(self._failed)
 
-    async def _keep_alive(self, worker: _Worker) -> None:
-        while not self.draining():
-            status = await self._lived(worker)
-            if self.draining():
+    async def _keep_running(self, worker: _Worker) -> None:
+        while not self.is_draining():
+            status = await self._run_process(worker)
+            if self.is_draining():
                 return
-            if status > 0 and not self._proven:
-                self._failed = status  # wrong settings, a wrong schema: they do not mend themselves
+            if status > 0 and not self._any_started:
+                self._failed = status  # wrong settings or a wrong schema: a restart is no help
                 self.stop()
                 return
-            await self._pause(worker, status)
+            await self._wait_for_restart(worker, status)
 
-    async def _lived(self, worker: _Worker) -> int:
-        """Start it, and return what it ended with."""
+    async def _run_process(self, worker: _Worker) -> int:
+        """Start a process, and return its exit status when it has ended."""
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        started = loop.time()
         worker.takes_signals = worker.reload_pending = False
-        worker.ops.unlink(missing_ok=True)  # of one that was killed
+        worker.ops.unlink(missing_ok=True)  # left behind by a process that was killed
         try:
-            worker.process = await self._started(worker)
-        except OSError as error:  # no memory, no room, no descriptor: the others live
-            _log.error("a worker cannot be started: %s", os.strerror(error.errno or 0))
+            worker.process = await self._start_process(worker)
+        except OSError as error:  # no memory or no file descriptor: the other workers go on
+            reason = os.strerror(error.errno or 0)
+            _log.error("worker start failed", extra={"worker": worker.number, "error": reason})
             return -1
-        if self.draining():  # told before there was anybody to tell
+        if self.is_draining():  # `stop` was called before there was a process to signal
             worker.process.terminate()
-        proving = asyncio.create_task(self._prove(worker))
+        watching = asyncio.create_task(self._watch_start(worker))
         status = await worker.process.wait()
         worker.takes_signals = False
-        proving.cancel()
-        if loop.time() - began > _SETTLED:
+        watching.cancel()
+        if loop.time() - started > _STABLE_AFTER:
             worker.failures = 0
         return status
 
-    async def _started(self, worker: _Worker) -> asyncio.subprocess.Process:
-        with ExitStack() as lending:
+    async def _start_process(self, worker: _Worker) -> asyncio.subprocess.Process:
+        with ExitStack() as exit_stack:
             descriptors = {
-                name: lending.enter_context(listener.lent())
+                name: exit_stack.enter_context(listener.lend_descriptor())
                 for name, listener in self._listeners.items()
             }
             return await asyncio.create_subprocess_exec(
                 *self._command,
-                env=_environment(worker.environment, _listen_settings(descriptors)),
+                env=build_worker_environment(worker.environment, _listen_settings(descriptors)),
                 pass_fds=list(descriptors.values()),
-                stdin=asyncio.subprocess.PIPE,  # whose end it notices, should we be killed
+                stdin=asyncio.subprocess.PIPE,  # its end of file tells that the supervisor died
             )
 
-    async def _prove(self, worker: _Worker) -> None:
-        while not worker.ops.exists():  # noqa: ASYNC110  # nobody tells us
-            await asyncio.sleep(_LOOK)
-        self._proven = worker.takes_signals = True
+    async def _watch_start(self, worker: _Worker) -> None:
+        while not worker.ops.exists():  # noqa: ASYNC110  # there is no notification of it
+            await asyncio.sleep(_POLL_INTERVAL)
+        self._any_started = worker.takes_signals = True
         if worker.reload_pending:  # it may have read the settings before they changed
-            _send(worker, signal.SIGHUP)
+            _send_signal(worker, signal.SIGHUP)
 
-    async def _pause(self, worker: _Worker, status: int) -> None:
-        seconds = _PAUSES[min(worker.failures, len(_PAUSES) - 1)]
+    async def _wait_for_restart(self, worker: _Worker, status: int) -> None:
+        delay = _RESTART_DELAYS[min(worker.failures, len(_RESTART_DELAYS) - 1)]
         worker.failures += 1
-        about = {"worker": worker.number, "status": status, "pause_seconds": seconds}
-        _log.error("a worker ended; it is started again", extra=about)
+        fields = {"worker": worker.number, "status": status, "restart_delay_seconds": delay}
+        _log.error("worker exited", extra=fields)
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(delay):
                 await self._stopping.wait()
 
 
-def _send(worker: _Worker, number: signal.Signals) -> None:
+def _send_signal(worker: _Worker, number: signal.Signals) -> None:
     if worker.process is not None and worker.process.returncode is None:
         worker.process.send_signal(number)
 
@@ -174,81 +183,96 @@ async def supervise(
 ) -> None:
     """Serve with `settings.workers` processes until SIGTERM or SIGINT.
 
-    `arguments` are those of the command line that a worker is started with. CannotListen: an
-    address is taken. WorkerFailed: no worker could begin.
+    `arguments` are those of a worker's command line. Raise CannotListen if an address is taken, and
+    WorkerFailed if no worker could start.
     """
-    raise_limit()
-    token_keys(settings)  # made once, if they are to be made
-    async with AsyncExitStack() as cellar:
-        folder = Path(cellar.enter_context(tempfile.TemporaryDirectory(prefix="sidegate-")))
-        listeners = _listeners(settings)
+    raise_open_file_limit()
+    read_token_keys(settings)  # writes the file of keys once, before several workers would
+    async with AsyncExitStack() as exit_stack:
+        folder = Path(exit_stack.enter_context(tempfile.TemporaryDirectory(prefix="sidegate-")))
+        listeners = _reserve_listeners(settings)
         for listener in listeners.values():
-            cellar.callback(listener.close)
-        workers = [_place(number, folder, environ) for number in range(settings.workers)]
-        command = [sys.executable, "-m", "sidegate", *arguments]
-        supervisor = Supervisor(workers, listeners, command)
+            exit_stack.callback(listener.close)
+        workers = [_build_worker(number, folder, environ) for number in range(settings.workers)]
+        supervisor = Supervisor(workers, listeners, [*_WORKER_COMMAND, *arguments])
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, supervisor.stop)
         loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
-        await cellar.enter_async_context(_ops_door(settings, supervisor, workers))
+        await exit_stack.enter_async_context(_open_ops_listener(settings, supervisor, workers))
         await supervisor.run()
 
 
-def _listeners(settings: Settings) -> dict[str, SharedListener]:
-    """Take the addresses of the doors that the workers open."""
-    doors = {"gate": (settings.gate.listen, settings.gate.socket_mode)}
-    # A port is taken without a key, too: a worker that is started again may find one.
-    if settings.admin.keys or first_admin_key(settings) or settings.admin.listen.path is None:
-        doors["admin"] = (settings.admin.listen, 0o600)
-    return {name: _listener(name, address, mode) for name, (address, mode) in doors.items()}
+def _reserve_listeners(settings: Settings) -> dict[str, SharedListener]:
+    """Reserve the addresses of the listeners that the workers open."""
+    addresses = {"gate": (settings.gate.listen, settings.gate.socket_mode)}
+    # Without an admin key a port is reserved, too: a worker that is restarted may find a key.
+    if settings.admin.keys or read_admin_key(settings) or settings.admin.listen.path is None:
+        addresses["admin"] = (settings.admin.listen, 0o600)
+    return {
+        name: _reserve_listener(name, address, mode) for name, (address, mode) in addresses.items()
+    }
 
 
-def _listener(name: str, address: Address, mode: int) -> SharedListener:
+def _reserve_listener(name: str, address: Address, mode: int) -> SharedListener:
     try:
         return SharedListener.open(address, socket_mode=mode)
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else "no such address"
-        raise CannotListen(f"the {name} door cannot open at {address}: {why}") from error
+        reason = os.strerror(error.errno) if error.errno else "no such address"
+        raise CannotListen(f"the {name} listener cannot open at {address}: {reason}") from error
 
 
-def _place(number: int, folder: Path, environ: Mapping[str, str]) -> _Worker:
+def _build_worker(number: int, folder: Path, environ: Mapping[str, str]) -> _Worker:
     ops = folder / f"{number}.sock"
-    told: dict[SettingPath, str] = {
+    settings: dict[SettingPath, str] = {
         ("workers",): "1",
         ("jobs",): "true" if number == 0 else "false",
         ("ops", "listen"): f"unix:{ops}",
     }
-    return _Worker(number, _environment(environ, told), ops)
+    return _Worker(number, build_worker_environment(environ, settings), ops)
 
 
 def _listen_settings(descriptors: Mapping[str, int]) -> dict[SettingPath, str]:
     return {(name, "listen"): f"fd:{descriptor}" for name, descriptor in descriptors.items()}
 
 
-def _environment(environ: Mapping[str, str], settings: Mapping[SettingPath, str]) -> dict[str, str]:
-    """Return the environment in which these settings are told, and nothing else about them."""
-    ours = {variable_of(path): text for path, text in settings.items()}
+def build_worker_environment(
+    environ: Mapping[str, str], settings: Mapping[SettingPath, str]
+) -> dict[str, str]:
+    """Return the environment of a worker: other settings of the same paths are replaced.
+
+    Nothing is imported from the working directory: it is dropped from PYTHONPATH.
+    """
+    variables = {variable_name(path): text for path, text in settings.items()}
     others = {
-        name: text for name, text in environ.items() if name.removesuffix("_FILE") not in ours
+        name: text for name, text in environ.items() if name.removesuffix("_FILE") not in variables
     }
-    return others | ours
+    if _PYTHONPATH in others:
+        others[_PYTHONPATH] = _without_working_directory(others[_PYTHONPATH])
+    return others | variables
+
+
+def _without_working_directory(search_path: str) -> str:
+    """Drop the entries that mean the working directory: an empty one does, too."""
+    here = Path.cwd()
+    entries = search_path.split(os.pathsep)
+    return os.pathsep.join(entry for entry in entries if here != Path(entry).resolve())
 
 
 @asynccontextmanager
-async def _ops_door(
+async def _open_ops_listener(
     settings: Settings, supervisor: Supervisor, workers: Sequence[_Worker]
 ) -> AsyncIterator[None]:
-    asked = Workers(
+    aggregator = WorkerAggregator(
         {str(worker.number): str(worker.ops) for worker in workers},
         merge=merge_metrics,
-        draining=supervisor.draining,
+        is_draining=supervisor.is_draining,
     )
-
-    door = Listener("ops", ops_handler(asked, asked.scraped), on_bad_request=lambda: None)
-    where = await door.open(settings.ops.listen, socket_mode=0o600)
-    _log.info("ops door open", extra={"address": str(where)})
+    handler = build_ops_handler(aggregator, aggregator.collect)
+    listener = Listener("ops", handler, on_bad_request=lambda: None)
+    bound = await listener.open(settings.ops.listen, socket_mode=0o600)
+    _log.info("listener open", extra={"listener": "ops", "address": str(bound)})
     try:
         yield
     finally:
-        await door.close(patience=settings.drain.timeout.total_seconds())
+        await listener.close(drain_timeout=settings.drain.timeout.total_seconds())

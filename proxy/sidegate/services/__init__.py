@@ -1,1 +1,1 @@
-"""What Sidegate does: validate a request's token, and carry a session through its life."""
+"""The operations of Sidegate, independent of HTTP and of concrete stores."""

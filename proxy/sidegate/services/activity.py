@@ -1,8 +1,8 @@
-"""Note that sessions were seen, without making anybody wait: bounded, batched, throttled.
+"""Record session activity: buffered, throttled, and written in batches.
 
-A session is written at most once per threshold, and what is noted is written within one. So the
-stored last_seen_at lags behind by at most a threshold (and a session that comes back after a long
-silence is written at once): nobody who keeps coming back looks idle on another instance.
+A session is written at most once per touch threshold, and a touch is written within one threshold.
+So the stored last_seen_at lags by at most the threshold, and a session in use does not look idle
+on another instance. A session that returns after a longer pause is written at the next flush.
 """
 
 import asyncio
@@ -20,121 +20,124 @@ from sidegate.core.session import Session, SessionId
 from sidegate.core.session_type import SessionType
 from sidegate.services.publisher import put_copies
 
-# One statement's worth: it holds its rows' locks for a few milliseconds.
-_BATCH: Final = 500
+# Sessions in one statement: it holds its row locks for a few milliseconds.
+_BATCH_SIZE: Final = 500
 
-Counted = Callable[[str, int], None]
-"""Told what became of how many touches: written, failed (tried again) or dropped."""
+CountTouches = Callable[[str, int], None]
+"""Called with an outcome (written, failed or dropped) and a number of touches."""
 
 
 @dataclass(slots=True)
-class _Note:
+class _BufferedTouch:
     seen_at: datetime
     times: int
     due: float  # by the monotonic clock
 
 
 class ActivityRecorder:
-    """Collects what was seen, and writes it down behind everybody's back."""
+    """Buffers touches in memory and writes them in the background."""
 
     def __init__(
         self,
         durable: DurableStore,
         *,
-        hot: Sequence[SessionCache],
+        caches: Sequence[SessionCache],
         lifetimes: Mapping[SessionType, Lifetimes],
         clock: Clock,
-        keep_near: Callable[[Session], object],
-        counted: Counted,
-        max_notes: int = 100_000,
-        patience: float = 5.0,
+        touch_memory: Callable[[Session], object],
+        count: CountTouches,
+        max_buffered: int = 100_000,
+        timeout: float = 5.0,
     ) -> None:
-        """Hold at most `max_notes` sessions' notes; beyond that they are dropped, and counted.
+        """Buffer at most `max_buffered` sessions; drop and count touches of further ones.
 
-        `keep_near` takes a copy into this process's memory at once. `patience` is how many seconds
-        a silent store is waited for, also when all is over.
+        `touch_memory` puts a copy into this process's memory at once. `timeout` is in seconds and
+        limits each flush of `run`, the last one included.
         """
         self._durable = durable
-        self._hot = hot
+        self._caches = caches
         self.use_lifetimes(lifetimes)
         self._clock = clock
-        self._keep_near = keep_near
-        self._counted = counted
-        self._max_notes = max_notes
-        self._patience = patience
-        self._notes: dict[SessionId, _Note] = {}
+        self._touch_memory = touch_memory
+        self._count = count
+        self._max_buffered = max_buffered
+        self._timeout = timeout
+        self._buffer: dict[SessionId, _BufferedTouch] = {}
 
     def use_lifetimes(self, lifetimes: Mapping[SessionType, Lifetimes]) -> None:
-        """From now on write a session once per these thresholds."""
+        """Apply these touch thresholds from now on."""
         self._thresholds = {type_: each.touch_threshold for type_, each in lifetimes.items()}
 
     def on_allowed(self, session: Session, at: datetime) -> None:
-        """Note that `session`, which is alive, was seen. Never waits and never fails."""
+        """Record that the active `session` was used at `at`. Never waits and never fails."""
         overdue = at - session.last_seen_at >= self._thresholds[session.type]
         if overdue:
-            # The others learn of it when it is written. Here it must not look idle until then.
-            self._remember(session, at)
-        note = self._notes.get(session.id)
-        if note is not None:
-            note.seen_at = at
-            note.times += 1
+            # Other instances see it once it is written. Here it must not look idle until then.
+            self._touch_copy(session, at)
+        touch = self._buffer.get(session.id)
+        if touch is not None:
+            touch.seen_at = at
+            touch.times += 1
             if overdue:
-                note.due = 0.0
-        elif len(self._notes) < self._max_notes:
+                touch.due = 0.0
+        elif len(self._buffer) < self._max_buffered:
             wait = 0.0 if overdue else self._thresholds[session.type].total_seconds()
-            self._notes[session.id] = _Note(at, 1, self._clock.monotonic() + wait)
+            self._buffer[session.id] = _BufferedTouch(at, 1, self._clock.monotonic() + wait)
         else:
-            self._counted("dropped", 1)
+            self._count("dropped", 1)
 
-    async def run(self, every: float) -> NoReturn:
-        """Write what is due every so many seconds, until cancelled; then write the rest."""
+    async def run(self, interval: float) -> NoReturn:
+        """Flush every `interval` seconds until cancelled; then flush the rest."""
         try:
             while True:
-                await asyncio.sleep(every)
+                await asyncio.sleep(interval)
                 await self._flush_in_time(everything=False)
         finally:
             await self._flush_in_time(everything=True)
 
     async def flush(self, *, everything: bool = False) -> None:
-        """Write what is due. What cannot be written is noted again and tried next time."""
+        """Write the touches that are due. A touch that cannot be written stays buffered."""
         now = self._clock.monotonic()
-        due = [each for each in self._notes.items() if everything or each[1].due <= now]
-        for start in range(0, len(due), _BATCH):
-            await self._write(dict(due[start : start + _BATCH]))
+        due = [each for each in self._buffer.items() if everything or each[1].due <= now]
+        for start in range(0, len(due), _BATCH_SIZE):
+            await self._write(dict(due[start : start + _BATCH_SIZE]))
 
     async def _flush_in_time(self, *, everything: bool) -> None:
-        with suppress(TimeoutError):  # what was not written is noted still
-            async with asyncio.timeout(self._patience):
+        with suppress(TimeoutError):  # what was not written is still buffered
+            async with asyncio.timeout(self._timeout):
                 await self.flush(everything=everything)
 
-    async def _write(self, notes: Mapping[SessionId, _Note]) -> None:
-        for session_id in notes:
-            del self._notes[session_id]  # whoever is seen from here on is noted anew
+    async def _write(self, batch: Mapping[SessionId, _BufferedTouch]) -> None:
+        for session_id in batch:
+            del self._buffer[session_id]  # activity from here on is buffered anew
         try:
             touched = await self._durable.touch(
-                [Touch(session_id, note.seen_at, note.times) for session_id, note in notes.items()]
+                [
+                    Touch(session_id, touch.seen_at, touch.times)
+                    for session_id, touch in batch.items()
+                ]
             )
         except StoreUnavailable:
-            self._counted("failed", len(notes))
-            self._keep(notes)
+            self._count("failed", len(batch))
+            self._put_back(batch)
             return
         except asyncio.CancelledError:
-            self._keep(notes)  # perhaps it was written: rather counted twice than never
+            self._put_back(batch)  # it may have been written: counting twice beats losing it
             raise
-        self._counted("written", len(notes))
-        # Not what was noted but what is true: it may have been revoked since.
-        await put_copies(touched, self._hot)
+        self._count("written", len(batch))
+        # The stored state, not the buffered one: the session may have been revoked since.
+        await put_copies(touched, self._caches)
 
-    def _keep(self, notes: Mapping[SessionId, _Note]) -> None:
-        for session_id, old in notes.items():
-            newer = self._notes.get(session_id)
+    def _put_back(self, batch: Mapping[SessionId, _BufferedTouch]) -> None:
+        for session_id, old in batch.items():
+            newer = self._buffer.get(session_id)
             if newer is not None:
                 newer.times += old.times
-            elif len(self._notes) < self._max_notes:
-                self._notes[session_id] = old
+            elif len(self._buffer) < self._max_buffered:
+                self._buffer[session_id] = old
             else:
-                self._counted("dropped", 1)
+                self._count("dropped", 1)
 
-    def _remember(self, session: Session, at: datetime) -> None:
-        with suppress(SessionEnded):  # seen in the moment of its end
-            self._keep_near(session.touched(at))
+    def _touch_copy(self, session: Session, at: datetime) -> None:
+        with suppress(SessionEnded):  # it ended between the verdict and this call
+            self._touch_memory(session.touched(at))

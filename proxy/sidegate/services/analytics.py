@@ -1,7 +1,7 @@
-"""Analytics: take a sample of all sessions each interval, and tell what the samples say.
+"""Analytics: sample all sessions once per interval, and report from the samples.
 
-A request reads samples only. What has to look at every session is done here, behind everybody's
-back, by one instance of all at a time: the durable store says whose turn it is.
+Requests read samples only. Reading every session is done in the background, by one instance at a
+time, which the durable store elects.
 """
 
 import asyncio
@@ -10,97 +10,99 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Final, NoReturn
 
-from sidegate.core.analytics import KEPT, WINDOWS, Report, Sample, report
+from sidegate.core.analytics import SAMPLE_RETENTION, WINDOWS, Report, Sample, build_report
 from sidegate.core.clock import Clock
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.protocols import AnalyticsStore
 
-# What one search may find: each reads every session, so that after a long absence a few are to do.
-_FOUND: Final = 50_000
-_BATCH: Final = 1000
-# Between two batches, so that a large backlog does not keep the store from everybody else.
-_BREATH: Final = 0.01
-# Samples that may go with each that comes: where a clock jumps ahead, not all of them are too old.
-_FORGOTTEN_AT_ONCE: Final = 5
-# Seconds after which a round counts as failed: many more than it takes to count ten million
-# sessions. A backlog that is longer than that is gone on with in the next round.
-_PATIENCE: Final = 60.0
+# Ended sessions found by one scan. Each scan reads every session, so a backlog must need few.
+_SCAN_LIMIT: Final = 50_000
+_BATCH_SIZE: Final = 1000
+# Seconds between two batches, so that a large backlog leaves the store to other clients.
+_BATCH_PAUSE: Final = 0.01
+# Samples deleted per sample taken: after a clock jumps ahead, not all of them are too old.
+_MAX_DELETED: Final = 5
+# Seconds for one round: many more than it takes to count ten million sessions. A backlog that
+# takes longer is continued in the next round.
+_TIMEOUT: Final = 60.0
 
 _log: Final = logging.getLogger("sidegate.analytics")
 
 
 class Analytics:
-    """Takes the samples when it is this instance's turn, and reports from them."""
+    """Takes samples in turn with other instances, and reports from all of them."""
 
     def __init__(
         self,
         store: AnalyticsStore,
         *,
-        every: timedelta,
+        interval: timedelta,
         clock: Clock,
-        counted: Callable[[str], None],
-        told: Callable[[Report], None],
+        count: Callable[[str], None],
+        on_report: Callable[[Report], None],
     ) -> None:
-        """`counted` is told `taken` or `failed`, `told` the report of each round."""
+        """Call `count` with `taken` or `failed`, and `on_report` once per round."""
         self._store = store
-        self._every = every
+        self._interval = interval
         self._clock = clock
-        self._counted = counted
-        self._told = told
+        self._count = count
+        self._on_report = on_report
 
     async def run(self, *, sampling: bool = True) -> NoReturn:
-        """Go round each interval, until cancelled. A failure is tried again next time.
+        """Run a round each interval until cancelled; retry a failed one at the next.
 
-        Without `sampling` it is left to others to take samples, and told what they say.
+        Without `sampling`, only publish reports of the samples that other instances take.
         """
         while True:
             try:
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(_TIMEOUT):
                     if sampling:
                         await self.sample()
-                    await self.tell()
-            except (StoreUnavailable, UnreadableRecord, TimeoutError) as trouble:
-                self._counted("failed")
-                _log.warning("no sample of the sessions: %r", trouble)
-            await asyncio.sleep(self._every.total_seconds())
+                    await self.publish()
+            except (StoreUnavailable, UnreadableRecord, TimeoutError) as error:
+                self._count("failed")
+                _log.warning("analytics sample failed", extra={"error": repr(error)})
+            await asyncio.sleep(self._interval.total_seconds())
 
     async def sample(self) -> bool:
-        """Take a sample if one is due; say whether it was."""
-        begun = self._clock.now()
-        if not await self._store.take_turn(begun, self._every):
+        """Take a sample if one is due. Return whether one was taken."""
+        started_at = self._clock.now()
+        if not await self._store.reserve_sample(started_at, self._interval):
             return False
-        await _all(lambda limit: self._store.note_ends(begun, limit=limit), _FOUND)
-        await _all(lambda limit: self._store.add_up(limit=limit), _BATCH)
+        await _repeat(
+            lambda limit: self._store.record_expired(started_at, limit=limit), _SCAN_LIMIT
+        )
+        await _repeat(lambda limit: self._store.add_to_totals(limit=limit), _BATCH_SIZE)
         at = self._clock.now()
-        living = await self._store.living(at)
-        await self._store.keep(Sample(at, living, await self._store.totals()))
-        await self._store.forget(at - KEPT, limit=_FORGOTTEN_AT_ONCE)
-        self._counted("taken")
+        active = await self._store.count_active(at)
+        await self._store.save_sample(Sample(at, active, await self._store.read_totals()))
+        await self._store.delete_samples(at - SAMPLE_RETENTION, limit=_MAX_DELETED)
+        self._count("taken")
         return True
 
-    async def tell(self) -> None:
-        """Tell what the samples say, whoever has taken them; nothing before the first."""
-        found = await self.report()
-        if found is not None:
-            self._told(found)
+    async def publish(self) -> None:
+        """Pass the current report to `on_report`. Before the first sample, do nothing."""
+        current = await self.read_report()
+        if current is not None:
+            self._on_report(current)
 
-    async def report(self) -> Report | None:
-        """Return what the samples say; None: none has been taken yet."""
-        last = await self._store.last()
+    async def read_report(self) -> Report | None:
+        """Return the report up to the last sample, or None before the first sample."""
+        last = await self._store.read_last_sample()
         if last is None:
             return None
         windows = {}
         for name, length in WINDOWS.items():
-            window = await self._store.window(last.at - length, last.at)
-            if window is None:  # all of them have been forgotten since
+            window = await self._store.read_window(last.at - length, last.at)
+            if window is None:  # all samples were deleted meanwhile
                 return None
             windows[name] = window
-        return report(last, windows)
+        return build_report(last, windows)
 
 
-async def _all(step: Callable[[int], Awaitable[int]], limit: int) -> None:
-    """Go step by step until there is nothing left."""
+async def _repeat(step: Callable[[int], Awaitable[int]], limit: int) -> None:
+    """Run `step` until it handles fewer than `limit` rows."""
     while True:
         if await step(limit) < limit:
             return
-        await asyncio.sleep(_BREATH)
+        await asyncio.sleep(_BATCH_PAUSE)

@@ -1,4 +1,4 @@
-"""The audit trail: seal what was done, verify the chain, show it, and forget what is too old."""
+"""Seal, verify, list and delete audit events, which database triggers write."""
 
 import asyncio
 import logging
@@ -7,22 +7,30 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, NoReturn
 
-from sidegate.core.audit import BEFORE_ALL, AuditEvent, AuditFilter, Seal, holding, sealed
+from sidegate.core.audit import (
+    CHAIN_START,
+    AuditEvent,
+    AuditFilter,
+    Seal,
+    seal_events,
+    select_intact,
+)
 from sidegate.core.clock import Clock
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.protocols import AuditLog
 
-_BATCH: Final = 500
-# Seconds without an answer after which a round counts as failed, and the next one begins.
-_PATIENCE: Final = 10.0
+_BATCH_SIZE: Final = 500
+# Seconds for one step of a round.
+_TIMEOUT: Final = 10.0
 
 _log: Final = logging.getLogger("sidegate.audit")
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
-    """So many events were read, and the chain holds up to and with `head`, but no further if
-    `broken` says why.
+class VerifyProgress:
+    """How many events were read, and the last seal up to which the chain is valid.
+
+    `broken` says why it is not valid beyond `head`; None: no break was found.
     """
 
     events: int
@@ -31,7 +39,7 @@ class Verified:
 
 
 class AuditSealer:
-    """What there is to do with the trail. Events are written by the store, with each change."""
+    """Seals, verifies and trims the audit trail."""
 
     def __init__(
         self,
@@ -39,71 +47,74 @@ class AuditSealer:
         *,
         retention: timedelta,
         clock: Clock,
-        counted: Callable[[str, int], None],
+        count: Callable[[str, int], None],
     ) -> None:
-        """`counted` is told `sealed` or `forgotten` with how many events, and `failed` with 1."""
+        """Call `count` with `sealed` or `deleted` and how many events, or (`failed`, 1)."""
         self._audit = log
         self._retention = retention
         self._clock = clock
-        self._counted = counted
+        self._count = count
 
-    async def events(
+    async def list_events(
         self, wanted: AuditFilter, *, limit: int, before: int | None = None
     ) -> list[AuditEvent]:
         """Return a page of events, the newest first, below the number `before`."""
-        return await self._audit.events(wanted, limit=limit, before=before)
+        return await self._audit.list_events(wanted, limit=limit, before=before)
 
-    async def run(self, every: float) -> NoReturn:
-        """Seal and forget every so many seconds, until cancelled. A failure is tried again."""
+    async def run(self, interval: float) -> NoReturn:
+        """Seal and delete every `interval` seconds until cancelled; retry failures then."""
         while True:
-            for step in (self.seal, self.forget):
+            for step in (self.seal, self.delete_expired):
                 try:
-                    async with asyncio.timeout(_PATIENCE):
+                    async with asyncio.timeout(_TIMEOUT):
                         await step()
-                except (StoreUnavailable, UnreadableRecord, TimeoutError) as trouble:
-                    self._counted("failed", 1)
-                    _log.warning("the audit trail: %s failed: %r", step.__name__, trouble)
-            await asyncio.sleep(every)
+                except (StoreUnavailable, UnreadableRecord, TimeoutError) as error:
+                    self._count("failed", 1)
+                    extra = {"step": step.__name__, "error": repr(error)}
+                    _log.warning("audit trail maintenance failed", extra=extra)
+            await asyncio.sleep(interval)
 
     async def seal(self) -> int:
-        """Seal what is not yet, unless another instance is at it; return how many events."""
+        """Seal all unsealed events and return how many; stop if another instance does."""
         total = 0
         while True:
-            # The head first: events that another instance seals after this are not ours to place.
-            head = await self._audit.head()
-            events = await self._audit.unsealed(limit=_BATCH)
-            seals = [(event.number, seal) for event, seal in sealed(head, events)]
-            if not seals or not await self._audit.seal(seals):
+            # The head first: events that another instance seals after this must not be placed here.
+            head = await self._audit.read_head()
+            events = await self._audit.list_unsealed(limit=_BATCH_SIZE)
+            seals = [(event.number, seal) for event, seal in seal_events(head, events)]
+            if not seals or not await self._audit.add_seals(seals):
                 return total
-            self._counted("sealed", len(seals))
+            self._count("sealed", len(seals))
             total += len(seals)
 
-    async def forget(self) -> int:
-        """Delete a batch of what is older than the retention; return how many events."""
+    async def delete_expired(self) -> int:
+        """Delete a batch of events older than the retention; return how many."""
         before = self._clock.now() - self._retention
-        forgotten = await self._audit.forget(before, limit=_BATCH)
-        self._counted("forgotten", forgotten)
-        return forgotten
+        deleted = await self._audit.delete_oldest(before, limit=_BATCH_SIZE)
+        self._count("deleted", deleted)
+        return deleted
 
-    async def verify(self, known: Seal = BEFORE_ALL) -> AsyncIterator[Verified]:
-        """Yield how far the chain holds, after each batch until its end or the first break.
+    async def verify(self, known: Seal = CHAIN_START) -> AsyncIterator[VerifyProgress]:
+        """Yield the progress after each batch, up to the first break or the end.
 
-        `known` is a seal somebody has written down earlier: only with one can it be noticed that
-        the chain was made anew, or that its end is missing.
+        `known` is a seal recorded earlier, outside the database. Only with one is it detected that
+        the chain was rebuilt or that its end is missing.
         """
-        events, head = 0, await self._audit.anchor()
-        while page := await self._audit.chain(after=head.link, limit=_BATCH):
-            held = holding(head, page)
-            if any(found.link == known.link and found != known for _, found in held):
-                yield Verified(events, head, f"link {known.link} is not the one that was known")
+        events, head = 0, await self._audit.read_anchor()
+        while page := await self._audit.list_sealed(after=head.link, limit=_BATCH_SIZE):
+            intact = select_intact(head, page)
+            if any(found.link == known.link and found != known for _, found in intact):
+                yield VerifyProgress(events, head, f"link {known.link} differs from the known seal")
                 return
-            events, head = events + len(held), held[-1][1] if held else head
-            if len(held) < len(page):
-                anchor = await self._audit.anchor()
+            events, head = events + len(intact), intact[-1][1] if intact else head
+            if len(intact) < len(page):
+                anchor = await self._audit.read_anchor()
                 if anchor.link <= head.link:
-                    yield Verified(events, head, f"link {head.link + 1} does not hold")
+                    yield VerifyProgress(
+                        events, head, f"link {head.link + 1} does not match its seal"
+                    )
                     return
-                head = anchor  # the retention has overtaken us
-            yield Verified(events, head)
-        missing = f"link {known.link}, which was known, is missing"
-        yield Verified(events, head, missing if head.link < known.link else None)
+                head = anchor  # the retention has deleted events meanwhile
+            yield VerifyProgress(events, head)
+        missing = f"link {known.link} of the known seal is missing"
+        yield VerifyProgress(events, head, missing if head.link < known.link else None)

@@ -1,4 +1,4 @@
-"""End the sessions of which a provider says that they are over, once for each logout token."""
+"""OIDC back-channel logout: revoke the sessions of a logout token, once per token."""
 
 from typing import Final
 
@@ -13,27 +13,28 @@ _REASON: Final = "logout"
 
 
 class BackchannelLogout:
-    """Obeys logout tokens that have been read and found right."""
+    """Processes logout tokens that have been validated."""
 
-    def __init__(self, memory: LogoutTokenStore, sessions: Sessions, *, clock: Clock) -> None:
-        self._memory = memory
+    def __init__(self, tokens: LogoutTokenStore, sessions: Sessions, *, clock: Clock) -> None:
+        self._tokens = tokens
         self._sessions = sessions
         self._clock = clock
 
     async def process(self, logout: Logout, *, by: Actor) -> int:
-        """End every living session that is meant, and return how many.
+        """Revoke every active session that matches, and return how many.
 
-        ReplayedLogout: its token was obeyed before, on whichever instance. StoreUnavailable: some
-        may live on, and the same token may be sent again, for it is remembered only when all have
-        ended: a provider that is told to come back must not be turned away then.
+        Raise ReplayedLogout if its token was processed before, on any instance. Raise
+        StoreUnavailable if some sessions may still be active; the same token may be sent again. A
+        token is recorded only after all its sessions have ended, so that the provider's retry of a
+        failed request is not refused as a replay.
         """
-        if await self._memory.was_processed(logout.id):
+        if await self._tokens.is_processed(logout.id):
             raise ReplayedLogout
         ended = 0
         for condition in logout.conditions():
             async for number in self._sessions.revoke_where(condition, by=by, reason=_REASON):
                 ended += number
         at = self._clock.now()
-        if not await self._memory.remember(logout.id, until=logout.until, at=at):
-            raise ReplayedLogout  # sent twice at once: both have ended the same, one is told so
+        if not await self._tokens.mark_processed(logout.id, until=logout.until, at=at):
+            raise ReplayedLogout  # a concurrent duplicate: one of the two requests succeeds
         return ended

@@ -1,4 +1,4 @@
-"""Hold sessions to the clients they are bound to: count who differs, refuse, end the session."""
+"""Client binding: compare client signals with the session's, deny or revoke."""
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Final, NoReturn, Protocol
 
 from sidegate.core.actor import SIDEGATE
-from sidegate.core.binding import Policy, Signal, Signals, Widths, mismatches
+from sidegate.core.binding import BindingPolicy, PrefixLengths, Signal, Signals, find_mismatches
 from sidegate.core.errors import Conflict, RevocationPending, StoreUnavailable, UnreadableRecord
 from sidegate.core.session import Session, SessionId
 from sidegate.core.verdict import Allow, Deny, Reason
@@ -16,7 +16,7 @@ _REASON: Final = "binding"
 
 
 class BindingEvents(Protocol):
-    """Whoever counts. An outcome is revoked, pending, failed or dropped."""
+    """Counters. The outcome of a revocation is revoked, pending, failed or dropped."""
 
     def binding_mismatch(self, signal: str, policy: str) -> None: ...
 
@@ -24,62 +24,64 @@ class BindingEvents(Protocol):
 
 
 class ClientBinding:
-    """Judges what a client shows, by a policy for each signal."""
+    """Judges the signals a client presents, by a policy for each signal."""
 
     def __init__(
         self,
-        policies: Mapping[Signal, Policy],
+        policies: Mapping[Signal, BindingPolicy],
         *,
-        widths: Widths,
+        prefix_lengths: PrefixLengths,
         events: BindingEvents,
         revoke: Callable[[Session], None],
     ) -> None:
-        """`revoke` is told of each session that is to end; it must neither wait nor fail."""
+        """Call `revoke` with each session that is to end; it must neither wait nor fail."""
         self._policies = {
-            signal: policy for signal, policy in policies.items() if policy is not Policy.OFF
+            signal: policy for signal, policy in policies.items() if policy is not BindingPolicy.OFF
         }
-        self._widths = widths
+        self._prefix_lengths = prefix_lengths
         self._events = events
         self._revoke = revoke
 
     @property
-    def watched(self) -> frozenset[Signal]:
-        """The signals somebody has to read."""
+    def watched_signals(self) -> frozenset[Signal]:
+        """The signals that a gateway has to read."""
         return frozenset(self._policies)
 
     def mismatched(self, session: Session, signals: Signals) -> tuple[Signal, ...]:
-        """Return what shows that the client is not the one the session is bound to, if anything."""
+        """Return the signals that differ from those the session is bound to."""
         if not session.binding:
             return ()
         watched = self._policies.keys()
         return tuple(
-            mismatches(session.id, session.binding, signals, self._widths, watched=watched)
+            find_mismatches(
+                session.id, session.binding, signals, self._prefix_lengths, watched=watched
+            )
         )
 
-    def apply_policy(self, session: Session, differing: Collection[Signal]) -> Allow | Deny:
-        """Count what differs of a valid session's client, and say what comes of it.
+    def apply_policy(self, session: Session, mismatched: Collection[Signal]) -> Allow | Deny:
+        """Count the mismatches of a valid session and return their policies' verdict.
 
-        It may be the end of the session.
+        Under the policy `revoke` the session is revoked in the background as well.
         """
-        broken = {self._policies[signal] for signal in differing}
-        self.count(differing)
-        if Policy.REVOKE in broken:
+        policies = {self._policies[signal] for signal in mismatched}
+        self.count_mismatches(mismatched)
+        if BindingPolicy.REVOKE in policies:
             self._revoke(session)
-        if broken & {Policy.DENY, Policy.REVOKE}:
+        if policies & {BindingPolicy.DENY, BindingPolicy.REVOKE}:
             return Deny(Reason.BINDING)
         return Allow(session)
 
-    def count(self, differing: Iterable[Signal]) -> None:
-        """Tell what differs, once more."""
-        for signal in differing:
+    def count_mismatches(self, mismatched: Iterable[Signal]) -> None:
+        """Count each of these signals under its policy."""
+        for signal in mismatched:
             self._events.binding_mismatch(signal.value, self._policies[signal].value)
 
 
 class BackgroundRevoker:
-    """Ends sessions behind everybody's back, one after the other.
+    """Revokes sessions in the background, one after the other.
 
-    What cannot be ended is counted and let go: until it is, each of its checks is refused anyway,
-    and asks for its end again.
+    A failure is counted and not retried: until the session has ended, each of its checks is denied
+    anyway and requests the revocation again.
     """
 
     def __init__(
@@ -88,48 +90,48 @@ class BackgroundRevoker:
         *,
         events: BindingEvents,
         max_waiting: int = 1000,
-        patience: float = 5.0,
+        timeout: float = 5.0,
     ) -> None:
-        """Let at most `max_waiting` sessions wait; beyond that they are dropped, and counted.
+        """Queue at most `max_waiting` sessions; further ones are counted as dropped.
 
-        `patience` is how many seconds a silent store is waited for when all is over.
+        `timeout` is how many seconds the rest may take on shutdown.
         """
         self._sessions = sessions
         self._events = events
         self._max_waiting = max_waiting
-        self._patience = patience
-        self._waiting: dict[SessionId, None] = {}  # in order, and each once
-        self._more = asyncio.Event()
+        self._timeout = timeout
+        self._waiting: dict[SessionId, None] = {}  # an ordered set
+        self._wakeup = asyncio.Event()
 
     def revoke(self, session: Session) -> None:
-        """Note that `session` is to end. Never waits and never fails."""
+        """Queue `session` for revocation. Never waits and never fails."""
         if session.id in self._waiting:
             return
         if len(self._waiting) >= self._max_waiting:
             self._events.binding_revocation("dropped")
             return
         self._waiting[session.id] = None
-        self._more.set()
+        self._wakeup.set()
 
     async def run(self) -> NoReturn:
-        """End what waits, until cancelled; then end the rest."""
+        """Revoke queued sessions until cancelled; then revoke the rest."""
         try:
             while True:
-                await self._more.wait()
-                await self._end_all()
+                await self._wakeup.wait()
+                await self._revoke_all()
         finally:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._patience):
-                    await self._end_all()
+                async with asyncio.timeout(self._timeout):
+                    await self._revoke_all()
 
-    async def _end_all(self) -> None:
+    async def _revoke_all(self) -> None:
         while self._waiting:
             session_id = next(iter(self._waiting))
-            self._events.binding_revocation(await self._end(session_id))
+            self._events.binding_revocation(await self._revoke_one(session_id))
             del self._waiting[session_id]
-        self._more.clear()
+        self._wakeup.clear()
 
-    async def _end(self, session_id: SessionId) -> str:
+    async def _revoke_one(self, session_id: SessionId) -> str:
         try:
             await self._sessions.revoke(session_id, by=SIDEGATE, reason=_REASON)
         except RevocationPending:

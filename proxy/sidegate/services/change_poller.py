@@ -1,4 +1,4 @@
-"""Hear from the truth what has changed, hand it to the hot stores, and mend what they missed."""
+"""Poll the database for changed sessions, and pass them to memory and Redis."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -6,201 +6,209 @@ from contextlib import suppress
 from typing import Final, NamedTuple, NoReturn
 
 from sidegate.core.clock import Clock
-from sidegate.core.errors import MarkLost, StoreUnavailable
+from sidegate.core.errors import PositionLost, StoreUnavailable
 from sidegate.core.protocols import DurableStore, SessionCache
 from sidegate.core.session import Session
-from sidegate.core.within import within
+from sidegate.core.timeouts import with_timeout
 from sidegate.services.publisher import put_copies
 
-# Seconds for one round: a hundred thousand changes are read and told within them.
-_PATIENCE: Final = 10.0
-# Seconds for the one question that is always quick. It comes first, and finds out who is away.
-_SOON: Final = 2.0
-# Seconds within which what is due is told, or news come first.
-_SETTLING: Final = 5.0
-# So many of the last changes may have been left untold by whoever died over them.
-_UNTOLD: Final = 1_000
-# So many sessions are told before it counts as done.
-_AT_ONCE: Final = 500
-# Seconds between two rounds, however often it rings: at most forty of them a second.
-_SPACING: Final = 0.025
-# Seconds, longer than any look-up takes: what was being read when a session changed has been put by
-# then, and the tombstone comes to lie on top of it.
-LATE: Final = 1.0
+# Seconds for one round: a hundred thousand changes are read and delivered within them.
+_ROUND_TIMEOUT: Final = 10.0
+# Seconds to read the generation, which is always quick. It is read first, to detect an outage.
+_GENERATION_TIMEOUT: Final = 2.0
+# Seconds for redelivery; then new changes are read first.
+_REDELIVERY_TIMEOUT: Final = 5.0
+# Number of changes redelivered at startup: a crashed instance may not have published its last ones.
+_STARTUP_CHANGES: Final = 1_000
+# Sessions in one delivery. A delivery is repeated as a whole.
+_BATCH_SIZE: Final = 500
+# Seconds between two rounds, however many notifications arrive: at most forty rounds a second.
+_MIN_PAUSE: Final = 0.025
+# Seconds, longer than any lookup takes: a lookup that read a session before it changed has filled
+# the cache by then, and the redelivered tombstone overwrites that copy.
+REDELIVERY_DELAY: Final = 1.0
 
 
-class _Due(NamedTuple):
-    """Changes that the stores beyond are told, and from when on."""
+class _Delivery(NamedTuple):
+    """Changes to redeliver to the remote caches, and the monotonic time from when on."""
 
-    at: float
+    due: float
     changed: Sequence[Session]
 
 
 class ChangePoller:
-    """Asks the truth, when it rings and again and again, what has changed: it loses nothing.
+    """Reads the change log, on notification and periodically; misses no change.
 
-    Our own memory is told at once. The stores beyond were told by whoever made the change; we tell
-    them once more, late on purpose. If one cannot take it, the next generation begins, and what
-    that store has kept is believed by nobody: a tombstone that never reached a Redis must not be
-    missed when that Redis is back, not even by an instance that starts later. Nor is one missed
-    that somebody committed who died before telling it: the last changes are told once more by
-    whoever starts, before it believes a store beyond.
+    This process's memory is updated at once. The instance that made a change has published it to
+    the remote caches; the poller delivers it again, late on purpose. If a remote cache cannot be
+    updated, the next generation begins and all its older copies are distrusted, by instances that
+    start later too: a tombstone that never reached a Redis must not be missed when that Redis is
+    back. The last changes are redelivered at startup, before a remote cache is trusted: an
+    instance may have crashed between committing and publishing them.
     """
 
     def __init__(
         self,
         durable: DurableStore,
         *,
-        hot: Sequence[SessionCache],
-        told: Callable[[int], None],
-        believe: Callable[[bool], None],
-        gap: Callable[[], None],
+        caches: Sequence[SessionCache],
+        on_generation: Callable[[int], None],
+        on_redis_trust: Callable[[bool], None],
+        on_gap: Callable[[], None],
         clock: Clock,
-        every: float,
+        interval: float,
     ) -> None:
-        """Ask each `every` seconds, and tell `told` the generation each time: under it the stores
-        beyond keep what they are told. `believe` is told whether that is to be believed.
+        """Poll every `interval` seconds.
 
-        `hot` runs from near to far. `gap` is called when the truth has lost track: something may
-        have been missed.
+        `caches` begins with this process's memory; the others are remote. Call `on_generation`
+        with each generation read, under which remote caches store their copies, `on_redis_trust`
+        with whether those may be trusted, and `on_gap` when changes may have been missed.
         """
         self._durable = durable
-        self._near, self._far = hot[:1], hot[1:]
-        self._told = told
-        self._believe = believe
-        self._gap = gap
+        self._memory, self._remote = caches[:1], caches[1:]
+        self._on_generation = on_generation
+        self._on_redis_trust = on_redis_trust
+        self._on_gap = on_gap
         self._clock = clock
-        self._every = every
-        self._mark = 0
+        self._interval = interval
+        self._position = 0  # in the change log
         self._started = False
-        self._doubts = 0
-        self._latest = 0  # generation
-        self._due: list[_Due] = []
-        self._bell = asyncio.Event()
+        self._distrusts = 0  # number of calls of distrust_redis
+        self._generation = 0
+        self._undelivered: list[_Delivery] = []
+        self._wakeup = asyncio.Event()
 
     def wake(self) -> None:
-        """Look soon: something has changed."""
-        self._bell.set()
+        """Begin the next round now."""
+        self._wakeup.set()
 
     def distrust_redis(self) -> None:
-        """Let nobody believe the stores beyond until the truth has told the generation anew.
+        """Distrust the remote caches until the generation has been read anew.
 
-        It may have changed, without our hearing of it, while they could not be reached.
+        It may have changed, without a notification, while they could not be reached.
         """
-        self._doubts += 1
-        self._believe(False)
+        self._distrusts += 1
+        self._on_redis_trust(False)
         self.wake()
 
     def redeliver_later(self, changed: Sequence[Session]) -> None:
-        """Note, and mend soon, that a store beyond could not be told of a change made here."""
-        self._due.append(_Due(self._clock.monotonic(), changed))
+        """Redeliver, in the next round, changes made here that a remote cache has missed."""
+        self._undelivered.append(_Delivery(self._clock.monotonic(), changed))
         self.wake()
 
-    async def run(self, up: Callable[[bool], None]) -> NoReturn:
-        """Go round until cancelled. `up` is told after each round whether the truth answered."""
+    async def run(self, on_round: Callable[[bool], None]) -> NoReturn:
+        """Run rounds until cancelled; pass to `on_round` whether each succeeded."""
         try:
             while True:
-                up(await self._done(self.poll()))
-                await asyncio.sleep(_SPACING)
+                on_round(await self._attempt(self.poll()))
+                await asyncio.sleep(_MIN_PAUSE)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._every):
-                        await self._bell.wait()
-                self._bell.clear()
+                    async with asyncio.timeout(self._interval):
+                        await self._wakeup.wait()
+                self._wakeup.clear()
         finally:
-            await self._done(self.redeliver())
+            await self._attempt(self.redeliver())
 
     async def poll(self) -> int:
-        """Settle what is due, pass on what has changed, and return how many sessions that were."""
-        await self._generation()  # first: it is quick, or the truth is away
-        if self._mark == 0:
-            await self._begin()
+        """Redeliver what is due, read new changes, and return how many sessions changed."""
+        await self._read_generation()  # first: it is quick, or the database is unavailable
+        if self._position == 0:
+            await self._start()
         try:
-            # Before any row of a session is asked for, which may be locked.
-            await within(_SETTLING, "durable", self.redeliver())
+            # Before session rows are read, which may be locked.
+            await with_timeout(_REDELIVERY_TIMEOUT, "durable", self.redeliver())
         except StoreUnavailable:
-            await self._heard()  # a truth that takes no writes has news all the same
+            await self._read_changes()  # a read-only database has changes all the same
             raise
-        return await self._heard()
+        return await self._read_changes()
 
     async def redeliver(self) -> None:
-        """Tell the stores beyond what is due. What they do not take ends their generation.
+        """Deliver what is due to the remote caches; on failure begin a generation.
 
-        What has been told is told, also if there is no time for the rest.
+        Deliveries that were made are not repeated if time runs out for the rest.
         """
-        now, doubts = self._clock.monotonic(), self._doubts
-        generation = await self._generation()
-        for due in [each for each in self._due if each.at <= now]:
-            if not await self._taken(due.changed):
-                # The generation was read after these changes were committed, and after all others
-                # that are due: whoever ended it, ended it after them.
-                generation = await self._durable.next_generation(generation)
-                self._due = [each for each in self._due if each.at > now]
+        now, distrusts = self._clock.monotonic(), self._distrusts
+        generation = await self._read_generation()
+        for delivery in [each for each in self._undelivered if each.due <= now]:
+            if not await self._deliver(delivery.changed):
+                # The generation was read after these changes, and all others that are due, were
+                # committed: if another instance has ended it, it did so after them.
+                generation = await self._durable.advance_generation(generation)
+                self._undelivered = [each for each in self._undelivered if each.due > now]
                 break
-            self._due = [each for each in self._due if each is not due]
-        self._started = self._mark != 0
-        self._confirm(generation, doubts)
+            self._undelivered = [each for each in self._undelivered if each is not delivery]
+        self._started = self._position != 0
+        self._use_generation(generation, distrusts)
 
-    async def _taken(self, changed: Sequence[Session]) -> bool:
-        """Say whether the stores beyond have taken it. At the first try there may be no connection
-        yet.
+    async def _deliver(self, changed: Sequence[Session]) -> bool:
+        """Deliver to the remote caches; return whether all took it.
+
+        A failed delivery is retried once: the first attempt may have to reconnect.
         """
-        return await put_copies(changed, self._far) or await put_copies(changed, self._far)
+        return await put_copies(changed, self._remote) or await put_copies(changed, self._remote)
 
-    async def _generation(self) -> int:
-        """Return which generation is believed, and from now on believe it here, too."""
-        doubts = self._doubts
-        generation = await within(_SOON, "durable", self._durable.generation())
-        if generation < self._latest:  # a replica took over that had not heard of the last one
-            generation = await self._durable.next_generation(generation)
-        self._confirm(generation, doubts)
+    async def _read_generation(self) -> int:
+        """Read the current generation, use it here, and return it."""
+        distrusts = self._distrusts
+        generation = await with_timeout(
+            _GENERATION_TIMEOUT, "durable", self._durable.read_generation()
+        )
+        if generation < self._generation:  # failover to a replica that lacked the last one
+            generation = await self._durable.advance_generation(generation)
+        self._use_generation(generation, distrusts)
         return generation
 
-    def _confirm(self, generation: int, doubts: int) -> None:
-        """Believe what was asked for after so many doubts, unless there has been one since.
+    def _use_generation(self, generation: int, distrusts: int) -> None:
+        """Use `generation`; trust Redis unless distrusted since `distrusts` was read.
 
-        Until all was told that may have been left untold, what is kept is not believed.
+        Redis is not trusted before the startup changes have been redelivered.
         """
-        self._latest = generation
-        self._told(generation)
-        if self._started and doubts == self._doubts:
-            self._believe(True)
+        self._generation = generation
+        self._on_generation(generation)
+        if self._started and distrusts == self._distrusts:
+            self._on_redis_trust(True)
 
-    async def _heard(self) -> int:
+    async def _read_changes(self) -> int:
         try:
-            mark, changed = await self._durable.changed_since(self._mark)
-        except MarkLost:
-            mark, changed = await self._durable.changed_since(0)
-            self._gap()  # only now: what was kept until here and changed since then is heard
-            # What was lost must not live on in a store beyond, where nobody could end it.
-            self._latest += 1
+            position, changed = await self._durable.list_changed_since(self._position)
+        except PositionLost:
+            position, changed = await self._durable.list_changed_since(0)
+            self._on_gap()  # after the new position: later changes to cached copies are read
+            # A change that a failover lost must not survive in a remote cache, where nothing could
+            # revoke it.
+            self._generation += 1
             self.distrust_redis()
-        await put_copies(changed, self._near)
-        self._note(changed, self._clock.monotonic() + LATE)
-        self._mark = mark  # only now: whoever was interrupted hears it again
+        await put_copies(changed, self._memory)
+        self._schedule(changed, self._clock.monotonic() + REDELIVERY_DELAY)
+        self._position = position  # last: an interrupted round reads the same changes again
         return len(changed)
 
-    async def _begin(self) -> None:
-        """Begin with the present, and with what may have been left untold before."""
-        mark, _ = await self._durable.changed_since(0)
-        self._note(await self._durable.last_changed(_UNTOLD), self._clock.monotonic())
-        self._mark = mark
+    async def _start(self) -> None:
+        """Start at the log's current end, with the last changes to redeliver."""
+        position, _ = await self._durable.list_changed_since(0)
+        last_changed = await self._durable.list_last_changed(_STARTUP_CHANGES)
+        self._schedule(last_changed, self._clock.monotonic())
+        self._position = position
 
-    def _note(self, changed: Sequence[Session], at: float) -> None:
-        for start in range(0, len(changed), _AT_ONCE):
-            self._due.append(_Due(at, changed[start : start + _AT_ONCE]))
+    def _schedule(self, changed: Sequence[Session], due: float) -> None:
+        for start in range(0, len(changed), _BATCH_SIZE):
+            self._undelivered.append(_Delivery(due, changed[start : start + _BATCH_SIZE]))
 
-    async def _tell_meanwhile(self) -> None:
-        """Offer what is due while the truth is away: whoever believes the others should know."""
+    async def _deliver_during_outage(self) -> None:
+        """Deliver what is due during a database outage, and keep it scheduled.
+
+        Other instances may still trust Redis.
+        """
         now = self._clock.monotonic()
-        for due in [each for each in self._due if each.at <= now]:
-            await put_copies(due.changed, self._far)
+        for delivery in [each for each in self._undelivered if each.due <= now]:
+            await put_copies(delivery.changed, self._remote)
 
-    async def _done(self, work: Awaitable[object]) -> bool:
-        """Say whether it was done. If not, the stores beyond are told what is due all the same."""
+    async def _attempt(self, work: Awaitable[object]) -> bool:
+        """Return whether `work` completed in time; if not, deliver what is due anyway."""
         try:
-            await within(_PATIENCE, "durable", work)
+            await with_timeout(_ROUND_TIMEOUT, "durable", work)
         except StoreUnavailable:
             with suppress(StoreUnavailable):
-                await within(_PATIENCE, "beyond", self._tell_meanwhile())
+                await with_timeout(_ROUND_TIMEOUT, "remote caches", self._deliver_during_outage())
             return False
         return True

@@ -1,4 +1,4 @@
-"""Clean up: sessions that ended long ago leave the durable store, a batch at a time."""
+"""Cleanup: delete long ended sessions from the durable store, in batches."""
 
 import asyncio
 import logging
@@ -9,20 +9,20 @@ from typing import Final, NoReturn
 from sidegate.core.clock import Clock
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.protocols import DurableStore
-from sidegate.core.within import within
+from sidegate.core.timeouts import with_timeout
 
-# Between two batches, so that a large backlog does not keep the store from everybody else.
-_BREATH: Final = 0.05
+# Seconds between two batches, so that a large backlog leaves the store to other clients.
+_BATCH_PAUSE: Final = 0.05
 # Seconds for one batch. One that takes longer waits for a lock, on a connection others need.
-_PATIENCE: Final = 10.0
+_TIMEOUT: Final = 10.0
 
-_log: Final = logging.getLogger("sidegate.janitor")
+_log: Final = logging.getLogger("sidegate.cleanup")
 
 
 class CleanupJob:
-    """Deletes what is past its absolute deadline by `retention`; revoked sessions wait for theirs.
+    """Deletes sessions whose absolute deadline passed more than `retention` ago.
 
-    So a tombstone outlives every copy that a hot store may still hold.
+    Revoked sessions are kept until then, too: a tombstone outlives every cached copy.
     """
 
     def __init__(
@@ -32,41 +32,42 @@ class CleanupJob:
         retention: timedelta,
         batch: int,
         clock: Clock,
-        counted: Callable[[str, int], None],
-        patience: float = _PATIENCE,
+        count: Callable[[str, int], None],
+        timeout: float = _TIMEOUT,
     ) -> None:
-        """`counted` is told `purged` with how many sessions, and `failed` with 1.
+        """Call `count` with `purged` and a number of sessions, or with `failed` and 1.
 
-        A batch that takes more than `patience` seconds has failed.
+        `timeout` is in seconds, for one batch.
         """
         self._durable = durable
         self._retention = retention
         self._batch = batch
         self._clock = clock
-        self._counted = counted
-        self._patience = patience
+        self._count = count
+        self._timeout = timeout
 
-    async def run(self, every: float) -> NoReturn:
-        """Clean up every so many seconds, until cancelled. A failure is tried again next time."""
+    async def run(self, interval: float) -> NoReturn:
+        """Clean up every `interval` seconds until cancelled; retry a failed run then."""
         while True:
             try:
                 async for _ in self.clean():
-                    await asyncio.sleep(_BREATH)
-            except StoreUnavailable as outage:
-                self._counted("failed", 1)
-                _log.warning("cleaning up failed: %s", outage)
-            await asyncio.sleep(every)
+                    await asyncio.sleep(_BATCH_PAUSE)
+            except StoreUnavailable as error:
+                self._count("failed", 1)
+                _log.warning("cleanup failed", extra={"error": str(error)})
+            await asyncio.sleep(interval)
 
     async def clean(self) -> AsyncIterator[int]:
-        """Delete batch by batch, and yield after each how many sessions that were.
+        """Delete batch by batch, and yield the number of sessions after each.
 
-        Ends at once while another instance is at it. StoreUnavailable: what was yielded is done.
+        Stop at once while another instance is cleaning up. Raise StoreUnavailable if a batch
+        fails; the batches that were yielded are committed.
         """
         expired_before = self._clock.now() - self._retention
         while True:
             purging = self._durable.purge(expired_before, limit=self._batch)
-            purged = await within(self._patience, "durable", purging)
-            self._counted("purged", purged)
+            purged = await with_timeout(self._timeout, "durable", purging)
+            self._count("purged", purged)
             yield purged
             if purged < self._batch:
                 return

@@ -1,4 +1,4 @@
-"""Keep every instance on one time, the database's: they judge the same sessions."""
+"""Clock synchronization: every instance follows the database's clock."""
 
 import asyncio
 import logging
@@ -9,52 +9,50 @@ from typing import Final, NoReturn
 
 from sidegate.core.clock import SharedClock
 from sidegate.core.errors import StoreUnavailable
-from sidegate.core.within import within
+from sidegate.core.timeouts import with_timeout
 
-# Whoever was told after longer than this does not know when it was said.
-_PATIENCE: Final = 0.25
+# Seconds for one reading. A slower one leaves open when in between it was taken.
+_TIMEOUT: Final = 0.25
 
-# Whoever was never told tries again after twice so many seconds, and then ever later.
-_SOON: Final = 0.1
+# Seconds. Until the first reading succeeds, the retry interval starts at twice this and doubles.
+_RETRY_DELAY: Final = 0.1
 
-# Seconds that are worth a line in the log: nobody's sessions notice a smaller jump.
-_NOTICED: Final = 1.0
+# Seconds. A smaller correction changes no session's verdict noticeably, and is not logged.
+_LOGGED_OFFSET: Final = 1.0
 
 _log: Final = logging.getLogger("sidegate.clock")
 
 
 class ClockSync:
-    """Tells a clock, again and again, what time it is where the sessions are stored."""
+    """Sets a SharedClock from the durable store's clock, periodically."""
 
-    def __init__(self, clock: SharedClock, ask: Callable[[], Awaitable[datetime]]) -> None:
-        """`ask` returns the time of the durable store, or raises StoreUnavailable."""
+    def __init__(self, clock: SharedClock, read_time: Callable[[], Awaitable[datetime]]) -> None:
+        """`read_time` returns the durable store's time, or raises StoreUnavailable."""
         self._clock = clock
-        self._ask = ask
-        self._told = False
+        self._read_time = read_time
+        self._synced = False
 
-    async def run(self, every: float) -> NoReturn:
-        """Tell it every so many seconds, until cancelled. Without the store it goes on alone.
+    async def run(self, interval: float) -> NoReturn:
+        """Synchronize every `interval` seconds until cancelled.
 
-        Until it was told for the first time it goes by its own machine's, so that is tried sooner.
+        Without the store the clock runs on. Until the first success it follows this machine's
+        clock, so the first attempts are made sooner.
         """
-        pause = _SOON
+        pause = _RETRY_DELAY
         while True:
             with suppress(StoreUnavailable):
                 await self.sync()
-            pause = every if self._told else min(every, 2 * pause)
+            pause = interval if self._synced else min(interval, 2 * pause)
             await asyncio.sleep(pause)
 
     async def sync(self) -> None:
-        """Tell it now. StoreUnavailable: nobody said what time it is, or too late."""
-        asked = self._clock.monotonic()
-        moment = await within(_PATIENCE, "durable", self._ask())
-        heard = self._clock.monotonic()
-        if heard - asked > _PATIENCE:  # this process was stopped, and its timers with it
-            raise StoreUnavailable("durable", "nobody knows when it told the time")
-        jump = self._clock.told(moment, between=(asked, heard))
-        self._told = True
-        if abs(jump) >= _NOTICED:
-            _log.warning(
-                "the time here was %+.1f s from the database's, and follows it now",
-                -jump,
-            )
+        """Synchronize now. Raise StoreUnavailable if the reading fails or times out."""
+        sent_at = self._clock.monotonic()
+        timestamp = await with_timeout(_TIMEOUT, "durable", self._read_time())
+        received_at = self._clock.monotonic()
+        if received_at - sent_at > _TIMEOUT:  # the process was suspended, and its timers with it
+            raise StoreUnavailable("durable", "the time was read too slowly to be used")
+        jump = self._clock.set_time(timestamp, between=(sent_at, received_at))
+        self._synced = True
+        if abs(jump) >= _LOGGED_OFFSET:
+            _log.warning("clock corrected", extra={"correction_seconds": round(jump, 1)})

@@ -1,7 +1,7 @@
-"""Lock a session: of an application's instances one at a time works on it.
+"""Session locks: one of an application's instances at a time works on a session.
 
-The durable store decides, alone and by its own clock. A hot store may forget, and what it forgot
-here would let two in at once.
+The durable store decides, alone and by its own clock. A cache may evict entries, and an evicted
+lock would be granted twice.
 """
 
 from collections.abc import Awaitable, Callable
@@ -17,14 +17,14 @@ from sidegate.core.session import SessionId, SessionRecord
 
 @dataclass(frozen=True, slots=True)
 class Acquired:
-    """The lock is held, and `lease` is what to renew and release it with; nobody keeps that."""
+    """A lock that is held. `lease` renews and releases it; only its digest is stored."""
 
     lease: Lease
     hold: Hold
 
 
 class Locks:
-    """What there is to do with the lock of a session. It changes nothing about the session."""
+    """Acquires, renews and releases session locks. No session is changed by it."""
 
     def __init__(
         self,
@@ -32,60 +32,60 @@ class Locks:
         *,
         get: Callable[[SessionId], Awaitable[SessionRecord | None]],
         clock: Clock,
-        counted: Callable[[str], None],
+        count: Callable[[str], None],
     ) -> None:
-        """`get` returns a session as it is. `clock` judges it, as everywhere; locks run by the
-        store's.
+        """`get` returns a session, judged by `clock`; locks expire by the store's clock.
 
-        `counted` is told `acquired`, `contended`, `renewed`, `released`, or `lost`: somebody came
-        to renew or release what they did not hold any more.
+        Call `count` with `acquired`, `contended`, `renewed`, `released`, or `lost`: a renewal or
+        release of a lock that was no longer held.
         """
         self._locks = locks
         self._get = get
         self._clock = clock
-        self._counted = counted
+        self._count = count
 
     async def acquire(
         self, session_id: SessionId, *, ttl: timedelta, holder: str | None = None
     ) -> Acquired | Contended | None:
-        """Hold the lock for `ttl`, unless somebody does; `holder` is told to those who come then.
+        """Hold the lock for `ttl` unless it is held; None: there is no such session.
 
-        None: there is no such session. SessionEnded: it has ended. StoreUnavailable: it may be held
-        under a lease that nobody knows; it is free after `ttl` at the latest.
+        `holder` is returned to callers that contend for it. Raise SessionEnded if the session has
+        ended. After StoreUnavailable the lock may be held under a lease that was not returned; it
+        is free after `ttl` at the latest.
         """
         if await self._has_ended(session_id):
             raise SessionEnded(f"session {session_id} has ended")
         lease = Lease.mint()
         got = await self._locks.acquire(session_id, lease.digest(), ttl=ttl, holder=holder)
         if isinstance(got, Hold):
-            self._counted("acquired")
+            self._count("acquired")
             return Acquired(lease, got)
         if got is not None:
-            self._counted("contended")
+            self._count("contended")
         return got
 
     async def renew(self, session_id: SessionId, lease: Lease, *, ttl: timedelta) -> Hold | None:
-        """Hold it for `ttl` from now, or for as long as before if that is longer.
+        """Hold the lock for `ttl` from now, or for its remaining time if that is longer.
 
-        None: it is lost. Its time was over, or it was released, or its session has ended.
+        Return None if it is lost: it expired or was released, or its session has ended.
         """
         hold = None
         if not await self._has_ended(session_id):
             hold = await self._locks.renew(session_id, lease.digest(), ttl=ttl)
-        self._counted("lost" if hold is None else "renewed")
+        self._count("lost" if hold is None else "renewed")
         return hold
 
     async def release(self, session_id: SessionId, lease: Lease) -> bool:
-        """Let go of it. False: it was not held by `lease` any more, and nothing changed."""
+        """Release the lock. Return False, with no change, if `lease` does not hold it."""
         released = await self._locks.release(session_id, lease.digest())
-        self._counted("released" if released else "lost")
+        self._count("released" if released else "lost")
         return released
 
     async def _has_ended(self, session_id: SessionId) -> bool:
-        """Say whether the session has ended; of one that does not exist the store says so itself.
+        """Return whether the session has ended; False if there is none.
 
-        It may end right after this, as after any answer: whoever has the lock then finds it lost
-        when it renews.
+        The lock store reports a missing session itself. A session may end right after this call:
+        the holder then finds the lock lost at its next renewal.
         """
         record = await self._get(session_id)
-        return record is not None and record.session.ended(self._clock.now())
+        return record is not None and record.session.has_ended(self._clock.now())

@@ -1,8 +1,8 @@
-"""Revocations while the truth is away: they hold at once, everywhere, and are written down later.
+"""Pending revocations: in force during a database outage, persisted after it.
 
-They are kept on a shelf in Redis, and in the memory of every instance, which applies them to each
-session it finds, on whatever road. What the shelf loses the instances put back, and whoever reaches
-the truth first writes down; that others do so too changes nothing.
+They are kept in Redis, and in the memory of every instance, which applies them to each session it
+finds in any store. Instances restore what Redis loses. The first instance that reaches the database
+persists them; that several do so changes nothing.
 """
 
 import asyncio
@@ -17,184 +17,187 @@ from sidegate.core.actor import Actor
 from sidegate.core.clock import Clock
 from sidegate.core.condition import Condition
 from sidegate.core.errors import StoreUnavailable
-from sidegate.core.pending import PendingRevocation
+from sidegate.core.pending_revocation import PendingRevocation
 from sidegate.core.protocols import PendingRevocationStore
 from sidegate.core.session import Session, SessionRecord
-from sidegate.core.within import within
+from sidegate.core.timeouts import with_timeout
 
-# Seconds for one to be written down.
-_PATIENCE: Final = 5.0
+# Seconds to persist one.
+_PERSIST_TIMEOUT: Final = 5.0
 
 _log: Final = logging.getLogger("sidegate.pending")
 
 Persist = Callable[[PendingRevocation], Awaitable[None]]
-"""Makes the truth know it. StoreUnavailable: not now."""
+"""Writes a revocation to the database. Raises StoreUnavailable if it cannot be written now."""
 
-_Whom = tuple[str | None, str | None]
+_Subject = tuple[str | None, str | None]
 """A session's id, or the id of a user, or neither."""
 
 
 class PendingRevocations:
-    """The revocations that hold and are not written down yet, as far as this instance knows."""
+    """The revocations in force and not yet persisted, as known to this instance."""
 
     def __init__(
         self,
-        shelf: PendingRevocationStore | None,
+        store: PendingRevocationStore | None,
         *,
         clock: Clock,
-        counted: Callable[[str], None],
-        linger: float,
-        most: int = 100_000,
+        count: Callable[[str], None],
+        retention: float,
+        max_pending: int = 100_000,
     ) -> None:
-        """`counted` is told of each that was accepted, written or dropped. Beyond `most` none is
-        accepted; without a shelf none ever is.
+        """Call `count` with accepted, written or dropped.
 
-        One that is written down is applied for `linger` seconds more: longer than a copy in our own
-        memory is believed, or a look-up takes that has begun before.
+        Without a `store` no revocation is accepted, nor beyond `max_pending`.
+        A persisted revocation is apply for `retention` seconds more: longer than a copy in this
+        process's memory is trusted, or a lookup takes that began before.
         """
-        self._shelf = shelf
+        self._store = store
         self._clock = clock
-        self._counted = counted
-        self._most = most
-        self._linger = linger
+        self._count = count
+        self._max_pending = max_pending
+        self._retention = retention
         self._known: dict[str, PendingRevocation] = {}
-        # Those that hold, by whom they are about: each hit asks for its own.
-        self._holding: dict[_Whom, dict[str, PendingRevocation]] = {}
-        self._written_down: dict[str, tuple[float, PendingRevocation]] = {}
-        self._tries: dict[str, int] = {}  # of those that could not be written down
-        self._bell = asyncio.Event()
-        self._work = asyncio.Event()
+        # Those in force, by subject: each hit looks up its own.
+        self._in_force: dict[_Subject, dict[str, PendingRevocation]] = {}
+        self._persisted: dict[str, tuple[float, PendingRevocation]] = {}
+        self._failures: dict[str, int] = {}  # attempts to persist, by id
+        self._wakeup = asyncio.Event()
+        self._has_work = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def applied(self, session: Session) -> Session:
-        """Return a session as it is, whatever its copy says. Neither waits nor fails."""
-        if not self._holding:
+    def apply(self, session: Session) -> Session:
+        """Return the session, or its tombstone if a revocation matches.
+
+        Never waits and never fails.
+        """
+        if not self._in_force:
             return session
-        for revocation in self._meant_for(session):
-            session = revocation.applied(session)
+        for revocation in self._candidates(session):
+            session = revocation.apply(session)
         return session
 
-    def written_in(self, record: SessionRecord) -> SessionRecord:
-        """Return a record as it is, whatever the truth says by now. Itself: nothing is pending."""
-        for revocation in self._meant_for(record.session):
-            record = revocation.written_in(record)
+    def apply_to_record(self, record: SessionRecord) -> SessionRecord:
+        """Return the record as it will be persisted; the same object if none matches."""
+        for revocation in self._candidates(record.session):
+            record = revocation.apply_to_record(record)
         return record
 
-    def _meant_for(self, session: Session) -> Iterator[PendingRevocation]:
-        """Yield the revocations that may mean this session."""
-        for whom in ((session.id, None), (None, session.user_id), (None, None)):
-            yield from self._holding.get(whom, {}).values()
+    def _candidates(self, session: Session) -> Iterator[PendingRevocation]:
+        """Yield the revocations that may match this session."""
+        for subject in ((session.id, None), (None, session.user_id), (None, None)):
+            yield from self._in_force.get(subject, {}).values()
 
     def accepts(self, condition: Condition) -> bool:
-        """Say whether a revocation of these sessions can be pending at all."""
-        return self._shelf is not None and condition.decidable
+        """Return whether a revocation of these sessions can be pending at all."""
+        return self._store is not None and condition.is_decidable
 
     async def add(self, condition: Condition, *, by: Actor, reason: str) -> None:
-        """Let a revocation hold from now on. StoreUnavailable: it does not."""
-        if self._shelf is None or len(self._known) >= self._most:
-            raise StoreUnavailable("pending", "no room for a revocation that is not written down")
-        revocation = PendingRevocation.of(
+        """Put a revocation in force. Raise StoreUnavailable if it is not."""
+        if self._store is None or len(self._known) >= self._max_pending:
+            raise StoreUnavailable("pending", "no store, or too many pending revocations")
+        revocation = PendingRevocation.create(
             uuid4().hex, condition, at=self._clock.now(), by=by, reason=reason
         )
-        await self._shelf.put([revocation])
-        self._learn([revocation])
-        self._counted("accepted")
+        await self._store.put([revocation])
+        self._add_known([revocation])
+        self._count("accepted")
 
     def wake(self) -> None:
-        """Look soon: another instance may have added one."""
-        self._bell.set()
+        """Refresh now: another instance may have added one."""
+        self._wakeup.set()
 
-    async def watch(self, every: float) -> NoReturn:
-        """Learn what others have added, when it rings and every so many seconds."""
+    async def watch(self, interval: float) -> NoReturn:
+        """Refresh on each notification and every `interval` seconds, until cancelled."""
         while True:
             with suppress(StoreUnavailable):
                 await self.refresh()
-            self.forget()
+            self.drop_persisted()
             with suppress(TimeoutError):
-                async with asyncio.timeout(every):
-                    await self._bell.wait()
-            self._bell.clear()
+                async with asyncio.timeout(interval):
+                    await self._wakeup.wait()
+            self._wakeup.clear()
 
     async def refresh(self) -> None:
-        """Learn what is on the shelf, and put back what it has lost."""
-        if self._shelf is None:
+        """Read what other instances have added, and restore what the store has lost."""
+        if self._store is None:
             return
-        found, lost = await self._shelf.compare(set(self._known))
-        self._learn(found)
-        await self._shelf.put([self._known[id_] for id_ in lost if id_ in self._known])
+        found, lost = await self._store.compare(set(self._known))
+        self._add_known(found)
+        await self._store.put([self._known[id_] for id_ in lost if id_ in self._known])
 
-    async def run_persisting(self, every: float, write_down: Persist) -> NoReturn:
-        """Write down what is pending, until cancelled; when that fails, again a little later."""
+    async def run_persisting(self, interval: float, persist: Persist) -> NoReturn:
+        """Persist what is pending until cancelled; retry every `interval` seconds."""
         while True:
-            await self._work.wait()
+            await self._has_work.wait()
             with suppress(StoreUnavailable):
-                await self.persist_all(write_down)
+                await self.persist_all(persist)
             if not self._known:
-                self._work.clear()
-            await asyncio.sleep(every)
+                self._has_work.clear()
+            await asyncio.sleep(interval)
 
-    async def persist_all(self, write_down: Persist) -> None:
-        """Write down all that are known, the oldest first. StoreUnavailable: the rest, not now.
+    async def persist_all(self, persist: Persist) -> None:
+        """Persist all known, oldest first. Raise StoreUnavailable if any is left.
 
-        One that takes too long is passed over, and comes last the next time.
+        One that fails is skipped, and comes last the next time. Two failures in a row end the run.
         """
         outage: StoreUnavailable | None = None
-        for revocation in sorted(self._known.values(), key=self._turn):
+        for revocation in sorted(self._known.values(), key=self._priority):
             try:
-                await within(_PATIENCE, "durable", self._written(revocation, write_down))
-            except StoreUnavailable as failed:
-                self._tries[revocation.id] = self._tries.get(revocation.id, 0) + 1
-                if outage is not None:  # twice in a row: it is not this one's fault
+                await with_timeout(_PERSIST_TIMEOUT, "durable", self._persist(revocation, persist))
+            except StoreUnavailable as error:
+                self._failures[revocation.id] = self._failures.get(revocation.id, 0) + 1
+                if outage is not None:  # two in a row: it is not due to this one
                     raise
-                outage = failed
+                outage = error
                 continue
             outage = None
-            await self._done(revocation)
+            await self._remove(revocation)
         if outage is not None:
             raise outage
 
-    def _turn(self, revocation: PendingRevocation) -> tuple[int, datetime]:
-        return self._tries.get(revocation.id, 0), revocation.at
+    def _priority(self, revocation: PendingRevocation) -> tuple[int, datetime]:
+        return self._failures.get(revocation.id, 0), revocation.at
 
-    async def _done(self, revocation: PendingRevocation) -> None:
+    async def _remove(self, revocation: PendingRevocation) -> None:
         self._known.pop(revocation.id, None)
-        self._tries.pop(revocation.id, None)
-        self._written_down[revocation.id] = (self._clock.monotonic() + self._linger, revocation)
-        if self._shelf is not None:
-            with suppress(StoreUnavailable):  # it is found there, and written once more
-                await self._shelf.remove(revocation)
+        self._failures.pop(revocation.id, None)
+        self._persisted[revocation.id] = (self._clock.monotonic() + self._retention, revocation)
+        if self._store is not None:
+            with suppress(StoreUnavailable):  # it stays there, and is persisted once more
+                await self._store.remove(revocation)
 
-    def forget(self) -> None:
-        """Apply no longer what was written down long enough ago."""
+    def drop_persisted(self) -> None:
+        """Stop applying revocations that were persisted longer than the retention ago."""
         now = self._clock.monotonic()
-        over = [each for until, each in self._written_down.values() if until <= now]
-        for revocation in over:
-            del self._written_down[revocation.id]
-            alike = self._holding[_whom(revocation)]
-            del alike[revocation.id]
-            if not alike:
-                del self._holding[_whom(revocation)]
+        expired = [each for until, each in self._persisted.values() if until <= now]
+        for revocation in expired:
+            del self._persisted[revocation.id]
+            same_subject = self._in_force[_subject_of(revocation)]
+            del same_subject[revocation.id]
+            if not same_subject:
+                del self._in_force[_subject_of(revocation)]
 
-    async def _written(self, revocation: PendingRevocation, write_down: Persist) -> None:
+    async def _persist(self, revocation: PendingRevocation, persist: Persist) -> None:
         try:
-            await write_down(revocation)
-        except ValueError as error:  # nobody of ours has added that, and it must not stay for ever
-            _log.error("a pending revocation cannot be written down: %s", error)
-            self._counted("dropped")
+            await persist(revocation)
+        except ValueError as error:  # not added by Sidegate; it must not be retried for ever
+            _log.error("pending revocation dropped", extra={"error": str(error)})
+            self._count("dropped")
         else:
-            self._counted("written")
+            self._count("written")
 
-    def _learn(self, revocations: Iterable[PendingRevocation]) -> None:
+    def _add_known(self, revocations: Iterable[PendingRevocation]) -> None:
         for revocation in revocations:
-            if revocation.id in self._written_down:
-                continue  # another instance, which did not know, has put it back: it sees to it
+            if revocation.id in self._persisted:
+                continue  # restored by an instance that did not know; that one persists it again
             self._known[revocation.id] = revocation
-            self._holding.setdefault(_whom(revocation), {})[revocation.id] = revocation
-            self._work.set()
+            self._in_force.setdefault(_subject_of(revocation), {})[revocation.id] = revocation
+            self._has_work.set()
 
 
-def _whom(revocation: PendingRevocation) -> _Whom:
+def _subject_of(revocation: PendingRevocation) -> _Subject:
     condition = revocation.condition
     return (condition.session_id, None if condition.session_id else condition.user_id)

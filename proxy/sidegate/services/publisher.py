@@ -1,4 +1,7 @@
-"""The word outward, after the truth was told: nothing here can fail what has been acknowledged."""
+"""Publish committed changes to caches and the feed.
+
+A failure here does not undo the change.
+"""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -9,58 +12,60 @@ from sidegate.core.errors import StoreUnavailable
 from sidegate.core.protocols import Feed, SessionCache
 from sidegate.core.session import Session
 
-# One round trip's worth: more at once would wait for each other within one store's deadline.
-_AT_ONCE: Final = 64
+# Copies in one round trip: more at once would queue behind each other within one store deadline.
+_BATCH_SIZE: Final = 64
 
 
-async def put_copies(sessions: Sequence[Session], hot: Sequence[SessionCache]) -> bool:
-    """Put every copy of each session into every hot store; say whether all of them took all."""
-    taken = [await _taken(sessions, store) for store in hot]
-    return all(taken)
+async def put_copies(sessions: Sequence[Session], caches: Sequence[SessionCache]) -> bool:
+    """Put all copies of each session into each cache; return whether all succeeded."""
+    stored = [await _put_all(sessions, cache) for cache in caches]
+    return all(stored)
 
 
 async def publish(
     changed: Sequence[Session],
-    hot: Sequence[SessionCache],
+    caches: Sequence[SessionCache],
     feed: Feed,
-    owe: Callable[[Sequence[Session]], None],
+    redeliver_later: Callable[[Sequence[Session]], None],
 ) -> None:
-    """Tell our own memory, then the other instances and the hot stores beyond.
+    """Update memory, `caches[0]`; then the feed and the other caches in parallel.
 
-    A hot store that cannot be told keeps what it had, and may answer with it when it is back:
-    `owe` is told what it has missed.
+    A cache that is unavailable keeps its old copies, and may return them when it is back: call
+    `redeliver_later` with what it missed.
     """
     if not changed:
         return
-    near, far = hot[:1], hot[1:]
-    await put_copies(changed, near)
-    taken, _ = await asyncio.gather(put_copies(changed, far), _announced(changed, feed))
-    if not taken:
-        owe(changed)
+    memory, remote = caches[:1], caches[1:]
+    await put_copies(changed, memory)
+    delivered, _ = await asyncio.gather(
+        put_copies(changed, remote), _publish_to_feed(changed, feed)
+    )
+    if not delivered:
+        redeliver_later(changed)
 
 
-async def _announced(changed: Sequence[Session], feed: Feed) -> None:
-    with suppress(StoreUnavailable):  # the catch-up of the other instances finds it
+async def _publish_to_feed(changed: Sequence[Session], feed: Feed) -> None:
+    with suppress(StoreUnavailable):  # the other instances' change pollers find it
         await feed.publish(changed)
 
 
-async def _taken(sessions: Sequence[Session], store: SessionCache) -> bool:
+async def _put_all(sessions: Sequence[Session], cache: SessionCache) -> bool:
     copies = [copy for session in sessions for copy in session.copies()]
     try:
-        for start in range(0, len(copies), _AT_ONCE):
-            # Together: a store may take what is put in one tick in one round trip.
-            await asyncio.gather(*map(store.put, copies[start : start + _AT_ONCE]))
+        for start in range(0, len(copies), _BATCH_SIZE):
+            # Concurrently: a cache may send all puts of one event loop tick in one round trip.
+            await asyncio.gather(*map(cache.put, copies[start : start + _BATCH_SIZE]))
     except StoreUnavailable:
         return False
     return True
 
 
 class NullFeed:
-    """A feed without listeners: the only instance, or one that relies on the catch-up."""
+    """A feed without subscribers: for a single instance, or change polling alone."""
 
     async def publish(self, sessions: Iterable[Session]) -> None:
-        """Tell nobody."""
+        """Do nothing."""
 
 
 def ignore_undelivered(_: Sequence[Session]) -> None:
-    """Where no store lies beyond our memory, none can miss anything."""
+    """Do nothing: where memory is the only cache, none can miss a change."""

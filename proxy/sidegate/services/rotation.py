@@ -1,8 +1,8 @@
-"""Rotation: a new token for the same session, the same one for everybody who asks at once.
+"""Rotation: a new token for a session; concurrent requests get the same one.
 
-The successor is derived from the token that is presented and a stored nonce. So callers that race,
-on whichever instances, and one whose answer was lost, get the same successor; and the store, which
-holds the nonce but no token, could not say what it is.
+The successor is derived from the presented token and a stored nonce. So concurrent callers, on any
+instances, and a retry after a lost response get the same successor. The store holds the nonce but
+no token, so the successor cannot be derived from its contents.
 """
 
 import secrets
@@ -22,34 +22,34 @@ from sidegate.core.verdict import Deny, Reason
 from sidegate.services.session_context import SessionContext
 from sidegate.services.sessions import Issued
 
-# Each lost race means that somebody else made progress; so many in a row is a storm.
-_ATTEMPTS: Final = 5
-_NONCE: Final = 32
+# A lost compare-and-set means that another request succeeded; five in a row mean overload.
+_MAX_ATTEMPTS: Final = 5
+_NONCE_BYTES: Final = 32
 
 
 class Rotation:
-    """The two verbs that give a living session another token: refresh and migrate."""
+    """The two operations that replace an active session's token: refresh and migrate."""
 
-    def __init__(self, means: SessionContext) -> None:
-        self._means = means
+    def __init__(self, context: SessionContext) -> None:
+        self._context = context
 
     async def refresh(
         self, credential: str, *, by: Actor, extend_by: timedelta | None = None
     ) -> Issued | Deny:
         """Rotate the session that `credential`, the text of a token, leads to.
 
-        Within the grace the token that was rotated out gets the same successor again. After it,
-        whoever presents any token that was ever rotated out is a thief or was robbed: the session
-        ends, reason `token_reuse`. `extend_by` moves the deadline to that long from now, never
-        past the lifetime of the session's type.
+        Within its grace a rotated-out token gets the same successor again. After it, any token that
+        was ever rotated out indicates theft: the session is revoked, reason `token_reuse`.
+        `extend_by` moves the deadline to that long from now, never past the lifetime of the
+        session's type. Raise Conflict if concurrent changes win every attempt.
         """
-        match self._means.ring.read(credential):
-            case Deny() as no:
-                return no
+        match self._context.ring.parse(credential):
+            case Deny() as denied:
+                return denied
             case Token() as token:
                 return await self._refresh(token, by, extend_by)
-            case never:
-                assert_never(never)
+            case unreachable:
+                assert_never(unreachable)
 
     async def migrate(
         self,
@@ -61,16 +61,17 @@ class Rotation:
         provider_subject: str | None = None,
         attributes: Mapping[str, object] = MappingProxyType({}),
     ) -> Issued | None:
-        """Make it an SSO session of `provider`, under a new token; the old token ends at once.
+        """Make it an SSO session under a new token; the old token ends at once.
 
-        `attributes` join the session's metadata. At the limit of SSO sessions others end for it.
-        None: there is no such session. SessionEnded: it has ended. LimitReached: none is to end.
+        `attributes` are merged into the session's metadata. At the limit of SSO sessions evict
+        others or raise LimitReached. Return None if there is no such session. Raise SessionEnded if
+        it has ended, and Conflict if concurrent changes win every attempt.
         """
-        for _ in range(_ATTEMPTS):
-            record = await self._means.get(session_id)
+        for _ in range(_MAX_ATTEMPTS):
+            record = await self._context.get(session_id)
             if record is None:
                 return None
-            token, now = self._means.ring.mint(SessionType.SSO), self._means.clock.now()
+            token, now = self._context.ring.mint(SessionType.SSO), self._context.clock.now()
             details = replace(
                 record.details,
                 provider=provider,
@@ -81,36 +82,36 @@ class Rotation:
                 change=Change(now, by),
             )
             after = SessionRecord(record.session.migrated(token.digest(), now), details)
-            if await self._joined(record.session, after, now):
+            if await self._replace_within_limit(record.session, after, now):
                 return Issued(token, after)
         raise Conflict(f"session {session_id} kept changing")
 
     async def _refresh(self, token: Token, by: Actor, extend_by: timedelta | None) -> Issued | Deny:
         digest = token.digest()
-        for _ in range(_ATTEMPTS):
-            record = await self._means.find_by_any_digest(digest)
+        for _ in range(_MAX_ATTEMPTS):
+            record = await self._context.find_by_any_digest(digest)
             if record is None:
                 return Deny(Reason.UNKNOWN)
-            now = self._means.clock.now()
+            now = self._context.clock.now()
             verdict = judge(record.session, now)
             if isinstance(verdict, Deny):
                 return verdict
-            done: Issued | Deny | None
+            result: Issued | Deny | None
             if digest == record.session.digest:
-                done = await self._rotate(token, record, extend_by, Change(now, by))
+                result = await self._rotate(token, record, extend_by, Change(now, by))
             else:
-                done = await self._left_behind(token, record, now)
-            if done is not None:
-                return done
+                result = await self._refresh_rotated_out(token, record, now)
+            if result is not None:
+                return result
         raise Conflict("the session kept changing")
 
     async def _rotate(
         self, token: Token, before: SessionRecord, extend_by: timedelta | None, change: Change
     ) -> Issued | None:
-        """Rotate; None: somebody else has changed the session meanwhile."""
-        now, nonce = change.at, secrets.token_bytes(_NONCE)
-        successor = next(self._means.ring.successors(token, nonce))
-        lifetimes = self._means.lifetimes[before.session.type]
+        """Rotate; None: the session was changed concurrently."""
+        now, nonce = change.at, secrets.token_bytes(_NONCE_BYTES)
+        successor = next(self._context.ring.derive_successors(token, nonce))
+        lifetimes = self._context.lifetimes[before.session.type]
         session = before.session
         if extend_by is not None:
             latest = session.authenticated_at + lifetimes.lifetime
@@ -123,35 +124,35 @@ class Rotation:
             change=change,
         )
         after = SessionRecord(session, details)
-        return Issued(successor, after) if await self._replaced(before.session, after) else None
+        return Issued(successor, after) if await self._replace(before.session, after) else None
 
-    async def _left_behind(
+    async def _refresh_rotated_out(
         self, token: Token, record: SessionRecord, now: datetime
     ) -> Issued | Deny | None:
-        """Answer for a token that was rotated out; None: the session has changed meanwhile.
+        """Handle a rotated-out token; None: the session was changed concurrently.
 
-        A migration left no nonce: the session has not been stolen, its owner has moved on.
+        A migration leaves no nonce: its old token is refused, but is no sign of theft.
         """
-        left = await self._means.durable.rotated_out(token.digest())
-        if left is None:
+        rotated_out = await self._context.durable.find_rotated_out(token.digest())
+        if rotated_out is None:
             return None
-        if left.nonce is None:
+        if rotated_out.nonce is None:
             return Deny(Reason.REUSED)
-        if now < left.until:
-            return await self._again(token, left.nonce, record)
-        return await self._reused(record, now)
+        if now < rotated_out.until:
+            return await self._reissue(token, rotated_out.nonce, record)
+        return await self._revoke_reused(record, now)
 
-    async def _again(self, token: Token, nonce: bytes, record: SessionRecord) -> Issued | Deny:
-        """Return what the winner of the race was given."""
-        for successor in self._means.ring.successors(token, nonce):
-            owner = await self._means.durable.find_by_any_digest(successor.digest())
+    async def _reissue(self, token: Token, nonce: bytes, record: SessionRecord) -> Issued | Deny:
+        """Return the successor that the rotation has issued."""
+        for successor in self._context.ring.derive_successors(token, nonce):
+            owner = await self._context.durable.find_by_any_digest(successor.digest())
             if owner is not None:
                 return Issued(successor, record)
-        # The key that made it is not in our ring.
+        # It was derived with a key that is no longer in the ring.
         return Deny(Reason.REUSED)
 
-    async def _reused(self, record: SessionRecord, now: datetime) -> Deny | None:
-        """End the session; None: somebody else has changed it meanwhile."""
+    async def _revoke_reused(self, record: SessionRecord, now: datetime) -> Deny | None:
+        """Revoke the session; None: it was changed concurrently."""
         details = replace(
             record.details,
             revoked_by=SIDEGATE.name,
@@ -159,34 +160,36 @@ class Rotation:
             change=Change(now, SIDEGATE),
         )
         after = SessionRecord(record.session.revoked(now), details)
-        if not await self._replaced(record.session, after):
+        if not await self._replace(record.session, after):
             return None
-        self._means.events.ended(after.session, "token_reuse")
+        self._context.events.ended(after.session, "token_reuse")
         return Deny(Reason.REUSED)
 
-    async def _joined(self, before: Session, after: SessionRecord, now: datetime) -> bool:
-        """Replace what becomes one more session of its type; False: it has changed meanwhile."""
-        limit = self._means.limits.get(after.session.type)
+    async def _replace_within_limit(
+        self, before: Session, after: SessionRecord, now: datetime
+    ) -> bool:
+        """Replace a session that joins another type; False: it was changed concurrently."""
+        limit = self._context.limits.get(after.session.type)
         if limit is None:
-            return await self._replaced(before, after)
-        evicted = await self._means.durable.replace_within(
+            return await self._replace(before, after)
+        evicted = await self._context.durable.replace_within_limit(
             after, expected=before.version, limit=limit, at=now
         )
         if evicted is None:
             return False
-        await self._tell(before, after)
-        await self._means.publish_ended(evicted, cause="limit")
+        await self._publish(before, after)
+        await self._context.publish_ended(evicted, cause="limit")
         return True
 
-    async def _replaced(self, before: Session, after: SessionRecord) -> bool:
-        if not await self._means.durable.replace(after, expected=before.version):
+    async def _replace(self, before: Session, after: SessionRecord) -> bool:
+        if not await self._context.durable.replace(after, expected=before.version):
             return False
-        await self._tell(before, after)
+        await self._publish(before, after)
         return True
 
-    async def _tell(self, before: Session, after: SessionRecord) -> None:
-        changed, older = [after.session], before.previous_digest
-        if older is not None and older != after.session.previous_digest:
-            # Its grace may not be over, and it is no copy of the session any more.
-            changed.append(after.session.rotated_out(older))
-        await self._means.publish(changed)
+    async def _publish(self, before: Session, after: SessionRecord) -> None:
+        changed, oldest = [after.session], before.previous_digest
+        if oldest is not None and oldest != after.session.previous_digest:
+            # Its grace may not be over, but it does not lead to the session any more.
+            changed.append(after.session.rotated_out(oldest))
+        await self._context.publish(changed)

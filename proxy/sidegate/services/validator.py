@@ -1,42 +1,43 @@
-"""From a presented credential to a verdict: read the token, find the session, judge it."""
+"""From a credential to a verdict: read the token, find the session, judge it."""
 
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final, Protocol
 
 from sidegate.core.clock import Clock
+from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
-from sidegate.core.judge import judge, may_have_moved
+from sidegate.core.judge import judge, may_be_stale
 from sidegate.core.protocols import SessionFinder
 from sidegate.core.session import Session
-from sidegate.core.token import Digest, KeyRing, TokenText, unverified_digest_of
+from sidegate.core.timeouts import with_timeout
+from sidegate.core.token import KeyRing, TokenText, digest_unverified
 from sidegate.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
-from sidegate.core.within import within
 
 OnAllowed = Callable[[Session, datetime], None]
-"""Told of each session that was allowed, and when; must neither wait nor fail."""
+"""Called with each allowed session and the time; must neither wait nor fail."""
 
-Memory = Callable[[Digest], Session | None]
-"""What this process remembers, told without waiting."""
+MemoryLookup = Callable[[Digest], Session | None]
+"""Returns this process's copy, or None, without waiting."""
 
 
 class Prefetch(Protocol):
-    """Has a hot store asked: stores/fetcher.py says how."""
+    """Starts a lookup in the remote cache, as `stores.prefetch` defines it."""
 
     def __call__(
-        self, digest: Digest, then: Callable[[Session | None], None], *, patience: float
+        self, digest: Digest, on_done: Callable[[Session | None], None], *, timeout: float
     ) -> bool: ...
 
 
 ExtraCheck = Callable[[Session], Allow | Deny]
-"""What else must hold of a session that is valid."""
+"""A further condition on a valid session."""
 
-# Of the time a gateway says it will wait, a tenth is for the way back.
-_OURS: Final = 0.9
+# Share of the gateway's timeout that is used here; the rest is for the network.
+_BUDGET_SHARE: Final = 0.9
 
 
 class Validator:
-    """Answers for a token, whatever the stores do: an outage is Unavailable, never a no."""
+    """Judges tokens, whatever the stores do: an outage is Unavailable, never Deny."""
 
     def __init__(
         self,
@@ -45,138 +46,141 @@ class Validator:
         ring: KeyRing,
         clock: Clock,
         deadline: float,
-        memory: Memory = lambda _: None,
-        fetch: Prefetch | None = None,
-        onward: SessionFinder | None = None,
-        seen: OnAllowed = lambda _, __: None,
+        memory: MemoryLookup = lambda _: None,
+        prefetch: Prefetch | None = None,
+        remote_finder: SessionFinder | None = None,
+        on_allowed: OnAllowed = lambda _, __: None,
     ) -> None:
-        """`deadline`: the seconds within which `finder` answers, whatever happens.
+        """`deadline`: the seconds within which `finder` returns or raises.
 
-        `recall` looks into `memory`, and `fetch` is asked for what is not there. `onward` is the
-        rest of the road for those it told nothing; None: the whole. `finder` needs none of them:
-        it has its own way to every store.
+        `check_memory` uses `memory`; `prefetch` is for what is not there. `remote_finder` looks up
+        what a prefetch did not find, in the stores that are left; None: in all. `finder` uses none
+        of them: it looks in every store itself.
         """
         self._finder = finder
         self._ring = ring
         self._clock = clock
         self._deadline = deadline
         self._memory = memory
-        self._fetch = fetch
-        self._onward = onward or finder
-        self.on_allowed = seen
+        self._prefetch = prefetch
+        self._remote_finder = remote_finder or finder
+        self.on_allowed = on_allowed
 
-    def check_memory(self, spelling: TokenText, now: datetime) -> Session | Deny | None:
-        """Return the session from this process's memory if it is valid `now`, or why it is not.
+    def check_memory(self, token_text: TokenText, now: datetime) -> Session | Deny | None:
+        """Return the session from memory if it is valid `now`, or a denial.
 
-        None: memory cannot tell for certain; `validate` asks the stores. Whoever lets the session
-        in tells `saw`.
+        None: memory does not decide it; use `validate`. The caller reports an allowed session to
+        `on_allowed`.
         """
-        session = self._memory(unverified_digest_of(spelling))
-        # Whoever has the digest of a token has the token: its tag is verified once for each copy,
-        # and again under other keys.
+        session = self._memory(digest_unverified(token_text))
+        # A caller that has a token's digest has the token: its tag is verified once for each copy,
+        # and again after the keys change.
         if session is None or session.verified_by is not self._ring:
-            if not self._ring.has_tagged(spelling):
+            if not self._ring.has_valid_tag(token_text):
                 return Deny(Reason.FORGED)
             if session is None:
                 return None
-            session.note_verified(self._ring)
-        return _for_certain(session, now)
+            session.mark_verified(self._ring)
+        return _judge_copy(session, now)
 
     def prefetch(
         self,
-        spelling: TokenText,
-        then: Callable[[Session | None], None],
+        token_text: TokenText,
+        on_done: Callable[[Session | None], None],
         *,
         budget: float | None = None,
     ) -> bool:
-        """Have a hot store asked what `recall` could not tell. `fetched` takes what `then` gets.
+        """Start a remote cache lookup of what `check_memory` did not decide.
 
-        False: there is no use in that within `budget` seconds, and `then` is not told.
+        `on_done` is called with what `judge_prefetched` takes. False: nothing was started, as it
+        would not be done within `budget` seconds, and `on_done` is not called.
         """
-        if self._fetch is None:
+        if self._prefetch is None:
             return False
-        digest = unverified_digest_of(spelling)
-        return self._fetch(digest, then, patience=self._timeout(budget))
+        digest = digest_unverified(token_text)
+        return self._prefetch(digest, on_done, timeout=self._timeout(budget))
 
     def judge_prefetched(self, copy: Session | None, now: datetime) -> Session | Deny | None:
-        """Return what `recall` would, had it found this copy. It has verified the tag already.
+        """Judge a prefetched copy, whose token's tag `check_memory` has verified.
 
-        None: `validate` asks the other stores.
+        None: `validate` looks in the other stores.
         """
         if copy is None:
             return None
-        copy.note_verified(self._ring)
-        return _for_certain(copy, now)
+        copy.mark_verified(self._ring)
+        return _judge_copy(copy, now)
 
     async def validate(
         self,
         credential: str,
         *,
         budget: float | None = None,
-        waited: float | None = None,
-        further: ExtraCheck | None = None,
+        elapsed: float | None = None,
+        extra_check: ExtraCheck | None = None,
     ) -> Verdict:
         """Judge the session that `credential`, the text of a token, leads to.
 
-        `budget`: the seconds the caller waits for the answer; None: as long as it takes. `waited`:
-        those it took to fetch nothing; None: nobody has tried. `further` is asked about a valid
-        session, before it counts as seen; None: nothing is.
+        `budget`: the seconds until the caller times out; None: no limit. `elapsed`: the seconds
+        that a prefetch without result took; None: there was none. `extra_check` judges a valid
+        session before it is recorded as active.
         """
-        verdict = await self._judged(credential, budget, waited)
-        if further is not None and isinstance(verdict, Allow):
-            verdict = further(verdict.session)
+        verdict = await self._judge(credential, budget, elapsed)
+        if extra_check is not None and isinstance(verdict, Allow):
+            verdict = extra_check(verdict.session)
         if isinstance(verdict, Allow):
             self.on_allowed(verdict.session, self._clock.now())
         return verdict
 
     async def inspect(self, credential: str) -> Verdict:
-        """Judge as `validate` does, but let nobody be seen: whoever asks is not the client."""
-        return await self._judged(credential)
+        """Judge as `validate` does, but record no activity: the caller is not the client."""
+        return await self._judge(credential)
 
     async def find(self, credential: str) -> Session | Deny | Unavailable:
-        """Return the session `credential` leads to, unjudged: ended or rotated away from, too.
+        """Return the session `credential` leads to, unjudged: ended or rotated out, too.
 
-        To end it, say, but never to let anybody in.
+        For revoking it, for example, but never for allowing a request.
         """
         return await self._find(credential)
 
-    async def _judged(
-        self, credential: str, budget: float | None = None, waited: float | None = None
+    async def _judge(
+        self, credential: str, budget: float | None = None, elapsed: float | None = None
     ) -> Verdict:
-        found = await self._find(credential, budget, waited)
+        found = await self._find(credential, budget, elapsed)
         return judge(found, self._clock.now()) if isinstance(found, Session) else found
 
     async def _find(
-        self, credential: str, budget: float | None = None, waited: float | None = None
+        self, credential: str, budget: float | None = None, elapsed: float | None = None
     ) -> Session | Deny | Unavailable:
-        digest = self._ring.digest(credential)
+        digest = self._ring.parse_digest(credential)
         if isinstance(digest, Deny):
             return digest
         try:
-            session = await self._looked_up(digest, self._timeout(budget), waited)
+            session = await self._look_up(digest, self._timeout(budget), elapsed)
         except StoreUnavailable as outage:
             return Unavailable(outage.store)
-        except UnreadableRecord:  # of the durable store, or the next one would have been asked
+        except UnreadableRecord:  # in the durable store: from a cache it would have been a miss
             return Unavailable("unreadable")
         return Deny(Reason.UNKNOWN) if session is None else session
 
-    async def _looked_up(
-        self, digest: Digest, patience: float, waited: float | None
+    async def _look_up(
+        self, digest: Digest, seconds: float, elapsed: float | None
     ) -> Session | None:
-        if waited is not None:
-            rest = max(0.0, patience - waited)
-            return await within(rest, "deadline", self._onward.find(digest))
-        if patience < self._deadline:
-            return await within(patience, "deadline", self._finder.find(digest))
-        return await self._finder.find(digest)  # answers within the deadline itself
+        if elapsed is not None:
+            remaining = max(0.0, seconds - elapsed)
+            return await with_timeout(remaining, "deadline", self._remote_finder.find(digest))
+        if seconds < self._deadline:
+            return await with_timeout(seconds, "deadline", self._finder.find(digest))
+        return await self._finder.find(digest)  # keeps the deadline itself
 
     def _timeout(self, budget: float | None) -> float:
-        return self._deadline if budget is None else max(0.0, min(budget * _OURS, self._deadline))
+        if budget is None:
+            return self._deadline
+        return max(0.0, min(budget * _BUDGET_SHARE, self._deadline))
 
 
-def _for_certain(copy: Session, now: datetime) -> Session | Deny | None:
-    """Return the session if it is valid, or why it is not; None: a newer copy may differ."""
+def _judge_copy(copy: Session, now: datetime) -> Session | Deny | None:
+    """Return the session if valid, or a final denial; None: the copy may be stale."""
     if now < copy.valid_until:
         return copy
     verdict = judge(copy, now)
-    return verdict if isinstance(verdict, Deny) and not may_have_moved(verdict) else None
+    return verdict if isinstance(verdict, Deny) and not may_be_stale(verdict) else None

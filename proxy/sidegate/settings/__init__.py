@@ -1,11 +1,11 @@
-"""What the operator decides: read from a file and the environment, checked, and then frozen.
+"""The settings: read from a file and the environment, validated, and frozen.
 
-Defaults give way to the YAML file of `--config`, and that to `SIDEGATE_*` variables.
+`SIDEGATE_*` variables take precedence over the YAML file of `--config`, and that over the defaults.
 """
 
-from sidegate.settings.admin_key_file import first_admin_key
+from sidegate.settings.admin_key_file import read_admin_key
 from sidegate.settings.check import load
 from sidegate.settings.sections import Settings
-from sidegate.settings.token_file import token_keys
+from sidegate.settings.token_file import read_token_keys
 
-__all__ = ["Settings", "first_admin_key", "load", "token_keys"]
+__all__ = ["Settings", "load", "read_admin_key", "read_token_keys"]

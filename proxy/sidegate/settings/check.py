@@ -1,4 +1,4 @@
-"""From a reading to settings, or to a list of every mistake in it."""
+"""Validation of the settings: a Settings value, or all validation errors at once."""
 
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
@@ -11,58 +11,58 @@ from pydantic import BaseModel, ValidationError
 from sidegate.core.address import Address
 from sidegate.core.errors import SettingsError
 from sidegate.settings.sections import Settings
-from sidegate.settings.sources import Reading, SettingPath, read
-from sidegate.settings.values import read_address
+from sidegate.settings.sources import RawSettings, SettingPath, read
+from sidegate.settings.values import parse_address
 
 
 def load(config: Path | None, environ: Mapping[str, str]) -> Settings:
-    """Return the settings: defaults, over them the file, over that the variables.
+    """Return the settings of all sources: the variables, below them the file, then the defaults.
 
-    SettingsError lists all mistakes at once, each as `path: what to do (from where)`.
+    Raise SettingsError with all errors, each as `path: what to do (from source)`.
     """
-    return checked(read(config, environ))
+    return validate(read(config, environ))
 
 
-def checked(reading: Reading) -> Settings:
-    """Return what a reading says. SettingsError: all that is wrong with it."""
-    mistakes = [*reading.mistakes]
+def validate(raw: RawSettings) -> Settings:
+    """Return the validated settings. Raise SettingsError with all errors in them."""
+    errors = [*raw.errors]
     settings = None
     try:
-        settings = Settings(**reading.tree)
+        settings = Settings(**raw.tree)
     except ValidationError as error:
-        mistakes += _in_words(error, reading)
-    for path, what in _between_settings(reading.tree):
-        mistakes.append(reading.mistake(path, what))
-    if mistakes or settings is None:
-        raise SettingsError(mistakes)
+        errors += _describe_errors(error, raw)
+    for path, message in _find_conflicts(raw.tree):
+        errors.append(raw.format_error(path, message))
+    if errors or settings is None:
+        raise SettingsError(errors)
     return settings
 
 
-# pydantic's words for these would name its own world, not the operator's.
-_WORDS: Final = {
-    "tuple_type": 'write a list; in a variable as JSON, as in \'["one", "two"]\'',
-    "model_type": "write a group of settings; in a variable as a JSON object",
-    "model_attributes_type": "write a group of settings; in a variable as a JSON object",
-    "string_type": "write a text; quote it if it looks like something else",
+# By pydantic's error type: its own messages use Python's terms.
+_MESSAGES: Final = {
+    "tuple_type": 'must be a list; in a variable as JSON, for example \'["one", "two"]\'',
+    "model_type": "must be a group of settings; in a variable as a JSON object",
+    "model_attributes_type": "must be a group of settings; in a variable as a JSON object",
+    "string_type": "must be a text; quote a value that YAML reads as a number or a boolean",
     "missing": "is required",
 }
 
 
-def _in_words(error: ValidationError, reading: Reading) -> Iterator[str]:
+def _describe_errors(error: ValidationError, raw: RawSettings) -> Iterator[str]:
     for each in error.errors(include_url=False, include_input=False, include_context=False):
         path, kind = each["loc"], each["type"]
         if kind == "extra_forbidden":
-            what = f"no such setting{_meant(path)}"
+            message = f"no such setting{_suggest(path)}"
         else:
-            what = _WORDS.get(kind) or _plain(each["msg"])
-        yield reading.mistake(path, what)
+            message = _MESSAGES.get(kind) or _simplify(each["msg"])
+        yield raw.format_error(path, message)
 
 
-def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ").replace("Input should be", "should be")
+def _simplify(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Input should be", "must be")
 
 
-def _meant(path: SettingPath) -> str:
+def _suggest(path: SettingPath) -> str:
     section: Any = Settings
     for key in path[:-1]:
         if isinstance(key, int):
@@ -70,50 +70,49 @@ def _meant(path: SettingPath) -> str:
         section = section.model_fields[key].annotation
         if not (isinstance(section, type) and issubclass(section, BaseModel)):
             return ""
-    close = get_close_matches(str(path[-1]), section.model_fields, n=1)
-    return (
-        f"; did you mean {close[0]}?" if close else f"; here are {', '.join(section.model_fields)}"
-    )
+    fields = section.model_fields
+    close = get_close_matches(str(path[-1]), fields, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known settings: {', '.join(fields)}"
 
 
 SettingIssue = tuple[SettingPath, str]
 
 
-def _between_settings(tree: Mapping[str, Any]) -> Iterator[SettingIssue]:
-    """Yield what is wrong between settings. Works on what was given, so that it is said at once
-    with all the rest, and passes over what is wrong in itself."""
-    given = _reader(tree)
-    if given("redis_url") and not given("database_url"):
-        yield (
-            ("redis_url",),
-            "Redis alone is not the truth, it may forget: set database_url as well",
-        )
-    if given("postgres", "listen_url") and not given("database_url"):
-        yield ("postgres", "listen_url"), "there is nothing to hear of: set database_url as well"
-    if given("database_url") and not given("token", "keys"):
+def _find_conflicts(tree: Mapping[str, Any]) -> Iterator[SettingIssue]:
+    """Yield the conflicts between settings.
+
+    Works on the raw values, so that conflicts are reported together with all other errors. Values
+    that are not valid in themselves are skipped.
+    """
+    get = _build_getter(tree)
+    if get("redis_url") and not get("database_url"):
+        yield ("redis_url",), "Redis is a cache and needs a database: set database_url as well"
+    if get("postgres", "listen_url") and not get("database_url"):
+        yield ("postgres", "listen_url"), "needs PostgreSQL: set database_url as well"
+    if get("database_url") and not get("token", "keys"):
         yield (
             ("token", "keys"),
             "is required with database_url, the same in every instance: `sidegate key token` "
             "makes one; set SIDEGATE_TOKEN__KEYS, SIDEGATE_TOKEN__KEYS_FILE or token.keys",
         )
-    cookie = given("gate", "cookie", default="is set")
-    if _is_off(given("gate", "bearer", default=True)) and not (cookie or given("gate", "header")):
-        yield ("gate",), "no credential is read: set bearer, cookie or header"
-    if given("sso", "providers") and given("database_url") and not given("admin", "keys"):
+    cookie = get("gate", "cookie", default="is set")
+    if _is_false(get("gate", "bearer", default=True)) and not (cookie or get("gate", "header")):
+        yield ("gate",), "no source of credentials: set bearer, cookie or header"
+    if get("sso", "providers") and get("database_url") and not get("admin", "keys"):
         yield (
             ("sso", "providers"),
-            "the admin door, where providers call, stays shut without admin.keys: "
+            "providers call the admin listener, which is closed without admin.keys: "
             "`sidegate key new` makes one",
         )
-    yield from _clashes(given)
+    yield from _find_listener_conflicts(get)
 
 
-def _is_off(switch: object) -> bool:
-    return str(switch).lower() in ("false", "f", "no", "n", "off", "0")
+def _is_false(value: object) -> bool:
+    return str(value).lower() in ("false", "f", "no", "n", "off", "0")
 
 
-def _reader(tree: Mapping[str, Any]) -> Callable[..., Any]:
-    def given(*path: str, default: object = None) -> Any:
+def _build_getter(tree: Mapping[str, Any]) -> Callable[..., Any]:
+    def get(*path: str, default: object = None) -> Any:
         value: Any = tree
         for key in path:
             if not isinstance(value, Mapping) or key not in value:
@@ -121,27 +120,27 @@ def _reader(tree: Mapping[str, Any]) -> Callable[..., Any]:
             value = value[key]
         return None if value in ("none", "null", "") else value
 
-    return given
+    return get
 
 
-def _clashes(given: Callable[..., Any]) -> Iterator[SettingIssue]:
+def _find_listener_conflicts(get: Callable[..., Any]) -> Iterator[SettingIssue]:
     defaults = Settings.model_construct()
     listeners: list[tuple[SettingPath, Address]] = []
     for name in ("gate", "admin", "ops"):
-        address = given(name, "listen", default=getattr(defaults, name).listen)
+        address = get(name, "listen", default=getattr(defaults, name).listen)
         try:
-            listeners.append(((name, "listen"), read_address(address)))
+            listeners.append(((name, "listen"), parse_address(address)))
         except ValueError:
-            continue  # said already
+            continue  # reported by the validation of the setting itself
     for (path, address), (other_path, other) in combinations(listeners, 2):
-        if _clash(address, other):
-            yield other_path, f"listens where {'.'.join(map(str, path))} does: give each its own"
+        if _is_same_address(address, other):
+            yield other_path, f"is the address of {'.'.join(map(str, path))}, too: set another one"
 
 
-def _clash(one: Address, other: Address) -> bool:
+def _is_same_address(one: Address, other: Address) -> bool:
     if one.path is not None or other.path is not None:
         return one.path == other.path
     if one.port != other.port or one.port == 0:
         return False
-    everywhere = {"", "0.0.0.0", "::"}  # noqa: S104 - compared with, not bound to
-    return one.host == other.host or bool({one.host, other.host} & everywhere)
+    wildcards = {"", "0.0.0.0", "::"}  # noqa: S104 - compared with, not bound to
+    return one.host == other.host or bool({one.host, other.host} & wildcards)

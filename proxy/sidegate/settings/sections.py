@@ -1,4 +1,4 @@
-"""Every setting there is, with its default. config/sidegate.yaml says why each is as it is."""
+"""All settings with their defaults. config/sidegate.yaml describes each setting."""
 
 import re
 from collections.abc import Mapping
@@ -10,26 +10,26 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sidegate.core.address import Address
-from sidegate.core.binding import DEFAULT_WIDTHS, Policy, Signal, Widths
-from sidegate.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, preset_lifetimes
+from sidegate.core.binding import DEFAULT_PREFIX_LENGTHS, BindingPolicy, PrefixLengths, Signal
+from sidegate.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, get_preset_lifetimes
 from sidegate.core.limits import AtLimit, Limit
 from sidegate.core.secure_url import is_secure
 from sidegate.core.session_type import SessionType
 from sidegate.settings.values import (
     DatabaseUrl,
     Duration,
+    ExpandedPath,
     FileMode,
-    Folder,
     ListenAddress,
     MemorySize,
     PeerNetwork,
     PositiveDuration,
     RedisUrl,
+    TextList,
     TokenKeys,
-    Words,
-    lower,
-    none_spelled,
-    spelled,
+    matching,
+    parse_null,
+    to_lower,
 )
 
 PREFIX: Final = "SIDEGATE_"
@@ -47,31 +47,33 @@ def _seconds(number: int) -> timedelta:
     return timedelta(seconds=number)
 
 
-def _extra_source(name: str) -> str:
+def _check_extra_header(name: str) -> str:
     if name.lower() in ("authorization", "cookie"):
-        raise ValueError("this header is a source already (gate.bearer, gate.cookie)")
+        raise ValueError("must be another header: gate.bearer and gate.cookie read this one")
     return name
 
 
-def _host_names(hosts: tuple[str, ...]) -> tuple[str, ...]:
+def _check_host_names(hosts: tuple[str, ...]) -> tuple[str, ...]:
     for host in hosts:
         if not re.fullmatch(r"[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]+\]", host, re.ASCII):
-            raise ValueError("write host names without ports, as in localhost, 10.0.0.5 or [::1]")
+            raise ValueError("write hosts without ports, for example localhost, 10.0.0.5 or [::1]")
     return tuple(host.lower() for host in hosts)
 
 
 HeaderName = Annotated[
     str,
-    spelled(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}", "write one name of letters, digits and dashes"),
+    matching(
+        r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}", "write a header name of letters, digits and dashes"
+    ),
 ]
-ExtraSource = Annotated[HeaderName, AfterValidator(_extra_source)]
-OrNone = BeforeValidator(none_spelled)
-OptionalDuration = Annotated[Duration | None, OrNone]
+ExtraHeaderName = Annotated[HeaderName, AfterValidator(_check_extra_header)]
+Nullable = BeforeValidator(parse_null)
+OptionalDuration = Annotated[Duration | None, Nullable]
 Count = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
 class Section(BaseModel):
-    """A group of settings: frozen, knows no others than its own, repeats no input in errors."""
+    """A group of settings: frozen, without unknown fields, and without input in its errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -92,17 +94,21 @@ class IdentitySection(Section):
 class GateSection(Section):
     listen: ListenAddress = Address("127.0.0.1", 7080)
     socket_mode: FileMode = 0o660
-    trusted_peers: Annotated[tuple[PeerNetwork, ...], Words] = (
+    trusted_peers: Annotated[tuple[PeerNetwork, ...], TextList] = (
         ip_network("127.0.0.0/8"),
         ip_network("::1/128"),
     )
-    cookie: Annotated[HeaderName | None, OrNone] = "__Host-session"
+    cookie: Annotated[HeaderName | None, Nullable] = "__Host-session"
     bearer: bool = True
-    header: Annotated[Annotated[HeaderName, AfterValidator(_extra_source)] | None, OrNone] = None
+    header: Annotated[
+        Annotated[HeaderName, AfterValidator(_check_extra_header)] | None, Nullable
+    ] = None
     identity: IdentitySection = IdentitySection()
     realm: Annotated[
         str,
-        spelled(r"[ !#-\[\]-~]{1,64}", "write up to 64 ASCII characters, no quotes or backslashes"),
+        matching(
+            r"[ !#-\[\]-~]{1,64}", "write up to 64 ASCII characters, no quotes or backslashes"
+        ),
     ] = "sidegate"
     deadline: PositiveDuration = _millis(150)
     fast_path: bool = True
@@ -110,134 +116,134 @@ class GateSection(Section):
     trusted_hops: Annotated[int, Field(ge=0, le=16)] = 0
 
 
-def _policy(given: object) -> object:
-    """YAML reads a bare `off` as false."""
-    return "off" if given is False else lower(given)
+def _parse_policy(value: object) -> object:
+    """Return `off` for False, because YAML reads an unquoted `off` as false."""
+    return "off" if value is False else to_lower(value)
 
 
-PolicyName = Annotated[Literal["off", "log", "deny", "revoke"], BeforeValidator(_policy)]
+PolicyName = Annotated[Literal["off", "log", "deny", "revoke"], BeforeValidator(_parse_policy)]
 
 
 class BoundHeaderSection(Section):
-    name: Annotated[ExtraSource | None, OrNone] = None
+    name: Annotated[ExtraHeaderName | None, Nullable] = None
     policy: PolicyName = "off"
 
     @model_validator(mode="after")
     def _has_a_name(self) -> Self:
         if self.name is None and self.policy != "off":
-            raise ValueError("name the header, or set the policy to off")
+            raise ValueError("set name, or set policy to off")
         return self
 
 
 class BindingSection(Section):
     ip: PolicyName = "off"
-    ipv4_prefix: Annotated[int, Field(ge=1, le=32)] = DEFAULT_WIDTHS.ipv4
-    ipv6_prefix: Annotated[int, Field(ge=1, le=128)] = DEFAULT_WIDTHS.ipv6
+    ipv4_prefix: Annotated[int, Field(ge=1, le=32)] = DEFAULT_PREFIX_LENGTHS.ipv4
+    ipv6_prefix: Annotated[int, Field(ge=1, le=128)] = DEFAULT_PREFIX_LENGTHS.ipv6
     user_agent: PolicyName = "off"
     accept_language: PolicyName = "off"
     header: BoundHeaderSection = BoundHeaderSection()
 
-    def policies(self) -> Mapping[Signal, Policy]:
+    def policies(self) -> Mapping[Signal, BindingPolicy]:
         return {
-            Signal.IP: Policy(self.ip),
-            Signal.USER_AGENT: Policy(self.user_agent),
-            Signal.ACCEPT_LANGUAGE: Policy(self.accept_language),
-            Signal.HEADER: Policy(self.header.policy),
+            Signal.IP: BindingPolicy(self.ip),
+            Signal.USER_AGENT: BindingPolicy(self.user_agent),
+            Signal.ACCEPT_LANGUAGE: BindingPolicy(self.accept_language),
+            Signal.HEADER: BindingPolicy(self.header.policy),
         }
 
-    def widths(self) -> Widths:
-        return Widths(self.ipv4_prefix, self.ipv6_prefix)
+    def prefix_lengths(self) -> PrefixLengths:
+        return PrefixLengths(self.ipv4_prefix, self.ipv6_prefix)
 
 
-def _at_least_one(scopes: tuple[str, ...]) -> tuple[str, ...]:
+def _require_scopes(scopes: tuple[str, ...]) -> tuple[str, ...]:
     if not scopes:
-        raise ValueError("name at least one of read, write and revoke")
+        raise ValueError("set at least one of read, write and revoke")
     return scopes
 
 
 class ApiKey(Section):
-    """An admin API key: whoever shows a text with this SHA-256 may do what the scopes say."""
+    """An admin API key: the SHA-256 of its text, and the scopes it grants."""
 
     name: Annotated[
-        str, spelled(r"[A-Za-z0-9._-]{1,64}", "write up to 64 letters, digits, dots and dashes")
+        str, matching(r"[A-Za-z0-9._-]{1,64}", "write up to 64 letters, digits, dots and dashes")
     ]
     sha256: Annotated[
-        str, spelled(r"[0-9a-fA-F]{64}", "write 64 hex digits"), AfterValidator(str.lower)
+        str, matching(r"[0-9a-fA-F]{64}", "write 64 hex digits"), AfterValidator(str.lower)
     ]
     scopes: Annotated[
         tuple[Literal["read", "write", "revoke"], ...],
-        AfterValidator(_at_least_one),
+        AfterValidator(_require_scopes),
         Field(json_schema_extra={"minItems": 1}),
     ]
 
 
-def _different_keys(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+def _check_unique_keys(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
     if len({key.name for key in keys}) != len(keys):
-        raise ValueError("two keys share a name; the audit must tell them apart")
+        raise ValueError("two keys have the same name: the audit trail needs different ones")
     if len({key.sha256 for key in keys}) != len(keys):
-        raise ValueError("two names share a key; make one for each with `sidegate key new`")
+        raise ValueError("two names have the same key: make another one with `sidegate key new`")
     return keys
 
 
 class AdminSection(Section):
     listen: ListenAddress = Address("127.0.0.1", 7081)
-    hosts: Annotated[tuple[str, ...], AfterValidator(_host_names), Words] = (
+    hosts: Annotated[tuple[str, ...], AfterValidator(_check_host_names), TextList] = (
         "localhost",
         "127.0.0.1",
         "[::1]",
     )
-    keys: Annotated[tuple[ApiKey, ...], AfterValidator(_different_keys)] = ()
+    keys: Annotated[tuple[ApiKey, ...], AfterValidator(_check_unique_keys)] = ()
 
 
-def _issuer(url: str) -> str:
+def _check_issuer(url: str) -> str:
     if not re.fullmatch(r"https?://[!-\"$->@-~]{1,500}", url, re.ASCII):
-        raise ValueError("write it as the provider does, as in https://id.example/realms/main")
+        raise ValueError("write it as the provider does, for example https://id.example/realms/a")
     return url
 
 
-def _secure(url: str) -> str:
+def _check_secure_url(url: str) -> str:
     if not is_secure(url):
-        raise ValueError("write an https:// URL; http:// leads no further than this machine")
+        raise ValueError("write an https:// URL; http:// is allowed for this machine only")
     return url
 
 
-def _at_least_a_minute(duration: timedelta) -> timedelta:
+def _check_max_age(duration: timedelta) -> timedelta:
     if duration < _MINUTE:
-        raise ValueError("must be at least 1m: keys are fetched no more often")
+        raise ValueError("must be at least 1m, the shortest interval of fetching keys")
     return duration
 
 
 Algorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
 ]
-"""All there are but `none` and those whose key both sides share."""
+"""All algorithms of JWA with an asymmetric key, so without `none` and the HMACs."""
 
 
-def _some(algorithms: tuple[Algorithm, ...]) -> tuple[Algorithm, ...]:
+def _require_algorithms(algorithms: tuple[Algorithm, ...]) -> tuple[Algorithm, ...]:
     if not algorithms:
-        raise ValueError("name at least one; the provider's discovery document lists its own")
+        raise ValueError("set at least one; the provider's discovery document lists its own")
     return algorithms
 
 
 class ProviderSection(Section):
-    """An identity provider that tells us when its sessions end."""
+    """An identity provider that ends sessions by back-channel logout."""
 
     name: Annotated[
         str,
-        spelled(
+        matching(
             r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
             "write up to 64 letters, digits, dots and dashes; it is part of a URL",
         ),
     ]
-    issuer: Annotated[str, AfterValidator(_issuer)]
+    issuer: Annotated[str, AfterValidator(_check_issuer)]
     client_id: Annotated[
         str,
-        spelled(r"[ -~]{1,256}", "write what the provider calls us, up to 256 ASCII characters"),
+        matching(r"[ -~]{1,256}", "write the id of this client at the provider, in ASCII"),
     ]
-    jwks_uri: Annotated[Annotated[str, AfterValidator(_secure)] | None, OrNone] = None
-    jwks_file: Annotated[Folder | None, OrNone] = None
-    jwks_max_age: Annotated[Duration, AfterValidator(_at_least_a_minute)] = timedelta(hours=1)
-    algorithms: Annotated[tuple[Algorithm, ...], AfterValidator(_some), Words] = (
+    jwks_uri: Annotated[Annotated[str, AfterValidator(_check_secure_url)] | None, Nullable] = None
+    jwks_file: Annotated[ExpandedPath | None, Nullable] = None
+    jwks_max_age: Annotated[Duration, AfterValidator(_check_max_age)] = timedelta(hours=1)
+    algorithms: Annotated[tuple[Algorithm, ...], AfterValidator(_require_algorithms), TextList] = (
         "RS256",
         "PS256",
         "ES256",
@@ -250,18 +256,18 @@ class ProviderSection(Section):
         if self.jwks_uri is not None and self.jwks_file is not None:
             raise ValueError("set jwks_uri or jwks_file, not both")
         if self.jwks_uri is None and self.jwks_file is None and not is_secure(self.issuer):
-            raise ValueError("keys cannot be discovered by plain http: set jwks_uri or jwks_file")
+            raise ValueError("keys are not discovered over http: set jwks_uri or jwks_file")
         return self
 
 
-def _different_providers(providers: tuple[ProviderSection, ...]) -> tuple[ProviderSection, ...]:
+def _check_unique_providers(providers: tuple[ProviderSection, ...]) -> tuple[ProviderSection, ...]:
     if len({provider.name for provider in providers}) != len(providers):
-        raise ValueError("two providers share a name; each has a URL of its own")
+        raise ValueError("two providers have the same name, which is part of their URLs")
     return providers
 
 
 class SsoSection(Section):
-    providers: Annotated[tuple[ProviderSection, ...], AfterValidator(_different_providers)] = ()
+    providers: Annotated[tuple[ProviderSection, ...], AfterValidator(_check_unique_providers)] = ()
 
 
 class OpsSection(Section):
@@ -280,7 +286,7 @@ class NegativeCacheSection(Section):
 
 
 class StoreSection(Section):
-    """How long a store may take, and when it is not asked any more."""
+    """The deadline and the circuit breaker of a store."""
 
     deadline: PositiveDuration = _millis(80)
     breaker_failures: Count = 5
@@ -291,44 +297,44 @@ class RedisSection(StoreSection):
     deadline: PositiveDuration = _millis(25)
 
 
-class DurableSection(StoreSection):
-    """How many look-ups a store that is the truth lets wait."""
+class DatabaseSection(StoreSection):
+    """The settings that both databases have."""
 
     max_lookups: Count = 1000
 
 
-class PostgresSection(DurableSection):
+class PostgresSection(DatabaseSection):
     pool_max: Annotated[int, Field(ge=1, le=1000)] = 8
     prepared_statements: bool = True
     listen: bool = True
-    listen_url: Annotated[DatabaseUrl | None, OrNone] = None
+    listen_url: Annotated[DatabaseUrl | None, Nullable] = None
 
 
-class SqliteSection(DurableSection):
-    """SQLite has nothing to set but what every durable store has."""
+class SqliteSection(DatabaseSection):
+    """The settings of SQLite."""
 
 
 class LifetimesSection(Section):
-    """One session type's deadlines and limit; the five types differ in their defaults only."""
+    """The lifetimes and the limit of a session type; types differ in their defaults only."""
 
     lifetime: Duration
     idle_timeout: OptionalDuration
     grace: Duration = DEFAULT_LIFETIMES[SessionType.WEB].grace
     touch_threshold: Duration = DEFAULT_LIFETIMES[SessionType.WEB].touch_threshold
-    limit: Annotated[Count | None, OrNone] = None
+    limit: Annotated[Count | None, Nullable] = None
     at_limit: Annotated[
-        Literal["evict_oldest", "evict_idle_longest", "refuse"], BeforeValidator(lower)
+        Literal["evict_oldest", "evict_idle_longest", "refuse"], BeforeValidator(to_lower)
     ] = "evict_oldest"
 
     @model_validator(mode="after")
-    def _obey_the_rules(self) -> Self:
-        self.lifetimes()  # its ValueErrors are the rules
+    def _check_lifetimes(self) -> Self:
+        self.lifetimes()  # raises ValueError for values out of range
         return self
 
     def lifetimes(self) -> Lifetimes:
         return Lifetimes(self.lifetime, self.idle_timeout, self.grace, self.touch_threshold)
 
-    def live_limit(self) -> Limit | None:
+    def session_limit(self) -> Limit | None:
         return None if self.limit is None else Limit(self.limit, AtLimit(self.at_limit))
 
 
@@ -357,12 +363,14 @@ class SsoLifetimes(LifetimesSection):
     idle_timeout: OptionalDuration = DEFAULT_LIFETIMES[SessionType.SSO].idle_timeout
 
 
-def _over(begun: Mapping[str, object], said: object) -> object:
-    return {**begun, **said} if isinstance(said, dict) else said
+def _overlay(base: Mapping[str, object], value: object) -> object:
+    return {**base, **value} if isinstance(value, dict) else value
 
 
 class SessionsSection(Section):
-    preset: Annotated[Literal["aal1", "aal2", "aal3"] | None, BeforeValidator(lower), OrNone] = None
+    preset: Annotated[
+        Literal["aal1", "aal2", "aal3"] | None, BeforeValidator(to_lower), Nullable
+    ] = None
     web: WebLifetimes = WebLifetimes()
     mobile: MobileLifetimes = MobileLifetimes()
     api: ApiLifetimes = ApiLifetimes()
@@ -371,22 +379,22 @@ class SessionsSection(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _begin_with_the_preset(cls, given: object) -> object:
-        """What is said of a type goes before the preset, which goes before the defaults."""
-        if not isinstance(given, dict) or lower(given.get("preset")) not in list(Preset):
-            return given  # what is wrong with it is said elsewhere
-        begun = {
-            type_.value: {"lifetime": these.lifetime, "idle_timeout": these.idle_timeout}
-            for type_, these in preset_lifetimes(Preset(given["preset"].lower())).items()
+    def _apply_preset(cls, values: object) -> object:
+        """Add the preset's values below those of the types, and so above the defaults."""
+        if not isinstance(values, dict) or to_lower(values.get("preset")) not in list(Preset):
+            return values  # the validation of `preset` reports other values
+        presets = {
+            type_.value: {"lifetime": each.lifetime, "idle_timeout": each.idle_timeout}
+            for type_, each in get_preset_lifetimes(Preset(values["preset"].lower())).items()
         }
-        return given | {name: _over(begun[name], given.get(name, {})) for name in begun}
+        return values | {name: _overlay(presets[name], values.get(name, {})) for name in presets}
 
-    def by_type(self) -> Mapping[SessionType, Lifetimes]:
+    def lifetimes_by_type(self) -> Mapping[SessionType, Lifetimes]:
         return {type_: section.lifetimes() for type_, section in self._sections().items()}
 
-    def limits(self) -> Mapping[SessionType, Limit]:
+    def limits_by_type(self) -> Mapping[SessionType, Limit]:
         """Return the limits of the types that have one."""
-        limits = {type_: section.live_limit() for type_, section in self._sections().items()}
+        limits = {type_: section.session_limit() for type_, section in self._sections().items()}
         return {type_: limit for type_, limit in limits.items() if limit is not None}
 
     def _sections(self) -> dict[SessionType, LifetimesSection]:
@@ -424,8 +432,10 @@ class AnalyticsSection(Section):
 
 
 class LogsSection(Section):
-    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = "info"
-    format: Annotated[Literal["json", "console"], BeforeValidator(lower)] = "json"
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(to_lower)] = (
+        "info"
+    )
+    format: Annotated[Literal["json", "console"], BeforeValidator(to_lower)] = "json"
 
 
 class DrainSection(Section):
@@ -434,7 +444,7 @@ class DrainSection(Section):
 
 
 class Settings(Section):
-    """All settings, checked. Only the roof holds it: whoever is below gets the values it needs.
+    """All settings, validated. Only `runtime` and `cli` use it; other code gets single values.
 
     `Settings()` is the defaults; `load` reads the sources.
     """
@@ -443,9 +453,9 @@ class Settings(Section):
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     jobs: bool = True
-    data_dir: Folder = Path("~/.local/state/sidegate")
-    database_url: Annotated[DatabaseUrl | None, OrNone] = None
-    redis_url: Annotated[RedisUrl | None, OrNone] = None
+    data_dir: ExpandedPath = Path("~/.local/state/sidegate")
+    database_url: Annotated[DatabaseUrl | None, Nullable] = None
+    redis_url: Annotated[RedisUrl | None, Nullable] = None
     token: TokenSection = TokenSection()
     gate: GateSection = GateSection()
     binding: BindingSection = BindingSection()

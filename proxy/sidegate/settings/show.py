@@ -1,4 +1,4 @@
-"""Settings as the operator wants to see them: the effective ones with their origin; the schema."""
+"""Output for operators: the effective settings with their sources, and the JSON Schema."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,64 +8,64 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from sidegate.settings.check import checked
+from sidegate.settings.check import validate
 from sidegate.settings.sections import Settings
-from sidegate.settings.sources import Reading, SettingPath, read
+from sidegate.settings.sources import RawSettings, SettingPath, read
 
 
-def shown(config: Path | None, environ: Mapping[str, str]) -> str:
-    """Return the effective settings as YAML: secrets masked, each with where it came from.
+def render_settings(config: Path | None, environ: Mapping[str, str]) -> str:
+    """Return the effective settings as YAML: secrets masked, each with its source in a comment.
 
-    SettingsError: they are wrong.
+    Raise SettingsError if they are not valid.
     """
-    reading = read(config, environ)
-    effective = checked(reading).model_dump(mode="json")
-    return "\n".join(_lines(effective, (), reading)) + "\n"
+    raw = read(config, environ)
+    effective = validate(raw).model_dump(mode="json")
+    return "\n".join(_render_lines(effective, (), raw)) + "\n"
 
 
-def _lines(section: Mapping[str, Any], path: SettingPath, reading: Reading) -> Iterator[str]:
+def _render_lines(section: Mapping[str, Any], path: SettingPath, raw: RawSettings) -> Iterator[str]:
     indent = "  " * len(path)
     for name, value in section.items():
         if isinstance(value, Mapping):
             yield f"{indent}{name}:"
-            yield from _lines(value, (*path, name), reading)
+            yield from _render_lines(value, (*path, name), raw)
         else:
-            line = f"{indent}{name}: {_inline(value)}"
-            yield f"{line:<48}  # {reading.origin((*path, name)) or 'default'}"
+            line = f"{indent}{name}: {_render_inline(value)}"
+            yield f"{line:<48}  # {raw.origin((*path, name)) or 'default'}"
 
 
-def _inline(value: object) -> str:
+def _render_inline(value: object) -> str:
     text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def schema() -> str:
+def build_schema() -> str:
     """Return the JSON Schema of the settings file, for editors and for checks in a pipeline."""
-    described = Settings.model_json_schema()
-    described = {"$schema": "https://json-schema.org/draft/2020-12/schema", **described}
-    described["title"] = "Sidegate settings"
-    for section in _sections(Settings):
-        # pydantic writes defaults in its own spelling; a file has ours.
-        properties = described["$defs"][section.__name__]["properties"]
+    schema = Settings.model_json_schema()
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    schema["title"] = "Sidegate settings"
+    for section in _iter_sections(Settings):
+        # Defaults in the format of the file instead of pydantic's.
+        properties = schema["$defs"][section.__name__]["properties"]
         for name, value in section().model_dump(mode="json").items():
             if "$ref" not in properties[name]:
                 properties[name]["default"] = value
-    for properties in (described["properties"], *_properties(described["$defs"])):
-        for leaf in properties.values():
-            leaf.pop("title", None)
-            if "$ref" in leaf:
-                leaf.pop("default", None)
-    return json.dumps(described, indent=2) + "\n"
+    for properties in (schema["properties"], *_iter_properties(schema["$defs"])):
+        for setting in properties.values():
+            setting.pop("title", None)
+            if "$ref" in setting:
+                setting.pop("default", None)
+    return json.dumps(schema, indent=2) + "\n"
 
 
-def _sections(section: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    for leaf in section.model_fields.values():
-        inner: Any = leaf.annotation
+def _iter_sections(section: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for field in section.model_fields.values():
+        inner: Any = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield inner
-            yield from _sections(inner)
+            yield from _iter_sections(inner)
 
 
-def _properties(definitions: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _iter_properties(definitions: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for definition in definitions.values():
         yield definition["properties"]

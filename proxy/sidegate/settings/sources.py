@@ -1,6 +1,6 @@
-"""Where settings come from: a YAML file and `SIDEGATE_*` variables, read into one tree.
+"""The sources of settings: a YAML file and `SIDEGATE_*` variables, read into one tree.
 
-A mistake names the setting and its source, never the value: it may be a secret.
+An error has the setting and its source, never the value, which may be a secret.
 """
 
 import json
@@ -16,14 +16,14 @@ from pydantic.fields import FieldInfo
 
 from sidegate.settings.sections import NESTING, PREFIX, Settings
 
-# Keys of a path are texts; only in the location of a mistake there are numbers of list items.
+# Path of a setting. Only the path of an error has integers: the indexes of list items.
 SettingPath = tuple[str | int, ...]
 Tree = dict[str, Any]
 
 _FILE: Final = "_FILE"
 
-# Kubernetes tells every pod about every service by variables: one that is called `sidegate` or
-# `sidegate-admin` looks like ours (SIDEGATE_SERVICE_HOST, SIDEGATE_ADMIN_PORT_7081_TCP_ADDR).
+# Kubernetes sets variables for each service in every pod. Those of a service named `sidegate` or
+# `sidegate-admin` have our prefix (SIDEGATE_SERVICE_HOST, SIDEGATE_ADMIN_PORT_7081_TCP_ADDR).
 _ORCHESTRATOR: Final = re.compile(
     PREFIX + r"([A-Z0-9_]+_)?(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)"
     r"|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
@@ -31,57 +31,62 @@ _ORCHESTRATOR: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """All that was given, merged; and who gave it. Nothing is checked but where things belong."""
+class RawSettings:
+    """The merged raw values of all sources, not validated, and the source of each.
+
+    `variables` is the name of the variable by the path it sets. `errors` are the errors of reading.
+    """
 
     tree: Tree
     from_file: Tree
     from_variables: Tree
     file: Path | None
-    variables: Mapping[SettingPath, str]  # the name of the variable, by what it sets
-    mistakes: list[str] = field(default_factory=list)
+    variables: Mapping[SettingPath, str]
+    errors: list[str] = field(default_factory=list)
 
     def origin(self, path: SettingPath) -> str | None:
-        """Return who gave `path`: a variable, the file, for a section perhaps several. None: nobody
-        did."""
-        if _holds(self.from_variables, path):
+        """Return the sources of `path`, separated by commas, or None for a default.
+
+        A source is a variable's name or the file's path. A section may have several.
+        """
+        if _contains(self.from_variables, path):
             for end in range(len(path), 0, -1):
                 if path[:end] in self.variables:
                     return self.variables[path[:end]]
         below = [name for p, name in self.variables.items() if p[: len(path)] == path]
-        files = [str(self.file)] if _holds(self.from_file, path) else []
+        files = [str(self.file)] if _contains(self.from_file, path) else []
         return ", ".join(files + below) or None
 
-    def mistake(self, path: SettingPath, what: str) -> str:
-        """Word a mistake: `gate.listen: what to do (from SIDEGATE_GATE__LISTEN)`."""
+    def format_error(self, path: SettingPath, message: str) -> str:
+        """Return `gate.listen: message (from SIDEGATE_GATE__LISTEN)`."""
         origin = self.origin(path)
-        return f"{dotted(path)}: {what}" + (f" (from {origin})" if origin else "")
+        return f"{format_path(path)}: {message}" + (f" (from {origin})" if origin else "")
 
 
-def read(config: Path | None, environ: Mapping[str, str]) -> Reading:
-    """Read both sources. What cannot be read at all is in `mistakes`; the rest is in the tree."""
-    mistakes: list[str] = []
-    from_file: Tree = _read_file(config, mistakes) if config else {}
-    variables = _Variables.of(environ, mistakes)
+def read(config: Path | None, environ: Mapping[str, str]) -> RawSettings:
+    """Read both sources. What cannot be read is in `errors`, the rest in `tree`."""
+    errors: list[str] = []
+    from_file: Tree = _read_file(config, errors) if config else {}
+    variables = _Variables.read(environ, errors)
     from_variables = variables.tree()
-    return Reading(
-        tree=_merged(_home(environ), from_file, from_variables),
+    return RawSettings(
+        tree=_merge(_xdg_defaults(environ), from_file, from_variables),
         from_file=from_file,
         from_variables=from_variables,
         file=config,
         variables=variables.names,
-        mistakes=mistakes,
+        errors=errors,
     )
 
 
-def _read_file(config: Path, mistakes: list[str]) -> Tree:
-    from sidegate.settings.yaml_file import read_yaml  # a megabyte, for those who have a file
+def _read_file(config: Path, errors: list[str]) -> Tree:
+    from sidegate.settings.yaml_file import read_yaml  # takes 1 MB, only if there is a file
 
-    return read_yaml(config, mistakes)
+    return read_yaml(config, errors)
 
 
-def dotted(path: SettingPath) -> str:
-    """Write a path as `admin.keys[0].name`; what cannot be a setting's name is not repeated."""
+def format_path(path: SettingPath) -> str:
+    """Format a path as `admin.keys[0].name`. A key that is not a name may be a secret: omit it."""
     text = ""
     for key in path:
         if isinstance(key, int):
@@ -91,29 +96,29 @@ def dotted(path: SettingPath) -> str:
     return text.lstrip(".")
 
 
-def _home(environ: Mapping[str, str]) -> Tree:
-    """Return the default that depends on the user's surroundings."""
+def _xdg_defaults(environ: Mapping[str, str]) -> Tree:
+    """Return the defaults that depend on the XDG base directories."""
     state = environ.get("XDG_STATE_HOME", "")
     # The XDG specification: a relative path there is invalid and should be ignored.
     return {"data_dir": f"{state}/sidegate"} if state.startswith("/") else {}
 
 
-def _merged(*trees: Tree) -> Tree:
-    """Lay trees over each other; the last one wins."""
+def _merge(*trees: Tree) -> Tree:
+    """Merge trees; later ones take precedence."""
     result: Tree = {}
     for tree in trees:
         for key, value in tree.items():
             below = result.get(key)
             if isinstance(below, dict) and isinstance(value, dict):
-                value = _merged(below, value)
+                value = _merge(below, value)
             result[key] = value
     return result
 
 
-def _holds(tree: object, path: SettingPath) -> bool:
+def _contains(tree: object, path: SettingPath) -> bool:
     for key in path:
         if not isinstance(tree, dict):
-            return True  # a list or a text: it holds whatever is wrong in it
+            return True  # a list or a text contains the location of every error in it
         if key not in tree:
             return False
         tree = tree[key]
@@ -125,60 +130,62 @@ def _holds(tree: object, path: SettingPath) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Variables:
-    """Our variables: their values (of X_FILE, what the file holds), and which sets what."""
+    """The SIDEGATE_* variables: their texts (for X_FILE, the file's), and their names by path."""
 
     texts: Mapping[str, str]
     names: Mapping[SettingPath, str]
 
     @classmethod
-    def of(cls, environ: Mapping[str, str], mistakes: list[str]) -> "_Variables":
+    def read(cls, environ: Mapping[str, str], errors: list[str]) -> "_Variables":
         texts: dict[str, str] = {}
         names: dict[SettingPath, str] = {}
-        for name, value in sorted(_ours(environ)):
-            plain = name.removesuffix(_FILE) if _path_of(name) is None else name
-            path = _path_of(plain)
+        for name, value in sorted(_select_variables(environ)):
+            plain = name.removesuffix(_FILE) if _parse_name(name) is None else name
+            path = _parse_name(plain)
             if path is None:
-                mistakes.append(f"{name}: no such setting{_meant(name)}")
+                errors.append(f"{name}: no such setting{_suggest(name)}")
             elif path in names:
-                mistakes.append(f"{dotted(path)}: set {names[path]} or {name}, not both")
-            elif (text := _content(value, name, mistakes) if plain != name else value) is not None:
-                texts[plain] = text
-                names[path] = name
+                errors.append(f"{format_path(path)}: set {names[path]} or {name}, not both")
+            else:
+                text = value if plain == name else _read_value_file(value, name, errors)
+                if text is not None:
+                    texts[plain] = text
+                    names[path] = name
         return cls(texts, names)
 
     def tree(self) -> Tree:
-        """Return what they say: a group's own variable first, those of its parts lie over it."""
+        """Return the tree of all values. A setting's variable takes precedence over its group's."""
         tree: Tree = {}
         for path in sorted(self.names, key=len):
-            text = self.texts[variable_of(path)]
-            tree = _merged(tree, _branch(path, _decoded(path, text)))
+            text = self.texts[variable_name(path)]
+            tree = _merge(tree, _nest(path, _decode(path, text)))
         return tree
 
 
-def _branch(path: SettingPath, value: object) -> Tree:
-    """Return the tree with nothing in it but this."""
+def _nest(path: SettingPath, value: object) -> Tree:
+    """Return the tree that has only this value."""
     for key in reversed(path):
         value = {key: value}
     return cast("Tree", value)
 
 
-def _ours(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield what is meant for us. An empty variable is one that is not set: compose files do so."""
+def _select_variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield Sidegate's variables. Empty ones count as not set: Compose files produce them."""
     for name, value in environ.items():
         if name.startswith(PREFIX) and value and not _ORCHESTRATOR.fullmatch(name):
             yield name, value
 
 
-def _path_of(name: str) -> SettingPath | None:
-    """Return what a variable of this name sets, or None: there is no such setting."""
+def _parse_name(name: str) -> SettingPath | None:
+    """Return the path that a variable of this name sets, or None if there is no such setting."""
     if name != name.upper():
         return None
     path = tuple(name.removeprefix(PREFIX).lower().split(NESTING))
-    return None if _kind_of(path) is None else path
+    return None if _type_of(path) is None else path
 
 
-def _kind_of(path: SettingPath) -> Any:
-    """Return the type of a setting or group. None: there is no such setting."""
+def _type_of(path: SettingPath) -> Any:
+    """Return the type of a setting or group, or None if there is no such setting."""
     kind: Any = Settings
     for key in path:
         if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
@@ -189,27 +196,27 @@ def _kind_of(path: SettingPath) -> Any:
     return kind
 
 
-def _meant(name: str) -> str:
-    known = [variable_of(path) for path, _ in leaves(Settings)]
+def _suggest(name: str) -> str:
+    known = [variable_name(path) for path, _ in iter_settings(Settings)]
     close = get_close_matches(name.upper(), known, n=1, cutoff=0.75)
     return f"; did you mean {close[0]}?" if close else "; `sidegate config show` lists all"
 
 
-def _content(path: str, name: str, mistakes: list[str]) -> str | None:
+def _read_value_file(path: str, name: str, errors: list[str]) -> str | None:
     try:
         text = Path(path).read_text("utf-8")
     except OSError as error:
-        mistakes.append(f"{name}: the file it names cannot be read: {error.strerror}")
+        errors.append(f"{name}: the file cannot be read: {error.strerror}")
     except (UnicodeDecodeError, ValueError):
-        mistakes.append(f"{name}: the file it names is not text in UTF-8")
+        errors.append(f"{name}: the file is not UTF-8 text")
     else:
         return text.removesuffix("\n").removesuffix("\r")
     return None
 
 
-def _decoded(path: SettingPath, text: str) -> object:
-    """Return what a variable says. What is no JSON stays a text: the check says what is wrong."""
-    if _is_plain(path) or not text.lstrip().startswith(("[", "{")):
+def _decode(path: SettingPath, text: str) -> object:
+    """Return a variable's value. Invalid JSON stays a text, which validation rejects."""
+    if _is_scalar(path) or not text.lstrip().startswith(("[", "{")):
         return text
     try:
         return json.loads(text)
@@ -217,25 +224,25 @@ def _decoded(path: SettingPath, text: str) -> object:
         return text
 
 
-def _is_plain(path: SettingPath) -> bool:
-    """Say whether a setting is neither a group nor a list, whatever its text looks like."""
-    kind = _kind_of(path)
+def _is_scalar(path: SettingPath) -> bool:
+    """Return whether a setting is neither a group nor a list, so that it is never JSON."""
+    kind = _type_of(path)
     is_group = isinstance(kind, type) and issubclass(kind, BaseModel)
     return not is_group and get_origin(kind) is not tuple
 
 
-def variable_of(path: SettingPath) -> str:
+def variable_name(path: SettingPath) -> str:
     """Return the name of the variable that sets `path`."""
     return PREFIX + NESTING.join(str(key) for key in path).upper()
 
 
-def leaves(
+def iter_settings(
     section: type[BaseModel], path: SettingPath = ()
 ) -> Iterator[tuple[SettingPath, FieldInfo]]:
-    """Yield every single setting, in the order of the code."""
-    for name, leaf in section.model_fields.items():
-        inner: Any = leaf.annotation
+    """Yield the path and field of every setting, groups excluded, in declaration order."""
+    for name, setting in section.model_fields.items():
+        inner: Any = setting.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from leaves(inner, (*path, name))
+            yield from iter_settings(inner, (*path, name))
         else:
-            yield (*path, name), leaf
+            yield (*path, name), setting

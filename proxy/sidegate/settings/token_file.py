@@ -1,23 +1,23 @@
-"""The token keys in force: those of the settings, or, on the embedded default, our own file's."""
+"""The token keys in use: those of the settings, or those of a file in data_dir."""
 
 from sidegate.core.token import KeyRing, TokenKey
-from sidegate.settings.secret_file import read_or_make, wrong
+from sidegate.settings.secret_file import file_error, read_or_create
 from sidegate.settings.sections import Settings
 
 
-def token_keys(settings: Settings) -> tuple[TokenKey, ...]:
-    """Return the keys, newest first. With none in the settings, `<data_dir>/token.keys` is read,
-    or made (mode 0600) when it is not there yet: one machine needs nobody to agree with.
+def read_token_keys(settings: Settings) -> tuple[TokenKey, ...]:
+    """Return the keys, the newest first.
 
-    SettingsError: the file cannot be read, made or understood.
+    Without token.keys in the settings, read `<data_dir>/token.keys`, and create it (mode 0600) if
+    it is absent. Raise SettingsError if the file cannot be read, created or parsed.
     """
     if settings.token.keys:
         return settings.token.keys
     path = settings.data_dir / "token.keys"
-    text = read_or_make(path, "token.keys", lambda: TokenKey.generate().formatted())
+    text = read_or_create(path, "token.keys", lambda: TokenKey.generate().format())
     try:
         keys = tuple(TokenKey.parse(word) for word in text.replace(",", " ").split())
         KeyRing(keys)
     except ValueError as error:
-        raise wrong(path, "token.keys", str(error)) from None
+        raise file_error(path, "token.keys", str(error)) from None
     return keys

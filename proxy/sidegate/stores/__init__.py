@@ -1,1 +1,1 @@
-"""What Sidegate remembers: leaves (memory, Redis, Postgres, SQLite) and the wrappers round them."""
+"""Session stores: backends (memory, Redis, Postgres, SQLite) and the wrappers around them."""

@@ -1,26 +1,25 @@
-"""The record a hot store keeps: a sortable head that says how fresh it is, then the session.
+"""The record of a session in a cache: a sortable header with its freshness, then the session.
 
-The head is 39 digits: ended (1), version (19), last seen in microseconds since 1970 (19). Two heads
-compare as text just as two sessions compare by freshness, which is what lets a script inside Redis
-keep the fresher. The body is msgpack, an array: a newer writer may add fields at its end, and an
-older reader skips them. Every record names the digest it answers for.
+The header is 39 digits: revoked (1), version (19), last seen in microseconds since 1970 (19). Two
+headers compare as text as their sessions compare by freshness, so that a script inside Redis can
+keep the fresher one. The body is a msgpack array: a newer writer may append fields, which an older
+reader skips. Every record contains the digest that it belongs to.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final, cast
 
 import msgspec
 
 from sidegate.core.binding import Binding
+from sidegate.core.digest import Digest
 from sidegate.core.errors import UnreadableRecord
-from sidegate.core.session import NEVER, Session, SessionId
+from sidegate.core.session import EPOCH, Session, SessionId
 from sidegate.core.session_type import SessionType
-from sidegate.core.token import Digest
-from sidegate.stores import interning as shared
+from sidegate.stores.interning import intern_idle_timeout, intern_scopes, intern_timestamp
 
-HEAD: Final = 39
-_DIGEST: Final = 32
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+HEADER_SIZE: Final = 39
+_DIGEST_SIZE: Final = 32
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -46,13 +45,13 @@ _encode_body = msgspec.msgpack.Encoder().encode
 _decode_body = msgspec.msgpack.Decoder(_Body).decode
 
 
-def microseconds(moment: datetime) -> int:
+def to_microseconds(timestamp: datetime) -> int:
     """Return whole microseconds since 1970, exactly (a float would round)."""
-    return (moment - _EPOCH) // _MICROSECOND
+    return (timestamp - EPOCH) // _MICROSECOND
 
 
 def encode(session: Session) -> bytes:
-    """Return the record of `session`, under 500 bytes unless its scopes are many."""
+    """Return the record of `session`: under 500 bytes, unless it has many scopes."""
     body = _Body(
         digest=session.digest,
         id=session.id,
@@ -70,63 +69,63 @@ def encode(session: Session) -> bytes:
         version=session.version,
         binding=tuple(session.binding.pairs()),
     )
-    return _head(session) + _encode_body(body)
+    return _encode_header(session) + _encode_body(body)
 
 
 def decode(record: bytes) -> Session:
-    """Return the session of a record. UnreadableRecord: it is not one that `encode` wrote."""
+    """Return the session of a record. Raise UnreadableRecord if `encode` did not write it."""
     try:
-        body = _decode_body(record[HEAD:])
-        session = _session(body)
-        if record[:HEAD] != _head(session):
-            raise UnreadableRecord("head and body disagree")
+        body = _decode_body(record[HEADER_SIZE:])
+        session = _build_session(body)
+        if record[:HEADER_SIZE] != _encode_header(session):
+            raise UnreadableRecord("header and body disagree")
     except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
         raise UnreadableRecord(type(error).__name__) from None
     except OverflowError:
-        raise UnreadableRecord("a time out of range") from None
+        raise UnreadableRecord("timestamp out of range") from None
     return session
 
 
-def _head(session: Session) -> bytes:
-    ended, version, last_seen_at = session.freshness
-    return b"%d%019d%019d" % (ended, version, microseconds(last_seen_at))
+def _encode_header(session: Session) -> bytes:
+    revoked, version, last_seen_at = session.freshness
+    return b"%d%019d%019d" % (revoked, version, to_microseconds(last_seen_at))
 
 
-def _session(body: _Body) -> Session:
-    _must_make_sense(body)
+def _build_session(body: _Body) -> Session:
+    _validate(body)
     return Session(
         id=SessionId(body.id),
         digest=Digest(body.digest),
         user_id=body.user_id,
         type=body.type,
-        scopes=shared.scopes(body.scopes),
+        scopes=intern_scopes(body.scopes),
         created_at=body.created_at,
-        authenticated_at=shared.timestamp(body.authenticated_at, body.created_at),
-        last_seen_at=shared.timestamp(body.last_seen_at, body.created_at),
+        authenticated_at=intern_timestamp(body.authenticated_at, body.created_at),
+        last_seen_at=intern_timestamp(body.last_seen_at, body.created_at),
         expires_at=body.expires_at,
-        idle_timeout=_idle_timeout(body),
+        idle_timeout=_read_idle_timeout(body),
         revoked_at=body.revoked_at,
         previous_digest=cast("Digest | None", body.previous_digest),
-        previous_until=body.previous_until or NEVER,
+        previous_until=body.previous_until or EPOCH,
         version=body.version,
-        binding=Binding.of(body.binding),
+        binding=Binding.pack(body.binding),
     )
 
 
-def _must_make_sense(body: _Body) -> None:
-    """Whoever judges the session compares these, and a comparison must not fail there."""
-    moments = (body.created_at, body.authenticated_at, body.last_seen_at, body.expires_at)
-    for moment in (*moments, body.revoked_at, body.previous_until):
-        if moment is not None and moment.tzinfo is None:
-            raise UnreadableRecord("a time without a zone")
+def _validate(body: _Body) -> None:
+    """Raise UnreadableRecord for values that could not be compared when the session is judged."""
+    required = (body.created_at, body.authenticated_at, body.last_seen_at, body.expires_at)
+    for timestamp in (*required, body.revoked_at, body.previous_until):
+        if timestamp is not None and timestamp.tzinfo is None:
+            raise UnreadableRecord("timestamp without a time zone")
     for digest in (body.digest, body.previous_digest):
-        if digest is not None and len(digest) != _DIGEST:
-            raise UnreadableRecord("a digest of another length")
+        if digest is not None and len(digest) != _DIGEST_SIZE:
+            raise UnreadableRecord("digest of the wrong length")
 
 
-def _idle_timeout(body: _Body) -> timedelta | None:
+def _read_idle_timeout(body: _Body) -> timedelta | None:
     if body.idle_timeout is None:
         return None
-    silence = shared.idle_timeout(body.idle_timeout)
-    _ = body.last_seen_at + silence  # OverflowError, now rather than when it is judged
-    return silence
+    idle_timeout = intern_idle_timeout(body.idle_timeout)
+    _ = body.last_seen_at + idle_timeout  # raises OverflowError here, not when it is judged
+    return idle_timeout

@@ -1,4 +1,4 @@
-"""Say something and listen for it: how long news take, and whether they arrive at all."""
+"""Heartbeats on a pub/sub channel: measure its delay, and detect that it delivers nothing."""
 
 import asyncio
 import secrets
@@ -7,59 +7,65 @@ from typing import Final
 
 from sidegate.core.clock import Clock
 from sidegate.core.errors import StoreUnavailable
-from sidegate.core.within import within
+from sidegate.core.timeouts import with_timeout
 
-# Seconds between two beats, and how long each is listened for. So a way that has fallen silent is
-# found out within three.
-EVERY: Final = 1.0
-PATIENCE: Final = 2.0
+# Seconds between two heartbeats, and until one counts as lost. So a channel that has stopped
+# delivering is detected within three seconds.
+HEARTBEAT_INTERVAL: Final = 1.0
+HEARTBEAT_TIMEOUT: Final = 2.0
 
-_MARK: Final = b"beat "
+_PREFIX: Final = b"beat "
 
 
 class Heartbeat:
-    """One instance's own voice on a feed that everybody hears."""
+    """The heartbeats of one instance on a channel that all instances share."""
 
     def __init__(
-        self, store: str, *, clock: Clock, lag: Callable[[float], None], every: float = EVERY
+        self,
+        store: str,
+        *,
+        clock: Clock,
+        on_lag: Callable[[float], None],
+        interval: float = HEARTBEAT_INTERVAL,
     ) -> None:
-        """`lag` is told how many seconds each beat took from here to here."""
-        self._every = every
+        """`on_lag` receives the seconds from sending each heartbeat to receiving it."""
+        self._interval = interval
         self._store = store
         self._monotonic = clock.monotonic
-        self._lag = lag
-        self._name = secrets.token_hex(8).encode()
+        self._on_lag = on_lag
+        self._instance_id = secrets.token_hex(8).encode()
         self._count = 0
-        self._begun = 0.0
+        self._sent_at = 0.0
         self._echo = asyncio.Event()
 
-    def beat(self) -> bytes:
-        """Return what to say now."""
+    def next_message(self) -> bytes:
+        """Return the heartbeat to send now."""
         self._count += 1
         self._echo.clear()
-        self._begun = self._monotonic()
-        return self._present
+        self._sent_at = self._monotonic()
+        return self._message
 
-    def heard(self, message: bytes) -> bool:
-        """Say whether a message is a beat, ours or another instance's."""
-        if message == self._present and not self._echo.is_set():
-            self._lag(self._monotonic() - self._begun)
+    def receive(self, message: bytes) -> bool:
+        """Return whether `message` is a heartbeat, of this or another instance."""
+        if message == self._message and not self._echo.is_set():
+            self._on_lag(self._monotonic() - self._sent_at)
             self._echo.set()
-        return message.startswith(_MARK)
+        return message.startswith(_PREFIX)
 
-    async def echo(self) -> None:
-        """Return when the last beat was heard. StoreUnavailable: it was not."""
-        await within(PATIENCE, self._store, self._echo.wait())
+    async def wait_for_echo(self) -> None:
+        """Return when the last heartbeat has come back. Raise StoreUnavailable if it does not."""
+        await with_timeout(HEARTBEAT_TIMEOUT, self._store, self._echo.wait())
 
-    async def rest(self) -> None:
-        """Return when it is time for the next beat. StoreUnavailable: it has long been.
+    async def wait_for_next(self) -> None:
+        """Return when the next heartbeat is due.
 
-        This process was stopped, and nobody knows what it has missed.
+        Raise StoreUnavailable if it is long overdue: this process was paused, and may have missed
+        messages.
         """
-        await asyncio.sleep(self._every)
-        if self._monotonic() - self._begun > self._every + PATIENCE:
-            raise StoreUnavailable(self._store, "this process has not run")
+        await asyncio.sleep(self._interval)
+        if self._monotonic() - self._sent_at > self._interval + HEARTBEAT_TIMEOUT:
+            raise StoreUnavailable(self._store, "this process was paused")
 
     @property
-    def _present(self) -> bytes:
-        return b"%s%s %d" % (_MARK, self._name, self._count)
+    def _message(self) -> bytes:
+        return b"%s%s %d" % (_PREFIX, self._instance_id, self._count)

@@ -1,4 +1,4 @@
-"""What many sessions have in common is kept once: memory holds a hundred thousand of them."""
+"""Share equal values between sessions, to save memory: there may be a hundred thousand."""
 
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -8,17 +8,17 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 @lru_cache(maxsize=4096)
-def scopes(given: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the first of equal scopes."""
-    return given
+def intern_scopes(scopes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the first tuple seen of those equal to `scopes`."""
+    return scopes
 
 
 @lru_cache(maxsize=1024)
-def idle_timeout(microseconds: int) -> timedelta:
-    """Return an idle timeout. OverflowError: nobody is silent that long."""
+def intern_idle_timeout(microseconds: int) -> timedelta:
+    """Return the idle timeout. Raise OverflowError if it is out of range."""
     return microseconds * _MICROSECOND
 
 
-def timestamp(one: datetime, other: datetime) -> datetime:
-    """Return `one`, or `other` if it is the same moment: most sessions begin with a log-in."""
-    return other if one == other else one
+def intern_timestamp(timestamp: datetime, created_at: datetime) -> datetime:
+    """Return `created_at` if `timestamp` equals it: most sessions begin with a login."""
+    return created_at if timestamp == created_at else timestamp

@@ -1,4 +1,4 @@
-"""This process's own memory: bounded, and each copy is believed for a few seconds only."""
+"""The in-process cache: bounded in entries and bytes, with a time to live of a few seconds."""
 
 import random
 from collections import OrderedDict
@@ -6,30 +6,30 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from sidegate.core.clock import Clock
+from sidegate.core.digest import Digest
 from sidegate.core.session import Session
-from sidegate.core.token import Digest
 
-# What a copy takes without its texts, in bytes: itself, its place here, and the answer noted in its
-# margin. Measured, as all of `size_of` is (tests/stores/test_local_size.py).
-_FIXED: Final = 935
-_BOUND: Final = 350  # with what its client has shown, part of which many others show
-_SCOPE: Final = 60  # is counted for each, for nobody knows how many sessions will share it
-_NAMES: Final = 74  # characters of the names of an answer's headers, as shipped
+# Bytes of an entry without its texts: the session, its place here, and its cached reply. Measured,
+# like all of `estimate_size`, in tests/stores/test_memory_size.py.
+_ENTRY_BYTES: Final = 935
+_BINDING_BYTES: Final = 350  # with the client's signals, some of which many clients share
+_SCOPE_BYTES: Final = 60  # for each scope: how many sessions will share it is not known
+_DEFAULT_NAMES_LENGTH: Final = 74  # characters of the default names of the reply's headers
 
-# Ages are shortened by up to a tenth at random: copies made together must not be asked for again
-# together.
+# Times to live are shortened by up to a tenth at random, so that entries that were made together
+# do not expire together.
 _JITTER: Final = 0.1
 
-_LONG_AGO: Final = float("-inf")
+_EXPIRED: Final = float("-inf")
 
 
 class MemoryStore:
-    """A hot store without a wire. The least recently found copies are forgotten first.
+    """A cache in this process, which evicts the least recently used entries first.
 
-    A copy that is too old is not answered any more, but is kept for comparison: a late fill with a
-    staler copy still loses to it.
+    An expired entry is not returned any more, but is kept for comparison: a late fill with a staler
+    session still loses to it.
 
-    `hits`, `misses` and `size` (in bytes, as `size_of` estimates) are for whoever wants to know.
+    `hits`, `misses` and `size_bytes` (as `estimate_size` says) are statistics.
     """
 
     def __init__(
@@ -40,106 +40,106 @@ class MemoryStore:
         max_age: float,
         clock: Clock,
         jitter: Callable[[], float] = random.random,
-        applied: Callable[[Session], Session] = lambda session: session,
+        apply_pending: Callable[[Session], Session] = lambda session: session,
     ) -> None:
-        """Keep at most `max_sessions` copies, estimated at no more than `max_bytes`.
+        """Keep at most `max_sessions` entries, estimated at no more than `max_bytes`.
 
-        Each is answered for at most `max_age` seconds of `monotonic`. `applied` says how a session
-        is, whatever its copy says; it must neither wait nor fail.
+        Each lives for at most `max_age` seconds of `clock.monotonic`. `apply_pending` is applied to
+        each session that is returned; it must neither wait nor raise.
         """
         self.hits = 0
         self.misses = 0
-        self._estimated = 0
-        self._beyond = 0  # bytes of each copy that `size_of` does not know of
+        self._estimated_bytes = 0
+        self._extra_bytes = 0  # of each entry, beyond `estimate_size`
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
         self._max_age = max_age
         self._monotonic = clock.monotonic
         self._jitter = jitter
-        self._applied = applied
-        self._copies: OrderedDict[Digest, tuple[Session, float]] = OrderedDict()
+        self._apply_pending = apply_pending
+        self._entries: OrderedDict[Digest, tuple[Session, float]] = OrderedDict()  # with its expiry
 
     def __len__(self) -> int:
-        return len(self._copies)
+        return len(self._entries)
 
     @property
-    def size(self) -> int:
-        return self._estimated + self._beyond * len(self._copies)
+    def size_bytes(self) -> int:
+        return self._estimated_bytes + self._extra_bytes * len(self._entries)
 
     async def find(self, digest: Digest) -> Session | None:
-        """Never waits: a hit makes no task, takes no lock and touches no socket."""
+        """Return the session without waiting: no task, no lock, no socket."""
         session = self.get_nowait(digest)
         if session is None:
             self.misses += 1
         return session
 
     async def put(self, session: Session) -> Session:
-        """Never waits."""
+        """Put the session without waiting."""
         return self.put_nowait(session)
 
     def get_nowait(self, digest: Digest) -> Session | None:
-        """Find, for those who cannot await. A miss is not counted: they will go on, and be then."""
-        copy = self._copies.get(digest)
-        if copy is None or self._monotonic() >= copy[1]:
+        """Find without awaiting. A miss is not counted: the caller's later look-up counts it."""
+        entry = self._entries.get(digest)
+        if entry is None or self._monotonic() >= entry[1]:
             return None
-        self._copies.move_to_end(digest)
+        self._entries.move_to_end(digest)
         self.hits += 1
-        return self._applied(copy[0])
+        return self._apply_pending(entry[0])
 
     def set_reply_headers(self, headers: Collection[str]) -> None:
-        """Take into account that each answer that is kept with a copy names these headers."""
-        self._beyond = max(0, sum(map(len, headers)) - _NAMES)
-        self._make_room()
+        """Set the names of the headers that each cached reply contains, for the size estimate."""
+        self._extra_bytes = max(0, sum(map(len, headers)) - _DEFAULT_NAMES_LENGTH)
+        self._evict()
 
     def put_nowait(self, session: Session) -> Session:
-        """Put, for those who cannot await. An equal copy counts as news: its age starts again."""
-        kept, _ = self._copies.get(session.digest, (None, 0.0))
+        """Put without awaiting. An equal session renews the time to live of the kept one."""
+        kept, _ = self._entries.get(session.digest, (None, 0.0))
         if kept is not None:
             if kept.freshness > session.freshness:
-                return self._applied(kept)
-            self._estimated -= size_of(kept)
+                return self._apply_pending(kept)
+            self._estimated_bytes -= estimate_size(kept)
             if kept == session:
-                session = kept  # with what is noted in its margin
-        self._estimated += size_of(session)
-        self._copies[session.digest] = session, self._monotonic() + self._lifespan()
-        self._copies.move_to_end(session.digest)
-        self._make_room()
-        return self._applied(session)
+                session = kept  # with its cached reply
+        self._estimated_bytes += estimate_size(session)
+        self._entries[session.digest] = session, self._monotonic() + self._time_to_live()
+        self._entries.move_to_end(session.digest)
+        self._evict()
+        return self._apply_pending(session)
 
     def touch(self, session: Session) -> None:
-        """Take in that a session was seen. Its copy is believed no longer for that."""
-        kept, until = self._copies.get(session.digest, (None, 0.0))
+        """Replace the session by one seen later. Its time to live is not renewed."""
+        kept, until = self._entries.get(session.digest, (None, 0.0))
         if kept is None or kept.freshness > session.freshness:
             return
-        self._estimated += size_of(session) - size_of(kept)
-        self._copies[session.digest] = session, until
+        self._estimated_bytes += estimate_size(session) - estimate_size(kept)
+        self._entries[session.digest] = session, until
 
     def expire_all(self) -> None:
-        """Believe no copy of before, as after a stretch of news that may have been missed.
+        """Expire all entries, as after change notifications that may have been missed.
 
-        They stay for comparison: who was known to be dead does not come back by a staler copy.
+        They are kept for comparison: a staler session does not replace a tombstone.
         """
-        for digest, (session, _) in self._copies.items():
-            self._copies[digest] = session, _LONG_AGO
+        for digest, (session, _) in self._entries.items():
+            self._entries[digest] = session, _EXPIRED
 
     def clear(self) -> None:
-        """Forget everything, as when the truth itself has gone back in time."""
-        self._copies.clear()
-        self._estimated = 0
+        """Delete all entries, as when the database itself has gone back in time."""
+        self._entries.clear()
+        self._estimated_bytes = 0
 
-    def _make_room(self) -> None:
-        while len(self._copies) > self._max_sessions or self.size > self._max_bytes:
-            _, (session, _) = self._copies.popitem(last=False)
-            self._estimated -= size_of(session)
+    def _evict(self) -> None:
+        while len(self._entries) > self._max_sessions or self.size_bytes > self._max_bytes:
+            _, (session, _) = self._entries.popitem(last=False)
+            self._estimated_bytes -= estimate_size(session)
 
-    def _lifespan(self) -> float:
+    def _time_to_live(self) -> float:
         return self._max_age * (1 - _JITTER * self._jitter())
 
 
-def size_of(session: Session) -> int:
-    """Estimate how many bytes a copy takes, with the answer that is kept with it."""
-    # As a text and in an answer, where a character beyond ASCII takes up to twelve.
+def estimate_size(session: Session) -> int:
+    """Estimate the bytes of an entry, including its cached reply."""
+    # Once as text and once in the reply, where a non-ASCII character takes up to twelve bytes.
     user = 2 * len(session.user_id) if session.user_id.isascii() else 16 * len(session.user_id)
-    bound = _BOUND + len(session.binding) if session.binding else 0
-    scopes = session.scopes  # also in the answer
-    return _FIXED + user + _SCOPE * len(scopes) + 2 * sum(map(len, scopes)) + bound
+    binding = _BINDING_BYTES + len(session.binding) if session.binding else 0
+    scopes = session.scopes  # also in the reply
+    return _ENTRY_BYTES + user + _SCOPE_BYTES * len(scopes) + 2 * sum(map(len, scopes)) + binding

@@ -1,18 +1,18 @@
-"""Remember for a moment which digests nobody knows, so that asking again costs nothing."""
+"""Remember unknown digests for a short time, so that repeated look-ups reach no store."""
 
 from collections import OrderedDict
 
 from sidegate.core.clock import Clock
+from sidegate.core.digest import Digest
 from sidegate.core.protocols import SessionFinder
 from sidegate.core.session import Session
-from sidegate.core.token import Digest
 
 
 class NegativeCache:
-    """A bounded place for digests that nobody knew a moment ago.
+    """A bounded set of digests that were unknown to the database a short time ago.
 
-    A digest that is unknown now can only become known by being minted, and nobody can ask for a
-    token before it is minted; so a remembered miss does no harm.
+    An unknown digest becomes known only when its token is minted, and no client can send a token
+    before that; so a remembered miss does no harm.
     """
 
     def __init__(self, *, max_digests: int, max_age: float, clock: Clock) -> None:
@@ -20,30 +20,30 @@ class NegativeCache:
         self._max_digests = max_digests
         self._max_age = max_age
         self._monotonic = clock.monotonic
-        self._until: OrderedDict[Digest, float] = OrderedDict()
+        self._expires_at: OrderedDict[Digest, float] = OrderedDict()
 
     def __contains__(self, digest: Digest) -> bool:
-        return self._monotonic() < self._until.get(digest, 0.0)
+        return self._monotonic() < self._expires_at.get(digest, 0.0)
 
     def add(self, digest: Digest) -> None:
-        self._until[digest] = self._monotonic() + self._max_age
-        self._until.move_to_end(digest)
-        while len(self._until) > self._max_digests:
-            self._until.popitem(last=False)
+        self._expires_at[digest] = self._monotonic() + self._max_age
+        self._expires_at.move_to_end(digest)
+        while len(self._expires_at) > self._max_digests:
+            self._expires_at.popitem(last=False)
 
 
 class NegativeCaching:
-    """A finder that answers repeated misses itself. Outages are not remembered."""
+    """A finder that answers repeated misses from the negative cache. Outages are not cached."""
 
-    def __init__(self, finder: SessionFinder, *, misses: NegativeCache) -> None:
-        """`misses` may be shared with other roads to the same truth."""
+    def __init__(self, finder: SessionFinder, *, negative_cache: NegativeCache) -> None:
+        """`negative_cache` may be shared between lookup paths to the same database."""
         self._finder = finder
-        self._misses = misses
+        self._negative_cache = negative_cache
 
     async def find(self, digest: Digest) -> Session | None:
-        if digest in self._misses:
+        if digest in self._negative_cache:
             return None
         session = await self._finder.find(digest)
         if session is None:
-            self._misses.add(digest)
+            self._negative_cache.add(digest)
         return session

@@ -1,4 +1,4 @@
-"""Bring to memory what a hot store knows, for those who cannot await it."""
+"""Prefetch sessions from a cache into memory, for callers that cannot await."""
 
 import asyncio
 import logging
@@ -6,69 +6,68 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.session import Session
-from sidegate.core.token import Digest
-from sidegate.stores.client.batched import BatchedCache
+from sidegate.stores.client.batching import BatchedCache
 from sidegate.stores.memory import MemoryStore
 
-_log: Final = logging.getLogger("sidegate.fetcher")
+_log: Final = logging.getLogger("sidegate.prefetch")
 
 
 class Prefetcher:
-    """Asks a hot store once for all that want a copy at the same time, and calls them back.
+    """Looks up a digest once for all concurrent callers, without a task for each, and calls back.
 
-    No task is made for any of them. Whoever is told None has to go on to the other stores.
+    A caller that gets None has to look in the other stores.
     """
 
     def __init__(
         self,
-        hot: BatchedCache,
-        local: MemoryStore,
+        cache: BatchedCache,
+        memory: MemoryStore,
         *,
         deadline: float,
-        useless: Callable[[Digest], bool],
+        should_skip: Callable[[Digest], bool],
     ) -> None:
-        """`deadline`: the seconds within which `hot` answers, whatever happens.
+        """`deadline`: the seconds within which `cache` always answers or fails.
 
-        `useless` says which digests need not be asked for here: nobody knew them a moment ago, or
-        they are being looked up already. It must neither wait nor fail.
+        `should_skip` returns True for digests in the negative cache, and for those whose look-up is
+        in flight. It must neither wait nor raise.
         """
-        self._hot = hot
-        self._local = local
+        self._cache = cache
+        self._memory = memory
         self._deadline = deadline
-        self._useless = useless
-        # A batch is shared by those of one tick; these, until their answer is here.
-        self._under_way: dict[Digest, asyncio.Future[Session | None]] = {}
+        self._should_skip = should_skip
+        # A batch is shared only by the callers of one tick; these, until the result is there.
+        self._in_flight: dict[Digest, asyncio.Future[Session | None]] = {}
 
     def prefetch(
-        self, digest: Digest, then: Callable[[Session | None], None], *, patience: float
+        self, digest: Digest, on_done: Callable[[Session | None], None], *, timeout: float
     ) -> bool:
-        """Tell `then` the session as it is, or None, within the deadline but after we return.
+        """Call `on_done` with the session or None, within the deadline but after this returns.
 
-        None says nothing: neither that there is no session nor that there was an outage. False:
-        there is no use in asking within `patience` seconds, and `then` is not told.
+        None neither means that there is no session nor that there was an outage. Return False,
+        without calling `on_done`, if a look-up within `timeout` seconds would be of no use.
         """
-        if patience < self._deadline or self._useless(digest):
+        if timeout < self._deadline or self._should_skip(digest):
             return False
-        answer = self._under_way.get(digest)
-        if answer is None:
-            answer = self._under_way[digest] = self._hot.submit(digest)
-            answer.add_done_callback(partial(self._answered, digest))
-        answer.add_done_callback(lambda answer: then(self._kept(answer)))
+        lookup = self._in_flight.get(digest)
+        if lookup is None:
+            lookup = self._in_flight[digest] = self._cache.submit(digest)
+            lookup.add_done_callback(partial(self._remove, digest))
+        lookup.add_done_callback(lambda lookup: on_done(self._put_in_memory(lookup)))
         return True
 
-    def _answered(self, digest: Digest, _: object) -> None:
-        del self._under_way[digest]
+    def _remove(self, digest: Digest, _: object) -> None:
+        del self._in_flight[digest]
 
-    def _kept(self, answer: asyncio.Future[Session | None]) -> Session | None:
-        """Keep the copy that has come, if one has."""
-        self._local.misses += 1  # which `peek` has not counted
+    def _put_in_memory(self, lookup: asyncio.Future[Session | None]) -> Session | None:
+        self._memory.misses += 1  # `get_nowait` has not counted it
         try:
-            copy = answer.result()
-            return None if copy is None else self._local.put_nowait(copy)
+            session = lookup.result()
+            return None if session is None else self._memory.put_nowait(session)
         except (StoreUnavailable, UnreadableRecord, asyncio.CancelledError):
             return None
-        except Exception:  # noqa: BLE001  # nobody above could tell; on the other roads they can
-            _log.exception("a copy could not be fetched")
+        except Exception:  # noqa: BLE001  # no caller can handle it: this is a callback of the loop
+            _log.exception("prefetch failed")
             return None

@@ -1,51 +1,51 @@
-"""Answer from near; on a miss ask far, and leave a copy near."""
+"""A read-through cache: on a miss, look up the origin and fill the cache."""
 
 from contextlib import suppress
 
 from sidegate.core.clock import Clock
+from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable
-from sidegate.core.judge import judge, may_have_moved
+from sidegate.core.judge import judge, may_be_stale
 from sidegate.core.protocols import SessionCache, SessionFinder
 from sidegate.core.session import Session
-from sidegate.core.token import Digest
 
 
 class SkipCache:
-    """A finder that asks far only, for those who have asked near already."""
+    """A finder that looks up the origin only and fills the cache, for use after a cache miss."""
 
-    def __init__(self, near: SessionCache, far: SessionFinder) -> None:
-        self._near = near
-        self._far = far
+    def __init__(self, cache: SessionCache, origin: SessionFinder) -> None:
+        self._cache = cache
+        self._origin = origin
 
     async def find(self, digest: Digest) -> Session | None:
-        """Return the fresher of what far says and what near knows by now."""
-        session = await self._far.find(digest)
+        """Return the fresher of the session at the origin and the one cached by now."""
+        session = await self._origin.find(digest)
         if session is None:
             return None
         with suppress(StoreUnavailable):
-            return await self._near.put(session)
+            return await self._cache.put(session)
         return session
 
 
 class ReadThrough:
-    """A finder made of a near hot store and a far finder. A near store that is down is empty.
+    """A finder with a cache in front of an origin. An unavailable cache counts as a miss.
 
-    A near copy that has run out of time is not believed: another instance may have touched or
-    extended the session a moment ago, so far is asked before the answer is no.
+    A cached session that has expired is not trusted: another instance may have touched or extended
+    it since, so it is looked up at the origin before it is denied.
     """
 
-    def __init__(self, near: SessionCache, far: SessionFinder, *, clock: Clock) -> None:
-        self._near = near
-        self._beyond = SkipCache(near, far)
+    def __init__(self, cache: SessionCache, origin: SessionFinder, *, clock: Clock) -> None:
+        self._cache = cache
+        self._origin = SkipCache(cache, origin)
         self._clock = clock
 
     async def find(self, digest: Digest) -> Session | None:
-        copy = await self._near_copy(digest)
-        if copy is not None and not may_have_moved(judge(copy, self._clock.now())):
-            return copy
-        return await self._beyond.find(digest)
+        cached = await self._find_in_cache(digest)
+        if cached is not None and not may_be_stale(judge(cached, self._clock.now())):
+            return cached
+        return await self._origin.find(digest)
 
-    async def _near_copy(self, digest: Digest) -> Session | None:
+    async def _find_in_cache(self, digest: Digest) -> Session | None:
         with suppress(StoreUnavailable):
-            return await self._near.find(digest)
+            return await self._cache.find(digest)
         return None

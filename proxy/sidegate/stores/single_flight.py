@@ -1,55 +1,55 @@
-"""One flight per digest: whoever asks for what is being looked up shares the answer."""
+"""Single flight: concurrent look-ups of one digest share one request and its result."""
 
 import asyncio
 
+from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.protocols import SessionFinder
 from sidegate.core.session import Session
-from sidegate.core.token import Digest
-from sidegate.stores.share import share
+from sidegate.stores.shared_future import share_future
 
 InFlight = dict[Digest, asyncio.Task[Session | None]]
-"""The flights that have not landed yet."""
+"""The look-ups in progress, by digest."""
 
 
 class SingleFlight:
-    """A finder that never asks twice at once for the same digest, and lets nobody wait for long.
+    """A finder with at most one look-up in flight for each digest, and a timeout for each caller.
 
-    The flight belongs to nobody who waits for it: a caller that leaves, or has waited too long,
-    cancels nothing. Answers and errors end with the flight; nothing is remembered.
+    The look-up runs in its own task: a caller that is cancelled or times out does not cancel it.
+    Results and errors are dropped when it ends; nothing is cached.
     """
 
     def __init__(
-        self, finder: SessionFinder, *, patience: float, under_way: InFlight | None = None
+        self, finder: SessionFinder, *, timeout: float, in_flight: InFlight | None = None
     ) -> None:
-        """Whoever has waited `patience` seconds is told that `deadline` was unavailable.
+        """A caller that has waited `timeout` seconds gets StoreUnavailable, with store "deadline".
 
-        For nobody knows whose fault it was. What is `under_way` may be shared with other roads to
-        the same truth.
+        No store is named, since several may have been slow. `in_flight` may be shared between
+        lookup paths to the same database.
         """
         self._finder = finder
-        self._patience = patience
-        self._flights: InFlight = {} if under_way is None else under_way
+        self._timeout = timeout
+        self._in_flight: InFlight = {} if in_flight is None else in_flight
 
     async def find(self, digest: Digest) -> Session | None:
-        answer = share(self._flights.get(digest) or self._flight(digest))
-        clock = answer.get_loop().call_later(self._patience, self._too_late, answer)
+        result = share_future(self._in_flight.get(digest) or self._start(digest))
+        timer = result.get_loop().call_later(self._timeout, self._expire, result)
         try:
-            return await answer
+            return await result
         finally:
-            clock.cancel()
+            timer.cancel()
 
-    def _flight(self, digest: Digest) -> asyncio.Task[Session | None]:
-        flight = self._flights[digest] = asyncio.create_task(self._finder.find(digest))
-        flight.add_done_callback(lambda done: self._landed(digest, done))
-        return flight
+    def _start(self, digest: Digest) -> asyncio.Task[Session | None]:
+        lookup = self._in_flight[digest] = asyncio.create_task(self._finder.find(digest))
+        lookup.add_done_callback(lambda done: self._finish(digest, done))
+        return lookup
 
-    def _landed(self, digest: Digest, flight: asyncio.Task[Session | None]) -> None:
-        del self._flights[digest]
-        if not flight.cancelled():
-            flight.exception()  # mark it as seen: everybody who waited may have left
+    def _finish(self, digest: Digest, lookup: asyncio.Task[Session | None]) -> None:
+        del self._in_flight[digest]
+        if not lookup.cancelled():
+            lookup.exception()  # mark it as retrieved: all callers may have been cancelled
 
-    def _too_late(self, answer: asyncio.Future[Session | None]) -> None:
-        if not answer.done():
-            reason = f"no answer within {self._patience * 1000:.0f} ms"
-            answer.set_exception(StoreUnavailable("deadline", reason))
+    def _expire(self, result: asyncio.Future[Session | None]) -> None:
+        if not result.done():
+            reason = f"no answer within {self._timeout * 1000:.0f} ms"
+            result.set_exception(StoreUnavailable("deadline", reason))

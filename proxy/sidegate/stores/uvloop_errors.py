@@ -1,10 +1,10 @@
-"""What uvloop says of a connection that ended in the moment before somebody wrote to it."""
+"""The error that uvloop raises for a write to a connection that has just been closed."""
 
 
-def ended_under_the_writer(error: object) -> bool:
-    """Say whether that is what this error means.
+def is_closed_transport_error(error: object) -> bool:
+    """Return whether `error` is uvloop's error for a write to a closed connection.
 
-    asyncio's own transports let such a write pass, and the next read fails; uvloop's raise a
-    RuntimeError, which no vendor's library knows.
+    asyncio's own transports ignore such a write, and the next read fails. uvloop raises a
+    RuntimeError, which the client libraries do not handle.
     """
     return isinstance(error, RuntimeError) and str(error).endswith("the handler is closed")

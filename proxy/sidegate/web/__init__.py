@@ -1,1 +1,1 @@
-"""The doors: from bytes to a verdict and back."""
+"""The HTTP side: listeners, the gate, the admin API and operations."""

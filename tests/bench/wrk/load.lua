@@ -1,4 +1,4 @@
--- wrk sends the requests of a file (separated by NUL), one after another, over and over.
+-- wrk sends the requests of a file (separated by NUL), one after the other, repeatedly.
 local requests, last = {}, 0
 
 function init(args)

@@ -1,5 +1,5 @@
 -- wrk refreshes sessions: each token is sent once, and its successor takes its place in the queue.
--- The file holds, separated by NUL, a head that lacks its last number and end, and the tokens.
+-- The file holds, separated by NUL, a head without the value of Content-Length, and the tokens.
 local head, tokens, first, last = nil, {}, 1, 0
 
 local function put(token)

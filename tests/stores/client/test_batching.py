@@ -1,4 +1,4 @@
-"""The look-ups of one tick travel together, and each is answered for itself."""
+"""The look-ups and puts of one tick are one round trip, with a result for each caller."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -6,343 +6,343 @@ from typing import Any
 
 import pytest
 
+from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.session import Session
-from sidegate.core.token import Digest
-from sidegate.stores.client.batched import Batched, BatchedCache
-from tests.contracts.values import a_digest, a_session
-from tests.stores.waiting import all_leave, nothing_is_left, until
+from sidegate.stores.client.batching import Batched, BatchedCache
+from tests.contracts.values import build_digest, build_session
+from tests.stores.waiting import cancel_all, no_leaks, wait_until
 from tests.support.clock import NOON
-from tests.support.fakes import Shelf
+from tests.support.fakes import FakeBackend
 
 
-async def test_the_lookups_of_one_tick_are_one_round_trip() -> None:
-    sessions = [a_session() for _ in range(20)]
-    shelf = Shelf(*sessions)
-    batched = Batched(shelf)
+async def test_lookups_of_one_tick_are_one_round_trip() -> None:
+    sessions = [build_session() for _ in range(20)]
+    backend = FakeBackend(*sessions)
+    batched = Batched(backend)
     digests = [session.digest for session in sessions]
     assert await asyncio.gather(*map(batched.find, digests)) == sessions
-    assert shelf.asked == [tuple(digests)]
+    assert backend.lookups == [tuple(digests)]
     assert batched.round_trips() == 1
 
 
-async def test_a_digest_asked_for_twice_in_a_tick_travels_once() -> None:
-    session = a_session()
-    shelf = Shelf(session)
-    batched = Batched(shelf)
+async def test_digest_looked_up_twice_in_a_tick_is_sent_once() -> None:
+    session = build_session()
+    backend = FakeBackend(session)
+    batched = Batched(backend)
     assert await asyncio.gather(*(batched.find(session.digest) for _ in range(3))) == [session] * 3
-    assert shelf.asked == [(session.digest,)]
+    assert backend.lookups == [(session.digest,)]
 
 
-async def test_the_next_tick_travels_by_itself_and_does_not_wait() -> None:
-    first, second = a_digest(), a_digest()
-    shelf = Shelf()
-    shelf.open.clear()
-    batched = Batched(shelf)
+async def test_lookup_in_the_next_tick_does_not_wait_for_the_first_batch() -> None:
+    first, second = build_digest(), build_digest()
+    backend = FakeBackend()
+    backend.unblocked.clear()
+    batched = Batched(backend)
     caller = asyncio.create_task(batched.find(first))
-    await until(lambda: shelf.asked == [(first,)])
-    another = asyncio.create_task(batched.find(second))
-    await until(lambda: shelf.asked == [(first,), (second,)])
-    shelf.open.set()
-    assert [await caller, await another] == [None, None]
+    await wait_until(lambda: backend.lookups == [(first,)])
+    other = asyncio.create_task(batched.find(second))
+    await wait_until(lambda: backend.lookups == [(first,), (second,)])
+    backend.unblocked.set()
+    assert [await caller, await other] == [None, None]
 
 
-async def test_a_tick_that_asks_for_too_much_sends_several() -> None:
-    sessions = [a_session() for _ in range(10)]
-    shelf = Shelf(*sessions)
-    batched = Batched(shelf, max_batch=4)
+async def test_more_lookups_than_max_batch_are_split() -> None:
+    sessions = [build_session() for _ in range(10)]
+    backend = FakeBackend(*sessions)
+    batched = Batched(backend, max_batch=4)
     found = await asyncio.gather(*(batched.find(session.digest) for session in sessions))
     assert found == sessions
-    assert [len(batch) for batch in shelf.asked] == [4, 4, 2]
+    assert [len(batch) for batch in backend.lookups] == [4, 4, 2]
 
 
-async def test_an_unreadable_record_hurts_only_those_who_ask_for_it() -> None:
-    good, bad = [a_session() for _ in range(5)], a_session()
-    missing = a_digest()
-    shelf = Shelf(*good, bad)
-    shelf.unreadable = {bad.digest}
-    batched = Batched(shelf)
-    asked = [*(session.digest for session in good), bad.digest, missing]
-    async with nothing_is_left():
-        answers = await asyncio.gather(*map(batched.find, asked), return_exceptions=True)
-    assert answers[:5] == good
-    assert isinstance(answers[5], UnreadableRecord)
-    assert answers[6] is None
+async def test_unreadable_record_fails_only_its_own_digest() -> None:
+    good, bad = [build_session() for _ in range(5)], build_session()
+    missing = build_digest()
+    backend = FakeBackend(*good, bad)
+    backend.unreadable = {bad.digest}
+    batched = Batched(backend)
+    digests = [*(session.digest for session in good), bad.digest, missing]
+    async with no_leaks():
+        results = await asyncio.gather(*map(batched.find, digests), return_exceptions=True)
+    assert results[:5] == good
+    assert isinstance(results[5], UnreadableRecord)
+    assert results[6] is None
 
 
-async def test_an_unreadable_record_alone_is_asked_for_once() -> None:
-    bad = a_session()
-    shelf = Shelf(bad)
-    shelf.unreadable = {bad.digest}
+async def test_single_unreadable_record_is_looked_up_once() -> None:
+    bad = build_session()
+    backend = FakeBackend(bad)
+    backend.unreadable = {bad.digest}
     with pytest.raises(UnreadableRecord):
-        await Batched(shelf).find(bad.digest)
-    assert len(shelf.asked) == 1
+        await Batched(backend).find(bad.digest)
+    assert len(backend.lookups) == 1
 
 
-async def test_an_outage_while_each_is_asked_alone_is_that_of_all_who_are_left() -> None:
-    class GoesDown(Shelf):
+async def test_outage_during_single_lookups_fails_the_remaining_digests() -> None:
+    class GoesDown(FakeBackend):
         async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
-            self.down = len(self.asked) > 2
+            self.down = len(self.lookups) > 2
             return await super().find_many(digests)
 
-    sessions = [a_session() for _ in range(4)]
-    shelf = GoesDown(*sessions)
-    shelf.unreadable = {sessions[0].digest}
-    batched = Batched(shelf)
-    async with nothing_is_left():
-        answers = await asyncio.gather(
+    sessions = [build_session() for _ in range(4)]
+    backend = GoesDown(*sessions)
+    backend.unreadable = {sessions[0].digest}
+    batched = Batched(backend)
+    async with no_leaks():
+        results = await asyncio.gather(
             *(batched.find(session.digest) for session in sessions), return_exceptions=True
         )
-    assert isinstance(answers[0], UnreadableRecord)
-    assert answers[1] == sessions[1]
-    assert all(isinstance(answer, StoreUnavailable) for answer in answers[2:])
+    assert isinstance(results[0], UnreadableRecord)
+    assert results[1] == sessions[1]
+    assert all(isinstance(result, StoreUnavailable) for result in results[2:])
 
 
-async def test_an_outage_is_everybodys() -> None:
-    shelf = Shelf()
-    shelf.down = True
-    batched = Batched(shelf)
-    async with nothing_is_left():
-        answers = await asyncio.gather(
-            *(batched.find(a_digest()) for _ in range(9)), return_exceptions=True
+async def test_outage_fails_every_lookup_of_the_batch() -> None:
+    backend = FakeBackend()
+    backend.down = True
+    batched = Batched(backend)
+    async with no_leaks():
+        results = await asyncio.gather(
+            *(batched.find(build_digest()) for _ in range(9)), return_exceptions=True
         )
-    assert [type(answer) for answer in answers] == [StoreUnavailable] * 9
+    assert [type(result) for result in results] == [StoreUnavailable] * 9
 
 
-async def test_whatever_a_leaf_raises_reaches_those_who_wait() -> None:
-    class Broken(Shelf):
+async def test_any_backend_error_is_raised_to_every_caller() -> None:
+    class Broken(FakeBackend):
         async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
             raise ZeroDivisionError(len(digests))
 
     batched = Batched(Broken())
-    async with nothing_is_left():
-        answers = await asyncio.gather(
-            *(batched.find(a_digest()) for _ in range(3)), return_exceptions=True
+    async with no_leaks():
+        results = await asyncio.gather(
+            *(batched.find(build_digest()) for _ in range(3)), return_exceptions=True
         )
-    assert [type(answer) for answer in answers] == [ZeroDivisionError] * 3
+    assert [type(result) for result in results] == [ZeroDivisionError] * 3
 
 
-async def test_an_error_is_forgotten_with_its_batch() -> None:
-    session = a_session()
-    shelf = Shelf(session)
-    batched = Batched(shelf)
-    shelf.down = True
+async def test_error_does_not_affect_the_next_batch() -> None:
+    session = build_session()
+    backend = FakeBackend(session)
+    batched = Batched(backend)
+    backend.down = True
     with pytest.raises(StoreUnavailable):
         await batched.find(session.digest)
-    shelf.down = False
+    backend.down = False
     assert await batched.find(session.digest) == session
 
 
 @pytest.mark.parametrize("down", [False, True])
-async def test_a_batch_that_everybody_left_makes_no_noise(down: bool) -> None:
-    session = a_session()
-    shelf = Shelf(session)
-    shelf.down = down
-    shelf.open.clear()
-    batched = Batched(shelf)
-    async with nothing_is_left():
+async def test_batch_without_callers_reports_nothing(down: bool) -> None:
+    session = build_session()
+    backend = FakeBackend(session)
+    backend.down = down
+    backend.unblocked.clear()
+    batched = Batched(backend)
+    async with no_leaks():
         callers: list[asyncio.Task[Any]] = [
             asyncio.create_task(batched.find(session.digest)) for _ in range(5)
         ]
-        await until(lambda: bool(shelf.asked))
-        await all_leave(callers)
-        shelf.open.set()
-    assert shelf.asked == [(session.digest,)]
+        await wait_until(lambda: bool(backend.lookups))
+        await cancel_all(callers)
+        backend.unblocked.set()
+    assert backend.lookups == [(session.digest,)]
 
 
-async def test_the_first_of_a_tick_may_leave_before_the_batch_does() -> None:
-    session = a_session()
-    shelf = Shelf(session)
-    batched = Batched(shelf)
+async def test_cancelled_first_caller_does_not_cancel_the_batch() -> None:
+    session = build_session()
+    backend = FakeBackend(session)
+    batched = Batched(backend)
     first, second = (asyncio.create_task(batched.find(session.digest)) for _ in range(2))
     asyncio.get_running_loop().call_soon(first.cancel)
     assert await second == session
 
 
-async def test_a_batch_that_is_cancelled_leaves_nobody_waiting() -> None:
-    shelf = Shelf()
-    shelf.open.clear()
-    batched = Batched(shelf)
-    callers = [asyncio.create_task(batched.find(a_digest())) for _ in range(3)]
-    await until(lambda: bool(shelf.asked))
+async def test_cancelled_batch_cancels_its_callers() -> None:
+    backend = FakeBackend()
+    backend.unblocked.clear()
+    batched = Batched(backend)
+    callers = [asyncio.create_task(batched.find(build_digest())) for _ in range(3)]
+    await wait_until(lambda: bool(backend.lookups))
     [batch] = asyncio.all_tasks() - {*callers, asyncio.current_task()}
-    async with nothing_is_left():
+    async with no_leaks():
         batch.cancel()
         await asyncio.wait_for(asyncio.wait(callers), 5)
     assert all(caller.cancelled() for caller in callers)
 
 
-def test_a_batch_that_the_end_of_the_loop_cuts_short_makes_no_noise() -> None:
-    complaints: list[object] = []
+def test_batch_cancelled_by_loop_shutdown_reports_nothing() -> None:
+    errors: list[object] = []
 
-    async def leave_in_the_air() -> list[asyncio.Task[Session | None]]:
-        asyncio.get_running_loop().set_exception_handler(lambda _, about: complaints.append(about))
-        shelf = Shelf()
-        shelf.open.clear()
-        batched = Batched(shelf)
-        callers = [asyncio.create_task(batched.find(a_digest())) for _ in range(3)]
-        await until(lambda: bool(shelf.asked))
+    async def leave_in_flight() -> list[asyncio.Task[Session | None]]:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        backend = FakeBackend()
+        backend.unblocked.clear()
+        batched = Batched(backend)
+        callers = [asyncio.create_task(batched.find(build_digest())) for _ in range(3)]
+        await wait_until(lambda: bool(backend.lookups))
         return callers
 
-    callers = asyncio.run(leave_in_the_air())
+    callers = asyncio.run(leave_in_flight())
     assert all(caller.cancelled() for caller in callers)
-    assert complaints == []
+    assert errors == []
 
 
-# --- What is put
+# --- Puts
 
 
-class Counting(Shelf):
-    """A shelf that notes what was put at once."""
+class CountingBackend(FakeBackend):
+    """A backend that records how many sessions were put in each batch."""
 
     def __init__(self, *sessions: Session) -> None:
         super().__init__(*sessions)
-        self.loads: list[int] = []
+        self.batch_sizes: list[int] = []
 
     async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
-        self.loads.append(len(sessions))
+        self.batch_sizes.append(len(sessions))
         return await super().put_many(sessions)
 
 
-async def test_what_is_put_in_one_tick_is_one_round_trip() -> None:
-    sessions, shelf = [a_session() for _ in range(20)], Counting()
-    assert await asyncio.gather(*map(BatchedCache(shelf).put, sessions)) == sessions
-    assert shelf.loads == [20]
-    assert list(shelf.sessions.values()) == sessions
+async def test_puts_of_one_tick_are_one_round_trip() -> None:
+    sessions, backend = [build_session() for _ in range(20)], CountingBackend()
+    assert await asyncio.gather(*map(BatchedCache(backend).put, sessions)) == sessions
+    assert backend.batch_sizes == [20]
+    assert list(backend.sessions.values()) == sessions
 
 
-async def test_each_is_told_what_was_kept_under_its_own_digest() -> None:
-    session, another = a_session(), a_session()
+async def test_each_put_returns_the_session_kept_under_its_digest() -> None:
+    session, other = build_session(), build_session()
     tombstone = session.revoked(NOON)
-    hot = BatchedCache(Counting(tombstone))
-    assert await asyncio.gather(*map(hot.put, (another, session))) == [another, tombstone]
+    cache = BatchedCache(CountingBackend(tombstone))
+    assert await asyncio.gather(*map(cache.put, (other, session))) == [other, tombstone]
 
 
 @pytest.mark.parametrize("tombstone_first", [True, False])
-async def test_of_two_copies_put_in_one_tick_the_fresher_travels(tombstone_first: bool) -> None:
-    session = a_session()
+async def test_fresher_of_two_puts_of_one_digest_is_sent(tombstone_first: bool) -> None:
+    session = build_session()
     tombstone = session.revoked(NOON)
-    shelf = Counting()
-    hot = BatchedCache(shelf)
+    backend = CountingBackend()
+    cache = BatchedCache(backend)
     copies = [tombstone, session] if tombstone_first else [session, tombstone]
-    assert await asyncio.gather(*map(hot.put, copies)) == [tombstone, tombstone]
-    assert shelf.sessions == {session.digest: tombstone}
+    assert await asyncio.gather(*map(cache.put, copies)) == [tombstone, tombstone]
+    assert backend.sessions == {session.digest: tombstone}
 
 
-async def test_a_tick_that_puts_too_much_sends_several() -> None:
-    shelf = Counting()
-    hot = BatchedCache(shelf, max_puts=4)
-    await asyncio.gather(*(hot.put(a_session()) for _ in range(10)))
-    assert shelf.loads == [4, 4, 2]
+async def test_more_puts_than_max_put_batch_are_split() -> None:
+    backend = CountingBackend()
+    cache = BatchedCache(backend, max_put_batch=4)
+    await asyncio.gather(*(cache.put(build_session()) for _ in range(10)))
+    assert backend.batch_sizes == [4, 4, 2]
 
 
-async def test_an_outage_is_told_to_everybody_who_puts() -> None:
-    shelf = Counting()
-    shelf.down = True
-    hot = BatchedCache(shelf)
-    async with nothing_is_left():
-        told = await asyncio.gather(
-            *(hot.put(a_session()) for _ in range(3)), return_exceptions=True
+async def test_outage_fails_every_put_of_the_batch() -> None:
+    backend = CountingBackend()
+    backend.down = True
+    cache = BatchedCache(backend)
+    async with no_leaks():
+        results = await asyncio.gather(
+            *(cache.put(build_session()) for _ in range(3)), return_exceptions=True
         )
-    assert [type(answer) for answer in told] == [StoreUnavailable] * 3
+    assert [type(result) for result in results] == [StoreUnavailable] * 3
 
 
 # --- The bulkhead
 
 
-async def test_a_flight_that_is_late_holds_nobody_up() -> None:
-    first, second = a_session(), a_session()
-    shelf = Shelf(first, second)
-    shelf.open.clear()
-    batched = Batched(shelf, max_flights=1, late=0.001)
-    async with nothing_is_left():
-        early = asyncio.create_task(batched.find(first.digest))
-        await until(lambda: len(shelf.asked) == 1)
-        late = asyncio.create_task(batched.find(second.digest))
-        await until(lambda: len(shelf.asked) == 2)
-        shelf.open.set()
-        assert [await early, await late] == [first, second]
+async def test_slow_batch_does_not_delay_the_next() -> None:
+    first, second = build_session(), build_session()
+    backend = FakeBackend(first, second)
+    backend.unblocked.clear()
+    batched = Batched(backend, max_in_flight=1, slow_after=0.001)
+    async with no_leaks():
+        first_caller = asyncio.create_task(batched.find(first.digest))
+        await wait_until(lambda: len(backend.lookups) == 1)
+        second_caller = asyncio.create_task(batched.find(second.digest))
+        await wait_until(lambda: len(backend.lookups) == 2)
+        backend.unblocked.set()
+        assert [await first_caller, await second_caller] == [first, second]
 
 
-async def test_look_ups_in_a_hot_store_gather_while_two_flights_are_out() -> None:
-    sessions = [a_session() for _ in range(9)]
-    shelf = Shelf(*sessions)
-    shelf.open.clear()
-    hot = BatchedCache(shelf)
-    asking = []
+async def test_cache_lookups_accumulate_while_two_batches_are_in_flight() -> None:
+    sessions = [build_session() for _ in range(9)]
+    backend = FakeBackend(*sessions)
+    backend.unblocked.clear()
+    cache = BatchedCache(backend)
+    lookups = []
     for session in sessions:
-        asking.append(hot.submit(session.digest))
+        lookups.append(cache.submit(session.digest))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-    shelf.open.set()
+    backend.unblocked.set()
 
-    assert await asyncio.gather(*asking) == sessions
-    assert list(map(len, shelf.asked[:2])) == [1, 1]
-    assert len(shelf.asked) < 9
+    assert await asyncio.gather(*lookups) == sessions
+    assert list(map(len, backend.lookups[:2])) == [1, 1]
+    assert len(backend.lookups) < 9
 
 
-async def test_while_all_flights_are_out_what_is_asked_gathers_for_the_next() -> None:
-    sessions = [a_session() for _ in range(12)]
-    shelf = Shelf(*sessions)
-    shelf.open.clear()
-    batched = Batched(shelf, max_flights=2)
+async def test_lookups_accumulate_while_max_in_flight_is_reached() -> None:
+    sessions = [build_session() for _ in range(12)]
+    backend = FakeBackend(*sessions)
+    backend.unblocked.clear()
+    batched = Batched(backend, max_in_flight=2)
     callers = []
-    for session in sessions:  # each in a tick of its own
+    for session in sessions:  # each in its own tick
         callers.append(asyncio.create_task(batched.find(session.digest)))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-    await until(lambda: len(shelf.asked) == 2)
-    shelf.open.set()
+    await wait_until(lambda: len(backend.lookups) == 2)
+    backend.unblocked.set()
     assert await asyncio.gather(*callers) == sessions
-    assert [len(batch) for batch in shelf.asked] == [1, 1, 10]
+    assert [len(batch) for batch in backend.lookups] == [1, 1, 10]
 
 
-async def test_a_batch_that_is_cancelled_before_it_began_leaves_nobody_waiting() -> None:
-    asking = asyncio.ensure_future(Batched(Shelf()).find(a_digest()))
-    await asyncio.sleep(0)  # it boards
-    await asyncio.sleep(0)  # and the batch is made, but has not begun
+async def test_batch_cancelled_before_it_starts_cancels_its_callers() -> None:
+    caller = asyncio.ensure_future(Batched(FakeBackend()).find(build_digest()))
+    await asyncio.sleep(0)  # it submits its digest
+    await asyncio.sleep(0)  # and the batch is created, but has not started
 
-    (batch,) = asyncio.all_tasks() - {asyncio.current_task(), asking}
+    (batch,) = asyncio.all_tasks() - {asyncio.current_task(), caller}
     batch.cancel()
 
     with pytest.raises(asyncio.CancelledError):
-        await asking
+        await caller
 
 
-async def test_beyond_what_may_wait_the_store_is_unavailable_at_once() -> None:
-    shelf = Shelf()
-    shelf.open.clear()
-    batched = Batched(shelf, store="postgres", max_batch=2, max_flights=1, max_waiting=5)
-    waiting = [asyncio.create_task(batched.find(a_digest())) for _ in range(5)]
-    await until(lambda: bool(shelf.asked))
+async def test_lookup_beyond_max_outstanding_raises_unavailable_at_once() -> None:
+    backend = FakeBackend()
+    backend.unblocked.clear()
+    batched = Batched(backend, store="postgres", max_batch=2, max_in_flight=1, max_outstanding=5)
+    waiting = [asyncio.create_task(batched.find(build_digest())) for _ in range(5)]
+    await wait_until(lambda: bool(backend.lookups))
     with pytest.raises(StoreUnavailable) as outage:
-        await batched.find(a_digest())
+        await batched.find(build_digest())
     assert outage.value.store == "postgres"
-    shelf.open.set()
+    backend.unblocked.set()
     assert await asyncio.gather(*waiting) == [None] * 5
-    assert await batched.find(a_digest()) is None  # there is room again
+    assert await batched.find(build_digest()) is None  # below the limit again
 
 
-async def test_a_digest_that_waits_already_takes_no_more_room() -> None:
-    session = a_session()
-    shelf = Shelf(session)
-    shelf.open.clear()
-    batched = Batched(shelf, max_waiting=1)
+async def test_waiting_digest_counts_once_for_max_outstanding() -> None:
+    session = build_session()
+    backend = FakeBackend(session)
+    backend.unblocked.clear()
+    batched = Batched(backend, max_outstanding=1)
     callers = [asyncio.create_task(batched.find(session.digest)) for _ in range(3)]
-    await until(lambda: bool(shelf.asked))
-    shelf.open.set()
+    await wait_until(lambda: bool(backend.lookups))
+    backend.unblocked.set()
     assert await asyncio.gather(*callers) == [session] * 3
 
 
-async def test_a_flight_that_fails_makes_room_for_the_next() -> None:
-    shelf = Shelf()
-    shelf.open.clear()
-    batched = Batched(shelf, max_batch=1, max_flights=1)
-    first, second = (asyncio.create_task(batched.find(a_digest())) for _ in range(2))
-    await until(lambda: bool(shelf.asked))
-    shelf.down = True
-    shelf.open.set()
-    async with nothing_is_left():
-        told = await asyncio.gather(first, second, return_exceptions=True)
-    assert [type(answer) for answer in told] == [StoreUnavailable] * 2
-    assert len(shelf.asked) == 2
+async def test_failed_batch_lets_the_next_one_start() -> None:
+    backend = FakeBackend()
+    backend.unblocked.clear()
+    batched = Batched(backend, max_batch=1, max_in_flight=1)
+    first, second = (asyncio.create_task(batched.find(build_digest())) for _ in range(2))
+    await wait_until(lambda: bool(backend.lookups))
+    backend.down = True
+    backend.unblocked.set()
+    async with no_leaks():
+        results = await asyncio.gather(first, second, return_exceptions=True)
+    assert [type(result) for result in results] == [StoreUnavailable] * 2
+    assert len(backend.lookups) == 2

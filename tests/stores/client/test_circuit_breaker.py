@@ -1,131 +1,104 @@
-"""When the breaker opens, whom it lets through, and how it closes."""
+"""When the circuit breaker opens, which requests it allows, and how it closes."""
+
+from collections.abc import Callable
+from typing import Final
+
+import pytest
 
 from sidegate.stores.client.circuit_breaker import BreakerState, CircuitBreaker
 from tests.support.clock import FakeClock
 
 OPEN, HALF_OPEN, CLOSED = BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED
 
+PROBE_INTERVAL: Final = 0.25
 
-def a_breaker(clock: FakeClock, *, jitter: float = 0.5) -> CircuitBreaker:
-    return CircuitBreaker(failures=5, probe_every=0.25, clock=clock, jitter=lambda: jitter)
+Step = Callable[[CircuitBreaker, FakeClock], object]
 
 
-def an_open_one(clock: FakeClock, *, jitter: float = 0.5) -> CircuitBreaker:
-    breaker = a_breaker(clock, jitter=jitter)
-    for _ in range(5):
-        assert breaker.admits()
-        breaker.failed()
+def build_breaker(clock: FakeClock, *, jitter: float = 0.5) -> CircuitBreaker:
+    return CircuitBreaker(
+        failure_threshold=5, probe_interval=PROBE_INTERVAL, clock=clock, jitter=lambda: jitter
+    )
+
+
+def build_open_breaker(clock: FakeClock, *, jitter: float = 0.5) -> CircuitBreaker:
+    breaker = build_breaker(clock, jitter=jitter)
+    for step in OPENED:
+        step(breaker, clock)
     return breaker
 
 
-def test_it_opens_after_five_failures_in_a_row() -> None:
-    breaker = a_breaker(FakeClock())
-    for _ in range(4):
-        breaker.failed()
-        assert breaker.state is CLOSED
-    breaker.failed()
-    assert breaker.state is OPEN
+def request(breaker: CircuitBreaker, _: FakeClock) -> None:
+    assert breaker.allow_request()
 
 
-def test_failures_with_a_success_between_them_are_not_in_a_row() -> None:
-    breaker = a_breaker(FakeClock())
-    for _ in range(10):
-        for _ in range(4):
-            breaker.failed()
-        breaker.succeeded()
-    assert breaker.state is CLOSED
-    assert breaker.admits()
+def succeed(breaker: CircuitBreaker, _: FakeClock) -> None:
+    breaker.record_success()
 
 
-def test_while_it_is_open_nobody_is_admitted() -> None:
+def fail(breaker: CircuitBreaker, _: FakeClock) -> None:
+    breaker.record_failure()
+
+
+def wait(seconds: float) -> Step:
+    return lambda _, clock: clock.advance(seconds)
+
+
+OPENED: Final = [request, fail] * 5
+PROBED: Final = [*OPENED, wait(PROBE_INTERVAL), request]
+
+
+@pytest.mark.parametrize(
+    ("steps", "allowed", "state"),
+    [
+        pytest.param([], 100, CLOSED, id="new"),
+        *(pytest.param([fail] * n, 100, CLOSED, id=f"{n} failures") for n in range(1, 5)),
+        pytest.param([fail] * 5, 0, OPEN, id="5 failures"),
+        pytest.param([*[fail] * 4, succeed] * 10, 100, CLOSED, id="successes between failures"),
+        pytest.param([*OPENED, wait(0.249)], 0, OPEN, id="before the probe is due"),
+        pytest.param([*OPENED, wait(0.25)], 1, HALF_OPEN, id="probe due"),
+        pytest.param([*OPENED, wait(0.2), fail, wait(0.05)], 1, HALF_OPEN, id="late failure"),
+        pytest.param(PROBED, 0, HALF_OPEN, id="probe in flight"),
+        pytest.param([*PROBED, wait(0.25)], 1, HALF_OPEN, id="probe without an outcome"),
+        pytest.param(
+            [*PROBED, wait(0.25), request, succeed], 100, CLOSED, id="second probe succeeded"
+        ),
+        pytest.param([*PROBED, succeed], 100, CLOSED, id="probe succeeded"),
+        pytest.param([*PROBED, succeed, *[fail] * 4], 100, CLOSED, id="4 failures after closing"),
+        pytest.param([*PROBED, fail], 0, OPEN, id="probe failed"),
+        pytest.param([*PROBED, fail, wait(0.25)], 1, HALF_OPEN, id="next probe due"),
+    ],
+)
+def test_state_and_allowed_requests_of_the_next_hundred(
+    steps: list[Step], allowed: int, state: BreakerState
+) -> None:
     clock = FakeClock()
-    breaker = an_open_one(clock)
-    clock.advance(0.249)
-    assert not any(breaker.admits() for _ in range(100))
-    assert breaker.state is OPEN
+    breaker = build_breaker(clock)
+    for step in steps:
+        step(breaker, clock)
+    assert [breaker.allow_request() for _ in range(100)].count(True) == allowed
+    assert breaker.state is state
 
 
-def test_when_a_probe_is_due_one_is_admitted() -> None:
+def test_long_outage_is_probed_once_in_each_interval() -> None:
     clock = FakeClock()
-    breaker = an_open_one(clock)
-    clock.advance(0.25)
-    assert [breaker.admits() for _ in range(100)].count(True) == 1
-    assert breaker.state is HALF_OPEN
-
-
-def test_a_probe_that_succeeds_closes_it() -> None:
-    clock = FakeClock()
-    breaker = an_open_one(clock)
-    clock.advance(0.25)
-    assert breaker.admits()
-    breaker.succeeded()
-    assert breaker.state is CLOSED
-    assert all(breaker.admits() for _ in range(100))
-
-
-def test_after_it_closed_it_takes_five_failures_again() -> None:
-    clock = FakeClock()
-    breaker = an_open_one(clock)
-    clock.advance(0.25)
-    assert breaker.admits()
-    breaker.succeeded()
-    for _ in range(4):
-        breaker.failed()
-    assert breaker.state is CLOSED
-
-
-def test_a_probe_that_fails_opens_it_until_the_next_is_due() -> None:
-    clock = FakeClock()
-    breaker = an_open_one(clock)
-    clock.advance(0.25)
-    assert breaker.admits()
-    breaker.failed()
-    assert breaker.state is OPEN
-    assert not breaker.admits()
-    clock.advance(0.25)
-    assert breaker.admits()
-
-
-def test_a_long_outage_is_probed_once_in_each_interval() -> None:
-    clock = FakeClock()
-    breaker = an_open_one(clock)
+    breaker = build_open_breaker(clock)
     probes = 0
-    for _ in range(10_000):  # ten seconds, asked each millisecond
+    for _ in range(10_000):  # ten seconds, with a request each millisecond
         clock.advance(0.001)
-        if breaker.admits():
+        if breaker.allow_request():
             probes += 1
-            breaker.failed()
+            breaker.record_failure()
     assert 38 <= probes <= 40
 
 
-def test_a_probe_that_never_reports_back_blocks_nobody() -> None:
-    clock = FakeClock()
-    breaker = an_open_one(clock)
-    clock.advance(0.25)
-    assert breaker.admits()
-    assert not breaker.admits()
-    clock.advance(0.25)
-    assert breaker.admits()
-    breaker.succeeded()
-    assert breaker.state is CLOSED
-
-
-def test_stragglers_that_fail_late_do_not_put_off_the_probe() -> None:
-    clock = FakeClock()
-    breaker = an_open_one(clock)
-    clock.advance(0.2)
-    breaker.failed()
-    clock.advance(0.05)
-    assert breaker.admits()
-
-
-def test_instances_that_lost_the_store_together_probe_apart() -> None:
+def test_jitter_spreads_the_probes_of_several_instances() -> None:
     due = []
     for jitter in (0.0, 0.5, 1.0):
         clock = FakeClock()
-        breaker = an_open_one(clock, jitter=jitter)
+        breaker = build_open_breaker(clock, jitter=jitter)
         start = clock.monotonic()
-        while not breaker.admits():
+        while not breaker.allow_request():
             clock.advance(0.0625)  # a quarter of it, which floats and microseconds hold exactly
-        due.append((clock.monotonic() - start) / 0.25)
+        due.append((clock.monotonic() - start) / PROBE_INTERVAL)
     assert due == [0.75, 1.0, 1.25]

@@ -1,4 +1,4 @@
-"""A store under observation answers the same, and each look-up is told of once."""
+"""A metered store returns the same results, and each look-up is observed once."""
 
 import asyncio
 
@@ -6,13 +6,13 @@ import pytest
 
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.stores.client.metrics import Metered, MeteredCache
-from tests.contracts.values import a_digest, a_session, a_tombstone
+from tests.contracts.values import build_digest, build_session, build_tombstone
 from tests.support.clock import NOON
-from tests.support.fakes import Shelf
+from tests.support.fakes import FakeBackend
 
 
 class Observer:
-    """Writes down what it is told."""
+    """Records the observed look-ups."""
 
     def __init__(self) -> None:
         self.outcomes: list[tuple[str, str]] = []
@@ -23,83 +23,86 @@ class Observer:
         self.seconds.append(seconds)
 
 
-async def test_a_hit_is_told_as_a_hit() -> None:
-    session, observer = a_session(), Observer()
+async def test_hit_is_observed_as_hit() -> None:
+    session, observer = build_session(), Observer()
     assert (
-        await Metered(Shelf(session), store="x", observe=observer).find(session.digest) == session
+        await Metered(FakeBackend(session), store="x", observe=observer).find(session.digest)
+        == session
     )
     assert observer.outcomes == [("x", "hit")]
 
 
-async def test_a_tombstone_is_a_hit() -> None:
-    tombstone, observer = a_tombstone(), Observer()
-    await Metered(Shelf(tombstone), store="x", observe=observer).find(tombstone.digest)
+async def test_tombstone_is_observed_as_hit() -> None:
+    tombstone, observer = build_tombstone(), Observer()
+    await Metered(FakeBackend(tombstone), store="x", observe=observer).find(tombstone.digest)
     assert observer.outcomes == [("x", "hit")]
 
 
-async def test_a_miss_is_told_as_a_miss() -> None:
+async def test_miss_is_observed_as_miss() -> None:
     observer = Observer()
-    assert await Metered(Shelf(), store="x", observe=observer).find(a_digest()) is None
+    assert await Metered(FakeBackend(), store="x", observe=observer).find(build_digest()) is None
     assert observer.outcomes == [("x", "miss")]
 
 
-async def test_an_outage_is_told_as_an_error_and_passes() -> None:
-    shelf, observer = Shelf(), Observer()
-    shelf.down = True
+async def test_outage_is_observed_as_error_and_raised() -> None:
+    backend, observer = FakeBackend(), Observer()
+    backend.down = True
     with pytest.raises(StoreUnavailable):
-        await Metered(shelf, store="x", observe=observer).find(a_digest())
+        await Metered(backend, store="x", observe=observer).find(build_digest())
     assert observer.outcomes == [("x", "error")]
 
 
-async def test_an_unreadable_record_is_told_as_an_error_and_passes() -> None:
-    shelf, observer, digest = Shelf(), Observer(), a_digest()
-    shelf.unreadable = {digest}
+async def test_unreadable_record_is_observed_as_error_and_raised() -> None:
+    backend, observer, digest = FakeBackend(), Observer(), build_digest()
+    backend.unreadable = {digest}
     with pytest.raises(UnreadableRecord):
-        await Metered(shelf, store="x", observe=observer).find(digest)
+        await Metered(backend, store="x", observe=observer).find(digest)
     assert observer.outcomes == [("x", "error")]
 
 
-async def test_each_lookup_is_told_once_with_the_seconds_it_took() -> None:
+async def test_each_lookup_is_observed_once_with_its_seconds() -> None:
     observer = Observer()
-    metered = Metered(Shelf(), store="x", observe=observer)
+    metered = Metered(FakeBackend(), store="x", observe=observer)
     for _ in range(5):
-        await metered.find(a_digest())
+        await metered.find(build_digest())
     assert len(observer.seconds) == 5
     assert all(0 <= seconds < 5 for seconds in observer.seconds)
 
 
-async def test_what_is_put_is_not_told_and_the_fresher_comes_back() -> None:
-    session, observer = a_session(), Observer()
+async def test_put_is_not_observed_and_returns_the_fresher_session() -> None:
+    session, observer = build_session(), Observer()
     tombstone = session.revoked(NOON)
-    leaf = MeteredCache(Shelf(tombstone), store="x", observe=observer)
-    kept = await leaf.put_many({session.digest: session})
+    cache = MeteredCache(FakeBackend(tombstone), store="x", observe=observer)
+    kept = await cache.put_many({session.digest: session})
     assert (kept, observer.outcomes) == ({session.digest: tombstone}, [])
 
 
-async def test_of_lookups_that_travel_together_each_is_told_with_its_own_outcome() -> None:
-    session, observer = a_session(), Observer()
-    leaf = MeteredCache(Shelf(session), store="x", observe=observer)
-    found = await leaf.find_many([a_digest(), session.digest])
+async def test_each_lookup_of_a_batch_is_observed_with_its_outcome() -> None:
+    session, observer = build_session(), Observer()
+    cache = MeteredCache(FakeBackend(session), store="x", observe=observer)
+    found = await cache.find_many([build_digest(), session.digest])
     assert found == {session.digest: session}
     assert observer.outcomes == [("x", "miss"), ("x", "hit")]
     assert len(set(observer.seconds)) == 1
 
 
-async def test_when_they_fail_together_each_is_told_as_an_error() -> None:
-    shelf, observer = Shelf(), Observer()
-    shelf.down = True
+async def test_each_lookup_of_a_failed_batch_is_observed_as_error() -> None:
+    backend, observer = FakeBackend(), Observer()
+    backend.down = True
     with pytest.raises(StoreUnavailable):
-        await MeteredCache(shelf, store="x", observe=observer).find_many([a_digest(), a_digest()])
+        await MeteredCache(backend, store="x", observe=observer).find_many(
+            [build_digest(), build_digest()]
+        )
     assert observer.outcomes == [("x", "error")] * 2
 
 
-async def test_lookups_that_nobody_waits_for_any_more_are_told_as_errors() -> None:
-    shelf, observer = Shelf(), Observer()
-    shelf.open.clear()
-    leaf = MeteredCache(shelf, store="x", observe=observer)
-    asking = asyncio.ensure_future(leaf.find_many([a_digest()]))
+async def test_cancelled_lookup_is_observed_as_error() -> None:
+    backend, observer = FakeBackend(), Observer()
+    backend.unblocked.clear()
+    cache = MeteredCache(backend, store="x", observe=observer)
+    lookup = asyncio.ensure_future(cache.find_many([build_digest()]))
     await asyncio.sleep(0)
-    asking.cancel()
+    lookup.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asking
+        await lookup
     assert observer.outcomes == [("x", "error")]

@@ -1,23 +1,23 @@
-"""In doubt a hot store answers nothing, and forgets nothing it is told."""
+"""A distrusted cache returns nothing, but still accepts puts."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
 
 import pytest
 
+from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.session import Session
-from sidegate.core.token import Digest
 from sidegate.stores.client.redis_trust import RedisTrust
-from tests.contracts.values import a_session
+from tests.contracts.values import build_session
 from tests.support.clock import NOON
-from tests.support.fakes import Shelf
+from tests.support.fakes import FakeBackend
 
 
-async def test_in_doubt_it_is_unavailable_until_it_is_confirmed() -> None:
-    shelf = Shelf()
-    store, session = RedisTrust(shelf, store="shelf"), a_session()
-    await shelf.put(session)
+async def test_lookup_raises_unavailable_until_trusted_again() -> None:
+    backend = FakeBackend()
+    store, session = RedisTrust(backend, store="backend"), build_session()
+    await backend.put(session)
     store.distrust()
     with pytest.raises(StoreUnavailable):
         await store.find_many([session.digest])
@@ -25,9 +25,9 @@ async def test_in_doubt_it_is_unavailable_until_it_is_confirmed() -> None:
     assert await store.find_many([session.digest]) == {session.digest: session}
 
 
-async def test_in_doubt_it_takes_what_it_is_told() -> None:
-    shelf = Shelf()
-    store, session = RedisTrust(shelf, store="shelf"), a_session()
+async def test_put_goes_through_while_distrusted() -> None:
+    backend = FakeBackend()
+    store, session = RedisTrust(backend, store="backend"), build_session()
     store.distrust()
     tombstone = session.revoked(NOON)
     await store.put_many({session.digest: tombstone})
@@ -35,28 +35,28 @@ async def test_in_doubt_it_takes_what_it_is_told() -> None:
     assert await store.find_many([session.digest]) == {session.digest: tombstone}
 
 
-class Slow(Shelf):
-    """Answers what it knew when it was asked, once it is told to."""
+class SlowBackend(FakeBackend):
+    """Returns the state at the time of the look-up, but not before `resume` is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.looking, self.go_on = asyncio.Event(), asyncio.Event()
+        self.reading, self.resume = asyncio.Event(), asyncio.Event()
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
         found = await super().find_many(digests)
-        self.looking.set()
-        await self.go_on.wait()
+        self.reading.set()
+        await self.resume.wait()
         return found
 
 
-async def test_what_was_being_asked_when_doubt_arose_is_not_believed_even_if_confirmed() -> None:
-    shelf = Slow()
-    store, session = RedisTrust(shelf, store="shelf"), a_session()
-    await shelf.put(session)
-    asking = asyncio.ensure_future(store.find_many([session.digest]))
-    await shelf.looking.wait()
+async def test_lookup_in_flight_at_distrust_fails_even_if_trusted_again() -> None:
+    backend = SlowBackend()
+    store, session = RedisTrust(backend, store="backend"), build_session()
+    await backend.put(session)
+    lookup = asyncio.ensure_future(store.find_many([session.digest]))
+    await backend.reading.wait()
     store.distrust()
     store.trust()
-    shelf.go_on.set()
+    backend.resume.set()
     with pytest.raises(StoreUnavailable):
-        await asking
+        await lookup

@@ -1,4 +1,4 @@
-"""What changes in Postgres rings, and a bell that has fallen silent is found out."""
+"""Changes in Postgres send notifications, and a silent connection is detected."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,43 +15,45 @@ from sidegate.core.session import SessionRecord
 from sidegate.stores.postgres.migrate import migrate_postgres
 from sidegate.stores.postgres.notify import NotifySubscription
 from sidegate.stores.postgres.sessions import PostgresSessions
-from tests.contracts.values import TESTER, a_digest, a_record
-from tests.stores.sql.wire import Wire
-from tests.stores.waiting import nothing_is_left, until
+from tests.contracts.values import TESTER, build_digest, build_record
+from tests.stores.sql.tcp_proxy import TcpProxy
+from tests.stores.waiting import no_leaks, wait_until
 from tests.support.clock import NOON
 from tests.support.processes import Server
 
 
 @dataclass
 class Listener:
-    """Counts how often it rang, and writes down when the bell came and went."""
+    """Counts notifications, and records the changes of the status."""
 
-    rang: int = 0
-    news: list[str] = field(default_factory=list)
+    notified: int = 0
+    statuses: list[str] = field(default_factory=list)
     lags: list[float] = field(default_factory=list)
 
-    def rung(self) -> None:
-        self.rang += 1
+    def on_notify(self) -> None:
+        self.notified += 1
 
-    def up(self, up: bool) -> None:
-        word = "up" if up else "down"
-        if self.news[-1:] != [word]:
-            self.news.append(word)
+    def on_status(self, up: bool) -> None:
+        status = "up" if up else "down"
+        if self.statuses[-1:] != [status]:
+            self.statuses.append(status)
 
-    async def is_told(self, *news: str) -> None:
-        await until(lambda: len(self.news) >= len(news), within=30)
-        assert self.news == list(news)
+    async def wait_for_statuses(self, *statuses: str) -> None:
+        await wait_until(lambda: len(self.statuses) >= len(statuses), within=30)
+        assert self.statuses == list(statuses)
 
 
 @asynccontextmanager
-async def listening(url: str) -> AsyncIterator[Listener]:
-    """A listener that listens when the block begins, and has not heard anything yet."""
+async def open_listener(url: str) -> AsyncIterator[Listener]:
+    """A listener that is subscribed when the block begins, with no notifications counted."""
     listener = Listener()
-    bell = NotifySubscription(url, clock=SystemClock(), lag=listener.lags.append)
-    task = asyncio.create_task(bell.listen(rung=listener.rung, up=listener.up))
-    await until(lambda: listener.news == ["up"], within=30)
-    assert listener.rang == 1  # what changed before it listened
-    listener.rang = 0
+    subscription = NotifySubscription(url, clock=SystemClock(), on_lag=listener.lags.append)
+    task = asyncio.create_task(
+        subscription.listen(on_notify=listener.on_notify, on_status=listener.on_status)
+    )
+    await wait_until(lambda: listener.statuses == ["up"], within=30)
+    assert listener.notified == 1  # for changes before it subscribed
+    listener.notified = 0
     try:
         yield listener
     finally:
@@ -68,14 +70,14 @@ async def store(database_url: str) -> AsyncIterator[PostgresSessions]:
 
 
 @pytest.fixture
-async def wire(postgres_server: Server) -> AsyncIterator[Wire]:
-    async with Wire(postgres_server.port) as wire:
-        yield wire
+async def proxy(postgres_server: Server) -> AsyncIterator[TcpProxy]:
+    async with TcpProxy(postgres_server.port) as proxy:
+        yield proxy
 
 
-def through(wire: Wire, url: str) -> str:
-    """Return `url`, by way of the wire."""
-    return f"postgresql://postgres@127.0.0.1:{wire.port}/{url.rpartition('/')[2]}"
+def build_proxy_url(proxy: TcpProxy, url: str) -> str:
+    """Return `url` with the address of the proxy."""
+    return f"postgresql://postgres@127.0.0.1:{proxy.port}/{url.rpartition('/')[2]}"
 
 
 async def revoke(store: PostgresSessions, record: SessionRecord) -> None:
@@ -84,127 +86,137 @@ async def revoke(store: PostgresSessions, record: SessionRecord) -> None:
 
 
 async def rotate(store: PostgresSessions, record: SessionRecord) -> None:
-    rotated = replace(record.session, digest=a_digest(), version=2)
+    rotated = replace(record.session, digest=build_digest(), version=2)
     assert await store.replace(SessionRecord(rotated), expected=1)
 
 
 async def evict(store: PostgresSessions, record: SessionRecord) -> None:
-    del record  # the oldest has to go
-    [_] = await store.create(a_record(), limit=Limit(1))
+    del record  # the oldest session is evicted
+    [_] = await store.create(build_record(), limit=Limit(1))
 
 
-async def begin_a_generation(store: PostgresSessions, _: SessionRecord) -> None:
-    await store.next_generation(await store.generation())
+async def advance_generation(store: PostgresSessions, _: SessionRecord) -> None:
+    await store.advance_generation(await store.read_generation())
 
 
-@pytest.mark.parametrize("change", [revoke, rotate, evict, begin_a_generation])
-async def test_what_others_must_hear_of_rings(
+@pytest.mark.parametrize("change", [revoke, rotate, evict, advance_generation])
+async def test_change_sends_one_notification(
     store: PostgresSessions,
     database_url: str,
     change: Callable[[PostgresSessions, SessionRecord], Awaitable[None]],
 ) -> None:
-    record = a_record()
+    record = build_record()
     await store.create(record)
-    async with listening(database_url) as listener:
+    async with open_listener(database_url) as listener:
         await change(store, record)
-        await until(lambda: listener.rang == 1)
+        await wait_until(lambda: listener.notified == 1)
 
 
-async def test_what_nobody_need_hear_of_does_not_ring(
+async def test_create_and_touch_send_no_notification(
     store: PostgresSessions, database_url: str
 ) -> None:
-    async with listening(database_url) as listener:
-        quiet, record = a_record(), a_record()
-        await store.create(quiet)
-        await store.touch([Touch(quiet.session.id, NOON, 1)])
+    async with open_listener(database_url) as listener:
+        touched, record = build_record(), build_record()
+        await store.create(touched)
+        await store.touch([Touch(touched.session.id, NOON, 1)])
         await store.create(record)
         await revoke(store, record)
-        await until(lambda: listener.rang > 0)
-        assert listener.rang == 1
+        await wait_until(lambda: listener.notified > 0)
+        assert listener.notified == 1
 
 
-async def test_many_that_end_at_once_ring_once(store: PostgresSessions, database_url: str) -> None:
+async def test_bulk_revocation_sends_one_notification(
+    store: PostgresSessions, database_url: str
+) -> None:
     for _ in range(50):
-        await store.create(a_record())
-    async with listening(database_url) as listener:
+        await store.create(build_record())
+    async with open_listener(database_url) as listener:
         await store.revoke_where(Condition("ada"), at=NOON, by=TESTER, reason="test", limit=99)
-        await revoke(store, a_record())  # ends nobody
-        await begin_a_generation(store, a_record())
-        await until(lambda: listener.rang >= 2)
-        assert listener.rang == 2
+        await revoke(store, build_record())  # revokes no session
+        await advance_generation(store, build_record())
+        await wait_until(lambda: listener.notified >= 2)
+        assert listener.notified == 2
 
 
-async def test_how_long_it_takes_is_measured(store: PostgresSessions, database_url: str) -> None:
-    del store  # it has made the tables
-    async with listening(database_url) as listener:
-        await until(lambda: len(listener.lags) >= 2)
+async def test_round_trip_time_is_measured(store: PostgresSessions, database_url: str) -> None:
+    del store  # it has created the tables
+    async with open_listener(database_url) as listener:
+        await wait_until(lambda: len(listener.lags) >= 2)
         assert all(0 < lag < 10 for lag in listener.lags)
 
 
-async def test_one_instances_beats_ring_for_nobody(
+async def test_heartbeats_of_instances_are_not_notifications(
     store: PostgresSessions, database_url: str
 ) -> None:
     del store
-    async with listening(database_url) as one, listening(database_url) as other:
-        await until(lambda: len(one.lags) >= 2 and len(other.lags) >= 2)
-        assert one.rang == other.rang == 0
+    async with open_listener(database_url) as one, open_listener(database_url) as other:
+        await wait_until(lambda: len(one.lags) >= 2 and len(other.lags) >= 2)
+        assert one.notified == other.notified == 0
 
 
-async def test_a_database_that_may_only_be_read_rings_still(
+async def test_read_only_database_sends_notifications(
     store: PostgresSessions, database_url: str
 ) -> None:
     name = database_url.rpartition("/")[2]
-    await store._database.ask(f"ALTER DATABASE {name} SET default_transaction_read_only = on")  # noqa: SLF001 - the test's way in
-    async with listening(database_url) as listener:
-        await until(lambda: len(listener.lags) >= 2)
-        assert listener.news == ["up"]
+    await store._database.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")  # noqa: SLF001
+    async with open_listener(database_url) as listener:
+        await wait_until(lambda: len(listener.lags) >= 2)
+        assert listener.statuses == ["up"]
 
 
-async def test_a_bell_that_was_lost_comes_back_and_rings(
-    store: PostgresSessions, database_url: str, wire: Wire
+async def test_lost_connection_is_restored_and_notifies(
+    store: PostgresSessions, database_url: str, proxy: TcpProxy
 ) -> None:
     del store
-    async with listening(through(wire, database_url)) as listener:
-        wire.cut()
-        await listener.is_told("up", "down", "up")
-        assert listener.rang == 1  # something may have been missed
+    async with open_listener(build_proxy_url(proxy, database_url)) as listener:
+        proxy.reset_connections()
+        await listener.wait_for_statuses("up", "down", "up")
+        assert listener.notified == 1  # something may have been missed
 
 
-async def test_a_bell_that_falls_silent_is_found_out(
-    store: PostgresSessions, database_url: str, wire: Wire
+async def test_silent_connection_is_detected(
+    store: PostgresSessions, database_url: str, proxy: TcpProxy
 ) -> None:
     del store
-    async with listening(through(wire, database_url)) as listener:
-        wire.hold()
-        await listener.is_told("up", "down")
-        wire.let_go()
-        await listener.is_told("up", "down", "up")
-        assert listener.rang == 1
+    async with open_listener(build_proxy_url(proxy, database_url)) as listener:
+        proxy.stall()
+        await listener.wait_for_statuses("up", "down")
+        proxy.resume()
+        await listener.wait_for_statuses("up", "down", "up")
+        assert listener.notified == 1
 
 
-async def test_behind_a_pooler_that_lends_another_connection_it_is_down(
-    store: PostgresSessions, database_url: str, wire: Wire, caplog: pytest.LogCaptureFixture
+async def test_subscription_behind_a_transaction_pooler_is_down(
+    store: PostgresSessions, database_url: str, proxy: TcpProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     del store
     listen = b'LISTEN "sidegate"'
-    wire.questions = lambda _, chunk: chunk.replace(listen, b"SELECT 1".ljust(len(listen)))
+    proxy.client_filter = lambda _, chunk: chunk.replace(listen, b"SELECT 1".ljust(len(listen)))
     listener = Listener()
-    bell = NotifySubscription(through(wire, database_url), clock=SystemClock(), lag=lambda _: None)
-    task = asyncio.create_task(bell.listen(rung=listener.rung, up=listener.up))
-    await listener.is_told("down")
+    subscription = NotifySubscription(
+        build_proxy_url(proxy, database_url), clock=SystemClock(), on_lag=lambda _: None
+    )
+    task = asyncio.create_task(
+        subscription.listen(on_notify=listener.on_notify, on_status=listener.on_status)
+    )
+    await listener.wait_for_statuses("down")
     task.cancel()
     await asyncio.wait([task])
-    assert "postgres.listen_url" in caplog.text
+    [warning] = caplog.records
+    assert warning.message == "postgres notifications not received"
+    assert "postgres.listen_url" in warning.__dict__["hint"]
 
 
-async def test_it_waits_for_a_database_that_is_not_there_yet(own_postgres: Server) -> None:
+async def test_subscription_waits_for_an_unavailable_database(own_postgres: Server) -> None:
     own_postgres.stop()
     listener = Listener()
-    bell = NotifySubscription(own_postgres.url, clock=SystemClock(), lag=lambda _: None)
-    async with nothing_is_left():
-        task = asyncio.create_task(bell.listen(rung=listener.rung, up=listener.up))
-        await listener.is_told("down")
+    subscription = NotifySubscription(own_postgres.url, clock=SystemClock(), on_lag=lambda _: None)
+    async with no_leaks():
+        task = asyncio.create_task(
+            subscription.listen(on_notify=listener.on_notify, on_status=listener.on_status)
+        )
+        await listener.wait_for_statuses("down")
         own_postgres.restart()
-        await listener.is_told("down", "up")
+        await listener.wait_for_statuses("down", "up")
         task.cancel()
         await asyncio.wait([task])

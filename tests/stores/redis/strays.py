@@ -1,48 +1,48 @@
-"""Words that no Redis was asked for, to be said on the wire before those that it was."""
+"""Replies that no command has requested, to inject before the requested ones."""
 
 from typing import Final
 
 from sidegate.stores.codec import encode
-from tests.contracts.values import a_session, a_tombstone
-from tests.stores.sql.wire import Link
+from tests.contracts.values import build_session, build_tombstone
+from tests.stores.sql.tcp_proxy import ProxiedConnection
 
 
-def bulk(value: bytes) -> bytes:
+def format_bulk_string(value: bytes) -> bytes:
     return b"$%d\r\n%s\r\n" % (len(value), value)
 
 
-STRAYS: Final = {
-    "another's record": bulk(encode(a_session())),
-    "another's tombstone": bulk(encode(a_tombstone())),
-    "nothing": b"$-1\r\n",
-    "an empty string": b"$0\r\n\r\n",
-    "an empty array": b"*0\r\n",
-    "an array": b"*1\r\n$1\r\nx\r\n",
-    "a master": b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n",
-    "a status": b"+OK\r\n",
-    "a number": b":1\r\n",
-    "an error": b"-ERR nobody asked\r\n",
-    "an error of another type": b"-WRONGTYPE nobody asked\r\n",
-    "a script that is missing": b"-NOSCRIPT nobody asked\r\n",
-    "a move to nowhere": b"-MOVED\r\n",
-    "a message": b"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$1\r\ny\r\n",
-    "a push": b">2\r\n+pubsub\r\n+x\r\n",
-    "a map with a key that is an array": b"%1\r\n*0\r\n+b\r\n",
-    "a number that is none": b",x\r\n",
-    "no language": b"HTTP/1.1 400 Bad Request\r\n\r\n",
-    "half an answer": b"$180\r\n00000",
-    "bytes": bytes(range(256)),
+STRAY_REPLIES: Final = {
+    "record of another session": format_bulk_string(encode(build_session())),
+    "tombstone of another session": format_bulk_string(encode(build_tombstone())),
+    "null": b"$-1\r\n",
+    "empty string": b"$0\r\n\r\n",
+    "empty array": b"*0\r\n",
+    "array": b"*1\r\n$1\r\nx\r\n",
+    "role master": b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n",
+    "status": b"+OK\r\n",
+    "integer": b":1\r\n",
+    "error": b"-ERR stray\r\n",
+    "wrong type error": b"-WRONGTYPE stray\r\n",
+    "missing script error": b"-NOSCRIPT stray\r\n",
+    "redirect without a target": b"-MOVED\r\n",
+    "pubsub message": b"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$1\r\ny\r\n",
+    "RESP3 push": b">2\r\n+pubsub\r\n+x\r\n",
+    "RESP3 map with an array as key": b"%1\r\n*0\r\n+b\r\n",
+    "invalid RESP3 double": b",x\r\n",
+    "HTTP response": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "truncated bulk string": b"$180\r\n00000",
+    "all byte values": bytes(range(256)),
 }
 
 
-class Once:
-    """Puts words before the next answer, and before no other."""
+class InjectOnce:
+    """Inserts a stray reply before the next reply, once."""
 
-    def __init__(self, words: bytes) -> None:
-        self._words = words
-        self.said = False
+    def __init__(self, reply: bytes) -> None:
+        self._reply = reply
+        self.injected = False
 
-    def __call__(self, _: Link, chunk: bytes) -> bytes:
-        words = b"" if self.said else self._words
-        self.said = True
-        return words + chunk
+    def __call__(self, _: ProxiedConnection, chunk: bytes) -> bytes:
+        stray = b"" if self.injected else self._reply
+        self.injected = True
+        return stray + chunk

@@ -1,4 +1,4 @@
-"""What a real failover leaves behind is not believed, and whoever is primary now is found soon."""
+"""Real failovers: old data is never returned, and the new primary is used soon."""
 
 import asyncio
 from base64 import urlsafe_b64encode
@@ -14,152 +14,152 @@ import redis.exceptions
 from redis.crc import key_slot
 
 from sidegate.core.errors import StoreUnavailable
-from sidegate.core.pending import PendingRevocation
+from sidegate.core.pending_revocation import PendingRevocation
 from sidegate.core.session import Session
-from sidegate.core.within import within
+from sidegate.core.timeouts import with_timeout
 from sidegate.stores.redis.pending_revocations import RedisPendingRevocations
 from sidegate.stores.redis.pubsub import RedisPubSub
 from sidegate.stores.redis.store import RedisStore
-from tests.contracts.rigs import ignore
-from tests.contracts.values import a_session
-from tests.stores.conftest import client, counting
-from tests.stores.redis.test_pending_revocations import a_pending
-from tests.stores.redis.test_pubsub import Listener, feed_of, listening
-from tests.stores.waiting import until, until_answered
+from tests.contracts.harnesses import ignore
+from tests.contracts.values import build_session
+from tests.stores.conftest import build_redis_store, connect_raw
+from tests.stores.redis.test_pending_revocations import build_pending
+from tests.stores.redis.test_pubsub import Listener, build_feed, listening
+from tests.stores.waiting import wait_until, wait_until_async
 from tests.support.processes import Server, temporary_directory
 from tests.support.servers import RedisSet, primary_of, start_cluster, start_sentinel_set
 
 NOW: Final = datetime.now(UTC)
 
-# A failover takes a second or two, and the busy machine of a test may be slow.
-SOON: Final = 20.0
+# Seconds. A failover takes one or two, and the machine may be busy with other tests.
+FAILOVER_TIMEOUT: Final = 20.0
 
-# What a check lets Redis have.
+# The deadline of a check for Redis, in seconds.
 DEADLINE: Final = 0.025
 
-TOLD_A_GAP: Final = ["gap", "up", "down", "gap"]
+EVENTS_WITH_GAP: Final = ["gap", "up", "down", "gap"]
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Instance:
-    """All that one Sidegate has in a Redis."""
+    """Everything that one Sidegate instance has in Redis."""
 
     store: RedisStore
     feed: RedisPubSub
-    shelf: RedisPendingRevocations
+    pending: RedisPendingRevocations
 
 
 @asynccontextmanager
-async def an_instance(url: str) -> AsyncIterator[Instance]:
+async def open_instance(url: str) -> AsyncIterator[Instance]:
     unreadable: Counter[str] = Counter()
-    store = counting(url, unreadable, timeout=0.5)
-    shelf = RedisPendingRevocations(store.server, on_unreadable=ignore)
+    store = build_redis_store(url, unreadable, timeout=0.5)
+    pending = RedisPendingRevocations(store.client, on_unreadable=ignore)
     try:
-        yield Instance(store, feed_of(store, unreadable), shelf)
+        yield Instance(store, build_feed(store, unreadable), pending)
     finally:
         await store.close()
     assert unreadable == {}
 
 
-# --- What is expected of it
+# --- Checks of an instance
 
 
-def one_for_each_primary() -> list[Session]:
-    """Return three sessions, in the order of a Cluster's primaries."""
+def build_session_per_primary() -> list[Session]:
+    """Return a session for each primary of a Cluster, in the order of the primaries."""
     sessions: dict[int, Session] = {}
     while len(sessions) < 3:
-        session = a_session(at=NOW)
-        spelled = urlsafe_b64encode(session.digest).rstrip(b"=")
-        sessions[primary_of(key_slot(spelled))] = session
+        session = build_session(at=NOW)
+        encoded = urlsafe_b64encode(session.digest).rstrip(b"=")
+        sessions[primary_of(key_slot(encoded))] = session
     return [sessions[number] for number in range(3)]
 
 
-async def answer(ask: Callable[[], Awaitable[_T]]) -> _T:
-    """Ask until there is an answer; until then there may be an outage, but nothing else."""
-    answers: list[_T] = []
+async def retry(request: Callable[[], Awaitable[_T]]) -> _T:
+    """Repeat the request until it succeeds; until then only StoreUnavailable may be raised."""
+    results: list[_T] = []
 
-    async def answered() -> bool:
+    async def succeeded() -> bool:
         with suppress(StoreUnavailable):
-            answers.append(await ask())
-        return bool(answers)
+            results.append(await request())
+        return bool(results)
 
-    await until_answered(answered, within=SOON)
-    return answers[0]
+    await wait_until_async(succeeded, within=FAILOVER_TIMEOUT)
+    return results[0]
 
 
-async def works_again(instance: Instance, listener: Listener) -> Sequence[Session]:
-    """Return when everything does, wherever it lives; and what was put for it."""
-    sessions = one_for_each_primary()
-    await keeps(instance, sessions, sessions)
-    await remembers(instance, sessions)
-    await lets_no_dead_back(instance)
-    await hears(instance, listener)
-    await shows_what_is_pending(instance)
+async def wait_until_all_works(instance: Instance, listener: Listener) -> Sequence[Session]:
+    """Wait until everything works on all primaries, and return the sessions put by this check."""
+    sessions = build_session_per_primary()
+    await check_put(instance, sessions, sessions)
+    await check_find(instance, sessions)
+    await check_tombstones(instance)
+    await check_feed(instance, listener)
+    await check_pending(instance)
     return sessions
 
 
-async def keeps(
-    instance: Instance, offered: Sequence[Session], expected: Sequence[Session]
+async def check_put(
+    instance: Instance, sessions: Sequence[Session], expected: Sequence[Session]
 ) -> None:
-    copies = {session.digest: session for session in offered}
-    kept = await answer(lambda: instance.store.put_many(copies))
+    by_digest = {session.digest: session for session in sessions}
+    kept = await retry(lambda: instance.store.put_many(by_digest))
     assert kept == {session.digest: session for session in expected}
 
 
-async def remembers(instance: Instance, sessions: Sequence[Session]) -> None:
+async def check_find(instance: Instance, sessions: Sequence[Session]) -> None:
     known = {session.digest: session for session in sessions}
-    assert await answer(lambda: instance.store.find_many(tuple(known))) == known
+    assert await retry(lambda: instance.store.find_many(tuple(known))) == known
 
 
-async def lets_no_dead_back(instance: Instance) -> None:
-    sessions = one_for_each_primary()
+async def check_tombstones(instance: Instance) -> None:
+    sessions = build_session_per_primary()
     tombstones = [session.revoked(NOW) for session in sessions]
-    await keeps(instance, sessions, sessions)
-    await keeps(instance, tombstones, tombstones)
-    await keeps(instance, sessions, tombstones)
+    await check_put(instance, sessions, sessions)
+    await check_put(instance, tombstones, tombstones)
+    await check_put(instance, sessions, tombstones)
 
 
-async def hears(instance: Instance, listener: Listener) -> None:
-    """Return when an announcement is heard: one that is made while nobody listens is lost."""
-    session = a_session(at=NOW)
+async def check_feed(instance: Instance, listener: Listener) -> None:
+    """Publish until a change is received: those without a subscriber are lost."""
+    session = build_session(at=NOW)
 
-    async def heard() -> bool:
+    async def received() -> bool:
         with suppress(StoreUnavailable):
             await instance.feed.publish([session])
         with suppress(TimeoutError):
-            await until(lambda: session in listener.heard, within=0.5)
-        return session in listener.heard
+            await wait_until(lambda: session in listener.changes, within=0.5)
+        return session in listener.changes
 
-    await until_answered(heard, within=SOON)
-
-
-async def shows_what_is_pending(instance: Instance) -> None:
-    revocation = a_pending()
-    await answer(lambda: instance.shelf.put([revocation]))
-    assert await shows(instance, revocation)
+    await wait_until_async(received, within=FAILOVER_TIMEOUT)
 
 
-async def shows(instance: Instance, revocation: PendingRevocation) -> bool:
-    shown, _ = await answer(lambda: instance.shelf.compare(set()))
-    return revocation in shown
+async def check_pending(instance: Instance) -> None:
+    revocation = build_pending()
+    await retry(lambda: instance.pending.put([revocation]))
+    assert await has_pending(instance, revocation)
 
 
-async def comes_back_without(instance: Instance, lost: Sequence[Session]) -> None:
-    """Return when it answers for these, and check that it never knows one of them.
+async def has_pending(instance: Instance, revocation: PendingRevocation) -> bool:
+    stored, _ = await retry(lambda: instance.pending.compare(set()))
+    return revocation in stored
 
-    It is asked as by a check, which leaves before a connection to the dead has failed.
+
+async def wait_until_missing(instance: Instance, lost: Sequence[Session]) -> None:
+    """Wait until the store returns a miss for all `lost` sessions, and never one of them.
+
+    The timeout is that of a check, which is shorter than connecting to a host that is down.
     """
     digests = [session.digest for session in lost]
 
-    async def answers() -> bool:
+    async def misses() -> bool:
         with suppress(StoreUnavailable):
-            assert await within(DEADLINE, "redis", instance.store.find_many(digests)) == {}
+            assert await with_timeout(DEADLINE, "redis", instance.store.find_many(digests)) == {}
             return True
         return False
 
-    await until_answered(answers, within=SOON)
+    await wait_until_async(misses, within=FAILOVER_TIMEOUT)
 
 
 # --- A Sentinel set
@@ -173,47 +173,51 @@ async def sentinel_set() -> AsyncIterator[RedisSet]:
         servers.stop()
 
 
-async def agree(sentinel_set: RedisSet, primary: Server) -> bool:
-    """Whether every Sentinel has heard: one that has not sends a newcomer to who was it before."""
-    named = set()
+async def sentinels_name(sentinel_set: RedisSet, primary: Server) -> bool:
+    """Return whether every Sentinel names `primary`: others may still name the old one."""
+    ports = set()
     for sentinel in sentinel_set.sentinels:
-        async with client(f"redis://{sentinel.address}") as raw:
-            _, port = await raw.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", "mymaster")
-            named.add(int(port))
-    return named == {primary.port}
+        async with connect_raw(f"redis://{sentinel.address}") as raw_client:
+            _, port = await raw_client.execute_command(
+                "SENTINEL GET-MASTER-ADDR-BY-NAME", "mymaster"
+            )
+            ports.add(int(port))
+    return ports == {primary.port}
 
 
 async def is_replica(server: Server) -> bool:
-    """Whether it follows another, and has all of its data."""
-    with suppress(redis.exceptions.ConnectionError):  # whoever demotes it ends all connections
-        async with client(f"redis://{server.address}") as raw:
-            return (await raw.info("replication")).get("master_link_status") == "up"
+    """Return whether it is a replica that has all the data of its primary."""
+    with suppress(redis.exceptions.ConnectionError):  # a demotion closes all connections
+        async with connect_raw(f"redis://{server.address}") as raw_client:
+            return (await raw_client.info("replication")).get("master_link_status") == "up"
     return False
 
 
-async def test_when_sentinels_promote_the_replica_all_works_there_and_nothing_is_left_of_before(
+async def test_sentinel_failover_uses_the_new_primary_without_old_data(
     sentinel_set: RedisSet,
 ) -> None:
     first, second = sentinel_set.servers
-    async with an_instance(sentinel_set.url) as instance, listening(instance.feed) as listener:
-        before, pended = one_for_each_primary(), a_pending()
-        await keeps(instance, before, before)
-        await instance.shelf.put([pended])
+    async with open_instance(sentinel_set.url) as instance, listening(instance.feed) as listener:
+        before, revocation = build_session_per_primary(), build_pending()
+        await check_put(instance, before, before)
+        await instance.pending.put([revocation])
 
         first.kill()
-        await comes_back_without(instance, before)
-        assert not await shows(instance, pended)
-        since = await works_again(instance, listener)
-        assert listener.news[:4] == TOLD_A_GAP
+        await wait_until_missing(instance, before)
+        assert not await has_pending(instance, revocation)
+        after = await wait_until_all_works(instance, listener)
+        assert listener.events[:4] == EVENTS_WITH_GAP
 
-        await until_answered(lambda: agree(sentinel_set, second), within=SOON)
-        first.restart()  # it takes itself for a primary, until the Sentinels tell it
+        await wait_until_async(
+            lambda: sentinels_name(sentinel_set, second), within=FAILOVER_TIMEOUT
+        )
+        first.restart()  # it starts as a primary, until the Sentinels demote it
         sentinel_set.sentinels[0].kill()
         while not await is_replica(first):
-            async with an_instance(sentinel_set.url) as newcomer:
-                await remembers(newcomer, since)
-        await remembers(instance, since)
-        await works_again(instance, listener)
+            async with open_instance(sentinel_set.url) as new_instance:
+                await check_find(new_instance, after)
+        await check_find(instance, after)
+        await wait_until_all_works(instance, listener)
 
 
 # --- A Cluster
@@ -221,7 +225,7 @@ async def test_when_sentinels_promote_the_replica_all_works_there_and_nothing_is
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RedisSet]:
-    """Each primary falls in one test, which lets it rise again; it is a replica then."""
+    """A Cluster in which each test stops one primary and restarts it, then as a replica."""
     with temporary_directory() as directory:
         servers = start_cluster(directory)
         yield servers
@@ -233,38 +237,38 @@ FEED: Final = primary_of(key_slot(b"feed"))
 PENDING: Final = primary_of(key_slot(b"{pending}"))
 
 
-def test_sessions_and_the_feed_and_what_is_pending_have_a_primary_each() -> None:
+def test_each_kind_of_data_has_its_own_primary() -> None:
     assert {SESSIONS, FEED, PENDING} == {0, 1, 2}
 
 
 @pytest.mark.parametrize(
-    ("number", "fall", "rise"),
+    ("number", "stop", "restart"),
     [
-        pytest.param(SESSIONS, Server.pause, Server.resume, id="one of sessions loses its power"),
-        pytest.param(FEED, Server.kill, Server.restart, id="that of the feed dies"),
-        pytest.param(PENDING, Server.kill, Server.restart, id="that of what is pending dies"),
+        pytest.param(SESSIONS, Server.pause, Server.resume, id="sessions, paused"),
+        pytest.param(FEED, Server.kill, Server.restart, id="feed, killed"),
+        pytest.param(PENDING, Server.kill, Server.restart, id="pending revocations, killed"),
     ],
 )
-async def test_when_a_clusters_primary_falls_all_works_at_its_replica_and_nothing_is_left_of_before(
+async def test_cluster_failover_uses_the_replica_without_old_data(
     cluster: RedisSet,
     number: int,
-    fall: Callable[[Server], None],
-    rise: Callable[[Server], None],
+    stop: Callable[[Server], None],
+    restart: Callable[[Server], None],
 ) -> None:
-    fallen = cluster.servers[number]
-    async with an_instance(cluster.url) as instance, listening(instance.feed) as listener:
-        before, pended = one_for_each_primary(), a_pending()
-        await keeps(instance, before, before)
-        await instance.shelf.put([pended])
+    stopped = cluster.servers[number]
+    async with open_instance(cluster.url) as instance, listening(instance.feed) as listener:
+        before, revocation = build_session_per_primary(), build_pending()
+        await check_put(instance, before, before)
+        await instance.pending.put([revocation])
 
-        fall(fallen)
-        await comes_back_without(instance, [before.pop(number)])
-        await remembers(instance, before)
-        assert await shows(instance, pended) == (number != PENDING)
-        since = await works_again(instance, listener)
-        assert listener.news[:4] == (TOLD_A_GAP if number == FEED else ["gap", "up"])
+        stop(stopped)
+        await wait_until_missing(instance, [before.pop(number)])
+        await check_find(instance, before)
+        assert await has_pending(instance, revocation) == (number != PENDING)
+        after = await wait_until_all_works(instance, listener)
+        assert listener.events[:4] == (EVENTS_WITH_GAP if number == FEED else ["gap", "up"])
 
-        rise(fallen)
-        await until_answered(lambda: is_replica(fallen), within=SOON)
-        await remembers(instance, since)
-        await works_again(instance, listener)
+        restart(stopped)
+        await wait_until_async(lambda: is_replica(stopped), within=FAILOVER_TIMEOUT)
+        await check_find(instance, after)
+        await wait_until_all_works(instance, listener)

@@ -1,23 +1,23 @@
-"""After a rush, connections that nobody uses any more are given back to Redis."""
+"""Connections that a load peak has opened are closed when they have been idle for a while."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
 
-from sidegate.stores.redis.connection import BorrowedConnection, RedisClient, checked
-from tests.stores.conftest import Raw
-from tests.stores.waiting import until_answered
+from sidegate.stores.redis.connection import BorrowedConnection, RedisClient, check_replies
+from tests.stores.conftest import RawClient
+from tests.stores.waiting import wait_until_async
 from tests.support.clock import FakeClock
 
-IDLE = 30.0
+MAX_IDLE = 30.0
 
 
 @pytest.fixture
-async def server(redis_url: str, clock: FakeClock) -> AsyncIterator[RedisClient]:
-    server = RedisClient(redis_url, timeout=5.0, idle=IDLE, monotonic=clock.monotonic)
-    yield server
-    await server.close()
+async def client(redis_url: str, clock: FakeClock) -> AsyncIterator[RedisClient]:
+    client = RedisClient(redis_url, timeout=5.0, max_idle=MAX_IDLE, monotonic=clock.monotonic)
+    yield client
+    await client.close()
 
 
 @pytest.fixture
@@ -25,59 +25,61 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-async def ask(line: BorrowedConnection) -> None:
-    checked(await line.ask(("PING",)))
+async def send_ping(connection: BorrowedConnection) -> None:
+    check_replies(await connection.execute(("PING",)))
 
 
-async def rush(server: RedisClient, number: int) -> None:
-    """Ask so many questions at once, each on a line of its own."""
-    pool = await server.pool_for(b"key")
+async def use_connections(client: RedisClient, number: int) -> None:
+    """Send commands on so many connections at once."""
+    pool = await client.get_pool(b"key")
     async with AsyncExitStack() as stack:
         for _ in range(number):
-            await ask(await stack.enter_async_context(server.acquire(pool)))
+            await send_ping(await stack.enter_async_context(client.acquire(pool)))
 
 
-async def connections(raw: Raw) -> int:
-    """Count whoever else is connected."""
-    return len(await raw.client_list()) - 1
+async def count_connections(raw_client: RawClient) -> int:
+    """Return the number of other connections to the server."""
+    return len(await raw_client.client_list()) - 1
 
 
-async def test_what_a_rush_has_opened_is_closed_after_a_while(
-    server: RedisClient, raw: Raw, clock: FakeClock
+async def test_idle_connections_are_closed_after_max_idle(
+    client: RedisClient, raw_client: RawClient, clock: FakeClock
 ) -> None:
-    before = await connections(raw)
-    await rush(server, 5)
-    clock.advance(IDLE)
-    await rush(server, 1)
+    before = await count_connections(raw_client)
+    await use_connections(client, 5)
+    clock.advance(MAX_IDLE)
+    await use_connections(client, 1)
 
-    async def one_is_left() -> bool:
-        return await connections(raw) == before + 1
+    async def one_remains() -> bool:
+        return await count_connections(raw_client) == before + 1
 
-    await until_answered(one_is_left)
-
-
-async def test_until_then_they_are_kept(server: RedisClient, raw: Raw, clock: FakeClock) -> None:
-    before = await connections(raw)
-    await rush(server, 5)
-    clock.advance(IDLE - 1)
-    await rush(server, 1)
-    assert await connections(raw) == before + 5
+    await wait_until_async(one_remains)
 
 
-async def test_a_connection_in_use_is_not_idle_however_long_it_takes(
-    server: RedisClient, clock: FakeClock
+async def test_idle_connections_are_kept_before_max_idle(
+    client: RedisClient, raw_client: RawClient, clock: FakeClock
 ) -> None:
-    async with server.acquire(await server.pool_for(b"key")) as line:
-        await ask(line)
-        clock.advance(2 * IDLE)
-        await rush(server, 2)
-        await ask(line)
+    before = await count_connections(raw_client)
+    await use_connections(client, 5)
+    clock.advance(MAX_IDLE - 1)
+    await use_connections(client, 1)
+    assert await count_connections(raw_client) == before + 5
 
 
-async def test_whoever_comes_in_the_next_rush_is_connected_again(
-    server: RedisClient, clock: FakeClock
+async def test_borrowed_connection_is_never_closed_as_idle(
+    client: RedisClient, clock: FakeClock
 ) -> None:
-    await rush(server, 5)
-    clock.advance(IDLE)
-    await rush(server, 1)
-    await rush(server, 5)
+    async with client.acquire(await client.get_pool(b"key")) as connection:
+        await send_ping(connection)
+        clock.advance(2 * MAX_IDLE)
+        await use_connections(client, 2)
+        await send_ping(connection)
+
+
+async def test_closed_connections_reconnect_at_the_next_peak(
+    client: RedisClient, clock: FakeClock
+) -> None:
+    await use_connections(client, 5)
+    clock.advance(MAX_IDLE)
+    await use_connections(client, 1)
+    await use_connections(client, 5)

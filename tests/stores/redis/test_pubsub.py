@@ -1,4 +1,4 @@
-"""What one instance announces another hears, and it knows when it may have missed something."""
+"""Change notifications between instances, and the detection of missed ones."""
 
 import asyncio
 from collections import Counter
@@ -15,61 +15,68 @@ from sidegate.core.session import Session
 from sidegate.stores.codec import encode
 from sidegate.stores.redis.pubsub import CHANNEL, RedisPubSub
 from sidegate.stores.redis.store import RedisStore
-from tests.contracts.rigs import ignore
-from tests.contracts.values import a_digest, a_rotated_session, a_session, a_tombstone
-from tests.stores.conftest import Raw, counting
-from tests.stores.sql.wire import Wire
-from tests.stores.waiting import nothing_is_left, until, until_answered
+from tests.contracts.harnesses import ignore
+from tests.contracts.values import (
+    build_digest,
+    build_rotated_session,
+    build_session,
+    build_tombstone,
+)
+from tests.stores.conftest import RawClient, build_redis_store
+from tests.stores.sql.tcp_proxy import TcpProxy
+from tests.stores.waiting import no_leaks, wait_until, wait_until_async
 from tests.support.processes import Server
 
 NOW: Final = datetime.now(UTC)
 
 
 class Listener:
-    """Writes down what it is told, in order."""
+    """Records the callbacks in order."""
 
     def __init__(self) -> None:
-        self.heard: list[Session] = []
-        self.news: list[str] = []
+        self.changes: list[Session] = []
+        self.events: list[str] = []
 
-    def hear(self, session: Session) -> None:
-        self.heard.append(session)
+    def on_change(self, session: Session) -> None:
+        self.changes.append(session)
 
-    def miss(self) -> None:
-        self.news.append("gap")
+    def on_gap(self) -> None:
+        self.events.append("gap")
 
-    def up(self, up: bool) -> None:
+    def on_status(self, up: bool) -> None:
         word = "up" if up else "down"
-        if self.news[-1:] != [word]:  # it is told again and again
-            self.news.append(word)
+        if self.events[-1:] != [word]:  # it is repeated
+            self.events.append(word)
 
-    async def hears(self, *sessions: Session) -> None:
-        """Return when it has heard these, in this order and nothing else."""
-        await until(lambda: len(self.heard) >= len(sessions))
-        assert self.heard == list(sessions)
+    async def receives(self, *sessions: Session) -> None:
+        """Return when exactly these changes were received, in this order."""
+        await wait_until(lambda: len(self.changes) >= len(sessions))
+        assert self.changes == list(sessions)
 
-    async def is_told(self, *news: str) -> None:
-        await until(lambda: len(self.news) >= len(news))
-        assert self.news == list(news)
+    async def sees_events(self, *events: str) -> None:
+        await wait_until(lambda: len(self.events) >= len(events))
+        assert self.events == list(events)
 
 
-def feed_of(
+def build_feed(
     store: RedisStore, unreadable: Counter[str], lag: Callable[[float], None] = ignore
 ) -> RedisPubSub:
     def count(name: str) -> None:
         unreadable[name] += 1
 
-    return RedisPubSub(store.server, clock=SystemClock(), lag=lag, on_unreadable=count)
+    return RedisPubSub(store.client, clock=SystemClock(), on_lag=lag, on_unreadable=count)
 
 
 @asynccontextmanager
 async def listening(feed: RedisPubSub) -> AsyncIterator[Listener]:
-    """A listener that is subscribed when the block begins."""
+    """Yield a listener that is subscribed when the block begins."""
     listener = Listener()
     async with asyncio.TaskGroup() as tasks:
-        listen = feed.listen(heard=listener.hear, gap=listener.miss, up=listener.up)
+        listen = feed.listen(
+            on_change=listener.on_change, on_gap=listener.on_gap, on_status=listener.on_status
+        )
         task = tasks.create_task(listen)
-        await until(lambda: "up" in listener.news or task.done())
+        await wait_until(lambda: "up" in listener.events or task.done())
         try:
             yield listener
         finally:
@@ -77,324 +84,348 @@ async def listening(feed: RedisPubSub) -> AsyncIterator[Listener]:
 
 
 @pytest.fixture
-async def another(redis_url: str, unreadable: Counter[str]) -> AsyncIterator[RedisPubSub]:
-    """The feed of another instance, at the same Redis."""
-    store = counting(redis_url, unreadable)
-    yield feed_of(store, unreadable)
+async def other_feed(redis_url: str, unreadable: Counter[str]) -> AsyncIterator[RedisPubSub]:
+    """The feed of another instance on the same Redis."""
+    store = build_redis_store(redis_url, unreadable)
+    yield build_feed(store, unreadable)
     await store.close()
 
 
-async def subscribers(raw: Raw) -> int:
-    [(_, count)] = await raw.pubsub_numsub(CHANNEL)
+async def count_subscribers(raw_client: RawClient) -> int:
+    [(_, count)] = await raw_client.pubsub_numsub(CHANNEL)
     return int(count)
 
 
-# --- What is heard
+# --- Received changes
 
 
-async def test_what_is_announced_is_heard_by_everybody_who_listens(
-    store: RedisStore, another: RedisPubSub, unreadable: Counter[str]
+async def test_change_is_received_by_every_subscriber(
+    store: RedisStore, other_feed: RedisPubSub, unreadable: Counter[str]
 ) -> None:
-    feed = feed_of(store, unreadable)
-    sessions = [a_tombstone(at=NOW), a_rotated_session(at=NOW), a_session(at=NOW, user_id="Zoë")]
-    async with listening(feed) as one, listening(another) as other:
-        await another.publish(sessions)
-        await one.hears(*sessions)
-        await other.hears(*sessions)
+    feed = build_feed(store, unreadable)
+    sessions = [
+        build_tombstone(at=NOW),
+        build_rotated_session(at=NOW),
+        build_session(at=NOW, user_id="Zoë"),
+    ]
+    async with listening(feed) as one, listening(other_feed) as other:
+        await other_feed.publish(sessions)
+        await one.receives(*sessions)
+        await other.receives(*sessions)
     assert unreadable == {}
 
 
-async def test_many_announcements_are_heard_in_order(
-    store: RedisStore, another: RedisPubSub, unreadable: Counter[str]
+async def test_many_changes_are_received_in_order(
+    store: RedisStore, other_feed: RedisPubSub, unreadable: Counter[str]
 ) -> None:
-    sessions = [a_session(at=NOW) for _ in range(300)]
-    async with listening(feed_of(store, unreadable)) as listener:
+    sessions = [build_session(at=NOW) for _ in range(300)]
+    async with listening(build_feed(store, unreadable)) as listener:
         for start in range(0, 300, 100):
-            await another.publish(sessions[start : start + 100])
-        await listener.hears(*sessions)
+            await other_feed.publish(sessions[start : start + 100])
+        await listener.receives(*sessions)
 
 
-async def test_announcing_nothing_asks_for_nothing(unreadable: Counter[str]) -> None:
-    nowhere = counting("redis://127.0.0.1:1/0", unreadable)
-    await feed_of(nowhere, unreadable).publish([])
-    await nowhere.close()
+async def test_publish_of_an_empty_list_sends_nothing(unreadable: Counter[str]) -> None:
+    unreachable_store = build_redis_store("redis://127.0.0.1:1/0", unreadable)
+    await build_feed(unreachable_store, unreadable).publish([])
+    await unreachable_store.close()
 
 
-async def test_announcing_to_nobody_is_no_error(another: RedisPubSub) -> None:
-    await another.publish([a_session(at=NOW)])
+async def test_publish_without_subscribers_succeeds(other_feed: RedisPubSub) -> None:
+    await other_feed.publish([build_session(at=NOW)])
 
 
-async def test_announcing_to_a_redis_that_is_not_there_is_an_outage(
+async def test_publish_to_an_unreachable_redis_raises_unavailable(
     unreadable: Counter[str],
 ) -> None:
-    nowhere = counting("redis://127.0.0.1:1/0", unreadable)
+    unreachable_store = build_redis_store("redis://127.0.0.1:1/0", unreadable)
     with pytest.raises(StoreUnavailable):
-        await feed_of(nowhere, unreadable).publish([a_session(at=NOW)])
-    await nowhere.close()
+        await build_feed(unreachable_store, unreadable).publish([build_session(at=NOW)])
+    await unreachable_store.close()
 
 
-async def test_the_store_still_answers_while_its_feed_listens(
+async def test_store_works_while_its_feed_is_subscribed(
     store: RedisStore, unreadable: Counter[str]
 ) -> None:
-    session = a_session(at=NOW)
-    async with listening(feed_of(store, unreadable)):
+    session = build_session(at=NOW)
+    async with listening(build_feed(store, unreadable)):
         await store.put(session)
         assert await store.find(session.digest) == session
-        assert await store.find(a_digest()) is None
+        assert await store.find(build_digest()) is None
 
 
-async def test_junk_on_the_channel_is_counted_and_passed_over(
-    store: RedisStore, another: RedisPubSub, raw: Raw, unreadable: Counter[str]
+async def test_invalid_messages_are_reported_and_skipped(
+    store: RedisStore, other_feed: RedisPubSub, raw_client: RawClient, unreadable: Counter[str]
 ) -> None:
-    session = a_session(at=NOW)
-    junk = [b"", b"\x80", b"{}", b"1" * 500, encode(session)[:-1], bytes(100_000)]
-    async with listening(feed_of(store, unreadable)) as listener:
-        for message in junk:
-            await raw.publish(CHANNEL, message)
-        await another.publish([session])
-        await listener.hears(session)
-        assert listener.news == ["gap", "up"]
-    assert unreadable == {"redis": len(junk)}
+    session = build_session(at=NOW)
+    invalid = [b"", b"\x80", b"{}", b"1" * 500, encode(session)[:-1], bytes(100_000)]
+    async with listening(build_feed(store, unreadable)) as listener:
+        for message in invalid:
+            await raw_client.publish(CHANNEL, message)
+        await other_feed.publish([session])
+        await listener.receives(session)
+        assert listener.events == ["gap", "up"]
+    assert unreadable == {"redis": len(invalid)}
 
 
-# --- What may have been missed
+# --- Missed changes
 
 
-async def test_at_each_subscription_something_may_have_been_missed(
-    store: RedisStore, another: RedisPubSub, raw: Raw, unreadable: Counter[str]
+async def test_each_subscription_reports_a_gap(
+    store: RedisStore, other_feed: RedisPubSub, raw_client: RawClient, unreadable: Counter[str]
 ) -> None:
-    session = a_session(at=NOW)
-    async with listening(feed_of(store, unreadable)) as listener:
-        await listener.is_told("gap", "up")
-        await raw.execute_command("CLIENT KILL TYPE pubsub")
-        await listener.is_told("gap", "up", "down", "gap", "up")
-        await another.publish([session])
-        await listener.hears(session)
+    session = build_session(at=NOW)
+    async with listening(build_feed(store, unreadable)) as listener:
+        await listener.sees_events("gap", "up")
+        await raw_client.execute_command("CLIENT KILL TYPE pubsub")
+        await listener.sees_events("gap", "up", "down", "gap", "up")
+        await other_feed.publish([session])
+        await listener.receives(session)
 
 
-async def test_that_a_subscription_ends_is_told_before_there_is_another(
-    store: RedisStore, raw: Raw, unreadable: Counter[str]
+async def test_lost_subscription_is_reported_before_the_next_one(
+    store: RedisStore, raw_client: RawClient, unreadable: Counter[str]
 ) -> None:
     listener = Listener()
-    feed = feed_of(store, unreadable)
+    feed = build_feed(store, unreadable)
     async with asyncio.TaskGroup() as tasks:
         listen = feed.listen(
-            heard=ignore, gap=listener.miss, up=ignore, lost=lambda: listener.news.append("lost")
+            on_change=ignore,
+            on_gap=listener.on_gap,
+            on_status=ignore,
+            on_lost=lambda: listener.events.append("lost"),
         )
         task = tasks.create_task(listen)
-        await listener.is_told("gap")
-        await raw.execute_command("CLIENT KILL TYPE pubsub")
-        await listener.is_told("gap", "lost", "gap")
+        await listener.sees_events("gap")
+        await raw_client.execute_command("CLIENT KILL TYPE pubsub")
+        await listener.sees_events("gap", "lost", "gap")
         task.cancel()
 
 
-async def test_while_there_is_no_subscription_it_is_told_again_and_again(
-    mortal: RedisStore, own_redis: Server, unreadable: Counter[str]
+async def test_lost_is_reported_repeatedly_without_a_subscription(
+    own_store: RedisStore, own_redis: Server, unreadable: Counter[str]
 ) -> None:
-    """Whoever began to believe Redis again meanwhile has not heard what others told it."""
+    """An instance that trusts Redis again too early has missed the changes of others."""
     listener = Listener()
     async with asyncio.TaskGroup() as tasks:
         await asyncio.to_thread(own_redis.kill)
-        listen = feed_of(mortal, unreadable).listen(
-            heard=ignore, gap=ignore, up=ignore, lost=lambda: listener.news.append("lost")
+        listen = build_feed(own_store, unreadable).listen(
+            on_change=ignore,
+            on_gap=ignore,
+            on_status=ignore,
+            on_lost=lambda: listener.events.append("lost"),
         )
         task = tasks.create_task(listen)
-        await listener.is_told("lost", "lost")
+        await listener.sees_events("lost", "lost")
         task.cancel()
 
 
-async def test_the_gap_is_told_when_nothing_can_be_missed_any_more(
-    store: RedisStore, raw: Raw, unreadable: Counter[str]
+async def test_gap_is_reported_after_the_subscription_is_active(
+    store: RedisStore, raw_client: RawClient, unreadable: Counter[str]
 ) -> None:
-    """Else what is announced between the gap and the subscription would be lost."""
-    looks: list[asyncio.Task[int]] = []
+    """Otherwise changes published between the gap and the subscription would be lost."""
+    counts: list[asyncio.Task[int]] = []
 
     def gap() -> None:
-        looks.append(asyncio.create_task(subscribers(raw)))
+        counts.append(asyncio.create_task(count_subscribers(raw_client)))
 
     async with asyncio.TaskGroup() as tasks:
-        feed = feed_of(store, unreadable)
-        task = tasks.create_task(feed.listen(heard=ignore, gap=gap, up=ignore))
-        await until(lambda: bool(looks))
-        assert await looks[0] == 1
+        feed = build_feed(store, unreadable)
+        task = tasks.create_task(feed.listen(on_change=ignore, on_gap=gap, on_status=ignore))
+        await wait_until(lambda: bool(counts))
+        assert await counts[0] == 1
         task.cancel()
 
 
-async def test_it_is_down_while_redis_is_and_up_with_a_gap_when_it_is_back(
-    mortal: RedisStore, own_redis: Server, unreadable: Counter[str]
+async def test_restarted_redis_reports_down_then_gap_then_up(
+    own_store: RedisStore, own_redis: Server, unreadable: Counter[str]
 ) -> None:
-    feed, session = feed_of(mortal, unreadable), a_session(at=NOW)
+    feed, session = build_feed(own_store, unreadable), build_session(at=NOW)
     async with listening(feed) as listener:
         await asyncio.to_thread(own_redis.kill)
-        await listener.is_told("gap", "up", "down")
+        await listener.sees_events("gap", "up", "down")
         await asyncio.to_thread(own_redis.restart)
-        await listener.is_told("gap", "up", "down", "gap", "up")
-        await until_answered(lambda: announced(feed, session))
-        await listener.hears(session)
+        await listener.sees_events("gap", "up", "down", "gap", "up")
+        await wait_until_async(lambda: try_publish(feed, session))
+        await listener.receives(session)
 
 
-async def announced(feed: RedisPubSub, session: Session) -> bool:
+async def try_publish(feed: RedisPubSub, session: Session) -> bool:
     with suppress(StoreUnavailable):
         await feed.publish([session])
         return True
     return False
 
 
-async def test_listening_may_begin_before_redis_is_there(unreadable: Counter[str]) -> None:
-    nowhere = counting("redis://127.0.0.1:1/0", unreadable)
+async def test_listening_starts_while_redis_is_unreachable(unreadable: Counter[str]) -> None:
+    unreachable_store = build_redis_store("redis://127.0.0.1:1/0", unreadable)
     listener = Listener()
-    feed = feed_of(nowhere, unreadable)
-    task = asyncio.create_task(feed.listen(heard=listener.hear, gap=listener.miss, up=listener.up))
-    await listener.is_told("down")
+    feed = build_feed(unreachable_store, unreadable)
+    task = asyncio.create_task(
+        feed.listen(
+            on_change=listener.on_change, on_gap=listener.on_gap, on_status=listener.on_status
+        )
+    )
+    await listener.sees_events("down")
     assert not task.done()
     task.cancel()
     await asyncio.wait([task])
-    await nowhere.close()
+    await unreachable_store.close()
 
 
-async def test_a_subscription_that_falls_silent_is_found_out(
-    wire: Wire, wired: RedisStore, unreadable: Counter[str]
+async def test_stalled_subscription_is_detected(
+    proxy: TcpProxy, proxied_store: RedisStore, unreadable: Counter[str]
 ) -> None:
-    async with listening(feed_of(wired, unreadable)) as listener:
-        wire.hold()
-        await listener.is_told("gap", "up", "down")
-        wire.let_go()
-        await listener.is_told("gap", "up", "down", "gap", "up")
+    async with listening(build_feed(proxied_store, unreadable)) as listener:
+        proxy.stall()
+        await listener.sees_events("gap", "up", "down")
+        proxy.resume()
+        await listener.sees_events("gap", "up", "down", "gap", "up")
 
 
-async def may_not_publish(raw: Raw, url: str) -> str:
-    """Return how somebody logs in who may do everything but publish."""
-    await raw.execute_command("ACL SETUSER deaf on nopass ~* &* +@all -publish")
-    return url.replace("redis://", "redis://deaf:any@")
+async def create_user_without_publish(raw_client: RawClient, url: str) -> str:
+    """Create a user without the permission to publish, and return its URL."""
+    await raw_client.execute_command("ACL SETUSER reader on nopass ~* &* +@all -publish")
+    return url.replace("redis://", "redis://reader:any@")
 
 
-async def test_who_may_not_publish_is_down_but_hears_on(
-    own_redis: Server, mortal: RedisStore, raw_mortal: Raw, unreadable: Counter[str]
+async def test_user_without_publish_is_down_but_receives_changes(
+    own_redis: Server, own_store: RedisStore, own_raw_client: RawClient, unreadable: Counter[str]
 ) -> None:
-    session = a_session(at=NOW)
-    mute = counting(await may_not_publish(raw_mortal, own_redis.url), unreadable)
-    async with listening(feed_of(mute, unreadable)) as listener:
-        await listener.is_told("gap", "up", "down")
-        await until_answered(lambda: pinged(raw_mortal))  # a quiet link is not taken for a dead one
-        await feed_of(mortal, unreadable).publish([session])
-        await listener.hears(session)
-        assert listener.news == ["gap", "up", "down"]
-    await mute.close()
+    session = build_session(at=NOW)
+    url = await create_user_without_publish(own_raw_client, own_redis.url)
+    readonly_store = build_redis_store(url, unreadable)
+    async with listening(build_feed(readonly_store, unreadable)) as listener:
+        await listener.sees_events("gap", "up", "down")
+        # A subscription without messages is kept.
+        await wait_until_async(lambda: has_received_ping(own_raw_client))
+        await build_feed(own_store, unreadable).publish([session])
+        await listener.receives(session)
+        assert listener.events == ["gap", "up", "down"]
+    await readonly_store.close()
 
 
-async def pinged(raw: Raw) -> bool:
-    return bool((await raw.info("commandstats")).get("cmdstat_ping"))
+async def has_received_ping(raw_client: RawClient) -> bool:
+    return bool((await raw_client.info("commandstats")).get("cmdstat_ping"))
 
 
-async def test_how_long_an_announcement_takes_is_measured(
-    store: RedisStore, unreadable: Counter[str]
-) -> None:
+async def test_lag_is_measured(store: RedisStore, unreadable: Counter[str]) -> None:
     lags: list[float] = []
-    async with listening(feed_of(store, unreadable, lags.append)) as listener:
-        await until(lambda: len(lags) >= 2)
+    async with listening(build_feed(store, unreadable, lags.append)) as listener:
+        await wait_until(lambda: len(lags) >= 2)
         assert all(0 < lag < 10 for lag in lags)
-        assert listener.news == ["gap", "up"]
+        assert listener.events == ["gap", "up"]
 
 
-async def test_a_subscription_that_hears_not_even_us_is_given_up(
-    wire: Wire, wired: RedisStore, unreadable: Counter[str]
+async def test_subscription_without_its_own_heartbeats_is_replaced(
+    proxy: TcpProxy, proxied_store: RedisStore, unreadable: Counter[str]
 ) -> None:
-    def deaf(_: object, chunk: bytes) -> bytes:
+    def corrupt_heartbeats(_: object, chunk: bytes) -> bytes:
         return chunk.replace(b"beat ", b"meat ")
 
-    wire.answers = deaf
-    async with listening(feed_of(wired, unreadable)) as listener:
-        await listener.is_told("gap", "up", "down", "gap", "up")
+    proxy.server_filter = corrupt_heartbeats
+    async with listening(build_feed(proxied_store, unreadable)) as listener:
+        await listener.sees_events("gap", "up", "down", "gap", "up")
 
 
 @pytest.mark.parametrize(
-    "words",
+    "reply",
     [
         b"$1\r\nx\r\n",
         b"*0\r\n",
         b"*1\r\n$7\r\nmessage\r\n",
         b":1\r\n",
-        b"-ERR nobody asked\r\n",
+        b"-ERR stray\r\n",
         b"-MOVED\r\n",
-        b"no language\r\n",
+        b"not RESP\r\n",
     ],
 )
-async def test_a_stray_word_ends_a_subscription_and_another_begins(
-    wire: Wire, wired: RedisStore, another: RedisPubSub, unreadable: Counter[str], words: bytes
+async def test_stray_reply_replaces_the_subscription(
+    proxy: TcpProxy,
+    proxied_store: RedisStore,
+    other_feed: RedisPubSub,
+    unreadable: Counter[str],
+    reply: bytes,
 ) -> None:
-    session = a_session(at=NOW)
-    async with listening(feed_of(wired, unreadable)) as listener:
-        wire.inject(words)
-        await listener.is_told("gap", "up", "down", "gap", "up")
-        await another.publish([session])
-        await listener.hears(session)
+    session = build_session(at=NOW)
+    async with listening(build_feed(proxied_store, unreadable)) as listener:
+        proxy.inject(reply)
+        await listener.sees_events("gap", "up", "down", "gap", "up")
+        await other_feed.publish([session])
+        await listener.receives(session)
 
 
 @pytest.mark.parametrize(
-    "words",
+    "reply",
     [
         b"*3\r\n$7\r\nmessage\r\n$16\r\nsidegate:v1:feed\r\n:1\r\n",
         b"*3\r\n$7\r\nmessage\r\n$16\r\nsidegate:v1:feed\r\n$-1\r\n",
         b"*3\r\n$7\r\nmessage\r\n$16\r\nsidegate:v1:feed\r\n*0\r\n",
     ],
 )
-async def test_a_message_that_is_no_string_is_counted_and_passed_over(
-    wire: Wire, wired: RedisStore, another: RedisPubSub, unreadable: Counter[str], words: bytes
+async def test_message_that_is_not_a_string_is_reported_and_skipped(
+    proxy: TcpProxy,
+    proxied_store: RedisStore,
+    other_feed: RedisPubSub,
+    unreadable: Counter[str],
+    reply: bytes,
 ) -> None:
-    session = a_session(at=NOW)
-    async with listening(feed_of(wired, unreadable)) as listener:
-        wire.inject(words)
-        await until(lambda: unreadable["redis"] == 1)
-        await another.publish([session])
-        await listener.hears(session)
+    session = build_session(at=NOW)
+    async with listening(build_feed(proxied_store, unreadable)) as listener:
+        proxy.inject(reply)
+        await wait_until(lambda: unreadable["redis"] == 1)
+        await other_feed.publish([session])
+        await listener.receives(session)
 
 
-# --- The end
+# --- Cancellation
 
 
-async def test_cancelling_leaves_no_task_and_no_subscription(
-    redis_url: str, raw: Raw, unreadable: Counter[str]
+async def test_cancelled_listener_leaves_no_task_and_no_subscription(
+    redis_url: str, raw_client: RawClient, unreadable: Counter[str]
 ) -> None:
-    store = counting(redis_url, unreadable)
-    async with nothing_is_left(), listening(feed_of(store, unreadable)):
-        assert await subscribers(raw) == 1
-        assert len(await raw.client_list(_type="pubsub")) == 1
+    store = build_redis_store(redis_url, unreadable)
+    async with no_leaks(), listening(build_feed(store, unreadable)):
+        assert await count_subscribers(raw_client) == 1
+        assert len(await raw_client.client_list(_type="pubsub")) == 1
 
-    async def nobody_is_left() -> bool:
-        return not await raw.client_list(_type="pubsub")
+    async def no_subscriber_is_left() -> bool:
+        return not await raw_client.client_list(_type="pubsub")
 
-    await until_answered(nobody_is_left)
+    await wait_until_async(no_subscriber_is_left)
     await store.close()
 
 
-async def test_a_subscription_that_was_left_is_not_lent_to_a_finder(
+async def test_connection_of_a_cancelled_subscription_is_not_reused(
     store: RedisStore, unreadable: Counter[str]
 ) -> None:
-    session = a_session(at=NOW)
+    session = build_session(at=NOW)
     for _ in range(3):
-        async with listening(feed_of(store, unreadable)):
+        async with listening(build_feed(store, unreadable)):
             pass
         await store.put(session)
         assert await store.find(session.digest) == session
     assert unreadable == {}
 
 
-async def test_listening_can_be_cancelled_at_any_moment(
+async def test_listener_can_be_cancelled_at_any_time(
     store: RedisStore, unreadable: Counter[str]
 ) -> None:
-    feed = feed_of(store, unreadable)
-    async with nothing_is_left():
-        for moment in range(200):
-            task = asyncio.create_task(feed.listen(heard=ignore, gap=ignore, up=ignore))
-            for _ in range(moment % 40):
+    feed = build_feed(store, unreadable)
+    async with no_leaks():
+        for attempt in range(200):
+            task = asyncio.create_task(
+                feed.listen(on_change=ignore, on_gap=ignore, on_status=ignore)
+            )
+            for _ in range(attempt % 40):
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait_for(asyncio.wait([task]), 5)
 
 
-async def test_listening_can_be_cancelled_during_an_outage(
-    mortal: RedisStore, own_redis: Server, unreadable: Counter[str]
+async def test_listener_can_be_cancelled_during_an_outage(
+    own_store: RedisStore, own_redis: Server, unreadable: Counter[str]
 ) -> None:
-    async with nothing_is_left(), listening(feed_of(mortal, unreadable)) as listener:
+    async with no_leaks(), listening(build_feed(own_store, unreadable)) as listener:
         await asyncio.to_thread(own_redis.kill)
-        await listener.is_told("gap", "up", "down")
+        await listener.sees_events("gap", "up", "down")

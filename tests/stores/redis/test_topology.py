@@ -1,4 +1,4 @@
-"""When a Cluster is asked where its keys live, and for whom."""
+"""When the slot map of a Cluster is read, and for which callers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -9,16 +9,16 @@ import pytest
 
 from sidegate.core.errors import StoreUnavailable
 from sidegate.stores.redis.connection import RedisClient
-from tests.stores.conftest import Raw, client
-from tests.stores.waiting import all_leave, nothing_is_left
+from tests.stores.conftest import RawClient, connect_raw
+from tests.stores.waiting import cancel_all, no_leaks
 from tests.support.clock import FakeClock
-from tests.support.processes import Server, free_port, temporary_directory
+from tests.support.processes import Server, find_free_port, temporary_directory
 from tests.support.servers import start_cluster, start_cluster_node
 
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Server]:
-    """A Cluster of one node, which takes two seconds to begin: who hurts it makes it well again."""
+    """A Cluster of one node, which takes two seconds to start: tests must restore it."""
     with temporary_directory() as directory:
         node = start_cluster_node(directory)
         yield node
@@ -26,16 +26,16 @@ def node() -> Iterator[Server]:
 
 
 @pytest.fixture
-async def raw_node(node: Server) -> AsyncIterator[Raw]:
-    async with client(f"redis://{node.address}") as raw:
-        yield raw
+async def raw_node(node: Server) -> AsyncIterator[RawClient]:
+    async with connect_raw(f"redis://{node.address}") as raw_client:
+        yield raw_client
 
 
 @pytest.fixture
-async def server(node: Server, clock: FakeClock) -> AsyncIterator[RedisClient]:
-    server = RedisClient(node.url, timeout=0.5, monotonic=clock.monotonic)
-    yield server
-    await server.close()
+async def client(node: Server, clock: FakeClock) -> AsyncIterator[RedisClient]:
+    client = RedisClient(node.url, timeout=0.5, monotonic=clock.monotonic)
+    yield client
+    await client.close()
 
 
 @pytest.fixture
@@ -43,141 +43,141 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-async def looks(raw: Raw) -> int:
-    """Return how often the node was asked about its Cluster."""
-    return int((await raw.info("commandstats"))["cmdstat_cluster"]["calls"])
+async def count_map_reads(raw_client: RawClient) -> int:
+    """Return how often the slot map was read."""
+    return int((await raw_client.info("commandstats"))["cmdstat_cluster"]["calls"])
 
 
-async def fail(server: RedisClient) -> None:
-    """Ask for what no Redis knows: whatever is wrong, it may be the wrong server."""
+async def send_invalid_command(client: RedisClient) -> None:
+    """Send an invalid command, whose error marks the topology as stale."""
     with pytest.raises(StoreUnavailable):
-        await server.run("place", lambda key: [("NONSENSE", key)], fits=lambda *_: True)
+        await client.run("name", lambda key: [("INVALID", key)], is_valid_reply=lambda *_: True)
 
 
-async def test_what_goes_on_failing_has_the_map_read_now_and_then_and_not_each_time(
-    server: RedisClient, raw_node: Raw, clock: FakeClock
+async def test_repeated_failures_read_the_map_once_in_each_interval(
+    client: RedisClient, raw_node: RawClient, clock: FakeClock
 ) -> None:
-    await server.ping()
+    await client.ping()
     for _ in range(3):
-        before = await looks(raw_node)
+        before = await count_map_reads(raw_node)
         clock.advance(1)
-        await fail(server)
-        await asyncio.gather(*(fail(server) for _ in range(20)))
-        assert await looks(raw_node) == before + 1
+        await send_invalid_command(client)
+        await asyncio.gather(*(send_invalid_command(client) for _ in range(20)))
+        assert await count_map_reads(raw_node) == before + 1
 
 
-async def test_as_long_as_all_is_well_the_map_is_not_read_again(
-    server: RedisClient, raw_node: Raw, clock: FakeClock
+async def test_map_is_not_read_again_without_failures(
+    client: RedisClient, raw_node: RawClient, clock: FakeClock
 ) -> None:
-    await server.ping()
-    before = await looks(raw_node)
+    await client.ping()
+    before = await count_map_reads(raw_node)
     for _ in range(3):
         clock.advance(60)
-        await server.ping()
-    assert await looks(raw_node) == before
+        await client.ping()
+    assert await count_map_reads(raw_node) == before
 
 
-async def test_one_look_is_for_all_who_ask_and_who_leaves_ends_it_for_none(
-    server: RedisClient, node: Server, raw_node: Raw
+async def test_concurrent_callers_share_one_read_despite_cancellations(
+    client: RedisClient, node: Server, raw_node: RawClient
 ) -> None:
-    before = await looks(raw_node)
+    before = await count_map_reads(raw_node)
     node.pause()
-    leaving = [asyncio.create_task(server.ping()) for _ in range(5)]
-    staying = [asyncio.create_task(server.ping()) for _ in range(5)]
+    cancelled = [asyncio.create_task(client.ping()) for _ in range(5)]
+    waiting = [asyncio.create_task(client.ping()) for _ in range(5)]
     await asyncio.sleep(0)
-    await all_leave(leaving)
+    await cancel_all(cancelled)
     node.resume()
-    await asyncio.gather(*staying)
-    assert await looks(raw_node) == before + 1
+    await asyncio.gather(*waiting)
+    assert await count_map_reads(raw_node) == before + 1
 
 
-async def test_that_no_connection_can_be_made_is_a_doubt_though_its_caller_has_left(
-    server: RedisClient, node: Server, raw_node: Raw, clock: FakeClock
+async def test_failed_connection_of_a_cancelled_caller_marks_the_map_stale(
+    client: RedisClient, node: Server, raw_node: RawClient, clock: FakeClock
 ) -> None:
-    await server.ping()
+    await client.ping()
     await raw_node.execute_command("CLIENT KILL TYPE normal SKIPME yes")
-    before = await looks(raw_node)
-    async with nothing_is_left():  # neither is the connection that is being made
+    before = await count_map_reads(raw_node)
+    async with no_leaks():  # nor the connection attempt
         node.pause()
-        await leave(server)
+        await cancel_ping(client)
     node.resume()
     clock.advance(1)
-    await server.ping()
-    assert await looks(raw_node) == before + 1
+    await client.ping()
+    assert await count_map_reads(raw_node) == before + 1
 
 
-async def test_who_leaves_a_node_that_is_well_raises_no_doubt(
-    server: RedisClient, raw_node: Raw, clock: FakeClock
+async def test_cancelled_caller_of_a_working_node_keeps_the_map(
+    client: RedisClient, raw_node: RawClient, clock: FakeClock
 ) -> None:
-    await server.ping()
-    before = await looks(raw_node)
+    await client.ping()
+    before = await count_map_reads(raw_node)
     for _ in range(3):
         await raw_node.execute_command("CLIENT KILL TYPE normal SKIPME yes")
-        async with nothing_is_left():
-            await leave(server)
+        async with no_leaks():
+            await cancel_ping(client)
         clock.advance(1)
-        await server.ping()
-    assert await looks(raw_node) == before
+        await client.ping()
+    assert await count_map_reads(raw_node) == before
 
 
-async def leave(server: RedisClient) -> None:
-    """Ask, and go as soon as the question is on its way."""
-    caller = asyncio.create_task(server.ping())
+async def cancel_ping(client: RedisClient) -> None:
+    """Send a PING, and cancel it while it is in flight."""
+    caller = asyncio.create_task(client.ping())
     for _ in range(3):
         await asyncio.sleep(0)
-    await all_leave([caller])
+    await cancel_all([caller])
 
 
-async def test_where_nobody_answers_each_is_told_so_and_the_first_who_does_is_believed(
-    server: RedisClient, node: Server
+async def test_client_recovers_after_all_nodes_were_unreachable(
+    client: RedisClient, node: Server
 ) -> None:
     node.kill()
-    async with nothing_is_left():
+    async with no_leaks():
         for _ in range(3):
             with pytest.raises(StoreUnavailable):
-                await server.ping()
-        await leave(server)
+                await client.ping()
+        await cancel_ping(client)
     await asyncio.to_thread(node.restart)
-    await server.ping()
+    await client.ping()
 
 
-async def test_closing_waits_for_the_look_that_is_under_way(node: Server) -> None:
-    async with nothing_is_left():
-        server = RedisClient(node.url, timeout=0.1)
+async def test_close_waits_for_a_map_read_in_flight(node: Server) -> None:
+    async with no_leaks():
+        client = RedisClient(node.url, timeout=0.1)
         node.pause()
-        caller = asyncio.create_task(server.ping())
+        caller = asyncio.create_task(client.ping())
         await asyncio.sleep(0)
-        await server.close()
+        await client.close()
         with suppress(StoreUnavailable):
             await caller
         node.resume()
 
 
-async def test_when_all_have_new_addresses_those_that_the_operator_gave_are_asked(
+async def test_configured_nodes_are_used_when_all_addresses_changed(
     node: Server, workdir: Path, clock: FakeClock
 ) -> None:
-    """A Cluster that was moved as a whole leaves nobody to be asked at the addresses it told."""
-    port = free_port(10_000)
-    server = RedisClient(f"{node.url},127.0.0.1:{port}", timeout=0.5, monotonic=clock.monotonic)
-    await server.ping()
+    """After a move of the whole Cluster no address of the last map is reachable."""
+    port = find_free_port(10_000)
+    client = RedisClient(f"{node.url},127.0.0.1:{port}", timeout=0.5, monotonic=clock.monotonic)
+    await client.ping()
     await asyncio.to_thread(node.kill)
     other = await asyncio.to_thread(start_cluster_node, workdir, port)
     with pytest.raises(StoreUnavailable):
-        await server.ping()
+        await client.ping()
     clock.advance(1)
-    await server.ping()
-    await server.close()
+    await client.ping()
+    await client.close()
     other.kill()
     await asyncio.to_thread(node.restart)
 
 
-async def test_who_begins_while_a_part_of_a_cluster_is_dead_finds_the_others(workdir: Path) -> None:
+async def test_client_starts_while_part_of_the_cluster_is_down(workdir: Path) -> None:
     cluster = await asyncio.to_thread(start_cluster, workdir)
-    for of_the_first_slots in cluster.servers[0], cluster.servers[3]:
-        of_the_first_slots.kill()
-    server = RedisClient(cluster.url, timeout=5.0)
+    for node in cluster.servers[0], cluster.servers[3]:
+        node.kill()
+    client = RedisClient(cluster.url, timeout=5.0)
     for key in b"feed", b"{pending}":
-        async with server.acquire(await server.pool_for(key)) as line:
-            assert await line.ask(("PING",)) == [b"PONG"]
-    await server.close()
+        async with client.acquire(await client.get_pool(key)) as connection:
+            assert await connection.execute(("PING",)) == [b"PONG"]
+    await client.close()
     cluster.stop()

@@ -1,11 +1,12 @@
-"""A link that is cut under a change: it is made once, and what came of it is known."""
+"""A write whose connection is lost happens once, and its outcome is known."""
 
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from unittest.mock import ANY
 
 import asyncpg
 import pytest
@@ -14,225 +15,227 @@ from sidegate.core.actor import Change
 from sidegate.core.condition import Condition
 from sidegate.core.errors import OutcomeUnknown, StoreUnavailable
 from sidegate.core.limits import AtLimit, Limit
-from sidegate.core.session import SessionId, SessionRecord
+from sidegate.core.session import Session, SessionId, SessionRecord
 from sidegate.stores.postgres.migrate import migrate_postgres
 from sidegate.stores.postgres.sessions import PostgresSessions
-from tests.contracts.values import TESTER, a_digest, a_record
-from tests.stores.sql.wire import Link, Wire
+from tests.contracts.values import TESTER, build_digest, build_record
+from tests.stores.sql.tcp_proxy import ProxiedConnection, TcpProxy
 from tests.support.clock import NOON
 from tests.support.processes import Server
 
-# What Postgres says when a statement is done. It says so after the commit.
-DONE = re.compile(rb"C\x00\x00\x00.(INSERT|UPDATE|SELECT) ", re.DOTALL)
+# The CommandComplete message of a write, which Postgres sends after the commit.
+COMMAND_COMPLETE = re.compile(rb"C\x00\x00\x00.(INSERT|UPDATE|SELECT) ", re.DOTALL)
 
 
 @pytest.fixture
-async def wire(postgres_server: Server) -> AsyncIterator[Wire]:
-    async with Wire(postgres_server.port) as wire:
-        yield wire
+async def proxy(postgres_server: Server) -> AsyncIterator[TcpProxy]:
+    async with TcpProxy(postgres_server.port) as proxy:
+        yield proxy
 
 
 @pytest.fixture
-async def store(wire: Wire, database_url: str) -> AsyncIterator[PostgresSessions]:
-    """A store at the end of the wire, which has been asked before."""
+async def store(proxy: TcpProxy, database_url: str) -> AsyncIterator[PostgresSessions]:
+    """A store behind the proxy, with an open connection."""
     await migrate_postgres(database_url)
     name = database_url.rpartition("/")[2]
-    store = await PostgresSessions.open(f"postgresql://postgres@127.0.0.1:{wire.port}/{name}")
+    store = await PostgresSessions.open(f"postgresql://postgres@127.0.0.1:{proxy.port}/{name}")
     await store.ping()
     yield store
     await store.close()
 
 
-Cut = Callable[[Wire], None]
+Reset = Callable[[TcpProxy], None]
 
 
-def cut_before(wire: Wire) -> None:
-    """Lose the next question on its way."""
+def reset_before_request(proxy: TcpProxy) -> None:
+    """Reset the connection before the next statement reaches the server."""
 
-    def lose(link: Link, _: bytes) -> bytes:
-        wire.questions = lambda _, chunk: chunk
-        link.cut()
+    def reset(connection: ProxiedConnection, _: bytes) -> bytes:
+        proxy.client_filter = lambda _, chunk: chunk
+        connection.reset()
         return b""
 
-    wire.questions = lose
+    proxy.client_filter = reset
 
 
-def cut_after(wire: Wire, *, for_good: bool = False) -> None:
-    """Lose the answer to the next change, after it was committed."""
+def reset_after_commit(proxy: TcpProxy, *, refuse_new: bool = False) -> None:
+    """Reset the connection after the next write was committed, before the client knows."""
 
-    def lose(link: Link, chunk: bytes) -> bytes:
-        if not DONE.search(chunk):
+    def reset(connection: ProxiedConnection, chunk: bytes) -> bytes:
+        if not COMMAND_COMPLETE.search(chunk):
             return chunk
-        wire.answers = lambda _, chunk: chunk
-        wire.refusing = for_good
-        link.cut()
+        proxy.server_filter = lambda _, chunk: chunk
+        proxy.refuse_new = refuse_new
+        connection.reset()
         return b""
 
-    wire.answers = lose
+    proxy.server_filter = reset
 
 
-async def events(url: str, session_id: SessionId, action: str) -> int:
+async def count_events(url: str, session_id: SessionId, action: str) -> int:
     connection = await asyncpg.connect(url)
     try:
-        counted = "SELECT count(*) FROM audit_events WHERE session_id = $1 AND action = $2"
-        return int(await connection.fetchval(counted, session_id, action))
+        query = "SELECT count(*) FROM audit_events WHERE session_id = $1 AND action = $2"
+        return int(await connection.fetchval(query, session_id, action))
     finally:
         await connection.close()
 
 
-def rotated(record: SessionRecord) -> SessionRecord:
-    session = record.session.rotated(a_digest(), timedelta(seconds=10), NOON)
+def build_rotated(record: SessionRecord) -> SessionRecord:
+    session = record.session.rotated(build_digest(), timedelta(seconds=10), NOON)
     return SessionRecord(session, replace(record.details, change=Change(NOON, TESTER)))
 
 
-cuts = pytest.mark.parametrize("cut", [cut_before, cut_after])
+def build_migrated(record: SessionRecord) -> SessionRecord:
+    session = record.session.migrated(build_digest(), NOON)
+    return SessionRecord(session, replace(record.details, change=Change(NOON, TESTER)))
 
 
-@cuts
-@pytest.mark.parametrize("limit", [None, Limit(1), Limit(1, AtLimit.REFUSE)])
-async def test_a_session_is_created_once(
-    store: PostgresSessions, wire: Wire, database_url: str, cut: Cut, limit: Limit | None
+def build_revoked(record: SessionRecord) -> SessionRecord:
+    details = replace(record.details, revoked_by=TESTER.name, revoked_reason="test")
+    return SessionRecord(
+        record.session.revoked(NOON), replace(details, change=Change(NOON, TESTER))
+    )
+
+
+async def revoke(store: PostgresSessions, record: SessionRecord) -> list[Session]:
+    condition = Condition(session_id=record.session.id)
+    return await store.revoke_where(condition, at=NOON, by=TESTER, reason="test", limit=1)
+
+
+@dataclass(frozen=True)
+class Write:
+    """A write that stores `build(record)`, its result, and the audit event it leaves."""
+
+    action: str
+    build: Callable[[SessionRecord], SessionRecord]
+    run: Callable[[PostgresSessions, SessionRecord], Awaitable[object]]
+    result: object
+
+
+WRITES = {
+    "create": Write("create", lambda record: record, lambda store, new: store.create(new), []),
+    "create_evicting": Write(
+        "create", lambda record: record, lambda store, new: store.create(new, limit=Limit(1)), []
+    ),
+    "create_refusing": Write(
+        "create",
+        lambda record: record,
+        lambda store, new: store.create(new, limit=Limit(1, AtLimit.REFUSE)),
+        [],
+    ),
+    "replace": Write(
+        "refresh", build_rotated, lambda store, new: store.replace(new, expected=1), True
+    ),
+    "replace_within_limit": Write(
+        "migrate",
+        build_migrated,
+        lambda store, new: store.replace_within_limit(new, expected=1, limit=Limit(1), at=NOON),
+        [],
+    ),
+    "revoke": Write("revoke", build_revoked, revoke, ANY),
+}
+
+resets = pytest.mark.parametrize("reset", [reset_before_request, reset_after_commit])
+writes = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+
+
+async def prepare(store: PostgresSessions, write: Write) -> SessionRecord:
+    """Store the record that the write changes, if any, and return the record to write."""
+    record = build_record()
+    if write.action != "create":
+        await store.create(record)
+    return write.build(record)
+
+
+@resets
+@writes
+async def test_write_over_a_lost_connection_happens_once(
+    store: PostgresSessions, proxy: TcpProxy, database_url: str, reset: Reset, write: Write
 ) -> None:
-    record = a_record()
-    cut(wire)
-    assert await store.create(record, limit=limit) == []
+    record = await prepare(store, write)
+    reset(proxy)
+    assert await write.run(store, record) == write.result
     assert await store.get(record.session.id) == record
-    assert await events(database_url, record.session.id, "create") == 1
+    assert await count_events(database_url, record.session.id, write.action) == 1
 
 
-@cuts
-async def test_whoever_has_to_go_for_it_goes_once_and_nobody_else(
-    store: PostgresSessions, wire: Wire, database_url: str, cut: Cut
+@resets
+async def test_retried_create_evicts_one_session_once(
+    store: PostgresSessions, proxy: TcpProxy, database_url: str, reset: Reset
 ) -> None:
-    oldest, older = (a_record(), a_record())
+    oldest, older = (build_record(), build_record())
     for each in (oldest, older):
         await store.create(each)
-    record = a_record()
-    cut(wire)
+    record = build_record()
+    reset(proxy)
     await store.create(record, limit=Limit(2))
-    assert await events(database_url, oldest.session.id, "revoke") == 1
-    assert await events(database_url, older.session.id, "revoke") == 0
+    assert await count_events(database_url, oldest.session.id, "revoke") == 1
+    assert await count_events(database_url, older.session.id, "revoke") == 0
 
 
-@cuts
-async def test_a_session_is_replaced_once(
-    store: PostgresSessions, wire: Wire, database_url: str, cut: Cut
+async def test_concurrent_change_is_not_taken_for_the_lost_write(
+    store: PostgresSessions, proxy: TcpProxy
 ) -> None:
-    record = a_record()
+    record = build_record()
     await store.create(record)
-    after = rotated(record)
-    cut(wire)
-    assert await store.replace(after, expected=1)
-    assert await store.get(record.session.id) == after
-    assert await events(database_url, record.session.id, "refresh") == 1
+    assert await store.replace(build_rotated(record), expected=1)
+    reset_after_commit(proxy)
+    assert not await store.replace(build_rotated(record), expected=1)
 
 
-@cuts
-async def test_a_session_joins_the_living_of_its_type_once(
-    store: PostgresSessions, wire: Wire, database_url: str, cut: Cut
+async def test_retry_waits_for_a_write_still_in_progress(
+    store: PostgresSessions, proxy: TcpProxy, database_url: str
 ) -> None:
-    record = a_record()
+    record = build_record()
     await store.create(record)
-    session = record.session.migrated(a_digest(), NOON)
-    after = SessionRecord(session, replace(record.details, change=Change(NOON, TESTER)))
-    cut(wire)
-    assert await store.replace_within(after, expected=1, limit=Limit(1), at=NOON) == []
-    assert await events(database_url, record.session.id, "migrate") == 1
-
-
-@cuts
-async def test_a_session_is_revoked_once(
-    store: PostgresSessions, wire: Wire, database_url: str, cut: Cut
-) -> None:
-    record = a_record()
-    await store.create(record)
-    cut(wire)
-    condition = Condition(session_id=record.session.id)
-    await store.revoke_where(condition, at=NOON, by=TESTER, reason="test", limit=1)
-    stored = await store.get(record.session.id)
-    assert stored is not None
-    assert (stored.session.revoked_at, stored.details.revoked_by) == (NOON, TESTER.name)
-    assert await events(database_url, record.session.id, "revoke") == 1
-
-
-async def test_what_somebody_else_changed_meanwhile_is_not_taken_for_ours(
-    store: PostgresSessions, wire: Wire
-) -> None:
-    record = a_record()
-    await store.create(record)
-    assert await store.replace(rotated(record), expected=1)
-    cut_after(wire)
-    assert not await store.replace(rotated(record), expected=1)
-
-
-async def test_a_change_that_is_still_under_way_is_waited_for(
-    store: PostgresSessions, wire: Wire, database_url: str
-) -> None:
-    record = a_record()
-    await store.create(record)
-    after = rotated(record)
+    after = build_rotated(record)
     locker = await asyncpg.connect(database_url)
     async with locker.transaction():
         await locker.execute("SELECT FROM sessions WHERE id = $1 FOR UPDATE", record.session.id)
         replacing = asyncio.create_task(store.replace(after, expected=1))
-        await waiting_for_a_lock(database_url, 1)
-        wire.cut()  # the server does not notice: it waits, and then goes on
-        await waiting_for_a_lock(database_url, 2)
+        await wait_for_blocked_statements(database_url, 1)
+        proxy.reset_connections()  # the server does not notice: it waits, and then goes on
+        await wait_for_blocked_statements(database_url, 2)
     assert await replacing
-    assert await events(database_url, record.session.id, "refresh") == 1
+    assert await count_events(database_url, record.session.id, "refresh") == 1
     await locker.close()
 
 
-async def waiting_for_a_lock(url: str, many: int) -> None:
-    waiting = (
+async def wait_for_blocked_statements(url: str, number: int) -> None:
+    query = (
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         " AND datname = current_database()"
     )
     connection = await asyncpg.connect(url)
     async with asyncio.timeout(10):
-        while await connection.fetchval(waiting) < many:
+        while await connection.fetchval(query) < number:
             pass
     await connection.close()
 
 
-Verb = Callable[[PostgresSessions, SessionRecord], Awaitable[object]]
-
-
-@pytest.mark.parametrize(
-    "verb",
-    [
-        lambda store, _: store.create(a_record()),
-        lambda store, record: store.replace(rotated(record), expected=1),
-        lambda store, record: store.revoke_where(
-            Condition(session_id=record.session.id), at=NOON, by=TESTER, reason="test", limit=1
-        ),
-    ],
-    ids=["create", "replace", "revoke"],
-)
-async def test_while_the_store_is_away_nobody_knows(
-    store: PostgresSessions, wire: Wire, verb: Verb
+@writes
+async def test_outcome_is_unknown_while_the_database_is_unavailable(
+    store: PostgresSessions, proxy: TcpProxy, write: Write
 ) -> None:
-    record = a_record()
-    await store.create(record)
-    cut_after(wire, for_good=True)
+    record = await prepare(store, write)
+    reset_after_commit(proxy, refuse_new=True)
     with pytest.raises(OutcomeUnknown):
-        await verb(store, record)
+        await write.run(store, record)
 
 
-async def test_what_could_not_even_be_sent_is_known_not_to_have_been_made(
-    store: PostgresSessions, wire: Wire
-) -> None:
-    wire.refusing = True
-    wire.cut()
+async def test_unsent_write_is_a_plain_outage(store: PostgresSessions, proxy: TcpProxy) -> None:
+    proxy.refuse_new = True
+    proxy.reset_connections()
     with suppress(StoreUnavailable):
-        await store.ping()  # the pool notices that its connection is gone
+        await store.ping()  # the pool notices that its connection is lost
     with pytest.raises(StoreUnavailable) as outage:
-        await store.create(a_record())
+        await store.create(build_record())
     assert not isinstance(outage.value, OutcomeUnknown)
 
 
-async def test_a_question_has_no_outcome(store: PostgresSessions, wire: Wire) -> None:
-    cut_after(wire, for_good=True)
+async def test_lost_read_is_a_plain_outage(store: PostgresSessions, proxy: TcpProxy) -> None:
+    reset_after_commit(proxy, refuse_new=True)
     with pytest.raises(StoreUnavailable) as outage:
-        await store.find(a_digest())
+        await store.find(build_digest())
     assert not isinstance(outage.value, OutcomeUnknown)

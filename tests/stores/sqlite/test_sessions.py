@@ -1,4 +1,4 @@
-"""What is true of the SQLite store only; its promises are in tests/contracts."""
+"""The durable store in SQLite, where it is specific to SQLite. See tests/contracts too."""
 
 import asyncio
 import sqlite3
@@ -14,36 +14,36 @@ import pytest
 
 from sidegate.core.condition import Condition
 from sidegate.core.errors import SchemaMismatch, SessionExists, StoreUnavailable, UnreadableRecord
-from sidegate.stores.sqlite.connection import OUTAGES, meaning
+from sidegate.stores.sqlite.connection import OUTAGES, translate_error
 from sidegate.stores.sqlite.sessions import SqliteSessions
-from tests.contracts.values import TESTER, a_digest, a_record, a_session
+from tests.contracts.values import TESTER, build_digest, build_record, build_session
 from tests.support.clock import NOON
 
 REPOSITORY = Path(__file__).parents[3]
-BRIEFLY = timedelta(milliseconds=20)
+BUSY_TIMEOUT = timedelta(milliseconds=20)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "side gate #1?.db"  # a name that would be misread in a URI
+    return tmp_path / "side gate #1?.db"  # must be escaped in a URI
 
 
 @pytest.fixture
 async def store(path: Path) -> AsyncIterator[SqliteSessions]:
-    store = await SqliteSessions.open(path, busy_timeout=BRIEFLY)
+    store = await SqliteSessions.open(path, busy_timeout=BUSY_TIMEOUT)
     yield store
     await store.close()
 
 
 @contextmanager
-def raw(path: Path) -> Iterator[sqlite3.Connection]:
-    """Return a connection of the test's own."""
+def connect_directly(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a connection that does not belong to the store."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         yield connection
 
 
-def in_another_process(code: str, *arguments: str | Path) -> str:
-    """Run Python there and return what it prints."""
+def run_python(code: str, *arguments: str | Path) -> str:
+    """Run Python in another process, and return what it prints."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(
         command, check=True, capture_output=True, text=True, cwd=REPOSITORY
@@ -58,36 +58,34 @@ def delete(path: Path) -> None:
     path.unlink()
 
 
-def content_of(path: Path) -> bytes | None:
+def read_content(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
 
 
 # --- The file
 
 
-async def test_the_file_and_its_log_are_for_their_owner_only(
+async def test_file_and_wal_are_readable_by_the_owner_only(
     store: SqliteSessions, path: Path
 ) -> None:
-    await store.create(a_record())
+    await store.create(build_record())
     files = list(path.parent.glob(f"{path.name}*"))
     assert len(files) == 3
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
-async def test_a_change_is_on_the_disk_before_it_is_acknowledged(
-    store: SqliteSessions, path: Path
-) -> None:
-    await store.create(a_record())
-    with raw(path) as connection:
+async def test_write_is_synced_before_it_is_acknowledged(store: SqliteSessions, path: Path) -> None:
+    await store.create(build_record())
+    with connect_directly(path) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    [row] = await store._database.change("PRAGMA synchronous", {})  # noqa: SLF001  # of this connection
+    [row] = await store._database.write("PRAGMA synchronous", {})  # noqa: SLF001  # of this connection
     assert row["synchronous"] == 2  # FULL
 
 
-async def test_sessions_outlive_the_process(path: Path) -> None:
-    session = a_session()
+async def test_sessions_survive_a_reopen(path: Path) -> None:
+    session = build_session()
     store = await SqliteSessions.open(path)
-    await store.create(a_record(session))
+    await store.create(build_record(session))
     await store.close()
     assert not path.with_name(f"{path.name}-wal").exists()
     store = await SqliteSessions.open(path)
@@ -95,53 +93,53 @@ async def test_sessions_outlive_the_process(path: Path) -> None:
     await store.close()
 
 
-async def test_what_was_acknowledged_outlives_a_process_that_is_killed(path: Path) -> None:
-    digest = in_another_process(CREATE_AND_DIE, path)
+async def test_acknowledged_write_survives_a_killed_process(path: Path) -> None:
+    digest = run_python(CREATE_AND_EXIT, path)
     store = await SqliteSessions.open(path)
-    assert await store.find(type(a_digest())(bytes.fromhex(digest))) is not None
+    assert await store.find(type(build_digest())(bytes.fromhex(digest))) is not None
     await store.close()
 
 
-CREATE_AND_DIE = """
+CREATE_AND_EXIT = """
 import asyncio, os, pathlib, sys
-from sidegate.stores.sqlite.sessions import SqliteStore
-from tests.contracts.values import a_record
+from sidegate.stores.sqlite.sessions import SqliteSessions
+from tests.contracts.values import build_record
 
 async def main():
-    store = await SqliteStore.open(pathlib.Path(sys.argv[1]))
-    record = a_record()
+    store = await SqliteSessions.open(pathlib.Path(sys.argv[1]))
+    record = build_record()
     await store.create(record)
     print(record.session.digest.hex(), end="", flush=True)
-    os._exit(0)  # neither closes nor flushes
+    os._exit(0)  # without closing or flushing
 
 asyncio.run(main())
 """
 
 
-async def test_a_place_where_no_file_can_be_is_an_outage() -> None:
+async def test_impossible_path_is_an_outage() -> None:
     with pytest.raises(StoreUnavailable, match="cannot be created"):
         await SqliteSessions.open(Path("/dev/null/sidegate.db"))
 
 
-async def test_a_file_that_is_no_database_is_an_outage_and_left_alone(path: Path) -> None:
-    diary = b"my diary " * 1000
-    overwrite(path, diary)
-    with pytest.raises(StoreUnavailable, match="no database"):
+async def test_file_that_is_not_a_database_is_an_outage_and_kept(path: Path) -> None:
+    text = b"my text " * 1000
+    overwrite(path, text)
+    with pytest.raises(StoreUnavailable, match="not a database"):
         await SqliteSessions.open(path)
-    assert content_of(path) == diary
+    assert read_content(path) == text
 
 
-async def test_a_newer_file_is_refused(store: SqliteSessions, path: Path) -> None:
-    with raw(path) as connection:
+async def test_newer_schema_is_refused_when_opened(store: SqliteSessions, path: Path) -> None:
+    with connect_directly(path) as connection:
         connection.execute("INSERT INTO sidegate_migrations VALUES ('9999_future')")
     with pytest.raises(SchemaMismatch, match="9999_future"):
         await SqliteSessions.open(path)
-    await store.ping()  # what runs goes on
+    await store.ping()  # an open store goes on
 
 
-async def test_many_open_a_new_file_at_once(path: Path) -> None:
+async def test_concurrent_opens_of_a_new_file_succeed(path: Path) -> None:
     stores = await asyncio.gather(*(SqliteSessions.open(path) for _ in range(8)))
-    await asyncio.gather(*(store.create(a_record()) for store in stores))
+    await asyncio.gather(*(store.create(build_record()) for store in stores))
     assert len(await stores[0].list_where(Condition("ada"), limit=10)) == 8
     for store in stores:
         await store.close()
@@ -150,24 +148,24 @@ async def test_many_open_a_new_file_at_once(path: Path) -> None:
 # --- Other processes
 
 
-async def test_what_another_process_revokes_is_noticed(store: SqliteSessions, path: Path) -> None:
-    session = a_session()
-    await store.create(a_record(session))
-    mark, _ = await store.changed_since(0)
-    in_another_process(REVOKE, path)
-    _, changed = await store.changed_since(mark)
+async def test_revocation_by_another_process_is_a_change(store: SqliteSessions, path: Path) -> None:
+    session = build_session()
+    await store.create(build_record(session))
+    position, _ = await store.list_changed_since(0)
+    run_python(REVOKE, path)
+    _, changed = await store.list_changed_since(position)
     assert changed == [session.revoked(NOON)]
 
 
 REVOKE = """
 import asyncio, pathlib, sys
 from sidegate.core.condition import Condition
-from sidegate.stores.sqlite.sessions import SqliteStore
+from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.support.clock import NOON
 from tests.contracts.values import TESTER
 
 async def main():
-    store = await SqliteStore.open(pathlib.Path(sys.argv[1]))
+    store = await SqliteSessions.open(pathlib.Path(sys.argv[1]))
     await store.revoke_where(Condition("ada"), at=NOON, by=TESTER, reason="test", limit=9)
     await store.close()
 
@@ -175,35 +173,35 @@ asyncio.run(main())
 """
 
 
-async def test_a_change_that_has_to_wait_too_long_is_an_outage_but_look_ups_go_on(
+async def test_locked_database_fails_writes_but_serves_lookups(
     store: SqliteSessions, path: Path
 ) -> None:
-    session = a_session()
-    await store.create(a_record(session))
-    with raw(path) as connection:
+    session = build_session()
+    await store.create(build_record(session))
+    with connect_directly(path) as connection:
         connection.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable, match="locked"):
-            await store.create(a_record())
+            await store.create(build_record())
         assert await store.find(session.digest) == session
         connection.execute("COMMIT")
-    await store.create(a_record())
+    await store.create(build_record())
 
 
-async def test_a_file_overwritten_with_garbage_is_an_outage_until_it_is_whole_again(
+async def test_corrupted_file_is_an_outage_until_restored(
     store: SqliteSessions, path: Path
 ) -> None:
-    session = a_session()
-    await store.create(a_record(session))
-    whole = in_another_process(OVERWRITE_WITH_GARBAGE, path)
-    for call in (store.find(session.digest), store.create(a_record())):
-        with pytest.raises(StoreUnavailable, match="no database"):
+    session = build_session()
+    await store.create(build_record(session))
+    whole = run_python(OVERWRITE_WITH_GARBAGE, path)
+    for call in (store.find(session.digest), store.create(build_record())):
+        with pytest.raises(StoreUnavailable, match="not a database"):
             await call
     overwrite(path, bytes.fromhex(whole))
     assert await store.find(session.digest) == session
-    await store.create(a_record())
+    await store.create(build_record())
 
 
-# Elsewhere: closing the file in this process would drop the locks which SQLite holds on it here.
+# In another process: closing the file in this one would drop the locks that SQLite holds on it.
 OVERWRITE_WITH_GARBAGE = """
 import pathlib, sqlite3, sys
 
@@ -218,56 +216,58 @@ print(whole.hex(), end="")
 """
 
 
-async def test_a_file_that_was_deleted_is_an_outage_and_no_reason_to_begin_anew(
+async def test_deleted_file_is_an_outage_and_not_recreated(
     store: SqliteSessions, path: Path
 ) -> None:
-    await store.create(a_record())
+    await store.create(build_record())
     delete(path)
-    for call in (store.find(a_digest()), store.create(a_record())):
+    for call in (store.find(build_digest()), store.create(build_record())):
         with pytest.raises(StoreUnavailable, match="cannot be opened"):
             await call
-    assert content_of(path) is None
+    assert read_content(path) is None
 
 
-# --- News
+# --- Changes
 
 
-async def test_news_survive_the_loss_of_the_newest_rows(store: SqliteSessions, path: Path) -> None:
-    first, second = a_session(), a_session()
+async def test_changes_survive_the_deletion_of_changed_rows(
+    store: SqliteSessions, path: Path
+) -> None:
+    first, second = build_session(), build_session()
     for session in (first, second):
-        await store.create(a_record(session))
-    await store.replace(a_record(first.revoked(NOON)), expected=1)
-    mark, _ = await store.changed_since(0)
-    with raw(path) as connection:
+        await store.create(build_record(session))
+    await store.replace(build_record(first.revoked(NOON)), expected=1)
+    position, _ = await store.list_changed_since(0)
+    with connect_directly(path) as connection:
         connection.execute("DELETE FROM sessions WHERE id = ?", (first.id,))
-    await store.replace(a_record(second.revoked(NOON)), expected=1)
-    assert [s.id for s in (await store.changed_since(mark))[1]] == [second.id]
+    await store.replace(build_record(second.revoked(NOON)), expected=1)
+    assert [s.id for s in (await store.list_changed_since(position))[1]] == [second.id]
 
 
-async def test_a_revocation_by_hand_is_news_too(store: SqliteSessions, path: Path) -> None:
-    session = a_session()
-    await store.create(a_record(session))
-    mark, _ = await store.changed_since(0)
-    with raw(path) as connection:
+async def test_revocation_by_hand_is_a_change(store: SqliteSessions, path: Path) -> None:
+    session = build_session()
+    await store.create(build_record(session))
+    position, _ = await store.list_changed_since(0)
+    with connect_directly(path) as connection:
         connection.execute("UPDATE sessions SET revoked_at = 1, version = version + 1")
-    assert [s.id for s in (await store.changed_since(mark))[1]] == [session.id]
+    assert [s.id for s in (await store.list_changed_since(position))[1]] == [session.id]
 
 
 # --- Errors
 
 
-@pytest.mark.parametrize(("code", "why"), OUTAGES.items())
-def test_every_reason_for_an_outage_is_told_as_one(code: int, why: str) -> None:
+@pytest.mark.parametrize(("code", "reason"), OUTAGES.items())
+def test_outage_codes_are_translated(code: int, reason: str) -> None:
     for extended in (code, code | (3 << 8)):
         error = sqlite3.OperationalError("/secret/path.db")
         error.sqlite_errorcode = extended
-        told = meaning(error)
-        assert isinstance(told, StoreUnavailable)
-        assert (told.store, told.why) == ("sqlite", why)
+        translated = translate_error(error)
+        assert isinstance(translated, StoreUnavailable)
+        assert (translated.store, translated.reason) == ("sqlite", reason)
 
 
 @pytest.mark.parametrize(
-    ("statement", "means"),
+    ("statement", "expected"),
     [
         ("SELECT * FROM nowhere", StoreUnavailable),
         ("SELECT CAST(x'ff' AS TEXT)", UnreadableRecord),
@@ -277,21 +277,21 @@ def test_every_reason_for_an_outage_is_told_as_one(code: int, why: str) -> None:
         ("INSERT INTO t VALUES (NULL)", ValueError),
     ],
 )
-def test_other_errors_are_told_apart(tmp_path: Path, statement: str, means: type) -> None:
-    with raw(tmp_path / "x.db") as connection:
+def test_other_errors_are_translated(tmp_path: Path, statement: str, expected: type) -> None:
+    with connect_directly(tmp_path / "x.db") as connection:
         if statement.startswith("INSERT"):
             connection.execute("CREATE TABLE t (a NOT NULL)")
         try:
             connection.execute(statement).fetchall()
         except sqlite3.Error as error:
-            told: Exception | None = meaning(error)
+            translated: Exception | None = translate_error(error)
         else:
-            told = None
-    assert type(told) is means
+            translated = None
+    assert type(translated) is expected
 
 
-async def test_a_taken_digest_is_not_told_in_the_error(store: SqliteSessions) -> None:
-    record = a_record()
+async def test_duplicate_digest_is_not_in_the_error(store: SqliteSessions) -> None:
+    record = build_record()
     await store.create(record)
     with pytest.raises(SessionExists) as error:
         await store.create(record)
@@ -299,14 +299,12 @@ async def test_a_taken_digest_is_not_told_in_the_error(store: SqliteSessions) ->
     assert error.value.__cause__ is None
 
 
-async def test_a_look_up_uses_the_indexes_of_both_digests(
-    store: SqliteSessions, path: Path
-) -> None:
+async def test_lookup_uses_the_indexes_of_both_digests(store: SqliteSessions, path: Path) -> None:
     await store.revoke_where(Condition("ada"), at=NOON, by=TESTER, reason="test", limit=9)
-    with raw(path) as connection:
+    with connect_directly(path) as connection:
         plan = connection.execute(
             "EXPLAIN QUERY PLAN SELECT id FROM sessions"
             " WHERE digest IN (?) OR previous_digest IN (?)",
-            (a_digest(), a_digest()),
+            (build_digest(), build_digest()),
         ).fetchall()
     assert not any("SCAN" in row[3] for row in plan)

@@ -1,4 +1,4 @@
-"""The admin door of a test: a real HTTP server over a real store in a file."""
+"""An admin listener for tests: a real HTTP server with SQLite stores in a file."""
 
 import asyncio
 import json
@@ -42,43 +42,43 @@ from sidegate.stores.sqlite.database import SqliteDatabase
 from sidegate.stores.sqlite.locks import SqliteLocks
 from sidegate.stores.sqlite.logout_tokens import SqliteLogoutTokens
 from sidegate.stores.sqlite.sessions import SqliteSessions
-from sidegate.web.admin.app import admin_app
+from sidegate.web.admin.app import build_admin_app
 from sidegate.web.admin.auth import ApiKey, ApiKeys, Scope
 from sidegate.web.server.listener import application_listener
 from tests.support.clock import FakeClock
-from tests.web.admin.described import breaches
+from tests.web.admin.conformance import find_violations
 
 CURSOR_KEY = bytes(range(32))
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Breakable:
-    """A store that cannot answer while it is broken, or fails as it is told; `like` another."""
+    """A store that can be made to fail or to hang; with `follows`, whenever that store does."""
 
-    def __init__(self, store: object, *, like: "Breakable | None" = None) -> None:
+    def __init__(self, store: object, *, follows: "Breakable | None" = None) -> None:
         self._store = store
-        self._like = like or self
+        self._leader = follows or self
         self.failure: Exception | None = None
-        self.silent = False
+        self.hanging = False
 
-    def breaks(self) -> None:
+    def break_store(self) -> None:
         self.failure = StoreUnavailable("sqlite", "broken on purpose")
 
     def __getattr__(self, name: str) -> Any:
-        verb = getattr(self._store, name)
+        method = getattr(self._store, name)
 
-        async def asked(*args: Any, **named: Any) -> Any:
-            if self._like.silent:
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            if self._leader.hanging:
                 await asyncio.Event().wait()
-            if self._like.failure is not None:
-                raise self._like.failure
-            return await verb(*args, **named)
+            if self._leader.failure is not None:
+                raise self._leader.failure
+            return await method(*args, **kwargs)
 
-        return asked
+        return call
 
 
-class Silence:
-    """A feed nobody follows, and events nobody counts."""
+class NullEvents:
+    """A feed without subscribers, and counters that count nothing."""
 
     async def publish(self, sessions: Iterable[Session]) -> None: ...
 
@@ -89,7 +89,7 @@ class Silence:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back: `body` is the JSON in it, if there is any."""
+    """A response; `body` is its parsed JSON."""
 
     status: int
     headers: Mapping[str, str]
@@ -100,23 +100,23 @@ class Reply:
         return json.loads(self.text)
 
 
-class Counted(list[tuple[str, str, int]]):
-    """The requests the door has told of; `another` is set at each."""
+class RequestCounter(list[tuple[str, str, int]]):
+    """The requests passed to `on_request`; each sets `updated`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.another = asyncio.Event()
+        self.updated = asyncio.Event()
 
     def __call__(self, route: str, method: str, status: int) -> None:
         self.append((route, method, status))
-        self.another.set()
+        self.updated.set()
 
 
 @dataclass
-class Door:
-    """The door and what is behind it. `keys` holds a key of all scopes and one of each.
+class AdminHarness:
+    """An admin listener with its services. `keys` are by scope, and one with all scopes.
 
-    `routes` are the methods and templates it has a handler for.
+    `routes` are the methods and path templates that have a handler.
     """
 
     client: ClientSession
@@ -128,7 +128,7 @@ class Door:
     ring: KeyRing
     clock: FakeClock
     keys: Mapping[str, str]
-    counted: Counted
+    requests: RequestCounter
     routes: set[tuple[str, str]]
 
     async def call(
@@ -138,33 +138,33 @@ class Door:
         *,
         key: str | None = "all",
         headers: Iterable[tuple[str, str]] = (),
-        **about: Any,
+        **options: Any,
     ) -> Reply:
-        """Send a request as it stands: the path is not normalised. The document knows the reply."""
-        lines = list(headers)
+        """Send a request without normalising its path; check that OpenAPI describes the reply."""
+        fields = list(headers)
         if key is not None:
-            lines.append(("Authorization", f"Bearer {self.keys[key]}"))
+            fields.append(("Authorization", f"Bearer {self.keys[key]}"))
         url = URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
-        async with self.client.request(method, url, headers=lines, **about) as response:
+        async with self.client.request(method, url, headers=fields, **options) as response:
             reply = Reply(response.status, response.headers, await response.text())
-        wrong = breaches(method, path, reply.status, reply.headers, reply.text)
-        assert not wrong, wrong
+        violations = find_violations(method, path, reply.status, reply.headers, reply.text)
+        assert not violations, violations
         return reply
 
     async def create(self, user_id: str = "ada", **fields: Any) -> tuple[str, dict[str, Any]]:
-        """Create a session through the door; return its token and its document."""
+        """Create a session with a request; return its token and its document."""
         reply = await self.call("POST", "/v1/sessions", json={"user_id": user_id, **fields})
         assert reply.status == 201, reply.text
         return reply.body["token"], reply.body["session"]
 
-    async def post_raw(self, path: str, body: bytes, kind: str = "application/json") -> Reply:
-        return await self.call("POST", path, data=body, headers=[("Content-Type", kind)])
+    async def post_raw(self, path: str, body: bytes, media_type: str = "application/json") -> Reply:
+        return await self.call("POST", path, data=body, headers=[("Content-Type", media_type)])
 
-    async def send(self, sent: bytes) -> bytes:
-        """Write bytes to a connection of their own and return all that comes until its end."""
+    async def send(self, request: bytes) -> bytes:
+        """Write `request` to a new connection, and return all bytes until it is closed."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
-            writer.write(sent)
+            writer.write(request)
             async with asyncio.timeout(10):
                 return await reader.read()
         finally:
@@ -172,54 +172,54 @@ class Door:
             await writer.wait_closed()
 
     def head(self, request_line: str, *lines: str) -> bytes:
-        """Return a request's head that the door would let in."""
-        own = [request_line, "Host: localhost", f"Authorization: Bearer {self.keys['all']}"]
-        return "\r\n".join([*own, *lines, "", ""]).encode("latin-1")
+        """Return a request head with valid host and API key, and more header `lines`."""
+        start = [request_line, "Host: localhost", f"Authorization: Bearer {self.keys['all']}"]
+        return "\r\n".join([*start, *lines, "", ""]).encode("latin-1")
 
 
 @asynccontextmanager
-async def admin_door(
+async def open_admin(
     directory: Path,
     *,
-    patience: float = 5.0,
+    request_timeout: float = 5.0,
     lifetimes: Mapping[SessionType, Lifetimes] = DEFAULT_LIFETIMES,
-    seen: OnAllowed = lambda _, __: None,
+    on_allowed: OnAllowed = lambda _, __: None,
     limits: Mapping[SessionType, Limit] = MappingProxyType({}),
     logout: Callable[[BackchannelLogout, FakeClock], Handler] | None = None,
-) -> AsyncIterator[Door]:
-    """Open a door over the store in that directory, empty at first.
+) -> AsyncIterator[AdminHarness]:
+    """Open an admin listener with a new database in `directory`.
 
-    `logout` makes what listens to identity providers, by the clock of the door.
+    `logout` builds the handler of back-channel logout.
     """
     file = await SqliteDatabase.open(directory / "sessions.db")
-    broken = Breakable(SqliteSessions(file))
-    store = cast("DurableStore", broken)
+    breakable = Breakable(SqliteSessions(file))
+    store = cast("DurableStore", breakable)
     clock, ring = FakeClock(), KeyRing([TokenKey.generate()])
-    silence = Silence()
-    means = SessionContext(store, [], silence, ring, lifetimes, clock, silence, limits)
-    sessions = Sessions(means, new_id=lambda: SessionId(str(uuid7())))
-    rotation = Rotation(means)
-    validator = Validator(store, ring=ring, clock=clock, deadline=5, seen=seen)
-    trail = cast("AuditLog", Breakable(SqliteAudit(file), like=broken))
-    audit = AuditSealer(trail, retention=timedelta(days=1), clock=clock, counted=lambda _, __: None)
-    samples = cast("AnalyticsStore", Breakable(SqliteAnalytics(file), like=broken))
+    events = NullEvents()
+    context = SessionContext(store, [], events, ring, lifetimes, clock, events, limits)
+    sessions = Sessions(context, new_id=lambda: SessionId(str(uuid7())))
+    rotation = Rotation(context)
+    validator = Validator(store, ring=ring, clock=clock, deadline=5, on_allowed=on_allowed)
+    trail = cast("AuditLog", Breakable(SqliteAudit(file), follows=breakable))
+    audit = AuditSealer(trail, retention=timedelta(days=1), clock=clock, count=lambda _, __: None)
+    samples = cast("AnalyticsStore", Breakable(SqliteAnalytics(file), follows=breakable))
     analytics = Analytics(
         samples,
-        every=timedelta(seconds=60),
+        interval=timedelta(seconds=60),
         clock=clock,
-        counted=lambda _: None,
-        told=lambda _: None,
+        count=lambda _: None,
+        on_report=lambda _: None,
     )
-    held = cast("SessionLocks", Breakable(SqliteLocks(file), like=broken))
-    locks = Locks(held, get=store.get, clock=clock, counted=lambda _: None)
-    memory = cast("LogoutTokenStore", Breakable(SqliteLogoutTokens(file), like=broken))
-    logouts = BackchannelLogout(memory, sessions, clock=clock)
+    session_locks = cast("SessionLocks", Breakable(SqliteLocks(file), follows=breakable))
+    locks = Locks(session_locks, get=store.get, clock=clock, count=lambda _: None)
+    logout_tokens = cast("LogoutTokenStore", Breakable(SqliteLogoutTokens(file), follows=breakable))
+    backchannel_logout = BackchannelLogout(logout_tokens, sessions, clock=clock)
     texts, keys = {}, []
     for name, scopes in [("all", list(Scope)), *((str(scope), [scope]) for scope in Scope)]:
         texts[name], key = ApiKey.mint(name, scopes)
         keys.append(key)
-    counted = Counted()
-    app = admin_app(
+    requests = RequestCounter()
+    app = build_admin_app(
         sessions,
         rotation,
         locks,
@@ -231,9 +231,9 @@ async def admin_door(
         lifetimes=lifetimes,
         cursor_key=CURSOR_KEY,
         clock=clock,
-        on_request=counted,
-        patience=patience,
-        logout=None if logout is None else logout(logouts, clock),
+        on_request=requests,
+        timeout=request_timeout,
+        logout=None if logout is None else logout(backchannel_logout, clock),
     )
     try:
         async with application_listener("admin", app, on_bad_request=lambda: None) as listener:
@@ -243,21 +243,21 @@ async def admin_door(
                     (route.method, resource.canonical)
                     for resource in app.router.resources()
                     for route in resource
-                    if route.method != hdrs.METH_ANY  # it tells which methods there are
+                    if route.method != hdrs.METH_ANY  # responds with 405
                 }
-                yield Door(
+                yield AdminHarness(
                     client,
                     port,
-                    broken,
+                    breakable,
                     sessions,
                     analytics,
                     validator,
                     ring,
                     clock,
                     texts,
-                    counted,
+                    requests,
                     routes,
                 )
-            await listener.close(patience=1)
+            await listener.close(drain_timeout=1)
     finally:
         await file.close()

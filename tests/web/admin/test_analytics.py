@@ -1,4 +1,4 @@
-"""The analytics at the admin door: how many sessions there are, began and ended."""
+"""The route of the analytics."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.web.admin.admin_listener import Door, admin_door
+from tests.web.admin.admin_listener import AdminHarness, open_admin
 
-NO_TYPE = {"web": 0, "mobile": 0, "api": 0, "service": 0, "sso": 0}
-NO_CAUSE = {
+ZERO_BY_TYPE = {"web": 0, "mobile": 0, "api": 0, "service": 0, "sso": 0}
+ZERO_BY_CAUSE = {
     "revoked": 0,
     "limit": 0,
     "token_reuse": 0,
@@ -22,96 +22,96 @@ NOON = "2026-03-04T12:00:00.123456Z"
 
 
 @pytest.fixture
-async def door(tmp_path: Path) -> AsyncIterator[Door]:
-    async with admin_door(tmp_path) as opened:
-        yield opened
+async def admin(tmp_path: Path) -> AsyncIterator[AdminHarness]:
+    async with open_admin(tmp_path) as admin:
+        yield admin
 
 
-async def shown(door: Door) -> dict[str, Any]:
-    """Take a sample, and return what the door says."""
-    assert await door.analytics.sample()
-    reply = await door.call("GET", "/v1/analytics", key="read")
+async def sample_and_get(admin: AdminHarness) -> dict[str, Any]:
+    """Take a sample, and return the analytics document."""
+    assert await admin.analytics.sample()
+    reply = await admin.call("GET", "/v1/analytics", key="read")
     assert reply.status == 200, reply.text
     document: dict[str, Any] = reply.body
     return document
 
 
-async def test_where_there_are_no_sessions_all_is_zero_and_what_does_not_exist_is_null(
-    door: Door,
+async def test_without_sessions_counts_are_zero_and_durations_null(
+    admin: AdminHarness,
 ) -> None:
-    nothing = {
+    empty_window = {
         "since": NOON,
         "peak": {"active": 0, "at": None},
-        "created": {"total": 0, "by_type": NO_TYPE},
-        "ended": {"total": 0, "by_cause": NO_CAUSE, "by_type": NO_TYPE},
+        "created": {"total": 0, "by_type": ZERO_BY_TYPE},
+        "ended": {"total": 0, "by_cause": ZERO_BY_CAUSE, "by_type": ZERO_BY_TYPE},
         "duration": {"average": None, "p50": None, "p95": None},
     }
-    assert await shown(door) == {
+    assert await sample_and_get(admin) == {
         "as_of": NOON,
-        "active": {"total": 0, "by_type": NO_TYPE, "users": 0},
-        "windows": {"1h": nothing, "24h": nothing, "7d": nothing},
+        "active": {"total": 0, "by_type": ZERO_BY_TYPE, "users": 0},
+        "windows": {"1h": empty_window, "24h": empty_window, "7d": empty_window},
     }
 
 
-async def test_all_that_happened_is_told(door: Door) -> None:
-    await shown(door)
-    await door.create("ada")
-    await door.create("bob", type="mobile")
-    token, _ = await door.create("cy")
-    door.clock.advance(600)
-    _, session = await door.create("ada", type="service")
-    await door.call("POST", f"/v1/sessions/{session['id']}/revoke", json={"reason": "bye"})
-    await door.call("POST", "/v1/refresh", json={"token": token})
-    door.clock.advance(1200)
-    await door.call("POST", "/v1/refresh", json={"token": token})  # after its grace
+async def test_analytics_count_created_and_ended_sessions(admin: AdminHarness) -> None:
+    await sample_and_get(admin)
+    await admin.create("ada")
+    await admin.create("bob", type="mobile")
+    token, _ = await admin.create("cy")
+    admin.clock.advance(600)
+    _, session = await admin.create("ada", type="service")
+    await admin.call("POST", f"/v1/sessions/{session['id']}/revoke", json={"reason": "bye"})
+    await admin.call("POST", "/v1/refresh", json={"token": token})
+    admin.clock.advance(1200)
+    await admin.call("POST", "/v1/refresh", json={"token": token})  # after the grace period
 
-    found = await shown(door)
+    document = await sample_and_get(admin)
 
-    assert found["as_of"] == "2026-03-04T12:30:00.123456Z"
-    assert found["active"] == {"total": 1, "by_type": NO_TYPE | {"mobile": 1}, "users": 1}
-    hour = found["windows"]["1h"]
+    assert document["as_of"] == "2026-03-04T12:30:00.123456Z"
+    assert document["active"] == {"total": 1, "by_type": ZERO_BY_TYPE | {"mobile": 1}, "users": 1}
+    hour = document["windows"]["1h"]
     assert hour["since"] == NOON
-    assert hour["peak"] == {"active": 1, "at": found["as_of"]}
+    assert hour["peak"] == {"active": 1, "at": document["as_of"]}
     assert hour["created"] == {
         "total": 4,
-        "by_type": NO_TYPE | {"web": 2, "mobile": 1, "service": 1},
+        "by_type": ZERO_BY_TYPE | {"web": 2, "mobile": 1, "service": 1},
     }
     assert hour["ended"] == {
         "total": 3,
-        "by_cause": NO_CAUSE | {"revoked": 1, "token_reuse": 1, "idle": 1},
-        "by_type": NO_TYPE | {"web": 2, "service": 1},
+        "by_cause": ZERO_BY_CAUSE | {"revoked": 1, "token_reuse": 1, "idle": 1},
+        "by_type": ZERO_BY_TYPE | {"web": 2, "service": 1},
     }
     assert hour["duration"]["average"] == 1200
     assert hour["duration"]["p95"] == pytest.approx(1800, rel=0.045)
-    assert found["windows"]["7d"] == hour
+    assert document["windows"]["7d"] == hour
 
 
-async def test_a_request_changes_nothing_and_takes_no_sample(door: Door) -> None:
-    before = await shown(door)
-    await door.create()
-    door.clock.advance(3600)
-    reply = await door.call("GET", "/v1/analytics")
+async def test_request_takes_no_sample(admin: AdminHarness) -> None:
+    before = await sample_and_get(admin)
+    await admin.create()
+    admin.clock.advance(3600)
+    reply = await admin.call("GET", "/v1/analytics")
     assert reply.body == before
 
 
-async def test_before_the_first_sample_nobody_knows(door: Door) -> None:
-    reply = await door.call("GET", "/v1/analytics")
-    assert (reply.status, reply.body["code"]) == (503, "not_sampled_yet")
+async def test_request_before_the_first_sample_is_503(admin: AdminHarness) -> None:
+    reply = await admin.call("GET", "/v1/analytics")
+    assert (reply.status, reply.body["code"]) == (503, "analytics_not_ready")
     assert reply.headers["Retry-After"] == "1"
 
 
-async def test_an_outage_is_no_zero(door: Door) -> None:
-    await shown(door)
-    door.store.breaks()
-    reply = await door.call("GET", "/v1/analytics")
+async def test_store_outage_is_503(admin: AdminHarness) -> None:
+    await sample_and_get(admin)
+    admin.store.break_store()
+    reply = await admin.call("GET", "/v1/analytics")
     assert (reply.status, reply.body["code"]) == (503, "store_unavailable")
 
 
-async def test_only_who_may_read_sees_them(door: Door) -> None:
+async def test_other_scopes_get_403(admin: AdminHarness) -> None:
     for key in ("write", "revoke"):
-        assert (await door.call("GET", "/v1/analytics", key=key)).status == 403
+        assert (await admin.call("GET", "/v1/analytics", key=key)).status == 403
 
 
-async def test_a_parameter_is_a_mistake(door: Door) -> None:
-    reply = await door.call("GET", "/v1/analytics?window=1h")
+async def test_query_parameter_is_refused(admin: AdminHarness) -> None:
+    reply = await admin.call("GET", "/v1/analytics?window=1h")
     assert (reply.status, reply.body["code"]) == (400, "invalid_query")

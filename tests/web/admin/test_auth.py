@@ -1,4 +1,4 @@
-"""Who is let in at the admin door, and how far."""
+"""API keys, scopes and host names of the admin API."""
 
 from collections.abc import AsyncIterator
 from hashlib import sha256
@@ -8,44 +8,44 @@ from typing import Any
 import pytest
 
 from sidegate.web.admin.auth import ApiKey, ApiKeys, Scope
-from tests.web.admin.admin_listener import Door, Reply, admin_door
+from tests.web.admin.admin_listener import AdminHarness, Reply, open_admin
 
-SOME_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
+UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
 FORM = {"data": {"token": "sgw_" + "A" * 56}}
 LEASE = {"json": {"lease": "sgl_" + "A" * 43}}
 ROUTES = [
     ("POST", "/v1/sessions", "write", {"json": {"user_id": "ada"}}, 201),
-    ("GET", f"/v1/sessions/{SOME_ID}", "read", {}, 404),
+    ("GET", f"/v1/sessions/{UNKNOWN}", "read", {}, 404),
     ("GET", "/v1/users/ada/sessions", "read", {}, 200),
-    ("POST", f"/v1/sessions/{SOME_ID}/revoke", "revoke", {}, 404),
+    ("POST", f"/v1/sessions/{UNKNOWN}/revoke", "revoke", {}, 404),
     ("POST", "/v1/users/ada/revoke", "revoke", {}, 200),
-    ("POST", f"/v1/sessions/{SOME_ID}/lock", "write", {}, 404),
-    ("PUT", f"/v1/sessions/{SOME_ID}/lock", "write", LEASE, 409),
-    ("DELETE", f"/v1/sessions/{SOME_ID}/lock", "write", LEASE, 200),
+    ("POST", f"/v1/sessions/{UNKNOWN}/lock", "write", {}, 404),
+    ("PUT", f"/v1/sessions/{UNKNOWN}/lock", "write", LEASE, 409),
+    ("DELETE", f"/v1/sessions/{UNKNOWN}/lock", "write", LEASE, 200),
     ("POST", "/oauth2/introspect", "read", FORM, 200),
     ("POST", "/oauth2/revoke", "revoke", FORM, 200),
 ]
 
 
 @pytest.fixture
-async def door(tmp_path: Path) -> AsyncIterator[Door]:
-    async with admin_door(tmp_path) as opened:
-        yield opened
+async def admin(tmp_path: Path) -> AsyncIterator[AdminHarness]:
+    async with open_admin(tmp_path) as admin:
+        yield admin
 
 
-def a_key(name: str = "ci", scopes: tuple[Scope, ...] = (Scope.READ,)) -> tuple[str, ApiKey]:
+def mint_key(name: str = "ci", scopes: tuple[Scope, ...] = (Scope.READ,)) -> tuple[str, ApiKey]:
     return ApiKey.mint(name, scopes)
 
 
-def test_a_minted_key_is_authenticated_by_its_text() -> None:
-    text, key = a_key()
-    other = a_key("other")[1]
+def test_minted_key_is_authenticated_by_its_text() -> None:
+    text, key = mint_key()
+    other = mint_key("other")[1]
 
     assert ApiKeys([other, key]).authenticate([f"Bearer {text}"]) == key
 
 
-def test_a_minted_key_keeps_the_hash_of_its_text_and_not_the_text() -> None:
-    text, key = a_key()
+def test_minted_key_stores_only_the_hash_of_its_text() -> None:
+    text, key = mint_key()
 
     assert key.sha256 == sha256(text.encode()).hexdigest()
     assert text not in repr(key)
@@ -53,7 +53,7 @@ def test_a_minted_key_keeps_the_hash_of_its_text_and_not_the_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "spell",
+    "header",
     [
         "bearer {}",
         "BEARER {}",
@@ -61,14 +61,14 @@ def test_a_minted_key_keeps_the_hash_of_its_text_and_not_the_text() -> None:
         "  Bearer {}\t",
     ],
 )
-def test_the_scheme_is_spelled_as_the_grammar_allows(spell: str) -> None:
-    text, key = a_key()
+def test_valid_authorization_header_is_accepted(header: str) -> None:
+    text, key = mint_key()
 
-    assert ApiKeys([key]).authenticate([spell.format(text)]) == key
+    assert ApiKeys([key]).authenticate([header.format(text)]) == key
 
 
 @pytest.mark.parametrize(
-    "spell",
+    "header",
     [
         "",
         "Bearer",
@@ -87,39 +87,39 @@ def test_the_scheme_is_spelled_as_the_grammar_allows(spell: str) -> None:
         "Bearer \udcff{}",
     ],
 )
-def test_no_other_spelling_of_a_key_is_taken(spell: str) -> None:
-    text, key = a_key()
+def test_malformed_authorization_header_is_refused(header: str) -> None:
+    text, key = mint_key()
 
-    assert ApiKeys([key]).authenticate([spell.format(text, text)]) is None
+    assert ApiKeys([key]).authenticate([header.format(text, text)]) is None
 
 
-def test_a_key_is_not_taken_with_one_character_changed() -> None:
-    text, key = a_key()
+def test_modified_key_is_refused() -> None:
+    text, key = mint_key()
     wrong = text[:-1] + ("A" if text[-1] != "A" else "B")
 
     assert ApiKeys([key]).authenticate([f"Bearer {wrong}"]) is None
     assert ApiKeys([key]).authenticate([f"Bearer {text.upper()}"]) is None
 
 
-def test_two_lines_are_no_key_even_when_they_agree() -> None:
-    text, key = a_key()
+def test_duplicate_authorization_header_is_refused() -> None:
+    text, key = mint_key()
 
     assert ApiKeys([key]).authenticate([f"Bearer {text}"] * 2) is None
 
 
-def test_without_keys_nobody_is_let_in() -> None:
-    assert ApiKeys([]).authenticate([f"Bearer {a_key()[0]}"]) is None
+def test_without_keys_every_key_is_refused() -> None:
+    assert ApiKeys([]).authenticate([f"Bearer {mint_key()[0]}"]) is None
 
 
-def test_a_hash_in_upper_case_is_the_same_hash() -> None:
-    text, key = a_key()
-    shouted = ApiKey(key.name, key.sha256.upper(), key.scopes)
+def test_hash_may_be_in_upper_case() -> None:
+    text, key = mint_key()
+    upper_case = ApiKey(key.name, key.sha256.upper(), key.scopes)
 
-    assert ApiKeys([shouted]).authenticate([f"Bearer {text}"]) == shouted
+    assert ApiKeys([upper_case]).authenticate([f"Bearer {text}"]) == upper_case
 
 
 @pytest.mark.parametrize(
-    ("name", "hexed", "scopes"),
+    ("name", "sha256_hex", "scopes"),
     [
         ("", "0" * 64, {Scope.READ}),
         ("two words", "0" * 64, {Scope.READ}),
@@ -130,25 +130,27 @@ def test_a_hash_in_upper_case_is_the_same_hash() -> None:
         ("ci", "0" * 64, set()),
     ],
 )
-def test_a_key_that_makes_no_sense_is_refused(name: str, hexed: str, scopes: set[Scope]) -> None:
+def test_invalid_key_settings_are_refused(name: str, sha256_hex: str, scopes: set[Scope]) -> None:
     with pytest.raises(ValueError, match="key"):
-        ApiKey(name, hexed, frozenset(scopes))
+        ApiKey(name, sha256_hex, frozenset(scopes))
 
 
-def test_two_keys_of_one_name_or_one_hash_are_refused() -> None:
-    key = a_key()[1]
+def test_keys_with_the_same_name_or_hash_are_refused() -> None:
+    key = mint_key()[1]
 
     with pytest.raises(ValueError, match="name"):
-        ApiKeys([key, a_key(key.name)[1]])
+        ApiKeys([key, mint_key(key.name)[1]])
     with pytest.raises(ValueError, match="sha256"):
         ApiKeys([key, ApiKey("other", key.sha256, key.scopes)])
 
 
-@pytest.mark.parametrize(("method", "path", "scope", "about", "status"), ROUTES)
-async def test_a_route_opens_to_its_scope_alone(
-    door: Door, method: str, path: str, scope: str, about: dict[str, Any], status: int
+@pytest.mark.parametrize(("method", "path", "scope", "options", "status"), ROUTES)
+async def test_route_requires_its_scope(
+    admin: AdminHarness, method: str, path: str, scope: str, options: dict[str, Any], status: int
 ) -> None:
-    replies = {str(each): await door.call(method, path, key=str(each), **about) for each in Scope}
+    replies = {
+        str(each): await admin.call(method, path, key=str(each), **options) for each in Scope
+    }
 
     assert replies.pop(scope).status == status
     for refused in replies.values():
@@ -167,61 +169,63 @@ async def test_a_route_opens_to_its_scope_alone(
         ("OPTIONS", "/v1/sessions"),
     ],
 )
-async def test_a_stranger_learns_nothing_but_401(door: Door, method: str, path: str) -> None:
-    reply = await door.call(method, path, key=None)
+async def test_request_without_a_key_gets_401_on_every_path(
+    admin: AdminHarness, method: str, path: str
+) -> None:
+    reply = await admin.call(method, path, key=None)
 
     assert reply.status == 401
     assert reply.body["code"] == "unauthenticated"
     assert reply.headers["WWW-Authenticate"] == 'Bearer realm="sidegate-admin"'
 
 
-async def test_a_wrong_key_is_told_so_in_rfc_6750s_words(door: Door) -> None:
-    wrong = [("Authorization", "Bearer sgk_" + "A" * 43)]
+async def test_unknown_key_gets_invalid_token_challenge(admin: AdminHarness) -> None:
+    unknown = [("Authorization", "Bearer sgk_" + "A" * 43)]
 
-    reply = await door.call("GET", "/v1/users/ada/sessions", key=None, headers=wrong)
+    reply = await admin.call("GET", "/v1/users/ada/sessions", key=None, headers=unknown)
 
     assert reply.status == 401
     assert 'error="invalid_token"' in reply.headers["WWW-Authenticate"]
 
 
-async def test_a_session_token_is_not_an_api_key(door: Door) -> None:
-    token, _ = await door.create()
+async def test_session_token_is_not_accepted_as_a_key(admin: AdminHarness) -> None:
+    token, _ = await admin.create()
     presented = [("Authorization", f"Bearer {token}")]
 
-    reply = await door.call("GET", "/v1/users/ada/sessions", key=None, headers=presented)
+    reply = await admin.call("GET", "/v1/users/ada/sessions", key=None, headers=presented)
 
     assert reply.status == 401
 
 
-async def test_two_authorization_lines_are_refused(door: Door) -> None:
-    line = f"Authorization: Bearer {door.keys['all']}"
+async def test_request_with_two_authorization_headers_gets_401(admin: AdminHarness) -> None:
+    line = f"Authorization: Bearer {admin.keys['all']}"
 
-    answer = await door.send(
-        door.head("GET /v1/users/ada/sessions HTTP/1.1", line, "Connection: close")
+    response = await admin.send(
+        admin.head("GET /v1/users/ada/sessions HTTP/1.1", line, "Connection: close")
     )
 
-    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert response.startswith(b"HTTP/1.1 401 ")
 
 
-async def test_a_cross_origin_simple_request_is_refused(door: Door) -> None:
+async def test_cross_origin_simple_request_is_refused(admin: AdminHarness) -> None:
     headers = [("Origin", "http://evil.example"), ("Content-Type", "text/plain")]
 
-    stranger = await door.call("POST", "/v1/sessions", key=None, headers=headers, data="{}")
-    caller = await door.call("POST", "/v1/sessions", headers=headers, data="{}")
+    without_key = await admin.call("POST", "/v1/sessions", key=None, headers=headers, data="{}")
+    with_key = await admin.call("POST", "/v1/sessions", headers=headers, data="{}")
 
-    assert (stranger.status, caller.status) == (401, 415)
-    assert not [name for name in caller.headers if name.lower().startswith("access-control")]
+    assert (without_key.status, with_key.status) == (401, 415)
+    assert not [name for name in with_key.headers if name.lower().startswith("access-control")]
 
 
-async def _with_host(door: Door, host: str) -> Reply:
-    return await door.call("GET", "/v1/users/ada/sessions", headers=[("Host", host)])
+async def request_with_host(admin: AdminHarness, host: str) -> Reply:
+    return await admin.call("GET", "/v1/users/ada/sessions", headers=[("Host", host)])
 
 
 @pytest.mark.parametrize(
     "host", ["localhost", "LocalHost:7081", "127.0.0.1:1", "localhost.", "[::1]", "[::1]:7081"]
 )
-async def test_a_host_on_the_list_is_answered_whatever_the_port(door: Door, host: str) -> None:
-    assert (await _with_host(door, host)).status == 200
+async def test_allowed_host_is_accepted_with_any_port(admin: AdminHarness, host: str) -> None:
+    assert (await request_with_host(admin, host)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -236,8 +240,8 @@ async def test_a_host_on_the_list_is_answered_whatever_the_port(door: Door, host
         "0",
     ],
 )
-async def test_a_host_that_is_not_on_the_list_is_refused(door: Door, host: str) -> None:
-    reply = await _with_host(door, host)
+async def test_other_host_gets_403(admin: AdminHarness, host: str) -> None:
+    reply = await request_with_host(admin, host)
 
     assert reply.status == 403
     assert reply.body["code"] == "host_not_allowed"
@@ -246,8 +250,8 @@ async def test_a_host_that_is_not_on_the_list_is_refused(door: Door, host: str) 
 @pytest.mark.parametrize(
     "host", ["localhost@evil.example", "localhost/x", "localhost evil", "localhost:80:80", "[::1"]
 )
-async def test_a_host_that_is_no_host_name_is_refused(door: Door, host: str) -> None:
-    assert (await _with_host(door, host)).status == 400
+async def test_malformed_host_gets_400(admin: AdminHarness, host: str) -> None:
+    assert (await request_with_host(admin, host)).status == 400
 
 
 @pytest.mark.parametrize(
@@ -260,7 +264,9 @@ async def test_a_host_that_is_no_host_name_is_refused(door: Door, host: str) -> 
         b"GET http://localhost/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     ],
 )
-async def test_a_request_without_one_clear_host_is_refused(door: Door, head: bytes) -> None:
-    answer = await door.send(head)
+async def test_missing_duplicate_or_absolute_host_gets_400(
+    admin: AdminHarness, head: bytes
+) -> None:
+    response = await admin.send(head)
 
-    assert answer.split(b" ", 2)[1] == b"400"
+    assert response.split(b" ", 2)[1] == b"400"

@@ -1,4 +1,4 @@
-"""The routes of many sessions: lists by state and provider, and revocation by condition."""
+"""The routes of many sessions: lists by state and provider, revocation by condition."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,50 +7,48 @@ from typing import Any
 import pytest
 
 from sidegate.core.verdict import Allow
-from tests.web.admin.admin_listener import Door, Reply, admin_door
-
-NOBODY = "01890a5d-ac96-774b-bcce-b302099a8057"
+from tests.web.admin.admin_listener import AdminHarness, Reply, open_admin
 
 
 @pytest.fixture
-async def door(tmp_path: Path) -> AsyncIterator[Door]:
-    async with admin_door(tmp_path) as opened:
-        yield opened
+async def admin(tmp_path: Path) -> AsyncIterator[AdminHarness]:
+    async with open_admin(tmp_path) as admin:
+        yield admin
 
 
-def ids(reply: Reply) -> list[str]:
+def session_ids(reply: Reply) -> list[str]:
     return [session["id"] for session in reply.body["sessions"]]
 
 
-async def revoke_where(door: Door, condition: dict[str, Any], **more: Any) -> Reply:
-    return await door.call("POST", "/v1/revoke", json={"condition": condition, **more})
+async def revoke_where(admin: AdminHarness, condition: dict[str, Any], **more: Any) -> Reply:
+    return await admin.call("POST", "/v1/revoke", json={"condition": condition, **more})
 
 
 # --- Lists
 
 
-async def test_a_session_that_begins_as_sso_is_found_by_its_provider(door: Door) -> None:
+async def test_session_created_as_sso_is_listed_by_provider(admin: AdminHarness) -> None:
     of_provider = {"provider": "idp", "provider_session_id": "s1", "provider_subject": "u1"}
-    _, begun = await door.create(type="sso", **of_provider)
-    await door.create(type="sso", **of_provider | {"provider": "other"})
+    _, created = await admin.create(type="sso", **of_provider)
+    await admin.create(type="sso", **of_provider | {"provider": "other"})
 
-    by_session = await door.call("GET", "/v1/sessions?provider=idp&provider_session_id=s1")
-    by_subject = await door.call("GET", "/v1/sessions?provider=idp&provider_subject=u1")
+    by_session = await admin.call("GET", "/v1/sessions?provider=idp&provider_session_id=s1")
+    by_subject = await admin.call("GET", "/v1/sessions?provider=idp&provider_subject=u1")
 
-    assert begun.items() >= of_provider.items()
-    assert ids(by_session) == ids(by_subject) == [begun["id"]]
+    assert created.items() >= of_provider.items()
+    assert session_ids(by_session) == session_ids(by_subject) == [created["id"]]
 
 
-async def test_a_list_by_state_holds_only_those(door: Door) -> None:
-    _, revoked = await door.create()
-    await door.call("POST", f"/v1/sessions/{revoked['id']}/revoke", json={})
-    _, expired = await door.create(expires_in=1)
-    _, idle = await door.create()
-    door.clock.advance(31 * 60)
-    _, active = await door.create()
+async def test_list_by_state_contains_only_that_state(admin: AdminHarness) -> None:
+    _, revoked = await admin.create()
+    await admin.call("POST", f"/v1/sessions/{revoked['id']}/revoke", json={})
+    _, expired = await admin.create(expires_in=1)
+    _, idle = await admin.create()
+    admin.clock.advance(31 * 60)
+    _, active = await admin.create()
 
     listed = {
-        state: ids(await door.call("GET", f"/v1/users/ada/sessions?state={state}"))
+        state: session_ids(await admin.call("GET", f"/v1/users/ada/sessions?state={state}"))
         for state in ("active", "idle", "expired", "revoked")
     }
 
@@ -60,40 +58,40 @@ async def test_a_list_by_state_holds_only_those(door: Door) -> None:
         "expired": [expired["id"]],
         "revoked": [revoked["id"]],
     }
-    everything = await door.call("GET", "/v1/users/ada/sessions?include_ended=true")
-    assert len(ids(everything)) == 4
-    assert ids(await door.call("GET", "/v1/users/ada/sessions")) == [active["id"]]
+    all_states = await admin.call("GET", "/v1/users/ada/sessions?include_ended=true")
+    assert len(session_ids(all_states)) == 4
+    assert session_ids(await admin.call("GET", "/v1/users/ada/sessions")) == [active["id"]]
 
 
-async def test_a_caller_who_says_which_is_current_is_told_which_are_not(door: Door) -> None:
-    _, current = await door.create()
-    _, other = await door.create()
+async def test_current_parameter_adds_is_current(admin: AdminHarness) -> None:
+    _, current = await admin.create()
+    _, other = await admin.create()
 
-    told = await door.call("GET", f"/v1/users/ada/sessions?current={current['id']}")
-    untold = await door.call("GET", "/v1/users/ada/sessions")
+    marked = await admin.call("GET", f"/v1/users/ada/sessions?current={current['id']}")
+    unmarked = await admin.call("GET", "/v1/users/ada/sessions")
 
-    assert {s["id"]: s["is_current"] for s in told.body["sessions"]} == {
+    assert {s["id"]: s["is_current"] for s in marked.body["sessions"]} == {
         current["id"]: True,
         other["id"]: False,
     }
-    assert all("is_current" not in session for session in untold.body["sessions"])
+    assert all("is_current" not in session for session in unmarked.body["sessions"])
 
 
-async def test_a_cursor_of_one_state_is_none_of_another(door: Door) -> None:
+async def test_cursor_of_another_state_is_refused(admin: AdminHarness) -> None:
     for _ in range(2):
-        await door.create()
-    cursor = (await door.call("GET", "/v1/users/ada/sessions?limit=1")).body["next_cursor"]
+        await admin.create()
+    cursor = (await admin.call("GET", "/v1/users/ada/sessions?limit=1")).body["next_cursor"]
     path = f"/v1/users/ada/sessions?limit=1&cursor={cursor}"
-    assert (await door.call("GET", path)).status == 200
-    assert (await door.call("GET", f"{path}&state=active")).status == 200
-    assert (await door.call("GET", f"{path}&state=idle")).status == 400
-    assert (await door.call("GET", f"{path}&include_ended=true")).status == 400
+    assert (await admin.call("GET", path)).status == 200
+    assert (await admin.call("GET", f"{path}&state=active")).status == 200
+    assert (await admin.call("GET", f"{path}&state=idle")).status == 400
+    assert (await admin.call("GET", f"{path}&include_ended=true")).status == 400
 
 
 @pytest.mark.parametrize(
-    ("query", "mistaken"),
+    ("query", "paths"),
     [
-        ("state=dead", ["state"]),
+        ("state=ended", ["state"]),
         ("state=ACTIVE", ["state"]),
         ("state=active&include_ended=true", ["include_ended"]),
         ("current=ada", ["current"]),
@@ -103,87 +101,91 @@ async def test_a_cursor_of_one_state_is_none_of_another(door: Door) -> None:
         ),
     ],
 )
-async def test_every_mistake_of_a_query_is_told(
-    door: Door, query: str, mistaken: list[str]
+async def test_all_query_errors_are_listed(
+    admin: AdminHarness, query: str, paths: list[str]
 ) -> None:
-    reply = await door.call("GET", f"/v1/users/ada/sessions?{query}")
+    reply = await admin.call("GET", f"/v1/users/ada/sessions?{query}")
     assert reply.status == 400
-    assert sorted(each["path"] for each in reply.body["errors"]) == sorted(mistaken)
+    assert sorted(each["path"] for each in reply.body["errors"]) == sorted(paths)
 
 
-async def test_the_sessions_of_a_providers_session_or_subject_are_listed(door: Door) -> None:
-    made = {}
+async def test_provider_sessions_are_listed_by_session_or_subject(admin: AdminHarness) -> None:
+    created = {}
     for sid, sub in (("1", "x"), ("2", "x"), ("3", "y")):
-        _, session = await door.create()
-        migrated = await door.call(
+        _, session = await admin.create()
+        migrated = await admin.call(
             "POST",
             f"/v1/sessions/{session['id']}/sso",
             json={"provider": "idp", "provider_session_id": sid, "provider_subject": sub},
         )
         assert migrated.body["session"]["provider_subject"] == sub
-        made[sid] = session["id"]
-    await door.create()
+        created[sid] = session["id"]
+    await admin.create()
 
-    one = await door.call("GET", "/v1/sessions?provider=idp&provider_session_id=1")
-    two = await door.call("GET", "/v1/sessions?provider=idp&provider_subject=x")
-    none = await door.call("GET", "/v1/sessions?provider=other&provider_subject=x")
+    one = await admin.call("GET", "/v1/sessions?provider=idp&provider_session_id=1")
+    two = await admin.call("GET", "/v1/sessions?provider=idp&provider_subject=x")
+    none = await admin.call("GET", "/v1/sessions?provider=other&provider_subject=x")
 
-    assert ids(one) == [made["1"]]
-    assert ids(two) == [made["2"], made["1"]]
-    assert ids(none) == []
+    assert session_ids(one) == [created["1"]]
+    assert session_ids(two) == [created["2"], created["1"]]
+    assert session_ids(none) == []
 
 
 @pytest.mark.parametrize("query", ["", "provider=idp", "provider_session_id=1"])
-async def test_a_list_of_everybody_is_not_to_be_had(door: Door, query: str) -> None:
-    assert (await door.call("GET", f"/v1/sessions?{query}")).status == 400
+async def test_list_by_provider_requires_session_or_subject(
+    admin: AdminHarness, query: str
+) -> None:
+    assert (await admin.call("GET", f"/v1/sessions?{query}")).status == 400
 
 
 # --- Revocation by condition
 
 
-async def test_a_condition_ends_those_that_match_and_no_others(door: Door) -> None:
-    taken, _ = await door.create(tenant="north", type="mobile", ip="192.0.2.7")
-    spared, _ = await door.create(tenant="north", type="mobile", ip="198.51.100.1")
+async def test_condition_revokes_only_matching_sessions(admin: AdminHarness) -> None:
+    matching, _ = await admin.create(tenant="north", type="mobile", ip="192.0.2.7")
+    other, _ = await admin.create(tenant="north", type="mobile", ip="198.51.100.1")
 
     reply = await revoke_where(
-        door, {"tenant": "north", "type": "mobile", "ip_prefix": "192.0.2.0/24"}, reason="stolen"
+        admin, {"tenant": "north", "type": "mobile", "ip_prefix": "192.0.2.0/24"}, reason="stolen"
     )
 
     assert (reply.status, reply.body) == (200, {"revoked": 1, "more": False})
-    assert not isinstance(await door.validator.validate(taken), Allow)
-    assert isinstance(await door.validator.validate(spared), Allow)
+    assert not isinstance(await admin.validator.validate(matching), Allow)
+    assert isinstance(await admin.validator.validate(other), Allow)
 
 
-async def test_a_dry_run_counts_and_ends_nobody(door: Door) -> None:
-    token, _ = await door.create()
+async def test_dry_run_counts_and_revokes_nothing(admin: AdminHarness) -> None:
+    token, _ = await admin.create()
     for _ in range(2):
-        await door.create()
-    await door.create("bob")
+        await admin.create()
+    await admin.create("bob")
 
-    reply = await revoke_where(door, {"user_id": "ada"}, dry_run=True)
+    reply = await revoke_where(admin, {"user_id": "ada"}, dry_run=True)
 
     assert reply.body == {"would_revoke": 3}
-    assert isinstance(await door.validator.validate(token), Allow)
+    assert isinstance(await admin.validator.validate(token), Allow)
 
 
-async def test_more_than_a_batch_is_ended_to_the_last(door: Door) -> None:
-    everybody = 1003  # two batches and a bit
-    for n in range(everybody):
-        await door.create(f"user {n}")
-    reply = await revoke_where(door, {"all": True})
-    assert reply.body == {"revoked": everybody, "more": False}
-    assert (await revoke_where(door, {"all": True}, dry_run=True)).body == {"would_revoke": 0}
+async def test_revocation_spans_several_batches(admin: AdminHarness) -> None:
+    total = 1003  # three batches
+    for n in range(total):
+        await admin.create(f"user {n}")
+    reply = await revoke_where(admin, {"all": True})
+    assert reply.body == {"revoked": total, "more": False}
+    assert (await revoke_where(admin, {"all": True}, dry_run=True)).body == {"would_revoke": 0}
 
 
-async def test_moments_are_compared_whatever_their_zone(door: Door) -> None:
-    await door.create()  # at noon, UTC
-    before = await revoke_where(door, {"created_before": "2026-03-04T13:00:00+01:00"}, dry_run=True)
-    after = await revoke_where(door, {"created_before": "2026-03-04T13:00:01+01:00"}, dry_run=True)
+async def test_timestamps_are_compared_across_time_zones(admin: AdminHarness) -> None:
+    await admin.create()  # at 12:00 UTC
+    before = await revoke_where(
+        admin, {"created_before": "2026-03-04T13:00:00+01:00"}, dry_run=True
+    )
+    after = await revoke_where(admin, {"created_before": "2026-03-04T13:00:01+01:00"}, dry_run=True)
     assert (before.body["would_revoke"], after.body["would_revoke"]) == (0, 1)
 
 
 @pytest.mark.parametrize(
-    ("document", "mistaken"),
+    ("document", "paths"),
     [
         ({}, ["condition"]),
         ({"condition": {}}, ["condition"]),
@@ -204,25 +206,25 @@ async def test_moments_are_compared_whatever_their_zone(door: Door) -> None:
         ({"condition": {"user_id": "ada"}, "reason": ""}, ["reason"]),
     ],
 )  # fmt: skip
-async def test_a_condition_with_mistakes_ends_nobody(
-    door: Door, document: dict[str, Any], mistaken: list[str]
+async def test_invalid_condition_revokes_nothing(
+    admin: AdminHarness, document: dict[str, Any], paths: list[str]
 ) -> None:
-    token, _ = await door.create()
-    reply = await door.call("POST", "/v1/revoke", json=document)
+    token, _ = await admin.create()
+    reply = await admin.call("POST", "/v1/revoke", json=document)
     assert reply.status == 400
-    assert sorted(each["path"] for each in reply.body["errors"]) == sorted(mistaken)
-    assert isinstance(await door.validator.validate(token), Allow)
+    assert sorted(each["path"] for each in reply.body["errors"]) == sorted(paths)
+    assert isinstance(await admin.validator.validate(token), Allow)
 
 
-async def test_an_outage_is_no_count(door: Door) -> None:
-    door.store.breaks()
+async def test_store_outage_is_503(admin: AdminHarness) -> None:
+    admin.store.break_store()
     for more in ({}, {"dry_run": True}):
-        assert (await revoke_where(door, {"user_id": "ada"}, **more)).status == 503
+        assert (await revoke_where(admin, {"user_id": "ada"}, **more)).status == 503
 
 
-async def test_only_who_may_revoke_may_revoke_by_condition(door: Door) -> None:
+async def test_revocation_by_condition_requires_scope_revoke(admin: AdminHarness) -> None:
     for key in ("read", "write"):
-        reply = await door.call(
+        reply = await admin.call(
             "POST", "/v1/revoke", key=key, json={"condition": {"all": True}, "dry_run": True}
         )
         assert reply.status == 403

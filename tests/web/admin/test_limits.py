@@ -1,4 +1,4 @@
-"""Sessions beyond the limit, at the admin door."""
+"""Session limits in the admin API."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from sidegate.core.limits import AtLimit, Limit
 from sidegate.core.session_type import SessionType
 from sidegate.core.verdict import Deny, Reason
-from tests.web.admin.admin_listener import Door, admin_door
+from tests.web.admin.admin_listener import AdminHarness, open_admin
 
 LIMITS = {
     SessionType.WEB: Limit(2, AtLimit.EVICT_OLDEST),
@@ -17,45 +17,45 @@ LIMITS = {
 
 
 @pytest.fixture
-async def door(tmp_path: Path) -> AsyncIterator[Door]:
-    async with admin_door(tmp_path, limits=LIMITS) as opened:
-        yield opened
+async def admin(tmp_path: Path) -> AsyncIterator[AdminHarness]:
+    async with open_admin(tmp_path, limits=LIMITS) as admin:
+        yield admin
 
 
-async def test_the_login_that_is_one_too_many_ends_the_oldest(door: Door) -> None:
-    token, oldest = await door.create()
+async def test_session_above_the_limit_evicts_the_oldest(admin: AdminHarness) -> None:
+    token, oldest = await admin.create()
     for _ in range(2):
-        door.clock.advance(1)
-        await door.create()
-    ended = (await door.call("GET", f"/v1/sessions/{oldest['id']}")).body
+        admin.clock.advance(1)
+        await admin.create()
+    ended = (await admin.call("GET", f"/v1/sessions/{oldest['id']}")).body
     assert (ended["state"], ended["revoked_by"], ended["revoked_reason"]) == (
         "revoked",
         "sidegate",
         "limit",
     )
-    assert await door.validator.validate(token) == Deny(Reason.REVOKED)
-    assert len((await door.call("GET", "/v1/users/ada/sessions")).body["sessions"]) == 2
+    assert await admin.validator.validate(token) == Deny(Reason.REVOKED)
+    assert len((await admin.call("GET", "/v1/users/ada/sessions")).body["sessions"]) == 2
 
 
-async def test_at_the_limit_a_login_is_refused_until_one_ends(door: Door) -> None:
-    _, first = await door.create(type="api")
-    await door.create(type="api")
-    refused = await door.call("POST", "/v1/sessions", json={"user_id": "ada", "type": "api"})
+async def test_session_above_the_limit_is_refused_until_one_ends(admin: AdminHarness) -> None:
+    _, first = await admin.create(type="api")
+    await admin.create(type="api")
+    refused = await admin.call("POST", "/v1/sessions", json={"user_id": "ada", "type": "api"})
     assert (refused.status, refused.body["code"]) == (409, "limit_reached")
-    assert "2 living api sessions" in refused.body["detail"]
-    await door.call("POST", f"/v1/sessions/{first['id']}/revoke", json={})
-    await door.create(type="api")
+    assert "2 active api sessions" in refused.body["detail"]
+    await admin.call("POST", f"/v1/sessions/{first['id']}/revoke", json={})
+    await admin.create(type="api")
 
 
-async def test_a_limit_refuses_no_other_user_and_no_other_type(door: Door) -> None:
+async def test_limit_applies_per_user_and_type(admin: AdminHarness) -> None:
     for _ in range(2):
-        await door.create(type="api")
-    await door.create("bob", type="api")
-    await door.create(type="service")
+        await admin.create(type="api")
+    await admin.create("bob", type="api")
+    await admin.create(type="service")
 
 
-async def test_a_type_without_a_limit_has_none(door: Door) -> None:
+async def test_type_without_a_limit_is_unlimited(admin: AdminHarness) -> None:
     for _ in range(20):
-        await door.create(type="service")
-    listed = (await door.call("GET", "/v1/users/ada/sessions")).body["sessions"]
+        await admin.create(type="service")
+    listed = (await admin.call("GET", "/v1/users/ada/sessions")).body["sessions"]
     assert len(listed) == 20

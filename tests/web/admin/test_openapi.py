@@ -1,4 +1,4 @@
-"""The OpenAPI document: it is one, it is whole, and it says what the code and the docs say."""
+"""The OpenAPI document is valid and complete, and agrees with the code and the docs."""
 
 import ast
 import json
@@ -15,21 +15,21 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from sidegate.web.admin import openapi
 from sidegate.web.admin.auth import Scope
 from sidegate.web.admin.route import Body, ResponseSpec, Route
-from sidegate.web.admin.routes import TABLE
+from sidegate.web.admin.routes import ROUTES
 from sidegate.web.schemas.base import Payload
 from sidegate.web.schemas.documents import InactiveDocument
-from sidegate.web.schemas.problems import CODES
-from tests.web.admin.admin_listener import Door, admin_door
-from tests.web.admin.described import DOCUMENT, breaches, closed
+from sidegate.web.schemas.problems import PROBLEM_CODES
+from tests.web.admin.admin_listener import AdminHarness, open_admin
+from tests.web.admin.conformance import DOCUMENT, find_violations, forbid_unknown_members
 
 ROOT = Path(__file__).parents[3]
 ADMIN_API = (ROOT / "docs" / "admin-api.md").read_text("utf-8")
 
 
 @pytest.fixture
-async def door(tmp_path: Path) -> AsyncIterator[Door]:
-    async with admin_door(tmp_path) as opened:
-        yield opened
+async def admin(tmp_path: Path) -> AsyncIterator[AdminHarness]:
+    async with open_admin(tmp_path) as admin:
+        yield admin
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -38,11 +38,11 @@ def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield method.upper(), path, operation
 
 
-def resolved(schema: dict[str, Any]) -> dict[str, Any]:
-    return schema | {"components": closed(DOCUMENT["components"])}
+def with_components(schema: dict[str, Any]) -> dict[str, Any]:
+    return schema | {"components": forbid_unknown_members(DOCUMENT["components"])}
 
 
-# --- it is one, and whole
+# --- The document
 
 
 def test_the_document_is_openapi_3_1() -> None:
@@ -50,16 +50,16 @@ def test_the_document_is_openapi_3_1() -> None:
     assert [*OpenAPIV31SpecValidator(DOCUMENT).iter_errors()] == []
 
 
-async def test_every_route_of_the_door_is_described(door: Door) -> None:
+async def test_every_route_is_described(admin: AdminHarness) -> None:
     described = {(method, path) for method, path, _ in operations()}
 
-    assert described == {(each.method, each.path) for each in TABLE}
-    assert door.routes == described | {
+    assert described == {(each.method, each.path) for each in ROUTES}
+    assert admin.routes == described | {
         ("HEAD", path) for method, path in described if method == "GET"
     }
 
 
-def test_an_operation_says_what_it_does_for_whom_and_under_which_name() -> None:
+def test_operation_has_unique_id_summary_and_tag() -> None:
     for method, path, operation in operations():
         assert re.fullmatch(r"[a-z]+[A-Za-z]*", operation["operationId"]), (method, path)
         assert operation["summary"].endswith("."), (method, path)
@@ -68,18 +68,20 @@ def test_an_operation_says_what_it_does_for_whom_and_under_which_name() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_an_operation_names_the_scope_its_row_asks_for() -> None:
-    asked = {
-        each.name: [] if each.open else [{"apiKey": [each.scope.value] if each.scope else []}]
-        for each in TABLE
+def test_operation_names_the_scope_of_its_route() -> None:
+    expected = {
+        each.operation_id: []
+        if each.public
+        else [{"apiKey": [each.scope.value] if each.scope else []}]
+        for each in ROUTES
     }
 
-    assert asked == {
+    assert expected == {
         operation["operationId"]: operation["security"] for _, _, operation in operations()
     }
 
 
-def test_every_parameter_and_every_member_of_a_payload_says_what_it_is() -> None:
+def test_every_parameter_and_payload_member_has_a_description() -> None:
     for method, path, operation in operations():
         for parameter in operation.get("parameters", []):
             assert parameter["description"], (method, path, parameter["name"])
@@ -88,17 +90,19 @@ def test_every_parameter_and_every_member_of_a_payload_says_what_it_is() -> None
             assert member.description, (kind, name)
 
 
-def test_examples_are_what_they_are_examples_of() -> None:
+def test_examples_match_their_schemas() -> None:
     named = DOCUMENT["components"]["schemas"]
-    shown = {name: schema["examples"] for name, schema in named.items() if "examples" in schema}
+    examples_by_name = {
+        name: schema["examples"] for name, schema in named.items() if "examples" in schema
+    }
 
-    assert "NewSession" in shown
-    for name, examples in shown.items():
-        validator = Draft202012Validator(resolved(named[name]), validate_formats=True)
+    assert "NewSession" in examples_by_name
+    for name, examples in examples_by_name.items():
+        validator = Draft202012Validator(with_components(named[name]), validate_formats=True)
         assert [each for each in examples if not validator.is_valid(each)] == []
 
 
-def test_a_link_leads_to_an_operation_that_takes_what_it_gives() -> None:
+def test_link_parameters_exist_in_the_linked_operation() -> None:
     known = {operation["operationId"]: operation for _, _, operation in operations()}
     links = [
         link
@@ -110,16 +114,16 @@ def test_a_link_leads_to_an_operation_that_takes_what_it_gives() -> None:
     assert links
     for link in links:
         target = known[link["operationId"]]
-        taken = {parameter["name"] for parameter in target.get("parameters", [])}
-        assert link.get("parameters", {}).keys() <= taken
+        parameters = {parameter["name"] for parameter in target.get("parameters", [])}
+        assert link.get("parameters", {}).keys() <= parameters
         assert ("requestBody" in link) <= ("requestBody" in target)
 
 
-def test_every_number_and_every_text_that_comes_in_has_bounds() -> None:
+def test_request_numbers_and_texts_have_bounds() -> None:
     named = DOCUMENT["components"]["schemas"]
 
     for name in ("NewSession", "RevokeWhere", "Migrate", "Refresh", "UserId", "Label", "Scope"):
-        for schema in leaves(named[name]):
+        for schema in scalars(named[name]):
             match schema:
                 case {"type": "string"}:
                     assert schema.keys() & {"maxLength", "pattern", "format", "anyOf"}, name
@@ -127,58 +131,62 @@ def test_every_number_and_every_text_that_comes_in_has_bounds() -> None:
                     assert schema.keys() >= {"minimum", "maximum"}, name
 
 
-def leaves(schema: Any) -> Iterator[dict[str, Any]]:
+def scalars(schema: Any) -> Iterator[dict[str, Any]]:
     match schema:
         case {"type": "string" | "integer"}:
             yield schema
         case dict():
             for each in schema.values():
-                yield from leaves(each)
+                yield from scalars(each)
         case list():
             for each in schema:
-                yield from leaves(each)
+                yield from scalars(each)
 
 
-# --- what a row can say
+# --- Routes that the table does not have
 
 
-def row(**more: Any) -> Route:
-    """Return a row beside the table's, for what none of those says."""
-    least: dict[str, Any] = {
+def build_route(**changes: Any) -> Route:
+    """Return a minimal route with `changes`."""
+    minimal: dict[str, Any] = {
         "method": "POST",
-        "path": "/elsewhere",
+        "path": "/other",
         "scope": None,
-        "handler": TABLE[0].handler,
-        "name": "elsewhere",
+        "handler": ROUTES[0].handler,
+        "operation_id": "other",
         "tag": "sessions",
-        "answer": ResponseSpec(InactiveDocument, "It is done."),
+        "response": ResponseSpec(InactiveDocument, "Done."),
     }
-    return Route(**least | more)
+    return Route(**minimal | changes)
 
 
-def described(endpoint: Route) -> dict[str, Any]:
-    document = openapi.document([*TABLE, endpoint])
+def build_operation(route: Route) -> dict[str, Any]:
+    document = openapi.build_document([*ROUTES, route])
     assert [*OpenAPIV31SpecValidator(document).iter_errors()] == []
-    operation: dict[str, Any] = document["paths"][endpoint.path][endpoint.method.lower()]
+    operation: dict[str, Any] = document["paths"][route.path][route.method.lower()]
     return operation
 
 
-def test_an_open_row_asks_for_no_key_and_refuses_nobody_for_having_none() -> None:
-    operation = described(row(open=True))
+def test_public_route_has_no_security_and_no_401() -> None:
+    operation = build_operation(build_route(public=True))
 
     assert operation["security"] == []
     assert "401" not in operation["responses"]
 
 
-def test_a_row_may_have_several_answers() -> None:
-    operation = described(row(also=(ResponseSpec(None, "It will be.", status=202),)))
+def test_route_can_have_several_responses() -> None:
+    operation = build_operation(
+        build_route(other_responses=(ResponseSpec(None, "Accepted.", status=202),))
+    )
 
     assert operation["responses"].keys() >= {"200", "202"}
     assert "content" not in operation["responses"]["202"]
 
 
-def test_an_answer_and_a_problem_of_one_status_are_told_apart_by_their_media_types() -> None:
-    operation = described(row(also=(ResponseSpec(InactiveDocument, "It cannot be.", status=400),)))
+def test_response_and_problem_of_one_status_differ_in_media_type() -> None:
+    operation = build_operation(
+        build_route(other_responses=(ResponseSpec(InactiveDocument, "Refused.", status=400),))
+    )
 
     assert operation["responses"]["400"]["content"].keys() == {
         "application/json",
@@ -186,154 +194,163 @@ def test_an_answer_and_a_problem_of_one_status_are_told_apart_by_their_media_typ
     }
 
 
-@pytest.mark.parametrize("wrong", [{"path": "/{who}"}, {"problems": ("no_such_code",)}])
-def test_a_row_that_names_what_nobody_knows_makes_no_document(wrong: dict[str, Any]) -> None:
+@pytest.mark.parametrize("changes", [{"path": "/{unknown}"}, {"problems": ("no_such_code",)}])
+def test_unknown_path_parameter_or_code_raises(changes: dict[str, Any]) -> None:
     with pytest.raises(LookupError):
-        openapi.document([row(**wrong)])
+        openapi.build_document([build_route(**changes)])
 
 
-def test_two_shapes_of_one_name_make_no_document() -> None:
+def test_two_schemas_with_one_name_raise() -> None:
     class InactivePayload(Payload):
         pass
 
     with pytest.raises(ValueError, match="Inactive"):
-        openapi.document([row(body=Body(InactivePayload))])
+        openapi.build_document([build_route(body=Body(InactivePayload))])
 
 
-# --- what it says is what the code says
+# --- The code
 
 
-def problems_in_the_code() -> Iterator[tuple[str, int]]:
-    """Yield the code and the status of each problem that is written out in sidegate/web."""
+def raised_problems() -> Iterator[tuple[str, int]]:
+    """Yield code and status of each problem in the source of sidegate/web."""
     for path in (ROOT / "proxy/sidegate/web").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             match node:
                 case ast.Call(ast.Name("Problem"), [status, ast.Constant(str(code)), *_]):
-                    yield code, _status(status)
-                case ast.Call(ast.Name("invalid"), [ast.Constant(str(code)), *_]):
+                    yield code, evaluate_status(status)
+                case ast.Call(ast.Name("validation_problem"), [ast.Constant(str(code)), *_]):
                     yield code, 400
 
 
-def _status(written: ast.expr) -> int:
-    match written:
+def evaluate_status(expression: ast.expr) -> int:
+    match expression:
         case ast.Constant(int(status)):
             return status
         case ast.Attribute(ast.Name("HTTPStatus"), name):
             return HTTPStatus[name]
         case _:
-            raise AssertionError(f"a status that cannot be read: {ast.unparse(written)}")
+            raise AssertionError(f"unsupported status: {ast.unparse(expression)}")
 
 
-def test_every_code_in_the_code_is_in_the_list_with_its_status() -> None:
-    assert dict(problems_in_the_code()) == {code: status for code, (status, _) in CODES.items()}
+def test_every_raised_problem_code_is_listed_with_its_status() -> None:
+    assert dict(raised_problems()) == {code: status for code, (status, _) in PROBLEM_CODES.items()}
 
 
-def test_every_code_in_the_list_is_told_by_some_route_or_by_none_there_is() -> None:
-    told = set[str]().union(*map(openapi.codes, TABLE))
+def test_every_listed_code_is_used_by_a_route() -> None:
+    used = set[str]().union(*map(openapi.problem_codes, ROUTES))
 
-    assert set(CODES) - told == {"method_not_allowed", "bad_request"}
+    assert set(PROBLEM_CODES) - used == {"method_not_allowed", "bad_request"}
 
 
 @pytest.mark.parametrize("scope", list(Scope))
-async def test_the_door_shows_the_document_to_a_key_of_any_scope(door: Door, scope: Scope) -> None:
-    reply = await door.call("GET", "/openapi.json", key=scope.value)
+async def test_document_is_served_to_keys_of_any_scope(admin: AdminHarness, scope: Scope) -> None:
+    reply = await admin.call("GET", "/openapi.json", key=scope.value)
 
     assert reply.status == 200
     assert reply.headers["Content-Type"] == "application/json"
     assert reply.body == DOCUMENT
 
 
-async def test_a_stranger_does_not_see_it(door: Door) -> None:
-    assert (await door.call("GET", "/openapi.json", key=None)).status == 401
+async def test_document_requires_a_key(admin: AdminHarness) -> None:
+    assert (await admin.call("GET", "/openapi.json", key=None)).status == 401
 
 
-async def test_a_row_without_a_room_opens_no_door() -> None:
-    row = TABLE[0]
+async def test_route_without_its_group_cannot_be_bound() -> None:
+    route = ROUTES[0]
     with pytest.raises(LookupError, match="POST /v1/sessions"):
-        row.bound([object()])
+        route.bind([object()])
 
 
-# --- what the docs say
+# --- The docs
 
 
-def test_the_docs_list_every_route_with_its_method_and_its_scope() -> None:
+def test_docs_list_every_route_with_method_and_scope() -> None:
     rows = re.findall(r"^\| \[`([A-Z]+) (/\S+)`\]\(#.*?\) \| `?(\w+)`? \|", ADMIN_API, re.MULTILINE)
 
-    assert sorted(rows) == sorted(map(_row, TABLE))
+    assert sorted(rows) == sorted(map(_docs_row, ROUTES))
 
 
-def _row(endpoint: Route) -> tuple[str, str, str]:
-    path = endpoint.path.replace("{session_id}", "{id}")
-    key = "none" if endpoint.open else "any" if endpoint.scope is None else endpoint.scope.value
-    return endpoint.method, path, key
+def _docs_row(route: Route) -> tuple[str, str, str]:
+    path = route.path.replace("{session_id}", "{id}")
+    key = "none" if route.public else "any" if route.scope is None else route.scope.value
+    return route.method, path, key
 
 
-def test_the_docs_list_every_code_with_its_status() -> None:
+def test_docs_list_every_code_with_its_status() -> None:
     rows = re.findall(r"^\| (\d{3}) \| (`[^|]+`) \|", ADMIN_API, re.MULTILINE)
     listed = {code: int(status) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
 
-    assert listed == {code: status for code, (status, _) in CODES.items()}
+    assert listed == {code: status for code, (status, _) in PROBLEM_CODES.items()}
 
 
-def test_the_answers_the_docs_show_are_whole() -> None:
-    shown = re.findall(r"```json\n(.*?)```", ADMIN_API, re.DOTALL)
-    schemas = [closed(schema) for schema in DOCUMENT["components"]["schemas"].values()]
-    shapes = [Draft202012Validator(resolved(schema), validate_formats=True) for schema in schemas]
+def test_json_examples_in_the_docs_match_a_schema() -> None:
+    examples = re.findall(r"```json\n(.*?)```", ADMIN_API, re.DOTALL)
+    schemas = [
+        forbid_unknown_members(schema) for schema in DOCUMENT["components"]["schemas"].values()
+    ]
+    validators = [
+        Draft202012Validator(with_components(schema), validate_formats=True) for schema in schemas
+    ]
 
-    assert len(shown) > 5
-    for each in shown:
-        answer = json.loads(each)
-        shortened = "sessions" in answer  # a page of what is shown elsewhere
-        assert shortened or any(shape.is_valid(answer) for shape in shapes), each
+    assert len(examples) > 5
+    for each in examples:
+        document = json.loads(each)
+        shortened = "sessions" in document  # its sessions have only an id
+        assert shortened or any(validator.is_valid(document) for validator in validators), each
 
 
-def test_the_sections_the_docs_list_lead_to_are_there() -> None:
+def test_links_to_sections_of_the_docs_resolve() -> None:
     titles = re.findall(r"^## (.*)$", ADMIN_API, re.MULTILINE)
     anchors = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
 
     assert set(re.findall(r"^\| \[`.*?`\]\(#(.*?)\)", ADMIN_API, re.MULTILINE)) <= anchors
 
 
-# --- the check that every reply of the other tests goes through
+# --- The check of every reply in the other tests
 
 
-GOOD = {"Content-Type": "application/json; charset=utf-8", "X-Request-Id": "12345678"}
+VALID_HEADERS = {"Content-Type": "application/json; charset=utf-8", "X-Request-Id": "12345678"}
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "text", "breach"),
+    ("status", "headers", "text", "violation"),
     [
-        (200, GOOD, '{"revoked": 1, "more": false}', None),
-        (200, GOOD, '{"revoked": 1, "more": false, "unsaid": 1}', "unsaid"),
-        (200, GOOD, '{"revoked": 1}', "more"),
-        (200, GOOD, '{"revoked": -1, "more": false}', "minimum"),
+        (200, VALID_HEADERS, '{"revoked": 1, "more": false}', None),
+        (200, VALID_HEADERS, '{"revoked": 1, "more": false, "undocumented": 1}', "undocumented"),
+        (200, VALID_HEADERS, '{"revoked": 1}', "more"),
+        (200, VALID_HEADERS, '{"revoked": -1, "more": false}', "minimum"),
         (
             200,
             {"Content-Type": "application/json"},
             '{"revoked": 1, "more": false}',
             "X-Request-Id",
         ),
-        (200, GOOD | {"Content-Type": "text/html"}, '{"revoked": 1, "more": false}', "text/html"),
-        (204, GOOD, "{}", "204"),
+        (
+            200,
+            VALID_HEADERS | {"Content-Type": "text/html"},
+            '{"revoked": 1, "more": false}',
+            "text/html",
+        ),
+        (204, VALID_HEADERS, "{}", "204"),
     ],
 )
-def test_a_reply_that_is_not_described_is_noticed(
-    status: int, headers: dict[str, str], text: str, breach: str | None
+def test_undocumented_reply_is_a_violation(
+    status: int, headers: dict[str, str], text: str, violation: str | None
 ) -> None:
-    found = breaches("POST", "/v1/users/ada/revoke", status, headers, text)
+    found = find_violations("POST", "/v1/users/ada/revoke", status, headers, text)
 
-    assert len(found) == (breach is not None)
-    assert breach is None or breach in found[0]
+    assert len(found) == (violation is not None)
+    assert violation is None or violation in found[0]
 
 
-def test_a_problem_whose_code_the_route_does_not_know_is_noticed() -> None:
+def test_problem_code_of_another_route_is_a_violation() -> None:
     problem = '{"type": "about:blank", "title": "Conflict", "status": 409, "code": "%s"}'
-    headers = GOOD | {"Content-Type": "application/problem+json"}
+    headers = VALID_HEADERS | {"Content-Type": "application/problem+json"}
     path = "/v1/sessions/01890a5d-ac96-774b-bcce-b302099a8057/touch"
 
-    assert breaches("POST", path, 409, headers, problem % "session_ended") == []
-    assert breaches("POST", path, 409, headers, problem % "limit_reached") != []
+    assert find_violations("POST", path, 409, headers, problem % "session_ended") == []
+    assert find_violations("POST", path, 409, headers, problem % "limit_reached") != []
 
 
-def test_nowhere_answers_with_problems_alone() -> None:
-    assert breaches("GET", "/nowhere", 200, GOOD, "{}") != []
+def test_unknown_path_may_only_respond_with_problems() -> None:
+    assert find_violations("GET", "/nowhere", 200, VALID_HEADERS, "{}") != []

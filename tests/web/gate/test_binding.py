@@ -1,4 +1,4 @@
-"""Bound sessions at the gate: their own client passes, and whoever differs meets the policy."""
+"""Bound sessions at the gate: their own client passes; the policy applies to others."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -7,21 +7,29 @@ from typing import Final, Protocol, Self
 
 import pytest
 
-from sidegate.core.binding import Policy, Signal, Signals, Widths, bind
+from sidegate.core.binding import BindingPolicy, PrefixLengths, Signal, Signals, bind
 from sidegate.core.session import Session
 from sidegate.services.binding import ClientBinding
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
-from tests.contracts.values import a_session, an_id
-from tests.support.fakes import Shelf
-from tests.web.gate.gate_rig import ALICE, BOB, ROUTES, Gatehouse, bearer, check_manners, open_gate
-from tests.web.gate.gate_rig import request as asking
-from tests.web.raw_http import Reply, ask
+from tests.contracts.values import build_session, build_session_id
+from tests.support.fakes import FakeBackend
+from tests.web.gate.gate_harness import (
+    ALICE,
+    BOB,
+    ROUTES,
+    GateHarness,
+    assert_gate_response,
+    bearer,
+    build_request,
+    open_gate,
+)
+from tests.web.raw_http import RawResponse, send_request
 
 AUTH_REQUEST, FORWARD_AUTH, EXT_AUTHZ = ROUTES
 FIREFOX: Final = b"Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
 CLIENT: Final = Signals("192.0.2.7", FIREFOX.decode(), "de-CH,de", "device 7")
-ADDRESS: Final = {
+ADDRESS_HEADERS: Final = {
     AUTH_REQUEST: b"X-Real-IP",
     FORWARD_AUTH: b"X-Forwarded-For",
     EXT_AUTHZ: b"X-Real-IP",
@@ -31,18 +39,18 @@ every_route = pytest.mark.parametrize("route", ROUTES)
 
 
 @dataclass
-class Noted:
-    """What is told of mismatches, and which sessions are to end."""
+class RecordedEvents:
+    """Recorded mismatches, and sessions to revoke."""
 
     mismatches: list[tuple[str, str]] = field(default_factory=list)
     revoked: list[Session] = field(default_factory=list)
 
-    def taken(self) -> Self:
-        """Return what has been noted, and begin anew."""
-        told = type(self)(self.mismatches[:], self.revoked[:])
+    def take(self) -> Self:
+        """Return the recorded events and clear them."""
+        events = type(self)(self.mismatches[:], self.revoked[:])
         self.mismatches.clear()
         self.revoked.clear()
-        return told
+        return events
 
     def binding_mismatch(self, signal: str, policy: str) -> None:
         self.mismatches.append((signal, policy))
@@ -52,96 +60,96 @@ class Noted:
 
 
 @dataclass
-class Bound:
-    """A gate that holds alice's session, bound to CLIENT, and bob's, bound to nothing."""
+class BoundGate:
+    """A gate with alice's session, bound to a client, and bob's, which is not bound."""
 
-    gate: Gatehouse
+    gate: GateHarness
     alice: Session
-    noted: Noted
+    events: RecordedEvents
 
-    async def show(self, route: str, *lines: bytes, token: bytes | None = None) -> Reply:
-        """Ask; what is counted is what came of it.
+    async def check(self, route: str, *lines: bytes, token: bytes | None = None) -> RawResponse:
+        """Send a check and keep only its events; with memory, repeat it for the cached reply."""
+        raw = build_request(bearer(token or ALICE.text.encode()), *lines, target=route)
+        self._take_events()
+        response = await self.send(raw)
+        if self.gate.in_memory:
+            events, checks = self._take_events()
+            again = await self.send(raw)
+            assert (again.status, fields_without_date(again)) == (
+                response.status,
+                fields_without_date(response),
+            )
+            assert (self.events, self.gate.checks) == (events, checks)
+        return response
 
-        A gate that remembers is asked twice: the second time it may have noted its answer.
-        """
-        raw = asking(bearer(token or ALICE.text.encode()), *lines, target=route)
-        self._forget()
-        reply = await self.ask(raw)
-        if self.gate.remembers:
-            told, checks = self._forget()
-            again = await self.ask(raw)
-            assert (again.status, undated(again)) == (reply.status, undated(reply))
-            assert (self.noted, self.gate.checks) == (told, checks)
-        return reply
-
-    def _forget(self) -> tuple[Noted, list[tuple[str, str, str]]]:
+    def _take_events(self) -> tuple[RecordedEvents, list[tuple[str, str, str]]]:
         checks = self.gate.checks[:]
         self.gate.checks.clear()
-        return self.noted.taken(), checks
+        return self.events.take(), checks
 
-    async def ask(self, raw: bytes) -> Reply:
-        reply = await ask(self.gate.address, raw)
-        check_manners(reply)
-        return reply
-
-
-def undated(reply: Reply) -> list[tuple[str, str]]:
-    return sorted(field for field in reply.fields if field[0] != "Date")
+    async def send(self, raw: bytes) -> RawResponse:
+        response = await send_request(self.gate.address, raw)
+        assert_gate_response(response)
+        return response
 
 
-class Bind(Protocol):
-    """Opens a gate on one of the lanes."""
+def fields_without_date(response: RawResponse) -> list[tuple[str, str]]:
+    return sorted(field for field in response.fields if field[0] != "Date")
+
+
+class OpenBoundGate(Protocol):
+    """Opens a gate on one of the HTTP paths."""
 
     def __call__(
         self,
-        policies: Mapping[Signal, Policy],
+        policies: Mapping[Signal, BindingPolicy],
         client: Signals = CLIENT,
         *,
         trusted_hops: int = 0,
-    ) -> AbstractAsyncContextManager[Bound]: ...
+    ) -> AbstractAsyncContextManager[BoundGate]: ...
 
 
-@pytest.fixture(params=["aiohttp", "express", "express from memory"])
-def bound(request: pytest.FixtureRequest) -> Bind:
-    return _bind(express=request.param != "aiohttp", remembers="memory" in request.param)
+@pytest.fixture(params=["aiohttp", "fast path", "fast path from memory"])
+def open_bound(request: pytest.FixtureRequest) -> OpenBoundGate:
+    return _build_opener(fast_path=request.param != "aiohttp", in_memory="memory" in request.param)
 
 
 @pytest.fixture
-def from_memory() -> Bind:
-    return _bind(express=True, remembers=True)
+def open_in_memory() -> OpenBoundGate:
+    return _build_opener(fast_path=True, in_memory=True)
 
 
-def _bind(*, express: bool, remembers: bool) -> Bind:
+def _build_opener(*, fast_path: bool, in_memory: bool) -> OpenBoundGate:
     @asynccontextmanager
-    async def bound(
-        policies: Mapping[Signal, Policy], client: Signals = CLIENT, *, trusted_hops: int = 0
-    ) -> AsyncIterator[Bound]:
-        session_id, noted = an_id(), Noted()
-        alice = a_session(
+    async def open_gate_with(
+        policies: Mapping[Signal, BindingPolicy], client: Signals = CLIENT, *, trusted_hops: int = 0
+    ) -> AsyncIterator[BoundGate]:
+        session_id, events = build_session_id(), RecordedEvents()
+        alice = build_session(
             id=session_id,
             user_id="alice",
             digest=ALICE.digest(),
-            binding=bind(session_id, client, Widths()),
+            binding=bind(session_id, client, PrefixLengths()),
         )
-        shelf = Shelf(alice, a_session(user_id="bob", digest=BOB.digest()))
+        backend = FakeBackend(alice, build_session(user_id="bob", digest=BOB.digest()))
         binding = ClientBinding(
-            policies, widths=Widths(), events=noted, revoke=noted.revoked.append
+            policies, prefix_lengths=PrefixLengths(), events=events, revoke=events.revoked.append
         )
-        sources = SignalSources(binding.watched, b"x-device", trusted_hops)
+        sources = SignalSources(binding.watched_signals, b"x-device", trusted_hops)
         async with open_gate(
-            express=express,
-            remembers=remembers,
-            finder=shelf,
-            memory=shelf.sessions.get if remembers else None,
-            manners=GatewayPolicy(signals=sources),
+            fast_path=fast_path,
+            in_memory=in_memory,
+            finder=backend,
+            memory=backend.sessions.get if in_memory else None,
+            policy=GatewayPolicy(signals=sources),
             binding=binding,
-        ) as gatehouse:
-            yield Bound(gatehouse, alice, noted)
+        ) as harness:
+            yield BoundGate(harness, alice, events)
 
-    return bound
+    return open_gate_with
 
 
-def lines(
+def signal_lines(
     route: str,
     *,
     ip: bytes = b"192.0.2.8",
@@ -150,27 +158,27 @@ def lines(
     header: bytes = b"device 7",
 ) -> list[bytes]:
     return [
-        ADDRESS[route] + b": " + ip,
+        ADDRESS_HEADERS[route] + b": " + ip,
         b"User-Agent: " + user_agent,
         b"Accept-Language: " + language,
         b"X-Device: " + header,
     ]
 
 
-def without(shown: list[bytes], name: bytes) -> list[bytes]:
-    return [line for line in shown if not line.startswith(name)]
+def without(lines: list[bytes], name: bytes) -> list[bytes]:
+    return [line for line in lines if not line.startswith(name)]
 
 
-DENY_ALL: Final = dict.fromkeys(Signal, Policy.DENY)
+DENY_ALL: Final = dict.fromkeys(Signal, BindingPolicy.DENY)
 
 
 @every_route
-async def test_its_own_client_passes(bound: Bind, route: str) -> None:
-    async with bound(DENY_ALL) as scene:
-        reply = await scene.show(route, *lines(route))
+async def test_own_client_is_allowed(open_bound: OpenBoundGate, route: str) -> None:
+    async with open_bound(DENY_ALL) as bound:
+        response = await bound.check(route, *signal_lines(route))
 
-        assert reply.only("X-Auth-User") == "alice"
-        assert scene.noted == Noted()
+        assert response.get_one("X-Auth-User") == "alice"
+        assert bound.events == RecordedEvents()
 
 
 @every_route
@@ -183,89 +191,106 @@ async def test_its_own_client_passes(bound: Bind, route: str) -> None:
         ("header", {"header": b"device 8"}),
     ],
 )
-async def test_another_client_is_refused_as_anybody_else_is(
-    bound: Bind, route: str, signal: str, other: dict[str, bytes]
+async def test_other_client_gets_the_401_of_an_invalid_token(
+    open_bound: OpenBoundGate, route: str, signal: str, other: dict[str, bytes]
 ) -> None:
-    async with bound(DENY_ALL) as scene:
-        reply = await scene.show(route, *lines(route, **other))
+    async with open_bound(DENY_ALL) as bound:
+        response = await bound.check(route, *signal_lines(route, **other))
 
-        assert reply.status == 401
-        assert reply.only("WWW-Authenticate") == 'Bearer realm="sidegate", error="invalid_token"'
-        assert [(r, why) for _, r, why in scene.gate.checks] == [("deny", "binding")]
-        assert scene.noted == Noted([(signal, "deny")])
+        assert response.status == 401
+        assert (
+            response.get_one("WWW-Authenticate") == 'Bearer realm="sidegate", error="invalid_token"'
+        )
+        assert [(result, reason) for _, result, reason in bound.gate.checks] == [
+            ("deny", "binding")
+        ]
+        assert bound.events == RecordedEvents([(signal, "deny")])
 
 
 @every_route
 @pytest.mark.parametrize("name", [b"X-Real-IP", b"User-Agent", b"Accept-Language", b"X-Device"])
-async def test_what_is_missing_differs(bound: Bind, route: str, name: bytes) -> None:
-    missing = ADDRESS[route] if name == b"X-Real-IP" else name
-    async with bound(DENY_ALL) as scene:
-        assert (await scene.show(route, *without(lines(route), missing))).status == 401
+async def test_missing_signal_is_a_mismatch(
+    open_bound: OpenBoundGate, route: str, name: bytes
+) -> None:
+    missing = ADDRESS_HEADERS[route] if name == b"X-Real-IP" else name
+    async with open_bound(DENY_ALL) as bound:
+        assert (await bound.check(route, *without(signal_lines(route), missing))).status == 401
 
 
 @every_route
 @pytest.mark.parametrize("name", [b"X-Real-IP", b"Accept-Language", b"X-Device"])
-async def test_what_is_said_twice_differs(bound: Bind, route: str, name: bytes) -> None:
-    twice = ADDRESS[route] if name == b"X-Real-IP" else name
-    shown = lines(route)
-    again = [line for line in shown if line.startswith(twice)]
-    async with bound(DENY_ALL) as scene:
-        assert (await scene.show(route, *shown, *again)).status == 401
-
-
-@every_route
-async def test_two_user_agents_are_no_request(bound: Bind, route: str) -> None:
-    async with bound(DENY_ALL) as scene:
-        shown = asking(bearer(ALICE), *lines(route), b"User-Agent: " + FIREFOX, target=route)
-
-        assert (await ask(scene.gate.address, shown)).status == 400
-
-
-@every_route
-async def test_an_address_in_another_gateways_header_is_none(bound: Bind, route: str) -> None:
-    foreign = b"X-Real-IP" if ADDRESS[route] == b"X-Forwarded-For" else b"X-Forwarded-For"
-    shown = without(lines(route), ADDRESS[route])
-    async with bound(DENY_ALL) as scene:
-        assert (await scene.show(route, *shown, foreign + b": 192.0.2.7")).status == 401
-
-
-@every_route
-@pytest.mark.parametrize(
-    "odd",
-    [b"fe80::1%eth0", b"unknown", b"", b"192.0.2.7.", b"\xff\xfe", b"1" * 60_000],
-)
-async def test_an_address_nobody_can_read_is_refused_and_no_failure(
-    bound: Bind, route: str, odd: bytes
+async def test_repeated_signal_is_a_mismatch(
+    open_bound: OpenBoundGate, route: str, name: bytes
 ) -> None:
-    async with bound({Signal.IP: Policy.DENY}) as scene:
-        assert (await scene.show(route, *lines(route, ip=odd))).status == 401
+    header = ADDRESS_HEADERS[route] if name == b"X-Real-IP" else name
+    lines = signal_lines(route)
+    again = [line for line in lines if line.startswith(header)]
+    async with open_bound(DENY_ALL) as bound:
+        assert (await bound.check(route, *lines, *again)).status == 401
 
 
 @every_route
-@pytest.mark.parametrize("odd", [b"x" * 8000, b"curl/8\x01", b"\xe9\xff/1", b"curl/8\t7", b"/"])
-async def test_a_user_agent_nobody_can_read_is_refused_and_no_failure(
-    bound: Bind, route: str, odd: bytes
-) -> None:
-    async with bound({Signal.USER_AGENT: Policy.DENY}) as scene:
-        reply = await ask(
-            scene.gate.address,
-            asking(bearer(ALICE), *lines(route, user_agent=odd), target=route),
+async def test_two_user_agents_get_400(open_bound: OpenBoundGate, route: str) -> None:
+    async with open_bound(DENY_ALL) as bound:
+        raw = build_request(
+            bearer(ALICE), *signal_lines(route), b"User-Agent: " + FIREFOX, target=route
         )
 
-        assert reply.status in (400, 401)
-        assert "X-Auth-User" not in dict(reply.fields)
+        assert (await send_request(bound.gate.address, raw)).status == 400
 
 
 @every_route
-async def test_a_port_is_not_part_of_an_address(bound: Bind, route: str) -> None:
-    sixth = Signals(ip="2001:db8::1")
-    async with bound(DENY_ALL) as four, bound({Signal.IP: Policy.DENY}, sixth) as six:
-        assert (await four.show(route, *lines(route, ip=b"192.0.2.7:5555"))).status == 200
-        assert (await six.show(route, *lines(route, ip=b"[2001:db8::1]:80"))).status == 200
+async def test_address_in_another_gateways_header_is_ignored(
+    open_bound: OpenBoundGate, route: str
+) -> None:
+    other_header = (
+        b"X-Real-IP" if ADDRESS_HEADERS[route] == b"X-Forwarded-For" else b"X-Forwarded-For"
+    )
+    lines = without(signal_lines(route), ADDRESS_HEADERS[route])
+    async with open_bound(DENY_ALL) as bound:
+        assert (await bound.check(route, *lines, other_header + b": 192.0.2.7")).status == 401
+
+
+@every_route
+@pytest.mark.parametrize(
+    "invalid",
+    [b"fe80::1%eth0", b"unknown", b"", b"192.0.2.7.", b"\xff\xfe", b"1" * 60_000],
+)
+async def test_invalid_address_gets_401(
+    open_bound: OpenBoundGate, route: str, invalid: bytes
+) -> None:
+    async with open_bound({Signal.IP: BindingPolicy.DENY}) as bound:
+        assert (await bound.check(route, *signal_lines(route, ip=invalid))).status == 401
+
+
+@every_route
+@pytest.mark.parametrize("invalid", [b"x" * 8000, b"curl/8\x01", b"\xe9\xff/1", b"curl/8\t7", b"/"])
+async def test_invalid_user_agent_is_denied(
+    open_bound: OpenBoundGate, route: str, invalid: bytes
+) -> None:
+    async with open_bound({Signal.USER_AGENT: BindingPolicy.DENY}) as bound:
+        response = await send_request(
+            bound.gate.address,
+            build_request(bearer(ALICE), *signal_lines(route, user_agent=invalid), target=route),
+        )
+
+        assert response.status in (400, 401)
+        assert "X-Auth-User" not in dict(response.fields)
+
+
+@every_route
+async def test_port_is_not_part_of_an_address(open_bound: OpenBoundGate, route: str) -> None:
+    ipv6_client = Signals(ip="2001:db8::1")
+    async with (
+        open_bound(DENY_ALL) as four,
+        open_bound({Signal.IP: BindingPolicy.DENY}, ipv6_client) as six,
+    ):
+        assert (await four.check(route, *signal_lines(route, ip=b"192.0.2.7:5555"))).status == 200
+        assert (await six.check(route, *signal_lines(route, ip=b"[2001:db8::1]:80"))).status == 200
 
 
 @pytest.mark.parametrize(
-    ("hops", "shown", "status"),
+    ("hops", "addresses", "status"),
     [
         (0, b"192.0.2.7", 200),
         (0, b"6.6.6.6, 192.0.2.7", 200),
@@ -277,50 +302,56 @@ async def test_a_port_is_not_part_of_an_address(bound: Bind, route: str) -> None
         (2, b"192.0.2.7, 6.6.6.6", 401),
     ],
 )
-async def test_of_a_list_of_addresses_the_last_that_is_not_ours_counts(
-    bound: Bind, hops: int, shown: bytes, status: int
+async def test_last_address_before_the_trusted_proxies_counts(
+    open_bound: OpenBoundGate, hops: int, addresses: bytes, status: int
 ) -> None:
-    async with bound({Signal.IP: Policy.DENY}, trusted_hops=hops) as scene:
-        reply = await scene.show(FORWARD_AUTH, *lines(FORWARD_AUTH, ip=shown))
+    async with open_bound({Signal.IP: BindingPolicy.DENY}, trusted_hops=hops) as bound:
+        response = await bound.check(FORWARD_AUTH, *signal_lines(FORWARD_AUTH, ip=addresses))
 
-        assert reply.status == status
+        assert response.status == status
 
 
 @pytest.mark.parametrize("route", [AUTH_REQUEST, EXT_AUTHZ])
-async def test_hops_are_counted_in_lists_only(bound: Bind, route: str) -> None:
-    async with bound({Signal.IP: Policy.DENY}, trusted_hops=1) as scene:
-        assert (await scene.show(route, *lines(route))).status == 200
+async def test_trusted_hops_apply_to_lists_only(open_bound: OpenBoundGate, route: str) -> None:
+    async with open_bound({Signal.IP: BindingPolicy.DENY}, trusted_hops=1) as bound:
+        assert (await bound.check(route, *signal_lines(route))).status == 200
 
 
 @every_route
-async def test_what_is_off_is_not_looked_at(bound: Bind, route: str) -> None:
-    async with bound(dict.fromkeys(Signal, Policy.OFF)) as scene:
-        assert (await scene.show(route)).only("X-Auth-User") == "alice"
-        assert scene.noted == Noted()
+async def test_policy_off_ignores_mismatches(open_bound: OpenBoundGate, route: str) -> None:
+    async with open_bound(dict.fromkeys(Signal, BindingPolicy.OFF)) as bound:
+        assert (await bound.check(route)).get_one("X-Auth-User") == "alice"
+        assert bound.events == RecordedEvents()
 
 
 @every_route
-async def test_log_lets_pass_and_counts(bound: Bind, route: str) -> None:
-    policies = {Signal.IP: Policy.LOG, Signal.USER_AGENT: Policy.LOG}
-    async with bound(policies) as scene:
-        assert (await scene.show(route)).only("X-Auth-User") == "alice"
-        assert scene.noted == Noted([("ip", "log"), ("user_agent", "log")])
-
-
-@every_route
-async def test_what_differs_is_counted_again_when_the_answer_is_a_noted_one(
-    from_memory: Bind, route: str
+async def test_policy_log_allows_and_counts_mismatches(
+    open_bound: OpenBoundGate, route: str
 ) -> None:
-    async with from_memory({Signal.IP: Policy.LOG, Signal.USER_AGENT: Policy.LOG}) as scene:
-        raw = asking(bearer(ALICE), *lines(route, user_agent=b"curl/8.5.0"), target=route)
-        await scene.ask(raw)
-        said = scene.alice.cached_reply
-        scene.noted.taken()
+    policies = {Signal.IP: BindingPolicy.LOG, Signal.USER_AGENT: BindingPolicy.LOG}
+    async with open_bound(policies) as bound:
+        assert (await bound.check(route)).get_one("X-Auth-User") == "alice"
+        assert bound.events == RecordedEvents([("ip", "log"), ("user_agent", "log")])
 
-        assert (await scene.ask(raw)).only("X-Auth-User") == "alice"
-        assert said is not None
-        assert scene.alice.cached_reply is said
-        assert scene.noted == Noted([("user_agent", "log")])
+
+@every_route
+async def test_cached_reply_counts_its_mismatches_again(
+    open_in_memory: OpenBoundGate, route: str
+) -> None:
+    async with open_in_memory(
+        {Signal.IP: BindingPolicy.LOG, Signal.USER_AGENT: BindingPolicy.LOG}
+    ) as bound:
+        raw = build_request(
+            bearer(ALICE), *signal_lines(route, user_agent=b"curl/8.5.0"), target=route
+        )
+        await bound.send(raw)
+        cached = bound.alice.cached_reply
+        bound.events.take()
+
+        assert (await bound.send(raw)).get_one("X-Auth-User") == "alice"
+        assert cached is not None
+        assert bound.alice.cached_reply is cached
+        assert bound.events == RecordedEvents([("user_agent", "log")])
 
 
 @every_route
@@ -333,63 +364,71 @@ async def test_what_differs_is_counted_again_when_the_answer_is_a_noted_one(
         {"header": b"device 8"},
     ],
 )
-async def test_who_shows_something_else_is_judged_anew_whatever_is_noted(
-    from_memory: Bind, route: str, other: dict[str, bytes]
+async def test_cached_reply_is_not_used_for_other_signals(
+    open_in_memory: OpenBoundGate, route: str, other: dict[str, bytes]
 ) -> None:
-    async with from_memory(DENY_ALL) as scene:
-        assert (await scene.show(route, *lines(route))).status == 200
-        assert (await scene.show(route, *lines(route, **other))).status == 401
-        assert (await scene.show(route, *lines(route))).status == 200
+    async with open_in_memory(DENY_ALL) as bound:
+        assert (await bound.check(route, *signal_lines(route))).status == 200
+        assert (await bound.check(route, *signal_lines(route, **other))).status == 401
+        assert (await bound.check(route, *signal_lines(route))).status == 200
 
 
 @every_route
-async def test_who_comes_back_as_another_is_counted_whatever_is_noted(
-    from_memory: Bind, route: str
+async def test_cached_reply_does_not_hide_new_mismatches(
+    open_in_memory: OpenBoundGate, route: str
 ) -> None:
-    async with from_memory({Signal.USER_AGENT: Policy.LOG}) as scene:
-        await scene.show(route, *lines(route))
-        assert scene.noted == Noted()
-        await scene.show(route, *lines(route, user_agent=b"curl/8.5.0"))
-        assert scene.noted == Noted([("user_agent", "log")])
-        await scene.show(route, *lines(route))
-        assert scene.noted == Noted()
+    async with open_in_memory({Signal.USER_AGENT: BindingPolicy.LOG}) as bound:
+        await bound.check(route, *signal_lines(route))
+        assert bound.events == RecordedEvents()
+        await bound.check(route, *signal_lines(route, user_agent=b"curl/8.5.0"))
+        assert bound.events == RecordedEvents([("user_agent", "log")])
+        await bound.check(route, *signal_lines(route))
+        assert bound.events == RecordedEvents()
 
 
 @every_route
-async def test_of_who_shows_very_much_nothing_is_noted_and_the_answer_is_the_same(
-    from_memory: Bind, route: str
+async def test_reply_for_long_signals_is_not_cached(
+    open_in_memory: OpenBoundGate, route: str
 ) -> None:
-    async with from_memory({Signal.HEADER: Policy.LOG}) as scene:
-        shown = lines(route, header=b"x" * 500)
+    async with open_in_memory({Signal.HEADER: BindingPolicy.LOG}) as bound:
+        lines = signal_lines(route, header=b"x" * 500)
 
-        assert (await scene.show(route, *shown)).only("X-Auth-User") == "alice"
-        assert scene.noted == Noted([("header", "log")])
-        assert scene.alice.cached_reply is None
-
-
-@every_route
-async def test_revoke_refuses_and_ends_the_session(bound: Bind, route: str) -> None:
-    async with bound({Signal.IP: Policy.LOG, Signal.HEADER: Policy.REVOKE}) as scene:
-        assert (await scene.show(route)).status == 401
-        assert scene.noted == Noted([("ip", "log"), ("header", "revoke")], [scene.alice])
+        assert (await bound.check(route, *lines)).get_one("X-Auth-User") == "alice"
+        assert bound.events == RecordedEvents([("header", "log")])
+        assert bound.alice.cached_reply is None
 
 
 @every_route
-async def test_a_session_bound_to_nothing_is_everybodys(bound: Bind, route: str) -> None:
-    async with bound(dict.fromkeys(Signal, Policy.REVOKE)) as scene:
-        reply = await scene.show(route, token=BOB.text.encode())
-
-        assert reply.only("X-Auth-User") == "bob"
-        assert scene.noted == Noted()
+async def test_policy_revoke_denies_and_revokes_the_session(
+    open_bound: OpenBoundGate, route: str
+) -> None:
+    async with open_bound(
+        {Signal.IP: BindingPolicy.LOG, Signal.HEADER: BindingPolicy.REVOKE}
+    ) as bound:
+        assert (await bound.check(route)).status == 401
+        assert bound.events == RecordedEvents([("ip", "log"), ("header", "revoke")], [bound.alice])
 
 
 @every_route
-async def test_a_session_is_held_only_to_what_it_is_bound_to(bound: Bind, route: str) -> None:
-    async with bound(DENY_ALL, Signals(user_agent=FIREFOX.decode())) as scene:
-        assert (await scene.show(route, b"User-Agent: " + FIREFOX)).status == 200
+async def test_session_without_binding_is_allowed_for_every_client(
+    open_bound: OpenBoundGate, route: str
+) -> None:
+    async with open_bound(dict.fromkeys(Signal, BindingPolicy.REVOKE)) as bound:
+        response = await bound.check(route, token=BOB.text.encode())
+
+        assert response.get_one("X-Auth-User") == "bob"
+        assert bound.events == RecordedEvents()
 
 
-def test_no_header_is_gathered_for_what_nobody_watches() -> None:
-    roles = GatewayPolicy(signals=SignalSources(header=b"x-device")).roles(client=b"x-real-ip")
+@every_route
+async def test_only_the_bound_signals_are_compared(open_bound: OpenBoundGate, route: str) -> None:
+    async with open_bound(DENY_ALL, Signals(user_agent=FIREFOX.decode())) as bound:
+        assert (await bound.check(route, b"User-Agent: " + FIREFOX)).status == 200
+
+
+def test_headers_of_disabled_signals_are_not_gathered() -> None:
+    roles = GatewayPolicy(signals=SignalSources(header=b"x-device")).build_roles(
+        client=b"x-real-ip"
+    )
 
     assert set(roles.values()) == {b"authorization", b"cookie", b"x-real-ip"}

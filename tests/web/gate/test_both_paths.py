@@ -1,4 +1,4 @@
-"""Both lanes of the gate give the same answer to the same bytes, however they are cut."""
+"""Both HTTP paths give the same responses to the same bytes, however they are split."""
 
 import asyncio
 import re
@@ -11,15 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidegate.core.binding import Policy, Signal, Signals, Widths, bind
+from sidegate.core.binding import BindingPolicy, PrefixLengths, Signal, Signals, bind
 from sidegate.core.session import Session
 from sidegate.services.binding import ClientBinding
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
 from sidegate.web.gateways.credentials import CredentialSources
-from tests.support.fakes import Shelf, ends_nobody
-from tests.web.gate.attack_table import ATTACKS, STRAY_TARGETS, Attack
-from tests.web.gate.gate_rig import (
+from tests.support.fakes import FakeBackend, raise_on_revocation
+from tests.web.fake_transport import FakeTransport, normalize_responses
+from tests.web.gate.attack_table import ATTACKS, UNKNOWN_TARGETS, Attack
+from tests.web.gate.gate_harness import (
     ALICE,
     BOB,
     CAROL,
@@ -28,19 +29,18 @@ from tests.web.gate.gate_rig import (
     NEVER_ISSUED,
     REVOKED,
     ROUTES,
-    Gatehouse,
+    GateHarness,
     bearer,
     build_gate,
+    build_request,
+    build_sessions,
     cookie,
-    known_sessions,
-    request,
 )
-from tests.web.tape import Tape, comparable
 
-compared = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-# They end whatever was begun before them, and the connection: in two pieces, none of which reaches
-# from one head into the next (see `cut_heads`).
-LAST: Final = (b"\r\n\r\n", request(b"Connection: close"))
+comparison = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+# Ends any incomplete head before it, and the connection: in two chunks that do not cross heads (see
+# `split_heads`).
+LAST: Final = (b"\r\n\r\n", build_request(b"Connection: close"))
 TARGETS: Final = (*ROUTES, "/session", "/ext-authz", "/auth-request?a=1", "/forward-auth?", "/x")
 
 
@@ -48,12 +48,12 @@ METHODS: Final = (b"GET", b"HEAD", b"POST", b"OPTIONS", b"DELETE", b"PROPFIND", 
 
 HEAD: Final = re.compile(rb".+?(?:\r\n\r\n|\Z)", re.DOTALL)
 
-# Alice is bound to what is only counted, bob to what he is refused for, too; carol to nothing.
+# alice is bound to logged signals, bob to denying ones, too; carol is not bound.
 POLICIES: Final = {
-    Signal.IP: Policy.LOG,
-    Signal.ACCEPT_LANGUAGE: Policy.LOG,
-    Signal.USER_AGENT: Policy.DENY,
-    Signal.HEADER: Policy.DENY,
+    Signal.IP: BindingPolicy.LOG,
+    Signal.ACCEPT_LANGUAGE: BindingPolicy.LOG,
+    Signal.USER_AGENT: BindingPolicy.DENY,
+    Signal.HEADER: BindingPolicy.DENY,
 }
 CLIENT: Final = Signals("192.0.2.1", "curl/8.5.0", "de-ch", "device 7")
 BINDINGS: Final = {
@@ -62,24 +62,26 @@ BINDINGS: Final = {
 }
 
 
-def bound(session: Session) -> Session:
+def bind_session(session: Session) -> Session:
     client = BINDINGS.get(session.digest)
     if client is None:
         return session
-    return replace(session, binding=bind(session.id, client, Widths()))
+    return replace(session, binding=bind(session.id, client, PrefixLengths()))
 
 
-SESSIONS: Final = tuple(map(bound, known_sessions()))
+SESSIONS: Final = tuple(map(bind_session, build_sessions()))
 
 
 @dataclass
-class Noted:
-    """What is told of mismatches."""
+class RecordedMismatches:
+    """Recorded mismatches."""
 
     mismatches: list[tuple[str, str]] = field(default_factory=list)
 
     def binding(self) -> ClientBinding:
-        return ClientBinding(POLICIES, widths=Widths(), events=self, revoke=ends_nobody)
+        return ClientBinding(
+            POLICIES, prefix_lengths=PrefixLengths(), events=self, revoke=raise_on_revocation
+        )
 
     def binding_mismatch(self, signal: str, policy: str) -> None:
         self.mismatches.append((signal, policy))
@@ -88,142 +90,153 @@ class Noted:
         raise AssertionError(outcome)
 
 
-MANNERS: Final = GatewayPolicy(
+POLICY: Final = GatewayPolicy(
     sources=CredentialSources(header=b"x-session-token"),
     signals=SignalSources(frozenset(POLICIES), b"x-device"),
 )
 
-Told = tuple[bytes, list[tuple[str, str, str]], int, list[tuple[str, str]]]
+Result = tuple[bytes, list[tuple[str, str, str]], int, list[tuple[str, str]]]
 
 
-async def told(gate: Gatehouse, chunks: Sequence[bytes]) -> Told:
-    """Return all that is answered, the checks counted, how often it was no request at all, and in
-    what clients differed from those their sessions are bound to.
+async def run_twice(gate: GateHarness, chunks: Sequence[bytes]) -> Result:
+    """Return the responses, the counted checks, the number of bad requests and the mismatches.
 
-    It is said twice, on two connections: the second time the gate knows the form of it, and may
-    have noted its answers.
+    The chunks are sent on two connections: the second time, head templates and replies may be
+    cached. Both must have the same result.
     """
-    noted = Noted()
-    build_gate(gate, manners=MANNERS, binding=noted.binding())
-    first = await told_once(gate, noted, chunks)
-    again = await told_once(gate, noted, chunks)
-    await gate.door.close(patience=0)
-    assert again == first
+    recorded = RecordedMismatches()
+    build_gate(gate, policy=POLICY, binding=recorded.binding())
+    first = await run_once(gate, recorded, chunks)
+    second = await run_once(gate, recorded, chunks)
+    await gate.listener.close(drain_timeout=0)
+    assert second == first
     return first
 
 
-async def told_once(gate: Gatehouse, noted: Noted, chunks: Sequence[bytes]) -> Told:
-    gate.checks, gate.bad_requests, noted.mismatches = [], 0, []
-    tape = Tape(gate.door)
+async def run_once(
+    gate: GateHarness, recorded: RecordedMismatches, chunks: Sequence[bytes]
+) -> Result:
+    gate.checks, gate.bad_requests, recorded.mismatches = [], 0, []
+    transport = FakeTransport(gate.listener)
     for chunk in (*chunks, *LAST):
-        tape.feed(chunk)
-        if len(chunk) % 2:  # between some chunks there is time
+        transport.feed(chunk)
+        if len(chunk) % 2:  # let the loop run between some chunks
             await asyncio.sleep(0)
-    await tape.until_it_has_ended()
-    tape.abort()
-    return comparable(tape.sent), gate.checks, gate.bad_requests, noted.mismatches
+    await transport.wait_for_end()
+    transport.abort()
+    return normalize_responses(transport.sent), gate.checks, gate.bad_requests, recorded.mismatches
 
 
-async def check(*chunks: bytes) -> None:
-    """Assert that nobody can tell by which lane he is answered, nor from where."""
-    aiohttp = await told(Gatehouse(fast_path=False, shelf=Shelf(*SESSIONS)), chunks)
+async def assert_same_on_all_paths(*chunks: bytes) -> None:
+    """Assert the same result on both paths, from memory, by prefetch and by lookup."""
+    aiohttp = await run_twice(GateHarness(fast_path=False, backend=FakeBackend(*SESSIONS)), chunks)
 
-    assert await told(Gatehouse(shelf=Shelf(*SESSIONS)), chunks) == aiohttp
-    assert await told(Gatehouse(shelf=Shelf(*SESSIONS), remembers=True), chunks) == aiohttp
-    assert await told(Gatehouse(shelf=Shelf(*SESSIONS), fetches=True), chunks) == aiohttp
+    assert await run_twice(GateHarness(backend=FakeBackend(*SESSIONS)), chunks) == aiohttp
+    assert (
+        await run_twice(GateHarness(backend=FakeBackend(*SESSIONS), in_memory=True), chunks)
+        == aiohttp
+    )
+    assert (
+        await run_twice(GateHarness(backend=FakeBackend(*SESSIONS), prefetches=True), chunks)
+        == aiohttp
+    )
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-async def test_an_attack_is_answered_the_same(attack: Attack) -> None:
+async def test_attack_has_the_same_result_on_all_paths(attack: Attack) -> None:
     for route in ROUTES:
-        await check(attack.at(route))
+        await assert_same_on_all_paths(attack.build_for(route))
 
 
-@pytest.mark.parametrize("target", [*STRAY_TARGETS, *TARGETS])
-async def test_every_path_is_answered_the_same(target: str) -> None:
+@pytest.mark.parametrize("target", [*UNKNOWN_TARGETS, *TARGETS])
+async def test_every_target_has_the_same_result_on_all_paths(target: str) -> None:
     for method in METHODS:
-        await check(request(bearer(ALICE), target=target, method=method))
-        await check(request(target=target, method=method))
+        await assert_same_on_all_paths(build_request(bearer(ALICE), target=target, method=method))
+        await assert_same_on_all_paths(build_request(target=target, method=method))
 
 
-# So few bytes that every place to cut them can be tried.
-SHORTEST: Final = 500
-SHORT: Final = [attack for attack in ATTACKS if len(attack.raw) < 5000]
-CORPUS: Final = [attack.at(route) for attack in SHORT for route in ROUTES]
-# When anything comes in one packet behind the last request of a connection, or behind an upgrade
-# that nobody knows, aiohttp forgets one or the other. The express lane feeds it head by head.
-GOOD: Final = [
-    attack.at(route)
-    for attack in SHORT
+# Bytes up to which every split point is tested.
+MAX_EXHAUSTIVE_SIZE: Final = 500
+SHORT_ATTACKS: Final = [attack for attack in ATTACKS if len(attack.raw) < 5000]
+CORPUS: Final = [attack.build_for(route) for attack in SHORT_ATTACKS for route in ROUTES]
+# aiohttp loses a request when more bytes follow in one packet after the last request of a
+# connection or after an unknown upgrade. The fast path feeds it one head at a time.
+PIPELINABLE: Final = [
+    attack.build_for(route)
+    for attack in SHORT_ATTACKS
     for route in ROUTES
     if attack.reason and b"HTTP/1.0" not in attack.raw and b"Upgrade" not in attack.raw
 ]
 
-cuts = st.lists(st.integers(0, 700), max_size=6)
+split_points = st.lists(st.integers(0, 700), max_size=6)
 
 
-def cut(raw: bytes, places: Sequence[int]) -> list[bytes]:
-    """Return `raw` in pieces."""
-    bounds = sorted({0, len(raw), *(place for place in places if place < len(raw))})
+def split(raw: bytes, points: Sequence[int]) -> list[bytes]:
+    """Return `raw` in chunks."""
+    bounds = sorted({0, len(raw), *(point for point in points if point < len(raw))})
     return [raw[start:end] for start, end in pairwise(bounds)]
 
 
-def cut_heads(raw: bytes, places: Sequence[int]) -> list[bytes]:
-    """Return `raw` in pieces none of which reaches from one head into the next.
+def split_heads(raw: bytes, points: Sequence[int]) -> list[bytes]:
+    """Return `raw` in chunks none of which crosses from one head into the next.
 
-    When junk comes in one packet with a good request before it, aiohttp forgets the request; the
-    express lane does not.
+    aiohttp loses a valid request if invalid bytes follow in one packet; the fast path does not.
     """
-    return [piece for head in HEAD.findall(raw) for piece in cut(head, places)]
+    return [piece for head in HEAD.findall(raw) for piece in split(head, points)]
 
 
-def cut_once(heads: Sequence[bytes], place: int) -> list[bytes]:
-    """Return heads with one cut more, at a place of all of them together."""
+def split_once(heads: Sequence[bytes], point: int) -> list[bytes]:
+    """Return the heads with one more split, at an offset into all of them."""
     pieces = []
     for head in heads:
-        pieces += cut(head, [place] if place > 0 else [])
-        place -= len(head)
+        pieces += split(head, [point] if point > 0 else [])
+        point -= len(head)
     return pieces
 
 
-@compared
-@given(st.sampled_from(CORPUS), cuts)
-async def test_a_request_is_answered_the_same_however_it_is_cut(raw: bytes, at: list[int]) -> None:
-    await check(*cut_heads(raw, at))
+@comparison
+@given(st.sampled_from(CORPUS), split_points)
+async def test_split_request_has_the_same_result_on_all_paths(raw: bytes, at: list[int]) -> None:
+    await assert_same_on_all_paths(*split_heads(raw, at))
 
 
-@pytest.mark.parametrize("express", [False, True], ids=["aiohttp", "express"])
-async def test_a_short_request_is_answered_the_same_wherever_it_is_cut(express: bool) -> None:
-    for raw in (attack.at(ROUTES[0]) for attack in ATTACKS if len(attack.raw) < SHORTEST):
-        gate, noted = Gatehouse(fast_path=express, shelf=Shelf(*SESSIONS)), Noted()
-        build_gate(gate, manners=MANNERS, binding=noted.binding())
+@pytest.mark.parametrize("fast_path", [False, True], ids=["aiohttp", "fast_path"])
+async def test_short_request_has_the_same_result_at_every_split(fast_path: bool) -> None:
+    for raw in (
+        attack.build_for(ROUTES[0]) for attack in ATTACKS if len(attack.raw) < MAX_EXHAUSTIVE_SIZE
+    ):
+        gate = GateHarness(fast_path=fast_path, backend=FakeBackend(*SESSIONS))
+        recorded = RecordedMismatches()
+        build_gate(gate, policy=POLICY, binding=recorded.binding())
         heads = HEAD.findall(raw)
-        whole = await told_once(gate, noted, heads)
-        for place in range(1, len(raw)):
-            assert await told_once(gate, noted, cut_once(heads, place)) == whole, (raw, place)
-        await gate.door.close(patience=0)
+        whole = await run_once(gate, recorded, heads)
+        for point in range(1, len(raw)):
+            assert await run_once(gate, recorded, split_once(heads, point)) == whole, (raw, point)
+        await gate.listener.close(drain_timeout=0)
 
 
-@pytest.mark.parametrize("raw", [request(cookie(ALICE)), request(bearer(BOB), b"Expect: x")])
-async def test_a_request_is_answered_the_same_when_it_comes_byte_by_byte(raw: bytes) -> None:
-    await check(*(raw[place : place + 1] for place in range(len(raw))))
+@pytest.mark.parametrize(
+    "raw", [build_request(cookie(ALICE)), build_request(bearer(BOB), b"Expect: x")]
+)
+async def test_request_sent_byte_by_byte_has_the_same_result(raw: bytes) -> None:
+    await assert_same_on_all_paths(*(raw[point : point + 1] for point in range(len(raw))))
 
 
-@compared
-@given(st.lists(st.sampled_from(GOOD), min_size=2, max_size=6), cuts)
-async def test_requests_in_a_row_are_answered_the_same(raws: list[bytes], at: list[int]) -> None:
-    await check(*cut(b"".join(raws), at))
+@comparison
+@given(st.lists(st.sampled_from(PIPELINABLE), min_size=2, max_size=6), split_points)
+async def test_pipelined_requests_have_the_same_result(raws: list[bytes], at: list[int]) -> None:
+    await assert_same_on_all_paths(*split(b"".join(raws), at))
 
 
-@compared
-@given(st.lists(st.sampled_from(CORPUS), min_size=2, max_size=6), cuts)
-async def test_requests_with_junk_between_are_answered_the_same(
+@comparison
+@given(st.lists(st.sampled_from(CORPUS), min_size=2, max_size=6), split_points)
+async def test_requests_with_invalid_ones_between_have_the_same_result(
     raws: list[bytes], at: list[int]
 ) -> None:
-    await check(*cut_heads(b"".join(raws), at))
+    await assert_same_on_all_paths(*split_heads(b"".join(raws), at))
 
 
-# Heads of all kinds, most of which are plain.
+# Random heads, most of them plain
 
 blanks = st.sampled_from([b"", b" ", b"  ", b"\t", b" \t "])
 tokens = st.sampled_from(
@@ -262,14 +275,14 @@ values = st.one_of(
 )  # fmt: skip
 cases = st.sampled_from([bytes, bytes.lower, bytes.upper])
 lines = st.builds(
-    lambda case, name, before, value, behind: case(name) + b":" + before + value + behind,
+    lambda case, name, before, value, after: case(name) + b":" + before + value + after,
     cases,
     names,
     blanks,
     values,
     blanks,
 )
-SHOWN: Final = (
+SIGNAL_LINES: Final = (
     b"X-Real-IP: 192.0.2.1",
     b"X-Forwarded-For: 192.0.2.1",
     b"User-Agent: curl/8.5.0",
@@ -278,54 +291,65 @@ SHOWN: Final = (
 )
 
 
-def _otherwise(place: int, odd: bytes) -> list[bytes]:
-    """Return what the client shows, with one line that is another."""
-    name, _, _ = SHOWN[place].partition(b":")
-    return [*SHOWN[:place], name + b":" + odd, *SHOWN[place + 1 :]]
+def _change_line(point: int, value: bytes) -> list[bytes]:
+    """Return the signal lines with another value in one of them."""
+    name, _, _ = SIGNAL_LINES[point].partition(b":")
+    return [*SIGNAL_LINES[:point], name + b":" + value, *SIGNAL_LINES[point + 1 :]]
 
 
-# The client of those who are bound; nobody; or one who differs a little.
+# The bound client, none, or one with a mismatch.
 clients = st.one_of(
-    st.just([*SHOWN]),
+    st.just([*SIGNAL_LINES]),
     st.just(list[bytes]()),
     st.builds(
-        _otherwise,
-        st.integers(0, len(SHOWN) - 1),
+        _change_line,
+        st.integers(0, len(SIGNAL_LINES) - 1),
         st.sampled_from([b"", b" x", b"192.0.2.9", b" curl/7", b" en", b"\xe9", b" " + b"x" * 500]),
     ),
 )
-told_lines = st.builds(lambda line, before: line[0] + b":" + before + line[1], credentials, blanks)
+credential_lines = st.builds(
+    lambda line, before: line[0] + b":" + before + line[1], credentials, blanks
+)
 
 
 @st.composite
 def heads(draw: st.DrawFn) -> bytes:
-    """Return a head with a credential or two, a host or none, and whatever else there is."""
+    """Return a head with random credentials, hosts, signals and other lines."""
     method = draw(st.sampled_from(METHODS))
     target = draw(st.sampled_from(TARGETS)).encode()
     version = draw(st.sampled_from([b"HTTP/1.1"] * 5 + [b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2.0"]))
     host = draw(
         st.sampled_from([[b"Host: a.test"]] * 5 + [[], [b"host:"], [b"Host: a", b"HOST: b"]])
     )
-    rest = draw(st.lists(st.one_of(told_lines, lines), max_size=5))
+    rest = draw(st.lists(st.one_of(credential_lines, lines), max_size=5))
     fields = draw(st.permutations([*host, *rest, *draw(clients)]))
     return b"\r\n".join([b" ".join((method, target, version)), *fields, b"", b""])
 
 
-@compared
+@comparison
 @given(st.sampled_from(ROUTES), tokens, st.lists(clients, min_size=1, max_size=3))
-async def test_who_is_bound_and_who_is_not_is_answered_the_same(
-    route: str, token: bytes, shown: list[list[bytes]]
+async def test_bound_sessions_have_the_same_result_on_all_paths(
+    route: str, token: bytes, clients_lines: list[list[bytes]]
 ) -> None:
-    await check(*(request(bearer(token), *each, target=route) for each in shown))
+    await assert_same_on_all_paths(
+        *(build_request(bearer(token), *each, target=route) for each in clients_lines)
+    )
 
 
-async def test_mismatches_are_among_what_is_compared() -> None:
-    """What is counted of each: alice passes whatever she shows, bob for his client only."""
-    gate, stranger = Gatehouse(shelf=Shelf(*SESSIONS), remembers=True), [b"User-Agent: x"]
-    asked = [request(bearer(ALICE), *stranger), request(bearer(BOB), *stranger)]
-    asked += [request(bearer(BOB), *SHOWN), request(b"X-Session-Token: " + CAROL.text.encode())]
+async def test_comparison_includes_mismatches() -> None:
+    """alice is allowed with any signals, bob only with those of the bound client."""
+    gate = GateHarness(backend=FakeBackend(*SESSIONS), in_memory=True)
+    other_client = [b"User-Agent: x"]
+    requests = [
+        build_request(bearer(ALICE), *other_client),
+        build_request(bearer(BOB), *other_client),
+    ]
+    requests += [
+        build_request(bearer(BOB), *SIGNAL_LINES),
+        build_request(b"X-Session-Token: " + CAROL.text.encode()),
+    ]
 
-    _, checks, _, mismatches = await told(gate, asked)
+    _, checks, _, mismatches = await run_twice(gate, requests)
 
     counted = [(result, reason) for _, result, reason in checks]
     assert counted[:4] == [("allow", "ok"), ("deny", "binding"), ("allow", "ok"), ("allow", "ok")]
@@ -339,21 +363,23 @@ async def test_mismatches_are_among_what_is_compared() -> None:
     ]
 
 
-@compared
-@given(st.lists(heads(), min_size=1, max_size=3), cuts)
-async def test_heads_of_any_kind_are_answered_the_same(raws: list[bytes], at: list[int]) -> None:
-    await check(*cut_heads(b"".join(raws), at))
+@comparison
+@given(st.lists(heads(), min_size=1, max_size=3), split_points)
+async def test_random_heads_have_the_same_result_on_all_paths(
+    raws: list[bytes], at: list[int]
+) -> None:
+    await assert_same_on_all_paths(*split_heads(b"".join(raws), at))
 
 
 edits = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 3), values), min_size=1, max_size=3)
 
 
-@compared
-@given(st.sampled_from(CORPUS), edits, cuts)
-async def test_a_damaged_request_is_answered_the_same(
+@comparison
+@given(st.sampled_from(CORPUS), edits, split_points)
+async def test_damaged_request_has_the_same_result_on_all_paths(
     raw: bytes, damage: list[tuple[int, int, bytes]], at: list[int]
 ) -> None:
-    for place, gone, put in damage:
-        raw = raw[:place] + put + raw[place + gone :]
+    for point, length, inserted in damage:
+        raw = raw[:point] + inserted + raw[point + length :]
 
-    await check(*cut_heads(raw, at))
+    await assert_same_on_all_paths(*split_heads(raw, at))

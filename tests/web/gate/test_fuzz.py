@@ -1,4 +1,4 @@
-"""The gate under any bytes: no token, no entry; no bytes, no crash."""
+"""The gate with any bytes: no access without a token, and no crash."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -8,74 +8,74 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidegate.core.token import Token
-from tests.web.gate.gate_rig import (
+from tests.web.gate.gate_harness import (
     ALICE,
     BOB,
     ROUTES,
     TOKENS,
-    Gatehouse,
+    GateHarness,
     bearer,
+    build_request,
+    contains_token,
     cookie,
     open_gate,
-    request,
-    spells_a_token,
 )
-from tests.web.raw_http import Reply, Wire, ask, wire
+from tests.web.raw_http import RawConnection, RawResponse, connect, send_request
 
 fuzzed = settings(
     max_examples=250,
     deadline=None,  # a real socket on a shared machine
-    suppress_health_check=[HealthCheck.function_scoped_fixture],  # one gate lives through it all
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # one gate for all examples
 )
-# Ends whatever was begun before it, so that something always comes back.
-LAST = b"\r\n\r\n" + request(b"Connection: close")
+# Ends any incomplete head before it, so that there is always a response.
+LAST = b"\r\n\r\n" + build_request(b"Connection: close")
 USERS = {"alice": ALICE, "bob": BOB}
 
 
 @pytest.fixture
-async def gate(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Gatehouse]:
+async def gate(caplog: pytest.LogCaptureFixture) -> AsyncIterator[GateHarness]:
     caplog.set_level(logging.DEBUG)
-    async with open_gate() as opened:
-        yield opened
-        assert (await ask(opened.address, request(bearer(ALICE)))).status == 200
-    assert not spells_a_token(caplog.text.encode())
+    async with open_gate() as harness:
+        yield harness
+        assert (await send_request(harness.address, build_request(bearer(ALICE)))).status == 200
+    assert not contains_token(caplog.text.encode())
 
 
-async def replies_to(gate: Gatehouse, raw: bytes) -> list[Reply]:
-    async with wire(gate.address) as line:
-        await line.send(raw + LAST)
-        return [reply async for reply in _replies(line)]
+async def send_and_read_all(gate: GateHarness, raw: bytes) -> list[RawResponse]:
+    async with connect(gate.address) as connection:
+        await connection.send(raw + LAST)
+        return [response async for response in _read_all(connection)]
 
 
-async def _replies(line: Wire) -> AsyncIterator[Reply]:
+async def _read_all(connection: RawConnection) -> AsyncIterator[RawResponse]:
     while True:
         try:
-            reply = await line.reply()
+            response = await connection.read_response()
         except EOFError:
             return
-        yield reply
-        if reply.closes:  # it may linger for a body that never comes
+        yield response
+        if response.closes:  # the server may wait for a body that never comes
             return
 
 
-def check(raw: bytes, replies: list[Reply]) -> None:
-    """Assert that nobody was let in whose token did not stand in `raw`, letter by letter."""
-    for reply in replies:
-        assert not spells_a_token(reply.raw)
-        assert b"Traceback" not in reply.raw
-        if reply.status == 200:
-            assert USERS[reply.only("X-Auth-User")].text.encode() in raw
+def assert_only_own_user(raw: bytes, responses: list[RawResponse]) -> None:
+    """Assert that a 200 names only a user whose token is in `raw`."""
+    for response in responses:
+        assert not contains_token(response.raw)
+        assert b"Traceback" not in response.raw
+        if response.status == 200:
+            assert USERS[response.get_one("X-Auth-User")].text.encode() in raw
         else:
-            assert 400 <= reply.status < 500
-            assert not any(name.startswith("X-Auth-U") for name, _ in reply.fields)
+            assert 400 <= response.status < 500
+            assert not any(name.startswith("X-Auth-U") for name, _ in response.fields)
 
 
 @fuzzed
 @given(st.binary(max_size=300))
-async def test_no_bytes_at_all_get_in(gate: Gatehouse, raw: bytes) -> None:
-    replies = await replies_to(gate, raw)
+async def test_random_bytes_are_never_allowed(gate: GateHarness, raw: bytes) -> None:
+    responses = await send_and_read_all(gate, raw)
 
-    check(b"", replies)
+    assert_only_own_user(b"", responses)
 
 
 words = st.sampled_from(
@@ -90,30 +90,33 @@ words = st.sampled_from(
         *(token.text.encode() for token in TOKENS),
     ]
 )  # fmt: skip
-strewn = st.lists(st.one_of(words, st.binary(max_size=3)), max_size=25).map(b"".join)
+mixtures = st.lists(st.one_of(words, st.binary(max_size=3)), max_size=25).map(b"".join)
 
 
 @fuzzed
-@given(strewn)
-async def test_no_heap_of_words_gets_in_without_a_token(gate: Gatehouse, raw: bytes) -> None:
-    check(raw, await replies_to(gate, raw))
-
-
-@fuzzed
-@given(strewn, st.sampled_from([ALICE, BOB]), st.sampled_from(ROUTES))
-async def test_whatever_surrounds_a_token_it_opens_for_nobody_else(
-    gate: Gatehouse, line: bytes, token: Token, route: str
+@given(mixtures)
+async def test_random_words_without_a_token_are_never_allowed(
+    gate: GateHarness, raw: bytes
 ) -> None:
-    raw = request(b"X: " + line, bearer(token), target=route)
+    assert_only_own_user(raw, await send_and_read_all(gate, raw))
 
-    check(raw, await replies_to(gate, raw))
+
+@fuzzed
+@given(mixtures, st.sampled_from([ALICE, BOB]), st.sampled_from(ROUTES))
+async def test_token_among_random_words_allows_only_its_user(
+    gate: GateHarness, text: bytes, token: Token, route: str
+) -> None:
+    raw = build_request(b"X: " + text, bearer(token), target=route)
+
+    assert_only_own_user(raw, await send_and_read_all(gate, raw))
 
 
 PLAIN = [
-    request(bearer(ALICE)),
-    request(cookie(BOB), b"X-Real-IP: 192.0.2.1"),
-    request(bearer(ALICE), b"Content-Length: 3", target="/forward-auth", method=b"POST") + b"abc",
-    request(cookie(BOB), b"Transfer-Encoding: chunked", target="/ext-authz/a") + b"0\r\n\r\n",
+    build_request(bearer(ALICE)),
+    build_request(cookie(BOB), b"X-Real-IP: 192.0.2.1"),
+    build_request(bearer(ALICE), b"Content-Length: 3", target="/forward-auth", method=b"POST")
+    + b"abc",
+    build_request(cookie(BOB), b"Transfer-Encoding: chunked", target="/ext-authz/a") + b"0\r\n\r\n",
 ]
 edits = st.lists(
     st.tuples(st.integers(0, 400), st.integers(0, 3), st.one_of(words, st.binary(max_size=3))),
@@ -124,21 +127,21 @@ edits = st.lists(
 
 @fuzzed
 @given(st.sampled_from(PLAIN), edits)
-async def test_no_mutation_of_a_good_request_opens_for_another(
-    gate: Gatehouse, raw: bytes, changes: list[tuple[int, int, bytes]]
+async def test_mutated_request_allows_only_its_user(
+    gate: GateHarness, raw: bytes, changes: list[tuple[int, int, bytes]]
 ) -> None:
-    for place, gone, put in changes:
-        raw = raw[:place] + put + raw[place + gone :]
+    for index, length, inserted in changes:
+        raw = raw[:index] + inserted + raw[index + length :]
 
-    check(raw, await replies_to(gate, raw))
+    assert_only_own_user(raw, await send_and_read_all(gate, raw))
 
 
 @fuzzed
 @given(st.integers(4, 59), st.integers(1, 255))
-async def test_no_changed_bit_of_a_token_gets_in(gate: Gatehouse, place: int, bits: int) -> None:
+async def test_changed_bit_of_a_token_gets_401(gate: GateHarness, index: int, bits: int) -> None:
     text = bytearray(ALICE.text.encode())
-    text[place] ^= bits
+    text[index] ^= bits
 
-    replies = await replies_to(gate, request(bearer(bytes(text))))
+    responses = await send_and_read_all(gate, build_request(bearer(bytes(text))))
 
-    assert all(reply.status in (400, 401) for reply in replies)
+    assert all(response.status in (400, 401) for response in responses)

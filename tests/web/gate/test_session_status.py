@@ -1,4 +1,4 @@
-"""GET /session: a front end learns how long its own session lasts, and nothing else."""
+"""GET /session: a front end gets the times of its own session, and nothing else."""
 
 import json
 from collections.abc import AsyncIterator
@@ -8,38 +8,38 @@ import pytest
 
 from sidegate.core.token import Token
 from tests.support.clock import NOON
-from tests.web.gate.gate_rig import (
+from tests.web.gate.gate_harness import (
     ALICE,
     BOB,
     EXPIRED,
-    IDENTITY,
+    IDENTITY_HEADERS,
     NEVER_ISSUED,
     REUSED,
     REVOKED,
-    Gatehouse,
+    GateHarness,
     bearer,
+    build_request,
     cookie,
     open_gate,
-    request,
 )
-from tests.web.raw_http import Reply, ask
+from tests.web.raw_http import RawResponse, send_request
 
 
 @pytest.fixture
-async def gate() -> AsyncIterator[Gatehouse]:
-    async with open_gate() as opened:
-        yield opened
+async def gate() -> AsyncIterator[GateHarness]:
+    async with open_gate() as harness:
+        yield harness
 
 
-async def ask_for_session(gate: Gatehouse, *lines: bytes) -> Reply:
-    return await ask(gate.address, request(*lines, target="/session"))
+async def get_status(gate: GateHarness, *lines: bytes) -> RawResponse:
+    return await send_request(gate.address, build_request(*lines, target="/session"))
 
 
 @pytest.mark.parametrize("credential", [bearer(ALICE), cookie(ALICE)], ids=["bearer", "cookie"])
-async def test_the_owner_learns_the_times_and_the_type(gate: Gatehouse, credential: bytes) -> None:
-    reply = await ask_for_session(gate, credential)
-    assert reply.status == 200
-    assert json.loads(reply.body) == {
+async def test_response_has_the_times_and_the_type(gate: GateHarness, credential: bytes) -> None:
+    response = await get_status(gate, credential)
+    assert response.status == 200
+    assert json.loads(response.body) == {
         "type": "web",
         "ends_at": "2026-03-05T00:00:00Z",
         "idle_at": "2026-03-04T12:30:00Z",
@@ -47,38 +47,38 @@ async def test_the_owner_learns_the_times_and_the_type(gate: Gatehouse, credenti
     }
 
 
-async def test_nothing_else_is_told(gate: Gatehouse) -> None:
-    reply = await ask_for_session(gate, bearer(ALICE))
-    names = {name.lower() for name, _ in reply.fields}
-    assert names.isdisjoint(name.lower() for name in IDENTITY)
-    assert reply.only("Cache-Control") == "no-store"
-    assert b"alice" not in reply.raw
+async def test_response_contains_nothing_else(gate: GateHarness) -> None:
+    response = await get_status(gate, bearer(ALICE))
+    names = {name.lower() for name, _ in response.fields}
+    assert names.isdisjoint(name.lower() for name in IDENTITY_HEADERS)
+    assert response.get_one("Cache-Control") == "no-store"
+    assert b"alice" not in response.raw
 
 
 @pytest.mark.parametrize("token", [EXPIRED, REVOKED, REUSED, NEVER_ISSUED])
-async def test_whoever_has_no_living_session_is_refused(gate: Gatehouse, token: Token) -> None:
-    reply = await ask_for_session(gate, bearer(token))
-    assert reply.status == 401
+async def test_ended_or_unknown_session_gets_401(gate: GateHarness, token: Token) -> None:
+    response = await get_status(gate, bearer(token))
+    assert response.status == 401
 
 
-async def test_without_and_with_two_credentials_it_is_refused(gate: Gatehouse) -> None:
-    assert (await ask_for_session(gate)).status == 401
-    assert (await ask_for_session(gate, bearer(ALICE), cookie(BOB))).status == 401
+async def test_missing_or_ambiguous_credential_gets_401(gate: GateHarness) -> None:
+    assert (await get_status(gate)).status == 401
+    assert (await get_status(gate, bearer(ALICE), cookie(BOB))).status == 401
 
 
-async def test_an_outage_is_not_an_end(gate: Gatehouse) -> None:
-    gate.shelf.down = True
-    reply = await ask_for_session(gate, bearer(ALICE))
-    assert reply.status == 503
-    assert reply.only("Retry-After") == "1"
+async def test_outage_gets_503(gate: GateHarness) -> None:
+    gate.backend.down = True
+    response = await get_status(gate, bearer(ALICE))
+    assert response.status == 503
+    assert response.get_one("Retry-After") == "1"
 
 
-async def test_asking_is_not_being_active(gate: Gatehouse) -> None:
-    before = gate.shelf.sessions[ALICE.digest()]
+async def test_request_records_no_activity(gate: GateHarness) -> None:
+    before = gate.backend.sessions[ALICE.digest()]
     gate.clock.advance(timedelta(minutes=20))
-    await ask_for_session(gate, bearer(ALICE))
+    await get_status(gate, bearer(ALICE))
     gate.clock.advance(timedelta(minutes=10))
-    assert (await ask_for_session(gate, bearer(ALICE))).status == 401
-    assert gate.shelf.sessions[ALICE.digest()] == before
+    assert (await get_status(gate, bearer(ALICE))).status == 401
+    assert gate.backend.sessions[ALICE.digest()] == before
     assert gate.checks == []
     assert before.last_seen_at == NOON

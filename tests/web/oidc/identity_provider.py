@@ -1,4 +1,4 @@
-"""An identity provider of a test: a real HTTP server with keys, which can be made to misbehave."""
+"""An identity provider for tests: a real HTTP server with keys, which can be made to fail."""
 
 import asyncio
 import json
@@ -25,20 +25,20 @@ _ALGORITHMS: Final = get_default_algorithms()
 _numbers: Final = count(1)
 
 
-def encoded(raw: bytes | str) -> str:
-    """Spell base64url without padding."""
+def base64url(raw: bytes | str) -> str:
+    """Return `raw` as base64url without padding."""
     raw = raw.encode() if isinstance(raw, str) else raw
     return urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def spelled(document: object) -> bytes:
-    """Spell JSON; what is bytes already stands for itself."""
+def to_json(document: object) -> bytes:
+    """Return `document` as JSON; bytes are returned unchanged."""
     return document if isinstance(document, bytes) else json.dumps(document).encode()
 
 
-@cache  # a key takes a tenth of a second to make, and no test changes one
+@cache  # generating a key takes 0.1 s
 def private_key(kind: str, name: str = "") -> Any:
-    """Make the key of this name: RSA, RSA1024, P-256, P-384, P-521 or Ed25519."""
+    """Return the key with this name, of kind RSA, RSA1024, P-256, P-384, P-521 or Ed25519."""
     del name
     match kind:
         case "RSA":
@@ -58,7 +58,7 @@ _CURVES: Final = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521"}
 
 @dataclass(frozen=True)
 class Signer:
-    """A key with the algorithm it is used with."""
+    """A private key with its algorithm."""
 
     algorithm: str
     kid: str
@@ -70,7 +70,7 @@ class Signer:
         return cls(algorithm, kid or f"{algorithm}-1", private_key(kind, kid or algorithm))
 
     def jwk(self, **more: object) -> dict[str, Any]:
-        """Return the public key as a JWK Set has it."""
+        """Return the public key as a JWK."""
         public = _ALGORITHMS[self.algorithm].to_jwk(self.key.public_key(), as_dict=True)
         return {**public, "kid": self.kid, "use": "sig", "alg": self.algorithm, **more}
 
@@ -81,16 +81,16 @@ class Signer:
         return {"alg": self.algorithm, "kid": self.kid, "typ": "logout+jwt", **more}
 
     def sign(self, payload: object, header: object = None) -> str:
-        """Return a compact JWS over `payload`; `header` replaces the usual one."""
-        head = spelled(self.header() if header is None else header)
-        signed = f"{encoded(head)}.{encoded(spelled(payload))}"
-        return f"{signed}.{encoded(self.signature(signed))}"
+        """Return a compact JWS of `payload`; `header` replaces the default one."""
+        raw_header = to_json(self.header() if header is None else header)
+        signed = f"{base64url(raw_header)}.{base64url(to_json(payload))}"
+        return f"{signed}.{base64url(self.signature(signed))}"
 
 
-def claims(issuer: str, **changes: Any) -> dict[str, Any]:
-    """Return what a logout token of noon says; a change to `...` leaves a claim out."""
+def logout_claims(issuer: str, **changes: Any) -> dict[str, Any]:
+    """Return the claims of a logout token issued at NOON; a change to `...` removes a claim."""
     noon = int(NOON.timestamp())
-    usual = {
+    defaults = {
         "iss": issuer,
         "aud": CLIENT_ID,
         "iat": noon,
@@ -99,21 +99,21 @@ def claims(issuer: str, **changes: Any) -> dict[str, Any]:
         "events": {EVENT: {}},
         "sid": "s1",
     }
-    return {name: value for name, value in (usual | changes).items() if value is not ...}
+    return {name: value for name, value in (defaults | changes).items() if value is not ...}
 
 
 @dataclass
 class IdentityProvider:
-    """What it publishes, and what it was asked for. Change either at will."""
+    """The state of the server: what it publishes, and which paths were requested."""
 
     issuer: str = ""
     signers: list[Signer] = field(default_factory=list)
     more_keys: list[dict[str, Any]] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    requested_paths: list[str] = field(default_factory=list)
     faults: dict[str, web.Response | bytes] = field(default_factory=dict)
     discovery: dict[str, Any] = field(default_factory=dict)
-    open: asyncio.Event = field(default_factory=asyncio.Event)  # clear it, and answers wait
-    called: asyncio.Event = field(default_factory=asyncio.Event)
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)  # clear it to delay responses
+    requested: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def jwks_uri(self) -> str:
@@ -127,21 +127,21 @@ class IdentityProvider:
         return {"keys": [*(signer.jwk() for signer in self.signers), *self.more_keys]}
 
     def logout_token(self, signer: Signer | None = None, **changes: Any) -> str:
-        """Return a right logout token of noon, but for the changes."""
-        return (signer or self.signers[0]).sign(claims(self.issuer, **changes))
+        """Return a valid logout token issued at NOON, apart from `changes`."""
+        return (signer or self.signers[0]).sign(logout_claims(self.issuer, **changes))
 
-    async def answer(self, request: web.Request) -> web.Response:
-        self.asked.append(request.path)
-        self.called.set()
-        await self.open.wait()
+    async def respond(self, request: web.Request) -> web.Response:
+        self.requested_paths.append(request.path)
+        self.requested.set()
+        await self.may_answer.wait()
         fault = self.faults.get(request.path)
         if isinstance(fault, web.Response):
             return fault
         if isinstance(fault, bytes):
             return web.Response(body=fault)
         if request.path == "/.well-known/openid-configuration":
-            usual = {"issuer": self.issuer, "jwks_uri": self.jwks_uri}
-            return web.json_response(usual | self.discovery)
+            document = {"issuer": self.issuer, "jwks_uri": self.jwks_uri}
+            return web.json_response(document | self.discovery)
         return web.json_response(self.jwks())
 
 
@@ -149,11 +149,11 @@ class IdentityProvider:
 async def identity_provider(
     *signers: Signer, ssl: SSLContext | None = None
 ) -> AsyncIterator[IdentityProvider]:
-    """Open a provider with the keys of these signers, on this machine."""
+    """Start a provider on localhost that publishes the keys of `signers`."""
     provider = IdentityProvider(signers=list(signers))
-    provider.open.set()
+    provider.may_answer.set()
     application = web.Application()
-    application.router.add_get("/{anything:.*}", provider.answer)
+    application.router.add_get("/{anything:.*}", provider.respond)
     server = TestServer(application)
     await server.start_server(ssl=ssl)
     scheme = "http" if ssl is None else "https"
@@ -161,5 +161,5 @@ async def identity_provider(
     try:
         yield provider
     finally:
-        provider.open.set()  # whoever still waits may go
+        provider.may_answer.set()  # release waiting requests
         await server.close()

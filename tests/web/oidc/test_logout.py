@@ -1,4 +1,4 @@
-"""Back-channel logout at the door: who is let in, what is answered, and what is told to whom."""
+"""Back-channel logout at the admin listener: responses, access, outcomes and log lines."""
 
 import asyncio
 import json
@@ -11,9 +11,14 @@ from typing import Any
 
 import pytest
 
-from tests.web.admin.admin_listener import admin_door
-from tests.web.oidc.identity_provider import IdentityProvider, Signer, claims, identity_provider
-from tests.web.oidc.logout_rig import ALGORITHMS, PATH, Rig, logout_rig
+from tests.web.admin.admin_listener import open_admin
+from tests.web.oidc.identity_provider import (
+    IdentityProvider,
+    Signer,
+    identity_provider,
+    logout_claims,
+)
+from tests.web.oidc.logout_harness import ALGORITHMS, PATH, LogoutHarness, open_logout_harness
 
 RS256 = Signer.of("RS256")
 
@@ -25,56 +30,61 @@ async def idp() -> AsyncIterator[IdentityProvider]:
 
 
 @pytest.fixture
-async def rig(tmp_path: Path, idp: IdentityProvider) -> AsyncIterator[Rig]:
-    async with logout_rig(tmp_path, idp) as opened:
+async def harness(tmp_path: Path, idp: IdentityProvider) -> AsyncIterator[LogoutHarness]:
+    async with open_logout_harness(tmp_path, idp) as opened:
         yield opened
 
 
-# --- What is obeyed
+# --- Accepted logout tokens
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_the_providers_session_ends_and_nobody_elses(rig: Rig, algorithm: str) -> None:
-    meant = await rig.begin()
-    spared = [
-        await rig.begin(provider_session_id="s2"),
-        await rig.begin(provider="other"),
-        await rig.begin(type="web", provider=None, provider_session_id=None),
+async def test_logout_by_sid_ends_only_that_provider_session(
+    harness: LogoutHarness, algorithm: str
+) -> None:
+    matching = await harness.create_session()
+    others = [
+        await harness.create_session(provider_session_id="s2"),
+        await harness.create_session(provider="other"),
+        await harness.create_session(type="web", provider=None, provider_session_id=None),
     ]
 
-    reply = await rig.post(rig.idp.logout_token(Signer.of(algorithm)))
+    reply = await harness.post(harness.idp.logout_token(Signer.of(algorithm)))
 
     assert (reply.status, reply.text) == (200, "")
     assert reply.headers["Cache-Control"] == "no-store"
-    assert not await rig.lives(meant)
-    assert all([await rig.lives(each) for each in spared])
-    assert rig.counted == [("idp", "ended")]
+    assert not await harness.is_active(matching)
+    assert all([await harness.is_active(other) for other in others])
+    assert harness.outcomes == [("idp", "ended")]
 
 
-async def test_every_session_of_a_user_ends(rig: Rig) -> None:
-    meant = [await rig.begin(provider_subject="u1", provider_session_id=s) for s in ("1", "2")]
-    spared = await rig.begin(provider_subject="u2")
+async def test_logout_by_sub_ends_every_session_of_the_user(harness: LogoutHarness) -> None:
+    matching = [
+        await harness.create_session(provider_subject="u1", provider_session_id=s)
+        for s in ("1", "2")
+    ]
+    other = await harness.create_session(provider_subject="u2")
 
-    reply = await rig.post(rig.idp.logout_token(sid=..., sub="u1"))
+    reply = await harness.post(harness.idp.logout_token(sid=..., sub="u1"))
 
     assert reply.status == 200
-    assert not any([await rig.lives(each) for each in meant])
-    assert await rig.lives(spared)
+    assert not any([await harness.is_active(each) for each in matching])
+    assert await harness.is_active(other)
 
 
-async def test_the_end_is_the_providers_doing(rig: Rig) -> None:
-    session_id = await rig.begin()
+async def test_logout_is_audited_with_the_provider_as_actor(harness: LogoutHarness) -> None:
+    session_id = await harness.create_session()
 
-    await rig.post(rig.idp.logout_token())
+    await harness.post(harness.idp.logout_token())
 
-    event = (await rig.door.call("GET", "/v1/audit?by=provider:idp")).body["events"][0]
+    event = (await harness.admin.call("GET", "/v1/audit?by=provider:idp")).body["events"][0]
     assert event["session_id"] == session_id
     assert (event["action"], event["reason"], event["from"]) == ("revoke", "logout", "127.0.0.1")
 
 
-async def test_that_there_is_no_such_session_is_fine(rig: Rig) -> None:
-    assert (await rig.post(rig.idp.logout_token())).status == 200
-    assert rig.counted == [("idp", "nobody")]
+async def test_logout_without_a_matching_session_succeeds(harness: LogoutHarness) -> None:
+    assert (await harness.post(harness.idp.logout_token())).status == 200
+    assert harness.outcomes == [("idp", "no_session")]
 
 
 @pytest.mark.parametrize(
@@ -88,10 +98,12 @@ async def test_that_there_is_no_such_session_is_fine(rig: Rig) -> None:
     ],
     ids=json.dumps,
 )
-async def test_a_header_may_say_more_than_is_asked(rig: Rig, header: dict[str, Any]) -> None:
-    signed = RS256.sign(claims(rig.idp.issuer), RS256.header(**header))
+async def test_additional_header_members_are_accepted(
+    harness: LogoutHarness, header: dict[str, Any]
+) -> None:
+    signed = RS256.sign(logout_claims(harness.idp.issuer), RS256.header(**header))
 
-    assert (await rig.post(signed)).status == 200
+    assert (await harness.post(signed)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -113,70 +125,75 @@ async def test_a_header_may_say_more_than_is_asked(rig: Rig, header: dict[str, A
     ],
     ids=str,
 )
-async def test_claims_may_say_it_in_other_ways(rig: Rig, changes: dict[str, Any]) -> None:
-    assert (await rig.post(rig.idp.logout_token(**changes))).status == 200
+async def test_valid_variants_of_claims_are_accepted(
+    harness: LogoutHarness, changes: dict[str, Any]
+) -> None:
+    assert (await harness.post(harness.idp.logout_token(**changes))).status == 200
 
 
-async def test_a_key_without_an_id_is_enough_while_it_is_the_only_one(
+async def test_token_without_kid_is_accepted_with_a_single_key(
     tmp_path: Path, idp: IdentityProvider
 ) -> None:
     idp.signers = []
     idp.more_keys = [{k: v for k, v in RS256.jwk().items() if k not in ("kid", "use", "alg")}]
     header = {"alg": "RS256", "typ": "logout+jwt"}
-    async with logout_rig(tmp_path, idp) as rig:
-        signed = RS256.sign(claims(idp.issuer), header)
-        assert (await rig.post(signed)).status == 200
+    async with open_logout_harness(tmp_path, idp) as harness:
+        signed = RS256.sign(logout_claims(idp.issuer), header)
+        assert (await harness.post(signed)).status == 200
 
 
 @pytest.mark.parametrize("typ", ["JWT", "application/jwt", "logout+jwt", None])
-async def test_a_provider_that_gives_no_type_is_obeyed_if_the_operator_allows_it(
+async def test_typ_is_optional_without_require_typ(
     tmp_path: Path, idp: IdentityProvider, typ: str | None
 ) -> None:
     header = RS256.header() | {"typ": typ} if typ else {"alg": "RS256", "kid": RS256.kid}
-    async with logout_rig(tmp_path, idp, require_typ=False) as rig:
-        assert (await rig.post(RS256.sign(claims(idp.issuer), header))).status == 200
+    async with open_logout_harness(tmp_path, idp, require_typ=False) as harness:
+        assert (await harness.post(RS256.sign(logout_claims(idp.issuer), header))).status == 200
 
 
-async def test_unknown_fields_of_the_form_are_let_go(rig: Rig) -> None:
-    data = {"logout_token": rig.idp.logout_token(), "tenant": "a", "state": ""}
-    assert (await rig.door.call("POST", PATH, key=None, data=data)).status == 200
+async def test_unknown_form_fields_are_ignored(harness: LogoutHarness) -> None:
+    data = {"logout_token": harness.idp.logout_token(), "tenant": "a", "state": ""}
+    assert (await harness.admin.call("POST", PATH, key=None, data=data)).status == 200
 
 
-async def test_an_api_key_neither_helps_nor_hurts(rig: Rig) -> None:
+async def test_api_key_is_ignored(harness: LogoutHarness) -> None:
     for key in ("read", "all"):
-        data = {"logout_token": rig.idp.logout_token()}
-        assert (await rig.door.call("POST", PATH, key=key, data=data)).status == 200
+        data = {"logout_token": harness.idp.logout_token()}
+        assert (await harness.admin.call("POST", PATH, key=key, data=data)).status == 200
 
 
-# --- Once
+# --- Replays
 
 
-async def test_a_logout_token_is_obeyed_once_on_whichever_instance(
+async def test_logout_token_is_processed_once_across_instances(
     tmp_path: Path, idp: IdentityProvider
 ) -> None:
     logout_token = idp.logout_token()
-    async with logout_rig(tmp_path, idp) as here, logout_rig(tmp_path, idp) as there:
-        first = await here.post(logout_token)
-        since = await here.begin()
-        again = [await here.post(logout_token), await there.post(logout_token)]
+    async with (
+        open_logout_harness(tmp_path, idp) as one,
+        open_logout_harness(tmp_path, idp) as other,
+    ):
+        first = await one.post(logout_token)
+        later_session = await one.create_session()
+        replies = [await one.post(logout_token), await other.post(logout_token)]
 
         assert first.status == 200
-        assert [reply.status for reply in again] == [400, 400]
-        assert again[1].body == {
+        assert [reply.status for reply in replies] == [400, 400]
+        assert replies[1].body == {
             "error": "invalid_request",
-            "error_description": "it was obeyed before",
+            "error_description": "it was processed before",
         }
-        assert there.counted == [("idp", "replayed")]
-        assert await here.lives(since)
+        assert other.outcomes == [("idp", "replayed")]
+        assert await one.is_active(later_session)
 
 
-async def test_two_tokens_of_one_jti_are_one(rig: Rig) -> None:
-    await rig.post(rig.idp.logout_token(jti="same", sid="s1"))
-    again = await rig.post(rig.idp.logout_token(Signer.of("ES256"), jti="same", sid="s2"))
+async def test_second_token_with_the_same_jti_is_refused(harness: LogoutHarness) -> None:
+    await harness.post(harness.idp.logout_token(jti="same", sid="s1"))
+    again = await harness.post(harness.idp.logout_token(Signer.of("ES256"), jti="same", sid="s2"))
     assert again.status == 400
 
 
-# --- Who is let in
+# --- Access
 
 
 @pytest.mark.parametrize(
@@ -197,46 +214,46 @@ async def test_two_tokens_of_one_jti_are_one(rig: Rig) -> None:
         ("GET", "/", 401),
     ],
 )
-async def test_a_stranger_is_let_in_at_that_path_alone(
-    rig: Rig, method: str, path: str, status: int
+async def test_only_the_logout_path_needs_no_key(
+    harness: LogoutHarness, method: str, path: str, status: int
 ) -> None:
     data = {"logout_token": "x"} if method == "POST" else None
-    assert (await rig.door.call(method, path, key=None, data=data)).status == status
+    assert (await harness.admin.call(method, path, key=None, data=data)).status == status
 
 
-async def test_without_a_provider_there_is_no_such_route(tmp_path: Path) -> None:
-    async with admin_door(tmp_path) as door:
-        stranger = await door.call("POST", PATH, key=None, data={"logout_token": "x"})
-        caller = await door.call("POST", PATH, data={"logout_token": "x"})
-    assert (stranger.status, caller.status) == (401, 404)
+async def test_route_is_404_without_providers(tmp_path: Path) -> None:
+    async with open_admin(tmp_path) as admin:
+        without_key = await admin.call("POST", PATH, key=None, data={"logout_token": "x"})
+        with_key = await admin.call("POST", PATH, data={"logout_token": "x"})
+    assert (without_key.status, with_key.status) == (401, 404)
 
 
-def test_without_a_provider_nobody_loads_what_verifies_signatures() -> None:
+def test_signature_libraries_are_not_imported_at_startup() -> None:
     modules = "{'jwt', 'cryptography.hazmat'}"
     probe = f"import sys, sidegate.runtime.server; print({modules} & {{*sys.modules}})"
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", probe], capture_output=True, text=True, check=True
     ).stdout
-    assert told == "set()\n"
+    assert output == "set()\n"
 
 
-async def test_an_unknown_provider_is_not_found(rig: Rig) -> None:
-    reply = await rig.post(rig.idp.logout_token(), path="/oidc/backchannel-logout/IDP")
+async def test_unknown_provider_is_404(harness: LogoutHarness) -> None:
+    reply = await harness.post(harness.idp.logout_token(), path="/oidc/backchannel-logout/IDP")
     assert reply.status == 404
     assert reply.headers["Cache-Control"] == "no-store"
-    assert rig.counted == []
+    assert harness.outcomes == []
 
 
-async def test_the_host_is_checked_here_too(rig: Rig) -> None:
-    reply = await rig.post(rig.idp.logout_token(), headers=[("Host", "evil.example")])
+async def test_host_is_checked(harness: LogoutHarness) -> None:
+    reply = await harness.post(harness.idp.logout_token(), headers=[("Host", "evil.example")])
     assert reply.status == 403
 
 
-# --- What the form must be
+# --- The form
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "status"),
+    ("body", "media_type", "status"),
     [
         (b"", "application/x-www-form-urlencoded", 400),
         (b"logout_token=", "application/x-www-form-urlencoded", 400),
@@ -249,105 +266,107 @@ async def test_the_host_is_checked_here_too(rig: Rig) -> None:
     ],
     ids=lambda each: each[:30] if isinstance(each, bytes) else str(each),
 )
-async def test_a_form_that_is_none_is_refused(
-    rig: Rig, body: bytes, kind: str, status: int
+async def test_malformed_form_is_refused(
+    harness: LogoutHarness, body: bytes, media_type: str, status: int
 ) -> None:
-    reply = await rig.door.call("POST", PATH, key=None, data=body, headers=[("Content-Type", kind)])
+    reply = await harness.admin.call(
+        "POST", PATH, key=None, data=body, headers=[("Content-Type", media_type)]
+    )
 
     assert reply.status == status
     assert reply.body["error"] == "invalid_request"
-    assert rig.counted == [("idp", "invalid")]
+    assert harness.outcomes == [("idp", "invalid")]
 
 
-async def test_a_token_in_the_query_is_not_read(rig: Rig) -> None:
-    path = f"{PATH}?logout_token={rig.idp.logout_token()}"
-    reply = await rig.door.call("POST", path, key=None, data={"x": "y"})
+async def test_token_in_the_query_is_ignored(harness: LogoutHarness) -> None:
+    path = f"{PATH}?logout_token={harness.idp.logout_token()}"
+    reply = await harness.admin.call("POST", path, key=None, data={"x": "y"})
     assert reply.status == 400
 
 
 # --- Outages
 
 
-async def test_a_provider_whose_keys_cannot_be_had_is_told_to_come_again(rig: Rig) -> None:
-    session_id = await rig.begin()
-    logout_token = rig.idp.logout_token()
-    rig.idp.faults["/jwks"] = b"down"
+async def test_unavailable_keys_are_503_with_retry_after(harness: LogoutHarness) -> None:
+    session_id = await harness.create_session()
+    logout_token = harness.idp.logout_token()
+    harness.idp.faults["/jwks"] = b"down"
 
-    down = await rig.post(logout_token)
-    still = await rig.post(logout_token)
-    rig.idp.faults.clear()
-    rig.door.clock.advance(5)
-    up = await rig.post(logout_token)
+    failed = await harness.post(logout_token)
+    repeated = await harness.post(logout_token)
+    harness.idp.faults.clear()
+    harness.admin.clock.advance(5)
+    recovered = await harness.post(logout_token)
 
-    assert [reply.status for reply in (down, still, up)] == [503, 503, 200]
-    assert (down.body["code"], down.body["error"]) == (
+    assert [reply.status for reply in (failed, repeated, recovered)] == [503, 503, 200]
+    assert (failed.body["code"], failed.body["error"]) == (
         "keys_unavailable",
         "temporarily_unavailable",
     )
-    assert down.headers["Retry-After"] == "5"
-    assert down.headers["Cache-Control"] == "no-store"
-    assert rig.counted == [("idp", "unavailable"), ("idp", "unavailable"), ("idp", "ended")]
-    assert not await rig.lives(session_id)
+    assert failed.headers["Retry-After"] == "5"
+    assert failed.headers["Cache-Control"] == "no-store"
+    assert harness.outcomes == [("idp", "unavailable"), ("idp", "unavailable"), ("idp", "ended")]
+    assert not await harness.is_active(session_id)
 
 
-async def test_a_store_that_is_away_is_no_refusal(rig: Rig) -> None:
-    logout_token = rig.idp.logout_token()
-    rig.door.store.breaks()
-    away = await rig.post(logout_token)
-    rig.door.store.failure = None
+async def test_store_outage_is_503(harness: LogoutHarness) -> None:
+    logout_token = harness.idp.logout_token()
+    harness.admin.store.break_store()
+    failed = await harness.post(logout_token)
+    harness.admin.store.failure = None
 
-    assert away.status == 503
-    assert rig.counted == [("idp", "unavailable")]
-    assert (await rig.post(logout_token)).status == 200
+    assert failed.status == 503
+    assert harness.outcomes == [("idp", "unavailable")]
+    assert (await harness.post(logout_token)).status == 200
 
 
-async def test_a_store_that_is_silent_is_given_up_on(tmp_path: Path, idp: IdentityProvider) -> None:
-    async with logout_rig(tmp_path, idp, patience=0.2) as rig:
-        rig.door.store.silent = True
-        reply = await rig.post(idp.logout_token())
+async def test_hanging_store_is_503(tmp_path: Path, idp: IdentityProvider) -> None:
+    async with open_logout_harness(tmp_path, idp, request_timeout=0.2) as harness:
+        harness.admin.store.hanging = True
+        reply = await harness.post(idp.logout_token())
     assert reply.status == 503
-    assert rig.counted == [("idp", "unavailable")]
+    assert harness.outcomes == [("idp", "unavailable")]
 
 
-async def test_forged_tokens_ask_no_store(rig: Rig) -> None:
-    rig.door.store.breaks()
-    assert (await rig.post(rig.idp.logout_token(Signer.of("RS256", "mine")))).status == 400
+async def test_forged_token_causes_no_store_request(harness: LogoutHarness) -> None:
+    harness.admin.store.break_store()
+    assert (await harness.post(harness.idp.logout_token(Signer.of("RS256", "mine")))).status == 400
 
 
-async def test_many_at_once_fetch_the_keys_once(rig: Rig) -> None:
-    replies = await asyncio.gather(*(rig.post(rig.idp.logout_token()) for _ in range(20)))
+async def test_concurrent_logouts_fetch_the_keys_once(harness: LogoutHarness) -> None:
+    replies = await asyncio.gather(*(harness.post(harness.idp.logout_token()) for _ in range(20)))
     assert {reply.status for reply in replies} == {200}
-    assert rig.idp.asked == ["/jwks"]
+    assert harness.idp.requested_paths == ["/jwks"]
 
 
-# --- What is told
+# --- Log and metrics
 
 
-async def test_a_logout_is_logged_without_its_token(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+async def test_logout_is_logged_without_its_token(
+    harness: LogoutHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     caplog.set_level(logging.DEBUG, "sidegate")
-    await rig.begin(provider_subject="who-it-is")
-    good = rig.idp.logout_token(sub="who-it-is", jti="which-one-it-was")
-    bad = rig.idp.logout_token(iss="https://another.example")
+    await harness.create_session(provider_subject="the-subject")
+    good = harness.idp.logout_token(sub="the-subject", jti="the-jti")
+    bad = harness.idp.logout_token(iss="https://another.example")
 
-    answers = [await rig.post(good), await rig.post(good), await rig.post(bad)]
+    replies = [await harness.post(good), await harness.post(good), await harness.post(bad)]
 
-    told = [{**vars(record), "event": record.getMessage()} for record in caplog.records]
-    changes = [each for each in told if each.get("action") == "provider.logout"]
-    refused = [each for each in told if each["event"] == "logout refused"]
-    assert [(each["actor"], each["revoked"]) for each in changes] == [("provider:idp", 1)]
-    assert [(each["provider"], each["why"]) for each in refused] == [
-        ("idp", "it was obeyed before"),
+    lines = [{**vars(record), "event": record.getMessage()} for record in caplog.records]
+    logouts = [each for each in lines if each.get("action") == "provider.logout"]
+    refused = [each for each in lines if each["event"] == "logout refused"]
+    assert [(each["actor"], each["revoked"]) for each in logouts] == [("provider:idp", 1)]
+    assert [(each["provider"], each["error"]) for each in refused] == [
+        ("idp", "it was processed before"),
         ("idp", "iss is not the provider's issuer"),
     ]
-    everything = repr(told) + "".join(each.text for each in answers)
+    everything = repr(lines) + "".join(reply.text for reply in replies)
     parts = {part for token in (good, bad) for part in token.split(".")[1:]}
-    for secret in (*parts, "who-it-is", "which-one-it-was", "another.example"):
+    for secret in (*parts, "the-subject", "the-jti", "another.example"):
         assert secret not in everything
 
 
-async def test_the_metric_has_the_template_of_the_route(rig: Rig) -> None:
-    await rig.post("x")
-    assert rig.door.counted[-1] == ("/oidc/backchannel-logout/{provider}", "POST", 400)
+async def test_request_is_counted_by_route_template(harness: LogoutHarness) -> None:
+    await harness.post("x")
+    assert harness.admin.requests[-1] == ("/oidc/backchannel-logout/{provider}", "POST", 400)

@@ -1,4 +1,4 @@
-"""The ops door: what probes and Prometheus are told."""
+"""The ops listener: liveness, readiness and metrics."""
 
 import asyncio
 import time
@@ -12,20 +12,20 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 
 from sidegate.core.address import Address
 from sidegate.core.errors import StoreUnavailable
-from sidegate.observability.metrics import Metrics, registry
-from sidegate.web.ops.app import Ping, Readiness, always, ops_handler
-from sidegate.web.server.fast_path import HeadTimeouts
-from sidegate.web.server.listener import DEFAULT_MAX_CONNECTIONS, Listener, closed_handler
-from tests.stores.waiting import until
-from tests.web.raw_http import Reply, ask, wire
-from tests.web.tape import Tape
+from sidegate.observability.metrics import Metrics, build_registry
+from sidegate.web.ops.app import Ping, Readiness, build_ops_handler, collect_from
+from sidegate.web.server.fast_path import ConnectionTimeouts
+from sidegate.web.server.listener import DEFAULT_MAX_CONNECTIONS, Listener, deny_all
+from tests.stores.waiting import wait_until
+from tests.web.fake_transport import FakeTransport
+from tests.web.raw_http import RawResponse, connect, send_request
 
 
-async def answers() -> None: ...
+async def succeeds() -> None: ...
 
 
-async def is_down() -> None:
-    raise StoreUnavailable("postgres", "told to be down")
+async def fails() -> None:
+    raise StoreUnavailable("postgres", "down on purpose")
 
 
 async def hangs() -> None:
@@ -40,180 +40,182 @@ def get(target: str, *lines: bytes, method: bytes = b"GET") -> bytes:
 @asynccontextmanager
 async def open_ops(
     *,
-    draining: Callable[[], bool] = lambda: False,
-    opened: Callable[[], bool] = lambda: True,
-    told: CollectorRegistry | None = None,
+    is_draining: Callable[[], bool] = lambda: False,
+    is_listening: Callable[[], bool] = lambda: True,
+    registry: CollectorRegistry | None = None,
     **pings: Ping,
 ) -> AsyncIterator[Address]:
-    handler = ops_handler(Readiness(pings, draining, opened), always(told or CollectorRegistry()))
-    door = Listener("ops", handler, on_bad_request=lambda: None)
-    yield await door.open(Address("127.0.0.1", 0))
-    await door.close(patience=0.2)
+    handler = build_ops_handler(
+        Readiness(pings, is_draining, is_listening), collect_from(registry or CollectorRegistry())
+    )
+    listener = Listener("ops", handler, on_bad_request=lambda: None)
+    yield await listener.open(Address("127.0.0.1", 0))
+    await listener.close(drain_timeout=0.2)
 
 
-async def test_livez_asks_no_store() -> None:
-    async def unasked() -> None:
-        raise AssertionError("livez asked a store")
+async def test_livez_pings_no_store() -> None:
+    async def unexpected() -> None:
+        raise AssertionError("livez pinged a store")
 
-    async with open_ops(redis=unasked, postgres=unasked) as address:
-        reply = await ask(address, get("/livez"))
+    async with open_ops(redis=unexpected, postgres=unexpected) as address:
+        reply = await send_request(address, get("/livez"))
 
     assert (reply.status, reply.body) == (200, b"ok\n")
 
 
-async def test_healthz_is_livez() -> None:
-    async with open_ops(postgres=is_down) as address:
-        assert (await ask(address, get("/healthz"))).status == 200
+async def test_healthz_is_an_alias_of_livez() -> None:
+    async with open_ops(postgres=fails) as address:
+        assert (await send_request(address, get("/healthz"))).status == 200
 
 
-async def test_livez_is_well_while_draining() -> None:
-    async with open_ops(draining=lambda: True) as address:
-        assert (await ask(address, get("/livez"))).status == 200
+async def test_livez_succeeds_while_draining() -> None:
+    async with open_ops(is_draining=lambda: True) as address:
+        assert (await send_request(address, get("/livez"))).status == 200
 
 
 @pytest.mark.parametrize(
     ("redis", "postgres", "status"),
     [
-        (answers, answers, 200),
-        (answers, is_down, 200),
-        (is_down, answers, 200),
-        (is_down, is_down, 503),
+        (succeeds, succeeds, 200),
+        (succeeds, fails, 200),
+        (fails, succeeds, 200),
+        (fails, fails, 503),
     ],
 )
-async def test_one_store_that_answers_is_enough(redis: Ping, postgres: Ping, status: int) -> None:
+async def test_readyz_needs_one_available_store(redis: Ping, postgres: Ping, status: int) -> None:
     async with open_ops(redis=redis, postgres=postgres) as address:
-        assert (await ask(address, get("/readyz"))).status == status
+        assert (await send_request(address, get("/readyz"))).status == status
 
 
-async def test_a_ready_house_says_only_ok() -> None:
-    async with open_ops(postgres=answers) as address:
-        assert (await ask(address, get("/readyz"))).body == b"ok\n"
+async def test_readyz_body_is_ok() -> None:
+    async with open_ops(postgres=succeeds) as address:
+        assert (await send_request(address, get("/readyz"))).body == b"ok\n"
 
 
 @pytest.mark.parametrize("target", ["/readyz?verbose", "/readyz?verbose=1", "/readyz?a=b&verbose"])
-async def test_verbose_readyz_has_a_line_for_each_component(target: str) -> None:
-    async with open_ops(redis=is_down, postgres=answers) as address:
-        reply = await ask(address, get(target))
+async def test_verbose_readyz_has_a_line_per_component(target: str) -> None:
+    async with open_ops(redis=fails, postgres=succeeds) as address:
+        reply = await send_request(address, get(target))
 
     assert reply.status == 200
     assert reply.body.decode().splitlines() == [
         "[-]store redis failed",
         "[+]store postgres ok",
-        "[+]doors open ok",
+        "[+]listeners open ok",
         "[+]not draining ok",
         "readyz check passed",
     ]
 
 
-async def test_a_house_that_is_not_ready_says_why_unasked() -> None:
-    async with open_ops(postgres=is_down) as address:
-        reply = await ask(address, get("/readyz"))
+async def test_failed_readyz_is_verbose() -> None:
+    async with open_ops(postgres=fails) as address:
+        reply = await send_request(address, get("/readyz"))
 
     assert reply.status == 503
     assert reply.body.decode().splitlines() == [
         "[-]store postgres failed",
-        "[+]doors open ok",
+        "[+]listeners open ok",
         "[+]not draining ok",
         "readyz check failed",
     ]
 
 
-async def test_a_draining_house_is_not_ready() -> None:
-    async with open_ops(draining=lambda: True, postgres=answers) as address:
-        reply = await ask(address, get("/readyz"))
+async def test_readyz_fails_while_draining() -> None:
+    async with open_ops(is_draining=lambda: True, postgres=succeeds) as address:
+        reply = await send_request(address, get("/readyz"))
 
     assert reply.status == 503
     assert b"[-]not draining failed\n" in reply.body
 
 
-async def test_a_house_whose_doors_are_not_all_open_is_not_ready() -> None:
-    async with open_ops(opened=lambda: False, postgres=answers) as address:
-        reply = await ask(address, get("/readyz"))
+async def test_readyz_fails_until_listeners_are_open() -> None:
+    async with open_ops(is_listening=lambda: False, postgres=succeeds) as address:
+        reply = await send_request(address, get("/readyz"))
 
     assert reply.status == 503
-    assert b"[-]doors open failed\n" in reply.body
+    assert b"[-]listeners open failed\n" in reply.body
 
 
-async def test_a_ping_that_hangs_is_a_store_that_does_not_answer() -> None:
+async def test_hanging_ping_counts_as_unavailable() -> None:
     async with open_ops(redis=hangs, postgres=hangs) as address:
-        start = time.monotonic()
-        reply = await ask(address, get("/readyz"))
-        took = time.monotonic() - start
+        started_at = time.monotonic()
+        reply = await send_request(address, get("/readyz"))
+        elapsed = time.monotonic() - started_at
 
     assert reply.status == 503
-    assert took < 1  # Kubernetes waits no longer
+    assert elapsed < 1  # the default timeout of Kubernetes probes
 
 
-async def test_a_ping_that_hangs_hides_no_store_that_answers() -> None:
-    async with open_ops(redis=hangs, postgres=answers) as address:
-        assert (await ask(address, get("/readyz"))).status == 200
+async def test_hanging_ping_does_not_hide_an_available_store() -> None:
+    async with open_ops(redis=hangs, postgres=succeeds) as address:
+        assert (await send_request(address, get("/readyz"))).status == 200
 
 
-async def test_while_readyz_waits_livez_answers() -> None:
-    async with open_ops(postgres=hangs) as address, wire(address) as waiting:
+async def test_livez_responds_while_readyz_waits() -> None:
+    async with open_ops(postgres=hangs) as address, connect(address) as waiting:
         await waiting.send(get("/readyz"))
-        assert (await ask(address, get("/livez"))).status == 200
+        assert (await send_request(address, get("/livez"))).status == 200
 
 
-def some_gauge() -> CollectorRegistry:
-    """Return what reads the same at every scrape."""
-    told = CollectorRegistry()
-    Gauge("sidegate_test", "For tests.", registry=told).set(1)
-    return told
+def build_constant_registry() -> CollectorRegistry:
+    """Return a registry whose metrics never change."""
+    registry = CollectorRegistry()
+    Gauge("sidegate_test", "For tests.", registry=registry).set(1)
+    return registry
 
 
-def some_metrics() -> CollectorRegistry:
+def build_metrics_registry() -> CollectorRegistry:
     metrics = Metrics(version="1.2.3", revocation_bound=5)
-    metrics.check("ext-authz", "allow", "ok", 0.0003)
-    return registry(metrics)
+    metrics.record_check("ext-authz", "allow", "ok", 0.0003)
+    return build_registry(metrics)
 
 
 @pytest.mark.parametrize("accept", ["", "*/*", "text/html", "text/plain;version=0.0.4"])
-async def test_metrics_are_plain_text_unless_more_is_asked(accept: str) -> None:
-    async with open_ops(told=some_metrics()) as address:
-        reply = await ask(address, get("/metrics", b"Accept: " + accept.encode()))
+async def test_metrics_are_plain_text_by_default(accept: str) -> None:
+    async with open_ops(registry=build_metrics_registry()) as address:
+        reply = await send_request(address, get("/metrics", b"Accept: " + accept.encode()))
 
     assert reply.status == 200
-    assert reply.only("Content-Type").startswith("text/plain; version=")
+    assert reply.get_one("Content-Type").startswith("text/plain; version=")
     assert "sidegate_checks" in {family.name for family in plain(reply.body.decode())}
 
 
-async def test_metrics_are_openmetrics_for_who_asks() -> None:
-    wish = b"Accept: application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.1"
-    async with open_ops(told=some_metrics()) as address:
-        reply = await ask(address, get("/metrics", wish))
+async def test_metrics_are_openmetrics_if_accepted() -> None:
+    accept = b"Accept: application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.1"
+    async with open_ops(registry=build_metrics_registry()) as address:
+        reply = await send_request(address, get("/metrics", accept))
 
-    assert reply.only("Content-Type").startswith("application/openmetrics-text; version=1.")
+    assert reply.get_one("Content-Type").startswith("application/openmetrics-text; version=1.")
     assert reply.body.endswith(b"# EOF\n")
-    families = openmetrics(reply.body.decode())  # type: ignore[no-untyped-call]  # it has none
+    families = openmetrics(reply.body.decode())  # type: ignore[no-untyped-call]  # has no types
     assert "sidegate_checks" in {family.name for family in families}
 
 
-async def test_metrics_are_told_when_no_store_answers() -> None:
-    async with open_ops(told=some_metrics(), redis=hangs, postgres=is_down) as address:
-        assert (await ask(address, get("/metrics"))).status == 200
+async def test_metrics_need_no_store() -> None:
+    async with open_ops(registry=build_metrics_registry(), redis=hangs, postgres=fails) as address:
+        assert (await send_request(address, get("/metrics"))).status == 200
 
 
 @pytest.mark.parametrize("target", ["/livez", "/readyz", "/metrics"])
-async def test_head_is_answered_like_get_but_without_a_body(target: str) -> None:
+async def test_head_has_the_headers_of_get_without_a_body(target: str) -> None:
     async with (
-        open_ops(told=some_gauge(), postgres=answers) as address,
-        wire(address) as line,
+        open_ops(registry=build_constant_registry(), postgres=succeeds) as address,
+        connect(address) as connection,
     ):
-        await line.send(get(target, method=b"HEAD"))
-        to_head = await line.reply(to_head=True)
-        await line.send(get(target))
-        to_get = await line.reply()
+        await connection.send(get(target, method=b"HEAD"))
+        to_head = await connection.read_response(to_head=True)
+        await connection.send(get(target))
+        to_get = await connection.read_response()
 
-    assert meaning(to_head) == meaning(to_get)
+    assert status_and_fields(to_head) == status_and_fields(to_get)
     assert to_get.status == 200
 
 
 @pytest.mark.parametrize("target", ["/livez", "/readyz", "/metrics"])
 @pytest.mark.parametrize("method", [b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PROPFIND"])
-async def test_nothing_can_be_done_here(target: str, method: bytes) -> None:
-    async with open_ops(postgres=answers) as address:
-        assert (await ask(address, get(target, method=method))).status == 405
+async def test_other_methods_are_405(target: str, method: bytes) -> None:
+    async with open_ops(postgres=succeeds) as address:
+        assert (await send_request(address, get(target, method=method))).status == 405
 
 
 @pytest.mark.parametrize(
@@ -230,44 +232,44 @@ async def test_nothing_can_be_done_here(target: str, method: bytes) -> None:
         "/v1/sessions",
     ],
 )
-async def test_there_is_nothing_else_here(target: str) -> None:
-    async with open_ops(postgres=answers) as address:
-        assert (await ask(address, get(target))).status == 404
+async def test_other_paths_are_404(target: str) -> None:
+    async with open_ops(postgres=succeeds) as address:
+        assert (await send_request(address, get(target))).status == 404
 
 
 @pytest.mark.parametrize("target", ["/livez", "/readyz", "/metrics", "/x"])
-async def test_no_answer_may_be_kept_or_names_a_version(target: str) -> None:
+async def test_responses_are_not_cacheable_and_hide_the_version(target: str) -> None:
     async with open_ops() as address:
-        reply = await ask(address, get(target))
+        reply = await send_request(address, get(target))
 
-    assert (reply.only("Cache-Control"), reply.only("Server")) == ("no-store", "sidegate")
+    assert (reply.get_one("Cache-Control"), reply.get_one("Server")) == ("no-store", "sidegate")
 
 
-def meaning(reply: Reply) -> tuple[int, list[tuple[str, str]]]:
+def status_and_fields(reply: RawResponse) -> tuple[int, list[tuple[str, str]]]:
     return reply.status, [field for field in reply.fields if field[0] != "Date"]
 
 
-async def test_a_door_has_room_for_a_thousand_unless_it_says_otherwise() -> None:
-    door = Listener("ops", closed_handler, on_bad_request=lambda: None)
-    within = [Tape(door) for _ in range(DEFAULT_MAX_CONNECTIONS)]
-    beyond = Tape(door)
-    beyond.feed(get("/livez"))
-    within[0].abort()
-    await until(lambda: sum(door.lanes().values()) < DEFAULT_MAX_CONNECTIONS)
-    again = Tape(door)
-    again.feed(get("/livez"))
-    await again.until_it_has_ended()
-    await door.close(patience=0)
+async def test_listener_refuses_connections_above_the_default_limit() -> None:
+    listener = Listener("ops", deny_all, on_bad_request=lambda: None)
+    accepted = [FakeTransport(listener) for _ in range(DEFAULT_MAX_CONNECTIONS)]
+    refused = FakeTransport(listener)
+    refused.feed(get("/livez"))
+    accepted[0].abort()
+    await wait_until(lambda: sum(listener.count_connections().values()) < DEFAULT_MAX_CONNECTIONS)
+    later = FakeTransport(listener)
+    later.feed(get("/livez"))
+    await later.wait_for_end()
+    await listener.close(drain_timeout=0)
 
-    assert beyond.sent.startswith(b"HTTP/1.1 503 ")
-    assert again.sent.startswith(b"HTTP/1.1 401 ")
+    assert refused.sent.startswith(b"HTTP/1.1 503 ")
+    assert later.sent.startswith(b"HTTP/1.1 401 ")
 
 
-async def test_who_connects_and_asks_nothing_does_not_stay() -> None:
-    door = Listener(
-        "ops", closed_handler, on_bad_request=lambda: None, patience=HeadTimeouts(head=0.05)
+async def test_idle_connection_is_closed() -> None:
+    listener = Listener(
+        "ops", deny_all, on_bad_request=lambda: None, timeouts=ConnectionTimeouts(head=0.05)
     )
-    address = await door.open(Address("127.0.0.1", 0))
-    async with wire(address) as line:
-        assert await line.until_closed() == b""
-    await door.close(patience=0)
+    address = await listener.open(Address("127.0.0.1", 0))
+    async with connect(address) as connection:
+        assert await connection.read_until_closed() == b""
+    await listener.close(drain_timeout=0)

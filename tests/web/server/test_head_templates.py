@@ -1,4 +1,4 @@
-"""Forms: a head is read the same whether its form was met before or not."""
+"""Head templates: a head is parsed the same with and without a cached template."""
 
 import re
 from collections.abc import Sequence
@@ -14,121 +14,125 @@ from sidegate.web.gateways.auth_request import AuthRequest
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.server.grammar import Grammar
 from sidegate.web.server.head_templates import HeadTemplates
-from tests.web.gate.gate_rig import ALICE, BOB, bearer, cookie, request
+from tests.web.gate.gate_harness import ALICE, BOB, bearer, build_request, cookie
 
 GATEWAY = AuthRequest(GatewayPolicy())
 GRAMMAR = Grammar(GATEWAY.route, GATEWAY.roles, b"__Host-session")
 
 
-class Counting(Grammar):
-    """Counts how often every line is tried against every header."""
+class CountingGrammar(Grammar):
+    """Counts the matches of the full pattern."""
 
-    slow = 0
+    full_matches = 0
 
     def __init__(self) -> None:
         super().__init__(GATEWAY.route, GATEWAY.roles, b"__Host-session")
-        self.any_head = self  # type: ignore[assignment]  # it stands in for its own expression
+        self.head_pattern = self  # type: ignore[assignment]  # replaces its own pattern
 
     def fullmatch(self, data: bytes) -> "re.Match[bytes] | None":
-        self.slow += 1
-        return GRAMMAR.any_head.fullmatch(data)
+        self.full_matches += 1
+        return GRAMMAR.head_pattern.fullmatch(data)
 
 
-def test_a_form_is_met_once_and_then_known() -> None:
-    grammar = Counting()
-    forms = HeadTemplates(grammar, learn_every=1)
+def test_template_is_added_once_and_reused() -> None:
+    grammar = CountingGrammar()
+    templates = HeadTemplates(grammar, sampling_interval=1)
 
-    users = [
-        forms.read(request(cookie(token), b"X-Real-IP: 192.0.2.%d" % number))
+    parsed = [
+        templates.parse(build_request(cookie(token), b"X-Real-IP: 192.0.2.%d" % number))
         for number, token in enumerate((ALICE, BOB) * 5)
     ]
 
-    assert grammar.slow == 1
-    assert [head.ours for head in users if head] == [t.text.encode() for t in (ALICE, BOB) * 5]
+    assert grammar.full_matches == 1
+    assert [head.session_cookie for head in parsed if head] == [
+        t.text.encode() for t in (ALICE, BOB) * 5
+    ]
 
 
-def test_of_heads_in_many_forms_only_some_are_learnt_from() -> None:
-    grammar = Counting()
-    forms = HeadTemplates(grammar, learn_every=8)
+def test_template_changes_only_at_the_sampling_interval() -> None:
+    grammar = CountingGrammar()
+    templates = HeadTemplates(grammar, sampling_interval=8)
     for _ in range(8):
-        assert forms.read(request(b"X: 1")) is not None
-    assert grammar.slow == 8
+        assert templates.parse(build_request(b"X: 1")) is not None
+    assert grammar.full_matches == 8
 
     for _ in range(8):
-        assert forms.read(request(b"X: 2")) is not None
+        assert templates.parse(build_request(b"X: 2")) is not None
 
-    assert grammar.slow == 8
+    assert grammar.full_matches == 8
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[bytes]]:
-    """The names of each form that was made."""
-    made: list[Sequence[bytes]] = []
-    make = sidegate.web.server.head_templates.form_of
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[bytes]]:
+    """The header names of each compiled template."""
+    compiled: list[Sequence[bytes]] = []
+    original = sidegate.web.server.head_templates.compile_template
 
-    def noting(names: Sequence[bytes], grammar: Grammar) -> Any:
-        made.append(names)
-        return make(names, grammar)
+    def recording(names: Sequence[bytes], grammar: Grammar) -> Any:
+        compiled.append(names)
+        return original(names, grammar)
 
-    monkeypatch.setattr(sidegate.web.server.head_templates, "form_of", noting)
-    return made
+    monkeypatch.setattr(sidegate.web.server.head_templates, "compile_template", recording)
+    return compiled
 
 
-def test_a_client_who_invents_headers_makes_us_learn_less_and_less(
-    made: list[Sequence[bytes]],
+def test_new_header_names_add_templates_ever_more_rarely(
+    compiled: list[Sequence[bytes]],
 ) -> None:
-    forms = HeadTemplates(GRAMMAR, most=3, learn_every=1)
+    templates = HeadTemplates(GRAMMAR, max_templates=3, sampling_interval=1)
     for number in range(1000):
-        assert forms.read(request(b"X-%d: 1" % number)) is not None
-    assert len(made) <= 3 + 10
+        assert templates.parse(build_request(b"X-%d: 1" % number)) is not None
+    assert len(compiled) <= 3 + 10
 
 
-def test_the_oldest_form_makes_room_for_another(made: list[Sequence[bytes]]) -> None:
-    forms = HeadTemplates(GRAMMAR, most=2, learn_every=1)
+def test_oldest_template_is_evicted(compiled: list[Sequence[bytes]]) -> None:
+    templates = HeadTemplates(GRAMMAR, max_templates=2, sampling_interval=1)
     for name in (b"A", b"B", b"C", b"B"):
-        forms.read(request(name + b": 1"))
-        forms.read(request(name + b": 1"))  # from the third on every second is learnt from
-    assert [names[-1] for names in made] == [b"A", b"B", b"C"]
+        templates.parse(build_request(name + b": 1"))
+        templates.parse(
+            build_request(name + b": 1")
+        )  # after one eviction, every second head counts
+    assert [names[-1] for names in compiled] == [b"A", b"B", b"C"]
     for _ in range(4):
-        forms.read(request(b"A: 1"))
-    assert [names[-1] for names in made] == [b"A", b"B", b"C", b"A"]
+        templates.parse(build_request(b"A: 1"))
+    assert [names[-1] for names in compiled] == [b"A", b"B", b"C", b"A"]
 
 
-def test_from_a_head_with_very_many_names_nothing_is_learnt(made: list[Sequence[bytes]]) -> None:
-    forms = HeadTemplates(GRAMMAR, learn_every=1)
+def test_very_long_names_add_no_template(compiled: list[Sequence[bytes]]) -> None:
+    templates = HeadTemplates(GRAMMAR, sampling_interval=1)
     for _ in range(3):
-        assert forms.read(request(*(b"X-%0300d: 1" % n for n in range(150)))) is not None
-    assert made == []
+        assert templates.parse(build_request(*(b"X-%0300d: 1" % n for n in range(150)))) is not None
+    assert compiled == []
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_a_plain_head_is_not_as_long_as_a_field_may_be(times: int) -> None:
-    """Else a line of several cookies passes that aiohttp finds too long."""
-    long = b"; ".join(b"c%d=%s" % (n, b"x" * 15_000) for n in range(5))
-    forms = HeadTemplates(GRAMMAR, learn_every=1)
+def test_head_beyond_the_size_limit_is_not_plain(times: int) -> None:
+    """Otherwise a cookie line could pass that is too cookies for aiohttp."""
+    cookies = b"; ".join(b"c%d=%s" % (n, b"x" * 15_000) for n in range(5))
+    templates = HeadTemplates(GRAMMAR, sampling_interval=1)
     for _ in range(times):
-        assert forms.read(request(b"Cookie: a=1")) is not None
-    assert forms.read(request(b"Cookie: " + long)) is None
-    assert forms.first(request(b"Cookie: " + long)) is None
+        assert templates.parse(build_request(b"Cookie: a=1")) is not None
+    assert templates.parse(build_request(b"Cookie: " + cookies)) is None
+    assert templates.parse_first(build_request(b"Cookie: " + cookies)) is None
 
 
-@pytest.mark.parametrize("behind", [b"\0", b"G", b"\r\n", b" "])
-def test_nothing_behind_a_head_in_a_known_form_is_overlooked(behind: bytes) -> None:
-    forms = HeadTemplates(GRAMMAR, learn_every=1)
-    raw = request(bearer(ALICE))
+@pytest.mark.parametrize("suffix", [b"\0", b"G", b"\r\n", b" "])
+def test_bytes_after_a_head_are_not_ignored_by_its_template(suffix: bytes) -> None:
+    templates = HeadTemplates(GRAMMAR, sampling_interval=1)
+    raw = build_request(bearer(ALICE))
     for _ in range(3):
-        assert forms.read(raw) is not None
-    assert forms.read(raw + behind) is None
+        assert templates.parse(raw) is not None
+    assert templates.parse(raw + suffix) is None
 
 
-def test_of_two_cookie_lines_neither_is_lost() -> None:
-    forms = HeadTemplates(GRAMMAR, learn_every=1)
-    nobodys = request(b"Cookie: a=1", b"Cookie: b=2")
+def test_two_session_cookie_lines_are_not_plain() -> None:
+    templates = HeadTemplates(GRAMMAR, sampling_interval=1)
+    other_cookies = build_request(b"Cookie: a=1", b"Cookie: b=2")
     for _ in range(3):
-        assert forms.read(nobodys) is not None
+        assert templates.parse(other_cookies) is not None
 
     for lines in permutations((cookie(ALICE), cookie(BOB))):
-        assert forms.read(request(*lines)) is None
+        assert templates.parse(build_request(*lines)) is None
 
 
 LINES = (
@@ -154,27 +158,27 @@ LINES = (
     b"Upgrade: x",
 )
 heads = st.builds(
-    lambda lines, version: request(*lines).replace(b"HTTP/1.1", version),
+    lambda lines, version: build_request(*lines).replace(b"HTTP/1.1", version),
     st.lists(st.sampled_from(LINES), max_size=6),
     st.sampled_from([b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.2"]),
 )
 
 
 @given(st.lists(heads, min_size=1, max_size=30))
-def test_whatever_was_met_before_a_head_is_read_as_the_grammar_reads_it(raws: list[bytes]) -> None:
-    forms = HeadTemplates(GRAMMAR, most=5, learn_every=1)
+def test_templates_parse_every_head_like_the_grammar(raws: list[bytes]) -> None:
+    templates = HeadTemplates(GRAMMAR, max_templates=5, sampling_interval=1)
     for raw in [*raws, *raws]:
-        whole = GRAMMAR.any_head.fullmatch(raw)
+        match = GRAMMAR.head_pattern.fullmatch(raw)
 
-        assert forms.read(raw) == (None if whole is None else whole.groups())
+        assert templates.parse(raw) == (None if match is None else match.groups())
 
 
-@pytest.mark.parametrize("behind", [b"", b"G", request(), b"\r\n"])
-def test_the_first_of_several_is_found_with_its_end(behind: bytes) -> None:
-    raw = request(bearer(ALICE))
+@pytest.mark.parametrize("suffix", [b"", b"G", build_request(), b"\r\n"])
+def test_first_of_several_heads_is_found_with_its_end(suffix: bytes) -> None:
+    raw = build_request(bearer(ALICE))
 
-    found = HeadTemplates(GRAMMAR).first(raw + behind)
+    found = HeadTemplates(GRAMMAR).parse_first(raw + suffix)
 
     assert found is not None
     assert (found[0].bearer, found[1]) == (ALICE.text.encode(), len(raw))
-    assert HeadTemplates(GRAMMAR).read(raw + behind) is None or behind == b""
+    assert HeadTemplates(GRAMMAR).parse(raw + suffix) is None or suffix == b""

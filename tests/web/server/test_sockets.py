@@ -1,4 +1,4 @@
-"""An address that several processes share: who has it, who listens, and who is asked."""
+"""An address shared by several processes: reserving, listening, accepting."""
 
 import asyncio
 import errno
@@ -16,116 +16,120 @@ from sidegate.web.server.listener import Listener
 from sidegate.web.server.sockets import SharedListener
 
 
-@pytest.fixture(params=["127.0.0.1", "::1", ""], ids=["v4", "v6", "everywhere"])
+@pytest.fixture(params=["127.0.0.1", "::1", ""], ids=["v4", "v6", "all-interfaces"])
 def port(request: pytest.FixtureRequest) -> Iterator[SharedListener]:
     shared = SharedListener.open(Address(request.param, 0))
     yield shared
     shared.close()
 
 
-def inherited(shared: SharedListener) -> socket.socket:
-    """Return what a process that is started now has."""
-    with shared.lent() as descriptor:
+def inherit_socket(shared: SharedListener) -> socket.socket:
+    """Return the socket that a process started now inherits."""
+    with shared.lend_descriptor() as descriptor:
         return socket.socket(fileno=os.dup(descriptor))
 
 
-def reached(listener: socket.socket) -> bool:
-    """Say whether a client gets through to where this socket is bound."""
+def is_reachable(listener: socket.socket) -> bool:
+    """Return whether a client can connect to the address of this socket."""
     with socket.socket(listener.family) as client:
         return client.connect_ex(listener.getsockname()) == 0
 
 
 def test_all_processes_share_the_port_that_the_system_chose(port: SharedListener) -> None:
-    with inherited(port) as one, inherited(port) as another:
+    with inherit_socket(port) as one, inherit_socket(port) as another:
         one.listen()
         another.listen()
         assert one.getsockname() == another.getsockname()
 
 
-def test_nobody_waits_at_a_port_where_nobody_listens(port: SharedListener) -> None:
-    with inherited(port) as one:
-        assert not reached(one)
+def test_connection_is_refused_until_a_process_listens(port: SharedListener) -> None:
+    with inherit_socket(port) as one:
+        assert not is_reachable(one)
         one.listen()
-        assert reached(one)
+        assert is_reachable(one)
 
 
-def test_nobody_else_gets_the_port_while_nobody_listens(port: SharedListener) -> None:
-    with inherited(port) as ours, socket.socket(ours.family) as other:
-        address = ours.getsockname()
-        ours.close()
+def test_reserved_port_cannot_be_bound_by_others(port: SharedListener) -> None:
+    with inherit_socket(port) as inherited, socket.socket(inherited.family) as other:
+        address = inherited.getsockname()
+        inherited.close()
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
             other.bind(address)
 
 
-def test_the_port_is_taken_for_others_who_would_share_it(port: SharedListener) -> None:
-    with inherited(port) as ours:
-        host, number, *_ = ours.getsockname()
+def test_reserved_port_cannot_be_shared_by_another_deployment(port: SharedListener) -> None:
+    with inherit_socket(port) as inherited:
+        host, number, *_ = inherited.getsockname()
         for listens in (False, True):
             if listens:
-                ours.listen()
+                inherited.listen()
             with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
                 SharedListener.open(Address(host, number))
 
 
-async def test_a_process_that_closes_leaves_the_others_their_unix_socket(tmp_path: Path) -> None:
-    async def shut_door(_: object) -> web.Response:
+async def test_closing_listener_leaves_the_unix_socket_to_others(tmp_path: Path) -> None:
+    async def respond(_: object) -> web.Response:
         return web.Response()
 
     path = str(tmp_path / "gate.sock")
     shared = SharedListener.open(Address(path=path))
-    doors = [Listener("gate", shut_door, on_bad_request=lambda: None) for _ in range(2)]
-    for door in doors:
-        with shared.lent() as descriptor:
-            await door.open(Address(inherited=os.dup(descriptor)))
-    await doors[0].close(patience=0)
+    listeners = [Listener("gate", respond, on_bad_request=lambda: None) for _ in range(2)]
+    for listener in listeners:
+        with shared.lend_descriptor() as descriptor:
+            await listener.open(Address(fd=os.dup(descriptor)))
+    await listeners[0].close(drain_timeout=0)
     reader, writer = await asyncio.open_unix_connection(path)
     writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    answer = await reader.read()
+    response = await reader.read()
     writer.close()
-    await doors[1].close(patience=0)
+    await listeners[1].close(drain_timeout=0)
     shared.close()
 
-    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert response.startswith(b"HTTP/1.1 200 OK")
 
 
-def test_whoever_lives_gets_what_the_dead_would_have_got(port: SharedListener) -> None:
-    with inherited(port) as dead, inherited(port) as alive, ExitStack() as clients:
-        dead.listen()
-        alive.listen(20)
-        dead.close()
+def test_running_process_gets_the_connections_of_an_ended_one(port: SharedListener) -> None:
+    with inherit_socket(port) as ended, inherit_socket(port) as running, ExitStack() as clients:
+        ended.listen()
+        running.listen(20)
+        ended.close()
         for _ in range(20):
-            client = clients.enter_context(socket.socket(alive.family))
-            client.connect(alive.getsockname())
-        alive.settimeout(5)
+            client = clients.enter_context(socket.socket(running.family))
+            client.connect(running.getsockname())
+        running.settimeout(5)
         for _ in range(20):
-            alive.accept()[0].close()
+            running.accept()[0].close()
 
 
-def test_a_successor_listens_at_the_same_port(port: SharedListener) -> None:
-    with inherited(port) as dead:
-        dead.listen()
-        address = dead.getsockname()
-    with inherited(port) as successor:
+def test_replacement_listens_on_the_same_port(port: SharedListener) -> None:
+    with inherit_socket(port) as ended:
+        ended.listen()
+        address = ended.getsockname()
+    with inherit_socket(port) as successor:
         successor.listen()
         assert successor.getsockname() == address
-        assert reached(successor)
+        assert is_reachable(successor)
 
 
-def test_whoever_inherits_goes_on_when_we_leave(port: SharedListener) -> None:
-    with inherited(port) as one:
+def test_inherited_socket_listens_after_a_release(port: SharedListener) -> None:
+    with inherit_socket(port) as one:
         one.listen()
-        port.leave()
-        assert reached(one)
+        port.release()
+        assert is_reachable(one)
 
 
-def test_a_unix_socket_is_one_for_all_until_the_last_has_left(tmp_path: Path) -> None:
+def test_unix_socket_accepts_until_the_last_process_closes_it(tmp_path: Path) -> None:
     path = tmp_path / "gate.sock"
     shared = SharedListener.open(Address(path=str(path)))
-    with inherited(shared) as one, inherited(shared) as last, socket.socket(socket.AF_UNIX) as late:
-        shared.leave()
+    with (
+        inherit_socket(shared) as one,
+        inherit_socket(shared) as last,
+        socket.socket(socket.AF_UNIX) as late,
+    ):
+        shared.release()
         one.close()
-        assert reached(last)
+        assert is_reachable(last)
         last.close()
         with pytest.raises(ConnectionRefusedError):
             late.connect(str(path))
@@ -135,6 +139,6 @@ def test_a_unix_socket_is_one_for_all_until_the_last_has_left(tmp_path: Path) ->
     assert not path.exists()
 
 
-def test_an_address_that_is_taken_is_not_ours() -> None:
+def test_address_in_use_cannot_be_opened() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
         SharedListener.open(Address(*taken.getsockname()))

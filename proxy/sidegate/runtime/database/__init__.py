@@ -1,4 +1,7 @@
-"""What lives in one database, opened. A driver takes megabytes: only the one is brought in."""
+"""Open the stores of the configured database.
+
+A driver takes megabytes, so only the configured one is imported.
+"""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,11 +19,12 @@ from sidegate.settings import Settings
 
 @dataclass(frozen=True)
 class Database:
-    """The stores of one database, and its name. Whoever closes the sessions closes it for all.
+    """The stores of one database, and its name for metrics and problems.
 
-    At most `lookups_at_once` batches of look-ups may be under way. `check` returns when the tables
-    fit this program. SchemaMismatch: they are older or newer. StoreUnavailable: nobody knows yet.
-    `now` tells the database's time; None: it is this machine's.
+    Closing `sessions` closes the database for all stores. At most `max_lookup_batches` batches of
+    lookups may be in flight. `check_schema` raises SchemaMismatch if the tables are older or newer
+    than this program, and StoreUnavailable if the database does not answer. `now` returns the
+    database's time; None means that the machine's clock is used.
     """
 
     name: str
@@ -28,14 +32,14 @@ class Database:
     audit: AuditLog
     analytics: AnalyticsStore
     locks: SessionLocks
-    logouts: LogoutTokenStore
-    lookups_at_once: int
-    check: Callable[[], Awaitable[None]]
+    logout_tokens: LogoutTokenStore
+    max_lookup_batches: int
+    check_schema: Callable[[], Awaitable[None]]
     now: Callable[[], Awaitable[datetime]] | None = None
 
 
 async def open_database(settings: Settings) -> Database:
-    """Open the database of the settings, which need not answer yet."""
+    """Open the database of the settings. It need not answer yet."""
     if settings.database_url is None:
         from sidegate.runtime.database.sqlite import open_sqlite
 
@@ -46,10 +50,10 @@ async def open_database(settings: Settings) -> Database:
 
 
 async def run_migrations(settings: Settings) -> list[str]:
-    """Bring the database up to date and return the names of what was applied."""
+    """Apply the missing migrations and return their names."""
     if settings.database_url is None:
-        truth = await open_database(settings)  # which does so by itself
-        await truth.sessions.close()
+        database = await open_database(settings)  # opening SQLite migrates it
+        await database.sessions.close()
         return []
     from sidegate.stores.postgres.migrate import migrate_postgres
 

@@ -1,4 +1,4 @@
-"""The truth in an SQLite file."""
+"""Open the stores of an SQLite file."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from sidegate.stores.sqlite.sessions import SqliteSessions
 
 
 async def open_sqlite(directory: Path) -> Database:
-    """Open the file, or make it; its tables are brought up to date on the way."""
+    """Open or create the file, and migrate its tables to the present schema."""
     file = await SqliteDatabase.open(directory / "sidegate.db")
     return Database(
         name="sqlite",
@@ -20,11 +20,11 @@ async def open_sqlite(directory: Path) -> Database:
         audit=SqliteAudit(file),
         analytics=SqliteAnalytics(file),
         locks=SqliteLocks(file),
-        logouts=SqliteLogoutTokens(file),
-        lookups_at_once=1,  # it has one connection for them
-        check=_fits,
+        logout_tokens=SqliteLogoutTokens(file),
+        max_lookup_batches=1,  # one connection serves lookups
+        check_schema=_accept_schema,
     )
 
 
-async def _fits() -> None:
-    """What has been opened fits."""
+async def _accept_schema() -> None:
+    """Do nothing: opening the file has migrated it."""

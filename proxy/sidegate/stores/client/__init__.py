@@ -1,1 +1,1 @@
-"""What a store is wrapped in: batches, deadline and circuit breaker, metrics, trust."""
+"""The wrappers around a store: batching, timeout and circuit breaker, metrics, trust."""

@@ -1,59 +1,62 @@
-"""A store behind a deadline and a breaker: it answers soon, or is unavailable at once."""
+"""A timeout and a circuit breaker around a store, so that its outage fails fast."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
+from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.protocols import BatchCache, BatchFinder
 from sidegate.core.session import Session
-from sidegate.core.token import Digest
-from sidegate.core.within import within
+from sidegate.core.timeouts import with_timeout
 from sidegate.stores.client.circuit_breaker import CircuitBreaker
 
 _T = TypeVar("_T")
 
 
 class Guard:
-    """The deadline and the breaker of one store, shared by everything that is asked of it."""
+    """The timeout and the circuit breaker of one store, shared by all its requests."""
 
-    def __init__(self, store: str, *, seconds: float, breaker: CircuitBreaker) -> None:
+    def __init__(self, store: str, *, timeout: float, breaker: CircuitBreaker) -> None:
         self._store = store
-        self._seconds = seconds
+        self._timeout = timeout
         self._breaker = breaker
 
-    async def __call__(self, ask: Callable[[], Awaitable[_T]]) -> _T:
-        """Ask, unless the breaker is open. A caller that leaves tells nothing about the store."""
-        if not self._breaker.admits():
-            raise StoreUnavailable(self._store, "breaker open")
+    async def __call__(self, request: Callable[[], Awaitable[_T]]) -> _T:
+        """Await `request()`. A cancelled request counts neither as success nor as failure.
+
+        Raise StoreUnavailable if the breaker is open, or there is no answer within the timeout.
+        """
+        if not self._breaker.allow_request():
+            raise StoreUnavailable(self._store, "circuit breaker open")
         try:
-            answer = await within(self._seconds, self._store, ask())
+            answer = await with_timeout(self._timeout, self._store, request())
         except StoreUnavailable:
-            self._breaker.failed()
+            self._breaker.record_failure()
             raise
         except UnreadableRecord:
-            self._breaker.succeeded()  # the store has answered; it is the record that is bad
+            self._breaker.record_success()  # the store did answer
             raise
-        self._breaker.succeeded()
+        self._breaker.record_success()
         return answer
 
 
 class Guarded:
-    """A leaf whose every look-up is guarded."""
+    """A backend whose look-ups are guarded."""
 
-    def __init__(self, leaf: BatchFinder, *, guard: Guard) -> None:
-        self._leaf = leaf
+    def __init__(self, backend: BatchFinder, *, guard: Guard) -> None:
+        self._backend = backend
         self._guard = guard
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
-        return await self._guard(lambda: self._leaf.find_many(digests))
+        return await self._guard(lambda: self._backend.find_many(digests))
 
 
 class GuardedCache(Guarded):
-    """A hot leaf, of which putting is guarded too."""
+    """A cache backend whose look-ups and puts are guarded."""
 
-    def __init__(self, leaf: BatchCache, *, guard: Guard) -> None:
-        super().__init__(leaf, guard=guard)
-        self._hot = leaf
+    def __init__(self, backend: BatchCache, *, guard: Guard) -> None:
+        super().__init__(backend, guard=guard)
+        self._cache = backend
 
     async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
-        return await self._guard(lambda: self._hot.put_many(sessions))
+        return await self._guard(lambda: self._cache.put_many(sessions))

@@ -1,18 +1,18 @@
-"""Count and time what a store answers; answer nothing differently."""
+"""Count and time the look-ups of a store, without changing their results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
+from sidegate.core.digest import Digest
 from sidegate.core.protocols import BatchCache, SessionFinder
 from sidegate.core.session import Session
-from sidegate.core.token import Digest
 
 Observe = Callable[[str, str, float], None]
-"""Told of each look-up: store, outcome (hit, miss or error), seconds."""
+"""Called for each look-up with store, outcome (hit, miss or error) and seconds."""
 
 
 class Metered:
-    """A finder under observation."""
+    """A finder whose look-ups are observed."""
 
     def __init__(self, finder: SessionFinder, *, store: str, observe: Observe) -> None:
         self._finder = finder
@@ -31,10 +31,10 @@ class Metered:
 
 
 class MeteredCache:
-    """A hot leaf under observation: each digest is one look-up, and takes as long as the batch."""
+    """A cache backend whose look-ups are observed, one for each digest of a batch."""
 
-    def __init__(self, leaf: BatchCache, *, store: str, observe: Observe) -> None:
-        self._leaf = leaf
+    def __init__(self, backend: BatchCache, *, store: str, observe: Observe) -> None:
+        self._backend = backend
         self._store = store
         self._observe = observe
 
@@ -42,7 +42,7 @@ class MeteredCache:
         start = perf_counter()
         outcomes = ["error"] * len(digests)
         try:
-            found = await self._leaf.find_many(digests)
+            found = await self._backend.find_many(digests)
             outcomes = ["hit" if digest in found else "miss" for digest in digests]
         finally:
             seconds = perf_counter() - start
@@ -51,4 +51,4 @@ class MeteredCache:
         return found
 
     async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
-        return await self._leaf.put_many(sessions)
+        return await self._backend.put_many(sessions)

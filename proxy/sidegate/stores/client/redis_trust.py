@@ -1,43 +1,43 @@
-"""A hot leaf that is asked only while somebody who knows has confirmed that it may be believed."""
+"""Whether a Redis may be trusted: while changes may have been missed, its sessions are not used."""
 
 from collections.abc import Mapping, Sequence
 
+from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.protocols import BatchCache
 from sidegate.core.session import Session
-from sidegate.core.token import Digest
 
 
 class RedisTrust:
-    """In doubt look-ups are StoreUnavailable, also those under way when the doubt arose.
+    """A cache backend whose look-ups raise StoreUnavailable while it is distrusted.
 
-    What is put goes through: what it is told is true in any case.
+    So do the look-ups that are in flight when it becomes distrusted. Puts always go through.
     """
 
-    def __init__(self, leaf: BatchCache, *, store: str) -> None:
-        """Begin without doubt. `store` is the name in StoreUnavailable."""
-        self._leaf = leaf
+    def __init__(self, backend: BatchCache, *, store: str) -> None:
+        """Start trusted. `store` is the name in StoreUnavailable."""
+        self._backend = backend
         self._store = store
-        self._in_doubt = False
-        self._doubts = 0
+        self._is_distrusted = False
+        self._distrust_count = 0
 
     def distrust(self) -> None:
-        """From now on, and of what is being asked, believe nothing."""
-        self._in_doubt = True
-        self._doubts += 1
+        """Discard the results of look-ups from now on, and of those in flight."""
+        self._is_distrusted = True
+        self._distrust_count += 1
 
     def trust(self) -> None:
-        """Believe it again."""
-        self._in_doubt = False
+        """Use the results of look-ups that start from now on."""
+        self._is_distrusted = False
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
-        if self._in_doubt:
-            raise StoreUnavailable(self._store, "news may have been missed")
-        doubts = self._doubts
-        found = await self._leaf.find_many(digests)
-        if doubts != self._doubts:
-            raise StoreUnavailable(self._store, "news may have been missed meanwhile")
+        if self._is_distrusted:
+            raise StoreUnavailable(self._store, "changes may have been missed")
+        distrust_count = self._distrust_count
+        found = await self._backend.find_many(digests)
+        if distrust_count != self._distrust_count:
+            raise StoreUnavailable(self._store, "changes may have been missed meanwhile")
         return found
 
     async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
-        return await self._leaf.put_many(sessions)
+        return await self._backend.put_many(sessions)

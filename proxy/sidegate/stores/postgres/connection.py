@@ -1,4 +1,4 @@
-"""Reach the primary, and say what Postgres' errors mean to us."""
+"""Connections to the Postgres primary, and the translation of asyncpg's errors."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from sidegate.core.errors import OutcomeUnknown, StoreUnavailable, UnreadableRecord
-from sidegate.stores.uvloop_errors import ended_under_the_writer
+from sidegate.stores.uvloop_errors import is_closed_transport_error
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
     # Generic in the stubs only.
-    _Made = asyncpg.Connection[asyncpg.Record]
-    Connection = _Made | PoolConnectionProxy[asyncpg.Record]
+    _NewConnection = asyncpg.Connection[asyncpg.Record]
+    Connection = _NewConnection | PoolConnectionProxy[asyncpg.Record]
 
-# Longer than any handshake, shorter than a network takes to give up on one that went nowhere.
-_CONNECTING_SECONDS: Final = 2.0
+# Longer than any handshake, shorter than the network's own connect timeout.
+_CONNECT_TIMEOUT: Final = 2.0
 
 OUTAGES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (asyncpg.TargetServerAttributeNotMatched, "it is a standby"),
     (asyncpg.ReadOnlySQLTransactionError, "it is read-only"),
-    (asyncpg.InvalidAuthorizationSpecificationError, "it refuses our user or password"),
-    (asyncpg.InsufficientPrivilegeError, "it denies our user a permission"),
-    (asyncpg.InvalidCatalogNameError, "there is no such database"),
+    (asyncpg.InvalidAuthorizationSpecificationError, "it rejects the user or password"),
+    (asyncpg.InsufficientPrivilegeError, "the user lacks a permission"),
+    (asyncpg.InvalidCatalogNameError, "the database does not exist"),
     (asyncpg.UndefinedTableError, "a table is missing"),
     (asyncpg.TooManyConnectionsError, "it has too many connections"),
     (asyncpg.DiskFullError, "its disk is full"),
@@ -33,111 +33,115 @@ OUTAGES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (asyncpg.QueryCanceledError, "it cancelled the query"),
     (asyncpg.CannotConnectNowError, "it is starting up or shutting down"),
     (asyncpg.OperatorInterventionError, "it was shut down"),
-    (asyncpg.TransactionRollbackError, "too many changes met"),
+    (asyncpg.TransactionRollbackError, "too many concurrent changes"),
     (asyncpg.LockNotAvailableError, "a lock was held for too long"),
-    (asyncpg.IdleInTransactionSessionTimeoutError, "it ended our transaction"),
-    (asyncpg.TransactionTimeoutError, "it ended our transaction"),
+    (asyncpg.IdleInTransactionSessionTimeoutError, "it ended the transaction"),
+    (asyncpg.TransactionTimeoutError, "it ended the transaction"),
     (asyncpg.PostgresSystemError, "its disk or system failed"),
-    (asyncpg.InternalServerError, "it found an error in itself"),
-    (asyncpg.ConfigFileError, "its configuration is broken"),
+    (asyncpg.InternalServerError, "it reports an internal error"),
+    (asyncpg.ConfigFileError, "its configuration is invalid"),
     (asyncpg.SnapshotTooOldError, "its snapshot is too old"),
     (asyncpg.UnknownPostgresError, "it or a pooler answered with an unknown error"),
-    (asyncpg.InvalidSQLStatementNameError, "a pooler lost our prepared statements"),
-    (asyncpg.DuplicatePreparedStatementError, "a pooler mixed up our prepared statements"),
+    (asyncpg.InvalidSQLStatementNameError, "a pooler lost the prepared statements"),
+    (asyncpg.DuplicatePreparedStatementError, "a pooler mixed up the prepared statements"),
     (asyncpg.PostgresConnectionError, "the connection was lost"),
-    (asyncpg.InternalClientError, "the connection is out of step"),
+    (asyncpg.InternalClientError, "the connection is out of sync"),
     (asyncpg.InterfaceError, "the connection is closed"),
     (TimeoutError, "it took too long to connect"),
     (OSError, "it cannot be reached"),
 )
-"""The errors that mean "could not answer", the special before the general."""
+"""The errors of an outage with their reasons, specific classes before general ones."""
 
-# Whatever a statement or a connection raises; OverflowError comes from decoding a row.
-_VENDOR: Final = (
+# All that a statement or a connection raises; OverflowError comes from decoding a row.
+_DRIVER_ERRORS: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     OSError,
     OverflowError,
 )
-# Nobody has said what became of the statement that was under way. Whoever is shut down may have
-# committed first.
-_LOST: Final = (
+# The outcome of the statement in flight is unknown: a server may commit before it shuts down.
+_LOST_ERRORS: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     OSError,
 )
-_REFUSALS: Final = (
+_REJECTED_VALUE_ERRORS: Final = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.ProgramLimitExceededError,
 )
 
 
-def meaning(error: Exception) -> Exception:
-    """Return what to raise for an error of asyncpg: it itself when it is none of the stores'."""
+def translate_error(error: Exception) -> Exception:
+    """Return the error to raise for one of asyncpg, which may be `error` itself."""
     if isinstance(error, OverflowError):
         return UnreadableRecord("a row holds a value out of range")
     if isinstance(error, asyncpg.UniqueViolationError) or _is_bad_input(error):
         return error
-    if isinstance(error, _REFUSALS):
-        refused = getattr(error, "constraint_name", None) or type(error).__name__
-        return ValueError(f"the database refuses a value: {refused}")
-    for kind, why in OUTAGES:
+    if isinstance(error, _REJECTED_VALUE_ERRORS):
+        constraint = getattr(error, "constraint_name", None) or type(error).__name__
+        return ValueError(f"the database rejects a value: {constraint}")
+    for kind, reason in OUTAGES:
         if isinstance(error, kind):
-            return StoreUnavailable("postgres", why)
+            return StoreUnavailable("postgres", reason)
     return error
 
 
 def _is_bad_input(error: Exception) -> bool:
-    # asyncpg refuses a value or an address; other InterfaceErrors are about the connection.
+    # asyncpg rejects a value or an address; other InterfaceErrors are about the connection.
     return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
 
 
 @contextmanager
-def understood() -> Iterator[None]:
-    """Raise what asyncpg's errors mean. The reasons given hold no address, password or digest."""
+def translate_errors() -> Iterator[None]:
+    """Translate asyncpg's errors with `translate_error`.
+
+    The messages contain no address, password or digest.
+    """
     try:
         yield
     except RuntimeError as error:
-        if not ended_under_the_writer(error):
+        if not is_closed_transport_error(error):
             raise
         raise StoreUnavailable("postgres", "the connection was lost") from error
-    except _VENDOR as error:
-        means = meaning(error)
-        if means is error:
+    except _DRIVER_ERRORS as error:
+        translated = translate_error(error)
+        if translated is error:
             raise
-        # A refusal's message may quote the refused row, hence it is not told further.
-        raise means from (error if isinstance(means, StoreUnavailable) else None)
+        # No cause for other errors: the message of a rejected value may quote the row.
+        raise translated from (error if isinstance(translated, StoreUnavailable) else None)
 
 
 @contextmanager
-def under_way() -> Iterator[None]:
-    """Raise OutcomeUnknown when the connection is lost from here on."""
+def detect_unknown_outcome() -> Iterator[None]:
+    """Raise OutcomeUnknown if the connection is lost inside the block."""
     try:
         yield
-    except _LOST as error:
-        means = meaning(error)
-        why = means.why if isinstance(means, StoreUnavailable) else type(error).__name__
-        raise OutcomeUnknown("postgres", why) from error
+    except _LOST_ERRORS as error:
+        translated = translate_error(error)
+        reason = (
+            translated.reason if isinstance(translated, StoreUnavailable) else type(error).__name__
+        )
+        raise OutcomeUnknown("postgres", reason) from error
 
 
-def primary(*, prepared_statements: bool = True) -> dict[str, Any]:
-    """Return how asyncpg is to connect: to the primary only, under our name."""
+def build_connect_options(*, prepared_statements: bool = True) -> dict[str, Any]:
+    """Return the options for asyncpg: primary only, with the application's name."""
     return {
         "target_session_attrs": "primary",
         "server_settings": {"application_name": "sidegate"},
         "statement_cache_size": 100 if prepared_statements else 0,
-        "timeout": _CONNECTING_SECONDS,
+        "timeout": _CONNECT_TIMEOUT,
     }
 
 
 @asynccontextmanager
 async def connect(dsn: str) -> "AsyncIterator[Connection]":
-    """Open one connection for a while. Errors inside mean what they mean to a store."""
-    with understood():
-        connection = await asyncpg.connect(dsn, **primary(prepared_statements=False))
+    """Open one connection for the block, and translate the errors inside."""
+    with translate_errors():
+        connection = await asyncpg.connect(dsn, **build_connect_options(prepared_statements=False))
         try:
             yield connection
         finally:
@@ -145,36 +149,37 @@ async def connect(dsn: str) -> "AsyncIterator[Connection]":
 
 
 class Connector:
-    """Connects for a pool, and finishes what it began when the caller leaves: the next one gets it.
+    """Connects for a pool. A connection whose caller was cancelled serves the next caller.
 
-    Otherwise callers who have less patience than a handshake takes would never see a connection.
+    Otherwise callers with a timeout shorter than the handshake would never get a connection.
     """
 
     def __init__(self) -> None:
-        self._unclaimed: list[asyncio.Task[_Made]] = []
+        self._abandoned: list[asyncio.Task[_NewConnection]] = []
 
-    async def __call__(self, *arguments: Any, **settings: Any) -> "_Made":
-        making = self._begun() or asyncio.create_task(asyncpg.connect(*arguments, **settings))
+    async def __call__(self, *arguments: Any, **settings: Any) -> "_NewConnection":
+        task = self._take_abandoned() or asyncio.create_task(
+            asyncpg.connect(*arguments, **settings)
+        )
         try:
-            return await asyncio.shield(making)
+            return await asyncio.shield(task)
         except asyncio.CancelledError:
-            self._unclaimed.append(making)
+            self._abandoned.append(task)
             raise
 
     async def close(self) -> None:
-        """Let go of what nobody claimed."""
-        for made in await asyncio.gather(*self._unclaimed, return_exceptions=True):
-            if not isinstance(made, BaseException):
-                made.terminate()
+        """Terminate the abandoned connections."""
+        for connection in await asyncio.gather(*self._abandoned, return_exceptions=True):
+            if not isinstance(connection, BaseException):
+                connection.terminate()
 
-    def _begun(self) -> "asyncio.Task[_Made] | None":
-        """Return a connection in the making, or a made one, but none that came to nothing."""
-        while self._unclaimed:
-            making = self._unclaimed.pop()
-            if not making.done() or _came_to_something(making):
-                return making
+    def _take_abandoned(self) -> "asyncio.Task[_NewConnection] | None":
+        while self._abandoned:
+            task = self._abandoned.pop()
+            if not task.done() or _is_usable(task):
+                return task
         return None
 
 
-def _came_to_something(made: "asyncio.Task[_Made]") -> bool:
-    return not made.cancelled() and made.exception() is None and not made.result().is_closed()
+def _is_usable(task: "asyncio.Task[_NewConnection]") -> bool:
+    return not task.cancelled() and task.exception() is None and not task.result().is_closed()

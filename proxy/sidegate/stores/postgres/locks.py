@@ -1,4 +1,4 @@
-"""Keep the locks of sessions in Postgres: each verb is one statement, and its clock decides."""
+"""Session locks in Postgres: each operation is one statement, on the server's clock."""
 
 from datetime import timedelta
 from typing import Final
@@ -6,12 +6,12 @@ from typing import Final
 from sidegate.core.lock import Contended, Hold, LeaseDigest
 from sidegate.core.session import SessionId
 from sidegate.stores.postgres.database import PostgresDatabase
-from sidegate.stores.sql.lock_rows import contended_of, hold_of
+from sidegate.stores.sql.lock_rows import decode_contended, decode_hold
 from sidegate.stores.sql.rows import is_canonical
 
-# A fence is the time, if that is higher than the last one plus one: it grows even when a failover
-# or an old backup has lost the last ones. Whoever finds the lock held has only read, and who looked
-# too early to see it finds out at the conflict. The session is not purged meanwhile.
+# The fence is the time, or the last fence plus one if that is higher: it grows even if a failover
+# or an old backup lost the last ones. If the lock is held the statement only reads; a hold that was
+# committed after that read is found by the conflict. KEY SHARE keeps the session from being purged.
 _ACQUIRE: Final = """
     INSERT INTO session_locks AS lock (session_id, fence, lease, holder, expires_at)
     SELECT id, (extract(epoch FROM now()) * 1000000)::bigint, $2, $3, now() + $4::interval
@@ -23,8 +23,8 @@ _ACQUIRE: Final = """
     WHERE (lock.expires_at > now()) IS NOT TRUE
     RETURNING fence, expires_at
 """
-# Asked by who could not acquire it. What is free by now is free at once.
-_HELD: Final = """
+# Run after a failed acquire. A lock that was released since then is reported as free now.
+_SELECT_HOLD: Final = """
     SELECT greatest(lock.expires_at, now()) AS expires_at,
         greatest(lock.expires_at, now()) - now() AS remaining, lock.holder
     FROM sessions LEFT JOIN session_locks AS lock ON lock.session_id = sessions.id
@@ -41,29 +41,29 @@ _RELEASE: Final = """
 
 
 class PostgresLocks:
-    """SessionLocks."""
+    """Implements SessionLocks."""
 
     def __init__(self, database: PostgresDatabase) -> None:
-        self._ask = database.ask
+        self._execute = database.execute
 
     async def acquire(
         self, session_id: SessionId, lease: LeaseDigest, *, ttl: timedelta, holder: str | None
     ) -> Hold | Contended | None:
         if not is_canonical(session_id):
             return None
-        taken = await self._ask(_ACQUIRE, session_id, lease, holder, ttl)
-        if taken:
-            return hold_of(taken[0])
-        held = await self._ask(_HELD, session_id)
-        return contended_of(held[0]) if held else None
+        acquired = await self._execute(_ACQUIRE, session_id, lease, holder, ttl)
+        if acquired:
+            return decode_hold(acquired[0])
+        current = await self._execute(_SELECT_HOLD, session_id)
+        return decode_contended(current[0]) if current else None
 
     async def renew(
         self, session_id: SessionId, lease: LeaseDigest, *, ttl: timedelta
     ) -> Hold | None:
         if not is_canonical(session_id):
             return None
-        rows = await self._ask(_RENEW, session_id, lease, ttl)
-        return hold_of(rows[0]) if rows else None
+        rows = await self._execute(_RENEW, session_id, lease, ttl)
+        return decode_hold(rows[0]) if rows else None
 
     async def release(self, session_id: SessionId, lease: LeaseDigest) -> bool:
-        return is_canonical(session_id) and bool(await self._ask(_RELEASE, session_id, lease))
+        return is_canonical(session_id) and bool(await self._execute(_RELEASE, session_id, lease))

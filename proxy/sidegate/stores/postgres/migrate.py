@@ -1,50 +1,50 @@
-"""Bring the tables of a Postgres up to what this program works with. (SQLite does so by itself.)"""
+"""Migrations of a Postgres database. (A SQLite file is migrated when it is opened.)"""
 
 from typing import TYPE_CHECKING, Final
 
 from sidegate.stores.postgres.connection import connect
-from sidegate.stores.sql.migrations import NOTED, NOTES, pending
+from sidegate.stores.sql.migrations import CREATE_MIGRATIONS_TABLE, SELECT_APPLIED, list_pending
 
 if TYPE_CHECKING:
     from sidegate.stores.postgres.connection import Connection
 
-# "SIDEGATE" in ASCII. Whoever migrates holds this advisory lock, so that two wait for each other.
+# "SIDEGATE" in ASCII: the advisory lock that serializes concurrent migrations.
 _LOCK: Final = int.from_bytes(b"SIDEGATE")
 
 
 async def migrate_postgres(dsn: str) -> list[str]:
-    """Apply what is missing and return its names. Safe to run in many places at once.
+    """Apply the missing migrations and return their names. Safe to run concurrently.
 
-    SchemaMismatch: the database is newer than this program. StoreUnavailable: it did not answer;
-    each file is applied whole or not at all, so run it again.
+    Raise SchemaMismatch if the database is newer than this program. Raise StoreUnavailable if it
+    does not answer: each file is applied whole or not at all, so run it again.
     """
-    done: list[str] = []
+    applied: list[str] = []
     async with connect(dsn) as connection:
         while name := await _apply_next(connection):
-            done.append(name)
-    return done
+            applied.append(name)
+    return applied
 
 
-async def pending_postgres(dsn: str) -> list[str]:
-    """Return the names of what `migrate_postgres` would apply. Fails as it does."""
+async def list_pending_postgres(dsn: str) -> list[str]:
+    """Return the names of the migrations that `migrate_postgres` would apply; raise as it does."""
     async with connect(dsn) as connection:
-        return await lacking(connection)
+        return await list_missing(connection)
 
 
-async def lacking(connection: "Connection") -> list[str]:
-    """Return the names of the migrations that the database at the other end lacks."""
-    noted = await connection.fetchval("SELECT to_regclass('sidegate_migrations') IS NOT NULL")
-    rows = await connection.fetch(NOTED) if noted else []
-    return [migration.name for migration in pending("postgres", (row["name"] for row in rows))]
+async def list_missing(connection: "Connection") -> list[str]:
+    """Return the names of the migrations that the connected database lacks."""
+    has_table = await connection.fetchval("SELECT to_regclass('sidegate_migrations') IS NOT NULL")
+    rows = await connection.fetch(SELECT_APPLIED) if has_table else []
+    return [migration.name for migration in list_pending("postgres", (row["name"] for row in rows))]
 
 
 async def _apply_next(connection: "Connection") -> str | None:
     async with connection.transaction():
-        # Held until the transaction ends: behind a pooler a session's lock would be anybody's.
+        # Held until the transaction ends: behind a pooler clients would share a session lock.
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-        await connection.execute(NOTES)
-        rows = await connection.fetch(NOTED)
-        migrations = pending("postgres", (row["name"] for row in rows))
+        await connection.execute(CREATE_MIGRATIONS_TABLE)
+        rows = await connection.fetch(SELECT_APPLIED)
+        migrations = list_pending("postgres", (row["name"] for row in rows))
         if not migrations:
             return None
         await connection.execute(migrations[0].sql)

@@ -1,7 +1,7 @@
-"""Postgres rings when something has changed: a NOTIFY, heard on a connection of our own.
+"""Change notifications from Postgres: LISTEN on a connection of its own.
 
-What it was the bell does not say: whoever hears it asks, as if it were time to. So a bell that was
-not heard loses nothing, its message is never too long, and no digest travels with it.
+A notification does not say what changed: the receiver queries the changes, as it does when polling.
+So a lost notification loses no change, no payload is too long, and no digest is published.
 """
 
 import asyncio
@@ -14,78 +14,93 @@ import asyncpg
 
 from sidegate.core.clock import Clock
 from sidegate.core.errors import StoreUnavailable
-from sidegate.core.within import within
-from sidegate.stores.heartbeat import EVERY, PATIENCE, Heartbeat
-from sidegate.stores.postgres.connection import primary, understood
+from sidegate.core.timeouts import with_timeout
+from sidegate.stores.heartbeat import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT, Heartbeat
+from sidegate.stores.postgres.connection import build_connect_options, translate_errors
 
 if TYPE_CHECKING:
     from sidegate.stores.postgres.connection import Connection
 
 CHANNEL: Final = "sidegate"
-"""The triggers of migration 0011 know it, too."""
+"""The channel; the triggers of migration 0011 notify it too."""
 
 # Seconds between two attempts to connect.
-_PAUSE: Final = 0.25
+_RETRY_DELAY: Final = 0.25
 
-_log: Final = logging.getLogger("sidegate.bell")
+_log: Final = logging.getLogger("sidegate.notify")
 
 
 class NotifySubscription:
-    """Hears the database at `dsn`, which must not be a pooler that lends each statement another
-    connection: there nobody would listen.
+    """Listens to the database at `dsn`, which must not lead through a transaction pooler.
+
+    Behind such a pooler LISTEN has no effect, since each statement may use another connection.
     """
 
-    def __init__(self, dsn: str, *, clock: Clock, lag: Callable[[float], None]) -> None:
-        """`lag` is told how many seconds a NOTIFY takes from here to here."""
+    def __init__(self, dsn: str, *, clock: Clock, on_lag: Callable[[float], None]) -> None:
+        """`on_lag` receives the round trip time of a NOTIFY, in seconds."""
         self._dsn = dsn
-        self._heart = Heartbeat("postgres", clock=clock, lag=lag)
-        self._heard = True  # nobody has complained yet
+        self._heartbeat = Heartbeat("postgres", clock=clock, on_lag=on_lag)
+        self._warned = False
 
-    async def listen(self, *, rung: Callable[[], None], up: Callable[[bool], None]) -> NoReturn:
-        """Call `rung` for each change, until cancelled, and whenever one may have been missed.
+    async def listen(
+        self, *, on_notify: Callable[[], None], on_status: Callable[[bool], None]
+    ) -> NoReturn:
+        """Call `on_notify` for each change and whenever one may have been missed, until cancelled.
 
-        `up` is told when the bell comes and goes; that it has fallen silent, within three seconds.
+        `on_status` receives whether notifications arrive: False within three seconds after they
+        stop.
         """
         while True:
             with suppress(StoreUnavailable):
-                await self._listen(rung, up)
-            up(False)
-            await asyncio.sleep(_PAUSE)
+                await self._listen(on_notify, on_status)
+            on_status(False)
+            await asyncio.sleep(_RETRY_DELAY)
 
-    async def _listen(self, rung: Callable[[], None], up: Callable[[bool], None]) -> None:
-        """Listen as long as the connection holds."""
-        with understood():
-            connection = await asyncpg.connect(self._dsn, **primary(prepared_statements=False))
+    async def _listen(
+        self, on_notify: Callable[[], None], on_status: Callable[[bool], None]
+    ) -> None:
+        """Listen until the connection is lost."""
+        with translate_errors():
+            connection = await asyncpg.connect(
+                self._dsn, **build_connect_options(prepared_statements=False)
+            )
             try:
                 lost = asyncio.Event()
                 connection.add_termination_listener(lambda _: lost.set())
-                await within(PATIENCE, "postgres", self._attend(connection, rung))
+                await with_timeout(
+                    HEARTBEAT_TIMEOUT, "postgres", self._subscribe(connection, on_notify)
+                )
                 while not lost.is_set():
-                    await self._beat(connection)
-                    up(True)
+                    await self._check(connection)
+                    on_status(True)
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(EVERY):
+                        async with asyncio.timeout(HEARTBEAT_INTERVAL):
                             await lost.wait()
             finally:
-                connection.terminate()  # not closed: that would wait for one who says no more
+                connection.terminate()  # close() would wait for a server that may not answer
 
-    async def _attend(self, connection: "Connection", rung: Callable[[], None]) -> None:
-        def heard(*notification: object) -> None:
-            if not self._heart.heard(str(notification[-1]).encode()):
-                rung()
+    async def _subscribe(self, connection: "Connection", on_notify: Callable[[], None]) -> None:
+        def receive(*notification: object) -> None:
+            if not self._heartbeat.receive(str(notification[-1]).encode()):
+                on_notify()
 
-        await connection.add_listener(CHANNEL, heard)
-        rung()
+        await connection.add_listener(CHANNEL, receive)
+        on_notify()
 
-    async def _beat(self, connection: "Connection") -> None:
-        message = self._heart.beat().decode()
-        beat = connection.execute("SELECT pg_notify($1, $2)", CHANNEL, message)
-        await within(PATIENCE, "postgres", beat)
+    async def _check(self, connection: "Connection") -> None:
+        message = self._heartbeat.next_message().decode()
+        notify = connection.execute("SELECT pg_notify($1, $2)", CHANNEL, message)
+        await with_timeout(HEARTBEAT_TIMEOUT, "postgres", notify)
         try:
-            await self._heart.echo()
+            await self._heartbeat.wait_for_echo()
         except StoreUnavailable:
-            if self._heard:
-                _log.warning("nothing is heard: does postgres.listen_url lead through a pooler?")
-            self._heard = False
+            if not self._warned:
+                _log.warning(
+                    "postgres notifications not received",
+                    extra={
+                        "hint": "postgres.listen_url must not lead through a transaction pooler"
+                    },
+                )
+            self._warned = True
             raise
-        self._heard = True
+        self._warned = False

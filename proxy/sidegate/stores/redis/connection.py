@@ -1,9 +1,8 @@
-"""A Redis as every room here reaches it: connections that know which life of it they lead to.
+"""Connections to Redis, each with the ID of the server process that it leads to.
 
-A restart or a failover breaks every connection, and what was written before it is not to be
-believed. So each connection learns once, when it is made, the server's run_id and master_replid:
-its life, the first part of every key. What an old snapshot or a promoted replica brings back lies
-under keys that nobody asks for.
+A restart or a failover breaks every connection, and data written before it must not be trusted. So
+each new connection reads the server's run_id and master_replid: the server ID, the first part of
+every key. What an old snapshot or a promoted replica brings back has keys that are never read.
 """
 
 import asyncio
@@ -23,34 +22,35 @@ from redis.exceptions import ResponseError
 
 from sidegate.core.errors import StoreUnavailable
 from sidegate.stores.redis.idle_connections import IdleConnections
-from sidegate.stores.redis.topology import Pool, topology
-from sidegate.stores.share import share
-from sidegate.stores.uvloop_errors import ended_under_the_writer
+from sidegate.stores.redis.topology import Pool, build_topology
+from sidegate.stores.shared_future import share_future
+from sidegate.stores.uvloop_errors import is_closed_transport_error
 
-NAME: Final = "redis"
+STORE_NAME: Final = "redis"
 
-# So many questions are under way at once, each on a connection of its own; the others wait. Half of
-# what a pool may hold: subscriptions and connections that are being closed need room too.
-_LINES: Final = 32
+# Connections acquired at a time; further callers wait. Half of what a pool may hold: subscriptions
+# and connections that are being closed need some, too.
+_MAX_ACQUIRED: Final = 32
 
-# What a rush has opened is given back to the server after so many seconds, for others may want it.
-_IDLE: Final = 30.0
+# Seconds after which a connection that a load peak has opened is closed, since the server limits
+# the number of its clients.
+_MAX_IDLE: Final = 30.0
 
-# So many commands, of so many words together, are sent before their replies are read, within one
-# time-out.
-_PACKET: Final = 256
-_WORDS: Final = 4_096
+# Commands in one pipeline, and their arguments together: they are sent before the replies are read,
+# within one timeout.
+_PIPELINE_COMMANDS: Final = 256
+_PIPELINE_ARGUMENTS: Final = 4_096
 
-# A subscription that hears nothing for this many seconds pings, and waits as long for the pong. It
-# hears a heartbeat each second, unless nobody may publish here.
-_QUIET: Final = 1.5
+# Seconds without a message after which a subscription sends a PING and waits for the reply. It
+# receives a heartbeat each second, unless this user may not publish.
+_READ_TIMEOUT: Final = 1.5
 
-# Sixteen of their forty digits tell a server's lives apart.
-_LIFE: Final = re.compile(rb"^(?:run_id|master_replid):([0-9a-f]{16})", re.MULTILINE)
+# Sixteen of their forty digits are enough to tell servers apart.
+_SERVER_ID_FIELDS: Final = re.compile(rb"^(?:run_id|master_replid):([0-9a-f]{16})", re.MULTILINE)
 
-# Everything the client raises, whatever its version calls it, and what it lets through of the
-# socket's and the loop's.
-VENDOR_ERRORS: Final[tuple[type[Exception], ...]] = (
+# All errors of the client library, whatever its version calls them, and those of the socket and the
+# event loop that it passes on.
+CLIENT_ERRORS: Final[tuple[type[Exception], ...]] = (
     *(
         kind
         for kind in vars(redis.exceptions).values()
@@ -63,254 +63,268 @@ VENDOR_ERRORS: Final[tuple[type[Exception], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class BorrowedConnection:
-    """A borrowed connection, and the beginning of every key that is its server's present life's."""
+    """A borrowed connection, with the ID of its server: the first part of every key."""
 
     connection: AbstractConnection
-    life: str
+    server_id: str
     timeout: float
 
-    async def ask(self, *commands: tuple[Any, ...]) -> list[Any]:
-        """Send commands in one packet and return the replies; an error reply is a value here."""
+    async def execute(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """Send commands as one pipeline and return the replies; an error reply is a value here."""
         async with asyncio.timeout(self.timeout):
-            # The client would pack them, too, but in Python: seven times as slowly.
+            # The client library packs them in Python, which takes seven times as long.
             await self.connection.send_packed_command(b"".join(map(pack_command, commands)))
             return [await self._reply() for _ in commands]
 
     async def drop(self) -> None:
-        """Drop the connection: whatever comes next on it is nobody's reply."""
+        """Disconnect: what comes next on this connection is no reply to our commands."""
         await self.connection.disconnect(nowait=True)
 
     async def _reply(self) -> Any:
         try:
-            return await _next_reply(self.connection, disable_decoding=True)
+            return await _read_reply(self.connection, disable_decoding=True)
         except ResponseError as error:
             return error
 
 
 class RedisClient:
-    """One Redis, whatever its topology. What cannot be reached is StoreUnavailable."""
+    """A Redis of any topology. Every method raises StoreUnavailable if it cannot be reached."""
 
     def __init__(
         self,
         url: str,
         *,
         timeout: float,
-        idle: float = _IDLE,
+        max_idle: float = _MAX_IDLE,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Connect when first asked. ValueError: the URL has none of redis_topology's forms.
+        """Connect on the first command. Raise ValueError if topology.py does not know the URL.
 
-        A server connects, and answers what is sent at once, within `timeout` seconds. A connection
-        that nobody has used for `idle` seconds is closed.
+        Connecting, and each pipeline, may take `timeout` seconds. A connection that has been idle
+        for `max_idle` seconds is closed.
         """
-        self._idle = IdleConnections(idle, monotonic=monotonic)
-        self._lives = _Lives(timeout)
+        self._idle_connections = IdleConnections(max_idle, monotonic=monotonic)
+        self._server_ids = _ServerIds(timeout)
         self._timeout = timeout
-        self._turns = asyncio.Semaphore(_LINES)
-        self._errands: set[asyncio.Future[None]] = set()
-        self._topology = topology(url, self._lives.greet, timeout=timeout, monotonic=monotonic)
+        self._acquired = asyncio.Semaphore(_MAX_ACQUIRED)
+        self._releases: set[asyncio.Future[None]] = set()
+        self._topology = build_topology(
+            url, self._server_ids.initialize, timeout=timeout, monotonic=monotonic
+        )
 
-    async def pool_for(self, key: bytes) -> Pool:
-        """Return the pool that leads to the server of `key`."""
-        return await self._topology.pool_for(key)
+    async def get_pool(self, key: bytes) -> Pool:
+        """Return the connection pool of the server that holds `key`."""
+        return await self._topology.get_pool(key)
 
     @asynccontextmanager
     async def acquire(self, pool: Pool) -> AsyncIterator[BorrowedConnection]:
-        """Lend a line when it is our turn: many may want one at once."""
-        async with self._turns, self._line(pool) as line:
-            yield line
+        """Borrow a connection, after waiting while too many are acquired."""
+        async with self._acquired, self._borrow(pool) as borrowed:
+            yield borrowed
 
     async def run(
         self,
         name: str,
-        commands: Callable[[str], Iterable[tuple[Any, ...]]],
+        build_commands: Callable[[str], Iterable[tuple[Any, ...]]],
         *,
-        fits: Callable[[tuple[Any, ...], Any], bool],
+        is_valid_reply: Callable[[tuple[Any, ...], Any], bool],
     ) -> list[Any]:
-        """Run commands on one key that is `name`'s as long as the server lives; return the replies.
+        """Run commands on the key for `name`, which is valid until the server restarts.
 
-        `commands` is told the key. `fits` says whether a reply can be one to that command; if not,
-        the connection is dropped, for it is out of step.
+        `build_commands` receives the key. The replies are returned in order. If `is_valid_reply`
+        returns False for a command and its reply, the connection is out of step and is dropped.
         """
-        with outages():
-            async with self._line(await self.pool_for(_tagged(name))) as line:
-                key = f"{line.life}:{_tagged(name).decode()}"
+        with translate_errors():
+            async with self._borrow(await self.get_pool(_hash_tag(name))) as borrowed:
+                key = f"{borrowed.server_id}:{_hash_tag(name).decode()}"
                 replies: list[Any] = []
-                for packet in _in_packets(commands(key)):
-                    for command, reply in zip(packet, await line.ask(*packet), strict=True):
+                for pipeline in _split_pipelines(build_commands(key)):
+                    for command, reply in zip(
+                        pipeline, await borrowed.execute(*pipeline), strict=True
+                    ):
                         if isinstance(reply, ResponseError):
                             raise reply
-                        if not fits(command, reply):
-                            raise RedisConnectionError("the reply to another question")
+                        if not is_valid_reply(command, reply):
+                            raise RedisConnectionError("reply to another command")
                         replies.append(reply)
                 return replies
 
     async def ping(self) -> None:
-        """Return when Redis answers."""
-        with outages():
-            async with self._line(await self.pool_for(b"ping")) as line:
-                checked(await line.ask(("PING",)))
+        """Return when Redis has answered a PING."""
+        with translate_errors():
+            async with self._borrow(await self.get_pool(b"ping")) as borrowed:
+                check_replies(await borrowed.execute(("PING",)))
 
     async def publish(self, channel: str, messages: Iterable[bytes]) -> None:
-        """Send messages to whoever listens now."""
-        with outages():
-            async with self._line(await self.pool_for(b"feed")) as line:
-                for packet in _in_packets(("PUBLISH", channel, message) for message in messages):
-                    checked(await line.ask(*packet))
+        """Publish messages to all current subscribers."""
+        with translate_errors():
+            async with self._borrow(await self.get_pool(b"feed")) as borrowed:
+                for pipeline in _split_pipelines(
+                    ("PUBLISH", channel, message) for message in messages
+                ):
+                    check_replies(await borrowed.execute(*pipeline))
 
-    async def follow(
-        self, channels: Mapping[str, Callable[[bytes], None]], *, subscribed: Callable[[], None]
+    async def subscribe(
+        self, channels: Mapping[str, Callable[[bytes], None]], *, on_subscribed: Callable[[], None]
     ) -> NoReturn:
-        """Tell each channel's messages to whom it belongs, from when `subscribed` is called on.
+        """Call the channel's callback for each message, from `on_subscribed` on.
 
-        StoreUnavailable ends it.
+        Raise StoreUnavailable when the subscription ends.
         """
-        told = {channel.encode(): heard for channel, heard in channels.items()}
-        with outages():
-            async with self._line(await self.pool_for(b"feed")) as line:
-                checked(await line.ask(*(("SUBSCRIBE", channel) for channel in channels)))
-                subscribed()
+        callbacks = {channel.encode(): on_message for channel, on_message in channels.items()}
+        with translate_errors():
+            async with self._borrow(await self.get_pool(b"feed")) as borrowed:
+                check_replies(
+                    await borrowed.execute(*(("SUBSCRIBE", channel) for channel in channels))
+                )
+                on_subscribed()
                 while True:
-                    match await _next_message(line.connection):
-                        case [b"message", bytes(channel), message] if channel in told:
-                            # What is no string is told as one that nobody can read.
-                            told[channel](message if isinstance(message, bytes) else b"")
+                    match await _read_message(borrowed.connection):
+                        case [b"message", bytes(channel), message] if channel in callbacks:
+                            # What is no string is passed on as a message that cannot be decoded.
+                            callbacks[channel](message if isinstance(message, bytes) else b"")
 
     async def close(self) -> None:
-        await asyncio.gather(*self._errands)
+        await asyncio.gather(*self._releases)
         await self._topology.close()
 
     @asynccontextmanager
-    async def _line(self, pool: Pool) -> AsyncIterator[BorrowedConnection]:
-        connection = await self._borrowed(pool)
-        self._idle.borrowed(connection)
+    async def _borrow(self, pool: Pool) -> AsyncIterator[BorrowedConnection]:
+        connection = await self._get_connection(pool)
+        self._idle_connections.mark_borrowed(connection)
         try:
-            yield BorrowedConnection(connection, self._lives.of(connection), self._timeout)
+            yield BorrowedConnection(connection, self._server_ids.get(connection), self._timeout)
         except BaseException as error:
-            # Replies may be on their way: nobody must take them for the answer to something else.
+            # Replies may be on their way, which must not be read as replies to later commands.
             await connection.disconnect(nowait=True)
-            if isinstance(error, VENDOR_ERRORS):
+            if isinstance(error, CLIENT_ERRORS):
                 self._topology.mark_stale()
             raise
         finally:
             await pool.release(connection)
-            await self._idle.given_back(connection)
+            await self._idle_connections.mark_released(connection)
 
-    async def _borrowed(self, pool: Pool) -> AbstractConnection:
-        """Borrow a connection. One that is being made for a caller who leaves is kept for the next.
+    async def _get_connection(self, pool: Pool) -> AbstractConnection:
+        """Return a connection of the pool. If the caller is cancelled, it goes back to the pool.
 
-        Where making it takes longer than a check may wait, there would never be one otherwise.
+        Otherwise, where connecting takes longer than the deadline of a check, no check would ever
+        get a connection.
         """
-        making = asyncio.ensure_future(self._made(pool))
+        connecting = asyncio.ensure_future(self._connect(pool))
         try:
-            return await share(making)
+            return await share_future(connecting)
         except asyncio.CancelledError:
-            self._keep(asyncio.ensure_future(_given_back(pool, making)))
+            self._track(asyncio.ensure_future(_release_when_connected(pool, connecting)))
             raise
 
-    async def _made(self, pool: Pool) -> AbstractConnection:
-        """Return a connection. That none can be made is a doubt, also if its caller has left.
+    async def _connect(self, pool: Pool) -> AbstractConnection:
+        """Return a connection. If there is none, mark the topology as stale.
 
-        A check leaves sooner than a host that has lost its power is known not to answer.
+        So even if the caller is cancelled: the deadline of a check ends before connecting to a host
+        without power does.
         """
         try:
             connection: AbstractConnection = await pool.get_connection()
-        except VENDOR_ERRORS:
+        except CLIENT_ERRORS:
             self._topology.mark_stale()
             raise
         return connection
 
-    def _keep(self, errand: asyncio.Future[None]) -> None:
-        self._errands.add(errand)
-        errand.add_done_callback(self._errands.discard)
+    def _track(self, release: asyncio.Future[None]) -> None:
+        self._releases.add(release)
+        release.add_done_callback(self._releases.discard)
 
 
-async def _given_back(pool: Pool, making: asyncio.Future[AbstractConnection]) -> None:
-    with suppress(StoreUnavailable), outages():
-        await pool.release(await making)
+async def _release_when_connected(
+    pool: Pool, connecting: asyncio.Future[AbstractConnection]
+) -> None:
+    with suppress(StoreUnavailable), translate_errors():
+        await pool.release(await connecting)
 
 
-class _Lives:
-    """Remembers which life of which server each connection leads to."""
+class _ServerIds:
+    """The server ID of each connection."""
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._known: WeakKeyDictionary[AbstractConnection, str] = WeakKeyDictionary()
+        self._ids: WeakKeyDictionary[AbstractConnection, str] = WeakKeyDictionary()
 
-    def of(self, connection: AbstractConnection) -> str:
-        return self._known[connection]
+    def get(self, connection: AbstractConnection) -> str:
+        return self._ids[connection]
 
-    async def greet(self, connection: AbstractConnection) -> None:
-        """Log in, make sure that it is a primary, and learn which life of it this is.
+    async def initialize(self, connection: AbstractConnection) -> None:
+        """Authenticate, check that the server is a primary, and read its ID.
 
-        The run_id changes when it restarts, the master_replid when it is promoted: one that was
-        primary before, and is again, has missed what happened in between.
+        The run_id changes when it restarts, the master_replid when it is promoted: a server that
+        was primary before, and is again, has missed the writes in between.
         """
         try:
             async with asyncio.timeout(self._timeout):
                 await connection.on_connect()
-            line = BorrowedConnection(connection, "", self._timeout)
-            server, role = checked(await line.ask(("INFO",), ("ROLE",)))
+            borrowed = BorrowedConnection(connection, "", self._timeout)
+            server, role = check_replies(await borrowed.execute(("INFO",), ("ROLE",)))
             if not isinstance(role, list) or role[:1] != [b"master"]:
                 raise RedisConnectionError("not a primary")
-            life = _LIFE.findall(server) if isinstance(server, bytes) else []
-            if len(life) != 2:
-                raise RedisConnectionError("it tells neither run_id nor master_replid")
+            ids = _SERVER_ID_FIELDS.findall(server) if isinstance(server, bytes) else []
+            if len(ids) != 2:
+                raise RedisConnectionError("INFO without run_id or master_replid")
         except BaseException:
             await connection.disconnect(nowait=True)  # the replies may still be on their way
             raise
-        self._known[connection] = "sidegate:v1:" + b"-".join(life).decode()
+        self._ids[connection] = "sidegate:v1:" + b"-".join(ids).decode()
 
 
-async def _next_message(connection: AbstractConnection) -> list[Any]:
-    """Return what comes next on a subscribed connection; a server that is silent is asked."""
-    message = await _next_reply(connection, timeout=_QUIET)
+async def _read_message(connection: AbstractConnection) -> list[Any]:
+    """Return the next message on a subscribed connection; send a PING if there is none."""
+    message = await _read_reply(connection, timeout=_READ_TIMEOUT)
     if message is None:
         await connection.send_command("PING")
-        message = await _next_reply(connection, timeout=_QUIET)
+        message = await _read_reply(connection, timeout=_READ_TIMEOUT)
     if not isinstance(message, list) or len(message) < 2:
-        raise RedisConnectionError("the subscription fell silent, or says what none says")
+        raise RedisConnectionError("subscription without messages, or with an invalid one")
     return message
 
 
-async def _next_reply(connection: AbstractConnection, **how: Any) -> Any:
+async def _read_reply(connection: AbstractConnection, **options: Any) -> Any:
     try:
-        return await connection.read_response(**how)
-    except (ValueError, TypeError) as error:  # the vendor's parser stumbled
-        raise RedisConnectionError("a reply that no Redis sends") from error
+        return await connection.read_response(**options)
+    except (ValueError, TypeError) as error:  # raised by the client library's parser
+        raise RedisConnectionError("invalid reply") from error
 
 
-def _in_packets(commands: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
-    packet: list[tuple[Any, ...]] = []
-    words = 0
+def _split_pipelines(commands: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
+    pipeline: list[tuple[Any, ...]] = []
+    arguments = 0
     for command in commands:
-        if packet and (len(packet) == _PACKET or words + len(command) > _WORDS):
-            yield packet
-            packet, words = [], 0
-        packet.append(command)
-        words += len(command)
-    if packet:
-        yield packet
+        if pipeline and (
+            len(pipeline) == _PIPELINE_COMMANDS or arguments + len(command) > _PIPELINE_ARGUMENTS
+        ):
+            yield pipeline
+            pipeline, arguments = [], 0
+        pipeline.append(command)
+        arguments += len(command)
+    if pipeline:
+        yield pipeline
 
 
-def checked(replies: list[Any]) -> list[Any]:
-    """Raise the first error reply; a key of another type is no error, but no record either."""
+def check_replies(replies: list[Any]) -> list[Any]:
+    """Return the replies, or raise the first error among them, except for a key of another type."""
     for reply in replies:
         if isinstance(reply, ResponseError) and not str(reply).startswith("WRONGTYPE"):
             raise reply
     return replies
 
 
-def _tagged(name: str) -> bytes:
-    """Return the part of a key that says, in a Cluster, where it lives."""
+def _hash_tag(name: str) -> bytes:
+    """Return the part of a key that determines its slot in a Cluster."""
     return f"{{{name}}}".encode()
 
 
-class outages:  # noqa: N801  # reads as a statement: with outages(): ...
-    """Whatever the vendor raises means: Redis could not answer. The reason names no secret."""
+class translate_errors:  # noqa: N801  # reads as a statement: with translate_errors(): ...
+    """Raise StoreUnavailable for any error of the client library. The reason contains no secret."""
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, VENDOR_ERRORS) or ended_under_the_writer(error):
-            raise StoreUnavailable(NAME, type(error).__name__) from error
+        if isinstance(error, CLIENT_ERRORS) or is_closed_transport_error(error):
+            raise StoreUnavailable(STORE_NAME, type(error).__name__) from error

@@ -1,4 +1,4 @@
-"""Close connections to Redis that nobody has used for a while: the vendor's pool never shrinks."""
+"""Close idle connections to Redis, since the client library's pool never shrinks."""
 
 from collections.abc import Callable
 from typing import Final
@@ -6,35 +6,35 @@ from weakref import WeakKeyDictionary
 
 from redis.asyncio.connection import AbstractConnection
 
-# Looking more often would find no more worth closing.
-_LOOKS: Final = 30
+# Scans for idle connections within `max_idle` seconds.
+_SCANS_PER_MAX_IDLE: Final = 30
 
 
 class IdleConnections:
-    """Knows since when each connection lies in its pool.
+    """The time since when each connection of a pool is idle.
 
-    A closed one stays there, and connects again when it is borrowed. A pool lends the one that came
-    back last, so after a rush those that it took are the ones that nobody uses.
+    A closed connection stays in the pool, and connects again when it is borrowed. A pool lends the
+    connection that was released last, so after a load peak the surplus ones stay idle.
     """
 
-    def __init__(self, seconds: float, *, monotonic: Callable[[], float]) -> None:
-        """Close what has not been used for so many `seconds`."""
-        self._seconds = seconds
+    def __init__(self, max_idle: float, *, monotonic: Callable[[], float]) -> None:
+        """Close connections that have been idle for `max_idle` seconds."""
+        self._max_idle = max_idle
         self._monotonic = monotonic
-        self._since: WeakKeyDictionary[AbstractConnection, float] = WeakKeyDictionary()
-        self._next_look = 0.0
+        self._idle_since: WeakKeyDictionary[AbstractConnection, float] = WeakKeyDictionary()
+        self._next_scan = 0.0
 
-    def borrowed(self, connection: AbstractConnection) -> None:
-        self._since.pop(connection, None)
+    def mark_borrowed(self, connection: AbstractConnection) -> None:
+        self._idle_since.pop(connection, None)
 
-    async def given_back(self, connection: AbstractConnection) -> None:
-        """Note that it is idle from now on, and now and then close those that are for long."""
+    async def mark_released(self, connection: AbstractConnection) -> None:
+        """Record that a connection is idle from now on, and close those idle for too long."""
         now = self._monotonic()
-        self._since[connection] = now
-        if now < self._next_look:
+        self._idle_since[connection] = now
+        if now < self._next_scan:
             return
-        self._next_look = now + self._seconds / _LOOKS
-        for other, since in tuple(self._since.items()):
-            if other is not connection and now - since >= self._seconds:
-                self._since.pop(other, None)
+        self._next_scan = now + self._max_idle / _SCANS_PER_MAX_IDLE
+        for other, since in tuple(self._idle_since.items()):
+            if other is not connection and now - since >= self._max_idle:
+                self._idle_since.pop(other, None)
                 await other.disconnect(nowait=True)

@@ -1,6 +1,6 @@
-"""Pending revocations in Redis: one hash, under a key of the server's present life.
+"""Pending revocations in Redis: one hash, whose key contains the server ID.
 
-A restart or a failover begins another life, so what an old snapshot brings back is nobody's.
+A restart or a failover changes the server ID, so what an old snapshot brings back is not read.
 """
 
 import json
@@ -14,66 +14,70 @@ from typing import Any, Final
 from sidegate.core.actor import Actor
 from sidegate.core.condition import Condition
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
-from sidegate.core.pending import PendingRevocation
+from sidegate.core.pending_revocation import PendingRevocation
 from sidegate.core.session import SessionId
 from sidegate.core.session_type import SessionType
-from sidegate.stores.redis.connection import NAME, RedisClient
+from sidegate.stores.redis.connection import STORE_NAME, RedisClient
 
 CHANNEL: Final = "sidegate:v1:pending"
-_NAME: Final = "pending"
+_KEY_NAME: Final = "pending"
 
-# So many are written, or read, by one command.
-_AT_ONCE: Final = 100
+# Revocations that one command reads or writes.
+_BATCH_SIZE: Final = 100
 
 
 class RedisPendingRevocations:
-    """A PendingShelf."""
+    """A PendingRevocationStore in Redis."""
 
-    def __init__(self, server: RedisClient, *, on_unreadable: Callable[[str], None]) -> None:
-        """`on_unreadable` is told the store's name for each record that could not be read."""
-        self._server = server
+    def __init__(self, client: RedisClient, *, on_unreadable: Callable[[str], None]) -> None:
+        """`on_unreadable` receives the store's name, once for each unreadable record."""
+        self._client = client
         self._on_unreadable = on_unreadable
-        self._unreadable: set[str] = set()  # told once
+        self._unreadable: set[str] = set()  # IDs that were reported
 
     async def put(self, revocations: Sequence[PendingRevocation]) -> None:
         if not revocations:
             return
-        words = [word for each in revocations for word in (each.id, encode(each))]
-        await self._server.run(
-            _NAME,
-            lambda key: (("HSET", key, *some) for some in _slices(words, 2 * _AT_ONCE)),
-            fits=_is_a_number,
+        arguments = [argument for each in revocations for argument in (each.id, encode(each))]
+        await self._client.run(
+            _KEY_NAME,
+            lambda key: (("HSET", key, *batch) for batch in _split(arguments, 2 * _BATCH_SIZE)),
+            is_valid_reply=_is_integer,
         )
-        with suppress(StoreUnavailable):  # they look twice a second
-            await self._server.publish(CHANNEL, [b""])
+        with suppress(StoreUnavailable):  # the instances poll twice a second
+            await self._client.publish(CHANNEL, [b""])
 
     async def compare(self, known: set[str]) -> tuple[list[PendingRevocation], set[str]]:
-        [kept] = await self._server.run(_NAME, lambda key: [("HKEYS", key)], fits=_are_ids)
-        ids = {id_.decode("ascii", "replace") for id_ in kept}
+        [stored] = await self._client.run(
+            _KEY_NAME, lambda key: [("HKEYS", key)], is_valid_reply=_are_ids
+        )
+        ids = {id_.decode("ascii", "replace") for id_ in stored}
         self._unreadable &= ids
-        wanted = sorted(ids - known - self._unreadable)
-        return [each async for each in self._records(wanted)], known - ids
+        missing = sorted(ids - known - self._unreadable)
+        return [each async for each in self._read_records(missing)], known - ids
 
     async def remove(self, revocation: PendingRevocation) -> None:
-        await self._server.run(_NAME, lambda key: [("HDEL", key, revocation.id)], fits=_is_a_number)
+        await self._client.run(
+            _KEY_NAME, lambda key: [("HDEL", key, revocation.id)], is_valid_reply=_is_integer
+        )
 
-    async def _records(self, ids: Sequence[str]) -> AsyncIterator[PendingRevocation]:
-        replies = await self._server.run(
-            _NAME,
-            lambda key: (("HMGET", key, *some) for some in _slices(ids, _AT_ONCE)),
-            fits=_are_records,
+    async def _read_records(self, ids: Sequence[str]) -> AsyncIterator[PendingRevocation]:
+        replies = await self._client.run(
+            _KEY_NAME,
+            lambda key: (("HMGET", key, *batch) for batch in _split(ids, _BATCH_SIZE)),
+            is_valid_reply=_are_records,
         )
         for id_, record in zip(ids, chain.from_iterable(replies), strict=True):
-            if record is None:  # written down meanwhile
+            if record is None:  # removed meanwhile
                 continue
             try:
                 yield decode(id_, record)
             except UnreadableRecord:
                 self._unreadable.add(id_)
-                self._on_unreadable(NAME)
+                self._on_unreadable(STORE_NAME)
 
 
-def _is_a_number(_: Sequence[Any], reply: Any) -> bool:
+def _is_integer(_: Sequence[Any], reply: Any) -> bool:
     return isinstance(reply, int)
 
 
@@ -82,23 +86,23 @@ def _are_ids(_: Sequence[Any], reply: Any) -> bool:
 
 
 def _are_records(command: Sequence[Any], reply: Any) -> bool:
-    _, _, *asked = command
+    _, _, *ids = command
     return (
         isinstance(reply, list)
-        and len(reply) == len(asked)
+        and len(reply) == len(ids)
         and all(record is None or isinstance(record, bytes) for record in reply)
     )
 
 
 def encode(revocation: PendingRevocation) -> bytes:
-    """Return the record of a pending revocation, without its id."""
-    given = {
+    """Return the record of a pending revocation, without its ID."""
+    condition = {
         field.name: getattr(revocation.condition, field.name)
         for field in fields(Condition)
         if getattr(revocation.condition, field.name) is not None
     }
     document = {
-        "condition": given,
+        "condition": condition,
         "at": revocation.at,
         "by": revocation.by.name,
         "source": revocation.by.source,
@@ -118,13 +122,13 @@ _MALFORMED: Final = (
 
 
 def decode(id_: str, record: bytes) -> PendingRevocation:
-    """Return the revocation of a record. UnreadableRecord: it is not one that `encode` wrote."""
+    """Return the revocation of a record. Raise UnreadableRecord if `encode` did not write it."""
     try:
         document = json.loads(record)
         return PendingRevocation(
             id_,
-            _condition(document["condition"]),
-            at=_moment(document["at"]),
+            _parse_condition(document["condition"]),
+            at=_parse_timestamp(document["at"]),
             by=Actor(str(document["by"]), document["source"]),
             reason=str(document["reason"]),
         )
@@ -132,28 +136,28 @@ def decode(id_: str, record: bytes) -> PendingRevocation:
         raise UnreadableRecord(type(error).__name__) from None
 
 
-def _condition(given: Mapping[str, Any]) -> Condition:
-    read = {name: _READ[name](value) for name, value in given.items()}
-    return Condition(**read)
+def _parse_condition(members: Mapping[str, Any]) -> Condition:
+    parsed = {name: _PARSERS[name](value) for name, value in members.items()}
+    return Condition(**parsed)
 
 
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError("a time without a zone")
-    return moment
+def _parse_timestamp(text: str) -> datetime:
+    timestamp = datetime.fromisoformat(text)
+    if timestamp.tzinfo is None:
+        raise ValueError("timestamp without a time zone")
+    return timestamp
 
 
-_READ: Final[Mapping[str, Callable[[Any], Any]]] = {
+_PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "user_id": str,
     "session_id": SessionId,
     "except_id": SessionId,
     "type": SessionType,
     "scope": str,
-    "created_before": _moment,
+    "created_before": _parse_timestamp,
 }
-"""What a decidable condition may say, and how it is read."""
+"""The members of a decidable condition, with their parsers."""
 
 
-def _slices(words: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (words[start : start + size] for start in range(0, len(words), size))
+def _split(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (values[start : start + size] for start in range(0, len(values), size))

@@ -1,4 +1,4 @@
-"""Changes announced between instances by Redis pub/sub: fast, and allowed to lose messages."""
+"""Change notifications between instances by Redis pub/sub: fast, but messages may be lost."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -10,109 +10,125 @@ from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.session import Session
 from sidegate.stores.codec import decode, encode
 from sidegate.stores.heartbeat import Heartbeat
-from sidegate.stores.redis.connection import NAME, RedisClient
-from sidegate.stores.redis.pending_revocations import CHANNEL as PENDED
+from sidegate.stores.redis.connection import STORE_NAME, RedisClient
+from sidegate.stores.redis.pending_revocations import CHANNEL as PENDING_CHANNEL
 
 CHANNEL: Final = "sidegate:v1:feed"
 
 # Seconds between two attempts to subscribe.
-_PAUSE: Final = 0.1
-# Seconds after which it is said again that nothing is heard.
-_AGAIN: Final = 1.0
+_RECONNECT_DELAY: Final = 0.1
+# Seconds between two calls of `on_lost` while there is no subscription.
+_LOST_INTERVAL: Final = 1.0
 
 
 class RedisPubSub:
-    """Announces and hears changed sessions. What is lost is found by the catch-up."""
+    """Publishes changed sessions, and receives those of all instances.
+
+    The change poller finds what was lost.
+    """
 
     def __init__(
         self,
-        server: RedisClient,
+        client: RedisClient,
         *,
         clock: Clock,
-        lag: Callable[[float], None],
+        on_lag: Callable[[float], None],
         on_unreadable: Callable[[str], None],
     ) -> None:
-        """`lag` is told how many seconds an announcement takes from here to here."""
-        self._server = server
-        self._heart = Heartbeat(NAME, clock=clock, lag=lag)
+        """`on_lag` receives the seconds that a message takes back to this instance.
+
+        `on_unreadable` receives the store's name for each message that cannot be decoded.
+        """
+        self._client = client
+        self._heartbeat = Heartbeat(STORE_NAME, clock=clock, on_lag=on_lag)
         self._on_unreadable = on_unreadable
 
     async def publish(self, sessions: Iterable[Session]) -> None:
-        """Tell every instance that listens now. StoreUnavailable: they were not told."""
+        """Send the sessions to all instances that are subscribed now.
+
+        Raise StoreUnavailable if they were not sent.
+        """
         messages = [encode(session) for session in sessions]
         if messages:
-            await self._server.publish(CHANNEL, messages)
+            await self._client.publish(CHANNEL, messages)
 
     async def listen(
         self,
         *,
-        heard: Callable[[Session], None],
-        gap: Callable[[], None],
-        up: Callable[[bool], None],
-        lost: Callable[[], None] = lambda: None,
-        pended: Callable[[], None] = lambda: None,
+        on_change: Callable[[Session], None],
+        on_gap: Callable[[], None],
+        on_status: Callable[[bool], None],
+        on_lost: Callable[[], None] = lambda: None,
+        on_pending: Callable[[], None] = lambda: None,
     ) -> NoReturn:
-        """Call `heard` for each change, until cancelled. `up` is told when the feed comes and goes;
-        that it has fallen silent, within three seconds.
+        """Call `on_change` for each changed session, until cancelled.
 
-        `gap` is called at every subscription: what was announced before it was missed; `lost` when
-        one ends, and again each second until there is another. `pended` is called when there are
-        more pending revocations.
+        `on_status` receives whether the feed works, within three seconds of a failure. `on_gap` is
+        called at every subscription: earlier messages were missed. `on_lost` is called when a
+        subscription ends, and each second until there is another. `on_pending` is called when there
+        are new pending revocations.
         """
         time = asyncio.get_running_loop().time
-        told = time()
+        reported_at = time()
         while True:
             try:
-                async with asyncio.TaskGroup() as both:
+                async with asyncio.TaskGroup() as tasks:
                     subscribed = asyncio.Event()
-                    both.create_task(self._follow(heard, gap, pended, subscribed))
-                    both.create_task(self._beat(up, lost, subscribed))
+                    tasks.create_task(self._receive(on_change, on_gap, on_pending, subscribed))
+                    tasks.create_task(self._send_heartbeats(on_status, on_lost, subscribed))
             except* StoreUnavailable:
-                up(False)
-            if time() - told >= _AGAIN:
-                lost()
-                told = time()
-            await asyncio.sleep(_PAUSE)
+                on_status(False)
+            if time() - reported_at >= _LOST_INTERVAL:
+                on_lost()
+                reported_at = time()
+            await asyncio.sleep(_RECONNECT_DELAY)
 
-    async def _follow(
+    async def _receive(
         self,
-        heard: Callable[[Session], None],
-        gap: Callable[[], None],
-        pended: Callable[[], None],
+        on_change: Callable[[Session], None],
+        on_gap: Callable[[], None],
+        on_pending: Callable[[], None],
         subscribed: asyncio.Event,
     ) -> None:
-        def read(message: bytes) -> None:
+        def on_message(message: bytes) -> None:
             try:
-                if not self._heart.heard(message):
-                    heard(decode(message))
+                if not self._heartbeat.receive(message):
+                    on_change(decode(message))
             except UnreadableRecord:
-                self._on_unreadable(NAME)
+                self._on_unreadable(STORE_NAME)
 
-        def begun() -> None:
-            gap()
+        def on_subscribed() -> None:
+            on_gap()
             subscribed.set()
 
-        told = {CHANNEL: read, PENDED: lambda _: pended()}
-        await self._server.follow(told, subscribed=begun)
+        callbacks = {CHANNEL: on_message, PENDING_CHANNEL: lambda _: on_pending()}
+        await self._client.subscribe(callbacks, on_subscribed=on_subscribed)
 
-    async def _beat(
-        self, up: Callable[[bool], None], lost: Callable[[], None], subscribed: asyncio.Event
+    async def _send_heartbeats(
+        self,
+        on_status: Callable[[bool], None],
+        on_lost: Callable[[], None],
+        subscribed: asyncio.Event,
     ) -> NoReturn:
-        """Say each second whether what we announce is heard. StoreUnavailable: we hear nothing."""
+        """Report each second whether publishing works.
+
+        Raise StoreUnavailable if a published heartbeat is not received.
+        """
         await subscribed.wait()
-        up(True)
+        on_status(True)
         try:
             while True:
-                up(await self._hears_itself())
-                await self._heart.rest()
+                on_status(await self._send_heartbeat())
+                await self._heartbeat.wait_for_next()
         finally:
-            lost()  # at once, whichever of the two tasks has failed
+            on_lost()  # at once, whichever of the two tasks has failed
 
-    async def _hears_itself(self) -> bool:
-        announced = False
-        with suppress(StoreUnavailable):  # others do not hear us, but we may hear them
-            await self._server.publish(CHANNEL, [self._heart.beat()])
-            announced = True
-        if announced:
-            await self._heart.echo()
-        return announced
+    async def _send_heartbeat(self) -> bool:
+        """Return whether a heartbeat could be published; then it has been received, too."""
+        published = False
+        with suppress(StoreUnavailable):  # receiving may still work
+            await self._client.publish(CHANNEL, [self._heartbeat.next_message()])
+            published = True
+        if published:
+            await self._heartbeat.wait_for_echo()
+        return published

@@ -1,8 +1,8 @@
-"""Redis as a hot store: two verbs, and nothing that was written before a restart is believed.
+"""The session cache in Redis, which never returns what was written before a restart.
 
-Keys are `sidegate:v1:<life>:<generation>:s:{<digest>}`. The life is the server's (redis_server.py).
-The durable store says which generation is believed; it begins another when a Redis could not be
-told of a change. The braces keep a session's slot in a Cluster independent of all that.
+Keys are `sidegate:v1:<server ID>:<generation>:s:{<digest>}`; for the server ID see connection.py.
+The database holds the current generation, and begins another when a change could not be written to
+Redis. The braces make the slot in a Cluster depend on the digest only.
 """
 
 import asyncio
@@ -15,22 +15,29 @@ from typing import Any, Final, TypeVar
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
+from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.session import Session
-from sidegate.core.token import Digest
-from sidegate.stores.codec import HEAD, decode, encode, microseconds
-from sidegate.stores.redis.connection import NAME, BorrowedConnection, RedisClient, checked, outages
+from sidegate.stores.codec import HEADER_SIZE, decode, encode, to_microseconds
+from sidegate.stores.redis.connection import (
+    STORE_NAME,
+    BorrowedConnection,
+    RedisClient,
+    check_replies,
+    translate_errors,
+)
 from sidegate.stores.redis.topology import Pool
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
-# Nobody writes a longer record; somebody else's huge value under our key must not be read whole.
-_LONGEST_RECORD: Final = 16 * 1024
+# Longer than any record in bytes: a huge value that another program has written under the key must
+# not be read as a whole.
+_MAX_RECORD_SIZE: Final = 16 * 1024
 
-# A record's head sorts as text by freshness. Whatever lies there without such a head, of whatever
-# type, is overwritten; so is what the caller could not read (the last argument), if it is still
-# there. The reply is the record that was kept: nothing else can be taken for it.
-_KEEP_THE_FRESHER: Final = b"""
+# A record's header compares as text by freshness. A value without such a header, of whatever type,
+# is overwritten; so is the value that the caller could not read (the last argument), if it is still
+# there. The reply is the record that was kept: no other reply looks like it.
+_KEEP_FRESHER: Final = b"""
 local kept = redis.pcall('GETRANGE', KEYS[1], 0, tonumber(ARGV[3]))
 if type(kept) == 'string' and #kept > %(head)d and kept ~= ARGV[4]
    and string.find(string.sub(kept, 1, %(head)d), '^[01]%%d+$')
@@ -39,28 +46,28 @@ if type(kept) == 'string' and #kept > %(head)d and kept ~= ARGV[4]
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PXAT', ARGV[2])
 return ARGV[1]
-""" % {b"head": HEAD}
-_SCRIPT_SHA: Final = sha1(_KEEP_THE_FRESHER, usedforsecurity=False).hexdigest()
+""" % {b"head": HEADER_SIZE}
+_SCRIPT_SHA: Final = sha1(_KEEP_FRESHER, usedforsecurity=False).hexdigest()
 
 
 @dataclass(slots=True)
-class _Offer:
-    """A copy that is put, its record, and what Redis last replied to it."""
+class _Put:
+    """A session to put, its record, and the last reply of Redis to it."""
 
     session: Session
     record: bytes
     reply: Any = None
 
     def command(self, namespace: str) -> tuple[Any, ...]:
-        """Return what follows the script's name. What could not be read is named, to go."""
+        """Return the arguments of the script; it overwrites a value that was unreadable."""
         key = _key(namespace, self.session.digest)
-        until = microseconds(self.session.expires_at) // 1000
+        until = to_microseconds(self.session.expires_at) // 1000
         unreadable = self.reply if isinstance(self.reply, bytes) else b""
-        return (1, key, self.record, until, _LONGEST_RECORD, unreadable)
+        return (1, key, self.record, until, _MAX_RECORD_SIZE, unreadable)
 
 
 class RedisStore:
-    """A hot leaf. An unreadable record is counted and is a miss."""
+    """A cache backend. An unreadable record is reported and counts as a miss."""
 
     def __init__(
         self,
@@ -70,21 +77,21 @@ class RedisStore:
         timeout: float = 0.05,
         generation: int | None = 0,
     ) -> None:
-        """Connect when first asked, as RedisServer does.
+        """Connect on the first request, as RedisClient does.
 
-        `on_unreadable` is told the store's name for each record that could not be read. Of copies
-        only those of `generation` are believed; None: of none, until `believe` says which.
+        `on_unreadable` receives the store's name for each unreadable record. Only sessions of
+        `generation` are read and written. None: none are, until `use_generation` is called.
         """
-        self.server = RedisClient(url, timeout=timeout)
+        self.client = RedisClient(url, timeout=timeout)
         self._generation = generation
         self._on_unreadable = on_unreadable
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
-        self._must_believe()
-        with outages():
-            groups = await self._by_pool(digests)
-            answers = await _all(self._ask(*group) for group in groups.items())
-        return {digest: session for answer in answers for digest, session in answer.items()}
+        self._require_generation()
+        with translate_errors():
+            groups = await self._group_by_pool(digests)
+            results = await _gather(self._find_in_pool(*group) for group in groups.items())
+        return {digest: session for result in results for digest, session in result.items()}
 
     async def find(self, digest: Digest) -> Session | None:
         return (await self.find_many((digest,))).get(digest)
@@ -93,77 +100,81 @@ class RedisStore:
         return (await self.put_many({session.digest: session}))[session.digest]
 
     async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
-        self._must_believe()
-        with outages():
-            groups = await self._by_pool(sessions)
-            kept = await _all(
-                self._offer(pool, [sessions[digest] for digest in digests])
+        self._require_generation()
+        with translate_errors():
+            groups = await self._group_by_pool(sessions)
+            results = await _gather(
+                self._put_in_pool(pool, [sessions[digest] for digest in digests])
                 for pool, digests in groups.items()
             )
-        return {digest: session for some in kept for digest, session in some.items()}
+        return {digest: session for result in results for digest, session in result.items()}
 
     def use_generation(self, generation: int) -> None:
-        """From now on believe copies of this generation, and of no other."""
+        """Read and write only sessions of this generation from now on."""
         self._generation = generation
 
     async def ping(self) -> None:
-        """Return when Redis answers. StoreUnavailable: it does not."""
-        await self.server.ping()
+        """Return when Redis answers. Raise StoreUnavailable if it does not."""
+        await self.client.ping()
 
     async def close(self) -> None:
-        await self.server.close()
+        await self.client.close()
 
-    async def _ask(self, pool: Pool, digests: Sequence[Digest]) -> dict[Digest, Session]:
+    async def _find_in_pool(self, pool: Pool, digests: Sequence[Digest]) -> dict[Digest, Session]:
         found = {}
-        async with self.server.acquire(pool) as line:
+        async with self.client.acquire(pool) as connection:
             commands = (
-                ("GETRANGE", _key(self._namespace(line), digest), 0, _LONGEST_RECORD)
+                ("GETRANGE", _key(self._namespace(connection), digest), 0, _MAX_RECORD_SIZE)
                 for digest in digests
             )
-            replies = await line.ask(*commands)
-            for digest, reply in zip(digests, checked(replies), strict=True):
-                session = await self._read(line, digest, reply)
+            replies = await connection.execute(*commands)
+            for digest, reply in zip(digests, check_replies(replies), strict=True):
+                session = await self._read_session(connection, digest, reply)
                 if session is not None:
                     found[digest] = session
         return found
 
-    async def _offer(self, pool: Pool, sessions: Sequence[Session]) -> dict[Digest, Session]:
+    async def _put_in_pool(self, pool: Pool, sessions: Sequence[Session]) -> dict[Digest, Session]:
         kept: dict[Digest, Session] = {}
-        offers = [_Offer(session, encode(session)) for session in sessions]
-        async with self.server.acquire(pool) as line:
+        puts = [_Put(session, encode(session)) for session in sessions]
+        async with self.client.acquire(pool) as connection:
             for _ in range(2):
-                for offer, reply in zip(offers, await self._replies(line, offers), strict=True):
-                    offer.reply = reply
-                    if (session := await self._kept(line, offer)) is not None:
-                        kept[offer.session.digest] = session
-                offers = [offer for offer in offers if offer.session.digest not in kept]
-                if not offers:
+                for put, reply in zip(puts, await self._run_script(connection, puts), strict=True):
+                    put.reply = reply
+                    if (session := await self._read_kept(connection, put)) is not None:
+                        kept[put.session.digest] = session
+                puts = [put for put in puts if put.session.digest not in kept]
+                if not puts:
                     return kept
-                await line.drop()
-        raise RedisConnectionError("the reply to another question")
+                await connection.drop()
+        raise RedisConnectionError("reply to another command")
 
-    async def _kept(self, line: BorrowedConnection, offer: "_Offer") -> Session | None:
-        """Return what was kept by a reply; None: it does not say.
+    async def _read_kept(self, connection: BorrowedConnection, put: _Put) -> Session | None:
+        """Return the session that was kept, or None if the reply does not contain it.
 
-        Either there is an unreadable body under a fresher head, which would be in the way for ever,
-        or it is not our reply at all; then what lies there is not known, and may be a tombstone.
+        Then either there is an unreadable body after a fresher header, which would stay until it
+        expires, or the reply is not ours and the kept session is not known: it may be a tombstone.
         """
-        if offer.reply == offer.record:
-            return offer.session
-        kept = await self._read(line, offer.session.digest, offer.reply)
-        return kept if kept is not None and kept.freshness > offer.session.freshness else None
+        if put.reply == put.record:
+            return put.session
+        kept = await self._read_session(connection, put.session.digest, put.reply)
+        return kept if kept is not None and kept.freshness > put.session.freshness else None
 
-    async def _replies(self, line: BorrowedConnection, offers: Sequence["_Offer"]) -> list[Any]:
-        commands = [offer.command(self._namespace(line)) for offer in offers]
-        replies = await line.ask(*(("EVALSHA", _SCRIPT_SHA, *command) for command in commands))
+    async def _run_script(self, connection: BorrowedConnection, puts: Sequence[_Put]) -> list[Any]:
+        commands = [put.command(self._namespace(connection)) for put in puts]
+        replies = await connection.execute(
+            *(("EVALSHA", _SCRIPT_SHA, *command) for command in commands)
+        )
         if any(isinstance(reply, NoScriptError) for reply in replies):
-            replies = await line.ask(
-                *(("EVAL", _KEEP_THE_FRESHER, *command) for command in commands)
+            replies = await connection.execute(
+                *(("EVAL", _KEEP_FRESHER, *command) for command in commands)
             )
-        return checked(replies)
+        return check_replies(replies)
 
-    async def _read(self, line: BorrowedConnection, digest: Digest, reply: Any) -> Session | None:
-        """Return the session a reply holds if it answers for `digest`, else None."""
+    async def _read_session(
+        self, connection: BorrowedConnection, digest: Digest, reply: Any
+    ) -> Session | None:
+        """Return the session in a reply if it belongs to `digest`, else None."""
         if not reply:
             return None
         try:
@@ -171,38 +182,38 @@ class RedisStore:
                 raise UnreadableRecord("not a string")
             session = decode(reply)
             if session.digest != digest:
-                # Not our answer. Whatever comes next on this connection is not ours either.
-                await line.drop()
-                raise UnreadableRecord("a record for another digest")
+                # Not our reply, and neither are the next ones on this connection.
+                await connection.drop()
+                raise UnreadableRecord("record of another digest")
         except UnreadableRecord:
-            self._on_unreadable(NAME)
+            self._on_unreadable(STORE_NAME)
             return None
         return session
 
-    def _must_believe(self) -> None:
+    def _require_generation(self) -> None:
         if self._generation is None:
-            raise StoreUnavailable(NAME, "nobody has said yet which generation to believe")
+            raise StoreUnavailable(STORE_NAME, "generation not known yet")
 
-    async def _by_pool(self, digests: Iterable[Digest]) -> dict[Pool, list[Digest]]:
+    async def _group_by_pool(self, digests: Iterable[Digest]) -> dict[Pool, list[Digest]]:
         groups: dict[Pool, list[Digest]] = {}
         for digest in digests:
-            pool = await self.server.pool_for(_slot(digest).encode())
+            pool = await self.client.get_pool(_hash_tag(digest).encode())
             groups.setdefault(pool, []).append(digest)
         return groups
 
-    def _namespace(self, line: BorrowedConnection) -> str:
-        return f"{line.life}:{self._generation}"
+    def _namespace(self, connection: BorrowedConnection) -> str:
+        return f"{connection.server_id}:{self._generation}"
 
 
-async def _all(questions: Iterable[Coroutine[Any, Any, _Answer]]) -> Sequence[_Answer]:
-    """Return all answers. One alone, as there nearly always is, takes no task."""
-    asking = tuple(questions)
-    return (await asking[0],) if len(asking) == 1 else await asyncio.gather(*asking)
+async def _gather(requests: Iterable[Coroutine[Any, Any, _Result]]) -> Sequence[_Result]:
+    """Return all results. A single request, the usual case, takes no task."""
+    coroutines = tuple(requests)
+    return (await coroutines[0],) if len(coroutines) == 1 else await asyncio.gather(*coroutines)
 
 
-def _slot(digest: Digest) -> str:
+def _hash_tag(digest: Digest) -> str:
     return f"{{{urlsafe_b64encode(digest).decode()[:43]}}}"
 
 
 def _key(namespace: str, digest: Digest) -> str:
-    return f"{namespace}:s:{_slot(digest)}"
+    return f"{namespace}:s:{_hash_tag(digest)}"

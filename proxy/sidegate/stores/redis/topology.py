@@ -1,4 +1,4 @@
-"""Where in Redis a key lives: one server, the primary of a Sentinel set, or a Cluster's node.
+"""The server that holds a key: a single one, the primary of a Sentinel set, or a Cluster node.
 
 redis://[user:password@]host:port/db        rediss:// for TLS        unix:///path
 redis+sentinel://[user:password@]host1:port,host2:port/service[/db]
@@ -20,24 +20,23 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
-from sidegate.stores.share import share
+from sidegate.stores.shared_future import share_future
 
 Pool = ConnectionPool
 
-Greet = Callable[[AbstractConnection], Awaitable[None]]
-"""Called once for each connection made to a data server, before anything else is asked of it."""
+OnConnect = Callable[[AbstractConnection], Awaitable[None]]
+"""Called once for each new connection to a data server, before any other command."""
 
-# A wrong or slow answer is worth nothing to a check that has 150 ms, so nothing is tried twice and
-# nothing is waited for; the breaker does the trying again. RESP2: with RESP3's notifications on,
-# the pool no longer looks for unread replies before it lends a connection.
+# A check has 150 ms in all, so nothing is retried here: the circuit breaker probes. RESP2: with the
+# notifications of RESP3 the pool no longer looks for unread replies before it lends a connection.
 _MAX_CONNECTIONS: Final = 64
 
-# Seconds between two readings of a Cluster's map. A node that stays dead is in doubt all the time;
-# reading holds everybody up for 4 ms, and a failover takes a second at least.
-_BETWEEN_READS: Final = 0.5
+# Seconds between two reads of a Cluster's slot map. It becomes stale with every request to a node
+# that is down; a read delays all requests by 4 ms, and a failover takes at least a second.
+_MAP_READ_INTERVAL: Final = 0.5
 
 
-def _options(timeout: float, **more: Any) -> dict[str, Any]:
+def _options(timeout: float, **extra: Any) -> dict[str, Any]:
     return {
         "protocol": 2,
         "socket_timeout": timeout,
@@ -45,41 +44,41 @@ def _options(timeout: float, **more: Any) -> dict[str, Any]:
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
         "max_connections": _MAX_CONNECTIONS,
-        "driver_info": None,  # one round trip less for each connection
-    } | more
+        "driver_info": None,  # saves one round trip for each connection
+    } | extra
 
 
-def _to_data(timeout: float, greet: Greet, **more: Any) -> dict[str, Any]:
-    """Return the options of connections that are asked for sessions.
+def _data_options(timeout: float, on_connect: OnConnect, **extra: Any) -> dict[str, Any]:
+    """Return the options of connections to data servers.
 
-    Once made, they have no time-out of their own, for whoever asks has one: where the vendor writes
-    with a time-out, Python 3.11's `wait_for` may lose the cancellation of whoever is writing.
+    They have no timeout after connecting, since BorrowedConnection has one. Where the client
+    library writes with a timeout, `wait_for` of Python 3.11 may lose a cancellation.
     """
-    return _options(timeout, redis_connect_func=greet, **more) | {"socket_timeout": None}
+    return _options(timeout, redis_connect_func=on_connect, **extra) | {"socket_timeout": None}
 
 
 class Topology(ABC):
-    """Finds the pool of connections that leads to a key's server."""
+    """Finds the connection pool of the server that holds a key."""
 
     @abstractmethod
-    async def pool_for(self, key: bytes) -> Pool:
-        """Return the pool for the server that holds `key`; may have to ask where that is."""
+    async def get_pool(self, key: bytes) -> Pool:
+        """Return the pool for the server that holds `key`; it may have to be looked up first."""
 
-    def mark_stale(self) -> None:  # noqa: B027  # most forms have nothing to doubt
-        """A server said or showed that it is not the right one, or none at all: look again soon."""
+    def mark_stale(self) -> None:  # noqa: B027  # most topologies have no map
+        """Look up the servers again soon: one was unreachable, or not the right one."""
 
     @abstractmethod
     async def close(self) -> None: ...
 
 
-class OneServer(Topology):
-    """A single server, or whichever server a Sentinel set says is the primary."""
+class SingleServer(Topology):
+    """A single server, or the primary of a Sentinel set."""
 
     def __init__(self, pool: Pool, sentinel: Sentinel | None = None) -> None:
         self._pool = pool
         self._sentinel = sentinel
 
-    async def pool_for(self, key: bytes) -> Pool:  # noqa: ARG002  # every key lives there
+    async def get_pool(self, key: bytes) -> Pool:  # noqa: ARG002  # holds every key
         return self._pool
 
     async def close(self) -> None:
@@ -89,35 +88,35 @@ class OneServer(Topology):
 
 
 class Cluster(Topology):
-    """A Redis Cluster. Its client is asked for the map only; the connections are ours.
+    """A Redis Cluster. The library's client only reads its slot map; the connections are ours.
 
-    A map that is found before a failover is over still names the dead, and whoever follows it
-    raises the next doubt.
+    A map that was read during a failover may still name the failed node; the next request to that
+    node marks the map as stale again.
     """
 
     def __init__(
         self, client: RedisCluster, options: dict[str, Any], *, monotonic: Callable[[], float]
     ) -> None:
         self._client = client
-        # Not the client as a whole: it would begin with a question to a node that may be dead.
+        # Not the client as a whole: it would first send a command to a node that may be down.
         self._map = client.nodes_manager
-        self._given = dict(self._map.startup_nodes)
+        self._seed_nodes = dict(self._map.startup_nodes)
         self._options = options
         self._monotonic = monotonic
         self._pools: dict[str, Pool] = {}
         self._reading: asyncio.Future[None] | None = None
-        self._doubted = True
-        self._known = False
+        self._is_stale = True
+        self._is_loaded = False
         self._next_read = 0.0
 
-    async def pool_for(self, key: bytes) -> Pool:
+    async def get_pool(self, key: bytes) -> Pool:
         if self._reading is None and self._must_read():
             self._reading = asyncio.ensure_future(self._read_map())
-            self._reading.add_done_callback(self._has_read)
+            self._reading.add_done_callback(self._finish_reading)
         if self._reading is not None:
-            await share(self._reading)
+            await share_future(self._reading)
         node: ClusterNode | None = self._client.get_node_from_key(key.decode("ascii"))
-        assert node is not None  # only a replica's absence is told by None
+        assert node is not None  # None only for a replica that is missing
         if node.name not in self._pools:
             self._pools[node.name] = ConnectionPool(
                 host=node.host, port=int(node.port), **self._options
@@ -125,27 +124,27 @@ class Cluster(Topology):
         return self._pools[node.name]
 
     def mark_stale(self) -> None:
-        self._doubted = True
+        self._is_stale = True
 
     def _must_read(self) -> bool:
-        return not self._known or (self._doubted and self._monotonic() >= self._next_read)
+        return not self._is_loaded or (self._is_stale and self._monotonic() >= self._next_read)
 
     async def _read_map(self) -> None:
-        """Read the map for all who ask meanwhile. It is none of theirs: who leaves ends nothing.
+        """Read the map once for all concurrent callers; cancelling one does not cancel it.
 
-        A doubt that is raised from now on may be about this map, too.
+        A `mark_stale` during the read may be about the new map, so the flag is reset before it.
         """
-        self._doubted = False
-        for name, node in self._given.items():  # it asks only those that the last map has named
+        self._is_stale = False
+        for name, node in self._seed_nodes.items():  # the library keeps only those of the last map
             self._map.startup_nodes.setdefault(name, node)
         await self._map.initialize()
-        self._known = True
+        self._is_loaded = True
 
-    def _has_read(self, look: asyncio.Future[None]) -> None:
+    def _finish_reading(self, reading: asyncio.Future[None]) -> None:
         self._reading = None
-        self._next_read = self._monotonic() + _BETWEEN_READS
-        if look.cancelled() or look.exception() is not None:  # seen: those who wait may have left
-            self._doubted = True
+        self._next_read = self._monotonic() + _MAP_READ_INTERVAL
+        if reading.cancelled() or reading.exception() is not None:  # and mark it as retrieved
+            self._is_stale = True
 
     async def close(self) -> None:
         if self._reading is not None:
@@ -156,12 +155,16 @@ class Cluster(Topology):
         await self._map.aclose("startup_nodes")
 
 
-def topology(
-    url: str, greet: Greet, *, timeout: float, monotonic: Callable[[], float] = time.monotonic
+def build_topology(
+    url: str,
+    on_connect: OnConnect,
+    *,
+    timeout: float,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> Topology:
-    """Return the topology an URL of one of the forms above names. ValueError: none of them.
+    """Return the topology that `url` describes. Raise ValueError if it has none of the forms above.
 
-    Servers connect, and say where a key lives, within `timeout` seconds.
+    Connecting to a server, and reading the location of a key, may take `timeout` seconds.
     """
     parts = urlsplit(url)
     scheme, _, form = parts.scheme.partition("+")
@@ -169,49 +172,51 @@ def topology(
         raise ValueError("a Redis URL starts with redis://, rediss://, unix:// or the +forms")
     tls = scheme == "rediss"
     if form == "sentinel":
-        return _sentinel(parts, timeout, greet, tls=tls)
+        return _build_sentinel(parts, timeout, on_connect, tls=tls)
     if form == "cluster":
-        return _cluster(parts, timeout, greet, tls=tls, monotonic=monotonic)
-    return OneServer(ConnectionPool.from_url(url, **_to_data(timeout, greet)))
+        return _build_cluster(parts, timeout, on_connect, tls=tls, monotonic=monotonic)
+    return SingleServer(ConnectionPool.from_url(url, **_data_options(timeout, on_connect)))
 
 
-def _sentinel(parts: SplitResult, timeout: float, greet: Greet, *, tls: bool) -> Topology:
+def _build_sentinel(
+    parts: SplitResult, timeout: float, on_connect: OnConnect, *, tls: bool
+) -> Topology:
     service, _, db = parts.path.strip("/").partition("/")
     if not service:
         raise ValueError("a Sentinel URL names the service: redis+sentinel://host:port/service")
     sentinel = Sentinel(
-        _hosts(parts, default_port=26379),
+        _parse_hosts(parts, default_port=26379),
         sentinel_kwargs=_options(timeout, ssl=True) if tls else _options(timeout),
     )
-    options = _to_data(timeout, greet, db=int(db or 0), **_credentials(parts))
+    options = _data_options(timeout, on_connect, db=int(db or 0), **_read_credentials(parts))
     pool = SentinelConnectionPool(service, sentinel, ssl=tls, **options)
-    return OneServer(pool, sentinel)
+    return SingleServer(pool, sentinel)
 
 
-def _cluster(
+def _build_cluster(
     parts: SplitResult,
     timeout: float,
-    greet: Greet,
+    on_connect: OnConnect,
     *,
     tls: bool,
     monotonic: Callable[[], float],
 ) -> Topology:
-    nodes = [ClusterNode(host, port) for host, port in _hosts(parts, default_port=6379)]
-    known = _credentials(parts)
-    client = RedisCluster(startup_nodes=nodes, ssl=tls, **_options(timeout, **known))
-    options = _to_data(timeout, greet, **known)
+    nodes = [ClusterNode(host, port) for host, port in _parse_hosts(parts, default_port=6379)]
+    credentials = _read_credentials(parts)
+    client = RedisCluster(startup_nodes=nodes, ssl=tls, **_options(timeout, **credentials))
+    options = _data_options(timeout, on_connect, **credentials)
     if tls:
         options["connection_class"] = SSLConnection
     return Cluster(client, options, monotonic=monotonic)
 
 
-def _credentials(parts: SplitResult) -> dict[str, str]:
-    named = {"username": parts.username, "password": parts.password}
-    return {name: unquote(value) for name, value in named.items() if value}
+def _read_credentials(parts: SplitResult) -> dict[str, str]:
+    members = {"username": parts.username, "password": parts.password}
+    return {name: unquote(value) for name, value in members.items() if value}
 
 
-def _hosts(parts: SplitResult, *, default_port: int) -> list[tuple[str, int]]:
-    """Read `host:port,host:port`, brackets round IPv6 addresses."""
+def _parse_hosts(parts: SplitResult, *, default_port: int) -> list[tuple[str, int]]:
+    """Parse `host:port,host:port`, with brackets around IPv6 addresses."""
     hosts = []
     for item in parts.netloc.rpartition("@")[2].split(","):
         one = urlsplit(f"//{item}")

@@ -1,1 +1,1 @@
-"""What both SQL databases share: rows, conditions, retries of unknown outcomes, migrations."""
+"""Shared by both SQL databases: rows, conditions, retries of unknown outcomes, migrations."""

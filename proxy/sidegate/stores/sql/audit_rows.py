@@ -1,4 +1,4 @@
-"""Audit events as rows: what the tables of Postgres and SQLite have in common."""
+"""Audit rows: the SQL and the conversions that Postgres and SQLite share."""
 
 from typing import Final
 
@@ -6,34 +6,35 @@ from sidegate.core.actor import Actor
 from sidegate.core.audit import Action, AuditEvent, AuditFilter, Seal
 from sidegate.core.errors import UnreadableRecord
 from sidegate.core.session import SessionId
-from sidegate.stores.sql.conditions import Asking, Dialect
-from sidegate.stores.sql.rows import Row, canonical, moment_of
+from sidegate.stores.sql.conditions import Dialect, QueryBuilder
+from sidegate.stores.sql.rows import Row, decode_timestamp, require_canonical
 
-EVENT: Final = (
+EVENT_COLUMNS: Final = (
     "number, at, action, session_id, version, user_id, type, tenant, actor, source, reason"
 )
-SEALED: Final = f"{EVENT}, link, hash"
+SEALED_COLUMNS: Final = f"{EVENT_COLUMNS}, link, hash"
 
-HEAD: Final = (
+SELECT_HEAD: Final = (
     "SELECT coalesce(last.link, anchor.link) AS link, coalesce(last.hash, anchor.hash) AS hash"
     " FROM audit_anchor AS anchor LEFT JOIN (SELECT link, hash FROM audit_events"
     " WHERE link IS NOT NULL ORDER BY link DESC LIMIT 1) AS last ON true"
 )
-ANCHOR: Final = "SELECT link, hash FROM audit_anchor"
-OLD: Final = (
+SELECT_ANCHOR: Final = "SELECT link, hash FROM audit_anchor"
+SELECT_OLDEST: Final = (
     "SELECT number, link, hash FROM (SELECT number, link, hash, min(link) FILTER (WHERE at >= {0})"
-    " OVER () AS young FROM (SELECT * FROM audit_events WHERE link IS NOT NULL"
-    " ORDER BY link LIMIT {1}) AS oldest) AS aged WHERE young IS NULL OR link < young"
+    " OVER () AS first_recent FROM (SELECT * FROM audit_events WHERE link IS NOT NULL"
+    " ORDER BY link LIMIT {1}) AS oldest) AS marked"
+    " WHERE first_recent IS NULL OR link < first_recent"
 )
-"""The beginning of the chain: of its first {1} events those before the first from {0} or later."""
+"""Of the first {1} events of the chain, those before the first that is not older than {0}."""
 
 
-def event_of(row: Row) -> AuditEvent:
-    """Return the event a row tells of. UnreadableRecord: a newer version wrote it, or nobody."""
+def decode_event(row: Row) -> AuditEvent:
+    """Decode an event. Raise UnreadableRecord if a value is unknown or out of range."""
     try:
         return AuditEvent(
             number=row["number"],
-            at=moment_of(row["at"]),
+            at=decode_timestamp(row["at"]),
             action=Action(row["action"]),
             session_id=SessionId(str(row["session_id"])),
             version=row["version"],
@@ -47,30 +48,30 @@ def event_of(row: Row) -> AuditEvent:
         raise UnreadableRecord(f"audit event {row['number']}: {type(error).__name__}") from None
 
 
-def seal_of(row: Row) -> Seal:
-    """Return the seal in a row."""
+def decode_seal(row: Row) -> Seal:
+    """Decode the seal of an event."""
     return Seal(row["link"], bytes(row["hash"]))
 
 
-def events_asked(
-    dialect: Dialect, wanted: AuditFilter, *, limit: int, before: int | None
+def build_events_query(
+    dialect: Dialect, criteria: AuditFilter, *, limit: int, before: int | None
 ) -> tuple[str, list[object]]:
-    """Return the query for a page of events, the newest first, and its arguments."""
-    asking = Asking(dialect)
-    session_id = None if wanted.session_id is None else canonical(wanted.session_id)
-    given = (
+    """Return the query for a page of events, newest first, and its arguments."""
+    builder = QueryBuilder(dialect)
+    session_id = None if criteria.session_id is None else require_canonical(criteria.session_id)
+    filters = (
         ("session_id = {}", session_id),
-        ("user_id = {}", wanted.user_id),
-        ("action = {}", wanted.action),
-        ("actor = {}", wanted.actor),
-        ("at >= {}", wanted.since),
-        ("at < {}", wanted.until),
+        ("user_id = {}", criteria.user_id),
+        ("action = {}", criteria.action),
+        ("actor = {}", criteria.actor),
+        ("at >= {}", criteria.since),
+        ("at < {}", criteria.until),
         ("number < {}", before),
     )
-    clauses = [text.format(asking.mark(value)) for text, value in given if value is not None]
+    clauses = [clause.format(builder.bind(value)) for clause, value in filters if value is not None]
     where = f" WHERE {' AND '.join(clauses)}" if clauses else ""
     query = (
-        f"SELECT {EVENT} FROM audit_events{where}"  # noqa: S608 - of this house's words only
-        f" ORDER BY number DESC LIMIT {asking.mark(limit)}"
+        f"SELECT {EVENT_COLUMNS} FROM audit_events{where}"  # noqa: S608
+        f" ORDER BY number DESC LIMIT {builder.bind(limit)}"
     )
-    return query, asking.arguments
+    return query, builder.arguments

@@ -1,19 +1,19 @@
-"""Holds on locks as rows: what the tables of Postgres and SQLite have in common."""
+"""Lock rows: the conversions that Postgres and SQLite share."""
 
 from datetime import timedelta
 
 from sidegate.core.lock import Contended, Hold
-from sidegate.stores.sql.rows import Row, moment_of
+from sidegate.stores.sql.rows import Row, decode_timestamp
 
 
-def hold_of(row: Row) -> Hold:
-    """Return the hold a row tells of."""
-    return Hold(row["fence"], moment_of(row["expires_at"]))
+def decode_hold(row: Row) -> Hold:
+    """Decode the hold of the caller."""
+    return Hold(row["fence"], decode_timestamp(row["expires_at"]))
 
 
-def contended_of(row: Row) -> Contended:
-    """Return what a row tells of somebody else's hold; `remaining` may count microseconds."""
+def decode_contended(row: Row) -> Contended:
+    """Decode the hold of another holder; `remaining` is an interval or microseconds."""
     remaining = row["remaining"]
     if isinstance(remaining, int):
         remaining = timedelta(microseconds=remaining)
-    return Contended(moment_of(row["expires_at"]), remaining, row["holder"])
+    return Contended(decode_timestamp(row["expires_at"]), remaining, row["holder"])

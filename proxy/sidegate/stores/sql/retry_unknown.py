@@ -1,7 +1,7 @@
-"""When the link was lost under a change: make it again, and see what came of it the first time.
+"""Retries of a write whose outcome is unknown because the connection was lost.
 
-To look is not enough: the change may still be under way, and be made after we have looked. Whoever
-makes it again waits for that one, and then finds it made or not.
+Reading the record is not enough: the write may still be in progress, and commit after the read. The
+retried write waits for it, and then finds it committed or rolled back.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -11,22 +11,22 @@ from typing import TypeVar
 from sidegate.core.errors import LimitReached, OutcomeUnknown, SessionExists, StoreUnavailable
 from sidegate.core.session import Session, SessionId, SessionRecord
 
-_T = TypeVar("_T")
+_Result = TypeVar("_Result")
 
-Get = Callable[[SessionId], Awaitable[SessionRecord | None]]
+GetRecord = Callable[[SessionId], Awaitable[SessionRecord | None]]
 
 
-async def created(
-    create: Callable[[], Awaitable[list[Session]]], get: Get, record: SessionRecord
+async def retry_create(
+    create: Callable[[], Awaitable[list[Session]]], get: GetRecord, record: SessionRecord
 ) -> list[Session]:
-    """Create `record`, and return the tombstones of those that had to end for it.
+    """Create `record`, and return the tombstones of the sessions it evicted.
 
-    None of them are told if it was the first time that did it: who asks for changes hears of them.
+    Return an empty list if the first attempt had succeeded: its evictions are found as changes.
     """
     try:
         return await create()
     except OutcomeUnknown as unknown:
-        with _still(unknown):
+        with _keep_unknown(unknown):
             try:
                 return await create()
             except (SessionExists, LimitReached):
@@ -35,42 +35,42 @@ async def created(
                 raise
 
 
-async def replaced(
-    replace: Callable[[], Awaitable[list[Session] | None]], get: Get, record: SessionRecord
+async def retry_replace(
+    replace: Callable[[], Awaitable[list[Session] | None]], get: GetRecord, record: SessionRecord
 ) -> list[Session] | None:
-    """Replace by `record`, as `created` creates. None: somebody else has changed it before."""
+    """Replace by `record`, as `retry_create` creates; None if it was changed concurrently."""
     try:
         return await replace()
     except OutcomeUnknown as unknown:
-        with _still(unknown):
+        with _keep_unknown(unknown):
             evicted = await replace()
             if evicted is None and _is_stored(record, await get(record.session.id)):
                 return []
             return evicted
 
 
-async def made(change: Callable[[], Awaitable[_T]]) -> _T:
-    """Make a change that changes nothing when it is made again, and return what is said then."""
+async def retry_idempotent(write: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Run an idempotent write, and return the result of the last attempt."""
     try:
-        return await change()
+        return await write()
     except OutcomeUnknown as unknown:
-        with _still(unknown):
-            return await change()
+        with _keep_unknown(unknown):
+            return await write()
 
 
 def _is_stored(record: SessionRecord, stored: SessionRecord | None) -> bool:
-    return stored is not None and _what_changed(stored) == _what_changed(record)
+    return stored is not None and _identify_change(stored) == _identify_change(record)
 
 
-def _what_changed(record: SessionRecord) -> tuple[object, ...]:
-    """Return what no two changes have in common; the rest a touch may have moved since."""
+def _identify_change(record: SessionRecord) -> tuple[object, ...]:
+    """Return values that identify a change; a touch may have altered the others since."""
     session, details = record.session, record.details
     return session.version, session.digest, session.revoked_at, details.change
 
 
 @contextmanager
-def _still(unknown: OutcomeUnknown) -> Iterator[None]:
-    """What was unknown stays so while the store is away."""
+def _keep_unknown(unknown: OutcomeUnknown) -> Iterator[None]:
+    """Raise `unknown` again if the store is unavailable."""
     try:
         yield
     except StoreUnavailable:

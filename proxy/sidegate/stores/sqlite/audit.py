@@ -1,4 +1,4 @@
-"""Read and seal the audit trail that SQLite writes with each change of a session."""
+"""The audit trail in SQLite, whose events are written by the triggers of migration 0007."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,72 +6,76 @@ from typing import Final
 
 from sidegate.core.audit import AuditEvent, AuditFilter, Seal
 from sidegate.core.errors import SessionExists
-from sidegate.stores.codec import microseconds
+from sidegate.stores.codec import to_microseconds
 from sidegate.stores.sql.audit_rows import (
-    ANCHOR,
-    EVENT,
-    HEAD,
-    OLD,
-    SEALED,
-    event_of,
-    events_asked,
-    seal_of,
+    EVENT_COLUMNS,
+    SEALED_COLUMNS,
+    SELECT_ANCHOR,
+    SELECT_HEAD,
+    SELECT_OLDEST,
+    build_events_query,
+    decode_event,
+    decode_seal,
 )
 from sidegate.stores.sql.conditions import SQLITE
 from sidegate.stores.sqlite.database import SqliteDatabase
 
-_UNSEALED: Final = f"SELECT {EVENT} FROM audit_events WHERE link IS NULL ORDER BY number LIMIT ?1"  # noqa: S608
-_CHAIN: Final = f"SELECT {SEALED} FROM audit_events WHERE link > ?1 ORDER BY link LIMIT ?2"  # noqa: S608
-_SEAL: Final = (
+_SELECT_UNSEALED: Final = (
+    f"SELECT {EVENT_COLUMNS} FROM audit_events WHERE link IS NULL ORDER BY number LIMIT ?1"  # noqa: S608
+)
+_SELECT_SEALED: Final = (
+    f"SELECT {SEALED_COLUMNS} FROM audit_events WHERE link > ?1 ORDER BY link LIMIT ?2"  # noqa: S608
+)
+_UPDATE_SEALS: Final = (
     "UPDATE audit_events SET link = seal.column2, hash = seal.column3"
     " FROM (VALUES {rows}) AS seal WHERE number = seal.column1 AND link IS NULL RETURNING number"
 )
-# Two steps of one transaction.
+# Two statements of one transaction.
 _MOVE_ANCHOR: Final = (
-    "UPDATE audit_anchor SET link = last.link, hash = last.hash"  # noqa: S608 - our own words
-    f" FROM ({OLD.format('?1', '?2')} ORDER BY link DESC LIMIT 1) AS last"
+    "UPDATE audit_anchor SET link = last.link, hash = last.hash"  # noqa: S608
+    f" FROM ({SELECT_OLDEST.format('?1', '?2')} ORDER BY link DESC LIMIT 1) AS last"
 )
-_FORGET: Final = (
+_DELETE_OLDEST: Final = (
     "DELETE FROM audit_events WHERE link <= (SELECT link FROM audit_anchor) RETURNING number"
 )
 
 
 class SqliteAudit:
-    """An AuditLog."""
+    """Implements AuditLog."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
 
-    async def events(
-        self, wanted: AuditFilter, *, limit: int, before: int | None = None
+    async def list_events(
+        self, criteria: AuditFilter, *, limit: int, before: int | None = None
     ) -> list[AuditEvent]:
-        query, arguments = events_asked(SQLITE, wanted, limit=limit, before=before)
-        return [event_of(row) for row in await self._database.look(query, arguments)]
+        query, arguments = build_events_query(SQLITE, criteria, limit=limit, before=before)
+        return [decode_event(row) for row in await self._database.read(query, arguments)]
 
-    async def unsealed(self, *, limit: int) -> list[AuditEvent]:
-        return [event_of(row) for row in await self._database.look(_UNSEALED, (limit,))]
+    async def list_unsealed(self, *, limit: int) -> list[AuditEvent]:
+        return [decode_event(row) for row in await self._database.read(_SELECT_UNSEALED, (limit,))]
 
-    async def head(self) -> Seal:
-        return seal_of((await self._database.look(HEAD, ()))[0])
+    async def read_head(self) -> Seal:
+        return decode_seal((await self._database.read(SELECT_HEAD, ()))[0])
 
-    async def seal(self, seals: Sequence[tuple[int, Seal]]) -> bool:
+    async def add_seals(self, seals: Sequence[tuple[int, Seal]]) -> bool:
         if not seals:
             return True
-        query = _SEAL.format(rows=", ".join("(?, ?, ?)" for _ in seals))
+        query = _UPDATE_SEALS.format(rows=", ".join("(?, ?, ?)" for _ in seals))
         values = [part for number, seal in seals for part in (number, seal.link, seal.hash)]
         try:
-            return len(await self._database.change(query, values)) == len(seals)
-        except SessionExists:  # what SQLite's word for a unique value means here: a link is taken
+            return len(await self._database.write(query, values)) == len(seals)
+        except SessionExists:  # the translation of a uniqueness error; here the link is taken
             return False
 
-    async def anchor(self) -> Seal:
-        return seal_of((await self._database.look(ANCHOR, ()))[0])
+    async def read_anchor(self) -> Seal:
+        return decode_seal((await self._database.read(SELECT_ANCHOR, ()))[0])
 
-    async def chain(self, *, after: int, limit: int) -> list[tuple[AuditEvent, Seal]]:
-        rows = await self._database.look(_CHAIN, (after, limit))
-        return [(event_of(row), seal_of(row)) for row in rows]
+    async def list_sealed(self, *, after: int, limit: int) -> list[tuple[AuditEvent, Seal]]:
+        rows = await self._database.read(_SELECT_SEALED, (after, limit))
+        return [(decode_event(row), decode_seal(row)) for row in rows]
 
-    async def forget(self, before: datetime, *, limit: int) -> int:
-        values = (microseconds(before), limit)
-        _, gone = await self._database.change_all((_MOVE_ANCHOR, values), (_FORGET, ()))
-        return len(gone)
+    async def delete_oldest(self, before: datetime, *, limit: int) -> int:
+        values = (to_microseconds(before), limit)
+        _, deleted = await self._database.write_all((_MOVE_ANCHOR, values), (_DELETE_OLDEST, ()))
+        return len(deleted)

@@ -1,4 +1,4 @@
-"""Open the SQLite file, bring it up to date, and say what SQLite's errors mean to us."""
+"""Connections to the SQLite file, its migration, and the translation of sqlite3's errors."""
 
 import asyncio
 import os
@@ -13,15 +13,15 @@ from typing import Any, Final, cast
 import aiosqlite
 
 from sidegate.core.errors import SessionExists, StoreUnavailable, UnreadableRecord
-from sidegate.stores.sql.migrations import NOTED, NOTES, pending
+from sidegate.stores.sql.migrations import CREATE_MIGRATIONS_TABLE, SELECT_APPLIED, list_pending
 from sidegate.stores.sql.rows import Row
 
 OUTAGES: Final[Mapping[int, str]] = {
-    sqlite3.SQLITE_BUSY: "another process keeps the database locked",
-    sqlite3.SQLITE_LOCKED: "another connection keeps a table locked",
-    sqlite3.SQLITE_PROTOCOL: "the database's locks are in disorder",
+    sqlite3.SQLITE_BUSY: "the database is locked by another process",
+    sqlite3.SQLITE_LOCKED: "a table is locked by another connection",
+    sqlite3.SQLITE_PROTOCOL: "the file locks are inconsistent",
     sqlite3.SQLITE_INTERRUPT: "it was interrupted",
-    sqlite3.SQLITE_NOMEM: "it has no memory left",
+    sqlite3.SQLITE_NOMEM: "it is out of memory",
     sqlite3.SQLITE_PERM: "a permission is missing",
     sqlite3.SQLITE_AUTH: "a permission is missing",
     sqlite3.SQLITE_READONLY: "the database is read-only",
@@ -29,14 +29,14 @@ OUTAGES: Final[Mapping[int, str]] = {
     sqlite3.SQLITE_IOERR: "the disk failed",
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_CORRUPT: "the database file is damaged",
-    sqlite3.SQLITE_NOTADB: "the file is no database",
-    sqlite3.SQLITE_NOLFS: "the file system cannot hold large files",
+    sqlite3.SQLITE_NOTADB: "the file is not a database",
+    sqlite3.SQLITE_NOLFS: "the file system does not support large files",
     sqlite3.SQLITE_SCHEMA: "the schema keeps changing",
 }
-"""The primary result codes that mean "could not answer"."""
+"""The primary result codes of an outage, with their reasons."""
 
-# After these a connection may go on failing when the file is whole again: it keeps what it read.
-_SPOILING: Final = frozenset(
+# A connection may go on failing after these, even if the file is repaired: it caches pages.
+_BROKEN_CONNECTION_CODES: Final = frozenset(
     {
         sqlite3.SQLITE_PROTOCOL,
         sqlite3.SQLITE_READONLY,
@@ -47,61 +47,61 @@ _SPOILING: Final = frozenset(
     }
 )
 _Values = Mapping[str, Any] | Sequence[Any]
-_File = tuple[int, int]
-"""Device and inode: which file it is, whatever it is called."""
+_FileId = tuple[int, int]
+"""Device and inode: they identify the file, whatever its path."""
 
-# STRICT tables came with 3.37 (2021), RETURNING with 3.35.
-_OLDEST: Final = (3, 37)
+# STRICT tables need 3.37 (2021), RETURNING needs 3.35.
+_MIN_VERSION: Final = (3, 37)
 
 
 class SqliteConnection:
     """One connection to the file, with a thread of its own.
 
-    It is opened when asked, and again when the last one was spoilt or another file is in its place:
-    SQLite would go on with a file that has been moved away or deleted.
+    It is opened on first use, and reopened after a failure or if the file was replaced: SQLite
+    itself would go on with a file that was moved or deleted.
     """
 
     def __init__(self, path: Path, busy_timeout: timedelta) -> None:
         self._path = path
         self._busy_timeout = busy_timeout
         self._current: aiosqlite.Connection | None = None
-        self._file: _File | None = None
+        self._file_id: _FileId | None = None
         self._opening: asyncio.Task[aiosqlite.Connection] | None = None
         self._closed = False
-        # Statements of others must not become part of a transaction, and be undone with it.
-        self._turn = asyncio.Lock()
-        self._under_way: set[asyncio.Task[list[list[Row]]]] = set()
+        # Statements of other callers must not join a transaction and be rolled back with it.
+        self._lock = asyncio.Lock()
+        self._in_flight: set[asyncio.Task[list[list[Row]]]] = set()
 
-    async def ask(self, query: str, values: _Values) -> list[Row]:
+    async def execute(self, query: str, values: _Values) -> list[Row]:
         """Run one statement, which is its own transaction, and return its rows.
 
-        It runs to its end even if the caller leaves.
+        It completes even if the caller is cancelled.
         """
-        with understood():
-            async with self._turn:
-                return await self._ask(await self._connection(), query, values)
+        with translate_errors():
+            async with self._lock:
+                return await self._execute(await self._get_connection(), query, values)
 
-    async def ask_all(self, *statements: tuple[str, _Values]) -> list[list[Row]]:
+    async def execute_all(self, *statements: tuple[str, _Values]) -> list[list[Row]]:
         """Run several statements as one transaction, and return the rows of each.
 
-        It runs to its end even if the caller leaves.
+        It completes even if the caller is cancelled.
         """
-        with understood():
-            task = asyncio.create_task(self._ask_all(statements))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+        with translate_errors():
+            task = asyncio.create_task(self._execute_all(statements))
+            self._in_flight.add(task)
+            task.add_done_callback(self._in_flight.discard)
             return await asyncio.shield(task)
 
     async def close(self) -> None:
-        """Let go of the file. Whoever asks later is told that the store cannot answer."""
+        """Close the file. Later statements raise StoreUnavailable."""
         self._closed = True
         if self._opening is not None:
             await asyncio.wait([self._opening])
-        async with self._turn:  # what has begun is finished
+        async with self._lock:  # statements in flight complete
             if self._current is not None:
                 await self._drop(self._current)
 
-    async def _ask(
+    async def _execute(
         self, connection: aiosqlite.Connection, query: str, values: _Values
     ) -> list[Row]:
         try:
@@ -111,48 +111,48 @@ class SqliteConnection:
                 raise StoreUnavailable("sqlite", "the connection was closed") from error
             raise
         except sqlite3.Error as error:
-            if _primary_code(error) in _SPOILING:
+            if _primary_code(error) in _BROKEN_CONNECTION_CODES:
                 await self._drop(connection)
             raise
-        return cast("list[Row]", rows)  # a sqlite3.Row is a mapping in all but name
+        return cast("list[Row]", rows)  # sqlite3.Row behaves like a mapping
 
-    async def _ask_all(self, statements: Iterable[tuple[str, _Values]]) -> list[list[Row]]:
-        async with self._turn:
-            connection = await self._connection()
+    async def _execute_all(self, statements: Iterable[tuple[str, _Values]]) -> list[list[Row]]:
+        async with self._lock:
+            connection = await self._get_connection()
             try:
-                await self._ask(connection, "BEGIN IMMEDIATE", ())
-                done = [await self._ask(connection, *statement) for statement in statements]
-                await self._ask(connection, "COMMIT", ())
+                await self._execute(connection, "BEGIN IMMEDIATE", ())
+                results = [await self._execute(connection, *statement) for statement in statements]
+                await self._execute(connection, "COMMIT", ())
             except BaseException:
-                await self._undo(connection)
+                await self._rollback(connection)
                 raise
-            return done
+            return results
 
-    async def _undo(self, connection: aiosqlite.Connection) -> None:
-        """Leave no transaction open; a connection in which that fails is of no use any more."""
+    async def _rollback(self, connection: aiosqlite.Connection) -> None:
+        """Roll back an open transaction; drop the connection if that fails."""
         if self._current is connection and connection.in_transaction:
             try:
                 await connection.execute_fetchall("ROLLBACK")
             except sqlite3.Error:
                 await self._drop(connection)
 
-    async def _connection(self) -> aiosqlite.Connection:
+    async def _get_connection(self) -> aiosqlite.Connection:
         current = self._current
-        if current is not None and _file_at(self._path) != self._file:
+        if current is not None and _read_file_id(self._path) != self._file_id:
             await self._drop(current)
         if self._closed:
             raise StoreUnavailable("sqlite", "it is closed")
-        return self._current or await self._opened()
+        return self._current or await self._join_opening()
 
-    async def _opened(self) -> aiosqlite.Connection:
+    async def _join_opening(self) -> aiosqlite.Connection:
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
-        return await asyncio.shield(self._opening)  # others may wait for it too
+        return await asyncio.shield(self._opening)  # other callers may wait for it too
 
     async def _open(self) -> aiosqlite.Connection:
         try:
-            self._file = _file_at(self._path)
-            if self._file is None:
+            self._file_id = _read_file_id(self._path)
+            if self._file_id is None:
                 raise StoreUnavailable("sqlite", OUTAGES[sqlite3.SQLITE_CANTOPEN])
             self._current = await _connect(self._path, self._busy_timeout)
             return self._current
@@ -160,67 +160,72 @@ class SqliteConnection:
             self._opening = None
 
     async def _drop(self, connection: aiosqlite.Connection) -> None:
-        if self._current is connection:  # else another caller has dropped it
+        if self._current is connection:  # else another caller dropped it
             self._current = None
             with suppress(sqlite3.Error):
                 await connection.close()
 
 
-async def prepare(path: Path, busy_timeout: timedelta) -> None:
-    """Create the file, for its owner only, if there is none, and bring its tables up to date."""
-    if sqlite3.sqlite_version_info < _OLDEST:
-        raise StoreUnavailable("sqlite", f"SQLite {sqlite3.sqlite_version} is older than 3.37")
-    with understood():
-        _create(path)
+async def prepare_file(path: Path, busy_timeout: timedelta) -> None:
+    """Create the file, readable by its owner only, if it is missing, and migrate it."""
+    if sqlite3.sqlite_version_info < _MIN_VERSION:
+        raise StoreUnavailable(
+            "sqlite", f"SQLite {sqlite3.sqlite_version} is too old, 3.37 is needed"
+        )
+    with translate_errors():
+        _create_file(path)
         connection = await _connect(path, busy_timeout)
         try:
-            await _into_wal(connection, busy_timeout)
+            await _enable_wal(connection, busy_timeout)
             await _migrate(connection)
         finally:
             await connection.close()
 
 
 @contextmanager
-def understood() -> Iterator[None]:
-    """Raise what SQLite's errors mean. The reasons given hold no path, value or digest."""
+def translate_errors() -> Iterator[None]:
+    """Translate sqlite3's errors with `translate_error`.
+
+    The messages contain no path, value or digest.
+    """
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        means = meaning(error)
-        if means is error:
+        translated = translate_error(error)
+        if translated is error:
             raise
-        raise means from (error if isinstance(means, StoreUnavailable) else None)
+        raise translated from (error if isinstance(translated, StoreUnavailable) else None)
 
 
-def meaning(error: Exception) -> Exception:
-    """Return what to raise for an error of sqlite3: it itself when it is none of the stores'."""
+def translate_error(error: Exception) -> Exception:
+    """Return the error to raise for one of sqlite3, which may be `error` itself."""
     code = getattr(error, "sqlite_errorcode", None)
     if code in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY):
         return SessionExists("a session with this id or digest is stored already")
     if isinstance(error, sqlite3.IntegrityError):
-        return ValueError(f"the database refuses a value: {error}")
+        return ValueError(f"the database rejects a value: {error}")
     if isinstance(error, OSError):
         return StoreUnavailable("sqlite", "the database file cannot be created")
-    why = OUTAGES.get(_primary_code(error))
-    return _meaning_of_words(error) if why is None else StoreUnavailable("sqlite", why)
+    reason = OUTAGES.get(_primary_code(error))
+    return _translate_message(error) if reason is None else StoreUnavailable("sqlite", reason)
 
 
-def _meaning_of_words(error: Exception) -> Exception:
-    """For the errors that have no code of their own."""
-    words = str(error)
-    if words.startswith("no such table"):
+def _translate_message(error: Exception) -> Exception:
+    """Translate the errors that have no code of their own."""
+    message = str(error)
+    if message.startswith("no such table"):
         return StoreUnavailable("sqlite", "a table is missing")
-    if words.startswith("Could not decode"):
-        return UnreadableRecord("a row holds text that is no UTF-8")
+    if message.startswith("Could not decode"):
+        return UnreadableRecord("a row holds text that is not UTF-8")
     return error
 
 
 def _primary_code(error: Exception) -> int:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
-    return int(code) & 0xFF  # the rest says which read or which lock it was
+    return int(code) & 0xFF  # the upper bits detail the read or the lock
 
 
-def _file_at(path: Path) -> _File | None:
+def _read_file_id(path: Path) -> _FileId | None:
     try:
         found = path.stat()
     except OSError:
@@ -228,30 +233,30 @@ def _file_at(path: Path) -> _File | None:
     return found.st_dev, found.st_ino
 
 
-def _create(path: Path) -> None:
+def _create_file(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # O_EXCL: to open and close a file which SQLite has open elsewhere in this process would
-    # silently drop its locks.
+    # O_EXCL: opening and closing a file that SQLite has open elsewhere in this process would drop
+    # its locks silently.
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
-def _uri(path: Path) -> str:
+def _to_uri(path: Path) -> str:
     return path.absolute().as_uri()
 
 
 async def _connect(path: Path, busy_timeout: timedelta) -> aiosqlite.Connection:
-    # mode=rw: a file that has vanished is an outage, not a reason to begin an empty one.
-    # isolation_level: the module is not to begin transactions by itself.
+    # mode=rw: a missing file is an outage, not a reason to create an empty one.
+    # isolation_level=None: the module must not begin transactions by itself.
     connection = await aiosqlite.connect(
-        f"{_uri(path)}?mode=rw",
+        f"{_to_uri(path)}?mode=rw",
         uri=True,
         timeout=busy_timeout.total_seconds(),
         isolation_level=None,
     )
     try:
         connection.row_factory = sqlite3.Row
-        # An acknowledged change must survive a power cut; WAL's own default would not see to that.
+        # An acknowledged write must survive a power failure; WAL's default does not ensure that.
         await connection.execute_fetchall("PRAGMA synchronous = FULL")
     except BaseException:
         await connection.close()
@@ -259,8 +264,8 @@ async def _connect(path: Path, busy_timeout: timedelta) -> aiosqlite.Connection:
     return connection
 
 
-async def _into_wal(connection: aiosqlite.Connection, busy_timeout: timedelta) -> None:
-    """Switch to WAL. SQLite's own patience does not hold for this: others may be switching too."""
+async def _enable_wal(connection: aiosqlite.Connection, busy_timeout: timedelta) -> None:
+    """Switch to WAL; retry, since SQLite's busy timeout does not apply to this pragma."""
     deadline = time.monotonic() + busy_timeout.total_seconds()
     while True:
         try:
@@ -274,20 +279,20 @@ async def _into_wal(connection: aiosqlite.Connection, busy_timeout: timedelta) -
 
 
 async def _migrate(connection: aiosqlite.Connection) -> None:
-    """Apply what is missing, or nothing: after an error the connection must be closed."""
+    """Apply all missing migrations or none: after an error the connection must be closed."""
     await connection.execute_fetchall("BEGIN IMMEDIATE")
-    await connection.execute_fetchall(NOTES)
-    applied = [row["name"] for row in await connection.execute_fetchall(NOTED)]
-    for migration in pending("sqlite", applied):
-        for statement in _statements(migration.sql):
+    await connection.execute_fetchall(CREATE_MIGRATIONS_TABLE)
+    applied = [row["name"] for row in await connection.execute_fetchall(SELECT_APPLIED)]
+    for migration in list_pending("sqlite", applied):
+        for statement in _split_statements(migration.sql):
             await connection.execute_fetchall(statement)
-        note = "INSERT INTO sidegate_migrations VALUES (?)"
-        await connection.execute_fetchall(note, (migration.name,))
+        insert = "INSERT INTO sidegate_migrations VALUES (?)"
+        await connection.execute_fetchall(insert, (migration.name,))
     await connection.execute_fetchall("COMMIT")
 
 
-def _statements(script: str) -> Iterator[str]:
-    """Split a script where SQLite sees a statement end. (sqlite3's own runner would commit.)"""
+def _split_statements(script: str) -> Iterator[str]:
+    """Split a script into its statements. (`executescript` would commit.)"""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line

@@ -1,4 +1,4 @@
-"""A SQLite database: one file, and three connections to it."""
+"""A SQLite database: one file and three connections to it."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -6,53 +6,54 @@ from pathlib import Path
 from typing import Any, Self
 
 from sidegate.stores.sql.rows import Row
-from sidegate.stores.sqlite.connection import SqliteConnection, prepare
+from sidegate.stores.sqlite.connection import SqliteConnection, prepare_file
 
 Values = Mapping[str, Any] | Sequence[Any]
 
 
 class SqliteDatabase:
-    """What every store in one file shares.
+    """The connections that the stores in one file share.
 
-    One connection for looking and one for changing, so that look-ups do not wait for the disk to
-    confirm a change; and one for surveys, so that they do not wait for what reads every row either.
-    Whatever was begun runs to its end even if the caller leaves.
+    One is for lookups and one for writes: lookups do not wait for the disk to confirm a write. The
+    third is for scans: lookups do not wait for statements that read every row. A statement that was
+    started completes even if the caller is cancelled.
     """
 
     def __init__(
-        self, looking: SqliteConnection, changing: SqliteConnection, surveying: SqliteConnection
+        self, reader: SqliteConnection, writer: SqliteConnection, scanner: SqliteConnection
     ) -> None:
-        self._looking = looking
-        self._changing = changing
-        self._surveying = surveying
+        self._reader = reader
+        self._writer = writer
+        self._scanner = scanner
 
     @classmethod
     async def open(cls, path: Path, *, busy_timeout: timedelta = timedelta(seconds=5)) -> Self:
-        """Open the file, create it (for its owner only) if there is none, and bring it up to date.
+        """Open the file and migrate it; create it, readable by its owner only, if it is missing.
 
-        `busy_timeout` is how long a change waits for another process that changes something.
-        StoreUnavailable: the file cannot be used. SchemaMismatch: it is newer than this program.
+        `busy_timeout` is how long a write waits for a write of another process.
+        Raise StoreUnavailable if the file cannot be used, SchemaMismatch if it is newer than this
+        program.
         """
-        await prepare(path, busy_timeout)
+        await prepare_file(path, busy_timeout)
         return cls(*(SqliteConnection(path, busy_timeout) for _ in range(3)))
 
-    async def look(self, query: str, values: Values) -> list[Row]:
-        """Run one statement that changes nothing, and return its rows."""
-        return await self._looking.ask(query, values)
+    async def read(self, query: str, values: Values) -> list[Row]:
+        """Run one read-only statement, and return its rows."""
+        return await self._reader.execute(query, values)
 
-    async def survey(self, query: str, values: Values) -> list[Row]:
-        """Run one statement that changes nothing and may take seconds, and return its rows."""
-        return await self._surveying.ask(query, values)
+    async def scan(self, query: str, values: Values) -> list[Row]:
+        """Run one read-only statement that may take seconds, and return its rows."""
+        return await self._scanner.execute(query, values)
 
-    async def change(self, query: str, values: Values) -> list[Row]:
+    async def write(self, query: str, values: Values) -> list[Row]:
         """Run one statement, which is its own transaction, and return its rows."""
-        return await self._changing.ask(query, values)
+        return await self._writer.execute(query, values)
 
-    async def change_all(self, *statements: tuple[str, Values]) -> list[list[Row]]:
+    async def write_all(self, *statements: tuple[str, Values]) -> list[list[Row]]:
         """Run several statements as one transaction, and return the rows of each."""
-        return await self._changing.ask_all(*statements)
+        return await self._writer.execute_all(*statements)
 
     async def close(self) -> None:
-        await self._looking.close()
-        await self._changing.close()
-        await self._surveying.close()
+        await self._reader.close()
+        await self._writer.close()
+        await self._scanner.close()

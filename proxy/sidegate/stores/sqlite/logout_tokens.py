@@ -1,28 +1,30 @@
-"""Remember in SQLite which logout tokens have been obeyed, until they would not be anyway."""
+"""The logout tokens that were processed, in SQLite, until they are rejected as too old."""
 
 from datetime import datetime
 from typing import Final
 
-from sidegate.stores.codec import microseconds
+from sidegate.stores.codec import to_microseconds
 from sidegate.stores.sqlite.database import SqliteDatabase
 
-_OBEYED: Final = "SELECT 1 FROM obeyed_logouts WHERE id = ?1"
-# Two steps of one transaction.
-_FORGET: Final = "DELETE FROM obeyed_logouts WHERE until < ?1"
-_REMEMBER: Final = "INSERT INTO obeyed_logouts VALUES (?1, ?2) ON CONFLICT DO NOTHING RETURNING id"
+_SELECT: Final = "SELECT 1 FROM processed_logout_tokens WHERE id = ?1"
+# Two statements of one transaction.
+_DELETE_OLD: Final = "DELETE FROM processed_logout_tokens WHERE expires_at < ?1"
+_INSERT: Final = (
+    "INSERT INTO processed_logout_tokens VALUES (?1, ?2) ON CONFLICT DO NOTHING RETURNING id"
+)
 
 
 class SqliteLogoutTokens:
-    """A LogoutTokenStore."""
+    """Implements LogoutTokenStore."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
 
-    async def was_processed(self, logout_id: bytes) -> bool:
-        return bool(await self._database.look(_OBEYED, (logout_id,)))
+    async def is_processed(self, logout_id: bytes) -> bool:
+        return bool(await self._database.read(_SELECT, (logout_id,)))
 
-    async def remember(self, logout_id: bytes, *, until: datetime, at: datetime) -> bool:
-        _, remembered = await self._database.change_all(
-            (_FORGET, (microseconds(at),)), (_REMEMBER, (logout_id, microseconds(until)))
+    async def mark_processed(self, logout_id: bytes, *, until: datetime, at: datetime) -> bool:
+        _, inserted = await self._database.write_all(
+            (_DELETE_OLD, (to_microseconds(at),)), (_INSERT, (logout_id, to_microseconds(until)))
         )
-        return bool(remembered)
+        return bool(inserted)

@@ -1,4 +1,4 @@
-"""Keep sessions in one SQLite file: the durable store of a single machine."""
+"""The durable store in a SQLite file, for the instances of one machine."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,31 +8,37 @@ from typing import Any, Final, Self
 
 from sidegate.core.actor import SIDEGATE, Actor
 from sidegate.core.condition import Condition
+from sidegate.core.digest import Digest
 from sidegate.core.errors import LimitReached
 from sidegate.core.limits import EVICTED_REASON, Limit
 from sidegate.core.protocols import Cursor, RotatedOut, Touch
 from sidegate.core.session import Session, SessionId, SessionRecord
 from sidegate.core.session_state import SessionState
-from sidegate.core.token import Digest
-from sidegate.stores.codec import microseconds
-from sidegate.stores.sql.conditions import SQLITE, Asking, counting, listing, revocable
+from sidegate.stores.codec import to_microseconds
+from sidegate.stores.sql.conditions import (
+    SQLITE,
+    QueryBuilder,
+    build_count_query,
+    build_list_query,
+    build_revocable_query,
+)
 from sidegate.stores.sql.rows import (
-    COLUMNS,
-    SEEN_COLUMNS,
+    ACTIVITY_COLUMNS,
+    RECORD_COLUMNS,
     SESSION_COLUMNS,
-    answering,
+    decode_copies,
+    decode_readable_sessions,
+    decode_record,
+    decode_rotated_out,
+    encode_record,
     is_canonical,
-    readable_sessions,
-    record_of,
-    rotated_out_of,
-    values_of,
 )
 from sidegate.stores.sqlite.database import SqliteDatabase
 
-# SQLite takes 32,766 parameters; a look-up names each digest thrice.
-_MOST_AT_ONCE: Final = 1000
+# SQLite allows 32,766 parameters; a lookup binds each digest three times.
+_BATCH_SIZE: Final = 1000
 
-_TIMES: Final = (
+_TIMESTAMP_COLUMNS: Final = (
     "previous_until",
     "created_at",
     "authenticated_at",
@@ -42,96 +48,103 @@ _TIMES: Final = (
     "changed_at",
 )
 
-# ruff's S608 suspects every built statement: these are built from column names of this house only.
-_SESSION: Final = ", ".join(SESSION_COLUMNS)
-_RECORD: Final = ", ".join(COLUMNS)
-# The complement of Session.ended.
-_LIVING: Final = (
+# S608: all interpolated parts are column names and SQL of this package.
+_SESSION_COLUMNS: Final = ", ".join(SESSION_COLUMNS)
+_RECORD_COLUMNS: Final = ", ".join(RECORD_COLUMNS)
+_PLACEHOLDERS: Final = ", ".join(f":{column}" for column in RECORD_COLUMNS)
+# The complement of Session.has_ended.
+_IS_ACTIVE: Final = (
     "revoked_at IS NULL AND expires_at > :at"
     " AND (idle_timeout IS NULL OR last_seen_at + idle_timeout > :at)"
 )
-_CREATE: Final = (
-    f"INSERT INTO sessions ({_RECORD}) VALUES ({', '.join(f':{column}' for column in COLUMNS)})"  # noqa: S608
-)
-_HAS_ROOM: Final = (
+_CREATE: Final = f"INSERT INTO sessions ({_RECORD_COLUMNS}) VALUES ({_PLACEHOLDERS})"  # noqa: S608
+_IS_BELOW_LIMIT: Final = (
     ":at_limit <> 'refuse' OR (SELECT count(*) FROM sessions WHERE user_id = :user_id"  # noqa: S608
-    f" AND type = :type AND tenant IS :tenant AND id <> :id AND {_LIVING}) < :most"
+    f" AND type = :type AND tenant IS :tenant AND id <> :id AND {_IS_ACTIVE}) < :max_sessions"
 )
-# Two steps of one transaction: no row of the first is a refusal.
-_CREATE_WITHIN: Final = (
-    f"INSERT INTO sessions ({_RECORD}) SELECT {', '.join(f':{column}' for column in COLUMNS)}"
-    f" WHERE {_HAS_ROOM} RETURNING id"
+# Two statements of one transaction; if the first returns no row, the limit is reached.
+_CREATE_WITHIN_LIMIT: Final = (
+    f"INSERT INTO sessions ({_RECORD_COLUMNS}) SELECT {_PLACEHOLDERS}"
+    f" WHERE {_IS_BELOW_LIMIT} RETURNING id"
 )
-# One that looks idle takes no room, but what does not fit beside the living ends for good: it may
-# have been seen, and a touch that comes late would make it one too many.
-_MAKE_ROOM: Final = (
+# A session that looks idle does not count, but is revoked if it does not fit beside the active
+# ones: a late touch may prove it active, and would exceed the limit.
+_EVICT: Final = (
     "UPDATE sessions SET revoked_at = :at, revoked_by = :by, revoked_reason = :reason,"  # noqa: S608
     " changed_at = :at, changed_by = :by, changed_from = NULL, version = version + 1"
     " WHERE id IN (SELECT id FROM sessions WHERE user_id = :user_id"
     " AND type = :type AND tenant IS :tenant AND id <> :id"
     " AND revoked_at IS NULL AND expires_at > :at"
-    f" ORDER BY ({_LIVING}) DESC,"
+    f" ORDER BY ({_IS_ACTIVE}) DESC,"
     " CASE :at_limit WHEN 'evict_idle_longest' THEN last_seen_at END DESC,"
-    " created_at DESC, id DESC LIMIT -1 OFFSET :most - 1)"
-    f" AND EXISTS (SELECT 1 FROM sessions WHERE digest = :digest) RETURNING {_SESSION}"
+    " created_at DESC, id DESC LIMIT -1 OFFSET :max_sessions - 1)"
+    f" AND EXISTS (SELECT 1 FROM sessions WHERE digest = :digest) RETURNING {_SESSION_COLUMNS}"
 )
-# The current digest, the previous one, or one rotated out before that.
-_FIND: Final = (
-    f"SELECT {_SESSION}, NULL AS rotated_digest FROM sessions"  # noqa: S608
-    " WHERE digest IN ({marks}) OR previous_digest IN ({marks}) UNION ALL"
+# By the current digest, the previous one, or one that was rotated out earlier.
+_FIND_BY_DIGEST: Final = (
+    f"SELECT {_SESSION_COLUMNS}, NULL AS rotated_digest FROM sessions"  # noqa: S608
+    " WHERE digest IN ({placeholders}) OR previous_digest IN ({placeholders}) UNION ALL"
     f" SELECT {', '.join(f'sessions.{column}' for column in SESSION_COLUMNS)}, rotated.digest"
     " FROM rotated_digests AS rotated JOIN sessions ON sessions.id = rotated.session_id"
-    " WHERE rotated.digest IN ({marks}) AND rotated.digest <> sessions.previous_digest"
+    " WHERE rotated.digest IN ({placeholders}) AND rotated.digest <> sessions.previous_digest"
 )
-_ROTATED_OUT: Final = "SELECT until, nonce FROM rotated_digests WHERE digest = :digest"
-_OWNER: Final = (
-    f"SELECT {_RECORD} FROM sessions WHERE digest = :digest OR previous_digest = :digest"  # noqa: S608
+_FIND_ROTATED_OUT: Final = "SELECT valid_until, nonce FROM rotated_digests WHERE digest = :digest"
+_FIND_BY_ANY_DIGEST: Final = (
+    f"SELECT {_RECORD_COLUMNS} FROM sessions WHERE digest = :digest OR previous_digest = :digest"  # noqa: S608
     " OR id = (SELECT session_id FROM rotated_digests WHERE digest = :digest)"
 )
-_GET: Final = f"SELECT {_RECORD} FROM sessions WHERE id = :id"  # noqa: S608
-_CLAIMED: Final = f"SELECT {_RECORD} FROM sessions WHERE claim = :claim"  # noqa: S608
-_SET: Final = ", ".join(
-    f"{column} = max({column}, :{column})" if column in SEEN_COLUMNS else f"{column} = :{column}"
-    for column in COLUMNS
+_GET: Final = f"SELECT {_RECORD_COLUMNS} FROM sessions WHERE id = :id"  # noqa: S608
+_FIND_BY_IDEMPOTENCY_KEY: Final = (
+    f"SELECT {_RECORD_COLUMNS} FROM sessions WHERE idempotency_key_hash = :key_hash"  # noqa: S608
+)
+_ASSIGNMENTS: Final = ", ".join(
+    f"{column} = max({column}, :{column})"
+    if column in ACTIVITY_COLUMNS
+    else f"{column} = :{column}"
+    for column in RECORD_COLUMNS
     if column != "id"
 )
-_REPLACE: Final = f"UPDATE sessions SET {_SET} WHERE id = :id AND version = :expected RETURNING id"  # noqa: S608
-_REPLACE_WITHIN: Final = (
-    f"UPDATE sessions SET {_SET} WHERE id = :id AND version = :expected AND ({_HAS_ROOM})"  # noqa: S608
-    " RETURNING id"
+_REPLACE: Final = (
+    f"UPDATE sessions SET {_ASSIGNMENTS} WHERE id = :id AND version = :expected RETURNING id"  # noqa: S608
 )
-_STILL: Final = "SELECT id FROM sessions WHERE id = :id AND version = :expected"
+_REPLACE_WITHIN_LIMIT: Final = (
+    f"UPDATE sessions SET {_ASSIGNMENTS} WHERE id = :id AND version = :expected"  # noqa: S608
+    f" AND ({_IS_BELOW_LIMIT}) RETURNING id"
+)
+_SELECT_EXPECTED: Final = "SELECT id FROM sessions WHERE id = :id AND version = :expected"
 _TOUCH: Final = (
     "UPDATE sessions SET last_seen_at = max(last_seen_at, seen_at),"  # noqa: S608
-    " access_count = access_count + times"
-    " FROM (SELECT json_extract(value, '$[0]') AS touched,"
-    " json_extract(value, '$[1]') AS seen_at, json_extract(value, '$[2]') AS times"
+    " access_count = access_count + touches"
+    " FROM (SELECT json_extract(value, '$[0]') AS session_id,"
+    " json_extract(value, '$[1]') AS seen_at, json_extract(value, '$[2]') AS touches"
     " FROM json_each(:touches))"
-    " WHERE id = touched AND revoked_at IS NULL AND expires_at > seen_at"
-    f" RETURNING {_SESSION}"
+    " WHERE id = session_id AND revoked_at IS NULL AND expires_at > seen_at"
+    f" RETURNING {_SESSION_COLUMNS}"
 )
-_GENERATION: Final = "SELECT number FROM hot_generation"
-_NEXT_GENERATION: Final = (
-    "UPDATE hot_generation SET number = number + 1 WHERE number = :after RETURNING number"
+_READ_GENERATION: Final = "SELECT number FROM cache_generation"
+_ADVANCE_GENERATION: Final = (
+    "UPDATE cache_generation SET number = number + 1 WHERE number = :after RETURNING number"
 )
 _PURGE: Final = (
     "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < :before"
     " ORDER BY expires_at LIMIT :limit) RETURNING id"
 )
-_NEXT: Final = "SELECT number + 1 AS mark FROM changes"
-_CHANGED: Final = (
-    f"SELECT number + 1 AS mark, {_SESSION} FROM changes LEFT JOIN sessions ON changed >= :mark"  # noqa: S608
+_READ_POSITION: Final = "SELECT number + 1 AS position FROM change_counter"
+_LIST_CHANGED: Final = (
+    f"SELECT number + 1 AS position, {_SESSION_COLUMNS} FROM change_counter"  # noqa: S608
+    " LEFT JOIN sessions ON change_number >= :position"
 )
-_LAST_CHANGED: Final = (
-    f"SELECT {_SESSION} FROM sessions WHERE changed IS NOT NULL ORDER BY changed DESC LIMIT :most"  # noqa: S608
+_LIST_LAST_CHANGED: Final = (
+    f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE change_number IS NOT NULL"  # noqa: S608
+    " ORDER BY change_number DESC LIMIT :limit"
 )
 
 
 class SqliteSessions:
-    """A DurableStore. What it has acknowledged survives a crash and a power cut.
+    """Implements DurableStore. An acknowledged write survives a crash and a power failure.
 
-    Each operation is one statement or one transaction, hence whole: a caller that leaves interrupts
-    none.
+    Each operation is one statement or one transaction, hence atomic. It completes even if the
+    caller is cancelled.
     """
 
     def __init__(self, database: SqliteDatabase) -> None:
@@ -147,43 +160,45 @@ class SqliteSessions:
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
         found: dict[Digest, Session] = {}
-        for start in range(0, len(digests), _MOST_AT_ONCE):
-            some = digests[start : start + _MOST_AT_ONCE]
-            marks = ", ".join("?" * len(some))
-            query = _FIND.format(marks=marks)
-            found |= answering(await self._database.look(query, (*some, *some, *some)), some)
+        for start in range(0, len(digests), _BATCH_SIZE):
+            batch = digests[start : start + _BATCH_SIZE]
+            placeholders = ", ".join("?" * len(batch))
+            query = _FIND_BY_DIGEST.format(placeholders=placeholders)
+            found |= decode_copies(
+                await self._database.read(query, (*batch, *batch, *batch)), batch
+            )
         return found
 
     async def create(self, record: SessionRecord, *, limit: Limit | None = None) -> list[Session]:
-        values = _values(record)
+        values = _encode_values(record)
         if limit is None:
-            await self._database.change(_CREATE, values)
+            await self._database.write(_CREATE, values)
             return []
-        values |= _room(limit, record.session.created_at)
-        created, evicted = await self._database.change_all(
-            (_CREATE_WITHIN, values), (_MAKE_ROOM, values)
+        values |= _build_limit_values(limit, record.session.created_at)
+        created, evicted = await self._database.write_all(
+            (_CREATE_WITHIN_LIMIT, values), (_EVICT, values)
         )
         if not created:
-            raise LimitReached(record.session.type, limit.most)
-        return list(readable_sessions(evicted))
+            raise LimitReached(record.session.type, limit.max_sessions)
+        return list(decode_readable_sessions(evicted))
 
     async def get(self, session_id: SessionId) -> SessionRecord | None:
         if not is_canonical(session_id):
             return None
-        rows = await self._database.look(_GET, {"id": session_id})
-        return record_of(rows[0]) if rows else None
+        rows = await self._database.read(_GET, {"id": session_id})
+        return decode_record(rows[0]) if rows else None
 
-    async def find_by_idempotency_key(self, claim: bytes) -> SessionRecord | None:
-        rows = await self._database.look(_CLAIMED, {"claim": claim})
-        return record_of(rows[0]) if rows else None
+    async def find_by_idempotency_key(self, key_hash: bytes) -> SessionRecord | None:
+        rows = await self._database.read(_FIND_BY_IDEMPOTENCY_KEY, {"key_hash": key_hash})
+        return decode_record(rows[0]) if rows else None
 
-    async def rotated_out(self, digest: Digest) -> RotatedOut | None:
-        rows = await self._database.look(_ROTATED_OUT, {"digest": digest})
-        return rotated_out_of(rows[0]) if rows else None
+    async def find_rotated_out(self, digest: Digest) -> RotatedOut | None:
+        rows = await self._database.read(_FIND_ROTATED_OUT, {"digest": digest})
+        return decode_rotated_out(rows[0]) if rows else None
 
     async def find_by_any_digest(self, digest: Digest) -> SessionRecord | None:
-        rows = await self._database.look(_OWNER, {"digest": digest})
-        return record_of(rows[0]) if rows else None
+        rows = await self._database.read(_FIND_BY_ANY_DIGEST, {"digest": digest})
+        return decode_record(rows[0]) if rows else None
 
     async def list_where(
         self,
@@ -193,27 +208,29 @@ class SqliteSessions:
         after: Cursor | None = None,
         state: tuple[SessionState, datetime] | None = None,
     ) -> list[SessionRecord]:
-        query, arguments = listing(SQLITE, condition, limit=limit, after=after, state=state)
-        return [record_of(row) for row in await self._database.look(query, arguments)]
+        query, arguments = build_list_query(
+            SQLITE, condition, limit=limit, after=after, state=state
+        )
+        return [decode_record(row) for row in await self._database.read(query, arguments)]
 
     async def count_where(self, condition: Condition, *, at: datetime) -> int:
-        query, arguments = counting(SQLITE, condition, at)
-        return int((await self._database.look(query, arguments))[0]["number"])
+        query, arguments = build_count_query(SQLITE, condition, at)
+        return int((await self._database.read(query, arguments))[0]["number"])
 
     async def replace(self, record: SessionRecord, *, expected: int) -> bool:
-        values = _values(record) | {"expected": expected}
-        return bool(await self._database.change(_REPLACE, values))
+        values = _encode_values(record) | {"expected": expected}
+        return bool(await self._database.write(_REPLACE, values))
 
-    async def replace_within(
+    async def replace_within_limit(
         self, record: SessionRecord, *, expected: int, limit: Limit, at: datetime
     ) -> list[Session] | None:
-        values = _values(record) | _room(limit, at) | {"expected": expected}
-        replaced, evicted, still = await self._database.change_all(
-            (_REPLACE_WITHIN, values), (_MAKE_ROOM, values), (_STILL, values)
+        values = _encode_values(record) | _build_limit_values(limit, at) | {"expected": expected}
+        replaced, evicted, expected_row = await self._database.write_all(
+            (_REPLACE_WITHIN_LIMIT, values), (_EVICT, values), (_SELECT_EXPECTED, values)
         )
-        if still:
-            raise LimitReached(record.session.type, limit.most)
-        return list(readable_sessions(evicted)) if replaced else None
+        if expected_row:
+            raise LimitReached(record.session.type, limit.max_sessions)
+        return list(decode_readable_sessions(evicted)) if replaced else None
 
     async def revoke_where(
         self,
@@ -225,68 +242,80 @@ class SqliteSessions:
         limit: int,
         after: SessionId | None = None,
     ) -> list[Session]:
-        asking = Asking(SQLITE)
-        doomed = revocable(asking, condition, at=at, after=after, limit=limit)
-        moment, name, source, why = map(asking.mark, (at, by.name, by.source, reason))
-        revoke = (
-            f"UPDATE sessions SET revoked_at = {moment}, revoked_by = {name},"  # noqa: S608
-            f" revoked_reason = {why}, changed_at = {moment}, changed_by = {name},"
-            f" changed_from = {source}, version = version + 1"
-            f" WHERE id IN ({doomed}) RETURNING {_SESSION}"
+        builder = QueryBuilder(SQLITE)
+        selected = build_revocable_query(builder, condition, at=at, after=after, limit=limit)
+        timestamp, actor, source, stated_reason = map(
+            builder.bind, (at, by.name, by.source, reason)
         )
-        while rows := await self._database.change(revoke, asking.arguments):
-            tombstones = sorted(readable_sessions(rows), key=lambda tombstone: tombstone.id)
+        revoke = (
+            f"UPDATE sessions SET revoked_at = {timestamp}, revoked_by = {actor},"  # noqa: S608
+            f" revoked_reason = {stated_reason}, changed_at = {timestamp}, changed_by = {actor},"
+            f" changed_from = {source}, version = version + 1"
+            f" WHERE id IN ({selected}) RETURNING {_SESSION_COLUMNS}"
+        )
+        while rows := await self._database.write(revoke, builder.arguments):
+            tombstones = sorted(decode_readable_sessions(rows), key=lambda tombstone: tombstone.id)
             if tombstones:
                 return tombstones
         return []
 
     async def touch(self, touches: Sequence[Touch]) -> list[Session]:
-        values = [(touch.id, microseconds(touch.seen_at), touch.times) for touch in touches]
+        values = [(touch.id, to_microseconds(touch.seen_at), touch.count) for touch in touches]
         return list(
-            readable_sessions(await self._database.change(_TOUCH, {"touches": json.dumps(values)}))
+            decode_readable_sessions(
+                await self._database.write(_TOUCH, {"touches": json.dumps(values)})
+            )
         )
 
-    async def generation(self) -> int:
-        return int((await self._database.look(_GENERATION, {}))[0]["number"])
+    async def read_generation(self) -> int:
+        return int((await self._database.read(_READ_GENERATION, {}))[0]["number"])
 
-    async def next_generation(self, after: int) -> int:
-        rows = await self._database.change(_NEXT_GENERATION, {"after": after})
-        return int(rows[0]["number"]) if rows else await self.generation()
+    async def advance_generation(self, after: int) -> int:
+        rows = await self._database.write(_ADVANCE_GENERATION, {"after": after})
+        return int(rows[0]["number"]) if rows else await self.read_generation()
 
     async def purge(self, expired_before: datetime, *, limit: int) -> int:
-        values = {"before": microseconds(expired_before), "limit": limit}
-        return len(await self._database.change(_PURGE, values))
+        values = {"before": to_microseconds(expired_before), "limit": limit}
+        return len(await self._database.write(_PURGE, values))
 
-    async def changed_since(self, mark: int) -> tuple[int, list[Session]]:
-        """See the protocol. Writers take turns here: a mark is the number of the next change."""
-        if mark == 0:
-            rows = await self._database.look(_NEXT, {})
-            return rows[0]["mark"], []
-        rows = await self._database.look(_CHANGED, {"mark": mark})
+    async def list_changed_since(self, position: int) -> tuple[int, list[Session]]:
+        """A position is the number of the next change: SQLite serializes all writes."""
+        if position == 0:
+            rows = await self._database.read(_READ_POSITION, {})
+            return rows[0]["position"], []
+        rows = await self._database.read(_LIST_CHANGED, {"position": position})
         changed = (row for row in rows if row["id"] is not None)
-        return rows[0]["mark"], list(readable_sessions(changed))
+        return rows[0]["position"], list(decode_readable_sessions(changed))
 
-    async def last_changed(self, most: int) -> list[Session]:
-        return list(readable_sessions(await self._database.look(_LAST_CHANGED, {"most": most})))
+    async def list_last_changed(self, limit: int) -> list[Session]:
+        return list(
+            decode_readable_sessions(
+                await self._database.read(_LIST_LAST_CHANGED, {"limit": limit})
+            )
+        )
 
     async def ping(self) -> None:
-        await self._database.look("SELECT number FROM changes", {})
+        await self._database.read("SELECT number FROM change_counter", {})
 
     async def close(self) -> None:
         await self._database.close()
 
 
-def _values(record: SessionRecord) -> dict[str, Any]:
-    values = values_of(record)
-    values |= {name: microseconds(values[name]) for name in _TIMES if values[name] is not None}
+def _encode_values(record: SessionRecord) -> dict[str, Any]:
+    values = encode_record(record)
+    values |= {
+        name: to_microseconds(values[name])
+        for name in _TIMESTAMP_COLUMNS
+        if values[name] is not None
+    }
     return values | {"scopes": json.dumps(values["scopes"])}
 
 
-def _room(limit: Limit, at: datetime) -> dict[str, Any]:
+def _build_limit_values(limit: Limit, at: datetime) -> dict[str, Any]:
     return {
-        "most": limit.most,
+        "max_sessions": limit.max_sessions,
         "at_limit": limit.at_limit.value,
-        "at": microseconds(at),
+        "at": to_microseconds(at),
         "by": SIDEGATE.name,
         "reason": EVICTED_REASON,
     }

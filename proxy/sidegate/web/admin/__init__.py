@@ -1,1 +1,1 @@
-"""The admin listener: the API that manages sessions, and its OpenAPI document."""
+"""The admin API, which manages sessions, and its OpenAPI document."""

@@ -1,31 +1,31 @@
-"""The analytics, as of the last sample."""
+"""The route of the analytics."""
 
 from http import HTTPStatus
 
 from aiohttp import hdrs, web
 
 from sidegate.services.analytics import Analytics
-from sidegate.web.schemas.analytics import analytics_document
+from sidegate.web.schemas.analytics import build_analytics_document
 from sidegate.web.schemas.problems import Problem
 
 
 class AnalyticsRoutes:
-    """From requests to the samples, and back."""
+    """Handles requests for the analytics."""
 
     def __init__(self, analytics: Analytics) -> None:
         self._analytics = analytics
 
     async def show(self, _request: web.Request) -> web.Response:
-        """Show how many sessions are active, and how many began and ended, as of the last sample.
+        """Return the numbers of active, created and ended sessions.
 
-        Asks for no session: samples are taken behind everybody's back.
+        As of the last sample: samples are taken in the background, not by this request.
         """
-        report = await self._analytics.report()
+        report = await self._analytics.read_report()
         if report is None:
             raise Problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                "not_sampled_yet",
-                "nobody has counted the sessions yet: a server does so when it starts",
+                "analytics_not_ready",
+                "no sample was taken yet; an instance takes the first one when it starts",
                 headers={hdrs.RETRY_AFTER: "1"},
             )
-        return web.json_response(analytics_document(report))
+        return web.json_response(build_analytics_document(report))

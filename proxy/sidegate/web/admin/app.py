@@ -1,4 +1,4 @@
-"""The admin door: its table made a listener's application."""
+"""The aiohttp application of the admin listener, built from the route table."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -16,42 +16,42 @@ from sidegate.services.rotation import Rotation
 from sidegate.services.sessions import Sessions
 from sidegate.services.validator import Validator
 from sidegate.web.admin import openapi
-from sidegate.web.admin.accepted import accepted
 from sidegate.web.admin.analytics import AnalyticsRoutes
 from sidegate.web.admin.audit import AuditRoutes
 from sidegate.web.admin.auth import ApiKeys
-from sidegate.web.admin.bulk import ManySessionsRoutes
-from sidegate.web.admin.document import DocumentRoutes
+from sidegate.web.admin.bulk import BulkRoutes
 from sidegate.web.admin.locks import LockRoutes
-from sidegate.web.admin.logout import LOGOUT, BackchannelLogoutRoute
+from sidegate.web.admin.logout import LOGOUT_PATH, BackchannelLogoutRoutes
 from sidegate.web.admin.middleware import (
     CALLER,
     UNMATCHED,
     OnRequest,
-    accounted,
-    authenticated,
+    authenticate,
     check_expectation,
-    expect,
-    host_checked,
-    insufficient,
-    rendered,
-    sign,
-    timely,
+    check_host,
+    handle_expect,
+    insufficient_scope,
+    limit_time,
+    render_errors,
+    set_common_headers,
+    track_requests,
 )
 from sidegate.web.admin.oauth2 import OAuth2Routes
+from sidegate.web.admin.openapi_route import OpenApiRoutes
+from sidegate.web.admin.pending_revocation import respond_pending
 from sidegate.web.admin.rotation import RotationRoutes
 from sidegate.web.admin.route import Handler, Parameter, Route
-from sidegate.web.admin.routes import TABLE
+from sidegate.web.admin.routes import ROUTES
 from sidegate.web.admin.sessions import SessionRoutes
 from sidegate.web.schemas import request_body as bodies
-from sidegate.web.schemas.pagination import Cursors
-from sidegate.web.schemas.problems import FieldError, invalid
+from sidegate.web.schemas.pagination import CursorCodec
+from sidegate.web.schemas.problems import FieldError, validation_problem
 
-# Seconds for a request, more than the body alone may take.
-_PATIENCE: Final = 15.0
+# Seconds for a request. Longer than request_body.READ_TIMEOUT, which is part of it.
+_REQUEST_TIMEOUT: Final = 15.0
 
 
-def admin_app(
+def build_admin_app(
     sessions: Sessions,
     rotation: Rotation,
     locks: Locks,
@@ -65,86 +65,87 @@ def admin_app(
     cursor_key: bytes,
     clock: Clock,
     on_request: OnRequest,
-    patience: float = _PATIENCE,
+    timeout: float = _REQUEST_TIMEOUT,
     logout: Handler | None = None,
 ) -> web.Application:
     """Build the application of the admin listener.
 
-    `hosts` are the host names it answers to. `lifetimes` are those `sessions` works with, to refuse
-    what they would shorten. `cursor_key` is 32 secret bytes every instance shares. `on_request` is
-    told the route's template, the method and the status of each request. `patience` is how many
-    seconds a request may take. `logout` answers identity providers, and finds which one as
-    `request.match_info["provider"]`; without it there is no such provider.
+    `hosts` are the accepted host names. `lifetimes` limit `expires_in`, and are those of
+    `sessions`. `cursor_key` has 32 secret bytes, the same on all instances. `on_request` is called
+    after each request. `timeout` is in seconds, per request. `logout` handles back-channel logout,
+    with the provider's name in `request.match_info["provider"]`; without it the route returns 404.
     """
     app = web.Application(
-        client_max_size=bodies.LIMIT,
+        client_max_size=bodies.MAX_SIZE,
         middlewares=[
-            accounted(on_request),
-            rendered,
-            host_checked(hosts),
-            authenticated(keys, open_paths=[] if logout is None else [LOGOUT]),
-            timely(patience),
-            accepted,
+            track_requests(on_request),
+            render_errors,
+            check_host(hosts),
+            authenticate(keys, public_paths=[] if logout is None else [LOGOUT_PATH]),
+            limit_time(timeout),
+            respond_pending,
         ],
     )
-    app.on_response_prepare.append(sign)
-    cursors = Cursors(cursor_key)
-    rooms = (
+    app.on_response_prepare.append(set_common_headers)
+    cursors = CursorCodec(cursor_key)
+    groups = (
         SessionRoutes(sessions, lifetimes=lifetimes, clock=clock),
-        ManySessionsRoutes(sessions, cursors, clock=clock),
+        BulkRoutes(sessions, cursors, clock=clock),
         RotationRoutes(rotation, clock=clock),
         LockRoutes(locks),
         AuditRoutes(audit, cursors),
         AnalyticsRoutes(analytics),
         OAuth2Routes(sessions, validator),
-        BackchannelLogoutRoute(logout),
-        DocumentRoutes(partial(openapi.document, TABLE)),
+        BackchannelLogoutRoutes(logout),
+        OpenApiRoutes(partial(openapi.build_document, ROUTES)),
     )
-    for path in dict.fromkeys(endpoint.path for endpoint in TABLE):
-        _add(app.router, path, [endpoint for endpoint in TABLE if endpoint.path == path], rooms)
-    # aiohttp's own 404 and 405 are not asked: they would answer an Expect line in their own way.
-    nowhere = app.router.add_resource("/{anything:.*}", name=UNMATCHED)
-    nowhere.add_route(hdrs.METH_ANY, _nowhere, expect_handler=expect)
+    for path in dict.fromkeys(route.path for route in ROUTES):
+        _add_path(app.router, path, [route for route in ROUTES if route.path == path], groups)
+    # aiohttp's own 404 and 405 responses would bypass `handle_expect`.
+    unmatched = app.router.add_resource("/{path:.*}", name=UNMATCHED)
+    unmatched.add_route(hdrs.METH_ANY, _not_found, expect_handler=handle_expect)
     return app
 
 
-def _add(
-    router: web.UrlDispatcher, path: str, endpoints: Sequence[Route], rooms: Iterable[object]
+def _add_path(
+    router: web.UrlDispatcher, path: str, routes: Sequence[Route], groups: Iterable[object]
 ) -> None:
-    """Open a path for the methods of its endpoints, and tell whoever comes with another."""
-    handlers = {each.method: _guarded(each, each.bound(rooms)) for each in endpoints}
+    """Add a path with its `routes`; other methods get 405."""
+    handlers = {route.method: _add_checks(route, route.bind(groups)) for route in routes}
     if hdrs.METH_GET in handlers:
         handlers[hdrs.METH_HEAD] = handlers[hdrs.METH_GET]
 
-    async def wrong_method(request: web.Request) -> web.StreamResponse:
+    async def method_not_allowed(request: web.Request) -> web.StreamResponse:
         raise web.HTTPMethodNotAllowed(request.method, handlers)
 
-    # A pattern, because aiohttp's own leaves out braces, which a user id may have.
+    # With an explicit pattern: aiohttp's default excludes braces, which a user id may contain.
     resource = router.add_resource(path.replace("}", ":[^/]+}"))
-    for method, handler in (*handlers.items(), (hdrs.METH_ANY, wrong_method)):
-        resource.add_route(method, handler, expect_handler=expect)
+    for method, handler in (*handlers.items(), (hdrs.METH_ANY, method_not_allowed)):
+        resource.add_route(method, handler, expect_handler=handle_expect)
 
 
-async def _nowhere(_request: web.Request) -> web.StreamResponse:
+async def _not_found(_request: web.Request) -> web.StreamResponse:
     raise web.HTTPNotFound
 
 
-def _guarded(endpoint: Route, handler: Handler) -> Handler:
-    async def guarded(request: web.Request) -> web.StreamResponse:
-        if endpoint.scope is not None and endpoint.scope not in request[CALLER].scopes:
-            raise insufficient(endpoint.scope)
+def _add_checks(route: Route, handler: Handler) -> Handler:
+    async def checked(request: web.Request) -> web.StreamResponse:
+        if route.scope is not None and route.scope not in request[CALLER].scopes:
+            raise insufficient_scope(route.scope)
         check_expectation(request)
-        _check_query(request, endpoint.query)
+        _check_query(request, route.query)
         return await handler(request)
 
-    return guarded
+    return checked
 
 
 def _check_query(request: web.Request, parameters: Iterable[Parameter]) -> None:
     query, known = request.rel_url.query, {parameter.name for parameter in parameters}
-    mistakes = [FieldError(name, "no such parameter") for name in sorted(set(query) - known)]
-    mistakes += [
-        FieldError(name, "given twice") for name in sorted(known) if len(query.getall(name, [])) > 1
+    errors = [FieldError(name, "unknown parameter") for name in sorted(set(query) - known)]
+    errors += [
+        FieldError(name, "duplicate parameter")
+        for name in sorted(known)
+        if len(query.getall(name, [])) > 1
     ]
-    if mistakes:
-        raise invalid("invalid_query", mistakes)
+    if errors:
+        raise validation_problem("invalid_query", errors)

@@ -1,5 +1,6 @@
-"""Where identity providers say that somebody has logged out; who listens to them is loaded only
-where one is configured.
+"""The route of back-channel logout.
+
+Its handler (web/oidc) is passed in, since it is imported only if a provider is configured.
 """
 
 from typing import Final
@@ -9,21 +10,21 @@ from aiohttp import web
 from sidegate.web.admin.route import Handler
 from sidegate.web.schemas.problems import Problem
 
-LOGOUT: Final = "/oidc/backchannel-logout/{provider}"
+LOGOUT_PATH: Final = "/oidc/backchannel-logout/{provider}"
 
 
-class BackchannelLogoutRoute:
-    """Hands a provider's request to whoever listens."""
+class BackchannelLogoutRoutes:
+    """Passes requests of identity providers to `handler`; without one, responds with 404."""
 
-    def __init__(self, listener: Handler | None) -> None:
-        self._listener = listener
+    def __init__(self, handler: Handler | None) -> None:
+        self._handler = handler
 
     async def receive(self, request: web.Request) -> web.StreamResponse:
-        """End the sessions an identity provider says are over.
+        """Revoke the sessions that a logout token names.
 
-        OpenID Connect Back-Channel Logout 1.0. No API key opens this, the logout token's signature
-        does. On 503 some of the sessions may live: send it again.
+        OpenID Connect Back-Channel Logout 1.0. Authenticated by the signature of the logout token,
+        not by an API key. After a 503 some sessions may still be active: send the token again.
         """
-        if self._listener is None:
+        if self._handler is None:
             raise Problem(404, "not_found", "there is no such provider")
-        return await self._listener(request)
+        return await self._handler(request)

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the admin door, made from its table; no route is known here by name."""
+"""Builds the OpenAPI document from the route table; it knows no route by name."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,222 +11,236 @@ from sidegate.web.admin.route import Body, Link, Parameter, ResponseSpec, Route
 from sidegate.web.schemas import fields
 from sidegate.web.schemas import request_body as bodies
 from sidegate.web.schemas.documents import ProblemDocument
-from sidegate.web.schemas.problems import CODES
-from sidegate.web.schemas.schemas import Schemas
+from sidegate.web.schemas.json_schema import SchemaRegistry
+from sidegate.web.schemas.problems import PROBLEM_CODES
 
-_ABOUT: Final = (
-    "Begins, shows, lists and ends sessions. Times are RFC 3339, errors RFC 9457. Unknown members "
-    "and parameters of requests are refused; answers may have more members one day. A body has at "
-    "most 64 KiB and 32 levels, and names no member twice."
+_DESCRIPTION: Final = (
+    "Creates, lists, refreshes and revokes sessions. Times are RFC 3339, errors RFC 9457. Unknown "
+    "members and parameters of requests are errors; clients must ignore unknown members of "
+    "responses. A request body has at most 64 KiB and 32 levels of nesting, and no duplicate names."
 )
 _TAGS: Final = {
-    "sessions": "Begin, show, see, list and end sessions, and give them other tokens.",
-    "locks": "One instance of an application at a time works on a session.",
-    "analytics": "How many sessions there are, began and ended.",
-    "audit": "Who did what to which session.",
-    "oauth2": "For clients that speak OAuth: RFC 7662 and RFC 7009.",
+    "sessions": "Create, read, list, refresh and revoke sessions.",
+    "locks": "Session locks: one client at a time works on a session.",
+    "analytics": "Numbers of active, created and ended sessions.",
+    "audit": "The audit trail: all changes of sessions.",
+    "oauth2": "For OAuth clients: RFC 7662 and RFC 7009.",
     "providers": "For identity providers: OpenID Connect Back-Channel Logout 1.0.",
-    "document": "What you are reading.",
+    "document": "This document.",
 }
 _API_KEY: Final = {
     "type": "http",
     "scheme": "bearer",
-    "description": "`sidegate key new` makes one. A route names the scope it needs, if any; no "
-    "scope includes another.",
+    "description": "An API key, created with `sidegate key new`. Each operation names the scope it "
+    "needs, if any; no scope includes another.",
 }
 
-# What the variable segments of paths are, and the code that says that one is none.
-_SEGMENTS: Final = {
-    "session_id": (Parameter("session_id", fields.SessionId, "Its id.", True), "not_found"),
-    "user_id": (Parameter("user_id", fields.UserId, "Whose, as UTF-8.", True), "invalid_path"),
+# Path parameters, each with the code of the problem for an invalid value.
+_PATH_PARAMETERS: Final = {
+    "session_id": (Parameter("session_id", fields.SessionId, "The session id.", True), "not_found"),
+    "user_id": (
+        Parameter("user_id", fields.UserId, "The user id, as percent-encoded UTF-8.", True),
+        "invalid_path",
+    ),
     "provider": (
-        Parameter("provider", fields.Label, "Its name (`sso.providers`).", True),
+        Parameter("provider", fields.Label, "The name of the provider in `sso.providers`.", True),
         "not_found",
     ),
 }
-_EVERYWHERE: Final = (
-    "bad_host",
-    "bad_target",
+_COMMON_CODES: Final = (
+    "invalid_host",
+    "invalid_target",
     "invalid_query",
     "host_not_allowed",
-    "unknown_expectation",
+    "expectation_failed",
     "internal_error",
     "store_unavailable",
 )
-_WITH_A_BODY: Final = (
+_BODY_CODES: Final = (
     "invalid_request",
-    "broken_body",
+    "incomplete_body",
     "body_timeout",
     "body_too_large",
     "unsupported_media_type",
     "unsupported_encoding",
 )
-_MALFORMED: Final = {bodies.JSON: "invalid_json", bodies.FORM: "invalid_form"}
+_SYNTAX_CODES: Final = {
+    bodies.JSON_MEDIA_TYPE: "invalid_json",
+    bodies.FORM_MEDIA_TYPE: "invalid_form",
+}
 
-_EVERY_ANSWER: Final = {"X-Request-Id": "What the log calls the request."}
-_ANSWERS_OF: Final[Mapping[int, Mapping[str, str]]] = {
-    401: {"WWW-Authenticate": "What to send (RFC 6750)."},
-    503: {"Retry-After": "Seconds."},
+_COMMON_HEADERS: Final = {"X-Request-Id": "The id of the request, as in the log."}
+_STATUS_HEADERS: Final[Mapping[int, Mapping[str, str]]] = {
+    401: {"WWW-Authenticate": "The expected credentials (RFC 6750)."},
+    503: {"Retry-After": "Seconds to wait before a retry."},
 }
 
 
-def document(table: Sequence[Route]) -> dict[str, Any]:
-    """Return the document, ready for JSON. LookupError: a row names what nobody knows."""
-    schemas = Schemas()
+def build_document(routes: Sequence[Route]) -> dict[str, Any]:
+    """Return the document of `routes`, ready for JSON.
+
+    Raise LookupError if a route has an unknown path parameter or problem code.
+    """
+    schemas = SchemaRegistry()
     paths: dict[str, dict[str, Any]] = {}
-    for endpoint in table:
-        operation = _operation(endpoint, schemas)
-        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
+    for route in routes:
+        operation = _build_operation(route, schemas)
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Sidegate admin API",
             "version": version("sidegate"),
-            "description": _ABOUT,
+            "description": _DESCRIPTION,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": name, "description": about} for name, about in _TAGS.items()],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": paths,
         "components": {
-            "responses": {code: _problem([code], schemas) for code in sorted(_alone(table))},
-            "schemas": dict(sorted(schemas.named.items())),
+            "responses": {
+                code: _build_problem([code], schemas) for code in sorted(_shared_codes(routes))
+            },
+            "schemas": dict(sorted(schemas.components.items())),
             "securitySchemes": {"apiKey": _API_KEY},
         },
     }
 
 
-def codes(endpoint: Route) -> frozenset[str]:
-    """Return the codes of all problems a route may answer with."""
-    return frozenset(_codes(endpoint))
+def problem_codes(route: Route) -> frozenset[str]:
+    """Return the codes of all problems that a route may respond with."""
+    return frozenset(_codes(route))
 
 
-def _codes(endpoint: Route) -> Iterator[str]:
-    yield from _EVERYWHERE
-    if endpoint.method != "GET":
+def _codes(route: Route) -> Iterator[str]:
+    yield from _COMMON_CODES
+    if route.method != "GET":
         yield "outcome_unknown"
-    yield from endpoint.problems
-    yield from (_SEGMENTS[name][1] for name in _segments(endpoint.path))
-    if not endpoint.open:
+    yield from route.problems
+    yield from (_PATH_PARAMETERS[name][1] for name in _parameter_names(route.path))
+    if not route.public:
         yield "unauthenticated"
-    if endpoint.scope is not None:
+    if route.scope is not None:
         yield "insufficient_scope"
-    if endpoint.body is not None:
-        yield _MALFORMED[endpoint.body.media_type]
-        yield from _WITH_A_BODY
+    if route.body is not None:
+        yield _SYNTAX_CODES[route.body.media_type]
+        yield from _BODY_CODES
 
 
-def _operation(endpoint: Route, schemas: Schemas) -> dict[str, Any]:
-    summary, _, more = cleandoc(endpoint.handler.__doc__ or "").partition("\n\n")
+def _build_operation(route: Route, schemas: SchemaRegistry) -> dict[str, Any]:
+    summary, _, description = cleandoc(route.handler.__doc__ or "").partition("\n\n")
     operation = {
-        "operationId": endpoint.name,
+        "operationId": route.operation_id,
         "summary": summary,
-        "description": more,
-        "tags": [tag for tag in _TAGS if tag == endpoint.tag],
-        "security": _security(endpoint),
-        "parameters": [*_parameters(endpoint, schemas)],
-        "responses": _responses(endpoint, schemas),
+        "description": description,
+        "tags": [tag for tag in _TAGS if tag == route.tag],
+        "security": _build_security(route),
+        "parameters": [*_build_parameters(route, schemas)],
+        "responses": _build_responses(route, schemas),
     }
-    if endpoint.body is not None:
-        operation["requestBody"] = _body(endpoint.body, schemas)
+    if route.body is not None:
+        operation["requestBody"] = _build_body(route.body, schemas)
     return {name: value for name, value in operation.items() if value or name == "security"}
 
 
-def _security(endpoint: Route) -> list[dict[str, list[str]]]:
-    scopes = [] if endpoint.scope is None else [endpoint.scope.value]
-    return [] if endpoint.open else [{"apiKey": scopes}]
+def _build_security(route: Route) -> list[dict[str, list[str]]]:
+    scopes = [] if route.scope is None else [route.scope.value]
+    return [] if route.public else [{"apiKey": scopes}]
 
 
-def _segments(path: str) -> list[str]:
+def _parameter_names(path: str) -> list[str]:
     return re.findall(r"{(\w+)}", path)
 
 
-def _parameters(endpoint: Route, schemas: Schemas) -> Iterator[dict[str, Any]]:
-    for name in _segments(endpoint.path):
-        yield _parameter("path", _SEGMENTS[name][0], schemas)
-    yield from (_parameter("query", each, schemas) for each in endpoint.query)
-    yield from (_parameter("header", each, schemas) for each in endpoint.headers)
+def _build_parameters(route: Route, schemas: SchemaRegistry) -> Iterator[dict[str, Any]]:
+    for name in _parameter_names(route.path):
+        yield _build_parameter("path", _PATH_PARAMETERS[name][0], schemas)
+    yield from (_build_parameter("query", each, schemas) for each in route.query)
+    yield from (_build_parameter("header", each, schemas) for each in route.headers)
 
 
-def _parameter(place: str, parameter: Parameter, schemas: Schemas) -> dict[str, Any]:
-    schema = schemas.of(parameter.kind)
+def _build_parameter(place: str, parameter: Parameter, schemas: SchemaRegistry) -> dict[str, Any]:
+    schema = schemas.schema_for(parameter.kind)
     return {
         "name": parameter.name,
         "in": place,
-        "description": parameter.about,
+        "description": parameter.description,
         "required": parameter.required,
         "schema": schema if parameter.default is None else schema | {"default": parameter.default},
     }
 
 
-def _body(body: Body, schemas: Schemas) -> dict[str, Any]:
-    content = {body.media_type: {"schema": schemas.of(body.kind)}}
+def _build_body(body: Body, schemas: SchemaRegistry) -> dict[str, Any]:
+    content = {body.media_type: {"schema": schemas.schema_for(body.kind)}}
     return {"required": body.required, "content": content}
 
 
-def _responses(endpoint: Route, schemas: Schemas) -> dict[str, Any]:
-    answers = [endpoint.answer, *endpoint.also]
-    responses = {answer.status: _answer(answer, schemas) for answer in answers}
-    for status, those in _by_status(endpoint).items():
-        alone = {"$ref": f"#/components/responses/{those[0]}"}
-        problem = _problem(those, schemas) if len(those) > 1 or status in responses else alone
-        responses[status] = _either(responses[status], problem) if status in responses else problem
+def _build_responses(route: Route, schemas: SchemaRegistry) -> dict[str, Any]:
+    specs = [route.response, *route.other_responses]
+    responses = {spec.status: _build_response(spec, schemas) for spec in specs}
+    for status, codes in _codes_by_status(route).items():
+        if status in responses:
+            responses[status] = _merge(responses[status], _build_problem(codes, schemas))
+        elif len(codes) > 1:
+            responses[status] = _build_problem(codes, schemas)
+        else:
+            responses[status] = {"$ref": f"#/components/responses/{codes[0]}"}
     return {str(status): responses[status] for status in sorted(responses)}
 
 
-def _either(answer: Mapping[str, Any], problem: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a response that may be one or the other: their media types tell them apart."""
-    description = f"{answer['description']}\n\nOr:\n\n{problem['description']}"
-    content = answer["content"] | problem["content"]
-    return {**answer, "description": description, "content": content}
+def _merge(response: Mapping[str, Any], problem: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a response that is either of two; they differ in media type."""
+    description = f"{response['description']}\n\nOr:\n\n{problem['description']}"
+    content = response["content"] | problem["content"]
+    return {**response, "description": description, "content": content}
 
 
-def _by_status(endpoint: Route) -> Mapping[int, list[str]]:
+def _codes_by_status(route: Route) -> Mapping[int, list[str]]:
     by_status: dict[int, list[str]] = {}
-    for code in sorted(codes(endpoint)):
-        by_status.setdefault(CODES[code][0], []).append(code)
+    for code in sorted(problem_codes(route)):
+        by_status.setdefault(PROBLEM_CODES[code][0], []).append(code)
     return by_status
 
 
-def _alone(table: Iterable[Route]) -> set[str]:
-    """Return the codes that somewhere are the only one of their status."""
-    those = chain.from_iterable(_by_status(endpoint).values() for endpoint in table)
-    return {each[0] for each in those if len(each) == 1}
+def _shared_codes(routes: Iterable[Route]) -> set[str]:
+    """Return the codes that some route has as the only one of a status: they become components."""
+    groups = chain.from_iterable(_codes_by_status(route).values() for route in routes)
+    return {codes[0] for codes in groups if len(codes) == 1}
 
 
-def _answer(answer: ResponseSpec, schemas: Schemas) -> dict[str, Any]:
+def _build_response(spec: ResponseSpec, schemas: SchemaRegistry) -> dict[str, Any]:
     response = {
-        "description": answer.about,
-        "headers": _headers(_EVERY_ANSWER, answer.headers),
-        "links": {link.operation: _link(link) for link in answer.links},
+        "description": spec.description,
+        "headers": _build_headers(_COMMON_HEADERS, spec.headers),
+        "links": {link.operation_id: _build_link(link) for link in spec.links},
     }
-    if answer.kind is not None:
-        response["content"] = {bodies.JSON: {"schema": schemas.of(answer.kind)}}
+    if spec.kind is not None:
+        response["content"] = {bodies.JSON_MEDIA_TYPE: {"schema": schemas.schema_for(spec.kind)}}
     return {name: value for name, value in response.items() if value}
 
 
-def _problem(those: Sequence[str], schemas: Schemas) -> dict[str, Any]:
-    status, schema = CODES[those[0]][0], schemas.of(ProblemDocument)
-    narrowed = schema | {"properties": {"status": {"const": status}, "code": {"enum": those}}}
+def _build_problem(codes: Sequence[str], schemas: SchemaRegistry) -> dict[str, Any]:
+    status, schema = PROBLEM_CODES[codes[0]][0], schemas.schema_for(ProblemDocument)
+    narrowed = schema | {"properties": {"status": {"const": status}, "code": {"enum": codes}}}
     return {
-        "description": "\n".join(f"- `{code}`: {CODES[code][1]}" for code in those),
-        "headers": _headers(_EVERY_ANSWER, _ANSWERS_OF.get(status, {})),
+        "description": "\n".join(f"- `{code}`: {PROBLEM_CODES[code][1]}" for code in codes),
+        "headers": _build_headers(_COMMON_HEADERS, _STATUS_HEADERS.get(status, {})),
         "content": {"application/problem+json": {"schema": narrowed}},
     }
 
 
-def _headers(*of: Mapping[str, str]) -> dict[str, Any]:
+def _build_headers(*groups: Mapping[str, str]) -> dict[str, Any]:
     return {
-        name: {"description": about, "required": True, "schema": {"type": "string"}}
-        for headers in of
-        for name, about in headers.items()
+        name: {"description": text, "required": True, "schema": {"type": "string"}}
+        for headers in groups
+        for name, text in headers.items()
     }
 
 
-def _link(link: Link) -> dict[str, Any]:
-    described = {
-        "operationId": link.operation,
+def _build_link(link: Link) -> dict[str, Any]:
+    members = {
+        "operationId": link.operation_id,
         "parameters": dict(link.parameters),
         "requestBody": None if link.body is None else dict(link.body),
     }
-    return {name: value for name, value in described.items() if value}
+    return {name: value for name, value in members.items() if value}

@@ -1,4 +1,4 @@
-"""A row of the admin table: who may ask, who answers, and what the OpenAPI document says of it."""
+"""A route of the admin API: its scope, its handler, and its description for OpenAPI."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,48 +10,49 @@ from sidegate.web.admin.auth import Scope
 from sidegate.web.schemas import request_body as bodies
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-# A method of a room's class: the table is the same for every door, whatever is behind it.
+# An unbound method of a route group: the route table exists before the groups are built.
 Method = Callable[[Any, web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """Something in the query or the head; `kind` is a type pydantic can make a schema of."""
+    """A path, query or header parameter. `kind` is a type known to pydantic."""
 
     name: str
     kind: Any
-    about: str
+    description: str
     required: bool = False
     default: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What a request carries: a payload."""
+    """A request body. `kind` is the class of its payload."""
 
     kind: Any
-    media_type: str = bodies.JSON
+    media_type: str = bodies.JSON_MEDIA_TYPE
     required: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What an answer is good for: the `operation` that takes something out of it.
+    """An OpenAPI link: the operation that takes values from a response.
 
-    `parameters` and `body` name, for what that takes, where it is: `$response.body#/session/id`.
+    `parameters` and `body` map what the operation takes to runtime expressions, such as
+    `$response.body#/session/id`.
     """
 
-    operation: str
+    operation_id: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseSpec:
-    """What comes back that is no problem: a document of this `kind`; None: nothing."""
+    """A response that is not a problem. `kind` is the class of its document; None: no body."""
 
     kind: Any
-    about: str
+    description: str
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     links: tuple[Link, ...] = ()
@@ -59,32 +60,36 @@ class ResponseSpec:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One row. `scope` is what an API key needs; None: any will do, or, `open`, none is needed.
+    """A row of the route table.
 
-    `name` and the docstring of `handler` become the operation's id, summary and description.
-    `answer` is the usual one, `also` are others that are no problems either. `problems` are codes
-    beyond those that every route has, or every one with such a body or path.
+    `scope` is what the API key needs; None means any key. A `public` route needs no key. The
+    docstring of `handler` becomes the operation's summary and description. `other_responses` are
+    not problems either. `problems` are codes in addition to those that follow from the method, the
+    path and the body.
     """
 
     method: str
     path: str
     scope: Scope | None
     handler: Method
-    name: str
+    operation_id: str
     tag: str
-    answer: ResponseSpec
-    also: tuple[ResponseSpec, ...] = ()
+    response: ResponseSpec
+    other_responses: tuple[ResponseSpec, ...] = ()
     query: tuple[Parameter, ...] = ()
     headers: tuple[Parameter, ...] = ()
     body: Body | None = None
     problems: tuple[str, ...] = ()
-    open: bool = False
+    public: bool = False
 
-    def bound(self, rooms: Iterable[object]) -> Handler:
-        """Return the handler as a method of the room whose class it is from. LookupError: none."""
+    def bind(self, groups: Iterable[object]) -> Handler:
+        """Return the handler bound to the group whose class defines it.
+
+        Raise LookupError if there is no such group.
+        """
         name: str = self.handler.__name__
-        for room in rooms:
-            if vars(type(room)).get(name) is self.handler:
-                handler: Handler = getattr(room, name)
+        for group in groups:
+            if vars(type(group)).get(name) is self.handler:
+                handler: Handler = getattr(group, name)
                 return handler
-        raise LookupError(f"no room answers {self.method} {self.path}")
+        raise LookupError(f"no route group handles {self.method} {self.path}")

@@ -1,16 +1,16 @@
-"""The table of the admin door: every route, whom it is for, and what may be said there."""
+"""The route table of the admin API."""
 
 from typing import Final
 
 from sidegate.web.admin.analytics import AnalyticsRoutes
 from sidegate.web.admin.audit import AUDIT_QUERY, AuditRoutes
 from sidegate.web.admin.auth import Scope
-from sidegate.web.admin.bulk import PAGE_QUERY, PROVIDER_QUERY, ManySessionsRoutes
-from sidegate.web.admin.document import DocumentRoutes
+from sidegate.web.admin.bulk import PAGE_QUERY, PROVIDER_QUERY, BulkRoutes
 from sidegate.web.admin.idempotency_key import IDEMPOTENCY_KEY
 from sidegate.web.admin.locks import LockRoutes
-from sidegate.web.admin.logout import LOGOUT, BackchannelLogoutRoute
+from sidegate.web.admin.logout import LOGOUT_PATH, BackchannelLogoutRoutes
 from sidegate.web.admin.oauth2 import OAuth2Routes
+from sidegate.web.admin.openapi_route import OpenApiRoutes
 from sidegate.web.admin.rotation import RotationRoutes
 from sidegate.web.admin.route import Body, Link, ResponseSpec, Route
 from sidegate.web.admin.sessions import SessionRoutes
@@ -47,41 +47,43 @@ from sidegate.web.schemas.sessions import (
     TokenPayload,
 )
 
-_ITS_ID: Final = {"session_id": "$response.body#/session/id"}
-_THE_SAME: Final = {"session_id": "$request.path.session_id"}
-_ITS_LEASE: Final = {"lease": "$response.body#/lease"}
-_ITS_TOKEN: Final = {"token": "$response.body#/token"}
-_WITH_AN_ISSUED_SESSION: Final = (
-    Link("showSession", _ITS_ID),
-    Link("touchSession", _ITS_ID),
-    Link("revokeSession", _ITS_ID),
-    Link("migrateSession", _ITS_ID),
-    Link("acquireLock", _ITS_ID),
-    Link("refreshSession", body=_ITS_TOKEN),
-    Link("introspectToken", body=_ITS_TOKEN),
-    Link("revokeToken", body=_ITS_TOKEN),
+_FROM_SESSION_ID: Final = {"session_id": "$response.body#/session/id"}
+_FROM_PATH: Final = {"session_id": "$request.path.session_id"}
+_FROM_LEASE: Final = {"lease": "$response.body#/lease"}
+_FROM_TOKEN: Final = {"token": "$response.body#/token"}
+_ISSUED_SESSION_LINKS: Final = (
+    Link("showSession", _FROM_SESSION_ID),
+    Link("touchSession", _FROM_SESSION_ID),
+    Link("revokeSession", _FROM_SESSION_ID),
+    Link("migrateSession", _FROM_SESSION_ID),
+    Link("acquireLock", _FROM_SESSION_ID),
+    Link("refreshSession", body=_FROM_TOKEN),
+    Link("introspectToken", body=_FROM_TOKEN),
+    Link("revokeToken", body=_FROM_TOKEN),
 )
 
 _PENDING: Final = ResponseSpec(
-    PendingDocument, "The database is away: it holds, and is written down when that is back.", 202
+    PendingDocument,
+    "The database is unavailable. The revocation is in effect, and is persisted later.",
+    202,
 )
 
-TABLE: Final = (
+ROUTES: Final = (
     Route(
         "POST",
         "/v1/sessions",
         Scope.WRITE,
         SessionRoutes.create,
-        name="createSession",
+        operation_id="createSession",
         tag="sessions",
         headers=(IDEMPOTENCY_KEY,),
         body=Body(NewSessionPayload),
-        answer=ResponseSpec(
+        response=ResponseSpec(
             IssuedDocument,
-            "It has begun, and is durable.",
+            "The session was created and persisted.",
             status=201,
-            headers={"Location": "Where the session is shown."},
-            links=_WITH_AN_ISSUED_SESSION,
+            headers={"Location": "The path of the session."},
+            links=_ISSUED_SESSION_LINKS,
         ),
         problems=(
             "invalid_idempotency_key",
@@ -95,31 +97,31 @@ TABLE: Final = (
         "GET",
         "/v1/sessions",
         Scope.READ,
-        ManySessionsRoutes.list_for_provider,
-        name="listProviderSessions",
+        BulkRoutes.list_for_provider,
+        operation_id="listProviderSessions",
         tag="sessions",
         query=PROVIDER_QUERY,
-        answer=ResponseSpec(SessionsDocument, "A page of them, perhaps an empty one."),
+        response=ResponseSpec(SessionsDocument, "A page, possibly empty."),
     ),
     Route(
         "GET",
         "/v1/sessions/{session_id}",
         Scope.READ,
         SessionRoutes.show,
-        name="showSession",
+        operation_id="showSession",
         tag="sessions",
-        answer=ResponseSpec(SessionDocument, "The session."),
+        response=ResponseSpec(SessionDocument, "The session."),
     ),
     Route(
         "POST",
         "/v1/sessions/{session_id}/revoke",
         Scope.REVOKE,
         SessionRoutes.revoke,
-        name="revokeSession",
+        operation_id="revokeSession",
         tag="sessions",
         body=Body(RevokePayload, required=False),
-        answer=ResponseSpec(SessionDocument, "The session, which has ended."),
-        also=(_PENDING,),
+        response=ResponseSpec(SessionDocument, "The session, which has ended."),
+        other_responses=(_PENDING,),
         problems=("conflict",),
     ),
     Route(
@@ -127,9 +129,9 @@ TABLE: Final = (
         "/v1/sessions/{session_id}/touch",
         Scope.WRITE,
         SessionRoutes.touch,
-        name="touchSession",
+        operation_id="touchSession",
         tag="sessions",
-        answer=ResponseSpec(SessionDocument, "The session, which was seen now."),
+        response=ResponseSpec(SessionDocument, "The session with its new activity."),
         problems=("session_ended",),
     ),
     Route(
@@ -137,11 +139,11 @@ TABLE: Final = (
         "/v1/sessions/{session_id}/sso",
         Scope.WRITE,
         RotationRoutes.migrate,
-        name="migrateSession",
+        operation_id="migrateSession",
         tag="sessions",
         body=Body(MigratePayload),
-        answer=ResponseSpec(
-            IssuedDocument, "Its next token, and the session.", links=_WITH_AN_ISSUED_SESSION
+        response=ResponseSpec(
+            IssuedDocument, "The session and its new token.", links=_ISSUED_SESSION_LINKS
         ),
         problems=("conflict", "limit_reached", "session_ended"),
     ),
@@ -150,16 +152,16 @@ TABLE: Final = (
         "/v1/sessions/{session_id}/lock",
         Scope.WRITE,
         LockRoutes.acquire,
-        name="acquireLock",
+        operation_id="acquireLock",
         tag="locks",
         body=Body(LockPayload, required=False),
-        answer=ResponseSpec(
+        response=ResponseSpec(
             AcquiredDocument,
-            "The lease, the fence and the end.",
+            "The lock is acquired.",
             status=201,
             links=(
-                Link("renewLock", _THE_SAME, _ITS_LEASE),
-                Link("releaseLock", _THE_SAME, _ITS_LEASE),
+                Link("renewLock", _FROM_PATH, _FROM_LEASE),
+                Link("releaseLock", _FROM_PATH, _FROM_LEASE),
             ),
         ),
         problems=("locked", "session_ended"),
@@ -169,10 +171,10 @@ TABLE: Final = (
         "/v1/sessions/{session_id}/lock",
         Scope.WRITE,
         LockRoutes.renew,
-        name="renewLock",
+        operation_id="renewLock",
         tag="locks",
         body=Body(RenewPayload),
-        answer=ResponseSpec(HoldDocument, "The fence, as it was, and the end."),
+        response=ResponseSpec(HoldDocument, "The lock is renewed."),
         problems=("lock_lost",),
     ),
     Route(
@@ -180,21 +182,21 @@ TABLE: Final = (
         "/v1/sessions/{session_id}/lock",
         Scope.WRITE,
         LockRoutes.release,
-        name="releaseLock",
+        operation_id="releaseLock",
         tag="locks",
         body=Body(ReleasePayload),
-        answer=ResponseSpec(ReleasedDocument, "Whether it was held until now."),
+        response=ResponseSpec(ReleasedDocument, "Whether the lease held the lock."),
     ),
     Route(
         "POST",
         "/v1/refresh",
         Scope.WRITE,
         RotationRoutes.refresh,
-        name="refreshSession",
+        operation_id="refreshSession",
         tag="sessions",
         body=Body(RefreshPayload),
-        answer=ResponseSpec(
-            IssuedDocument, "Its next token, and the session.", links=_WITH_AN_ISSUED_SESSION
+        response=ResponseSpec(
+            IssuedDocument, "The session and its new token.", links=_ISSUED_SESSION_LINKS
         ),
         problems=("invalid_token", "conflict"),
     ),
@@ -202,68 +204,70 @@ TABLE: Final = (
         "GET",
         "/v1/users/{user_id}/sessions",
         Scope.READ,
-        ManySessionsRoutes.list_for_user,
-        name="listUserSessions",
+        BulkRoutes.list_for_user,
+        operation_id="listUserSessions",
         tag="sessions",
         query=PAGE_QUERY,
-        answer=ResponseSpec(SessionsDocument, "A page of them, perhaps an empty one."),
+        response=ResponseSpec(SessionsDocument, "A page, possibly empty."),
     ),
     Route(
         "POST",
         "/v1/users/{user_id}/revoke",
         Scope.REVOKE,
-        ManySessionsRoutes.revoke_for_user,
-        name="revokeUserSessions",
+        BulkRoutes.revoke_for_user,
+        operation_id="revokeUserSessions",
         tag="sessions",
         body=Body(RevokeUserPayload, required=False),
-        answer=ResponseSpec(RevokedDocument, "How many have ended."),
-        also=(_PENDING,),
+        response=ResponseSpec(RevokedDocument, "The number of revoked sessions."),
+        other_responses=(_PENDING,),
     ),
     Route(
         "POST",
         "/v1/revoke",
         Scope.REVOKE,
-        ManySessionsRoutes.revoke_where,
-        name="revokeSessions",
+        BulkRoutes.revoke_where,
+        operation_id="revokeSessions",
         tag="sessions",
         body=Body(RevokeWherePayload),
-        answer=ResponseSpec(
-            RevokedDocument | WouldRevokeDocument, "How many have ended, or would."
+        response=ResponseSpec(
+            RevokedDocument | WouldRevokeDocument,
+            "The number of revoked sessions, or of those a dry run found.",
         ),
-        also=(_PENDING,),
+        other_responses=(_PENDING,),
     ),
     Route(
         "GET",
         "/v1/audit",
         Scope.READ,
         AuditRoutes.list_events,
-        name="listEvents",
+        operation_id="listEvents",
         tag="audit",
         query=AUDIT_QUERY,
-        answer=ResponseSpec(EventsDocument, "A page of them, perhaps an empty one."),
+        response=ResponseSpec(EventsDocument, "A page, possibly empty."),
     ),
     Route(
         "GET",
         "/v1/analytics",
         Scope.READ,
         AnalyticsRoutes.show,
-        name="showAnalytics",
+        operation_id="showAnalytics",
         tag="analytics",
-        answer=ResponseSpec(
-            AnalyticsDocument, "The last sample, and what happened in each window."
+        response=ResponseSpec(
+            AnalyticsDocument, "The last sample, and the statistics of each window."
         ),
-        problems=("not_sampled_yet",),
+        problems=("analytics_not_ready",),
     ),
     Route(
         "POST",
         "/oauth2/introspect",
         Scope.READ,
         OAuth2Routes.introspect,
-        name="introspectToken",
+        operation_id="introspectToken",
         tag="oauth2",
-        body=Body(TokenPayload, bodies.FORM),
-        answer=ResponseSpec(
-            ActiveDocument | InactiveDocument, "Whose it is, or that it is not valid."
+        body=Body(TokenPayload, bodies.FORM_MEDIA_TYPE),
+        response=ResponseSpec(
+            ActiveDocument | InactiveDocument,
+            "The session of the token, or that the token is not valid.",
         ),
     ),
     Route(
@@ -271,36 +275,44 @@ TABLE: Final = (
         "/oauth2/revoke",
         Scope.REVOKE,
         OAuth2Routes.revoke,
-        name="revokeToken",
+        operation_id="revokeToken",
         tag="oauth2",
-        body=Body(TokenPayload, bodies.FORM),
-        answer=ResponseSpec(None, "It opens nothing, or never did."),
-        also=(_PENDING,),
+        body=Body(TokenPayload, bodies.FORM_MEDIA_TYPE),
+        response=ResponseSpec(None, "The token is not valid any more, or never was."),
+        other_responses=(_PENDING,),
         problems=("conflict",),
     ),
     Route(
         "POST",
-        LOGOUT,
+        LOGOUT_PATH,
         None,
-        BackchannelLogoutRoute.receive,
-        name="logOut",
+        BackchannelLogoutRoutes.receive,
+        operation_id="logOut",
         tag="providers",
-        body=Body(LogoutPayload, bodies.FORM),
-        answer=ResponseSpec(None, "None of them lives."),
-        also=(
+        body=Body(LogoutPayload, bodies.FORM_MEDIA_TYPE),
+        response=ResponseSpec(None, "No session named by the token is active."),
+        other_responses=(
             _PENDING,
-            ResponseSpec(LogoutRefusedDocument, "It was not the provider, or not for now.", 400),
+            ResponseSpec(
+                LogoutRefusedDocument,
+                "The logout token is not valid, or was processed before.",
+                400,
+            ),
         ),
-        problems=("not_found", "keys_unavailable", "unauthenticated"),  # the last: nobody listens
-        open=True,
+        problems=(
+            "not_found",
+            "keys_unavailable",
+            "unauthenticated",
+        ),  # the last: no provider is configured
+        public=True,
     ),
     Route(
         "GET",
         "/openapi.json",
         None,
-        DocumentRoutes.show,
-        name="showDocument",
+        OpenApiRoutes.show,
+        operation_id="showDocument",
         tag="document",
-        answer=ResponseSpec(dict, "This document."),
+        response=ResponseSpec(dict, "This document."),
     ),
 )

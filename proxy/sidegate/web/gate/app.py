@@ -1,6 +1,6 @@
-"""The gate: gateways ask here, and nobody else. Who answers depends on the path.
+"""The gate: request handlers by path, and their handler on the aiohttp path.
 
-A front end asks here too, through its gateway, how long its session lasts.
+Gateways send subrequests here. A front end gets its session's times here, through its gateway.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,9 +18,9 @@ from sidegate.web.gateways.auth_request import AuthRequest
 from sidegate.web.gateways.base import GatewayPolicy, GatewayProtocol
 from sidegate.web.gateways.ext_authz import ExtAuthz
 from sidegate.web.gateways.forward_auth import ForwardAuth
-from sidegate.web.server.handler import RequestHandler, handler_for
-from sidegate.web.server.header_lines import Roles, gather
-from sidegate.web.server.listener import Handler, refusal
+from sidegate.web.server.handler import RequestHandler, find_handler
+from sidegate.web.server.header_lines import Roles, build_head
+from sidegate.web.server.listener import Handler, build_error_response
 from sidegate.web.server.messages import Head, Response
 from sidegate.web.server.trusted_peers import TrustedPeers
 
@@ -29,52 +29,54 @@ GATEWAYS: Final = (AuthRequest, ForwardAuth, ExtAuthz)
 
 def build_handlers(
     validator: Validator,
-    manners: GatewayPolicy,
+    policy: GatewayPolicy,
     *,
     events: CheckEvents,
     clock: Clock,
     binding: ClientBinding | None = None,
 ) -> tuple[RequestHandler, ...]:
-    """Return whoever answers at the gate."""
-    gateways: Iterable[GatewayProtocol] = (gateway(manners) for gateway in GATEWAYS)
+    """Return the request handlers of the gate."""
+    gateways: Iterable[GatewayProtocol] = (gateway(policy) for gateway in GATEWAYS)
     checks = (
-        Check(gateway, manners, validator, events=events, clock=clock, binding=binding)
+        Check(gateway, policy, validator, events=events, clock=clock, binding=binding)
         for gateway in gateways
     )
-    return (*checks, SessionStatus(validator, manners))
+    return (*checks, SessionStatus(validator, policy))
 
 
-def gate_handler(among: Sequence[RequestHandler], peers: TrustedPeers) -> Handler:
-    """Return aiohttp's lane to the desks."""
+def build_gate_handler(handlers: Sequence[RequestHandler], peers: TrustedPeers) -> Handler:
+    """Return the aiohttp handler that checks the peer and calls the request handler."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        peername = _peername(request)
-        if not peers.trust(peername):
+        peername = _read_peername(request)
+        if not peers.is_trusted(peername):
             if peername is not None:
-                peers.refused()
-            return refusal(HTTPStatus.FORBIDDEN)
-        asked = handler_for(request.raw_path, among)
-        if asked is None:
-            return refusal(HTTPStatus.NOT_FOUND)
-        return _response(request, await asked.answer(_head(request, asked.roles)))
+                peers.on_refused()
+            return build_error_response(HTTPStatus.FORBIDDEN)
+        handler = find_handler(request.raw_path, handlers)
+        if handler is None:
+            return build_error_response(HTTPStatus.NOT_FOUND)
+        return _build_response(request, await handler.handle(_read_head(request, handler.roles)))
 
     return handle
 
 
-def _peername(request: web.BaseRequest) -> object:
+def _read_peername(request: web.BaseRequest) -> object:
     return None if request.transport is None else request.transport.get_extra_info("peername")
 
 
-def _head(request: web.BaseRequest, roles: Roles) -> Head:
+def _read_head(request: web.BaseRequest, roles: Roles) -> Head:
     target = request.raw_path.encode("utf-8", "surrogateescape")
-    return gather(request.method.encode("ascii"), target, request.raw_headers, roles)
+    return build_head(request.method.encode("ascii"), target, request.raw_headers, roles)
 
 
-def _response(request: web.BaseRequest, answer: Response) -> web.Response:
-    response = web.Response(status=answer.status, body=answer.body, headers=answer.headers)
-    response.headers["Server"] = "sidegate"
+def _build_response(request: web.BaseRequest, response: Response) -> web.Response:
+    http_response = web.Response(
+        status=response.status, body=response.body, headers=response.headers
+    )
+    http_response.headers["Server"] = "sidegate"
     if request.can_read_body:
-        # The body may never come (nginx announces what it then does not send). Reading it would
-        # hang, and on a connection that stays open its absence would swallow the next request.
-        response.force_close()
-    return response
+        # The body may never come (nginx announces one and does not send it). Reading it would hang,
+        # and on a persistent connection the next request would be taken for it.
+        http_response.force_close()
+    return http_response

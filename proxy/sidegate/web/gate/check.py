@@ -1,8 +1,7 @@
-"""One check: whose is this credential, and may the request pass? From a head to an answer.
+"""Session checks: validate the credential of a head and build the gateway's response.
 
-What this process's memory knows is answered at once, and so is what has been fetched to it; for the
-rest the stores are asked. The lane that read the bytes only carries the head here and the answer
-back.
+A check is decided by the session in memory, else by a prefetched one, else by the stores. Both HTTP
+paths only pass the head in and write the response.
 """
 
 import logging
@@ -23,176 +22,193 @@ from sidegate.web.gateways.base import GatewayPolicy, GatewayProtocol
 from sidegate.web.server.handler import Prefetched
 from sidegate.web.server.header_lines import Roles
 from sidegate.web.server.messages import Head, HeaderValue, Response, Subrequest
-from sidegate.web.server.response_bytes import Reply, reply_of
+from sidegate.web.server.response_bytes import EncodedResponse, encode_response
 
 _ALLOWED: Final = ("allow", "ok")
-# So many bytes of what a client shows are noted; browsers show about half of that. Memory counts on
-# no more (stores/local.py).
-_NOTED: Final = 400
+# No response is cached for client signals of more bytes in total; browsers send about half.
+# stores/memory.py relies on it for the size of an entry.
+_MAX_CACHED_SIGNALS_SIZE: Final = 400
 _log: Final = logging.getLogger("sidegate.gate")
 
 
 class CheckEvents(Protocol):
-    """Whoever counts. Gateway, result and reason come from short fixed lists."""
+    """Counters of checks. Gateway, result and reason come from short fixed lists."""
 
-    def check(self, gateway: str, result: str, reason: str, seconds: float) -> None: ...
+    def record_check(self, gateway: str, result: str, reason: str, seconds: float) -> None: ...
 
-    def immediate_checks(self, gateway: str) -> MutableMapping[tuple[str, str], int]:
-        """Return where to count, by result and reason, checks that take no time to speak of."""
+    def fast_check_counts(self, gateway: str) -> MutableMapping[tuple[str, str], int]:
+        """Return the counts, by result and reason, of checks too fast to be timed."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _CachedReply(Reply):
-    """What was said of a copy of a session: to whom, and what its client had shown."""
+class _CachedReply(EncodedResponse):
+    """The response to one gateway for a cached session and a client with these signals."""
 
     gateway: GatewayProtocol
-    shown: tuple[HeaderValue, ...] | None  # None: the session is bound to nothing
-    differing: tuple[Signal, ...]  # what it is bound to and was shown otherwise, and let pass
+    raw_signals: tuple[HeaderValue, ...] | None  # None: the session has no binding
+    mismatched: tuple[Signal, ...]  # allowed by the policy, and counted each time
 
-    def holds(self, gateway: GatewayProtocol, head: Head) -> bool:
-        """Say whether it would be said again."""
-        return gateway is self.gateway and (self.shown is None or self.shown == head.shown)
+    def matches(self, gateway: GatewayProtocol, head: Head) -> bool:
+        """Return whether `gateway` would get the same response for `head`."""
+        return gateway is self.gateway and (
+            self.raw_signals is None or self.raw_signals == head.raw_signals
+        )
 
 
 class Check:
-    """Answers the checks of one gateway protocol."""
+    """The request handler for the checks of one gateway protocol."""
 
     def __init__(
         self,
         gateway: GatewayProtocol,
-        manners: GatewayPolicy,
+        policy: GatewayPolicy,
         validator: Validator,
         *,
         events: CheckEvents,
         clock: Clock,
         binding: ClientBinding | None = None,
     ) -> None:
-        """`binding` judges the signals that `manners` have read."""
+        """`binding` checks the signals that `policy` enables; None: sessions are not bound."""
         self.route: str = gateway.route
         self.roles: Roles = gateway.roles
-        self.cookie = manners.sources.cookie
+        self.cookie = policy.sources.cookie
         self._gateway = gateway
-        self._spelling = manners.sources.token_text
+        self._read_token_text = policy.sources.read_token_text
         self._validator = validator
-        self._recall, self._saw = validator.check_memory, validator.on_allowed
+        self._check_memory, self._on_allowed = validator.check_memory, validator.on_allowed
         self._events = events
-        self._tally = events.immediate_checks(gateway.name)
+        self._fast_counts = events.fast_check_counts(gateway.name)
         self._now = clock.now
         self._binding = binding
-        # There are as many as there are reasons.
-        self._refusal = lru_cache(maxsize=32)(lambda no: reply_of(gateway.write(no)))
+        # At most one entry per reason.
+        self._encode_denial = lru_cache(maxsize=32)(
+            lambda denial: encode_response(gateway.write(denial))
+        )
 
-    def try_fast(self, head: Head, fetched: Prefetched | None = None) -> Reply | None:
-        """Answer from memory, or with what was fetched. None: the stores have to be asked."""
-        now, waited = self._now(), None
-        if fetched is not None:
-            found, waited = self._validator.judge_prefetched(fetched.copy, now), fetched.waited
+    def try_fast(self, head: Head, prefetched: Prefetched | None = None) -> EncodedResponse | None:
+        """Decide from memory or `prefetched`; return None if the stores must be queried."""
+        now, elapsed = self._now(), None
+        if prefetched is not None:
+            found = self._validator.judge_prefetched(prefetched.session, now)
+            elapsed = prefetched.elapsed
         else:
-            spelling = self._spelling(head)
-            found = spelling if isinstance(spelling, Deny) else self._recall(spelling, now)
+            token_text = self._read_token_text(head)
+            found = (
+                token_text if isinstance(token_text, Deny) else self._check_memory(token_text, now)
+            )
         if found is None:
             return None
         if isinstance(found, Deny):
-            return self._tell(head, found, waited)
-        said = found.cached_reply
-        if not isinstance(said, _CachedReply) or not said.holds(self._gateway, head):
-            return self._conclude(head, found, now, waited)
-        self._saw(found, now)
-        self._count(_ALLOWED, waited)
-        if said.differing and self._binding is not None:
-            self._binding.count(said.differing)
-        return said
+            return self._respond(head, found, elapsed)
+        cached = found.cached_reply
+        if not isinstance(cached, _CachedReply) or not cached.matches(self._gateway, head):
+            return self._conclude(head, found, now, elapsed)
+        self._on_allowed(found, now)
+        self._count(_ALLOWED, elapsed)
+        if cached.mismatched and self._binding is not None:
+            self._binding.count_mismatches(cached.mismatched)
+        return cached
 
-    def prefetch(self, head: Head, then: Callable[[Prefetched], None]) -> bool:
-        """Have a hot store asked."""
-        spelling, start = self._spelling(head), perf_counter()
-        if isinstance(spelling, Deny):  # which is answered already
+    def prefetch(self, head: Head, on_done: Callable[[Prefetched], None]) -> bool:
+        """Start to fetch the session from the cache store."""
+        token_text, start = self._read_token_text(head), perf_counter()
+        if isinstance(token_text, Deny):  # `try_fast` has responded
             return False
         return self._validator.prefetch(
-            spelling,
-            lambda copy: then(Prefetched(copy, perf_counter() - start)),
-            budget=self._gateway.budget(head),
+            token_text,
+            lambda session: on_done(Prefetched(session, perf_counter() - start)),
+            budget=self._gateway.read_budget(head),
         )
 
-    async def answer(self, head: Head, waited: float | None = None) -> Response:
-        """Read, validate, count, write."""
-        start = perf_counter() - (waited or 0.0)
+    async def handle(self, head: Head, elapsed: float | None = None) -> Response:
+        """Read the subrequest, validate it with the stores, count and write the verdict."""
+        start = perf_counter() - (elapsed or 0.0)
         subrequest = self._gateway.read(head)
-        verdict = await self._verdict(head, subrequest.credential, waited)
-        result, reason = _labels(verdict)
-        self._events.check(self._gateway.name, result, reason, perf_counter() - start)
-        self._log(subrequest, result, reason)
+        verdict = await self._validate(head, subrequest.credential, elapsed)
+        result, reason = _get_labels(verdict)
+        self._events.record_check(self._gateway.name, result, reason, perf_counter() - start)
+        self._log_check(subrequest, result, reason)
         return self._gateway.write(verdict)
 
-    def _conclude(self, head: Head, session: Session, now: datetime, waited: float | None) -> Reply:
-        """Answer for a session that was found. What may be said again is noted in its margin."""
-        differing = self._differing(session, head)
+    def _conclude(
+        self, head: Head, session: Session, now: datetime, elapsed: float | None
+    ) -> EncodedResponse:
+        """Apply the binding policy to a valid session; cache the response if it is allowed."""
+        mismatched = self._find_mismatches(session, head)
         verdict = (
-            self._binding.apply_policy(session, differing) if self._binding else Allow(session)
+            self._binding.apply_policy(session, mismatched) if self._binding else Allow(session)
         )
-        reply = self._tell(head, verdict, waited)
+        response = self._respond(head, verdict, elapsed)
         if isinstance(verdict, Allow):
-            self._saw(session, now)
-            self._note(head, session, differing, reply)
-        return reply
+            self._on_allowed(session, now)
+            self._cache_reply(head, session, mismatched, response)
+        return response
 
-    def _differing(self, session: Session, head: Head) -> tuple[Signal, ...]:
-        if self._binding is None or (signals := self._gateway.signals(head)) is None:
+    def _find_mismatches(self, session: Session, head: Head) -> tuple[Signal, ...]:
+        if self._binding is None or (signals := self._gateway.read_signals(head)) is None:
             return ()
         return self._binding.mismatched(session, signals)
 
-    def _note(
-        self, head: Head, session: Session, differing: tuple[Signal, ...], reply: Reply
+    def _cache_reply(
+        self,
+        head: Head,
+        session: Session,
+        mismatched: tuple[Signal, ...],
+        response: EncodedResponse,
     ) -> None:
         if _log.isEnabledFor(logging.DEBUG):
-            return  # every check stands in the log
-        if session.binding and not _is_short(head):
-            return  # nobody is to fill memory with what he shows
-        shown = tuple(map(_shared, head.shown)) if session.binding else None
-        said = _CachedReply(
-            reply.common, reply.own, gateway=self._gateway, shown=shown, differing=differing
+            return  # every check is logged
+        if session.binding and not _is_cacheable(head):
+            return  # bounds the memory that a client can use
+        raw_signals = tuple(map(_intern, head.raw_signals)) if session.binding else None
+        cached = _CachedReply(
+            response.shared_head,
+            response.identity_lines,
+            gateway=self._gateway,
+            raw_signals=raw_signals,
+            mismatched=mismatched,
         )
-        session.note_reply(said)
+        session.cache_reply(cached)
 
-    def _count(self, labels: tuple[str, str], waited: float | None) -> None:
-        """None: it took no time to speak of."""
-        if waited is None:
-            self._tally[labels] += 1
+    def _count(self, labels: tuple[str, str], elapsed: float | None) -> None:
+        """Count a check; `elapsed` None: too fast to be timed."""
+        if elapsed is None:
+            self._fast_counts[labels] += 1
         else:
-            self._events.check(self._gateway.name, *labels, waited)
+            self._events.record_check(self._gateway.name, *labels, elapsed)
 
-    def _tell(self, head: Head, verdict: Allow | Deny, waited: float | None) -> Reply:
-        result, reason = _labels(verdict)
-        self._count((result, reason), waited)
+    def _respond(self, head: Head, verdict: Allow | Deny, elapsed: float | None) -> EncodedResponse:
+        result, reason = _get_labels(verdict)
+        self._count((result, reason), elapsed)
         if _log.isEnabledFor(logging.DEBUG):
-            self._log(self._gateway.read(head), result, reason)
+            self._log_check(self._gateway.read(head), result, reason)
         if isinstance(verdict, Deny):
-            return self._refusal(verdict)
-        return reply_of(self._gateway.write(verdict))
+            return self._encode_denial(verdict)
+        return encode_response(self._gateway.write(verdict))
 
-    async def _verdict(self, head: Head, credential: str | Deny, waited: float | None) -> Verdict:
+    async def _validate(self, head: Head, credential: str | Deny, elapsed: float | None) -> Verdict:
         if isinstance(credential, Deny):
             return credential
         return await self._validator.validate(
             credential,
-            budget=self._gateway.budget(head),
-            waited=waited,
-            further=self._further(head),
+            budget=self._gateway.read_budget(head),
+            elapsed=elapsed,
+            extra_check=self._build_extra_check(head),
         )
 
-    def _further(self, head: Head) -> ExtraCheck | None:
+    def _build_extra_check(self, head: Head) -> ExtraCheck | None:
         binding = self._binding
         if binding is None:
             return None
-        return lambda session: binding.apply_policy(session, self._differing(session, head))
+        return lambda session: binding.apply_policy(session, self._find_mismatches(session, head))
 
-    def _log(self, subrequest: Subrequest, result: str, reason: str) -> None:
-        """A query may hold anything, tokens too: of a URI only the path is told."""
+    def _log_check(self, subrequest: Subrequest, result: str, reason: str) -> None:
+        """Log a check without the query of its URI, which may contain a token."""
         if not _log.isEnabledFor(logging.DEBUG):
             return
         path = None if subrequest.uri is None else subrequest.uri.partition("?")[0]
-        facts = {
+        fields = {
             "gateway": self._gateway.name,
             "result": result,
             "reason": reason,
@@ -200,20 +216,20 @@ class Check:
             "path": path,
             "client": subrequest.client,
         }
-        _log.debug("checked", extra=facts)
+        _log.debug("session checked", extra=fields)
 
 
-def _is_short(head: Head) -> bool:
-    return sum(map(len, filter(None, head.shown))) <= _NOTED
+def _is_cacheable(head: Head) -> bool:
+    return sum(map(len, filter(None, head.raw_signals))) <= _MAX_CACHED_SIGNALS_SIZE
 
 
 @lru_cache(maxsize=4096)
-def _shared(line: HeaderValue) -> HeaderValue:
-    """Return the first of equal lines: clients are many, their programs and languages few."""
-    return line
+def _intern(value: HeaderValue) -> HeaderValue:
+    """Return the first of equal values: many clients share user agents and languages."""
+    return value
 
 
-def _labels(verdict: Verdict) -> tuple[str, str]:
+def _get_labels(verdict: Verdict) -> tuple[str, str]:
     match verdict:
         case Allow():
             return _ALLOWED

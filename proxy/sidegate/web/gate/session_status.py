@@ -1,7 +1,6 @@
-"""`GET /session` on the gate: a front end asks how long its own session still lasts.
+"""`GET /session` on the gate: a front end gets the times of its own session.
 
-Nothing else is told, and asking is not being active: a page that watches the clock must not keep
-the session alive.
+It returns nothing else and records no activity: a page that polls must not extend the session.
 """
 
 import json
@@ -15,55 +14,57 @@ from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.server.handler import Prefetched
 from sidegate.web.server.header_lines import Roles
 from sidegate.web.server.messages import Head, Response
-from sidegate.web.server.response_bytes import Reply
+from sidegate.web.server.response_bytes import EncodedResponse
 
 
 class SessionStatus:
-    """Answers for the token of the request, and for no other."""
+    """The request handler for the status of the session whose token is presented."""
 
-    def __init__(self, validator: Validator, manners: GatewayPolicy) -> None:
+    def __init__(self, validator: Validator, policy: GatewayPolicy) -> None:
         self.route = "/session"
-        self.roles: Roles = manners.sources.roles()
-        self.cookie = manners.sources.cookie
+        self.roles: Roles = policy.sources.build_roles()
+        self.cookie = policy.sources.cookie
         self._validator = validator
-        self._manners = manners
+        self._policy = policy
 
-    def try_fast(self, _: Head, __: Prefetched | None = None) -> Reply | None:
-        """Not: front ends ask seldom."""
+    def try_fast(self, _: Head, __: Prefetched | None = None) -> EncodedResponse | None:
+        """Return None: these requests are rare and always use the stores."""
         return None
 
     def prefetch(self, _: Head, __: Callable[[Prefetched], None]) -> bool:
-        """Nor this: nothing is answered at once."""
+        """Return False: a prefetch would not help `try_fast`."""
         return False
 
-    async def answer(self, head: Head, _: float | None = None) -> Response:
-        """Answer 200 with the session's times, or refuse as the gate does."""
-        verdict = await self._verdict(head)
-        refused_or_allowed = self._manners.write(verdict)
+    async def handle(self, head: Head, _: float | None = None) -> Response:
+        """Return 200 with the session's times, or the denial of a check."""
+        verdict = await self._inspect(head)
+        checked = self._policy.write(verdict)
         if not isinstance(verdict, Allow):
-            return refused_or_allowed
+            return checked
         fields = (("Cache-Control", "no-store"), ("Content-Type", "application/json"))
-        return Response(200, fields, _document(verdict.session))
+        return Response(200, fields, _encode_times(verdict.session))
 
-    async def _verdict(self, head: Head) -> Verdict:
-        match self._manners.sources.read(head):
-            case Deny() as no:
-                return no
+    async def _inspect(self, head: Head) -> Verdict:
+        match self._policy.sources.read(head):
+            case Deny() as denial:
+                return denial
             case credential:
                 return await self._validator.inspect(credential)
 
 
-def _document(session: Session) -> bytes:
-    """`refresh_after` is half-way to the end: early enough to try again if it fails."""
+def _encode_times(session: Session) -> bytes:
+    """Return the JSON; `refresh_after` is half-way to the end, which leaves time to retry."""
     middle = session.created_at + (session.expires_at - session.created_at) / 2
     document = {
         "type": session.type.value,
-        "ends_at": _rfc3339(session.expires_at),
-        "idle_at": _rfc3339(session.idle_at),
-        "refresh_after": _rfc3339(middle),
+        "ends_at": _format_rfc3339(session.expires_at),
+        "idle_at": _format_rfc3339(session.idle_at),
+        "refresh_after": _format_rfc3339(middle),
     }
     return json.dumps(document).encode("ascii")
 
 
-def _rfc3339(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+def _format_rfc3339(timestamp: datetime | None) -> str | None:
+    if timestamp is None:
+        return None
+    return timestamp.isoformat(timespec="seconds").replace("+00:00", "Z")

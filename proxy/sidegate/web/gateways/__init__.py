@@ -1,5 +1,5 @@
-"""One file per gateway protocol: `read` a head into a subrequest, `write` a verdict as an answer.
+"""One module per gateway protocol: `read` a head into a Subrequest, `write` a verdict.
 
-A gateway reads its own headers and nobody else's: what is truth behind one gateway is the client's
-own text behind another.
+A protocol reads its own gateway's headers only: a header that one gateway sets, another passes on
+as the client sent it.
 """

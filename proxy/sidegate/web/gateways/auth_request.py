@@ -1,7 +1,7 @@
-"""nginx's auth_request, and whoever asks the same way: ingress-nginx, our HAProxy script.
+"""nginx's auth_request, also used by ingress-nginx and Sidegate's HAProxy script.
 
-nginx knows 401 and 403 and turns every other refusal into a 500 without headers; the true status is
-told once more in `X-Auth-Status`, from which a configuration can restore it.
+nginx handles 401 and 403 and turns every other error into a 500 without headers. `X-Auth-Status`
+repeats the status, so that its configuration can restore it.
 """
 
 from dataclasses import dataclass, replace
@@ -10,21 +10,21 @@ from typing import ClassVar
 from sidegate.core.binding import Signals
 from sidegate.core.verdict import Verdict
 from sidegate.web.gateways.base import GatewayPolicy
-from sidegate.web.server.header_lines import Roles, only
+from sidegate.web.server.header_lines import Roles, parse_single_value
 from sidegate.web.server.messages import Head, Response, Subrequest
 
 
 @dataclass(frozen=True, slots=True)
 class AuthRequest:
-    """The method is always GET and the path always ours: headers tell the original ones."""
+    """Method and path are always the same: headers state those of the original request."""
 
-    manners: GatewayPolicy
+    policy: GatewayPolicy
     name: ClassVar[str] = "auth-request"
     route: ClassVar[str] = "/auth-request"
 
     @property
     def roles(self) -> Roles:
-        return self.manners.roles(
+        return self.policy.build_roles(
             client=b"x-real-ip",
             original_method=b"x-original-method",
             original_uri=b"x-original-uri",
@@ -32,18 +32,18 @@ class AuthRequest:
 
     def read(self, head: Head) -> Subrequest:
         return Subrequest(
-            credential=self.manners.sources.read(head),
-            method=only(head.original_method),
-            uri=only(head.original_uri),
-            client=only(head.client),
+            credential=self.policy.sources.read(head),
+            method=parse_single_value(head.original_method),
+            uri=parse_single_value(head.original_uri),
+            client=parse_single_value(head.client),
         )
 
-    def budget(self, _: Head) -> float | None:
+    def read_budget(self, _: Head) -> float | None:
         return None
 
-    def signals(self, head: Head) -> Signals | None:
-        return self.manners.signals.read(head)
+    def read_signals(self, head: Head) -> Signals | None:
+        return self.policy.signals.read(head)
 
     def write(self, verdict: Verdict) -> Response:
-        answer = self.manners.write(verdict)
-        return replace(answer, fields=(*answer.fields, ("X-Auth-Status", str(answer.status))))
+        response = self.policy.write(verdict)
+        return replace(response, fields=(*response.fields, ("X-Auth-Status", str(response.status))))

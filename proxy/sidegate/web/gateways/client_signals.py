@@ -1,54 +1,54 @@
-"""Read from a request's head what its client shows, for sessions bound to their clients."""
+"""Read client signals from a head, for sessions bound to their clients."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from sidegate.core.binding import Signal, Signals
-from sidegate.web.server.header_lines import Roles, only
+from sidegate.web.server.header_lines import Roles, parse_single_value
 from sidegate.web.server.messages import Head
 
 
 @dataclass(frozen=True, slots=True)
 class SignalSources:
-    """Which signals are read, and where.
+    """The enabled signals and their headers.
 
-    The address is whatever the gateway states. `header` is the lower-case name of the header that
-    is a signal. `trusted_hops`: so many addresses at the end of a list are proxies of our own.
+    The address is the one that the gateway states. `header` is the lower-case name of the header
+    that is a signal. `trusted_hops`: how many addresses at the end of a list are trusted proxies.
     """
 
-    wanted: Collection[Signal] = frozenset()
+    enabled: Collection[Signal] = frozenset()
     header: bytes | None = None
     trusted_hops: int = 0
 
-    def roles(self) -> Roles:
-        """Return the headers that have to be gathered for this."""
+    def build_roles(self) -> Roles:
+        """Return the headers to gather, by role."""
         roles = {}
-        if Signal.USER_AGENT in self.wanted:
+        if Signal.USER_AGENT in self.enabled:
             roles["user_agent"] = b"user-agent"
-        if Signal.ACCEPT_LANGUAGE in self.wanted:
+        if Signal.ACCEPT_LANGUAGE in self.enabled:
             roles["accept_language"] = b"accept-language"
-        if Signal.HEADER in self.wanted and self.header is not None:
+        if Signal.HEADER in self.enabled and self.header is not None:
             roles["device"] = self.header
         return roles
 
-    def read(self, head: Head, *, listed: bool = False) -> Signals | None:
-        """Return what the client shows; None: nobody wants to know.
+    def read(self, head: Head, *, is_list: bool = False) -> Signals | None:
+        """Return the client signals, or None if none is enabled.
 
-        `listed`: the address is the last but our proxies' of a list; what stands before it the
-        client may have written.
+        `is_list`: the address is the last one of a list before the trusted proxies; the client can
+        forge those before it.
         """
-        if not self.wanted:
+        if not self.enabled:
             return None
-        address = only(head.client)
+        address = parse_single_value(head.client)
         return Signals(
-            ip=self._last(address) if listed else address,
-            user_agent=only(head.user_agent),
-            accept_language=only(head.accept_language),
-            header=only(head.device),
+            ip=self._client_address(address) if is_list else address,
+            user_agent=parse_single_value(head.user_agent),
+            accept_language=parse_single_value(head.accept_language),
+            header=parse_single_value(head.device),
         )
 
-    def _last(self, addresses: str | None) -> str | None:
+    def _client_address(self, addresses: str | None) -> str | None:
         if addresses is None:
             return None
-        listed = addresses.split(",")
-        return listed[-1 - self.trusted_hops] if len(listed) > self.trusted_hops else None
+        items = addresses.split(",")
+        return items[-1 - self.trusted_hops] if len(items) > self.trusted_hops else None

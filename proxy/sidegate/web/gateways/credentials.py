@@ -1,8 +1,8 @@
-"""Find the one credential in raw header lines, strictly: when in doubt, it is not one.
+"""Find the one credential in raw header lines, strictly.
 
-Sources are `Authorization: Bearer`, one cookie, and, if configured, one header. Whatever is
-presented in any of them counts; two different ones are ambiguous, and nobody picks. Nothing is
-decoded, unquoted or folded, so that one token has one spelling everywhere.
+Sources are `Authorization: Bearer`, one cookie, and, if configured, one header. Everything present
+in any of them counts: two different values are ambiguous and neither is used. Nothing is decoded,
+unquoted or folded, so that a token has one text form everywhere.
 """
 
 import re
@@ -10,23 +10,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from sidegate.core.token import TokenText, token_text_of
+from sidegate.core.token import TokenText, parse_token_text
 from sidegate.core.verdict import Deny, Reason
-from sidegate.web.server.header_lines import BLANKS, LINE_END, Roles
+from sidegate.web.server.header_lines import LINE_END, WHITESPACE, Roles
 from sidegate.web.server.messages import Head
 
-# Only SP and HTAB are white space: a name behind any other blank is another name.
-_BEFORE_A_PAIR: Final = (b"", b";", b"\n")
-_NAMED: Final = rb"%b(?:=([^;\r]*)|[ \t]*(?=[;\r]|\Z))"
-_BEARER: Final = re.compile(rb"bearer(?:[ \t]+|\Z)", re.IGNORECASE)
-# Closed as every parser sees it: `"a\"` ends in a quote that is escaped, `"a"b"` opens another.
-_INSIDE: Final = rb'[^"\\]*(?:\\.[^"\\]*)*'
-_CLOSED: Final = re.compile(rb'"%b"(?:[^"\\]*"%b")*' % (_INSIDE, _INSIDE), re.DOTALL)
+# Only SP and HTAB are whitespace: a name after any other blank is a different name.
+_PAIR_SEPARATORS: Final = (b"", b";", b"\n")
+_COOKIE_PATTERN: Final = rb"%b(?:=([^;\r]*)|[ \t]*(?=[;\r]|\Z))"
+_BEARER_PATTERN: Final = re.compile(rb"bearer(?:[ \t]+|\Z)", re.IGNORECASE)
+# Closed for every parser: `"a\"` ends in an escaped quote, `"a"b"` opens another one.
+_QUOTED_TEXT: Final = rb'[^"\\]*(?:\\.[^"\\]*)*'
+_CLOSED_QUOTES: Final = re.compile(
+    rb'"%b"(?:[^"\\]*"%b")*' % (_QUOTED_TEXT, _QUOTED_TEXT), re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialSources:
-    """Where a token may stand. A source that is None is not read."""
+    """Where a token may be sent. A source that is None is not read."""
 
     bearer: bool = True
     cookie: bytes | None = b"__Host-session"
@@ -34,11 +36,13 @@ class CredentialSources:
     _cookie: "re.Pattern[bytes] | None" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        pattern = None if self.cookie is None else re.compile(_NAMED % re.escape(self.cookie))
+        pattern = (
+            None if self.cookie is None else re.compile(_COOKIE_PATTERN % re.escape(self.cookie))
+        )
         object.__setattr__(self, "_cookie", pattern)
 
-    def roles(self) -> Roles:
-        """Return the headers that have to be gathered for this."""
+    def build_roles(self) -> Roles:
+        """Return the headers to gather, by role."""
         roles = {"authorization": b"authorization"} if self.bearer else {}
         if self.cookie is not None:
             roles["cookie"] = b"cookie"
@@ -47,68 +51,70 @@ class CredentialSources:
         return roles
 
     def read(self, head: Head) -> str | Deny:
-        """Return the only credential presented, whatever it is."""
-        presented = self._presented(head)
+        """Return the one credential presented, in any format; Deny if none or ambiguous."""
+        presented = self._collect(head)
         if presented is None:
             return Deny(Reason.AMBIGUOUS)
         if not presented:
             return Deny(Reason.MISSING)
         if len(presented) > 1 and len(set(presented)) > 1:
             return Deny(Reason.AMBIGUOUS)
-        # Bytes beyond ASCII become characters that no token has.
+        # Bytes outside ASCII become characters that no token contains.
         return presented[0].decode("latin-1")
 
-    def token_text(self, head: Head) -> TokenText | Deny:
-        """Return the only credential presented, if it is spelled like a token."""
+    def read_token_text(self, head: Head) -> TokenText | Deny:
+        """Return the one credential presented, if it is in the token format."""
         if head.authorization is None and head.cookie is None and head.token is None:
-            if head.bearer is None and head.ours is not None:
-                return head.ours
-            if head.ours is None and head.bearer is not None:
+            if head.bearer is None and head.session_cookie is not None:
+                return head.session_cookie
+            if head.session_cookie is None and head.bearer is not None:
                 return head.bearer
         credential = self.read(head)
         if isinstance(credential, Deny):
             return credential
-        return token_text_of(credential) or Deny(Reason.MALFORMED)
+        return parse_token_text(credential) or Deny(Reason.MALFORMED)
 
-    def _presented(self, head: Head) -> list[bytes] | None:
-        """None: nobody can say what is presented."""
-        presented: list[bytes] = [each for each in (head.bearer, head.ours) if each is not None]
+    def _collect(self, head: Head) -> list[bytes] | None:
+        """Return every value presented, or None if parsers can disagree on them."""
+        presented: list[bytes] = [
+            each for each in (head.bearer, head.session_cookie) if each is not None
+        ]
         if head.authorization is not None and self.bearer:
-            presented += _bearers(head.authorization)
+            presented += _bearer_tokens(head.authorization)
         if head.cookie is not None and self._cookie is not None:
-            ours = _values(self._cookie, head.cookie)
-            if ours and b'"' in head.cookie and _is_sandwich(self._cookie, head.cookie):
+            values = _cookie_values(self._cookie, head.cookie)
+            if values and b'"' in head.cookie and _shares_open_quote(self._cookie, head.cookie):
                 return None
-            presented += ours
+            presented += values
         if head.token is not None:
-            presented += (line.rstrip(BLANKS) for line in head.token.split(LINE_END))
+            presented += (line.rstrip(WHITESPACE) for line in head.token.split(LINE_END))
         return presented
 
 
-def _bearers(lines: bytes) -> Iterator[bytes]:
-    """Another scheme is somebody else's credential, not a bad one of ours."""
+def _bearer_tokens(lines: bytes) -> Iterator[bytes]:
+    """Yield the bearer tokens; other schemes are ignored, not denied."""
     for line in lines.split(LINE_END):
-        if (scheme := _BEARER.match(line)) is not None:
-            yield line[scheme.end() :].rstrip(BLANKS)
+        if (scheme := _BEARER_PATTERN.match(line)) is not None:
+            yield line[scheme.end() :].rstrip(WHITESPACE)
 
 
-def _values(cookie: "re.Pattern[bytes]", lines: bytes) -> list[bytes]:
-    """Return the values of our cookie, as often as a pair begins with its name."""
+def _cookie_values(cookie: "re.Pattern[bytes]", lines: bytes) -> list[bytes]:
+    """Return the value of each pair that begins with the cookie's name."""
     return [
-        (named[1] or b"").rstrip(BLANKS)
-        for named in cookie.finditer(lines)
-        if lines[: named.start()].rstrip(BLANKS)[-1:] in _BEFORE_A_PAIR
+        (match[1] or b"").rstrip(WHITESPACE)
+        for match in cookie.finditer(lines)
+        if lines[: match.start()].rstrip(WHITESPACE)[-1:] in _PAIR_SEPARATORS
     ]
 
 
-def _is_sandwich(cookie: "re.Pattern[bytes]", lines: bytes) -> bool:
-    """Our cookie shares a line with an open quote: parsers disagree on what is part of what."""
+def _shares_open_quote(cookie: "re.Pattern[bytes]", lines: bytes) -> bool:
+    """Return whether the cookie shares a line with an open quote: parsers disagree there."""
     return any(
-        _values(cookie, line) and any(map(_unclosed, line.split(b";")))
+        _cookie_values(cookie, line) and any(map(_has_open_quote, line.split(b";")))
         for line in lines.split(LINE_END)
     )
 
 
-def _unclosed(pair: bytes) -> bool:
-    value = pair.strip(BLANKS).partition(b"=")[2]
-    return value.startswith(b'"') and _CLOSED.fullmatch(value) is None
+def _has_open_quote(pair: bytes) -> bool:
+    value = pair.strip(WHITESPACE).partition(b"=")[2]
+    return value.startswith(b'"') and _CLOSED_QUOTES.fullmatch(value) is None

@@ -1,6 +1,6 @@
-"""Envoy's ext_authz over HTTP, as Istio, Contour, Envoy Gateway and the Gateway API use it too.
+"""Envoy's ext_authz over HTTP, also used by Istio, Contour, Envoy Gateway and the Gateway API.
 
-Envoy sends the original request line behind a prefix, and says how long it will wait.
+Envoy sends the original method, the original target after a prefix, and its timeout.
 """
 
 import re
@@ -10,53 +10,55 @@ from typing import ClassVar
 from sidegate.core.binding import Signals
 from sidegate.core.verdict import Allow, Verdict
 from sidegate.web.gateways.base import GatewayPolicy
-from sidegate.web.server.header_lines import Roles, only
+from sidegate.web.server.header_lines import Roles, parse_single_value
 from sidegate.web.server.messages import Head, Response, Subrequest
 
-PREFIX = "/ext-authz"
+ROUTE_PREFIX = "/ext-authz"
 
 
 @dataclass(frozen=True, slots=True)
 class ExtAuthz:
-    """Envoy overwrites what we answer and keeps what we do not: the aliases are to be removed."""
+    """Envoy overwrites only headers in the response, so aliases of them must be removed."""
 
-    manners: GatewayPolicy
+    policy: GatewayPolicy
     name: ClassVar[str] = "ext-authz"
-    route: ClassVar[str] = f"{PREFIX}/"
-    _removals: tuple[str, str] = field(init=False)
+    route: ClassVar[str] = f"{ROUTE_PREFIX}/"
+    _removal_field: tuple[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        aliases = ",".join(self.manners.identity.aliases())
-        object.__setattr__(self, "_removals", ("x-envoy-auth-headers-to-remove", aliases))
+        aliases = ",".join(self.policy.identity.generate_aliases())
+        object.__setattr__(self, "_removal_field", ("x-envoy-auth-headers-to-remove", aliases))
 
     @property
     def roles(self) -> Roles:
-        return self.manners.roles(client=b"x-real-ip", budget=b"x-envoy-expected-rq-timeout-ms")
+        return self.policy.build_roles(
+            client=b"x-real-ip", budget=b"x-envoy-expected-rq-timeout-ms"
+        )
 
     def read(self, head: Head) -> Subrequest:
         target = head.target.decode("latin-1")
         return Subrequest(
-            credential=self.manners.sources.read(head),
+            credential=self.policy.sources.read(head),
             method=head.method.decode("latin-1"),
-            uri=target.removeprefix(PREFIX) or "/",
-            client=only(head.client),
+            uri=target.removeprefix(ROUTE_PREFIX) or "/",
+            client=parse_single_value(head.client),
         )
 
-    def budget(self, head: Head) -> float | None:
-        return _seconds(only(head.budget))
+    def read_budget(self, head: Head) -> float | None:
+        return _parse_milliseconds(parse_single_value(head.budget))
 
-    def signals(self, head: Head) -> Signals | None:
-        return self.manners.signals.read(head)
+    def read_signals(self, head: Head) -> Signals | None:
+        return self.policy.signals.read(head)
 
     def write(self, verdict: Verdict) -> Response:
-        answer = self.manners.write(verdict)
+        response = self.policy.write(verdict)
         if not isinstance(verdict, Allow):
-            return answer
-        return replace(answer, fields=(*answer.fields, self._removals))
+            return response
+        return replace(response, fields=(*response.fields, self._removal_field))
 
 
-def _seconds(milliseconds: str | None) -> float | None:
-    """Whatever is not a plain number of milliseconds states nothing."""
+def _parse_milliseconds(milliseconds: str | None) -> float | None:
+    """Return seconds, or None unless it is a plain number of milliseconds."""
     if milliseconds is None or not re.fullmatch(r"[0-9]{1,9}", milliseconds, re.ASCII):
         return None
     return int(milliseconds) / 1000

@@ -1,4 +1,4 @@
-"""forwardAuth as Traefik, Caddy and APISIX ask it: any status, header and body is passed on."""
+"""forwardAuth of Traefik, Caddy and APISIX, which pass on any status, header and body."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,21 +6,21 @@ from typing import ClassVar
 from sidegate.core.binding import Signals
 from sidegate.core.verdict import Verdict
 from sidegate.web.gateways.base import GatewayPolicy
-from sidegate.web.server.header_lines import Roles, only
+from sidegate.web.server.header_lines import Roles, parse_single_value
 from sidegate.web.server.messages import Head, Response, Subrequest
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardAuth:
-    """The gateway rebuilds every X-Forwarded header it does not trust, and so do we trust them."""
+    """X-Forwarded headers can be trusted: the gateway rewrites those of untrusted clients."""
 
-    manners: GatewayPolicy
+    policy: GatewayPolicy
     name: ClassVar[str] = "forward-auth"
     route: ClassVar[str] = "/forward-auth"
 
     @property
     def roles(self) -> Roles:
-        return self.manners.roles(
+        return self.policy.build_roles(
             client=b"x-forwarded-for",
             original_method=b"x-forwarded-method",
             original_uri=b"x-forwarded-uri",
@@ -28,17 +28,17 @@ class ForwardAuth:
 
     def read(self, head: Head) -> Subrequest:
         return Subrequest(
-            credential=self.manners.sources.read(head),
-            method=only(head.original_method),
-            uri=only(head.original_uri),
-            client=only(head.client),
+            credential=self.policy.sources.read(head),
+            method=parse_single_value(head.original_method),
+            uri=parse_single_value(head.original_uri),
+            client=parse_single_value(head.client),
         )
 
-    def budget(self, _: Head) -> float | None:
+    def read_budget(self, _: Head) -> float | None:
         return None
 
-    def signals(self, head: Head) -> Signals | None:
-        return self.manners.signals.read(head, listed=True)
+    def read_signals(self, head: Head) -> Signals | None:
+        return self.policy.signals.read(head, is_list=True)
 
     def write(self, verdict: Verdict) -> Response:
-        return self.manners.write(verdict)
+        return self.policy.write(verdict)

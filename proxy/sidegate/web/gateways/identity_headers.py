@@ -1,4 +1,4 @@
-"""How a session is told to the application: one header per fact, ASCII, always all of them."""
+"""The identity headers for the application: one per attribute, ASCII, always all of them."""
 
 import re
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 from sidegate.core.session import Session
 
-# Visible ASCII but for `%`, which must be unambiguous. A comma would let one value look like two.
-_AS_IT_IS: Final = "!#$&'()*+-./:;<=>?@[]^_`{|}~"
-_PLAIN: Final = re.compile(f"[A-Za-z0-9{re.escape(_AS_IT_IS)}]*")
+# Visible ASCII without `%`, the escape, and without `,`, which would split a value in two.
+_UNENCODED: Final = "!#$&'()*+-./:;<=>?@[]^_`{|}~"
+_UNENCODED_PATTERN: Final = re.compile(f"[A-Za-z0-9{re.escape(_UNENCODED)}]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,37 +25,37 @@ class IdentityNames:
     time: str = "X-Auth-Time"
     expires: str = "X-Auth-Expires"
 
-    def all(self) -> tuple[str, ...]:
+    def all_names(self) -> tuple[str, ...]:
         return self.user, self.session, self.type, self.scopes, self.time, self.expires
 
-    def aliases(self) -> Iterator[str]:
-        """Yield the spellings that some applications take for the real names."""
-        for name in self.all():
+    def generate_aliases(self) -> Iterator[str]:
+        """Yield the variants with `_` and `.`, which some applications treat as the same names."""
+        for name in self.all_names():
             for other in "_.":
                 yield name.lower().replace("-", other)
 
-    def fields(self, session: Session) -> tuple[tuple[str, str], ...]:
-        """Return every identity header of `session`, empty where there is nothing to say.
+    def build_fields(self, session: Session) -> tuple[tuple[str, str], ...]:
+        """Return every identity header of `session`; a missing value is an empty header.
 
-        The user id and each scope are percent-encoded as UTF-8, so that every one can be told and
-        read back. Times are seconds since 1970.
+        The user id and each scope are percent-encoded UTF-8 and can be decoded without loss. Times
+        are seconds since 1970.
         """
         return (
             (self.user, _encoded(session.user_id)),
             (self.session, session.id),
             (self.type, session.type.value),
             (self.scopes, " ".join(map(_encoded, session.scopes))),
-            (self.time, _seconds(session.authenticated_at)),
-            (self.expires, _seconds(session.expires_at)),
+            (self.time, _unix_seconds(session.authenticated_at)),
+            (self.expires, _unix_seconds(session.expires_at)),
         )
 
 
 def _encoded(text: str) -> str:
-    if _PLAIN.fullmatch(text):  # nearly always, and ten times as quick
+    if _UNENCODED_PATTERN.fullmatch(text):  # the usual case, ten times as fast
         return text
-    # A store may hold what is no Unicode text; it must not fail, nor look like another's.
-    return quote(text, safe=_AS_IT_IS, errors="surrogatepass")
+    # A store may contain lone surrogates: they must not fail, nor collide with another user id.
+    return quote(text, safe=_UNENCODED, errors="surrogatepass")
 
 
-def _seconds(moment: datetime) -> str:
-    return str(int(moment.timestamp()))
+def _unix_seconds(timestamp: datetime) -> str:
+    return str(int(timestamp.timestamp()))

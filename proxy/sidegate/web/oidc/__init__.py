@@ -1,10 +1,10 @@
-"""Back-channel logout: an identity provider posts a logout token, and sessions end.
+"""OpenID Connect back-channel logout: identity providers revoke sessions by logout token.
 
-    routes     the door: one route for each provider, opened by the token's signature
-    token      from the text of a logout token to what it asks for
-    keys       a provider's keys: fetched when needed, kept for a while
-    sources    where they are fetched from
-    jose       what is done with keys; PyJWT lives here
+    routes     the request handler
+    token      verification of logout tokens
+    keys       the cache of a provider's keys
+    sources    where the keys are fetched from
+    jose       JSON Web Keys and signatures, by PyJWT
 
-Nobody imports this room unless a provider is configured: PyJWT and its libraries take 9 MB.
+Imported only if a provider is configured: PyJWT and its dependencies take 9 MB.
 """

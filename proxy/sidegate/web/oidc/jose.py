@@ -1,4 +1,4 @@
-"""A provider's JSON Web Keys (RFC 7517), and what their signatures verify (RFC 7515)."""
+"""JSON Web Keys (RFC 7517) and the verification of JSON Web Signatures (RFC 7515)."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -7,21 +7,21 @@ from typing import Any, Final
 from jwt import PyJWK, PyJWS
 from jwt.exceptions import PyJWTError
 
-# Of whatever else a key says of itself, nothing is believed; least of all a private exponent.
-_PUBLIC: Final = ("kty", "n", "e", "crv", "x", "y")
-_MOST: Final = 100
+# Other members of a key are dropped, above all private ones.
+_PUBLIC_MEMBERS: Final = ("kty", "n", "e", "crv", "x", "y")
+_MAX_KEYS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A public key, to be used with one algorithm. `id` is the `kid` it goes by, if any."""
+    """A public key for one algorithm. `id` is its `kid`, if any."""
 
     id: str | None
     algorithm: str
     _key: PyJWK = field(repr=False)
 
     def verifies(self, signed: str) -> bool:
-        """Say whether `signed`, a compact JWS, is signed with this key and this algorithm."""
+        """Return whether `signed`, a compact JWS, has a valid signature by this key."""
         try:
             PyJWS().decode_complete(signed, self._key, [self.algorithm])
         except PyJWTError:
@@ -29,34 +29,34 @@ class Key:
         return True
 
 
-def read_keys(document: object, algorithms: Collection[str]) -> tuple[Key, ...]:
+def parse_jwk_set(document: object, algorithms: Collection[str]) -> tuple[Key, ...]:
     """Return the keys of a JWK Set, each once for each of `algorithms` it may be used with.
 
-    Keys that are for something else, too short, or of a kind nobody here knows are passed over, as
-    RFC 7517 5 wants. ValueError: it is no JWK Set.
+    Keys for other uses, of unknown types or too short are ignored (RFC 7517, section 5). Raise
+    ValueError if `document` is not a JWK Set.
     """
-    listed = document.get("keys") if isinstance(document, dict) else None
-    if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
-        raise ValueError("it is no JWK Set")
-    if len(listed) > _MOST:
-        raise ValueError(f"it has more than {_MOST} keys")
-    return tuple(key for each in listed for key in _keys_of(each, algorithms))
+    jwks = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(jwks, list) or not all(isinstance(jwk, dict) for jwk in jwks):
+        raise ValueError("the document is not a JWK Set")
+    if len(jwks) > _MAX_KEYS:
+        raise ValueError(f"the JWK Set has more than {_MAX_KEYS} keys")
+    return tuple(key for jwk in jwks for key in _parse_key(jwk, algorithms))
 
 
-def _keys_of(jwk: Mapping[str, Any], algorithms: Collection[str]) -> Iterator[Key]:
+def _parse_key(jwk: Mapping[str, Any], algorithms: Collection[str]) -> Iterator[Key]:
     operations, key_id = jwk.get("key_ops", ["verify"]), jwk.get("kid")
     if jwk.get("use", "sig") != "sig" or not isinstance(operations, list):
         return
     if "verify" not in operations or not isinstance(key_id, str | None):
         return
-    public = {name: jwk[name] for name in _PUBLIC if name in jwk}
+    public = {name: jwk[name] for name in _PUBLIC_MEMBERS if name in jwk}
     for algorithm in algorithms:
-        if jwk.get("alg", algorithm) == algorithm and (key := _usable(public, algorithm)):
+        if jwk.get("alg", algorithm) == algorithm and (key := _load_key(public, algorithm)):
             yield Key(key_id, algorithm, key)
 
 
-def _usable(public: dict[str, Any], algorithm: str) -> PyJWK | None:
-    """Return the key if `algorithm` takes it: its type, its curve, its length."""
+def _load_key(public: dict[str, Any], algorithm: str) -> PyJWK | None:
+    """Return the key, or None if its type, curve or length does not suit `algorithm`."""
     try:
         key = PyJWK(public, algorithm)
         too_short = key.Algorithm.check_key_length(key.Algorithm.prepare_key(key.key))

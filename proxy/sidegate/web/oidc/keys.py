@@ -1,4 +1,4 @@
-"""A provider's keys: fetched when they are needed, kept for a while, never fetched in a storm."""
+"""A cache of an identity provider's keys, fetched on demand and at a limited rate."""
 
 import asyncio
 import logging
@@ -7,101 +7,100 @@ from datetime import timedelta
 from typing import Final
 
 from sidegate.core.clock import Clock
-from sidegate.web.oidc.jose import Key, read_keys
+from sidegate.web.oidc.jose import Key, parse_jwk_set
 from sidegate.web.schemas import strict_json
 
-Source = Callable[[], Awaitable[bytes]]
-"""Fetches a JWK Set as it is. Unfetched: it cannot be had."""
+JwksSource = Callable[[], Awaitable[bytes]]
+"""Fetches an encoded JWK Set. Raises FetchFailed if it cannot."""
 
-SELDOM: Final = 60.0
-"""Seconds between two fetches: strangers name unknown keys as often as they like."""
-RETRY: Final = 5.0
-"""Seconds before a fetch that failed is tried again."""
+MIN_FETCH_INTERVAL: Final = 60.0
+"""Seconds between two fetches: unauthenticated clients can name unknown keys at any rate."""
+RETRY_DELAY: Final = 5.0
+"""Seconds between a failed fetch and the next one."""
 
 _log: Final = logging.getLogger("sidegate.logout")
 
 
-class Unfetched(Exception):
-    """A source has nothing to give; the message says why, in words of our own."""
+class FetchFailed(Exception):
+    """A JWK Set could not be fetched. The message says why, and repeats nothing received."""
 
 
 class KeysUnavailable(Exception):
-    """Nobody knows whether the provider has such a key; ask again after `retry_after` seconds.
+    """It is unknown whether the provider has a key; retry after `retry_after` seconds.
 
-    `unasked`: it could be had, but was asked for a moment ago.
+    `rate_limited` means that no fetch failed: the last one was less than MIN_FETCH_INTERVAL ago.
     """
 
-    def __init__(self, retry_after: float, *, unasked: bool = False) -> None:
-        super().__init__("the provider's keys cannot be had")
+    def __init__(self, retry_after: float, *, rate_limited: bool = False) -> None:
+        super().__init__("the provider's keys are unavailable")
         self.retry_after = retry_after
-        self.unasked = unasked
+        self.rate_limited = rate_limited
 
 
 class ProviderKeys:
-    """The keys of one provider, in this process's memory."""
+    """The cached keys of one provider."""
 
     def __init__(
         self,
-        source: Source,
+        source: JwksSource,
         *,
         provider: str,
         algorithms: Collection[str],
         max_age: timedelta,
         clock: Clock,
-        patience: float = 5.0,
+        timeout: float = 5.0,
     ) -> None:
-        """Believe what was fetched for `max_age`, at least a minute.
+        """Keys are cached for `max_age`, at least MIN_FETCH_INTERVAL.
 
-        `patience` is how many seconds a fetch may take, discovery and all.
+        `timeout` is in seconds, for a fetch including discovery.
         """
         self._source = source
         self._provider = provider
         self._algorithms = algorithms
-        self._max_age = max(max_age.total_seconds(), SELDOM)
+        self._max_age = max(max_age.total_seconds(), MIN_FETCH_INTERVAL)
         self._clock = clock
-        self._patience = patience
-        self._turn = asyncio.Lock()  # one flight at a time; whoever waited finds what it brought
+        self._timeout = timeout
+        self._fetch_lock = asyncio.Lock()  # single flight: waiting callers use the fetched keys
         self._keys: tuple[Key, ...] = ()
         self._fetched_at: float | None = None
         self._next_fetch: float | None = None
         self._failed = False
 
     async def find(self, key_id: str | None, algorithm: str) -> Key | None:
-        """Return the one key for this `kid` and algorithm; without a `kid`, the only one there is.
+        """Return the key with this `kid` and algorithm; without a `kid`, the only key.
 
-        None: the provider has none such, or several. KeysUnavailable: it could not be asked. A key
-        that is not known yet is asked for, and only what was fetched since then is a no.
+        None means that the provider has no such key, or several. An unknown key is looked for in a
+        new fetch. Raise KeysUnavailable if that fails or is not due yet.
         """
         now = self._clock.monotonic()
-        known = _only(await self._since(now - self._max_age), key_id, algorithm)
-        return known or _only(await self._since(now), key_id, algorithm)
+        cached = _find_only(await self._keys_since(now - self._max_age), key_id, algorithm)
+        return cached or _find_only(await self._keys_since(now), key_id, algorithm)
 
-    async def _since(self, moment: float) -> tuple[Key, ...]:
-        """Return the keys as they were fetched at `moment` or later."""
-        async with self._turn:
-            if self._fetched_at is None or self._fetched_at < moment:
+    async def _keys_since(self, at: float) -> tuple[Key, ...]:
+        """Return keys fetched at `at` (monotonic seconds) or later."""
+        async with self._fetch_lock:
+            if self._fetched_at is None or self._fetched_at < at:
                 await self._fetch()
             return self._keys
 
     async def _fetch(self) -> None:
         now = self._clock.monotonic()
         if self._next_fetch is not None and now < self._next_fetch:
-            raise KeysUnavailable(self._next_fetch - now, unasked=not self._failed)
+            raise KeysUnavailable(self._next_fetch - now, rate_limited=not self._failed)
         try:
-            async with asyncio.timeout(self._patience):
-                document = strict_json.read(await self._source())
-            self._keys = read_keys(document, self._algorithms)
-        except (Unfetched, ValueError, TimeoutError) as trouble:
-            why = str(trouble) or f"no answer within {self._patience:g} s"
+            async with asyncio.timeout(self._timeout):
+                document = strict_json.parse(await self._source())
+            self._keys = parse_jwk_set(document, self._algorithms)
+        except (FetchFailed, ValueError, TimeoutError) as error:
+            reason = str(error) or f"no response within {self._timeout:g} s"
             _log.warning(
-                "the keys of a provider cannot be had",
-                extra={"provider": self._provider, "why": why},
+                "provider keys unavailable", extra={"provider": self._provider, "error": reason}
             )
-            self._failed, self._next_fetch = True, now + RETRY
-            raise KeysUnavailable(RETRY) from None
-        self._failed, self._next_fetch, self._fetched_at = False, now + SELDOM, now
+            self._failed, self._next_fetch = True, now + RETRY_DELAY
+            raise KeysUnavailable(RETRY_DELAY) from None
+        self._failed, self._next_fetch, self._fetched_at = False, now + MIN_FETCH_INTERVAL, now
 
 
-def _only(keys: tuple[Key, ...], key_id: str | None, algorithm: str) -> Key | None:
-    fitting = [key for key in keys if key.algorithm == algorithm and key_id in (None, key.id)]
-    return fitting[0] if len(fitting) == 1 else None
+def _find_only(keys: tuple[Key, ...], key_id: str | None, algorithm: str) -> Key | None:
+    matches = [key for key in keys if key.algorithm == algorithm and key_id in (None, key.id)]
+    return matches[0] if len(matches) == 1 else None

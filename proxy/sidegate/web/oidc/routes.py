@@ -1,4 +1,4 @@
-"""The door of back-channel logout: no API key opens it, the signature of a logout token does."""
+"""The request handler of back-channel logout, authenticated by the logout token's signature."""
 
 import logging
 import math
@@ -10,73 +10,79 @@ from aiohttp import hdrs, web
 from sidegate.core.actor import Actor
 from sidegate.core.errors import BadLogoutToken, ReplayedLogout
 from sidegate.services.backchannel_logout import BackchannelLogout
-from sidegate.web.admin.audit_lines import log_change
+from sidegate.web.admin.change_logging import log_change
 from sidegate.web.admin.middleware import REQUEST_ID
 from sidegate.web.oidc.keys import KeysUnavailable
-from sidegate.web.oidc.token import LogoutTokens
+from sidegate.web.oidc.token import LogoutTokenReader
 from sidegate.web.schemas import request_body as bodies
 from sidegate.web.schemas.problems import Problem
 
-Counted = Callable[[str, str], None]
-"""Takes a provider's name, and how its request ended: one of the words below."""
+OnOutcome = Callable[[str, str], None]
+"""Called with the provider's name and the outcome of a request: one of the constants below."""
 
 ENDED: Final = "ended"
-NOBODY: Final = "nobody"
+NO_SESSION: Final = "no_session"
 INVALID: Final = "invalid"
 REPLAYED: Final = "replayed"
-UNASKED: Final = "unasked"
+RATE_LIMITED: Final = "rate_limited"
 UNAVAILABLE: Final = "unavailable"
 
 _log: Final = logging.getLogger("sidegate.logout")
 
 
 class LogoutRoutes:
-    """From a provider's request to the verb of `Logouts`, and back in the words of the standard."""
+    """Handles back-channel logout requests of identity providers."""
 
     def __init__(
-        self, providers: Mapping[str, LogoutTokens], logouts: BackchannelLogout, *, counted: Counted
+        self,
+        readers: Mapping[str, LogoutTokenReader],
+        backchannel_logout: BackchannelLogout,
+        *,
+        on_outcome: OnOutcome,
     ) -> None:
-        """`providers`, by name, each with what reads its tokens."""
-        self._providers = providers
-        self._logouts = logouts
-        self._counted = counted
+        """`readers` are keyed by the provider's name."""
+        self._readers = readers
+        self._backchannel_logout = backchannel_logout
+        self._on_outcome = on_outcome
 
     async def receive(self, request: web.Request) -> web.Response:
-        """End the sessions a provider says are over. 200: none of them lives; 400: it was not the
-        provider, or not for now; 503: some may live, send it again."""
+        """Revoke the sessions that the request's logout token names.
+
+        200: none of them is active; 400: the token is not valid; 503: some may still be active.
+        """
         name = request.match_info["provider"]
-        tokens = self._providers.get(name)
-        if tokens is None:
+        reader = self._readers.get(name)
+        if reader is None:
             raise Problem(404, "not_found", "there is no such provider")
-        outcome = UNAVAILABLE  # unless something better happens, and also if nobody waits for it
+        outcome = UNAVAILABLE  # also of a cancelled request
         try:
-            ended = await self._obey(request, name, tokens)
-            outcome = ENDED if ended else NOBODY
-        except BadLogoutToken as bad:
-            outcome = REPLAYED if isinstance(bad, ReplayedLogout) else INVALID
-            return _refusal(request, name, bad)
+            ended = await self._process(request, name, reader)
+            outcome = ENDED if ended else NO_SESSION
+        except BadLogoutToken as error:
+            outcome = REPLAYED if isinstance(error, ReplayedLogout) else INVALID
+            return _refuse(request, name, error)
         except Problem:
             outcome = INVALID
             raise
-        except KeysUnavailable as unavailable:
-            outcome = UNASKED if unavailable.unasked else UNAVAILABLE
-            raise _come_again(unavailable) from None
+        except KeysUnavailable as error:
+            outcome = RATE_LIMITED if error.rate_limited else UNAVAILABLE
+            raise _keys_unavailable(error) from None
         finally:
-            self._counted(name, outcome)
+            self._on_outcome(name, outcome)
         return web.Response()
 
-    async def _obey(self, request: web.Request, name: str, tokens: LogoutTokens) -> int:
-        by = Actor(f"provider:{name}", request.remote or None)
-        logout = await tokens.read(await _logout_token(request))
-        ended = await self._logouts.process(logout, by=by)
-        log_change(request, "provider.logout", by=by, revoked=ended)
+    async def _process(self, request: web.Request, name: str, reader: LogoutTokenReader) -> int:
+        actor = Actor(f"provider:{name}", request.remote or None)
+        logout = await reader.read(await _read_logout_token(request))
+        ended = await self._backchannel_logout.process(logout, by=actor)
+        log_change(request, "provider.logout", actor=actor, revoked=ended)
         return ended
 
 
-async def _logout_token(request: web.Request) -> str:
-    """Return the form's `logout_token`; fields that are not known are let go, as 2.5 wants."""
+async def _read_logout_token(request: web.Request) -> str:
+    """Return the form's `logout_token`. Other fields are ignored (Back-Channel Logout, 2.5)."""
     try:
-        text = (await bodies.form(request)).get("logout_token")
+        text = (await bodies.read_form(request)).get("logout_token")
     except Problem as problem:
         if problem.status != 400:
             raise
@@ -86,18 +92,18 @@ async def _logout_token(request: web.Request) -> str:
     return text
 
 
-def _refusal(request: web.Request, provider: str, bad: BadLogoutToken) -> web.Response:
-    """Answer as Back-Channel Logout 2.8 says."""
-    about = {"provider": provider, "why": str(bad), "request_id": request[REQUEST_ID]}
-    _log.info("logout refused", extra=about)
-    described = {"error": "invalid_request", "error_description": str(bad)}
-    return web.json_response(described, status=400)
+def _refuse(request: web.Request, provider: str, error: BadLogoutToken) -> web.Response:
+    """Return the error response of Back-Channel Logout, section 2.8, and log it."""
+    fields = {"provider": provider, "error": str(error), "request_id": request[REQUEST_ID]}
+    _log.info("logout refused", extra=fields)
+    document = {"error": "invalid_request", "error_description": str(error)}
+    return web.json_response(document, status=400)
 
 
-def _come_again(unavailable: KeysUnavailable) -> Problem:
+def _keys_unavailable(error: KeysUnavailable) -> Problem:
     return Problem(
         503,
         "keys_unavailable",
-        "it is not known whether the provider has such a key; nothing was ended",
-        headers={hdrs.RETRY_AFTER: str(math.ceil(unavailable.retry_after))},
+        "the provider's keys could not be fetched; no session was revoked",
+        headers={hdrs.RETRY_AFTER: str(math.ceil(error.retry_after))},
     )

@@ -1,7 +1,6 @@
-"""Where a provider's keys come from: a file, a URL, or what discovery says.
+"""Sources of a provider's keys: a file, a URL, or OpenID Connect discovery.
 
-Whatever comes is small and comes without redirects: it is asked for where the settings say, by
-https, and nowhere else.
+Responses are limited in size, and redirects are not followed.
 """
 
 import asyncio
@@ -11,91 +10,97 @@ from typing import Final
 from aiohttp import ClientError, ClientSession, ClientTimeout, hdrs
 
 from sidegate.core.secure_url import is_secure
-from sidegate.web.oidc.keys import Source, Unfetched
+from sidegate.web.oidc.keys import FetchFailed, JwksSource
 from sidegate.web.schemas import strict_json
 
 # A JWK Set with the certificates of a dozen keys is about 30 KB.
-LIMIT: Final = 256 * 1024
+MAX_SIZE: Final = 256 * 1024
 _WELL_KNOWN: Final = "/.well-known/openid-configuration"
 _HEADERS: Final = {
     hdrs.ACCEPT: "application/json",
-    hdrs.ACCEPT_ENCODING: "identity",  # what is small on the way might not be small here
+    hdrs.ACCEPT_ENCODING: "identity",  # a small compressed body may expand to a large one
     hdrs.USER_AGENT: "sidegate",
 }
 
 
-def from_file(path: Path) -> Source:
-    """Read the JWK Set in a file, whenever it is asked for."""
+def file_source(path: Path) -> JwksSource:
+    """Return a source that reads the JWK Set in a file."""
 
     async def read() -> bytes:
         try:
-            return await asyncio.to_thread(_beginning, path)
+            return await asyncio.to_thread(_read_file, path)
         except OSError as error:
-            raise Unfetched(f"jwks_file cannot be read: {error.strerror}") from None
+            raise FetchFailed(f"jwks_file cannot be read: {error.strerror}") from None
 
     return read
 
 
-def from_url(url: str) -> Source:
-    """Fetch the JWK Set at `url`, one that `is_secure`."""
+def url_source(url: str) -> JwksSource:
+    """Return a source that fetches the JWK Set at `url`, which must be secure (`is_secure`)."""
 
     async def fetch() -> bytes:
-        return await _fetched(url)
+        return await _fetch(url)
 
     return fetch
 
 
-def by_discovery(issuer: str) -> Source:
-    """Fetch the JWK Set that the issuer's discovery document names (OpenID Connect Discovery 4)."""
+def discovery_source(issuer: str) -> JwksSource:
+    """Return a source that fetches the JWK Set named by the issuer's discovery document."""
 
     async def fetch() -> bytes:
-        found = await _fetched(issuer.removesuffix("/") + _WELL_KNOWN)
-        return await _fetched(discovered(strict_json.read(found), issuer))
+        document = await _fetch(issuer.removesuffix("/") + _WELL_KNOWN)
+        return await _fetch(find_jwks_uri(strict_json.parse(document), issuer))
 
     return fetch
 
 
-def _beginning(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     with path.open("rb") as file:
-        return _small(file.read(LIMIT + 1))
+        return _check_size(file.read(MAX_SIZE + 1))
 
 
-def discovered(document: object, issuer: str) -> str:
-    """Return where a discovery document says the keys are. Unfetched: nowhere we would go."""
-    found = document if isinstance(document, dict) else {}
-    if found.get("issuer") != issuer:
-        raise Unfetched("the discovery document is another issuer's")
-    uri = found.get("jwks_uri")
-    if not isinstance(uri, str) or not is_secure(uri) or _leads_inside(uri, issuer):
-        raise Unfetched("the discovery document names no jwks_uri by https")
+def find_jwks_uri(document: object, issuer: str) -> str:
+    """Return the `jwks_uri` of a discovery document (OpenID Connect Discovery 1.0, section 4).
+
+    Raise FetchFailed if the document is not that of `issuer`, or the URI is not secure.
+    """
+    members = document if isinstance(document, dict) else {}
+    if members.get("issuer") != issuer:
+        raise FetchFailed("the discovery document has another issuer")
+    uri = members.get("jwks_uri")
+    if not isinstance(uri, str) or not is_secure(uri) or _is_downgrade(uri, issuer):
+        raise FetchFailed("the discovery document has no jwks_uri with https")
     return uri
 
 
-def _leads_inside(uri: str, issuer: str) -> bool:
-    """An issuer elsewhere is not to send us to a port of this machine."""
+def _is_downgrade(uri: str, issuer: str) -> bool:
+    """Return whether `uri` lacks the https of `issuer`.
+
+    `is_secure` accepts http on loopback: a remote issuer must not direct requests there.
+    """
     return issuer.startswith("https:") and not uri.startswith("https:")
 
 
-async def _fetched(url: str) -> bytes:
+async def _fetch(url: str) -> bytes:
     try:
         async with (
-            # Whoever asks has patience, and says how much.
+            # Without a timeout: ProviderKeys has one for the whole fetch.
             ClientSession(
                 headers=_HEADERS, timeout=ClientTimeout(), auto_decompress=False
             ) as client,
-            client.get(url, allow_redirects=False) as answer,
+            client.get(url, allow_redirects=False) as response,
         ):
-            if answer.status != 200:
-                raise Unfetched(f"the provider answers {answer.status}")
+            if response.status != 200:
+                raise FetchFailed(f"the provider responded with status {response.status}")
             body = b""
-            async for chunk in answer.content.iter_any():
-                body = _small(body + chunk)
+            async for chunk in response.content.iter_any():
+                body = _check_size(body + chunk)
             return body
     except (ClientError, OSError) as error:
-        raise Unfetched(f"the provider cannot be reached: {type(error).__name__}") from None
+        raise FetchFailed(f"cannot connect to the provider: {type(error).__name__}") from None
 
 
-def _small(document: bytes) -> bytes:
-    if len(document) > LIMIT:
-        raise Unfetched(f"it is larger than {LIMIT} bytes")
+def _check_size(document: bytes) -> bytes:
+    if len(document) > MAX_SIZE:
+        raise FetchFailed(f"the document is larger than {MAX_SIZE} bytes")
     return document

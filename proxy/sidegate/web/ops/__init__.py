@@ -1,1 +1,1 @@
-"""The ops listener: liveness, readiness, metrics."""
+"""The ops listener: liveness, readiness and metrics."""

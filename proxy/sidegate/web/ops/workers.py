@@ -1,4 +1,4 @@
-"""The ops door of several workers: ready while one of them is, and one page for all."""
+"""Readiness and metrics of several worker processes, for the supervisor's ops listener."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -8,57 +8,57 @@ from typing import Final
 import aiohttp
 from prometheus_client import CollectorRegistry
 
-# A probe waits a second by default, a scrape ten.
-_PATIENCE: Final = 0.8
+# Seconds; less than the default timeout of a Kubernetes probe (1 s) and of a scrape (10 s).
+_REQUEST_TIMEOUT: Final = 0.8
 
 
-class Workers:
-    """Asks each worker's own ops door, a Unix socket. One that does not answer says nothing."""
+class WorkerAggregator:
+    """Queries the ops listener of each worker. Workers that do not respond are left out."""
 
     def __init__(
         self,
         paths: Mapping[str, str],
         *,
         merge: Callable[[Mapping[str, str]], CollectorRegistry],
-        draining: Callable[[], bool],
+        is_draining: Callable[[], bool],
     ) -> None:
-        """`paths`: the socket of each worker, by its number. `merge` makes one page of theirs."""
+        """`paths` are the Unix sockets by worker number. `merge` combines metrics by number."""
         self._paths = paths
         self._merge = merge
-        self._draining = draining
+        self._is_draining = is_draining
 
     async def report(self) -> tuple[bool, str]:
-        """Return whether any of them is ready while we do not drain, and a line for each."""
-        answers = await self._ask("/readyz")
+        """Return whether any worker is ready, and a line per worker. False while draining."""
+        responses = await self._get_all("/readyz")
         ready = {
-            number: answer is not None and answer[0] == HTTPStatus.OK
-            for number, answer in answers.items()
+            number: response is not None and response[0] == HTTPStatus.OK
+            for number, response in responses.items()
         }
         lines = [f"[{'+' if ok else '-'}]worker {number}" for number, ok in ready.items()]
-        passed = any(ready.values()) and not self._draining()
+        passed = any(ready.values()) and not self._is_draining()
         lines.append(f"readyz check {'passed' if passed else 'failed'}")
         return passed, "\n".join(lines) + "\n"
 
-    async def scraped(self) -> CollectorRegistry:
-        """Return what the workers that answer tell a scrape."""
-        answers = await self._ask("/metrics")
+    async def collect(self) -> CollectorRegistry:
+        """Return the merged metrics of the workers that respond."""
+        responses = await self._get_all("/metrics")
         return self._merge(
-            {number: answer[1] for number, answer in answers.items() if answer is not None}
+            {number: response[1] for number, response in responses.items() if response is not None}
         )
 
-    async def _ask(self, path: str) -> dict[str, tuple[int, str] | None]:
-        asked = (_answer(socket, path) for socket in self._paths.values())
-        return dict(zip(self._paths, await asyncio.gather(*asked), strict=True))
+    async def _get_all(self, path: str) -> dict[str, tuple[int, str] | None]:
+        requests = (_get(socket, path) for socket in self._paths.values())
+        return dict(zip(self._paths, await asyncio.gather(*requests), strict=True))
 
 
-async def _answer(socket: str, path: str) -> tuple[int, str] | None:
-    patience = aiohttp.ClientTimeout(total=_PATIENCE)
+async def _get(socket: str, path: str) -> tuple[int, str] | None:
+    timeout = aiohttp.ClientTimeout(total=_REQUEST_TIMEOUT)
     connector = aiohttp.UnixConnector(socket)
     try:
         async with (
-            aiohttp.ClientSession(connector=connector, timeout=patience) as client,
-            client.get(f"http://worker{path}") as answer,
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as client,
+            client.get(f"http://worker{path}") as response,
         ):
-            return answer.status, await answer.text()
+            return response.status, await response.text()
     except (aiohttp.ClientError, OSError, TimeoutError):
         return None

@@ -1,1 +1,1 @@
-"""The documents of the admin API: what may come in, and what goes out."""
+"""Request and response schemas of the admin API."""

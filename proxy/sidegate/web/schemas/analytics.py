@@ -1,137 +1,137 @@
-"""The analytics as the API shows them: how many sessions there are, began and ended."""
+"""Response schemas of the analytics: numbers of active, created and ended sessions."""
 
 from typing import Annotated
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from sidegate.core.analytics import Cause, Happened, Report
+from sidegate.core.analytics import Cause, Report, WindowStats
 from sidegate.core.durations import Durations
 from sidegate.core.session_type import SessionType
-from sidegate.web.schemas.documents import Count, Time, described, rfc3339
+from sidegate.web.schemas.documents import Count, Time, format_rfc3339, with_docstrings
 
-ByType = Annotated[dict[SessionType, Count], Field(description="Every type is there.")]
-ByCause = Annotated[dict[Cause, Count], Field(description="Every cause is there.")]
+ByType = Annotated[dict[SessionType, Count], Field(description="Contains every type.")]
+ByCause = Annotated[dict[Cause, Count], Field(description="Contains every cause.")]
 Seconds = Annotated[float, Field(ge=0)]
 
 
-@described
-class LivingDocument(TypedDict):
+@with_docstrings
+class ActiveSessionsDocument(TypedDict):
     """The active sessions: neither revoked nor past a deadline."""
 
     total: Count
     by_type: ByType
     users: Count
-    """How many different users have one."""
+    """The number of distinct users with an active session."""
 
 
-@described
+@with_docstrings
 class PeakDocument(TypedDict):
-    """The most sessions that a sample has found active at once."""
+    """The highest number of active sessions in a sample."""
 
     active: Count
     at: Time | None
-    """The last moment of so many; null where there never was any."""
+    """The latest sample with that number; null if no session was active."""
 
 
-@described
+@with_docstrings
 class CreatedDocument(TypedDict):
-    """The sessions that began."""
+    """The sessions that were created."""
 
     total: Count
     by_type: ByType
 
 
-@described
+@with_docstrings
 class EndedDocument(TypedDict):
-    """The sessions that ended, each once."""
+    """The sessions that ended, each counted once."""
 
     total: Count
     by_cause: ByCause
     by_type: ByType
 
 
-@described
+@with_docstrings
 class DurationDocument(TypedDict):
-    """How long the sessions lasted that ended, in seconds; null where there are none."""
+    """The durations of the ended sessions in seconds; null if none ended."""
 
     average: Seconds | None
     p50: Seconds | None
-    """Half of them lasted at most so long, give or take 4.5 %."""
+    """The median, with an error of at most 4.5 %."""
     p95: Seconds | None
-    """95 of 100 lasted at most so long, give or take 4.5 %."""
+    """The 95th percentile, with an error of at most 4.5 %."""
 
 
-@described
+@with_docstrings
 class WindowDocument(TypedDict):
-    """What happened from `since` to the last sample."""
+    """The statistics from `since` to the last sample."""
 
     since: Time
-    """The first sample of the window: at least so long ago as its name says, if there is one."""
+    """The first sample of the window: as old as the window's name says, if there is one."""
     peak: PeakDocument
     created: CreatedDocument
     ended: EndedDocument
     duration: DurationDocument
 
 
-# Names that no class could have for its members.
+# In functional syntax: the member names are not identifiers.
 WindowsDocument = TypedDict(
     "WindowsDocument", {"1h": WindowDocument, "24h": WindowDocument, "7d": WindowDocument}
 )
 
 
-@described
+@with_docstrings
 class AnalyticsDocument(TypedDict):
-    """How many sessions there are, began and ended, as of the last sample."""
+    """Numbers of active, created and ended sessions, as of the last sample."""
 
     as_of: Time
     """When the last sample was taken."""
-    active: LivingDocument
+    active: ActiveSessionsDocument
     windows: WindowsDocument
 
 
-def analytics_document(report: Report) -> AnalyticsDocument:
-    """Return a report: how things stood `as_of`, and what happened in each window up to then."""
+def build_analytics_document(report: Report) -> AnalyticsDocument:
+    """Return `report` as a document."""
     return {
-        "as_of": rfc3339(report.as_of),
+        "as_of": format_rfc3339(report.as_of),
         "active": {
             "total": sum(report.active.values()),
             "by_type": dict(report.active),
             "users": report.users,
         },
         "windows": {
-            "1h": _window(report.windows["1h"]),
-            "24h": _window(report.windows["24h"]),
-            "7d": _window(report.windows["7d"]),
+            "1h": _build_window(report.windows["1h"]),
+            "24h": _build_window(report.windows["24h"]),
+            "7d": _build_window(report.windows["7d"]),
         },
     }
 
 
-def _window(happened: Happened) -> WindowDocument:
+def _build_window(stats: WindowStats) -> WindowDocument:
     return {
-        "since": rfc3339(happened.since),
-        "peak": {"active": happened.peak, "at": rfc3339(happened.peak_at)},
+        "since": format_rfc3339(stats.since),
+        "peak": {"active": stats.peak, "at": format_rfc3339(stats.peak_at)},
         "created": {
-            "total": sum(happened.created.values()),
-            "by_type": dict(happened.created),
+            "total": sum(stats.created.values()),
+            "by_type": dict(stats.created),
         },
         "ended": {
-            "total": sum(happened.ended_by_cause.values()),
-            "by_cause": dict(happened.ended_by_cause),
-            "by_type": dict(happened.ended_by_type),
+            "total": sum(stats.ended_by_cause.values()),
+            "by_cause": dict(stats.ended_by_cause),
+            "by_type": dict(stats.ended_by_type),
         },
-        "duration": _duration(happened.durations),
+        "duration": _build_duration(stats.durations),
     }
 
 
-def _duration(durations: Durations) -> DurationDocument:
+def _build_duration(durations: Durations) -> DurationDocument:
     return {
-        "average": _rounded(durations.average),
-        "p50": _rounded(durations.quantile(0.50)),
-        "p95": _rounded(durations.quantile(0.95)),
+        "average": _round(durations.average),
+        "p50": _round(durations.quantile(0.50)),
+        "p95": _round(durations.quantile(0.95)),
     }
 
 
-def _rounded(seconds: float | None) -> float | None:
-    """Return seconds to the millisecond."""
+def _round(seconds: float | None) -> float | None:
+    """Return seconds rounded to milliseconds."""
     return None if seconds is None else round(seconds, 3)

@@ -1,4 +1,4 @@
-"""Read a JSON document as a payload: every mistake in it is told, at once."""
+"""Base class of request payloads, and the parser that reports all errors of one at once."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -8,13 +8,13 @@ from pydantic_core import ErrorDetails
 
 from sidegate.core.lifetimes import Lifetimes
 from sidegate.core.session_type import SessionType
-from sidegate.web.schemas.problems import FieldError, invalid
+from sidegate.web.schemas.problems import FieldError, validation_problem
 
 
 class Payload(BaseModel):
-    """What came in: taken only as what it is, frozen, without unknown members.
+    """A request document: frozen, without type coercion or unknown members.
 
-    The docstrings of a payload and of its members are what the OpenAPI document says of them.
+    The docstrings of a payload and its members become descriptions in the OpenAPI document.
     """
 
     model_config = ConfigDict(
@@ -29,25 +29,30 @@ class Payload(BaseModel):
 PayloadT = TypeVar("PayloadT", bound=Payload)
 
 
-def example(**members: Any) -> ConfigDict:
-    """Return the configuration of a payload that shows itself by an example; it joins the rest."""
+def example_config(**members: Any) -> ConfigDict:
+    """Return a model configuration that adds an example to the payload's schema."""
     return ConfigDict(json_schema_extra={"examples": [members]})
 
 
-def read(
+def parse_payload(
     kind: type[PayloadT],
     document: dict[str, Any],
     lifetimes: Mapping[SessionType, Lifetimes] | None = None,
 ) -> PayloadT:
-    """Return `document` as a payload. Problem: every mistake in it, at once."""
+    """Return `document` as a payload of class `kind`. Raise Problem with all its errors.
+
+    `lifetimes` limit `expires_in`; without them it is not checked.
+    """
     try:
         return kind.model_validate(document, context=lifetimes)
     except ValidationError as error:
-        mistakes = [_mistake(each) for each in error.errors(include_url=False, include_input=False)]
-        raise invalid("invalid_request", mistakes) from None
+        details = error.errors(include_url=False, include_input=False)
+        errors = [_build_field_error(each) for each in details]
+        raise validation_problem("invalid_request", errors) from None
 
 
-def _mistake(error: ErrorDetails) -> FieldError:
+def _build_field_error(error: ErrorDetails) -> FieldError:
     path = ".".join(str(step) for step in error["loc"])
-    own = error.get("ctx", {}).get("error")  # one of ours, without pydantic's "Value error, "
-    return FieldError(path, str(own) if own is not None else error["msg"])
+    # The ValueError of our own check: pydantic's "msg" puts "Value error, " before its text.
+    cause = error.get("ctx", {}).get("error")
+    return FieldError(path, error["msg"] if cause is None else str(cause))

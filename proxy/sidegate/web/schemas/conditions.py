@@ -1,4 +1,4 @@
-"""Conditions on sessions, as they come in."""
+"""Request schemas of conditions on sessions."""
 
 from typing import Self
 
@@ -6,54 +6,54 @@ from pydantic import ConfigDict, Field, model_validator
 
 from sidegate.core.condition import Condition
 from sidegate.web.schemas import fields
-from sidegate.web.schemas.base import Payload, example
+from sidegate.web.schemas.base import Payload, example_config
 from sidegate.web.schemas.sessions import RevokePayload
 
 
 class ConditionPayload(Payload):
-    """Which sessions: those that match every member. To mean all of them, say so.
+    """Selects the sessions that match every member.
 
-    At least one member is given and not null: `all` alone, or others without it.
+    At least one member is not null: `all` alone, or others without it.
     """
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     all: bool = False
-    """Every session there is."""
+    """Selects every session."""
     user_id: fields.UserId | None = None
-    """Those of a user."""
+    """The user of the session."""
     except_id: fields.SessionId | None = Field(default=None, alias="except")
-    """All but one."""
+    """Excludes this session."""
     type: fields.Type | None = None
-    """Those of a type."""
+    """The session type."""
     scope: fields.Scope | None = None
-    """Those that have this scope, perhaps among others."""
+    """A scope that the session has, possibly with others."""
     tenant: fields.Label | None = None
-    """Those with this label."""
+    """The tenant label."""
     provider: fields.Label | None = None
-    """Those an identity provider vouches for."""
-    provider_session_id: fields.SomeText | None = None
-    """Those that belong to a session of the provider's."""
-    provider_subject: fields.SomeText | None = None
-    """Those of a user as the provider calls them."""
+    """The identity provider of an SSO session."""
+    provider_session_id: fields.NonEmptyText | None = None
+    """The provider's session id (`sid`)."""
+    provider_subject: fields.NonEmptyText | None = None
+    """The provider's subject (`sub`)."""
     ip_prefix: fields.IpPrefix | None = None
-    """Those that began from an address in a network, as in `203.0.113.0/24`: no host bits."""
-    user_agent_contains: fields.SomeText | None = None
-    """Those whose client's program has this in its name; letter case matters."""
-    created_before: fields.Moment | None = None
-    """Those that began before a moment."""
-    last_seen_before: fields.Moment | None = None
-    """Those that have not been seen since."""
+    """The network of the client's address, as in `203.0.113.0/24`, without host bits."""
+    user_agent_contains: fields.NonEmptyText | None = None
+    """A part of the client's user agent; case-sensitive."""
+    created_before: fields.Timestamp | None = None
+    """Selects sessions created before this time."""
+    last_seen_before: fields.Timestamp | None = None
+    """Selects sessions last active before this time."""
 
     @model_validator(mode="after")
-    def _means_something(self) -> Self:
-        if self.all is not self.condition().matches_all:
+    def _check_not_empty(self) -> Self:
+        if self.all is not self.build_condition().matches_all:
             raise ValueError(
-                'a condition has at least one member; {"all": true} alone means every session'
+                'a condition needs at least one member; use {"all": true} alone for every session'
             )
         return self
 
-    def condition(self) -> Condition:
+    def build_condition(self) -> Condition:
         return Condition(
             user_id=self.user_id,
             except_id=self.except_id,
@@ -71,9 +71,9 @@ class ConditionPayload(Payload):
 
 
 class RevokeWherePayload(RevokePayload):
-    """Which sessions end, and why."""
+    """Revokes the sessions that match a condition."""
 
-    model_config = example(
+    model_config = example_config(
         condition={"ip_prefix": "203.0.113.0/24", "created_before": "2026-03-04T12:00:00Z"},
         reason="incident 42",
         dry_run=True,
@@ -81,4 +81,4 @@ class RevokeWherePayload(RevokePayload):
 
     condition: ConditionPayload
     dry_run: bool = False
-    """Only say how many would end."""
+    """Only returns how many sessions would be revoked."""

@@ -1,7 +1,7 @@
-"""What goes out: sessions as the API shows them, never with a digest, let alone a token.
+"""Response schemas of the admin API. Only `IssuedDocument` contains a token; none has a digest.
 
-mypy holds each answer to its shape, and the OpenAPI document is made of the shapes. Clients are to
-ignore members they do not know: there may be more of them one day.
+mypy checks responses against them, and the OpenAPI document is generated from them. Clients must
+ignore unknown members: later versions may add some.
 """
 
 from datetime import UTC, datetime
@@ -11,32 +11,34 @@ from pydantic import ConfigDict, Field, WithJsonSchema, with_config
 from typing_extensions import TypedDict
 
 from sidegate.core.audit import Action, AuditEvent
-from sidegate.core.judge import state
+from sidegate.core.judge import get_state
 from sidegate.core.session import Session, SessionRecord
 from sidegate.core.session_state import SessionState
 from sidegate.core.session_type import SessionType
 from sidegate.services.sessions import Issued
 
-# The docstrings of a shape and of its members are what the OpenAPI document says of them.
-described = with_config(ConfigDict(use_attribute_docstrings=True))
+# Docstrings of a document and its members become descriptions in the OpenAPI document.
+with_docstrings = with_config(ConfigDict(use_attribute_docstrings=True))
 
 Id = Annotated[str, WithJsonSchema({"type": "string", "format": "uuid"})]
 Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 Count = Annotated[int, Field(ge=0)]
-NextCursor = Annotated[str | None, Field(description="Asks for the next page; null: the last.")]
+NextCursor = Annotated[
+    str | None, Field(description="The `cursor` of the next page; null on the last page.")
+]
 
 
-@described
+@with_docstrings
 class SessionDocument(TypedDict):
-    """A session in full, as it stands now. Times are in UTC, to the microsecond."""
+    """A session. Times are in UTC with microseconds."""
 
     id: Id
-    """Opens nothing, and may be logged."""
+    """Not a secret; may be logged."""
     user_id: str
-    """Whom the session speaks for."""
+    """The user of the session."""
     type: SessionType
     tenant: str | None
-    """A label of the caller's."""
+    """A label set at creation."""
     scopes: list[str]
     state: SessionState
     """`expired`: past `expires_at`; `idle`: past `idle_at`."""
@@ -46,65 +48,67 @@ class SessionDocument(TypedDict):
     expires_at: Time
     """The absolute deadline."""
     idle_at: Time | None
-    """When the silence will have been too long; null: it may last. Seeing the session moves it."""
+    """When the session becomes idle without further activity; null for types without an idle
+    timeout."""
     revoked_at: Time | None
     revoked_by: str | None
-    """`key:` and the name of an API key, or `cli`, or `sidegate` itself."""
+    """The actor: `key:` and the name of an API key, `provider:` and the name of an identity
+    provider, `cli`, or `sidegate`."""
     revoked_reason: str | None
     ip: str | None
     user_agent: str | None
     device: str | None
     metadata: dict[str, Any]
     binding: list[str]
-    """The signals of its client the session is bound to."""
+    """The names of the client signals that the session is bound to."""
     access_count: Count
     refresh_count: Count
     provider: str | None
-    """The identity provider that vouches for an SSO session."""
+    """The identity provider of an SSO session."""
     provider_session_id: str | None
     provider_subject: str | None
     version: Annotated[int, Field(ge=1)]
-    """Grows with every change; being seen is none."""
+    """Incremented by every change except activity."""
     is_current: NotRequired[bool]
-    """Where a list was asked for with `current`: whether this is the one."""
+    """Whether this is the session in the query parameter `current`; absent without it."""
 
 
-@described
+@with_docstrings
 class IssuedDocument(TypedDict):
-    """A session and its token, which is in this answer and nowhere else, ever."""
+    """A session and its token, which no other response contains."""
 
     token: str
-    """The secret: hand it to the client, and keep it nowhere."""
+    """A secret: pass it to the client and do not store it."""
     session: SessionDocument
 
 
-@described
+@with_docstrings
 class SessionsDocument(TypedDict):
-    """A page of sessions, the newest first."""
+    """A page of sessions, newest first."""
 
     sessions: list[SessionDocument]
     next_cursor: NextCursor
 
 
-@described
+@with_docstrings
 class RevokedDocument(TypedDict):
-    """How many sessions have ended."""
+    """The number of revoked sessions."""
 
     revoked: Count
     more: bool
-    """There may be more of them than there was time for: send the request again."""
+    """True if the time limit was reached and sessions may be left: send the request again."""
 
 
-@described
+@with_docstrings
 class WouldRevokeDocument(TypedDict):
-    """How many sessions would end."""
+    """The result of a dry run: how many sessions would be revoked."""
 
     would_revoke: Count
 
 
-@described
+@with_docstrings
 class ActiveDocument(TypedDict):
-    """A token that is valid now, and whose. Times are whole seconds since 1970 (RFC 7662)."""
+    """A valid token (RFC 7662). Times are in seconds since 1970."""
 
     active: Literal[True]
     sub: str
@@ -117,104 +121,104 @@ class ActiveDocument(TypedDict):
     exp: int
     auth_time: int
     scope: NotRequired[str]
-    """With spaces between; left out where there is none."""
+    """Separated by spaces; absent if there are none."""
 
 
-@described
+@with_docstrings
 class InactiveDocument(TypedDict):
-    """A token that is not valid now, for whatever reason."""
+    """A token that is not valid; the reason is not disclosed (RFC 7662)."""
 
     active: Literal[False]
 
 
-# `from` is no name a class could have a member of.
+# In functional syntax: `from` is a keyword.
 _From = TypedDict(
     "_From",
-    {"from": Annotated[str | None, Field(description="The address it was asked for from.")]},
+    {"from": Annotated[str | None, Field(description="The address of the actor, if any.")]},
 )
 
 
-@described
+@with_docstrings
 class EventDocument(_From):
-    """Something that was done to a session: by whom, when, from where, and why."""
+    """An audit event: a change of a session with its actor, time, address and reason."""
 
     number: Count
-    """Grows, if not quite in order of time."""
+    """Increases with each event, roughly in the order of `at`."""
     at: Time
     action: Action
     session_id: Id
     version: Annotated[int, Field(ge=1)]
-    """The session's, after the change."""
+    """The version of the session after the change."""
     user_id: str
     type: str
     tenant: str | None
     by: str | None
-    """`key:` and the name of an API key, or `cli`, or `sidegate`; null where it was not said."""
+    """The actor, as in `revoked_by` of a session; null if unknown."""
     reason: str | None
 
 
-@described
+@with_docstrings
 class EventsDocument(TypedDict):
-    """A page of the audit trail, the newest first."""
+    """A page of audit events, newest first."""
 
     events: list[EventDocument]
     next_cursor: NextCursor
 
 
-@described
+@with_docstrings
 class PendingDocument(TypedDict):
-    """The revocation holds everywhere, and is written down when the database is back."""
+    """A revocation that is in effect, and persisted once the database is available again."""
 
     pending: Literal[True]
 
 
-@described
+@with_docstrings
 class LogoutRefusedDocument(TypedDict):
-    """Why a logout token was not obeyed, in the words of OAuth."""
+    """An error response of OpenID Connect Back-Channel Logout 1.0, section 2.8."""
 
     error: Literal["invalid_request"]
     error_description: str
 
 
-@described
+@with_docstrings
 class FieldErrorDocument(TypedDict):
-    """One thing wrong with a request."""
+    """A validation error."""
 
     path: str
-    """Where: `scopes.3`; empty: the whole of it."""
+    """The member or parameter, as in `scopes.3`; empty for the document itself."""
     message: str
 
 
-@described
+@with_docstrings
 class ProblemDocument(TypedDict):
-    """Why a request was not done (RFC 9457). It repeats nothing that was sent but names."""
+    """An error (RFC 9457). It repeats nothing from the request but member names."""
 
     type: Literal["about:blank"]
     title: str
     status: Annotated[int, Field(ge=400, le=599)]
     code: str
-    """For programs; never changes its meaning."""
+    """Identifies the error for programs; its meaning never changes."""
     detail: NotRequired[str]
-    """For people."""
+    """An explanation for people."""
     errors: NotRequired[list[FieldErrorDocument]]
-    """Every mistake there is in the request."""
+    """All validation errors of the request."""
     request_id: NotRequired[str]
-    """What `X-Request-Id` says too, and the log."""
+    """The id of the request, as in `X-Request-Id` and in the log."""
     error: NotRequired[str]
-    """RFC 6749's word for it, below `/oauth2/`."""
+    """The OAuth error code (RFC 6749); below `/oauth2/` and `/oidc/` only."""
     free_at: NotRequired[Time]
-    """`locked`: when the lock is free, unless it is renewed or released before."""
+    """`locked`: when the lock expires, unless it is renewed or released before."""
     holder: NotRequired[str | None]
-    """`locked`: what its holder is called, if they said."""
+    """`locked`: the name that the holder gave, if any."""
 
 
-def issued_document(issued: Issued, now: datetime) -> IssuedDocument:
-    """Return a session with its token, as it stands `now`."""
-    return {"token": issued.token.text, "session": session_document(issued.record, now)}
+def build_issued_document(issued: Issued, now: datetime) -> IssuedDocument:
+    """Return a session with its token; its state is that at `now`."""
+    return {"token": issued.token.text, "session": build_session_document(issued.record, now)}
 
 
-def session_document(record: SessionRecord, now: datetime) -> SessionDocument:
-    """Return a session in full, as it stands `now`."""
+def build_session_document(record: SessionRecord, now: datetime) -> SessionDocument:
+    """Return a session; its state is that at `now`."""
     session, details = record.session, record.details
     return {
         "id": session.id,
@@ -222,13 +226,13 @@ def session_document(record: SessionRecord, now: datetime) -> SessionDocument:
         "type": session.type,
         "tenant": details.tenant,
         "scopes": list(session.scopes),
-        "state": state(session, now),
-        "created_at": rfc3339(session.created_at),
-        "authenticated_at": rfc3339(session.authenticated_at),
-        "last_seen_at": rfc3339(session.last_seen_at),
-        "expires_at": rfc3339(session.expires_at),
-        "idle_at": rfc3339(session.idle_at),
-        "revoked_at": rfc3339(session.revoked_at),
+        "state": get_state(session, now),
+        "created_at": format_rfc3339(session.created_at),
+        "authenticated_at": format_rfc3339(session.authenticated_at),
+        "last_seen_at": format_rfc3339(session.last_seen_at),
+        "expires_at": format_rfc3339(session.expires_at),
+        "idle_at": format_rfc3339(session.idle_at),
+        "revoked_at": format_rfc3339(session.revoked_at),
         "revoked_by": details.revoked_by,
         "revoked_reason": details.revoked_reason,
         "ip": details.ip,
@@ -245,8 +249,8 @@ def session_document(record: SessionRecord, now: datetime) -> SessionDocument:
     }
 
 
-def introspection_document(session: Session) -> ActiveDocument:
-    """Return a valid session as RFC 7662 shows it."""
+def build_introspection_document(session: Session) -> ActiveDocument:
+    """Return the introspection response of a valid session."""
     document: ActiveDocument = {
         "active": True,
         "sub": session.user_id,
@@ -257,16 +261,16 @@ def introspection_document(session: Session) -> ActiveDocument:
         "exp": int(session.expires_at.timestamp()),
         "auth_time": int(session.authenticated_at.timestamp()),
     }
-    if session.scopes:  # an empty string is not a scope by RFC 6749's grammar
+    if session.scopes:  # RFC 6749's grammar has no empty scope
         document["scope"] = " ".join(session.scopes)
     return document
 
 
-def event_document(event: AuditEvent) -> EventDocument:
-    """Return an audit event: who did what, when, from where, and why."""
+def build_event_document(event: AuditEvent) -> EventDocument:
+    """Return an audit event as a document."""
     return {
         "number": event.number,
-        "at": rfc3339(event.at),
+        "at": format_rfc3339(event.at),
         "action": event.action,
         "session_id": event.session_id,
         "version": event.version,
@@ -280,11 +284,11 @@ def event_document(event: AuditEvent) -> EventDocument:
 
 
 @overload
-def rfc3339(moment: datetime) -> str: ...
+def format_rfc3339(at: datetime) -> str: ...
 @overload
-def rfc3339(moment: datetime | None) -> str | None: ...
-def rfc3339(moment: datetime | None) -> str | None:
-    """Spell a moment as RFC 3339 does, in UTC and to the microsecond."""
-    if moment is None:
+def format_rfc3339(at: datetime | None) -> str | None: ...
+def format_rfc3339(at: datetime | None) -> str | None:
+    """Return `at` as an RFC 3339 timestamp in UTC with microseconds."""
+    if at is None:
         return None
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

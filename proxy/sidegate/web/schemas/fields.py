@@ -1,7 +1,7 @@
-"""What a member or a parameter may be: how it is checked, and what its JSON Schema says of that.
+"""Field types of payloads and parameters: each with its check and its JSON Schema.
 
-The checks decide. Where a schema can say as much, it does, and a test holds the two together; where
-it cannot (a limit of bytes, an address without host bits), it says less, never something else.
+The check decides. The schema is equivalent where JSON Schema can represent the check, which a test
+verifies, and looser where it cannot (sizes in bytes, networks without host bits); never stricter.
 """
 
 from collections.abc import Callable
@@ -13,121 +13,155 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from typing_extensions import TypeAliasType
 
 from sidegate.core import session
-from sidegate.core.binding import LONGEST, Signal
-from sidegate.core.lock import LEASE
+from sidegate.core.binding import MAX_LENGTH, Signal
+from sidegate.core.lock import LEASE_PATTERN
 from sidegate.core.session_type import SessionType
 from sidegate.web.schemas import values
-from sidegate.web.schemas.pagination import SPELLING
-from sidegate.web.schemas.query_params import LONGEST_PAGE
+from sidegate.web.schemas.pagination import CURSOR_PATTERN
+from sidegate.web.schemas.query_params import MAX_PAGE_SIZE
 
-_BLANK: Final = r"\u0020\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # as str.strip
-_EDGE: Final = rf"[^{values.CONTROL}{_BLANK}]"
-_SHOWN: Final = r"[^\u0000-\u001f\u007f]*"
-_IP: Final = ({"format": "ipv4"}, {"format": "ipv6"})
+# The white space that str.strip() removes.
+_WHITE_SPACE: Final = r"\u0020\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_EDGE: Final = rf"[^{values.CONTROL_CHARACTERS}{_WHITE_SPACE}]"
+_NO_CONTROLS: Final = r"[^\u0000-\u001f\u007f]*"
+_IP_SCHEMAS: Final = ({"format": "ipv4"}, {"format": "ipv6"})
 
 
-def spelled(pattern: str) -> Any:
-    """Return a text that the whole of `pattern` spells; who reads it checks that."""
+def pattern_text(pattern: str) -> Any:
+    """Return a text type whose schema has `pattern`; it is checked by its reader."""
     return Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^(?:{pattern})$"})]
 
 
-def _text(at_most: int, pattern: str, *, at_least: int = 1) -> WithJsonSchema:
-    schema: dict[str, Any] = {"type": "string", "maxLength": at_most, "pattern": f"^{pattern}$"}
-    return WithJsonSchema(schema | ({"minLength": at_least} if at_least else {}))
+def _text_schema(max_length: int, pattern: str, *, min_length: int = 1) -> WithJsonSchema:
+    schema: dict[str, Any] = {"type": "string", "maxLength": max_length, "pattern": f"^{pattern}$"}
+    return WithJsonSchema(schema | ({"minLength": min_length} if min_length else {}))
 
 
-def _read(text: Callable[[str], Any]) -> BeforeValidator:
-    return BeforeValidator(lambda given: text(given) if isinstance(given, str) else given)
+def _parse_with(parse: Callable[[str], Any]) -> BeforeValidator:
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
 
 
-def _showable(signal: Signal) -> AfterValidator:
-    return AfterValidator(lambda text: values.showable(signal, text))
+def _check_signal(signal: Signal) -> AfterValidator:
+    return AfterValidator(lambda text: values.check_signal(signal, text))
 
 
-# An enum is spelled as a string in JSON; everything else is taken only as what it is.
+# Not strict, since JSON has no enums; all other fields accept no conversion.
 Type = Annotated[SessionType, Field(strict=False)]
 
-# Those with a name are one in the document, too.
+# Types with a TypeAliasType become named components of the OpenAPI document.
 UserId = TypeAliasType(
     "UserId",
     Annotated[
         str,
-        AfterValidator(values.user_id),
-        _text(values.USER_ID, f"{_EDGE}(?:[^{values.CONTROL}]*{_EDGE})?"),
+        AfterValidator(values.check_user_id),
+        _text_schema(
+            values.MAX_USER_ID_LENGTH, f"{_EDGE}(?:[^{values.CONTROL_CHARACTERS}]*{_EDGE})?"
+        ),
     ],
 )
 SessionId = TypeAliasType(
     "SessionId",
     Annotated[
         session.SessionId,
-        AfterValidator(values.session_id),
+        AfterValidator(values.parse_session_id),
         WithJsonSchema(
-            {"type": "string", "format": "uuid", "pattern": f"^{values.SESSION_ID.pattern}$"}
+            {
+                "type": "string",
+                "format": "uuid",
+                "pattern": f"^{values.SESSION_ID_PATTERN.pattern}$",
+            }
         ),
     ],
 )
 Label = TypeAliasType(
     "Label",
-    Annotated[str, AfterValidator(values.label), _text(values.LABEL, values.PRINTABLE.pattern)],
+    Annotated[
+        str,
+        AfterValidator(values.check_label),
+        _text_schema(values.MAX_LABEL_LENGTH, values.PRINTABLE_PATTERN.pattern),
+    ],
 )
 Scope = TypeAliasType(
     "Scope",
-    Annotated[str, AfterValidator(values.scope), _text(values.SCOPES_BYTES, values.SCOPE.pattern)],
+    Annotated[
+        str,
+        AfterValidator(values.check_scope),
+        _text_schema(values.MAX_SCOPES_SIZE, values.SCOPE_PATTERN.pattern),
+    ],
 )
-Moment = TypeAliasType(
-    "Moment",
+Timestamp = TypeAliasType(
+    "Timestamp",
     Annotated[
         datetime,
-        _read(values.moment),
+        _parse_with(values.parse_timestamp),
         WithJsonSchema(
-            {"type": "string", "format": "date-time", "pattern": f"^{values.MOMENT.pattern}$"}
+            {
+                "type": "string",
+                "format": "date-time",
+                "pattern": f"^{values.TIMESTAMP_PATTERN.pattern}$",
+            }
         ),
     ],
 )
-Text = Annotated[str, AfterValidator(values.text), _text(values.TEXT, r"[^\u0000]*", at_least=0)]
-SomeText = Annotated[str, AfterValidator(values.some_text), _text(values.TEXT, r"[^\u0000]+")]
+Text = Annotated[
+    str,
+    AfterValidator(values.check_text),
+    _text_schema(values.MAX_TEXT_LENGTH, r"[^\u0000]*", min_length=0),
+]
+NonEmptyText = Annotated[
+    str,
+    AfterValidator(values.check_nonempty_text),
+    _text_schema(values.MAX_TEXT_LENGTH, r"[^\u0000]+"),
+]
 Scopes = Annotated[
     list[Scope],
-    AfterValidator(values.scope_list),
-    Field(json_schema_extra={"maxItems": values.SCOPES}),
+    AfterValidator(values.check_scopes),
+    Field(json_schema_extra={"maxItems": values.MAX_SCOPES}),
 ]
-PageLength = Annotated[int, Field(ge=1, le=LONGEST_PAGE)]
-PageCursor = spelled(SPELLING.pattern)
-JsonObject = Annotated[dict[str, Any], AfterValidator(values.json_object)]
+PageSize = Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)]
+PageCursor = pattern_text(CURSOR_PATTERN.pattern)
+JsonObject = Annotated[dict[str, Any], AfterValidator(values.check_json_object)]
 IpAddress = Annotated[
-    str, AfterValidator(values.address), WithJsonSchema({"type": "string", "anyOf": [*_IP]})
+    str,
+    AfterValidator(values.parse_address),
+    WithJsonSchema({"type": "string", "anyOf": [*_IP_SCHEMAS]}),
 ]
-IpPrefix = Annotated[IPv4Network | IPv6Network, _read(values.network)]
+IpPrefix = Annotated[IPv4Network | IPv6Network, _parse_with(values.parse_network)]
 
 LeaseText = Annotated[
     str,
-    AfterValidator(values.lease),
-    WithJsonSchema({"type": "string", "pattern": f"^{LEASE.pattern}$"}),
+    AfterValidator(values.check_lease),
+    WithJsonSchema({"type": "string", "pattern": f"^{LEASE_PATTERN.pattern}$"}),
 ]
 
-# What a client shows: from gateways that add a port as well.
-ShownIp = Annotated[
+# Signals of a client as the gateway sends them; some gateways add a port to the address.
+SignalIp = Annotated[
     str,
-    _showable(Signal.IP),
+    _check_signal(Signal.IP),
     WithJsonSchema(
         {
             "type": "string",
-            "maxLength": LONGEST,
+            "maxLength": MAX_LENGTH,
             "anyOf": [
-                *_IP,
+                *_IP_SCHEMAS,
                 {"pattern": r"^ *\[?[0-9A-Fa-f:.]+\]?(?::[0-9]{1,5})? *$"},
             ],
         }
     ),
 ]
-ShownProgram = Annotated[
+SignalUserAgent = Annotated[
     str,
-    _showable(Signal.USER_AGENT),
-    _text(LONGEST, rf" *[!-.0-~](?:[ -.0-~]{{0,62}}[!-.0-~])? *(?:/{_SHOWN})?"),
+    _check_signal(Signal.USER_AGENT),
+    _text_schema(MAX_LENGTH, rf" *[!-.0-~](?:[ -.0-~]{{0,62}}[!-.0-~])? *(?:/{_NO_CONTROLS})?"),
 ]
-ShownLanguage = Annotated[
+SignalAcceptLanguage = Annotated[
     str,
-    _showable(Signal.ACCEPT_LANGUAGE),
-    _text(LONGEST, rf" *(?:\*|[A-Za-z]{{1,8}}(?:-[A-Za-z0-9]{{1,8}}){{0,7}}) *(?:[,;]{_SHOWN})?"),
+    _check_signal(Signal.ACCEPT_LANGUAGE),
+    _text_schema(
+        MAX_LENGTH,
+        rf" *(?:\*|[A-Za-z]{{1,8}}(?:-[A-Za-z0-9]{{1,8}}){{0,7}}) *(?:[,;]{_NO_CONTROLS})?",
+    ),
 ]
-ShownHeader = Annotated[str, _showable(Signal.HEADER), _text(LONGEST, " *[!-~][ -~]*")]
+SignalHeader = Annotated[
+    str, _check_signal(Signal.HEADER), _text_schema(MAX_LENGTH, " *[!-~][ -~]*")
+]

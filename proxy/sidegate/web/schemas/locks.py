@@ -1,4 +1,4 @@
-"""What comes in and goes out about the lock of a session."""
+"""Request and response schemas of session locks."""
 
 from datetime import timedelta
 from typing import Annotated
@@ -9,84 +9,85 @@ from typing_extensions import TypedDict
 from sidegate.core.lock import Contended, Hold
 from sidegate.services.locks import Acquired
 from sidegate.web.schemas import fields
-from sidegate.web.schemas.base import Payload, example
-from sidegate.web.schemas.documents import Time, described, rfc3339
+from sidegate.web.schemas.base import Payload, example_config
+from sidegate.web.schemas.documents import Time, format_rfc3339, with_docstrings
 
 
-class _Timed(Payload):
+class _TtlPayload(Payload):
     ttl: Annotated[int, Field(ge=1, le=300)] = 30
-    """For how many seconds the lock is to be held, from when the database hears of it."""
+    """Seconds until the lock expires, from when the database receives the request."""
 
-    def duration(self) -> timedelta:
+    def ttl_duration(self) -> timedelta:
         return timedelta(seconds=self.ttl)
 
 
-class LockPayload(_Timed):
-    """Who wants the lock of a session, and for how long."""
+class LockPayload(_TtlPayload):
+    """Acquires the lock of a session."""
 
-    model_config = example(ttl=30, holder="worker-3")
+    model_config = example_config(ttl=30, holder="worker-3")
 
     holder: fields.Label | None = None
-    """What those who find it held are told."""
+    """A name for the holder, returned to clients that find the lock held."""
 
 
-class RenewPayload(_Timed):
-    """Whose lock is to be held for longer."""
+class RenewPayload(_TtlPayload):
+    """Extends the lock of a session."""
 
     lease: fields.LeaseText
-    """As the lock's answer had it."""
+    """The lease returned when the lock was acquired."""
 
 
 class ReleasePayload(Payload):
-    """Whose lock is to end."""
+    """Releases the lock of a session."""
 
     lease: fields.LeaseText
-    """As the lock's answer had it."""
+    """The lease returned when the lock was acquired."""
 
 
-@described
+@with_docstrings
 class HoldDocument(TypedDict):
-    """The lock is held."""
+    """A lock that is held."""
 
     fence: Annotated[int, Field(ge=0, lt=2**53)]
-    """Higher than that of every earlier hold on this session's lock."""
+    """A fencing token: higher than that of every earlier holder of this lock."""
     expires_at: Time
-    """When it ends by itself, by the clock of the database."""
+    """When the lock expires, by the clock of the database."""
 
 
-@described
+@with_docstrings
 class AcquiredDocument(HoldDocument):
-    """The lock is held, and by whom: the lease is in this answer and nowhere else, ever."""
+    """An acquired lock with its lease, which no other response contains."""
 
     lease: str
-    """The secret it is renewed and released with."""
+    """The secret needed to renew and release the lock."""
 
 
-@described
+@with_docstrings
 class ReleasedDocument(TypedDict):
-    """Whether the lock was held by the lease until now."""
+    """The result of a release."""
 
     released: bool
+    """False if the lease did not hold the lock any more."""
 
 
-@described
+@with_docstrings
 class ContendedDocument(TypedDict):
-    """What whoever finds the lock held is told."""
+    """The lock that another client holds."""
 
     free_at: Time
     holder: str | None
 
 
-def acquired_document(acquired: Acquired) -> AcquiredDocument:
-    """Return what whoever has acquired the lock is told."""
-    return {"lease": acquired.lease.text, **hold_document(acquired.hold)}
+def build_acquired_document(acquired: Acquired) -> AcquiredDocument:
+    """Return an acquired lock with its lease."""
+    return {"lease": acquired.lease.text, **build_hold_document(acquired.hold)}
 
 
-def hold_document(hold: Hold) -> HoldDocument:
-    """Return what a holder is told."""
-    return {"fence": hold.fence, "expires_at": rfc3339(hold.expires_at)}
+def build_hold_document(hold: Hold) -> HoldDocument:
+    """Return a held lock without its lease."""
+    return {"fence": hold.fence, "expires_at": format_rfc3339(hold.expires_at)}
 
 
-def contended_document(contended: Contended) -> ContendedDocument:
-    """Return what whoever finds the lock held is told."""
-    return {"free_at": rfc3339(contended.free_at), "holder": contended.holder}
+def build_contended_document(contended: Contended) -> ContendedDocument:
+    """Return when a held lock expires, and the name of its holder."""
+    return {"free_at": format_rfc3339(contended.free_at), "holder": contended.holder}

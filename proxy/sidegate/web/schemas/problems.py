@@ -1,4 +1,4 @@
-"""Every error of the admin door, told as RFC 9457 problem+json."""
+"""The errors of the admin API, as RFC 9457 problem documents."""
 
 import json
 import re
@@ -11,64 +11,61 @@ from aiohttp import web
 
 from sidegate.web.schemas.documents import ProblemDocument
 
-# Whoever sends a secret in the wrong place gets it neither back nor into a log.
-_SECRET: Final = re.compile(r"sg[a-z]_[A-Za-z0-9_-]{8,}", re.ASCII)
-_SHOWN: Final = 100
+# A token or key sent in the wrong place must not reappear in a response or a log.
+_SECRET_PATTERN: Final = re.compile(r"sg[a-z]_[A-Za-z0-9_-]{8,}", re.ASCII)
+_MAX_ECHO_LENGTH: Final = 100
 
-CODES: Final = {
-    "invalid_request": (400, "mend what `errors` lists; unknown members are mistakes too"),
-    "invalid_query": (
-        400,
-        "mend what `errors` lists; unknown parameters are mistakes too",
-    ),
-    "invalid_path": (400, "mend what `errors` lists"),
-    "invalid_json": (400, "send JSON that can be meant in one way only"),
-    "invalid_form": (400, "send a form that names no field twice"),
-    "broken_body": (400, "send the body to its end"),
-    "bad_host": (400, "send one `Host`"),
-    "bad_target": (400, "send a target that begins with `/`"),
-    "bad_request": (400, "send HTTP as RFC 9112 has it"),
-    "invalid_token": (400, "the token cannot be refreshed: `detail` says why"),
-    "invalid_idempotency_key": (400, "send one, of 1 to 255 printable ASCII characters"),
-    "unauthenticated": (401, "send an API key; every path answers this to strangers"),
-    "insufficient_scope": (403, "use a key with the scope that `WWW-Authenticate` names"),
-    "host_not_allowed": (403, "add the host name to `admin.hosts`"),
-    "not_found": (404, "there is no such session, or no such route"),
-    "method_not_allowed": (405, "use one of the methods that `Allow` names"),
-    "body_timeout": (408, "send the body within 10 seconds"),
-    "conflict": (409, "the session kept changing: try again"),
-    "session_ended": (409, "the session has ended; nothing was changed"),
-    "session_exists": (409, "somebody has the session's token already; nothing was changed"),
-    "limit_reached": (409, "the user has as many sessions as may live: end one first"),
-    "locked": (409, "somebody else holds the lock: wait as `Retry-After` says"),
-    "lock_lost": (409, "this lease does not hold the lock any more: stop what it was held for"),
-    "body_too_large": (413, "send at most 64 KiB"),
-    "unsupported_media_type": (415, "send the media type that `detail` names, in UTF-8"),
-    "unsupported_encoding": (415, "send the body uncompressed"),
-    "unknown_expectation": (417, "expect `100-continue`, or nothing"),
-    "idempotency_key_reused": (422, "make a new key for each request"),
-    "internal_error": (500, "look for `request_id` in the log"),
-    "not_sampled_yet": (503, "nobody has counted the sessions yet: wait as `Retry-After` says"),
-    "keys_unavailable": (503, "the provider's keys cannot be had now: send it again"),
-    "outcome_unknown": (503, "it may have happened: look, or send the same again"),
-    "store_unavailable": (503, "nothing is known: wait as `Retry-After` says, and try again"),
+PROBLEM_CODES: Final = {
+    "invalid_request": (400, "Fix the members in `errors`; unknown members are errors too."),
+    "invalid_query": (400, "Fix the parameters in `errors`; unknown parameters are errors too."),
+    "invalid_path": (400, "Fix the path parameter in `errors`."),
+    "invalid_json": (400, "Send valid UTF-8 JSON without duplicate member names."),
+    "invalid_form": (400, "Send a valid UTF-8 form without duplicate fields."),
+    "incomplete_body": (400, "Send the complete body."),
+    "invalid_host": (400, "Send exactly one valid `Host` header."),
+    "invalid_target": (400, "Send a request target that starts with `/`."),
+    "bad_request": (400, "Send a valid HTTP request (RFC 9112)."),
+    "invalid_token": (400, "The token cannot be refreshed; `detail` says why."),
+    "invalid_idempotency_key": (400, "Send one key of 1 to 255 printable ASCII characters."),
+    "unauthenticated": (401, "Send a valid API key; without one, every path returns this."),
+    "insufficient_scope": (403, "Use a key with the scope named in `WWW-Authenticate`."),
+    "host_not_allowed": (403, "Add the host name to `admin.hosts`."),
+    "not_found": (404, "There is no such resource or route."),
+    "method_not_allowed": (405, "Use one of the methods in `Allow`."),
+    "body_timeout": (408, "Send the body within 10 seconds."),
+    "conflict": (409, "The session was modified concurrently. Try again."),
+    "session_ended": (409, "The session has ended. Nothing was changed."),
+    "session_exists": (409, "The session exists, and its token was issued. Nothing was changed."),
+    "limit_reached": (409, "The user is at the session limit. Revoke a session first."),
+    "locked": (409, "Another client holds the lock. Retry after `Retry-After` seconds."),
+    "lock_lost": (409, "The lease no longer holds the lock. Stop the work it protects."),
+    "body_too_large": (413, "Send at most 64 KiB."),
+    "unsupported_media_type": (415, "Send the media type named in `detail`, in UTF-8."),
+    "unsupported_encoding": (415, "Send the body without content encoding."),
+    "expectation_failed": (417, "Send `Expect: 100-continue` or no `Expect` header."),
+    "idempotency_key_reused": (422, "Use a new key for each request."),
+    "internal_error": (500, "Look up `request_id` in the log."),
+    "analytics_not_ready": (503, "No sample was taken yet. Retry after `Retry-After` seconds."),
+    "keys_unavailable": (503, "The provider's keys could not be fetched. Send the token again."),
+    "outcome_unknown": (503, "The change may or may not be applied. Check, or send it again."),
+    "store_unavailable": (503, "A store is unavailable. Retry after `Retry-After` seconds."),
 }
-"""Every code there is, its status, and what to do. A code never changes its meaning."""
+"""Each code with its status and what the client should do. A code never changes its meaning."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One thing wrong with a request: where (`scopes.3`; empty: the whole of it) and what."""
+    """A validation error: `path` names the member, as in `scopes.3`; empty means the document."""
 
     path: str
     message: str
 
 
 class Problem(Exception):
-    """Raise it anywhere beneath the admin door: the caller is answered with it.
+    """An error response of the admin API; handlers and middleware raise it.
 
-    `code` is for programs and never changes its meaning; `detail` and `errors` are for people and
-    repeat nothing the caller sent except field names. `more` are members of this code's own.
+    `code` is for programs and never changes its meaning. `detail` and `errors` are for people and
+    repeat nothing from the request but member names. `extensions` are members specific to `code`.
     """
 
     def __init__(
@@ -79,7 +76,7 @@ class Problem(Exception):
         *,
         errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
-        more: Mapping[str, object] | None = None,
+        extensions: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(code)
         self.status = status
@@ -87,12 +84,12 @@ class Problem(Exception):
         self.detail = detail
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
-        self.more = dict(more or {})
+        self.extensions = dict(extensions or {})
 
     def members(self) -> Mapping[str, object]:
         """Return the members of the problem document."""
         members: ProblemDocument = {
-            "type": "about:blank",  # hence the title is the status's own, as RFC 9457 4.2.1 says
+            "type": "about:blank",  # requires the status phrase as title (RFC 9457, 4.2.1)
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "code": self.code,
@@ -101,26 +98,26 @@ class Problem(Exception):
             members["detail"] = self.detail
         if self.errors:
             members["errors"] = [
-                {"path": shown(mistake.path), "message": mistake.message} for mistake in self.errors
+                {"path": redact(error.path), "message": error.message} for error in self.errors
             ]
-        return {**members, **self.more}
+        return {**members, **self.extensions}
 
 
-def invalid(code: str, errors: Sequence[FieldError]) -> Problem:
-    """Return the problem of a request that can be read but not be meant."""
-    return Problem(400, code, "the request has mistakes; `errors` lists them all", errors=errors)
+def validation_problem(code: str, errors: Sequence[FieldError]) -> Problem:
+    """Return the problem of a request that was parsed but has invalid values."""
+    return Problem(400, code, "the request has validation errors; see `errors`", errors=errors)
 
 
-def shown(text: str) -> str:
-    """Return `text` as it may be shown: short, and without secrets."""
-    return _SECRET.sub("(secret)", text)[:_SHOWN]
+def redact(text: str) -> str:
+    """Return `text` shortened, with tokens and keys replaced."""
+    return _SECRET_PATTERN.sub("(secret)", text)[:_MAX_ECHO_LENGTH]
 
 
-def respond(problem: Problem, **more: str) -> web.Response:
-    """Write `problem`, with `more` members."""
+def problem_response(problem: Problem, **members: str) -> web.Response:
+    """Return `problem` as a response, with additional `members`."""
     return web.Response(
         status=problem.status,
-        body=json.dumps({**problem.members(), **more}).encode("ascii"),
+        body=json.dumps({**problem.members(), **members}).encode("ascii"),
         content_type="application/problem+json",
         headers=problem.headers,
     )

@@ -1,4 +1,4 @@
-"""Query parameters, read one by one; what is wrong with any of them is told at once."""
+"""Read query parameters one by one, and report all their errors at once."""
 
 import re
 from collections.abc import Callable
@@ -6,61 +6,64 @@ from typing import Final, TypeVar
 
 from aiohttp import web
 
-from sidegate.web.schemas.problems import FieldError, invalid
+from sidegate.web.schemas.problems import FieldError, validation_problem
 
 T = TypeVar("T")
 
-LONGEST_PAGE: Final = 200
-_LIMIT: Final = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
+MAX_PAGE_SIZE: Final = 200
+_PAGE_SIZE_PATTERN: Final = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
 
 
-class Query:
-    """The parameters of one request. Which names there may be, the admin table has checked."""
+class QueryReader:
+    """The query parameters of one request; unknown names were refused before."""
 
     def __init__(self, request: web.Request) -> None:
-        self._given = request.rel_url.query
-        self._mistakes: list[FieldError] = []
+        self._params = request.rel_url.query
+        self._errors: list[FieldError] = []
 
-    def read(self, name: str, kind: Callable[[str], T]) -> T | None:
-        """Return what `kind` makes of a parameter; None: it is not there, or a mistake."""
-        if name not in self._given:
+    def read(self, name: str, parse: Callable[[str], T]) -> T | None:
+        """Return the parsed parameter, or None if it is absent or `parse` raises ValueError.
+
+        The error is kept for `raise_errors`.
+        """
+        if name not in self._params:
             return None
         try:
-            return kind(self._given[name])
+            return parse(self._params[name])
         except ValueError as error:
-            self._mistakes.append(FieldError(name, str(error)))
+            self._errors.append(FieldError(name, str(error)))
             return None
 
-    def mistaken(self, name: str, why: str) -> None:
-        """Note a mistake between parameters."""
-        self._mistakes.append(FieldError(name, why))
+    def add_error(self, name: str, message: str) -> None:
+        """Keep an error that `read` cannot find, such as a conflict between parameters."""
+        self._errors.append(FieldError(name, message))
 
-    def must_be_right(self) -> None:
-        """Raise the problem with all mistakes, if there are any."""
-        if self._mistakes:
-            raise invalid("invalid_query", self._mistakes)
+    def raise_errors(self) -> None:
+        """Raise Problem with all errors, if there are any."""
+        if self._errors:
+            raise validation_problem("invalid_query", self._errors)
 
 
-def page(text: str) -> int:
-    """Read how long a page may be."""
-    if not _LIMIT.fullmatch(text) or int(text) > LONGEST_PAGE:
-        raise ValueError(f"a number from 1 to {LONGEST_PAGE}")
+def parse_page_size(text: str) -> int:
+    """Return the page size in `text`. Raise ValueError if it is out of range."""
+    if not _PAGE_SIZE_PATTERN.fullmatch(text) or int(text) > MAX_PAGE_SIZE:
+        raise ValueError(f"must be a number from 1 to {MAX_PAGE_SIZE}")
     return int(text)
 
 
-def flag(text: str) -> bool:
-    """Read a yes or no."""
+def parse_bool(text: str) -> bool:
+    """Return the boolean in `text`. Raise ValueError if it is not `true` or `false`."""
     if text not in ("true", "false"):
-        raise ValueError("true or false")
+        raise ValueError("must be true or false")
     return text == "true"
 
 
-def one_of(kind: Callable[[str], T], *names: str) -> Callable[[str], T]:
-    """Return how to read one of a few words."""
+def choice_parser(kind: Callable[[str], T], *names: str) -> Callable[[str], T]:
+    """Return a parser for one of `names`, which it converts to `kind`."""
 
-    def read(text: str) -> T:
+    def parse(text: str) -> T:
         if text not in names:
-            raise ValueError(f"one of {', '.join(names)}")
+            raise ValueError(f"must be one of {', '.join(names)}")
         return kind(text)
 
-    return read
+    return parse

@@ -1,4 +1,4 @@
-"""Reading a request's body: small, in time, of the announced kind, and with one meaning."""
+"""Read JSON and form request bodies, within limits of size, time and media type."""
 
 import asyncio
 import re
@@ -10,71 +10,87 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
 from sidegate.web.schemas import strict_json
-from sidegate.web.schemas.problems import FieldError, Problem, invalid
+from sidegate.web.schemas.problems import FieldError, Problem, validation_problem
 
-LIMIT: Final = 64 * 1024
-PATIENCE: Final = 10.0  # seconds for a body of at most 64 KiB; a slower one is an attack or a ruin
-_FIELDS: Final = 32  # of a form; RFC 7009 and 7662 know two
-JSON: Final = "application/json"
-FORM: Final = "application/x-www-form-urlencoded"
+MAX_SIZE: Final = 64 * 1024
+READ_TIMEOUT: Final = 10.0  # seconds; far more than 64 KiB take on any usable connection
+_MAX_FORM_FIELDS: Final = 32  # RFC 7009 and 7662 define two
+JSON_MEDIA_TYPE: Final = "application/json"
+FORM_MEDIA_TYPE: Final = "application/x-www-form-urlencoded"
 _CHARSET: Final = re.compile(r';[ \t]*charset="?([^";\s]*)"?', re.ASCII | re.IGNORECASE)
 
 
-async def json_object(request: web.Request, *, optional: bool = False) -> dict[str, Any]:
-    """Return the JSON object in the body; `optional`: no body at all is an empty object."""
+async def read_json_object(request: web.Request, *, optional: bool = False) -> dict[str, Any]:
+    """Return the JSON object in the body; with `optional`, {} if there is no body.
+
+    Raise Problem if the body is anything else.
+    """
     if optional and not request.body_exists:
         return {}
-    _check_kind(request, JSON)
+    _check_headers(request, JSON_MEDIA_TYPE)
     raw = await _read(request)
     try:
-        document = strict_json.read(raw)
+        document = strict_json.parse(raw)
     except ValueError as error:
-        raise Problem(400, "invalid_json", f"the body is not acceptable JSON: {error}") from None
+        raise Problem(400, "invalid_json", f"the body is not valid JSON: {error}") from None
     if not isinstance(document, dict):
-        raise invalid("invalid_request", [FieldError("", "the body is not a JSON object")])
+        raise validation_problem("invalid_request", [FieldError("", "must be a JSON object")])
     return document
 
 
-async def form(request: web.Request) -> dict[str, str]:
-    """Return the fields of the form in the body; a field sent twice is refused (RFC 6749 3.1)."""
-    _check_kind(request, FORM)
+async def read_form(request: web.Request) -> dict[str, str]:
+    """Return the fields of the form in the body. Raise Problem if the body is anything else.
+
+    A duplicate field is an error (RFC 6749, section 3.1).
+    """
+    _check_headers(request, FORM_MEDIA_TYPE)
     raw = await _read(request)
     try:
         pairs = parse_qsl(
             raw.decode("utf-8"),
             keep_blank_values=True,
             errors="strict",
-            max_num_fields=_FIELDS,
+            max_num_fields=_MAX_FORM_FIELDS,
         )
-    except ValueError:  # UnicodeDecodeError is one
-        raise Problem(400, "invalid_form", "the body is not an acceptable form") from None
+    except ValueError:  # includes UnicodeDecodeError
+        raise Problem(400, "invalid_form", "the body is not a valid form") from None
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise Problem(400, "invalid_form", "the form names a field twice")
+        raise Problem(400, "invalid_form", "the form has a duplicate field")
     return fields
 
 
-def _check_kind(request: web.Request, kind: str) -> None:
+def _check_headers(request: web.Request, media_type: str) -> None:
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() != "identity":
         raise Problem(415, "unsupported_encoding", "send the body without a Content-Encoding")
     lines = request.headers.getall(hdrs.CONTENT_TYPE, [])
     if len(lines) == 1:
         essence, charsets = lines[0].partition(";")[0], _CHARSET.findall(lines[0])
-        if essence.strip(" \t").lower() == kind and all(c.lower() == "utf-8" for c in charsets):
+        is_utf8 = all(charset.lower() == "utf-8" for charset in charsets)
+        if essence.strip(" \t").lower() == media_type and is_utf8:
             return
-    raise Problem(415, "unsupported_media_type", f"send {kind} in UTF-8", headers={"Accept": kind})
+    raise Problem(
+        415,
+        "unsupported_media_type",
+        f"send {media_type} in UTF-8",
+        headers={"Accept": media_type},
+    )
 
 
 async def _read(request: web.Request) -> bytes:
-    too_large = Problem(413, "body_too_large", f"the body is larger than {LIMIT} bytes")
-    if (request.content_length or 0) > LIMIT:
+    too_large = Problem(413, "body_too_large", f"the body is larger than {MAX_SIZE} bytes")
+    if (request.content_length or 0) > MAX_SIZE:
         raise too_large
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(READ_TIMEOUT):
             return await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise too_large from None
     except TimeoutError:
-        raise Problem(408, "body_timeout", "the body did not arrive in time") from None
+        raise Problem(
+            408, "body_timeout", f"the body did not arrive within {READ_TIMEOUT:g} seconds"
+        ) from None
     except (HttpProcessingError, RequestPayloadError, ConnectionError):
-        raise Problem(400, "broken_body", "the body ended before its end") from None
+        raise Problem(
+            400, "incomplete_body", "the request ended before the end of the body"
+        ) from None

@@ -1,4 +1,4 @@
-"""What may come in about a single session, or the sessions of a user."""
+"""Request schemas of single sessions, and of the sessions of a user."""
 
 from datetime import timedelta
 from typing import Annotated, Final
@@ -12,31 +12,31 @@ from sidegate.core.condition import Condition
 from sidegate.core.session_type import SessionType
 from sidegate.services.sessions import NewSession
 from sidegate.web.schemas import fields
-from sidegate.web.schemas.base import Payload, example
+from sidegate.web.schemas.base import Payload, example_config
 
-_LONGEST: Final = 315_360_000  # seconds; no lifetime in the settings is longer
+_MAX_LIFETIME: Final = 315_360_000  # seconds; the settings allow no longer one
 
 
 class BindingPayload(Payload):
-    """What the client showed when it logged in, as it was sent."""
+    """The signals of the client at login, as it sent them."""
 
-    ip: fields.ShownIp | None = None
-    """Its address, with a port or not."""
-    user_agent: fields.ShownProgram | None = None
-    """Its `User-Agent` header."""
-    accept_language: fields.ShownLanguage | None = None
-    """Its `Accept-Language` header."""
-    header: fields.ShownHeader | None = None
-    """The header that `binding.header` of the settings names."""
+    ip: fields.SignalIp | None = None
+    """The client's address, with or without a port."""
+    user_agent: fields.SignalUserAgent | None = None
+    """The `User-Agent` header."""
+    accept_language: fields.SignalAcceptLanguage | None = None
+    """The `Accept-Language` header."""
+    header: fields.SignalHeader | None = None
+    """The header named by the setting `binding.header`."""
 
-    def signals(self) -> Signals:
+    def build_signals(self) -> Signals:
         return Signals(self.ip, self.user_agent, self.accept_language, self.header)
 
 
 class NewSessionPayload(Payload):
-    """What the caller decides about a session: neither its token nor its id."""
+    """Creates a session. Its id and its token are generated."""
 
-    model_config = example(
+    model_config = example_config(
         user_id="ada",
         type="web",
         scopes=["orders:read"],
@@ -46,62 +46,62 @@ class NewSessionPayload(Payload):
     )
 
     user_id: fields.UserId
-    """Whom the session speaks for. No control characters, no white space at either end; its code
-    points are the identity: nothing is folded or normalised."""
+    """The user of the session. No control characters, no leading or trailing white space. Compared
+    by code point, without case folding or normalisation."""
     type: fields.Type = SessionType.WEB
-    """Decides the lifetimes and the limit."""
+    """Selects the lifetimes and the session limit."""
     tenant: fields.Label | None = None
-    """A label of the caller's; limits count each tenant's sessions apart."""
+    """A label; session limits apply to each tenant separately."""
     provider: fields.Label | None = None
-    """Of sessions of type `sso`: the identity provider's name, or its issuer."""
-    provider_session_id: fields.SomeText | None = None
-    """The provider's own id of its session (`sid`)."""
-    provider_subject: fields.SomeText | None = None
-    """The user as the provider calls them (`sub`)."""
+    """The name or the issuer of the identity provider; for sessions of type `sso` only."""
+    provider_session_id: fields.NonEmptyText | None = None
+    """The provider's session id (`sid`)."""
+    provider_subject: fields.NonEmptyText | None = None
+    """The provider's id of the user (`sub`)."""
     scopes: fields.Scopes = Field(default_factory=list)
-    """Together at most 2048 bytes; repetitions are dropped."""
+    """At most 2048 bytes in total; duplicates are removed."""
     expires_in: (
-        Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": _LONGEST})] | None
+        Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": _MAX_LIFETIME})] | None
     ) = None
-    """Seconds, up to the lifetime of the type; more is refused, not shortened."""
+    """Seconds, at most the lifetime of the type; a larger value is an error."""
     ip: fields.IpAddress | None = None
-    """The client's address without a zone; shown in its canonical spelling."""
+    """The client's address without a zone; returned in canonical form."""
     user_agent: fields.Text | None = None
-    """The client's program."""
+    """The client's user agent."""
     device: fields.Text | None = None
-    """A name the user knows the device by."""
+    """A device name that the user recognises."""
     metadata: fields.JsonObject = Field(default_factory=dict)
     """At most 16 KiB as compact UTF-8; integers fit 64 bits; no NUL characters."""
     binding: BindingPayload = Field(default_factory=BindingPayload)
-    """What the session is bound to."""
+    """The client signals that the session is bound to."""
 
     @field_validator("expires_in")
     @classmethod
-    def _fits_the_lifetime(cls, seconds: int | None, known: ValidationInfo) -> int | None:
+    def _check_lifetime(cls, seconds: int | None, info: ValidationInfo) -> int | None:
         if seconds is None:
             return None
         if seconds < 1:
             raise ValueError("at least 1 second")
-        type_: SessionType | None = known.data.get("type")
-        if type_ is not None and known.context is not None:  # else `type` is the mistake to mend
-            longest = int(known.context[type_].lifetime.total_seconds())
-            if seconds > longest:
-                raise ValueError(f"{type_} sessions live for at most {longest} seconds")
+        type_: SessionType | None = info.data.get("type")  # None if `type` itself is invalid
+        if type_ is not None and info.context is not None:
+            lifetime = int(info.context[type_].lifetime.total_seconds())
+            if seconds > lifetime:
+                raise ValueError(f"{type_} sessions last at most {lifetime} seconds")
         return seconds
 
     @field_validator("provider", "provider_session_id", "provider_subject")
     @classmethod
-    def _is_of_a_provider(cls, text: str | None, known: ValidationInfo) -> str | None:
+    def _check_provider(cls, text: str | None, info: ValidationInfo) -> str | None:
         if text is None:
             return None
-        type_: SessionType | None = known.data.get("type")
-        if type_ not in (SessionType.SSO, None):  # None: `type` is the mistake to mend
-            raise ValueError(f"for sessions of type sso; this one is of type {type_}")
-        if known.field_name != "provider" and known.data.get("provider", "") is None:
-            raise ValueError("needs provider beside it: which provider calls it so")
+        type_: SessionType | None = info.data.get("type")
+        if type_ not in (SessionType.SSO, None):  # None if `type` itself is invalid
+            raise ValueError(f"for sessions of type sso only; this one is of type {type_}")
+        if info.field_name != "provider" and info.data.get("provider", "") is None:
+            raise ValueError("requires provider")
         return text
 
-    def new_session(self, by: Actor) -> NewSession:
+    def build_new_session(self, by: Actor) -> NewSession:
         return NewSession(
             user_id=self.user_id,
             by=by,
@@ -116,84 +116,84 @@ class NewSessionPayload(Payload):
             user_agent=self.user_agent,
             device=self.device,
             metadata=self.metadata,
-            binding=self.binding.signals(),
+            binding=self.binding.build_signals(),
         )
 
 
 class RevokePayload(Payload):
-    """Why a session ends."""
+    """Revokes a session."""
 
-    model_config = example(reason="stolen laptop")
+    model_config = example_config(reason="stolen laptop")
 
     reason: fields.Label = "revoked"
-    """Kept with the session and in the audit trail."""
+    """Stored with the session and in the audit trail."""
 
 
 class RevokeUserPayload(RevokePayload):
-    """Which of a user's sessions end: all, those of a type, or all but one; and why."""
+    """Revokes a user's sessions: all, those of a type, or all but one."""
 
-    model_config = example(type="web", reason="password changed")
+    model_config = example_config(type="web", reason="password changed")
 
     type: fields.Type | None = None
     """Only sessions of this type."""
     except_id: fields.SessionId | None = Field(default=None, alias="except")
-    """The one session that is spared."""
+    """Excludes this session."""
 
-    def condition(self, of: str) -> Condition:
-        return Condition(of, type=self.type, except_id=self.except_id)
+    def build_condition(self, user_id: str) -> Condition:
+        return Condition(user_id, type=self.type, except_id=self.except_id)
 
 
 class RefreshPayload(Payload):
-    """By the token, never by the id: whoever knows an id could mint tokens."""
+    """Refreshes a session by its token. An id is not enough: ids are logged."""
 
     token: Annotated[str, Field(max_length=512)]
-    """The session's token, or one it had within the grace."""
-    expires_in: Annotated[int, Field(ge=1, le=_LONGEST)] | None = None
-    """Moves the deadline to so many seconds from now: never past the type's lifetime, never to an
-    earlier moment. Without it the deadline stays."""
+    """The current token, or the previous one within its grace period."""
+    expires_in: Annotated[int, Field(ge=1, le=_MAX_LIFETIME)] | None = None
+    """Moves the deadline to this many seconds from now, never past the lifetime of the type and
+    never to an earlier time. If absent, the deadline stays."""
 
-    def extend_by(self) -> timedelta | None:
+    def extension(self) -> timedelta | None:
         return None if self.expires_in is None else timedelta(seconds=self.expires_in)
 
 
 class TokenPayload(Payload):
-    """A token, as OAuth's forms hold one. Other fields are ignored, as the RFCs say."""
+    """An OAuth token request (RFC 7662, RFC 7009). Other fields are ignored."""
 
     model_config = ConfigDict(
         extra="ignore", json_schema_extra={"additionalProperties": {"type": "string"}}
     )
 
-    token: Annotated[str, Field(min_length=1)]  # RFC 6749 3.1: an empty one is an absent one
-    """The token in question."""
+    token: Annotated[str, Field(min_length=1)]  # RFC 6749 3.1: an empty value counts as absent
+    """A session token."""
     token_type_hint: str = ""
-    """Not looked at."""
+    """Ignored."""
 
 
 class LogoutPayload(Payload):
-    """What an identity provider sends. Other fields are ignored, as the standard says."""
+    """A back-channel logout request. Other fields are ignored."""
 
     model_config = ConfigDict(
         extra="ignore", json_schema_extra={"additionalProperties": {"type": "string"}}
     )
 
     logout_token: Annotated[str, Field(min_length=1)]
-    """A JWT, signed by the provider."""
+    """A JWT signed by the provider."""
 
 
 class MigratePayload(Payload):
-    """Who vouches for the user from now on."""
+    """Turns a session into an SSO session of an identity provider."""
 
-    model_config = example(
+    model_config = example_config(
         provider="https://id.example",
         provider_session_id="a1b2",
         attributes={"groups": ["staff"]},
     )
 
     provider: fields.Label
-    """The identity provider's name, or its issuer."""
-    provider_session_id: fields.SomeText | None = None
-    """The provider's own id of its session (`sid`)."""
-    provider_subject: fields.SomeText | None = None
-    """The user as the provider calls them (`sub`)."""
+    """The name or the issuer of the identity provider."""
+    provider_session_id: fields.NonEmptyText | None = None
+    """The provider's session id (`sid`)."""
+    provider_subject: fields.NonEmptyText | None = None
+    """The provider's id of the user (`sub`)."""
     attributes: fields.JsonObject = Field(default_factory=dict)
-    """They join the session's metadata."""
+    """Merged into the session's metadata."""

@@ -1,7 +1,7 @@
-"""Texts and numbers that callers send: checked, and refused with a sentence that says what to do.
+"""Checks and parsers for values in requests.
 
-Every function returns its argument, perhaps in one canonical spelling. ValueError says why not, and
-repeats nothing that was sent.
+`check_x` returns its argument unchanged, `parse_x` returns a converted or canonical value. Both
+raise ValueError if the value is not acceptable; the message never repeats the value.
 """
 
 import json
@@ -11,46 +11,46 @@ from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 
-from sidegate.core.binding import DEFAULT_WIDTHS, Signal, reduced
-from sidegate.core.lock import LEASE
+from sidegate.core.binding import DEFAULT_PREFIX_LENGTHS, Signal, reduce_signal
+from sidegate.core.lock import LEASE_PATTERN
 from sidegate.core.session import SessionId
 
-# The longest of each, in characters.
-USER_ID: Final = 256
-TEXT: Final = 512
-LABEL: Final = 128
-SCOPES: Final = 64
-SCOPES_BYTES: Final = 2048
-_METADATA_BYTES: Final = 16 * 1024
+# Lengths in characters, sizes in bytes.
+MAX_USER_ID_LENGTH: Final = 256
+MAX_TEXT_LENGTH: Final = 512
+MAX_LABEL_LENGTH: Final = 128
+MAX_SCOPES: Final = 64
+MAX_SCOPES_SIZE: Final = 2048
+_MAX_METADATA_SIZE: Final = 16 * 1024
 
-# Written so that a JSON Schema may hold them: ECMA-262 and Python read them alike.
-CONTROL: Final = r"\u0000-\u001f\u007f-\u009f"
-# What hides the text beside it, or turns it round. Not all that Python calls unprintable: that
-# depends on the Unicode version, and two instances might disagree.
-HIDING: Final = r"\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-PRINTABLE: Final = re.compile(rf"[^{CONTROL}{HIDING}]+")
-SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 3.3
-SESSION_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-MOMENT: Final = re.compile(
+# These patterns are also used in JSON Schemas: ECMA-262 and Python agree on their syntax.
+CONTROL_CHARACTERS: Final = r"\u0000-\u001f\u007f-\u009f"
+# Invisible characters and those that reorder text (bidirectional controls). Not str.isprintable():
+# its answer depends on the Unicode version, and two instances might disagree.
+FORMAT_CHARACTERS: Final = r"\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+PRINTABLE_PATTERN: Final = re.compile(rf"[^{CONTROL_CHARACTERS}{FORMAT_CHARACTERS}]+")
+SCOPE_PATTERN: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 3.3
+SESSION_ID_PATTERN: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+TIMESTAMP_PATTERN: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?"
     r"(?:Z|[+-][0-9]{2}:[0-9]{2})"
 )
-_SHOWABLE: Final = {
+_SIGNAL_ERRORS: Final = {
     Signal.IP: "an IPv4 or IPv6 address without a zone",
     Signal.USER_AGENT: "a User-Agent header: name/version first, ASCII, at most 1024 characters",
     Signal.ACCEPT_LANGUAGE: "an Accept-Language header, as in de-CH,de;q=0.9",
-    Signal.HEADER: "1 to 1024 ASCII characters, no control characters, not only blanks",
+    Signal.HEADER: "1 to 1024 ASCII characters, no control characters, not only spaces",
 }
 
 
-def user_id(text: str) -> str:
-    """Return `text` if it can be a user id. ValueError: why not.
+def check_user_id(text: str) -> str:
+    """Return `text` if it is a valid user id.
 
-    Its code points are the identity: nothing is folded, trimmed or normalised.
+    Ids are compared by code point: nothing is case-folded, trimmed or normalised.
     """
-    _storable(text)
-    if not 1 <= len(text) <= USER_ID:
-        raise ValueError(f"a user id has 1 to {USER_ID} characters")
+    _check_storable_text(text)
+    if not 1 <= len(text) <= MAX_USER_ID_LENGTH:
+        raise ValueError(f"a user id has 1 to {MAX_USER_ID_LENGTH} characters")
     if any(unicodedata.category(character) == "Cc" for character in text):
         raise ValueError("a user id has no control characters")
     if text != text.strip():
@@ -58,46 +58,46 @@ def user_id(text: str) -> str:
     return text
 
 
-def session_id(text: str) -> SessionId:
-    """Return `text` if it can be a session id. ValueError: it is not."""
-    if not SESSION_ID.fullmatch(text):
+def parse_session_id(text: str) -> SessionId:
+    """Return `text` as a session id."""
+    if not SESSION_ID_PATTERN.fullmatch(text):
         raise ValueError("a session id is a UUID in lower case")
     return SessionId(text)
 
 
-def lease(text: str) -> str:
-    """Return `text` if it can be a lease. ValueError: it is none that a lock was ever held by."""
-    if not LEASE.fullmatch(text):
-        raise ValueError("a lease is sgl_ and 43 more characters, as the lock's answer has it")
+def check_lease(text: str) -> str:
+    """Return `text` if it has the format of a lease."""
+    if not LEASE_PATTERN.fullmatch(text):
+        raise ValueError("a lease is sgl_ and 43 characters, as returned with the acquired lock")
     return text
 
 
-def text(given: str) -> str:
-    """Take any text a store can hold, up to 512 characters."""
-    _storable(given)
-    if len(given) > TEXT:
-        raise ValueError(f"at most {TEXT} characters")
-    return given
+def check_text(text: str) -> str:
+    """Return `text` if every store can keep it: up to 512 characters."""
+    _check_storable_text(text)
+    if len(text) > MAX_TEXT_LENGTH:
+        raise ValueError(f"at most {MAX_TEXT_LENGTH} characters")
+    return text
 
 
-def some_text(given: str) -> str:
-    """Take any text but none."""
-    if not given:
-        raise ValueError(f"1 to {TEXT} characters")
-    return text(given)
+def check_nonempty_text(text: str) -> str:
+    """Return `text` if it passes `check_text` and is not empty."""
+    if not text:
+        raise ValueError(f"1 to {MAX_TEXT_LENGTH} characters")
+    return check_text(text)
 
 
-def label(given: str) -> str:
-    """Take a name or a reason: 1 to 128 printable characters."""
-    _storable(given)
-    if len(given) > LABEL or not PRINTABLE.fullmatch(given):
-        raise ValueError(f"1 to {LABEL} printable characters")
-    return given
+def check_label(text: str) -> str:
+    """Return `text` if it is a valid name or reason: 1 to 128 printable characters."""
+    _check_storable_text(text)
+    if len(text) > MAX_LABEL_LENGTH or not PRINTABLE_PATTERN.fullmatch(text):
+        raise ValueError(f"1 to {MAX_LABEL_LENGTH} printable characters")
+    return text
 
 
-def address(text: str) -> str:
-    """Take an IP address, and spell it canonically."""
-    if "%" in text:  # a zone names an interface of one machine
+def parse_address(text: str) -> str:
+    """Return an IP address in canonical form."""
+    if "%" in text:  # a zone names a network interface of one host
         raise ValueError("an IP address without a zone")
     try:
         return str(ip_address(text))
@@ -105,42 +105,45 @@ def address(text: str) -> str:
         raise ValueError("an IPv4 or IPv6 address") from None
 
 
-def scope_list(scopes: list[str]) -> list[str]:
-    """Take scopes, and drop repetitions."""
-    if len(scopes) > SCOPES:
-        raise ValueError(f"at most {SCOPES} scopes")
-    if len(" ".join(scopes)) > SCOPES_BYTES:
-        raise ValueError(f"the scopes take at most {SCOPES_BYTES} bytes, joined by spaces")
+def check_scopes(scopes: list[str]) -> list[str]:
+    """Return `scopes` without duplicates."""
+    if len(scopes) > MAX_SCOPES:
+        raise ValueError(f"at most {MAX_SCOPES} scopes")
+    if len(" ".join(scopes)) > MAX_SCOPES_SIZE:
+        raise ValueError(f"the scopes take at most {MAX_SCOPES_SIZE} bytes, joined by spaces")
     return list(dict.fromkeys(scopes))
 
 
-def scope(text: str) -> str:
-    """Take one scope as RFC 6749 spells it."""
-    if not SCOPE.fullmatch(text):
+def check_scope(text: str) -> str:
+    """Return `text` if it is a scope token of RFC 6749."""
+    if not SCOPE_PATTERN.fullmatch(text):
         raise ValueError('a scope is printable ASCII without space, " and \\ (RFC 6749 3.3)')
-    if len(text) > SCOPES_BYTES:
-        raise ValueError(f"a scope has at most {SCOPES_BYTES} characters")
+    if len(text) > MAX_SCOPES_SIZE:
+        raise ValueError(f"a scope has at most {MAX_SCOPES_SIZE} characters")
     return text
 
 
-def json_object(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Take any JSON object of up to 16 KiB as compact UTF-8."""
+def check_json_object(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return `metadata` if it takes at most 16 KiB as compact UTF-8 JSON."""
     _check_storable(metadata)
     encoded = json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode()
-    if len(encoded) > _METADATA_BYTES:
-        raise ValueError(f"{len(encoded)} bytes of JSON, at most {_METADATA_BYTES} are kept")
+    if len(encoded) > _MAX_METADATA_SIZE:
+        raise ValueError(f"at most {_MAX_METADATA_SIZE} bytes of JSON; these are {len(encoded)}")
     return metadata
 
 
-def showable(signal: Signal, text: str) -> str:
-    """Take what a request can show: a session bound to anything else would open for nobody."""
-    if reduced(signal, text, DEFAULT_WIDTHS) is None:
-        raise ValueError(_SHOWABLE[signal])
+def check_signal(signal: Signal, text: str) -> str:
+    """Return `text` if requests can present this value of `signal`.
+
+    A session bound to any other value could never be used.
+    """
+    if reduce_signal(signal, text, DEFAULT_PREFIX_LENGTHS) is None:
+        raise ValueError(_SIGNAL_ERRORS[signal])
     return text
 
 
-def network(text: str) -> IPv4Network | IPv6Network:
-    """Read an IP prefix, as in 203.0.113.0/24; an address alone is the network of itself."""
+def parse_network(text: str) -> IPv4Network | IPv6Network:
+    """Return the network of an IP prefix, as in 203.0.113.0/24, or of a single address."""
     if "%" in text:
         raise ValueError("an IP prefix without a zone")
     try:
@@ -149,25 +152,25 @@ def network(text: str) -> IPv4Network | IPv6Network:
         raise ValueError("an IP prefix without host bits, as in 203.0.113.0/24") from None
 
 
-def moment(text: str) -> datetime:
-    """Read a moment as RFC 3339 spells it, zone included."""
+def parse_timestamp(text: str) -> datetime:
+    """Return the time of an RFC 3339 timestamp."""
     try:
-        read = datetime.fromisoformat(text) if MOMENT.fullmatch(text) else None
+        at = datetime.fromisoformat(text) if TIMESTAMP_PATTERN.fullmatch(text) else None
     except ValueError:
-        read = None
-    if read is None or not 1 < read.year < 9999:  # so that no zone leads out of the calendar
-        raise ValueError("a moment with its zone, as in 2026-03-04T12:00:00Z")
-    return read
+        at = None
+    if at is None or not 1 < at.year < 9999:  # so that converting it to UTC cannot overflow
+        raise ValueError("a timestamp with a time zone, as in 2026-03-04T12:00:00Z")
+    return at
 
 
 def _check_storable(value: object) -> None:
-    """Walk a document that `strict_json` read, hence one that is not deep."""
+    """Check all texts and integers of a JSON document; `strict_json` has limited its depth."""
     match value:
         case str():
-            _storable(value)
+            _check_storable_text(value)
         case dict():
             for name, member in value.items():
-                _storable(name)
+                _check_storable_text(name)
                 _check_storable(member)
         case list():
             for item in value:
@@ -178,8 +181,8 @@ def _check_storable(value: object) -> None:
             pass
 
 
-def _storable(text: str) -> None:
-    """Refuse what no store can hold: Postgres has no NUL, UTF-8 has no surrogates."""
+def _check_storable_text(text: str) -> None:
+    """Raise ValueError for NUL, which Postgres cannot store, and for surrogates (not in UTF-8)."""
     if "\0" in text:
         raise ValueError("no NUL characters")
     if any("\ud800" <= character <= "\udfff" for character in text):

@@ -1,15 +1,15 @@
-"""The express lane: plain requests to the gate are answered straight from the bytes that came.
+"""The fast path: plain requests to the gate are answered without aiohttp.
 
-A `Connection` stands where aiohttp's protocol would. What the grammar matches it passes to the
-desk, and what memory knows is answered before `data_received` returns: no task, no lock, no
-socket but its own. What it does not know is fetched, if there is a store to fetch it from: one task
-for all that ask in that moment. Only for what is still not known a task of its own waits. Meanwhile
-all that follows on that connection waits, too. What is not plain is aiohttp's, and the connection
-with it: its protocol takes over the transport and is fed what has not been answered yet.
+A `FastConnection` is the asyncio protocol of a connection. It passes a head that the grammar
+matches to its request handler. A cache hit in memory is answered before `data_received` returns:
+no task, no lock, no other socket. A miss is prefetched from the cache store, one batch for all
+requests of the same loop iteration. Only a request that is still undecided gets a task of its own.
+Later requests on that connection wait for it. The first request that is not plain hands the
+connection over to aiohttp: its protocol takes the transport and the unanswered bytes.
 
-Both directions push back: who does not read his answers is not listened to, nor is who sends too
-much while he waits. A head that has begun must end within seconds. A connection on which nothing
-happens is closed after one hour, two at the most.
+There is backpressure in both directions: reading pauses while the peer does not read its responses,
+and while too many bytes wait for a response. A head must end within seconds of its first byte. An
+idle connection is closed after one hour, two at the most.
 """
 
 import asyncio
@@ -27,380 +27,421 @@ from sidegate.core.clock import Clock
 from sidegate.web.server.grammar import Grammar
 from sidegate.web.server.handler import Prefetched, RequestHandler
 from sidegate.web.server.head_templates import HeadTemplates
-from sidegate.web.server.messages import Head, problem
-from sidegate.web.server.response_bytes import Reply, date_line, reply_of, whole
+from sidegate.web.server.messages import Head, build_problem_response
+from sidegate.web.server.response_bytes import (
+    EncodedResponse,
+    assemble_response,
+    encode_response,
+    format_date_line,
+)
 
 FallbackFactory = Callable[[], asyncio.Protocol]
-"""Makes the protocol that takes over a connection: aiohttp's."""
+"""Creates the protocol that takes over a connection: aiohttp's."""
 
-_END: Final = b"\r\n\r\n"
-_HEADS: Final = re.compile(rb".+?(?:\r\n\r\n|\Z)", re.DOTALL)
-# A head that may become plain begins like this, has none of that in it, and is not longer yet.
-_BEGINNING: Final = re.compile(rb"[A-Z]{1,9}(?:\Z| (?:\Z|/))")
-_ODD: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n")
-_LONGEST: Final = 64 * 1024
+_HEAD_END: Final = b"\r\n\r\n"
+_HEAD_PATTERN: Final = re.compile(rb".+?(?:\r\n\r\n|\Z)", re.DOTALL)
+# An incomplete head can still become plain if it begins like this, contains no invalid byte, and is
+# not longer yet.
+_HEAD_START: Final = re.compile(rb"[A-Z]{1,9}(?:\Z| (?:\Z|/))")
+_INVALID_BYTES: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n")
+_MAX_HEAD_SIZE: Final = 64 * 1024
 
-# So many bytes may wait for their turn, then the connection is not read from.
-_PLENTY: Final = 128 * 1024
-# So many requests are answered in a row, then it is the turn of other connections.
-_ROW: Final = range(64)
+# Reading pauses at this many buffered bytes.
+_MAX_BUFFERED: Final = 128 * 1024
+# This many pipelined requests are answered in a row before other connections get the loop.
+_REQUESTS_PER_TURN: Final = range(64)
 
-_log: Final = logging.getLogger("sidegate.door")
+_log: Final = logging.getLogger("sidegate.listener")
 
 
 @dataclass(frozen=True, slots=True)
-class HeadTimeouts:
-    """How many seconds each of these is waited for."""
+class ConnectionTimeouts:
+    """The time limits of a connection, in seconds."""
 
-    head: float = 10.0  # its end, once it has begun; a stranger's first, once he has connected
-    idle: float = 3630.0  # outlives every gateway's own (Envoy's is an hour): none races with ours
+    head: float = 10.0  # from the first byte of a head to its end; for untrusted peers from connect
+    idle: float = 3630.0  # longer than any gateway's own (Envoy: 1 h), so the gateway closes first
 
 
 class FastPath:
-    """What the connections of a door have in common, and how they all end."""
+    """The shared state of a listener's fast connections, and their shutdown."""
 
     def __init__(
         self,
-        desks: Iterable[RequestHandler],
+        handlers: Iterable[RequestHandler],
         *,
-        trust: Callable[[object], bool],
+        is_trusted: Callable[[object], bool],
         clock: Clock,
-        patience: HeadTimeouts | None = None,
-        learn_every: int = 8,
+        timeouts: ConnectionTimeouts | None = None,
+        sampling_interval: int = 8,
     ) -> None:
-        """`trust` judges a socket's name for its other end; strangers are left to aiohttp.
+        """Serve `handlers`. Connections without `is_trusted(peername)` are handed to aiohttp.
 
-        `learn_every`: see Forms.
+        `sampling_interval`: see HeadTemplates.
         """
-        self._learn_every = learn_every
-        self.plain = tuple(_plain(desks, learn_every))
-        self.trust = trust
-        self.patience = patience or HeadTimeouts()
+        self._sampling_interval = sampling_interval
+        self.handlers = tuple(_build_templates(handlers, sampling_interval))
+        self.is_trusted = is_trusted
+        self.timeouts = timeouts or ConnectionTimeouts()
         self.connections: set[FastConnection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
-        self.left = asyncio.Event()  # a connection has
+        self.connection_removed = asyncio.Event()  # closed, or handed over
         self.draining = False
         self._clock = clock
-        self._next_second: asyncio.TimerHandle | None = None
-        self._tell_time()
+        self._date_timer: asyncio.TimerHandle | None = None
+        self._update_date()
 
     def __len__(self) -> int:
-        """Return how many connections are in the lane."""
+        """Return the number of open connections on the fast path."""
         return len(self.connections)
 
     def open(self) -> None:
-        """Tell the time from now on, at most a second late."""
-        self._tell_time()
-        self._next_second = asyncio.get_running_loop().call_later(1.0, self.open)
+        """Start to update the Date line, once a second."""
+        self._update_date()
+        self._date_timer = asyncio.get_running_loop().call_later(1.0, self.open)
 
-    def connection(self, succession: FallbackFactory) -> asyncio.Protocol:
+    def create_protocol(self, fallback_factory: FallbackFactory) -> asyncio.Protocol:
         """Return the protocol of a new connection."""
-        return FastConnection(self, succession) if self.plain else succession()
+        return FastConnection(self, fallback_factory) if self.handlers else fallback_factory()
 
-    def exchange(self, desks: Iterable[RequestHandler], *, trust: Callable[[object], bool]) -> None:
-        """From the next request on let others answer. Who is not trusted any more is hung up on."""
-        self.plain, self.trust = tuple(_plain(desks, self._learn_every)), trust
+    def replace_handlers(
+        self, handlers: Iterable[RequestHandler], *, is_trusted: Callable[[object], bool]
+    ) -> None:
+        """Use `handlers` from the next request on; abort connections no longer trusted."""
+        self.handlers = tuple(_build_templates(handlers, self._sampling_interval))
+        self.is_trusted = is_trusted
         for connection in tuple(self.connections):
-            connection.begin_again()
+            connection.use_new_handlers()
 
     def drain(self) -> None:
-        """From now on each answer is the last one of its connection."""
+        """Close each connection after its next response."""
         self.draining = True
 
-    async def close(self, *, patience: float) -> None:
-        """End when what is begun is answered and sent, or `patience` is over."""
+    async def close(self, *, drain_timeout: float) -> None:
+        """Close idle connections; abort the others unless they finish in `timeout` seconds."""
         self.drain()
-        if self._next_second is not None:
-            self._next_second.cancel()
+        if self._date_timer is not None:
+            self._date_timer.cancel()
         for connection in tuple(self.connections):
-            connection.close_unless_asking()
+            connection.close_if_idle()
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(drain_timeout):
                 while self.connections:
-                    self.left.clear()
-                    await self.left.wait()
+                    self.connection_removed.clear()
+                    await self.connection_removed.wait()
         for connection in tuple(self.connections):
             connection.abort()
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
-    def _tell_time(self) -> None:
-        self.date = date_line(self._clock.now())
-        self.ending = self.date + b"\r\n"
+    def _update_date(self) -> None:
+        self.date_line = format_date_line(self._clock.now())
+        self.head_end = self.date_line + b"\r\n"
 
 
-def _plain(
-    desks: Iterable[RequestHandler], learn_every: int
+def _build_templates(
+    handlers: Iterable[RequestHandler], sampling_interval: int
 ) -> Iterator[tuple[RequestHandler, HeadTemplates]]:
-    """Yield each desk and how plain heads for it are read. The others are left to aiohttp."""
-    for desk in desks:
-        with suppress(ValueError):  # a header has two meanings
-            grammar = Grammar(desk.route, desk.roles, desk.cookie)
-            yield desk, HeadTemplates(grammar, learn_every=learn_every)
+    """Yield the handlers that have a grammar, with their templates; aiohttp has the others."""
+    for handler in handlers:
+        with suppress(ValueError):  # one header has two roles
+            grammar = Grammar(handler.route, handler.roles, handler.cookie)
+            yield handler, HeadTemplates(grammar, sampling_interval=sampling_interval)
 
 
 class FastConnection(asyncio.Protocol):
-    """One gateway's connection, until it ends or is aiohttp's."""
+    """A gateway's connection, until it is closed or handed over to aiohttp."""
 
-    def __init__(self, lane: FastPath, succession: FallbackFactory) -> None:
-        self._lane = lane
-        self._succession = succession
+    def __init__(self, fast_path: FastPath, fallback_factory: FallbackFactory) -> None:
+        self._fast_path = fast_path
+        self._fallback_factory = fallback_factory
         self._loop = asyncio.get_running_loop()
-        self._received = b""  # and not answered yet
-        self._asking = False  # somebody, for the request that is being answered
-        self._slow = False  # does not read what we write
-        self._held = False  # is not read from
-        self._yielding = False  # to other connections, until its next turn
-        self._lively = True  # something has happened since the last look
-        self._unfinished: asyncio.TimerHandle | None = None  # runs once a head has begun
-        self._next_look: asyncio.TimerHandle | None = None
-        self._turn_to(*lane.plain[0])
+        self._buffer = b""  # received and not answered yet
+        self._in_progress = False  # a request waits for a store
+        self._writing_paused = False  # the peer does not read its responses
+        self._reading_paused = False
+        self._yielding = False  # to other connections, until the next loop iteration
+        self._has_activity = True  # since the last idle check
+        self._head_timer: asyncio.TimerHandle | None = None  # runs while a head is incomplete
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._use_handler(*fast_path.handlers[0])
 
-    # What the transport tells
+    # Callbacks of the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._write = self._transport.write
-        self._lane.connections.add(self)
-        if self._lane.trust(transport.get_extra_info("peername")):
-            _probe_when_silent(transport)
-            self._look_if_idle()
+        self._fast_path.connections.add(self)
+        if self._fast_path.is_trusted(transport.get_extra_info("peername")):
+            _enable_keepalive(transport)
+            self._check_idle()
         else:
             self._hand_over()
 
     def data_received(self, data: bytes) -> None:
-        self._lively = True
-        if not self._received and not self._asking and not self._slow:
-            head = self._read(data)
-            if head is not None:  # one whole request and no more: this is how gateways ask
-                self._answer(head)
+        self._has_activity = True
+        if not self._buffer and not self._in_progress and not self._writing_paused:
+            head = self._parse_head(data)
+            if head is not None:  # exactly one request: the usual case with gateways
+                self._respond(head)
                 return
-        self._received += data
-        if self._waits():
-            self._hold_if_plenty()
-        elif self._unfinished is None or self._has_finished(len(data)):
-            self._go_on()
+        self._buffer += data
+        if self._must_wait():
+            self._pause_reading_if_full()
+        elif self._head_timer is None or self._needs_parsing(len(data)):
+            self._process_buffer()
 
     def pause_writing(self) -> None:
-        self._slow = True
+        self._writing_paused = True
 
     def resume_writing(self) -> None:
-        self._slow = False
+        self._writing_paused = False
         self._resume()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's
-        self._leave()
+        self._detach()
 
-    # What is answered
+    # Requests and responses
 
-    def _go_on(self) -> None:
-        """Answer what is whole, in the order it came, until somebody has to be waited for."""
-        for _ in _ROW:
-            plain = self._forms.first(self._received)
+    def _process_buffer(self) -> None:
+        """Answer the complete heads in order, until one has to wait."""
+        for _ in _REQUESTS_PER_TURN:
+            plain = self._templates.parse_first(self._buffer)
             if plain is not None:
                 head, end = plain
-                self._received = self._received[end:]
-                self._answer(head)
-            elif not self._turn_to_another():
+                self._buffer = self._buffer[end:]
+                self._respond(head)
+            elif not self._select_handler():
                 return
-            if not self._received or self._waits():
+            if not self._buffer or self._must_wait():
                 return
         self._yielding = True
-        self._hold_if_plenty()
-        self._loop.call_soon(self._take_turn)
+        self._pause_reading_if_full()
+        self._loop.call_soon(self._stop_yielding)
 
-    def _take_turn(self) -> None:
+    def _stop_yielding(self) -> None:
         self._yielding = False
         self._resume()
 
-    def _answer(self, head: Head) -> None:
-        lane = self._lane
+    def _respond(self, head: Head) -> None:
+        fast_path = self._fast_path
         try:
-            reply = self._at_once(head)
-            if reply is None:
-                self._ask(head)
+            response = self._try_fast(head)
+            if response is None:
+                self._handle_miss(head)
                 return
-        except Exception as error:  # noqa: BLE001  # the last line: whatever it is, it is told
-            self._answered(*_failed(head, error))
+        except Exception as error:  # noqa: BLE001  # a bug: logged, and answered 500
+            self._complete(*_handle_error(head, error))
             return
-        if head.connection is None and head.method != b"HEAD" and not lane.draining:
-            self._write(b"".join((reply.common, reply.own, lane.ending, reply.body)))
+        if head.connection is None and head.method != b"HEAD" and not fast_path.draining:
+            self._write(
+                b"".join(
+                    (
+                        response.shared_head,
+                        response.identity_lines,
+                        fast_path.head_end,
+                        response.body,
+                    )
+                )
+            )
         else:
-            self._send(head, reply)
+            self._send(head, response)
 
-    def _send(self, head: Head, reply: Reply) -> None:
-        old, to_head = head.old is not None, head.method == b"HEAD"
-        last = self._lane.draining or head.connection in (b"close", b"Close")
-        self._write(whole(reply, self._lane.date, to_head=to_head, old=old, last=last))
-        if last:
-            self._end()
+    def _send(self, head: Head, response: EncodedResponse) -> None:
+        is_http10, to_head = head.is_http10 is not None, head.method == b"HEAD"
+        closes = self._fast_path.draining or head.connection in (b"close", b"Close")
+        self._write(
+            assemble_response(
+                response,
+                self._fast_path.date_line,
+                to_head=to_head,
+                is_http10=is_http10,
+                closes=closes,
+            )
+        )
+        if closes:
+            self._close()
 
-    def _ask(self, head: Head) -> None:
-        """Have fetched what memory cannot tell; where there is no use in that, look it up."""
-        self._asking = True
-        if not self._desk.prefetch(head, partial(self._fetched, self._desk, head)):
-            self._look_up(self._desk, head)
+    def _handle_miss(self, head: Head) -> None:
+        """Prefetch from the cache store; where that cannot help, start a lookup."""
+        self._in_progress = True
+        if not self._handler.prefetch(head, partial(self._on_prefetched, self._handler, head)):
+            self._start_lookup(self._handler, head)
 
-    def _fetched(self, desk: RequestHandler, head: Head, fetched: Prefetched) -> None:
+    def _on_prefetched(self, handler: RequestHandler, head: Head, prefetched: Prefetched) -> None:
         try:
-            reply = desk.try_fast(head, fetched)
-        except Exception as error:  # noqa: BLE001  # the last line: whatever it is, it is told
-            head, reply = _failed(head, error)
-        if reply is not None:
-            self._answered(head, reply)
+            response = handler.try_fast(head, prefetched)
+        except Exception as error:  # noqa: BLE001  # a bug: logged, and answered 500
+            head, response = _handle_error(head, error)
+        if response is not None:
+            self._complete(head, response)
         elif self._transport.is_closing():
-            self._asking = False  # nobody is left to look it up for
+            self._in_progress = False  # the peer has gone
         else:
-            self._look_up(desk, head, fetched.waited)
+            self._start_lookup(handler, head, prefetched.elapsed)
 
-    def _look_up(self, desk: RequestHandler, head: Head, waited: float | None = None) -> None:
-        task = self._loop.create_task(self._looked_up(desk, head, waited))
-        self._lane.tasks.add(task)
-        task.add_done_callback(self._lane.tasks.discard)
+    def _start_lookup(
+        self, handler: RequestHandler, head: Head, elapsed: float | None = None
+    ) -> None:
+        task = self._loop.create_task(self._look_up(handler, head, elapsed))
+        self._fast_path.tasks.add(task)
+        task.add_done_callback(self._fast_path.tasks.discard)
 
-    async def _looked_up(self, desk: RequestHandler, head: Head, waited: float | None) -> None:
+    async def _look_up(self, handler: RequestHandler, head: Head, elapsed: float | None) -> None:
         try:
-            reply = reply_of(await desk.answer(head, waited))
-        except Exception as error:  # noqa: BLE001  # the last line: whatever it is, it is told
-            head, reply = _failed(head, error)
+            response = encode_response(await handler.handle(head, elapsed))
+        except Exception as error:  # noqa: BLE001  # a bug: logged, and answered 500
+            head, response = _handle_error(head, error)
         except asyncio.CancelledError:
             self._transport.abort()
             raise
-        self._answered(head, reply)
+        self._complete(head, response)
 
-    def _answered(self, head: Head, reply: Reply) -> None:
-        self._asking = False
+    def _complete(self, head: Head, response: EncodedResponse) -> None:
+        self._in_progress = False
         if not self._transport.is_closing():
-            self._send(head, reply)
+            self._send(head, response)
             self._resume()
 
-    # What is not answered yet
+    # The buffer
 
-    def _waits(self) -> bool:
-        """Say whether what is received has to wait: for an answer, for its reader, for its turn."""
-        return self._asking or self._slow or self._yielding
+    def _must_wait(self) -> bool:
+        """Return whether buffered requests must wait."""
+        return self._in_progress or self._writing_paused or self._yielding
 
     def _resume(self) -> None:
-        if self._received and not self._waits():
-            self._go_on()
-        if self._held and len(self._received) < _PLENTY and not self._transport.is_closing():
-            self._held = False
+        if self._buffer and not self._must_wait():
+            self._process_buffer()
+        if (
+            self._reading_paused
+            and len(self._buffer) < _MAX_BUFFERED
+            and not self._transport.is_closing()
+        ):
+            self._reading_paused = False
             self._transport.resume_reading()
 
-    def _hold_if_plenty(self) -> None:
-        if not self._held and len(self._received) >= _PLENTY:
-            self._held = True
+    def _pause_reading_if_full(self) -> None:
+        if not self._reading_paused and len(self._buffer) >= _MAX_BUFFERED:
+            self._reading_paused = True
             self._transport.pause_reading()
 
-    def _turn_to(self, desk: RequestHandler, forms: HeadTemplates) -> None:
-        """Expect the next request to be for this desk: gateways ask the same one again."""
-        self._desk, self._forms = desk, forms
-        self._at_once, self._read = desk.try_fast, forms.read
+    def _use_handler(self, handler: RequestHandler, templates: HeadTemplates) -> None:
+        """Expect the next request for this handler: a gateway keeps using the same one."""
+        self._handler, self._templates = handler, templates
+        self._try_fast, self._parse_head = handler.try_fast, templates.parse
 
-    def _turn_to_another(self) -> bool:
-        """Turn to whoever the request is for. False: its head is waited for, or aiohttp has it."""
-        for desk, forms in self._lane.plain:
-            if forms.first(self._received) is not None:
-                self._turn_to(desk, forms)
+    def _select_handler(self) -> bool:
+        """Use the handler that the buffered head is for, and return True.
+
+        Return False if the head is incomplete, or the connection was handed over.
+        """
+        for handler, templates in self._fast_path.handlers:
+            if templates.parse_first(self._buffer) is not None:
+                self._use_handler(handler, templates)
                 return True
-        self._forget_unfinished()
+        self._cancel_head_timer()
         if self._may_become_plain():
-            self._unfinished = self._loop.call_later(self._lane.patience.head, self._give_up)
+            self._head_timer = self._loop.call_later(
+                self._fast_path.timeouts.head, self._on_head_timeout
+            )
         else:
             self._hand_over()
         return False
 
     def _may_become_plain(self, begin: int = 0) -> bool:
-        """Say whether a head has begun well and not ended. Up to `begin` that is known already."""
+        """Return whether the head is incomplete and can become plain; checked from `begin` on."""
         return (
-            len(self._received) < _LONGEST
-            and self._received.find(_END, begin) < 0
-            and _ODD.search(self._received, begin) is None
-            and _BEGINNING.match(self._received) is not None
+            len(self._buffer) < _MAX_HEAD_SIZE
+            and self._buffer.find(_HEAD_END, begin) < 0
+            and _INVALID_BYTES.search(self._buffer, begin) is None
+            and _HEAD_START.match(self._buffer) is not None
         )
 
-    def _has_finished(self, fresh: int) -> bool:
-        """Say whether a head that had begun is worth another look, for these many fresh bytes."""
-        if self._may_become_plain(max(0, len(self._received) - fresh - len(_END))):
+    def _needs_parsing(self, received: int) -> bool:
+        """Return whether the head is worth parsing again after `received` more bytes."""
+        if self._may_become_plain(max(0, len(self._buffer) - received - len(_HEAD_END))):
             return False
-        self._forget_unfinished()
+        self._cancel_head_timer()
         return True
 
-    def _forget_unfinished(self) -> None:
-        if self._unfinished is not None:
-            self._unfinished.cancel()
-            self._unfinished = None
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    # How it ends
+    # The end of the connection
 
-    def begin_again(self) -> None:
-        """Turn to the desks that answer now; hang up if the gateway is not trusted any more."""
-        if self._lane.plain and self._lane.trust(self._transport.get_extra_info("peername")):
-            self._turn_to(*self._lane.plain[0])
+    def use_new_handlers(self) -> None:
+        """Use the new handlers; abort if the peer is no longer trusted."""
+        if self._fast_path.handlers and self._fast_path.is_trusted(
+            self._transport.get_extra_info("peername")
+        ):
+            self._use_handler(*self._fast_path.handlers[0])
         else:
             self.abort()
 
-    def close_unless_asking(self) -> None:
-        """Close it now unless an answer is awaited, or about to be, which will be its last one."""
-        if not self._asking and not self._yielding:
-            self._end()
+    def close_if_idle(self) -> None:
+        """Close unless a request is in progress or buffered; its response is then the last."""
+        if not self._in_progress and not self._yielding:
+            self._close()
 
     def abort(self) -> None:
         self._transport.abort()
 
-    def _end(self) -> None:
-        """Close it when all is sent that was written."""
-        self._received = b""
+    def _close(self) -> None:
+        """Drop the buffer, and close once everything written is sent."""
+        self._buffer = b""
         self._transport.close()
 
     def _hand_over(self) -> None:
-        """Let aiohttp have it, with all that is not answered."""
-        received = self._received
-        if self._held:
-            self._held = False
+        """Give the transport and the buffer to aiohttp's protocol."""
+        buffer = self._buffer
+        if self._reading_paused:
+            self._reading_paused = False
             self._transport.resume_reading()
-        self._leave()
-        successor = self._succession()
-        self._transport.set_protocol(successor)
-        successor.connection_made(self._transport)
-        # One after the other: for junk behind it, aiohttp would forget a good request.
-        for head in _HEADS.findall(received):
-            successor.data_received(head)
+        self._detach()
+        fallback = self._fallback_factory()
+        self._transport.set_protocol(fallback)
+        fallback.connection_made(self._transport)
+        # One head at a time: aiohttp drops a valid request that comes with invalid bytes behind it.
+        for head in _HEAD_PATTERN.findall(buffer):
+            fallback.data_received(head)
 
-    def _leave(self) -> None:
-        self._received = b""
-        self._forget_unfinished()
-        if self._next_look is not None:
-            self._next_look.cancel()
-        self._lane.connections.discard(self)
-        self._lane.left.set()
+    def _detach(self) -> None:
+        self._buffer = b""
+        self._cancel_head_timer()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        self._fast_path.connections.discard(self)
+        self._fast_path.connection_removed.set()
 
-    def _give_up(self) -> None:
-        self._send(_A_LATE_HEAD, reply_of(problem(HTTPStatus.REQUEST_TIMEOUT)))
+    def _on_head_timeout(self) -> None:
+        self._send(
+            _TIMED_OUT_HEAD, encode_response(build_problem_response(HTTPStatus.REQUEST_TIMEOUT))
+        )
 
-    def _look_if_idle(self) -> None:
-        """Hang up if nothing has happened since the last look."""
-        if not self._lively and not self._asking:
+    def _check_idle(self) -> None:
+        """Abort if there was no activity since the last check."""
+        if not self._has_activity and not self._in_progress:
             self.abort()
             return
-        self._lively = False
-        self._next_look = self._loop.call_later(self._lane.patience.idle, self._look_if_idle)
+        self._has_activity = False
+        self._idle_timer = self._loop.call_later(self._fast_path.timeouts.idle, self._check_idle)
 
 
-_A_LATE_HEAD: Final = Head(b"", b"", connection=b"close")
+_TIMED_OUT_HEAD: Final = Head(b"", b"", connection=b"close")
 
 
-def _failed(head: Head, error: Exception) -> tuple[Head, Reply]:
-    """Tell a bug to the log, and to the gateway, as its last answer, what aiohttp's lane would."""
-    _log.error("the gate door failed", exc_info=error)
-    late = isinstance(error, TimeoutError)
-    status = HTTPStatus.GATEWAY_TIMEOUT if late else HTTPStatus.INTERNAL_SERVER_ERROR
-    return head._replace(connection=b"close"), reply_of(problem(status))
+def _handle_error(head: Head, error: Exception) -> tuple[Head, EncodedResponse]:
+    """Log an unexpected error; return the closing response that aiohttp would send."""
+    _log.error("request handling failed", exc_info=error, extra={"listener": "gate"})
+    timed_out = isinstance(error, TimeoutError)
+    status = HTTPStatus.GATEWAY_TIMEOUT if timed_out else HTTPStatus.INTERNAL_SERVER_ERROR
+    return head._replace(connection=b"close"), encode_response(build_problem_response(status))
 
 
-def _probe_when_silent(transport: asyncio.BaseTransport) -> None:
-    """Let the system find out when the other end is gone without a word."""
-    connection = transport.get_extra_info("socket")
-    if connection is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+def _enable_keepalive(transport: asyncio.BaseTransport) -> None:
+    """Let the system detect a peer that has gone without closing."""
+    tcp_socket = transport.get_extra_info("socket")
+    if tcp_socket is not None:
+        tcp_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -1,4 +1,4 @@
-"""Whoever answers on a path of the gate, whichever lane the request comes by."""
+"""Request handlers of the gate, for the fast path and the aiohttp path."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -6,58 +6,57 @@ from typing import NamedTuple, Protocol
 from sidegate.core.session import Session
 from sidegate.web.server.header_lines import Roles
 from sidegate.web.server.messages import Head, Response
-from sidegate.web.server.response_bytes import Reply
+from sidegate.web.server.response_bytes import EncodedResponse
 
 
 class Prefetched(NamedTuple):
-    """What a desk has fetched for a request, and for how many seconds that has waited."""
+    """The result of a prefetch, and the seconds it took."""
 
-    copy: Session | None  # None: nothing
-    waited: float
+    session: Session | None  # None: a miss, or the store failed
+    elapsed: float
 
 
 class RequestHandler(Protocol):
-    """Answers for its route: there and, if that ends in a slash, anywhere below."""
+    """Serves its route and, if the route ends in a slash, every path below."""
 
     @property
     def route(self) -> str: ...
 
     @property
     def roles(self) -> Roles:
-        """Return which headers make up the Head it wants."""
+        """Return the headers to gather into its Head."""
         ...
 
     @property
     def cookie(self) -> bytes | None:
-        """Return the name of the cookie it looks for."""
+        """Return the name of the session cookie."""
         ...
 
-    def try_fast(self, head: Head, fetched: Prefetched | None = None) -> Reply | None:
-        """Answer if nobody has to be asked, or with what was fetched. None: `answer` does it."""
+    def try_fast(self, head: Head, prefetched: Prefetched | None = None) -> EncodedResponse | None:
+        """Return the response if memory or `prefetched` decides it, or None: call `handle`."""
         ...
 
-    def prefetch(self, head: Head, then: Callable[[Prefetched], None]) -> bool:
-        """Fetch what `at_once` lacks, without a task, and give it to `then`, but after we return.
+    def prefetch(self, head: Head, on_done: Callable[[Prefetched], None]) -> bool:
+        """Start to fetch what `try_fast` lacked, and call `on_done` later, never before returning.
 
-        False: there is no use in that; `then` is not called.
+        Return False if that cannot help; `on_done` is not called.
         """
         ...
 
-    async def answer(self, head: Head, waited: float | None = None) -> Response:
-        """Ask whoever has to be asked, and answer.
+    async def handle(self, head: Head, elapsed: float | None = None) -> Response:
+        """Query the stores and respond.
 
-        `waited`: the seconds it took to fetch what `at_once` could do nothing with; None: nobody
-        has fetched anything.
+        `elapsed`: the seconds of a prefetch that did not decide; None: there was none.
         """
         ...
 
 
-def handler_for(target: str, among: Sequence[RequestHandler]) -> RequestHandler | None:
-    """Return who answers on this request target. The query is the client's and says nothing."""
+def find_handler(target: str, handlers: Sequence[RequestHandler]) -> RequestHandler | None:
+    """Return the handler of a request target, or None. The query is ignored."""
     path = target.partition("?")[0]
-    for each in among:
-        if path == each.route.rstrip("/"):
-            return each
-        if each.route.endswith("/") and path.startswith(each.route):
-            return each
+    for handler in handlers:
+        if path == handler.route.rstrip("/"):
+            return handler
+        if handler.route.endswith("/") and path.startswith(handler.route):
+            return handler
     return None

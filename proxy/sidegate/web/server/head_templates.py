@@ -1,8 +1,8 @@
-"""Read plain heads by their form: the lines that a gateway writes, in the order it writes them.
+"""Parse plain heads by template: the header names that a gateway sends, in its order.
 
-A gateway asks in one form, or in a few. The grammar's expression tries each line against every
-header it knows; that of a form knows which line comes next, and takes half the time. Both read the
-same head out of the same bytes.
+A gateway sends one sequence of names, or a few. The grammar's pattern tries each line against every
+known header; a template's pattern knows the next name and takes half the time. Both parse the same
+head from the same bytes.
 """
 
 import re
@@ -11,109 +11,114 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from sidegate.web.server.grammar import BLANKS, TEXT, Grammar, Rule
+from sidegate.web.server.grammar import FIELD_VALUE, OPTIONAL_WHITESPACE, Grammar, HeaderRule
 from sidegate.web.server.messages import Head
 
-# Longer than any gateway's, and nothing in it is longer than aiohttp takes: 64 KiB.
-_LONGEST: Final = 60_000
+# Longer than any gateway's, and below aiohttp's limit of 64 KiB for each part.
+_MAX_HEAD_SIZE: Final = 60_000
 
-# A form whose names have more bytes together is not learnt: its expression would take too long to
-# make, and megabytes.
-_LONGEST_NAMES: Final = 2_000
+# No template for names of more bytes in total: its pattern would take too long to compile, and
+# megabytes.
+_MAX_NAMES_SIZE: Final = 2_000
 
-# The price of a form is a millisecond. However often clients invent others, it is paid once for
-# so many heads at the most.
-_SELDOM: Final = 4_096
+# A template takes a millisecond to compile. If clients keep inventing names, that is spent at most
+# once for this many heads.
+_MAX_SAMPLING_INTERVAL: Final = 4_096
 
-_NAMES: Final = re.compile(rb"\n([^:\r]++):")
+_NAME_PATTERN: Final = re.compile(rb"\n([^:\r]++):")
 
-_head: Final[Callable[[Iterable[object]], Head]] = partial(tuple.__new__, Head)
-"""Head._make, without a detour through Python."""
+_make_head: Final[Callable[[Iterable[object]], Head]] = partial(tuple.__new__, Head)
+"""Head._make, without its Python frame."""
 
 
 class HeadTemplates:
-    """The heads for one desk. Whatever comes first, all read alike."""
+    """The head parser of one request handler. Results do not depend on what is cached."""
 
-    def __init__(self, grammar: Grammar, *, most: int = 16, learn_every: int = 8) -> None:
-        """Know at most so many forms: the oldest is forgotten for another.
+    def __init__(
+        self, grammar: Grammar, *, max_templates: int = 16, sampling_interval: int = 8
+    ) -> None:
+        """Cache at most `max_templates`; the oldest is evicted.
 
-        Of heads in another form than the last one, every so many is learnt from; with each form
-        that took another one's place, half as often.
+        Every `sampling_interval`-th head that does not match the current template selects or adds
+        its own. Each eviction doubles the interval.
         """
         self._grammar = grammar
-        self._most = most
-        self._learn_every = learn_every
-        self._unlike_the_last = 0
-        self._known: OrderedDict[tuple[bytes, ...], _HeadTemplate] = OrderedDict()
-        self._last, self._groups = _NO_FORM
+        self._max_templates = max_templates
+        self._sampling_interval = sampling_interval
+        self._skipped = 0
+        self._templates: OrderedDict[tuple[bytes, ...], _HeadTemplate] = OrderedDict()
+        self._match, self._groups = _NO_TEMPLATE
 
-    def read(self, data: bytes) -> Head | None:
-        """Return the plain head that `data` is from end to end; None: it is none, or not alone."""
-        if len(data) > _LONGEST:
+    def parse(self, data: bytes) -> Head | None:
+        """Return the plain head, or None if `data` is not exactly one."""
+        if len(data) > _MAX_HEAD_SIZE:
             return None
-        caught = self._last(data)
-        if caught is not None:
-            return _head(caught.group(*self._groups))
-        caught = self._grammar.any_head.fullmatch(data)
-        if caught is None:
+        match = self._match(data)
+        if match is not None:
+            return _make_head(match.group(*self._groups))
+        match = self._grammar.head_pattern.fullmatch(data)
+        if match is None:
             return None
-        self._unlike_the_last += 1
-        if self._unlike_the_last >= self._learn_every:
-            self._unlike_the_last = 0
-            self._learn(data)
-        return _head(caught.groups())
+        self._skipped += 1
+        if self._skipped >= self._sampling_interval:
+            self._skipped = 0
+            self._add_template(data)
+        return _make_head(match.groups())
 
-    def first(self, data: bytes) -> tuple[Head, int] | None:
-        """Return the plain head that `data` begins with, and where it ends."""
-        caught = self._grammar.any_head.match(data)
-        if caught is None or caught.end() > _LONGEST:
+    def parse_first(self, data: bytes) -> tuple[Head, int] | None:
+        """Return the plain head that `data` begins with and its length, or None."""
+        match = self._grammar.head_pattern.match(data)
+        if match is None or match.end() > _MAX_HEAD_SIZE:
             return None
-        return _head(caught.groups()), caught.end()
+        return _make_head(match.groups()), match.end()
 
-    def _learn(self, data: bytes) -> None:
-        names = tuple(_NAMES.findall(data))
-        if names not in self._known:
-            if sum(map(len, names)) > _LONGEST_NAMES:
+    def _add_template(self, data: bytes) -> None:
+        names = tuple(_NAME_PATTERN.findall(data))
+        if names not in self._templates:
+            if sum(map(len, names)) > _MAX_NAMES_SIZE:
                 return
-            self._known[names] = form_of(names, self._grammar)
-            if len(self._known) > self._most:
-                self._learn_every = min(2 * self._learn_every, _SELDOM)
-                self._known.popitem(last=False)
-                re.purge()  # it keeps what was compiled, too
-        self._last, self._groups = self._known[names]
+            self._templates[names] = compile_template(names, self._grammar)
+            if len(self._templates) > self._max_templates:
+                self._sampling_interval = min(2 * self._sampling_interval, _MAX_SAMPLING_INTERVAL)
+                self._templates.popitem(last=False)
+                re.purge()  # its cache keeps evicted patterns, too
+        self._match, self._groups = self._templates[names]
 
 
 class _HeadTemplate(NamedTuple):
-    """What matches a head in this form, and which of its groups is which field of a Head."""
+    """A compiled pattern's fullmatch, and the group of each field of Head."""
 
     match: Callable[[bytes], "re.Match[bytes] | None"]
     groups: Sequence[int]
 
 
-def form_of(names: Sequence[bytes], grammar: Grammar) -> _HeadTemplate:
-    """Return the form of a plain head with these header lines."""
-    rules = [grammar.by_name.get(name.lower()) for name in names]
-    caught = ["method", "target", "old"]
-    caught += [field for rule in rules if rule is not None for field in rule.fields]
-    if len(set(caught)) < len(caught):
-        return _NO_FORM  # two cookie lines, of which either may hold ours
-    group = {field: number for number, field in enumerate(caught, 1)}
-    lines = (_line(name, rule) for name, rule in zip(names, rules, strict=True))
-    old_closes = rb"(?(%d)|(?!))" % group["connection"] if "connection" in group else b"(?!)"
-    # The last group, behind them all, never catches: it is for fields that no line here fills.
-    nothing = len(caught) + 1
+def compile_template(names: Sequence[bytes], grammar: Grammar) -> _HeadTemplate:
+    """Return the template of a plain head with these header names."""
+    rules = [grammar.rules_by_name.get(name.lower()) for name in names]
+    fields = ["method", "target", "is_http10"]
+    fields += [field for rule in rules if rule is not None for field in rule.fields]
+    if len(set(fields)) < len(fields):
+        return _NO_TEMPLATE  # two cookie lines, and either may contain the session cookie
+    group = {field: number for number, field in enumerate(fields, 1)}
+    lines = (_line_pattern(name, rule) for name, rule in zip(names, rules, strict=True))
+    http10_closes = rb"(?(%d)|(?!))" % group["connection"] if "connection" in group else b"(?!)"
+    # The last group never captures: it stands for the fields that no line here sets.
+    unset = len(fields) + 1
     pattern = rb"%b%b\r\n(?(%d)%b)((?!))?" % (
-        grammar.start,
+        grammar.request_line,
         b"".join(lines),
-        group["old"],
-        old_closes,
+        group["is_http10"],
+        http10_closes,
     )
-    groups = tuple(group.get(field, nothing) for field in Head._fields)
+    groups = tuple(group.get(field, unset) for field in Head._fields)
     return _HeadTemplate(re.compile(pattern).fullmatch, groups)
 
 
-def _line(name: bytes, rule: Rule | None) -> bytes:
-    return rb"%b:%b\r\n" % (re.escape(name), TEXT if rule is None else BLANKS + rule.value)
+def _line_pattern(name: bytes, rule: HeaderRule | None) -> bytes:
+    return rb"%b:%b\r\n" % (
+        re.escape(name),
+        FIELD_VALUE if rule is None else OPTIONAL_WHITESPACE + rule.value,
+    )
 
 
-_NO_FORM: Final = _HeadTemplate(lambda _: None, ())
+_NO_TEMPLATE: Final = _HeadTemplate(lambda _: None, ())

@@ -1,31 +1,31 @@
-"""Header lines, gathered by the role they play."""
+"""Header lines by role, and single header values."""
 
 from collections.abc import Iterable, Mapping
 
 from sidegate.web.server.messages import Head, HeaderValue
 
 LINE_END = b"\r\n"
-BLANKS = b" \t"
+WHITESPACE = b" \t"
 
 Roles = Mapping[str, bytes]
 """The lower-case name of the header that plays each role of a Head."""
 
 
-def gather(
+def build_head(
     method: bytes, target: bytes, fields: Iterable[tuple[bytes, bytes]], roles: Roles
 ) -> Head:
-    """Return the head of a request with these header lines, names in any case."""
-    lines: dict[bytes, list[bytes]] = {name: [] for name in roles.values()}
+    """Return a request's Head from header lines with names in any case."""
+    values: dict[bytes, list[bytes]] = {name: [] for name in roles.values()}
     for name, value in fields:
-        wanted = lines.get(name.lower())
+        wanted = values.get(name.lower())
         if wanted is not None:
             wanted.append(value)
-    played = {role: LINE_END.join(lines[name]) for role, name in roles.items() if lines[name]}
-    return Head._make((method, target, *(played.get(role) for role in Head._fields[2:])))
+    by_role = {role: LINE_END.join(values[name]) for role, name in roles.items() if values[name]}
+    return Head._make((method, target, *(by_role.get(role) for role in Head._fields[2:])))
 
 
-def only(line: HeaderValue) -> str | None:
-    """Return the value of a header that was sent once; a repeated one states nothing."""
-    if line is None or LINE_END in line:
+def parse_single_value(value: HeaderValue) -> str | None:
+    """Return the value of a header sent once, or None if it is absent or repeated."""
+    if value is None or LINE_END in value:
         return None
-    return line.rstrip(BLANKS).decode("latin-1")
+    return value.rstrip(WHITESPACE).decode("latin-1")

@@ -1,7 +1,8 @@
-"""A listener: aiohttp's server with our limits, our words for bad requests, and an orderly end.
+"""A listener: aiohttp's server with limits, short error responses and a graceful shutdown.
 
-Whatever is not HTTP gets a short 400 that repeats nothing of what was sent, is counted, and closes
-the connection; aiohttp's own answer and log would hold the offending line, a token perhaps.
+A request that is not valid HTTP is counted and gets a short 400 that closes the connection. It
+does not repeat the request: aiohttp's own response and log line would contain the offending
+header line, which may hold a token.
 """
 
 import asyncio
@@ -20,163 +21,168 @@ from yarl import URL
 
 from sidegate.core.address import Address
 from sidegate.core.errors import CannotListen
-from sidegate.web.server.fast_path import HeadTimeouts
-from sidegate.web.server.messages import problem
-from sidegate.web.server.response_bytes import reply_of, whole
-from sidegate.web.server.sockets import SocketFile, make_way
+from sidegate.web.server.fast_path import ConnectionTimeouts
+from sidegate.web.server.messages import build_problem_response
+from sidegate.web.server.response_bytes import assemble_response, encode_response
+from sidegate.web.server.sockets import SocketFile, remove_stale_socket
 from sidegate.web.server.trusted_peers import TrustedPeers
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Application = web.Application
 
-_log: Final = logging.getLogger("sidegate.door")
+_log: Final = logging.getLogger("sidegate.listener")
 
-_OPTIONS: Final[dict[str, Any]] = {
-    # Gateways let header fields of 8 to 60 KiB pass; a browser with big cookies must not be locked
-    # out by us.
+_AIOHTTP_OPTIONS: Final[dict[str, Any]] = {
+    # Gateways accept header fields of 8 to 60 KiB; a browser with big cookies must pass here too.
     "max_line_size": 32 * 1024,
     "max_field_size": 64 * 1024,
     "max_headers": 256,
-    # A body nobody reads is thrown away for a second, then the connection is closed under it.
+    # An unread body is discarded for this many seconds, then the connection is closed.
     "lingering_time": 1.0,
     "access_log": None,
 }
 
 
-# A Unix socket may be other processes' too. From Python 3.13 on a server removes its file.
-_KEEPING_THE_FILE: Final[dict[str, Any]] = (
+# Other processes may listen on the same Unix socket: Python 3.13 and later would remove its file.
+_KEEP_SOCKET_FILE: Final[dict[str, Any]] = (
     {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 )
 
-# Probes, a Prometheus and those who log users in have a few connections each; whoever has lost
-# count of his own must not take the gate's descriptors.
+# Health checks, Prometheus and login backends have a few connections each. A client that leaks
+# connections must not take the gate's file descriptors.
 DEFAULT_MAX_CONNECTIONS: Final = 1_000
-# Strangers, peers who are not trusted, have places of their own: each gets its 403, and is gone.
-MAX_UNTRUSTED: Final = 100
+# Untrusted peers are counted separately: each gets a 403 and is disconnected.
+MAX_UNTRUSTED_CONNECTIONS: Final = 100
 
-# Says nothing, and is one too many: it is waited for these seconds.
-_PATIENCE: Final = 1.0
-_NO_ROOM: Final = whole(
-    reply_of(problem(HTTPStatus.SERVICE_UNAVAILABLE, ("Retry-After", "1"))),
-    b"",  # a 503 need not be dated
+# Seconds until a surplus connection is aborted if it sends nothing.
+_OVERLOAD_TIMEOUT: Final = 1.0
+_OVERLOAD_RESPONSE: Final = assemble_response(
+    encode_response(build_problem_response(HTTPStatus.SERVICE_UNAVAILABLE, ("Retry-After", "1"))),
+    b"",  # a 503 needs no Date
     to_head=False,
-    old=False,
-    last=True,
+    is_http10=False,
+    closes=True,
 )
 
 
-class Lane(Protocol):
-    """Whoever stands in front of aiohttp."""
+class FastPathProtocol(Protocol):
+    """The fast path, as the listener uses it: protocols that run in front of aiohttp's."""
 
     def __len__(self) -> int:
-        """Return how many connections it has not let go."""
+        """Return the number of connections not handed over."""
         ...
 
     def open(self) -> None: ...
 
-    def connection(self, succession: Callable[[], asyncio.Protocol]) -> asyncio.Protocol:
-        """Return the protocol of a new connection, which may let that of `succession` follow."""
+    def create_protocol(self, fallback_factory: Callable[[], asyncio.Protocol]) -> asyncio.Protocol:
+        """Return the protocol of a new connection, which may hand it to `fallback_factory()`."""
         ...
 
     def drain(self) -> None:
-        """From now on each answer is the last one of its connection."""
+        """Close each connection after its next response."""
         ...
 
-    async def close(self, *, patience: float) -> None:
-        """End when what is begun is answered, or `patience` is over."""
+    async def close(self, *, drain_timeout: float) -> None:
+        """Close idle connections; abort the others after `drain_timeout` seconds."""
         ...
 
 
-class _Protocol(web.RequestHandler):
-    """aiohttp's protocol with our words for errors, and an end to waiting for a first request."""
+class _HttpProtocol(web.RequestHandler):
+    """aiohttp's protocol with short error responses and a time limit for the first request."""
 
-    def __init__(self, door: "Listener", *, awaited: bool) -> None:
-        """`awaited`: a first request has to come soon, and not only to end once it has begun."""
+    def __init__(self, listener: "Listener", *, from_connect: bool) -> None:
+        """`from_connect`: start the head timer at connect, not at the first byte."""
         loop = asyncio.get_running_loop()
-        super().__init__(door, loop=loop, keepalive_timeout=door.patience.idle, **_OPTIONS)
-        self._door = door
-        self._awaited = awaited
-        self._begun = False  # a first request has
-        self._giving_up: asyncio.TimerHandle | None = None
+        super().__init__(
+            listener, loop=loop, keepalive_timeout=listener.timeouts.idle, **_AIOHTTP_OPTIONS
+        )
+        self._listener = listener
+        self._from_connect = from_connect
+        self._has_request = False
+        self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if self._awaited:
-            self._hurry(cast("asyncio.Transport", transport))
+        if self._from_connect:
+            self._start_head_timer(cast("asyncio.Transport", transport))
 
     def data_received(self, data: bytes) -> None:
-        if not self._begun and self._giving_up is None and self.transport is not None:
-            self._hurry(self.transport)
+        if not self._has_request and self._head_timer is None and self.transport is not None:
+            self._start_head_timer(self.transport)
         super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._do_not_hurry()
+        self._cancel_head_timer()
         super().connection_lost(exc)
 
-    def begin(self) -> None:
-        """Handle a request: from the first one on the connection may be silent, or slow."""
-        self._begun = True
-        self._do_not_hurry()
+    def on_request(self) -> None:
+        """Stop the timer: it limits the first request only."""
+        self._has_request = True
+        self._cancel_head_timer()
 
-    def _hurry(self, transport: asyncio.Transport) -> None:
+    def _start_head_timer(self, transport: asyncio.Transport) -> None:
         loop = asyncio.get_running_loop()
-        self._giving_up = loop.call_later(self._door.patience.head, transport.abort)
+        self._head_timer = loop.call_later(self._listener.timeouts.head, transport.abort)
 
-    def _do_not_hurry(self) -> None:
-        if self._giving_up is not None:
-            self._giving_up.cancel()
-            self._giving_up = None
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def handle_error(
         self,
         request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002  # repeats what was sent
+        message: str | None = None,  # noqa: ARG002  # repeats the request
     ) -> web.StreamResponse:
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            self._door.on_bad_request()
+            self._listener.on_bad_request()
         else:
-            _log.error("the %s door failed", self._door.name, exc_info=exc)
+            _log.error(
+                "request handling failed", exc_info=exc, extra={"listener": self._listener.name}
+            )
         if request.writer.output_size > 0:
-            raise ConnectionError("an answer was already on its way")
-        return refusal(HTTPStatus(status))
+            raise ConnectionError("the response has already started")
+        return build_error_response(HTTPStatus(status))
 
 
-class _TurnedAway(asyncio.Protocol):
-    """Says that there is no room, which to a gateway is an outage, and hangs up."""
+class _OverloadProtocol(asyncio.Protocol):
+    """A connection beyond the limit: responds 503 to its first bytes, and closes."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._hang_up = asyncio.get_running_loop().call_later(_PATIENCE, self._transport.abort)
+        self._timer = asyncio.get_running_loop().call_later(
+            _OVERLOAD_TIMEOUT, self._transport.abort
+        )
 
-    def data_received(self, data: bytes) -> None:  # noqa: ARG002  # whatever it is
-        # Not sooner: what arrives at a closed socket throws the answer away.
-        self._transport.write(_NO_ROOM)
+    def data_received(self, data: bytes) -> None:  # noqa: ARG002  # any request
+        # Not at connect: bytes that arrive at a closed socket reset it and discard the response.
+        self._transport.write(_OVERLOAD_RESPONSE)
         self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's
-        self._hang_up.cancel()
+        self._timer.cancel()
 
 
-class _Arrival(asyncio.Protocol):
-    """A connection of which it is not known yet whose it is, and whether there is room."""
+class _NewConnectionProtocol(asyncio.Protocol):
+    """A new connection, before its peer and the connection limit are checked."""
 
-    def __init__(self, door: "Listener") -> None:
-        self._door = door
+    def __init__(self, listener: "Listener") -> None:
+        self._listener = listener
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        arrived = cast("asyncio.Transport", transport)
-        protocol = self._door.receive(arrived.get_extra_info("peername"))
+        new = cast("asyncio.Transport", transport)
+        protocol = self._listener.select_protocol(new.get_extra_info("peername"))
         if protocol is None:
-            arrived.abort()
+            new.abort()
             return
-        arrived.set_protocol(protocol)
-        protocol.connection_made(arrived)
+        new.set_protocol(protocol)
+        protocol.connection_made(new)
 
 
 class Listener(web.Server):
-    """One listener and its connections. Open it, and close it in the end."""
+    """One listening address and its connections. Call `open`, and `close` in the end."""
 
     def __init__(
         self,
@@ -185,137 +191,135 @@ class Listener(web.Server):
         *,
         on_bad_request: Callable[[], None],
         request_factory: Any = None,
-        express: Lane | None = None,
+        fast_path: FastPathProtocol | None = None,
         peers: TrustedPeers | None = None,
-        patience: HeadTimeouts | None = None,
+        timeouts: ConnectionTimeouts | None = None,
         max_connections: int = DEFAULT_MAX_CONNECTIONS,
         on_full: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_bad_request` is called for each request that is not HTTP/1.0 or 1.1.
 
-        `express` is asked first, and leaves to aiohttp what it does not want. `peers`: whom to
-        trust to connect in advance, and be silent; None: nobody. Connections beyond
-        `max_connections` are answered 503, whatever they ask; `on_full` is called for each. Those
-        of strangers take none of that room, and are hung up on beyond MAX_STRANGERS. `patience` is
-        aiohttp's lane's; the express lane has its own.
+        `fast_path` gets each trusted connection first, and hands over to aiohttp what it cannot
+        serve. `peers` may connect before they have a request; None: every peer must send its first
+        head within the time limit. A connection beyond `max_connections` gets 503, and
+        `on_full` is called. Untrusted peers do not count against it; beyond
+        MAX_UNTRUSTED_CONNECTIONS they are aborted. `timeouts` hold for the aiohttp path; the fast
+        path has its own.
         """
         super().__init__(self._handle, request_factory=request_factory)
-        self.request_factory = _with_a_target(self.request_factory)
+        self.request_factory = _ensure_target(self.request_factory)
         self.name = name
         self.on_bad_request = on_bad_request
         self.draining = False
         self._handler = handler
-        self.patience = patience or HeadTimeouts()
-        self._express = express
+        self.timeouts = timeouts or ConnectionTimeouts()
+        self._fast_path = fast_path
         self._peers = peers
-        self._strangers: set[asyncio.Protocol] = set()
+        self._untrusted: set[asyncio.Protocol] = set()
         self._max_connections = max_connections
         self._on_full = on_full
-        self._listener: asyncio.Server | None = None
-        self._path: SocketFile | None = None
+        self._server: asyncio.Server | None = None
+        self._socket_file: SocketFile | None = None
 
     def __call__(self) -> web.RequestHandler:
-        """Return aiohttp's protocol for whoever was trusted."""
-        return _Protocol(self, awaited=False)
+        """Return aiohttp's protocol for a trusted peer."""
+        return _HttpProtocol(self, from_connect=False)
 
     def accept(self) -> asyncio.Protocol:
         """Return the protocol of a new connection."""
-        return _Arrival(self)
+        return _NewConnectionProtocol(self)
 
-    def receive(self, peer: object) -> asyncio.Protocol | None:
-        """Return the protocol of a connection that is made. None: hang up.
-
-        `peer` is its socket's name for the other end.
-        """
-        if self._peers is not None and not self._peers.trust(peer):
-            return self._receive_stranger(self._peers)
-        if sum(self.lanes().values()) - len(self._strangers) >= self._max_connections:
+    def select_protocol(self, peername: object) -> asyncio.Protocol | None:
+        """Return the protocol for a connection from `peername`, or None to abort it."""
+        if self._peers is not None and not self._peers.is_trusted(peername):
+            return self._accept_untrusted(self._peers)
+        if sum(self.count_connections().values()) - len(self._untrusted) >= self._max_connections:
             self._on_full()
-            return _TurnedAway()
+            return _OverloadProtocol()
         if self._peers is None:
-            return _Protocol(self, awaited=True)
-        return self() if self._express is None else self._express.connection(self)
+            return _HttpProtocol(self, from_connect=True)
+        return self() if self._fast_path is None else self._fast_path.create_protocol(self)
 
-    def _receive_stranger(self, peers: TrustedPeers) -> asyncio.Protocol | None:
-        if len(self._strangers) >= MAX_UNTRUSTED:
-            peers.refused()
+    def _accept_untrusted(self, peers: TrustedPeers) -> asyncio.Protocol | None:
+        if len(self._untrusted) >= MAX_UNTRUSTED_CONNECTIONS:
+            peers.on_refused()
             return None
-        stranger = _Protocol(self, awaited=True)
-        self._strangers.add(stranger)
-        return stranger
+        protocol = _HttpProtocol(self, from_connect=True)
+        self._untrusted.add(protocol)
+        return protocol
 
     def connection_lost(
         self, handler: web.RequestHandler, exc: BaseException | None = None
     ) -> None:
-        """See web.Server."""
+        """Count the connection as closed; called by aiohttp's protocol."""
         super().connection_lost(handler, exc)
-        self._strangers.discard(handler)
+        self._untrusted.discard(handler)
 
-    def lanes(self) -> Mapping[str, int]:
-        """Return how many connections are in each lane."""
-        express = 0 if self._express is None else len(self._express)
-        return {"express": express, "aiohttp": len(self.connections)}
+    def count_connections(self) -> Mapping[str, int]:
+        """Return the number of open connections by HTTP path."""
+        fast = 0 if self._fast_path is None else len(self._fast_path)
+        return {"fast": fast, "aiohttp": len(self.connections)}
 
     async def open(self, address: Address, *, socket_mode: int = 0o660) -> Address:
-        """Listen, and return where: the same address with the port the system chose.
+        """Listen, and return the address, with the port that the system chose for port 0.
 
-        CannotListen: the address is taken, or not ours to take.
+        Raise CannotListen if the address is in use, invalid or not permitted.
         """
         try:
             return await self._open(address, socket_mode)
         except OSError as error:
-            why = os.strerror(error.errno) if error.errno else "no such address"
-            raise CannotListen(f"the {self.name} door cannot open at {address}: {why}") from error
+            reason = os.strerror(error.errno) if error.errno else "no such address"
+            raise CannotListen(
+                f"the {self.name} listener cannot open at {address}: {reason}"
+            ) from error
 
     async def _open(self, address: Address, socket_mode: int) -> Address:
         loop = asyncio.get_running_loop()
-        if self._express is not None:
-            self._express.open()
-        if address.inherited is not None:
-            # It is ours alone, and closed with the door.
-            listener = socket.socket(fileno=address.inherited)
-            self._listener = await _server_on(listener, self.accept)
+        if self._fast_path is not None:
+            self._fast_path.open()
+        if address.fd is not None:
+            # This process owns the descriptor; the server closes it.
+            bound = socket.socket(fileno=address.fd)
+            self._server = await _start_server(bound, self.accept)
             return address
         if address.path is None:
-            self._listener = await loop.create_server(
-                self.accept, address.host or None, address.port
-            )
-            port = self._listener.sockets[0].getsockname()[1]
+            self._server = await loop.create_server(self.accept, address.host or None, address.port)
+            port = self._server.sockets[0].getsockname()[1]
             return Address(address.host, port)
-        make_way(address.path)
-        self._listener = await loop.create_unix_server(self.accept, address.path)
-        os.chmod(address.path, socket_mode)  # noqa: PTH101  # once, before anybody can be waiting
-        self._path = SocketFile(address.path)
+        remove_stale_socket(address.path)
+        self._server = await loop.create_unix_server(self.accept, address.path)
+        os.chmod(address.path, socket_mode)  # noqa: PTH101  # once, before the loop accepts
+        self._socket_file = SocketFile(address.path)
         return address
 
-    def exchange(self, handler: Handler, *, peers: TrustedPeers | None = None) -> None:
-        """From the next request on, let another handler answer; trust `peers` who connect."""
+    def replace_handler(self, handler: Handler, *, peers: TrustedPeers | None = None) -> None:
+        """Use another handler from the next request, and other peers from the next connection."""
         self._handler, self._peers = handler, peers
 
     def drain(self) -> None:
-        """From now on each answer asks its gateway to take another connection next time."""
+        """Close each connection after its next response."""
         self.draining = True
-        if self._express is not None:
-            self._express.drain()
+        if self._fast_path is not None:
+            self._fast_path.drain()
 
-    async def close(self, *, patience: float) -> None:
-        """Accept nobody any more, and end when what is begun is answered or `patience` is over."""
-        if self._path is not None:
-            self._path.remove()
-        if self._listener is not None:
-            self._listener.close()
-        await asyncio.sleep(0)  # what arrived before is begun before the idle ones are closed
+    async def close(self, *, drain_timeout: float) -> None:
+        """Stop accepting; wait up to `drain_timeout` seconds for requests in progress."""
+        if self._socket_file is not None:
+            self._socket_file.remove()
+        if self._server is not None:
+            self._server.close()
+        await asyncio.sleep(0)  # requests that have arrived start before idle ones are closed
         self.pre_shutdown()
-        ends = [self.shutdown(patience)]
-        if self._express is not None:
-            ends.append(self._express.close(patience=patience))
-        await asyncio.gather(*ends)
+        shutdowns = [self.shutdown(drain_timeout)]
+        if self._fast_path is not None:
+            shutdowns.append(self._fast_path.close(drain_timeout=drain_timeout))
+        await asyncio.gather(*shutdowns)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        cast("_Protocol", request.protocol).begin()
+        cast("_HttpProtocol", request.protocol).on_request()
         if request.version not in (HttpVersion10, HttpVersion11):
             self.on_bad_request()
-            return refusal(HTTPStatus.BAD_REQUEST)
+            return build_error_response(HTTPStatus.BAD_REQUEST)
         response = await self._handler(request)
         if self.draining:
             response.force_close()
@@ -326,7 +330,7 @@ class Listener(web.Server):
 async def application_listener(
     name: str, application: web.Application, *, on_bad_request: Callable[[], None]
 ) -> AsyncIterator[Listener]:
-    """Yield the door of an aiohttp application, started, and clean the application up after it."""
+    """Yield a listener for an aiohttp application, and clean the application up afterwards."""
     runner = web.AppRunner(application)
     await runner.setup()
     server = runner.server
@@ -344,7 +348,7 @@ async def application_listener(
 
 @asynccontextmanager
 async def application_handler(application: web.Application) -> AsyncIterator[Handler]:
-    """Yield the handler of an aiohttp application for a door that was another's."""
+    """Yield the handler of an aiohttp application, for a listener that is already open."""
     runner = web.AppRunner(application)
     await runner.setup()
     assert runner.server is not None  # set up
@@ -354,39 +358,39 @@ async def application_handler(application: web.Application) -> AsyncIterator[Han
         await runner.cleanup()
 
 
-async def _server_on(
-    listener: socket.socket, accept: Callable[[], asyncio.Protocol]
+async def _start_server(
+    bound: socket.socket, accept: Callable[[], asyncio.Protocol]
 ) -> asyncio.Server:
-    """Listen on a socket that has its address already. It is non-blocking from here on."""
+    """Listen on a bound socket, which becomes non-blocking."""
     loop = asyncio.get_running_loop()
-    if listener.family == socket.AF_UNIX:
-        return await loop.create_unix_server(accept, sock=listener, **_KEEPING_THE_FILE)
-    return await loop.create_server(accept, sock=listener)
+    if bound.family == socket.AF_UNIX:
+        return await loop.create_unix_server(accept, sock=bound, **_KEEP_SOCKET_FILE)
+    return await loop.create_server(accept, sock=bound)
 
 
-def _with_a_target(make: Any) -> Any:
-    """Let no request be made without a target: aiohttp would fall over it, and never hang up.
+def _ensure_target(factory: Any) -> Any:
+    """Give each request a target: without one, aiohttp fails and leaves the connection open.
 
-    Its parser lets one pass, `CONNECT ` and an end of line. It becomes the HTTP/0.9 it looks like.
+    Its parser accepts one such request, `CONNECT ` and a line end, which becomes HTTP/0.9 here.
     """
 
-    def request(message: Any, *rest: Any) -> Any:
+    def build_request(message: Any, *rest: Any) -> Any:
         if message.path is None:
             message = message._replace(path="/", url=URL("/"), version=HttpVersion(0, 9))
-        return make(message, *rest)
+        return factory(message, *rest)
 
-    return request
+    return build_request
 
 
-def refusal(status: HTTPStatus) -> web.Response:
-    """Say no in few words, and close the connection."""
-    answer = problem(status)
-    response = web.Response(status=status, body=answer.body, headers=answer.fields)
+def build_error_response(status: HTTPStatus) -> web.Response:
+    """Return a short problem document that closes the connection."""
+    document = build_problem_response(status)
+    response = web.Response(status=status, body=document.body, headers=document.fields)
     response.headers["Server"] = "sidegate"
     response.force_close()
     return response
 
 
-async def closed_handler(_: web.BaseRequest) -> web.StreamResponse:
-    """Answer for a door that nobody has a key to any more."""
-    return refusal(HTTPStatus.UNAUTHORIZED)
+async def deny_all(_: web.BaseRequest) -> web.StreamResponse:
+    """Respond 401: the listener has no API keys any more."""
+    return build_error_response(HTTPStatus.UNAUTHORIZED)

@@ -1,4 +1,4 @@
-"""What a door passes on: the Head of a request, the Subrequest read from it, the Answer to it."""
+"""Messages inside the gate: the Head of a request, its Subrequest, and the Response."""
 
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -8,57 +8,55 @@ from sidegate.core.token import TokenText
 from sidegate.core.verdict import Deny
 
 HeaderValue = bytes | None
-"""The value that was sent under a name, perhaps with blanks behind it; None: none was sent. Where
-several were, all of them, divided by line ends, which stand in no value."""
+"""A header's value, possibly with trailing whitespace; None: absent. Repeated headers are joined
+by CRLF, which no value contains."""
 
 
 class Head(NamedTuple):
-    """A request without its body, which nobody reads: its first line, and header lines by role.
+    """A request without its body, which is never read: the request line, and headers by role.
 
-    Which header plays which role is said by whoever answers (`Desk.roles`); the others are not
-    kept. Some fields are for the express lane only, which tells by them how to answer: `old`,
-    `host`, `length`, `rarity` and `connection`.
+    `RequestHandler.roles` maps roles to headers; other headers are dropped. Only the fast path sets
+    `is_http10`, `host`, `content_length`, `rare` and `connection`.
     """
 
     method: bytes
     target: bytes
-    old: HeaderValue = None  # it is HTTP/1.0
+    is_http10: HeaderValue = None  # set: the version is HTTP/1.0
     host: HeaderValue = None
-    bearer: TokenText | None = None  # Authorization is a bearer token and nothing else
-    authorization: HeaderValue = None
-    ours: TokenText | None = None  # the value of our cookie, in a line that is easy to read
-    cookie: HeaderValue = None  # any other line with our cookie
-    token: HeaderValue = None  # the header of gate.header
-    client: HeaderValue = None  # who sent the original request
+    bearer: TokenText | None = None  # from an Authorization header in the plain form
+    authorization: HeaderValue = None  # the whole header, unless in the plain form
+    session_cookie: TokenText | None = None  # from a Cookie header in the plain form
+    cookie: HeaderValue = None  # the whole header, unless in the plain form
+    token: HeaderValue = None  # the header named by gate.header
+    client: HeaderValue = None  # the address of the original client
     user_agent: HeaderValue = None
     accept_language: HeaderValue = None
-    device: HeaderValue = None  # the header of binding.header
+    device: HeaderValue = None  # the header named by binding.header
     original_method: HeaderValue = None
     original_uri: HeaderValue = None
-    budget: HeaderValue = None  # how long the gateway waits
+    budget: HeaderValue = None  # the gateway's timeout for this subrequest
     content_type: HeaderValue = None
-    length: HeaderValue = None  # of a body: none
-    rarity: HeaderValue = None  # one of some headers that nobody reads
-    connection: HeaderValue = None  # whether it ends with the answer
+    content_length: HeaderValue = None  # only 0 is plain
+    rare: HeaderValue = None  # one of a few unused headers
+    connection: HeaderValue = None  # close, or keep-alive
 
     @property
-    def shown(self) -> tuple[HeaderValue, ...]:
-        """What a session may be bound to, as it was sent."""
-        return self[_SHOWN]  # type: ignore[return-value]  # mypy takes the slice for an item
+    def raw_signals(self) -> tuple[HeaderValue, ...]:
+        """The client signals that a session can be bound to, as sent."""
+        return self[_RAW_SIGNALS]  # type: ignore[return-value]  # mypy reads the slice as an item
 
     def __repr__(self) -> str:
-        return f"Head({self.method!r})"  # the rest may hold a token
+        return f"Head({self.method!r})"  # other fields may contain a token
 
 
-_SHOWN: Final = slice(Head._fields.index("client"), Head._fields.index("device") + 1)
+_RAW_SIGNALS: Final = slice(Head._fields.index("client"), Head._fields.index("device") + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Subrequest:
-    """The gateway's question: whose is this credential, in a request for what?
+    """A gateway's subrequest: the credential, and the original request it belongs to.
 
-    `method`, `uri` and `client` are the original request's as the gateway states them, None where
-    it states nothing or contradicts itself.
+    `method`, `uri` and `client` are None if the gateway does not state them or contradicts itself.
     """
 
     credential: str | Deny = field(repr=False)
@@ -72,9 +70,9 @@ Field = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What goes back to the gateway; both lanes write it as it is.
+    """The response to the gateway, the same on both HTTP paths.
 
-    `identity` are further fields: those that tell of a session.
+    `identity`: the header fields that differ between sessions.
     """
 
     status: int
@@ -84,12 +82,12 @@ class Response:
 
     @property
     def headers(self) -> tuple[Field, ...]:
-        """All fields."""
+        """All header fields."""
         return self.fields + self.identity
 
 
-def problem(status: HTTPStatus, *fields: Field) -> Response:
-    """Say no in few words. `fields` come besides those that every such answer has."""
-    always = (("Cache-Control", "no-store"), ("Content-Type", "application/problem+json"))
+def build_problem_response(status: HTTPStatus, *fields: Field) -> Response:
+    """Return a short problem document with the common header fields and `fields`."""
+    common = (("Cache-Control", "no-store"), ("Content-Type", "application/problem+json"))
     body = f'{{"title":"{status.phrase}","status":{status.value}}}'
-    return Response(status.value, (*always, *fields), body.encode("ascii"))
+    return Response(status.value, (*common, *fields), body.encode("ascii"))

@@ -1,4 +1,4 @@
-"""An answer in bytes: as the express lane sends it, and as aiohttp's lane would."""
+"""Responses in bytes, as the fast path sends them and aiohttp would."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,51 +10,53 @@ from typing import Final
 
 from sidegate.web.server.messages import Field, Response
 
-_OF_NOTHING: Final = b"Content-Length: 0\r\n"
+_ZERO_LENGTH: Final = b"Content-Length: 0\r\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer to GET by HTTP/1.1, but for the date and the end of its head."""
+class EncodedResponse:
+    """A response to an HTTP/1.1 GET, without the Date line and the end of the head."""
 
-    common: bytes  # is shared by all answers that begin like this
-    own: bytes  # tells of the session
+    shared_head: bytes  # the status line and the fields that sessions share
+    identity_lines: bytes  # the fields of the session
     body: bytes = b""
 
 
-def reply_of(answer: Response) -> Reply:
-    """Spell an answer. Its fields are ASCII."""
-    common = _common(answer.status, answer.fields, len(answer.body))
-    return Reply(common, _spelled(answer.identity), answer.body)
+def encode_response(response: Response) -> EncodedResponse:
+    """Encode a response, whose fields must be ASCII."""
+    shared_head = _encode_shared_head(response.status, response.fields, len(response.body))
+    return EncodedResponse(shared_head, _encode_fields(response.identity), response.body)
 
 
-def date_line(now: datetime) -> bytes:
-    """Spell when an answer is sent; `now` is UTC."""
-    return _spelled([("Date", format_datetime(now, usegmt=True))])
+def format_date_line(now: datetime) -> bytes:
+    """Return the Date line; `now` is UTC."""
+    return _encode_fields([("Date", format_datetime(now, usegmt=True))])
 
 
-def whole(reply: Reply, date: bytes, *, to_head: bool, old: bool, last: bool) -> bytes:
-    """Return all of an answer.
+def assemble_response(
+    response: EncodedResponse, date_line: bytes, *, to_head: bool, is_http10: bool, closes: bool
+) -> bytes:
+    """Return the bytes of a complete response.
 
-    `to_head`: to the method HEAD. `old`: by HTTP/1.0, where it is the last one of its connection
-    anyway. `last`: it is that by HTTP/1.1, too.
+    `to_head`: the method was HEAD. `is_http10`: the version was HTTP/1.0, which closes the
+    connection without a header. `closes`: add `Connection: close` with HTTP/1.1.
     """
-    common = reply.common
-    if to_head and not reply.body:
-        common = common.removesuffix(_OF_NOTHING)  # which aiohttp does not tell HEAD
-    if old:
-        common = common.replace(b"HTTP/1.1", b"HTTP/1.0", 1)
-    closing = b"Connection: close\r\n" if last and not old else b""
-    body = b"" if to_head else reply.body
-    return b"".join((common, reply.own, date, closing, b"\r\n", body))
+    head = response.shared_head
+    if to_head and not response.body:
+        head = head.removesuffix(_ZERO_LENGTH)  # as aiohttp does for HEAD
+    if is_http10:
+        head = head.replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+    closing = b"Connection: close\r\n" if closes and not is_http10 else b""
+    body = b"" if to_head else response.body
+    return b"".join((head, response.identity_lines, date_line, closing, b"\r\n", body))
 
 
-@lru_cache(maxsize=256)  # gateways and reasons are few
-def _common(status: int, fields: tuple[Field, ...], length: int) -> bytes:
-    start = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode("ascii")
-    always = (("Server", "sidegate"), ("Content-Length", str(length)))
-    return start + _spelled((*fields, *always))
+@lru_cache(maxsize=256)  # one entry per gateway and reason
+def _encode_shared_head(status: int, fields: tuple[Field, ...], length: int) -> bytes:
+    status_line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode("ascii")
+    common = (("Server", "sidegate"), ("Content-Length", str(length)))
+    return status_line + _encode_fields((*fields, *common))
 
 
-def _spelled(fields: Iterable[Field]) -> bytes:
+def _encode_fields(fields: Iterable[Field]) -> bytes:
     return "".join(f"{name}: {value}\r\n" for name, value in fields).encode("ascii")

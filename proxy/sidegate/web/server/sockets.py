@@ -1,4 +1,4 @@
-"""Listening sockets: those several processes share, and the files of Unix sockets."""
+"""Listening sockets shared by several processes, and the files of Unix sockets."""
 
 import errno
 import os
@@ -11,81 +11,80 @@ from typing import Final, Self
 
 from sidegate.core.address import Address
 
-# As asyncio's own: connections that wait to be accepted.
+# Connections that wait to be accepted; asyncio's default.
 _BACKLOG: Final = 100
 
 
 class SharedListener:
     """One address at which several processes listen.
 
-    At a TCP port each process has a socket of its own, among which the kernel shares out new
-    connections. A socket listens while its process lives and no longer, for we keep no copy: when
-    the process ends, what waits there unaccepted is reset, and its gateway asks another process at
-    once, which is better than to hang until there is a successor. What we keep is bound and does
-    not listen: the port stays ours between two processes.
+    On a TCP port each process has a socket of its own (SO_REUSEPORT), and the kernel distributes
+    new connections. No copy of such a socket is kept: when its process ends, unaccepted connections
+    are reset, and the gateway retries with another process at once instead of waiting for a
+    replacement. The socket kept here is bound and does not listen: it reserves the port meanwhile.
 
-    A Unix socket is one for all: what waits there is accepted by whoever lives.
+    A Unix socket is one socket for all: any running process accepts what waits there.
     """
 
     def __init__(
-        self, kept: socket.socket, *, host: str = "", file: "SocketFile | None" = None
+        self, reserved: socket.socket, *, host: str = "", file: "SocketFile | None" = None
     ) -> None:
-        self._kept = kept
+        self._reserved = reserved
         self._host = host
         self._file = file
 
     @classmethod
     def open(cls, address: Address, *, socket_mode: int = 0o660) -> Self:
-        """Take `address`. OSError: it is taken, or not ours to take."""
+        """Bind `address`. Raise OSError if it is in use or not permitted."""
         if address.path is None:
-            return cls(_kept(address.host, address.port), host=address.host)
-        make_way(address.path)
+            return cls(_reserve_port(address.host, address.port), host=address.host)
+        remove_stale_socket(address.path)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(address.path)
-        os.chmod(address.path, socket_mode)  # noqa: PTH101  # once, before anybody can be waiting
+        os.chmod(address.path, socket_mode)  # noqa: PTH101  # once, before it listens
         listener.listen(_BACKLOG)
         return cls(listener, file=SocketFile(address.path))
 
     @contextmanager
-    def lent(self) -> Iterator[int]:
-        """Lend a descriptor while a process is started that inherits it, and is to listen on it.
+    def lend_descriptor(self) -> Iterator[int]:
+        """Yield a descriptor for a process to inherit and listen on; closed afterwards for TCP.
 
-        OSError: there is none.
+        Raise OSError if no socket can be opened.
         """
-        if self._kept.family == socket.AF_UNIX:
-            yield self._kept.fileno()
+        if self._reserved.family == socket.AF_UNIX:
+            yield self._reserved.fileno()
         else:
-            with _bound(self._host, self._kept.getsockname()[1]) as fresh:
+            with _bind(self._host, self._reserved.getsockname()[1]) as fresh:
                 yield fresh.fileno()
 
-    def leave(self) -> None:
-        """Let those who listen be the only ones: no process is started any more."""
-        self._kept.close()
+    def release(self) -> None:
+        """Close the kept socket: no more processes will be started."""
+        self._reserved.close()
 
     def close(self) -> None:
-        """Leave, and clear away the file of a Unix socket."""
-        self.leave()
+        """Release, and remove the file of a Unix socket."""
+        self.release()
         if self._file is not None:
             self._file.remove()
 
 
 class SocketFile:
-    """The file of a Unix socket that has just been made."""
+    """The file of a Unix socket that has just been bound."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._inode = _inode(path)
 
     def remove(self) -> None:
-        """Remove it, but not one that a successor has put in its place."""
+        """Remove the file, unless another process has replaced it."""
         if _inode(self._path) == self._inode:
             _unlink(self._path)
 
 
-def make_way(path: str) -> None:
-    """Remove a socket that a killed process left behind; leave a living one's, and any other file.
+def remove_stale_socket(path: str) -> None:
+    """Remove the socket file of a killed process.
 
-    OSError: somebody else has the path.
+    Raise OSError if a process listens on it, or if it is another kind of file.
     """
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(Path(path).stat().st_mode):
@@ -99,25 +98,25 @@ def make_way(path: str) -> None:
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _kept(host: str, port: int) -> socket.socket:
-    """Return a TCP socket that keeps a port for those of ours who are to listen there."""
-    kept = _bound(host, port, shared=False)
-    # Only now: nobody else has the port, and by SO_REUSEPORT our processes share it. With
-    # SO_REUSEADDR on both, anybody could bind it while nobody listens.
-    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-    return kept
+def _reserve_port(host: str, port: int) -> socket.socket:
+    """Return a TCP socket that reserves a port for the processes that will listen there."""
+    reserved = _bind(host, port, shared=False)
+    # Set after the bind, which fails if the port is in use. SO_REUSEADDR must go: with it on both
+    # sockets, any process could bind the port while none listens.
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    return reserved
 
 
-def _bound(host: str, port: int, *, shared: bool = True) -> socket.socket:
-    """Return a TCP socket that does not listen yet. `shared`: several may have the same port."""
-    everywhere = not host and socket.has_dualstack_ipv6()
-    bound = socket.socket(socket.AF_INET6 if everywhere or ":" in host else socket.AF_INET)
+def _bind(host: str, port: int, *, shared: bool = True) -> socket.socket:
+    """Return a bound TCP socket. `shared`: several sockets may bind the same port."""
+    all_interfaces = not host and socket.has_dualstack_ipv6()
+    bound = socket.socket(socket.AF_INET6 if all_interfaces or ":" in host else socket.AF_INET)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
         if bound.family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not everywhere)
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not all_interfaces)
         bound.bind((host, port))
     except BaseException:
         bound.close()

@@ -1,4 +1,4 @@
-"""Who may ask the gate: the listed networks, and whoever can open our Unix socket."""
+"""Peers that may use the gate: the listed networks, and every client of its Unix socket."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -12,33 +12,35 @@ _log: Final = logging.getLogger("sidegate.gate")
 
 
 class TrustedPeers:
-    """Knows whom to trust, and has the others counted."""
+    """Networks of trusted peers, and a callback for refused ones."""
 
-    def __init__(self, trusted: Iterable[Network], *, refused: Callable[[], None]) -> None:
-        """`refused` is called for each request, and for each connection too many, of the others."""
-        self.refused = refused
+    def __init__(self, trusted: Iterable[Network], *, on_refused: Callable[[], None]) -> None:
+        """`on_refused`: called for each request and each surplus connection of other peers."""
+        self.on_refused = on_refused
         self._trusted = tuple(trusted)
-        # Gateways are few and ask often.
-        self._trusts_host = lru_cache(maxsize=1024)(self._look_up)
+        # Few gateways send many requests.
+        self._is_trusted_host = lru_cache(maxsize=1024)(self._look_up_host)
 
-    def trust(self, peername: object) -> bool:
-        """Say whether to trust the other end of a socket, by the name the socket has for it.
+    def is_trusted(self, peername: object) -> bool:
+        """Return whether a socket's peer is trusted.
 
-        That is a tuple, but for a Unix socket a path.
+        `peername` is a tuple for TCP, a path for Unix sockets, None if the peer has gone.
         """
         match peername:
-            case None:  # has left, and who it was cannot be told any more
+            case None:
                 return False
             case (str(host), *_):
-                return self._trusts_host(host)
+                return self._is_trusted_host(host)
             case _:
-                return True  # through our Unix socket
+                return True  # file permissions guard the Unix socket
 
-    def _look_up(self, host: str) -> bool:
+    def _look_up_host(self, host: str) -> bool:
         address = ip_address(host.partition("%")[0])
         if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         trusted = any(address in network for network in self._trusted)
-        if not trusted:  # once per host, as long as it is remembered
-            _log.warning("%s is refused: it is not in gate.trusted_peers", host)
+        if not trusted:  # logged once per cached host
+            _log.warning(
+                "untrusted peer refused", extra={"peer": host, "setting": "gate.trusted_peers"}
+            )
         return trusted

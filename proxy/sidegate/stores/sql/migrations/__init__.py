@@ -1,4 +1,4 @@
-"""The numbered SQL files of each database, and which of them one still lacks."""
+"""The numbered SQL files of each database, and which of them are missing in one."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,21 +9,23 @@ from sidegate.core.errors import SchemaMismatch
 
 Dialect = Literal["postgres", "sqlite"]
 
-NOTES: Final = "CREATE TABLE IF NOT EXISTS sidegate_migrations (name text PRIMARY KEY NOT NULL)"
-NOTED: Final = "SELECT name FROM sidegate_migrations"
-"""Where a database notes what was applied to it; both databases understand the same words."""
+CREATE_MIGRATIONS_TABLE: Final = (
+    "CREATE TABLE IF NOT EXISTS sidegate_migrations (name text PRIMARY KEY NOT NULL)"
+)
+SELECT_APPLIED: Final = "SELECT name FROM sidegate_migrations"
+"""The names of the applied migrations. The statements are valid in both databases."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file: its name without the ending, as a database notes it, and its statements."""
+    """One file: its name without the extension, as stored in the database, and its SQL."""
 
     name: str
     sql: str
 
 
-def known(dialect: Dialect) -> list[Migration]:
-    """Return every migration this program knows, in order."""
+def load_migrations(dialect: Dialect) -> list[Migration]:
+    """Return all migrations of this program, in order."""
     scripts = [
         entry
         for entry in files(__name__).joinpath(dialect).iterdir()
@@ -35,12 +37,15 @@ def known(dialect: Dialect) -> list[Migration]:
     ]
 
 
-def pending(dialect: Dialect, applied: Iterable[str]) -> list[Migration]:
-    """Return what the database still lacks. SchemaMismatch: it is newer than this program."""
-    migrations, done = known(dialect), set(applied)
-    strange = sorted(done - {migration.name for migration in migrations})
-    if strange:
+def list_pending(dialect: Dialect, applied: Iterable[str]) -> list[Migration]:
+    """Return the missing migrations, in order.
+
+    Raise SchemaMismatch if the database is newer than this program.
+    """
+    migrations, names = load_migrations(dialect), set(applied)
+    unknown = sorted(names - {migration.name for migration in migrations})
+    if unknown:
         raise SchemaMismatch(
-            f"the database has {', '.join(strange)}, unknown to this sidegate: run a newer one"
+            f"the database has unknown migrations {', '.join(unknown)}: run a newer sidegate"
         )
-    return [migration for migration in migrations if migration.name not in done]
+    return [migration for migration in migrations if migration.name not in names]

@@ -3,7 +3,7 @@ CREATE TABLE sessions (
     digest bytea NOT NULL UNIQUE CHECK (octet_length(digest) = 32),
     previous_digest bytea UNIQUE CHECK (octet_length(previous_digest) = 32),
     previous_until timestamptz,
-    -- Only ever compared for equality; with "C" no upgrade of the machine's locales spoils the index.
+    -- Compared for equality only; "C" keeps the index valid when the system's locales are upgraded.
     user_id text COLLATE "C" NOT NULL,
     type text NOT NULL,
     scopes text[] NOT NULL,
@@ -11,14 +11,14 @@ CREATE TABLE sessions (
     authenticated_at timestamptz NOT NULL,
     last_seen_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
-    -- Microseconds, not an interval: an interval's days are 23 to 25 hours long.
+    -- Microseconds, not an interval: a day of an interval lasts 23 to 25 hours.
     idle_timeout bigint CHECK (idle_timeout > 0),
     revoked_at timestamptz,
     version bigint NOT NULL CHECK (version >= 1),
     ip text,
     user_agent text,
     device text,
-    -- json keeps what was written; jsonb would rewrite large numbers.
+    -- json stores the text as written; jsonb would rewrite large numbers.
     metadata json NOT NULL CHECK (json_typeof(metadata) = 'object'),
     access_count bigint NOT NULL CHECK (access_count >= 0),
     refresh_count bigint NOT NULL CHECK (refresh_count >= 0),
@@ -26,7 +26,7 @@ CREATE TABLE sessions (
     provider_session_id text,
     revoked_by text,
     revoked_reason text,
-    -- The transaction that changed the session last; null while nobody has.
+    -- The transaction of the last change; null while the session was never changed.
     changed_xid xid8,
     CHECK (expires_at > created_at),
     CHECK (digest <> previous_digest),
@@ -41,6 +41,6 @@ CREATE TABLE sessions (
     )
 );
 
-CREATE INDEX sessions_of_user ON sessions (user_id, created_at DESC, id DESC);
+CREATE INDEX sessions_by_user ON sessions (user_id, created_at DESC, id DESC);
 CREATE INDEX sessions_by_expiry ON sessions (expires_at);
 CREATE INDEX sessions_by_change ON sessions (changed_xid) WHERE changed_xid IS NOT NULL;

@@ -1,2 +1,2 @@
--- Signal to digest, in hex: {"ip": "9c1f…"}; null while the session is bound to nothing.
+-- Signal to digest in hex, like {"ip": "9c1f…"}; null if the session is bound to no signal.
 ALTER TABLE sessions ADD COLUMN binding json CHECK (json_typeof(binding) = 'object');

@@ -1,4 +1,4 @@
--- One event for each change of a session, written by the very statement that changes it.
+-- One event for each change of a session, written by the statement that changes it.
 CREATE TABLE audit_events (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at timestamptz NOT NULL,
@@ -11,22 +11,22 @@ CREATE TABLE audit_events (
     actor text COLLATE "C",
     source text,
     reason text,
-    -- Its place in the chain and what holds it there (core/audit.py); null until it is sealed.
+    -- Its position in the hash chain and its hash (core/audit.py); null until it is sealed.
     link bigint UNIQUE CHECK (link > 0),
     hash bytea CHECK (octet_length(hash) = 32),
     CHECK ((link IS NULL) = (hash IS NULL))
 );
 
-CREATE INDEX audit_events_of_session ON audit_events (session_id, number);
-CREATE INDEX audit_events_of_user ON audit_events (user_id, number);
+CREATE INDEX audit_events_by_session ON audit_events (session_id, number);
+CREATE INDEX audit_events_by_user ON audit_events (user_id, number);
 CREATE INDEX audit_events_by_time ON audit_events (at);
 CREATE INDEX audit_events_unsealed ON audit_events (number) WHERE link IS NULL;
 
--- One row: the last seal whose event is gone, to which the oldest one that is left is sealed.
+-- One row: the seal of the last deleted event, which the oldest remaining event is chained to.
 CREATE TABLE audit_anchor (link bigint NOT NULL, hash bytea NOT NULL);
 INSERT INTO audit_anchor VALUES (0, decode(repeat('00', 32), 'hex'));
 
-CREATE FUNCTION sidegate_note_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION sidegate_audit_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO audit_events (
         at, action, session_id, version, user_id, type, tenant, actor, source, reason
@@ -44,15 +44,15 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE TRIGGER changes_are_noted AFTER INSERT OR UPDATE OF version ON sessions
-FOR EACH ROW EXECUTE FUNCTION sidegate_note_change();
+CREATE TRIGGER audit_session_change AFTER INSERT OR UPDATE OF version ON sessions
+FOR EACH ROW EXECUTE FUNCTION sidegate_audit_change();
 
-CREATE FUNCTION sidegate_refuse_rewriting() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION sidegate_reject_audit_update() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION 'an audit event does not change' USING ERRCODE = 'integrity_constraint_violation';
+    RAISE EXCEPTION 'audit events are immutable' USING ERRCODE = 'integrity_constraint_violation';
 END $$;
 
-CREATE TRIGGER events_do_not_change BEFORE UPDATE ON audit_events FOR EACH ROW
+CREATE TRIGGER reject_audit_event_update BEFORE UPDATE ON audit_events FOR EACH ROW
 WHEN (
     old.link IS NOT NULL
     OR (old.number, old.at, old.action, old.session_id, old.version, old.user_id, old.type)
@@ -61,4 +61,4 @@ WHEN (
     OR (old.tenant, old.actor, old.source, old.reason)
         IS DISTINCT FROM (new.tenant, new.actor, new.source, new.reason)
 )
-EXECUTE FUNCTION sidegate_refuse_rewriting();
+EXECUTE FUNCTION sidegate_reject_audit_update();

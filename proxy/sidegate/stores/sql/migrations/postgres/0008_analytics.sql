@@ -1,127 +1,127 @@
--- When it ended by itself, noted by whoever counts ends; null until then. Noted once, so that no end
--- is counted twice.
-ALTER TABLE sessions ADD COLUMN ran_out_at timestamptz;
+-- When the session expired or became idle; null until that is recorded. It is recorded once, so that
+-- no end is counted twice.
+ALTER TABLE sessions ADD COLUMN timed_out_at timestamptz;
 
--- Beginnings and ends that are not added up yet, each written by the statement that made it so.
--- Adding them up deletes them: in whatever order they are committed, each is counted once.
-CREATE TABLE analytics_uncounted (
+-- Creations and ends not yet in the totals, each written by the statement that caused it. Adding
+-- them to the totals deletes them: each is counted once, in any order of commits.
+CREATE TABLE analytics_events (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     type text NOT NULL,
     -- created, revoked, expired or idle.
-    what text NOT NULL,
+    kind text NOT NULL,
     revoked_by text,
     revoked_reason text,
-    -- 1, or -1 where an end is taken back.
-    times integer NOT NULL,
-    -- Microseconds from the beginning to the end; null of a beginning.
-    lasted bigint CHECK (lasted >= 0)
+    -- 1, or -1 to retract an end.
+    delta integer NOT NULL,
+    -- Microseconds from creation to end; null for a creation.
+    duration bigint CHECK (duration >= 0)
 );
 
--- All that has been added up.
+-- The totals of all events that were added.
 CREATE TABLE analytics_counts (
-    what text NOT NULL,
+    kind text NOT NULL,
     type text NOT NULL,
-    times bigint NOT NULL,
-    PRIMARY KEY (what, type)
+    total bigint NOT NULL,
+    PRIMARY KEY (kind, type)
 );
 CREATE TABLE analytics_durations (
     bucket integer PRIMARY KEY,
-    times bigint NOT NULL,
-    lasted bigint NOT NULL
+    total bigint NOT NULL,
+    duration_sum bigint NOT NULL
 );
 
--- One row: when an instance last took it upon itself to take a sample.
-CREATE TABLE analytics_turn (taken_at timestamptz NOT NULL);
-INSERT INTO analytics_turn VALUES ('1970-01-01 00:00:00+00');
+-- One row: when an instance last reserved a sample.
+CREATE TABLE analytics_sampling (reserved_at timestamptz NOT NULL);
+INSERT INTO analytics_sampling VALUES ('1970-01-01 00:00:00+00');
 
 CREATE TABLE analytics_samples (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at timestamptz NOT NULL,
     active bigint NOT NULL,
     users bigint NOT NULL,
-    -- How many of each type are active; the totals above as they were.
+    -- The active sessions by type; the totals above at that time.
     by_type json NOT NULL,
     totals json NOT NULL
 );
 
--- With what a search for the peak needs, so that it reads no more than this.
+-- Covering index for the search for the peak.
 CREATE INDEX analytics_samples_by_time ON analytics_samples (at, active);
 
-CREATE FUNCTION sidegate_runs_out_at(session sessions) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+CREATE FUNCTION sidegate_times_out_at(session sessions) RETURNS timestamptz LANGUAGE sql STABLE AS $$
     SELECT least(
         session.expires_at,
         session.last_seen_at + session.idle_timeout * interval '1 microsecond'
     )
 $$;
 
-CREATE FUNCTION sidegate_count_end(session sessions, counted integer)
+CREATE FUNCTION sidegate_count_end(session sessions, delta integer)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     ended_at timestamptz := coalesce(
-        session.revoked_at, session.ran_out_at, sidegate_runs_out_at(session)
+        session.revoked_at, session.timed_out_at, sidegate_times_out_at(session)
     );
 BEGIN
-    INSERT INTO analytics_uncounted (type, what, revoked_by, revoked_reason, times, lasted) VALUES (
+    INSERT INTO analytics_events (type, kind, revoked_by, revoked_reason, delta, duration) VALUES (
         session.type,
         CASE
             WHEN session.revoked_at IS NOT NULL THEN 'revoked'
             WHEN ended_at < session.expires_at THEN 'idle'
             ELSE 'expired'
         END,
-        session.revoked_by, session.revoked_reason, counted,
+        session.revoked_by, session.revoked_reason, delta,
         greatest(0, extract(epoch FROM ended_at - session.created_at) * 1000000)
     );
 END $$;
 
-CREATE FUNCTION sidegate_count_beginning() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION sidegate_count_created() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO analytics_uncounted (type, what, times) VALUES (new.type, 'created', 1);
+    INSERT INTO analytics_events (type, kind, delta) VALUES (new.type, 'created', 1);
     IF new.revoked_at IS NOT NULL THEN
         PERFORM sidegate_count_end(new, 1);
     END IF;
     RETURN NULL;
 END $$;
 
-CREATE FUNCTION sidegate_count_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION sidegate_count_ended() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM sidegate_count_end(new, 1);
     RETURN NULL;
 END $$;
 
-CREATE FUNCTION sidegate_count_deletion() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION sidegate_count_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM sidegate_count_end(old, 1);
     RETURN NULL;
 END $$;
 
-CREATE FUNCTION sidegate_take_end_back() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION sidegate_retract_timeout() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM sidegate_count_end(old, -1);
-    UPDATE sessions SET ran_out_at = NULL WHERE id = new.id;
+    UPDATE sessions SET timed_out_at = NULL WHERE id = new.id;
     RETURN NULL;
 END $$;
 
-CREATE TRIGGER beginnings_are_counted AFTER INSERT ON sessions
-FOR EACH ROW EXECUTE FUNCTION sidegate_count_beginning();
+CREATE TRIGGER count_session_created AFTER INSERT ON sessions
+FOR EACH ROW EXECUTE FUNCTION sidegate_count_created();
 
--- Of one that has run out already, and was counted, the end is behind it.
-CREATE TRIGGER revocations_are_counted AFTER UPDATE OF revoked_at ON sessions FOR EACH ROW
-WHEN (old.revoked_at IS NULL AND new.revoked_at IS NOT NULL AND old.ran_out_at IS NULL)
-EXECUTE FUNCTION sidegate_count_change();
+-- A session that was recorded as timed out has been counted already.
+CREATE TRIGGER count_session_revoked AFTER UPDATE OF revoked_at ON sessions FOR EACH ROW
+WHEN (old.revoked_at IS NULL AND new.revoked_at IS NOT NULL AND old.timed_out_at IS NULL)
+EXECUTE FUNCTION sidegate_count_ended();
 
-CREATE TRIGGER natural_ends_are_counted AFTER UPDATE OF ran_out_at ON sessions FOR EACH ROW
-WHEN (old.ran_out_at IS NULL AND new.ran_out_at IS NOT NULL)
-EXECUTE FUNCTION sidegate_count_change();
+CREATE TRIGGER count_session_timed_out AFTER UPDATE OF timed_out_at ON sessions FOR EACH ROW
+WHEN (old.timed_out_at IS NULL AND new.timed_out_at IS NOT NULL)
+EXECUTE FUNCTION sidegate_count_ended();
 
--- One that goes before anybody has noted its end.
-CREATE TRIGGER deletions_are_counted AFTER DELETE ON sessions FOR EACH ROW
-WHEN (old.revoked_at IS NULL AND old.ran_out_at IS NULL)
-EXECUTE FUNCTION sidegate_count_deletion();
+-- A session that is deleted before its end was recorded.
+CREATE TRIGGER count_session_deleted AFTER DELETE ON sessions FOR EACH ROW
+WHEN (old.revoked_at IS NULL AND old.timed_out_at IS NULL)
+EXECUTE FUNCTION sidegate_count_deleted();
 
--- It was seen before it ran out, and that is told late.
-CREATE TRIGGER ends_are_taken_back AFTER UPDATE OF last_seen_at, expires_at ON sessions FOR EACH ROW
+-- A late touch or extension shows that the session had not timed out.
+CREATE TRIGGER retract_session_timeout AFTER UPDATE OF last_seen_at, expires_at ON sessions FOR EACH ROW
 WHEN (
-    old.ran_out_at IS NOT NULL AND new.revoked_at IS NULL
+    old.timed_out_at IS NOT NULL AND new.revoked_at IS NULL
     AND (new.last_seen_at > old.last_seen_at OR new.expires_at > old.expires_at)
 )
-EXECUTE FUNCTION sidegate_take_end_back();
+EXECUTE FUNCTION sidegate_retract_timeout();

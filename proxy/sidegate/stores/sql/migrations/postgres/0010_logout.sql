@@ -1,7 +1,7 @@
--- Which logout tokens have been obeyed (core/logout.py): none is a second time.
-CREATE TABLE obeyed_logouts (
+-- The logout tokens that were processed (core/logout.py): each is processed once.
+CREATE TABLE processed_logout_tokens (
     id bytea PRIMARY KEY CHECK (octet_length(id) = 32),
-    until timestamptz NOT NULL
+    expires_at timestamptz NOT NULL
 );
 
-CREATE INDEX obeyed_logouts_by_end ON obeyed_logouts (until);
+CREATE INDEX processed_logout_tokens_by_expiry ON processed_logout_tokens (expires_at);

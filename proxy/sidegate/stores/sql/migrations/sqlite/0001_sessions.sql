@@ -24,24 +24,24 @@ CREATE TABLE sessions (
     provider_session_id TEXT,
     revoked_by TEXT,
     revoked_reason TEXT,
-    -- The number of the session's last change; null while there was none.
-    changed INTEGER,
+    -- The number of the last change; null while the session was never changed.
+    change_number INTEGER,
     CHECK (expires_at > created_at),
     CHECK (digest <> previous_digest),
     CHECK ((previous_digest IS NULL) = (previous_until IS NULL))
 ) STRICT;
 
-CREATE INDEX sessions_of_user ON sessions (user_id, created_at DESC, id DESC);
+CREATE INDEX sessions_by_user ON sessions (user_id, created_at DESC, id DESC);
 CREATE INDEX sessions_by_expiry ON sessions (expires_at);
-CREATE INDEX sessions_by_change ON sessions (changed) WHERE changed IS NOT NULL;
+CREATE INDEX sessions_by_change ON sessions (change_number) WHERE change_number IS NOT NULL;
 
--- One row: how many changes there have been, of sessions that are gone too.
-CREATE TABLE changes (number INTEGER NOT NULL) STRICT;
-INSERT INTO changes VALUES (0);
+-- One row: the number of changes so far, those of deleted sessions included.
+CREATE TABLE change_counter (number INTEGER NOT NULL) STRICT;
+INSERT INTO change_counter VALUES (0);
 
--- A trigger, so that a change and its number are one statement and cannot come apart.
-CREATE TRIGGER sessions_are_numbered_by_change AFTER UPDATE OF version ON sessions
+-- A trigger writes the change and its number in one statement: neither exists without the other.
+CREATE TRIGGER number_session_change AFTER UPDATE OF version ON sessions
 BEGIN
-    UPDATE changes SET number = number + 1;
-    UPDATE sessions SET changed = (SELECT number FROM changes) WHERE id = new.id;
+    UPDATE change_counter SET number = number + 1;
+    UPDATE sessions SET change_number = (SELECT number FROM change_counter) WHERE id = new.id;
 END;

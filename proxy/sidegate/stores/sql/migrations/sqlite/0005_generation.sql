@@ -1,3 +1,3 @@
--- What hot stores may be believed: copies of an earlier generation are not.
-CREATE TABLE hot_generation (number INTEGER NOT NULL) STRICT;
-INSERT INTO hot_generation VALUES (1);
+-- The current generation of cache entries: entries of an earlier one are stale.
+CREATE TABLE cache_generation (number INTEGER NOT NULL) STRICT;
+INSERT INTO cache_generation VALUES (1);

@@ -1,4 +1,4 @@
--- One event for each change of a session, written by the very statement that changes it.
+-- One event for each change of a session, written by the statement that changes it.
 CREATE TABLE audit_events (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     at INTEGER NOT NULL,
@@ -11,22 +11,22 @@ CREATE TABLE audit_events (
     actor TEXT,
     source TEXT,
     reason TEXT,
-    -- Its place in the chain and what holds it there (core/audit.py); null until it is sealed.
+    -- Its position in the hash chain and its hash (core/audit.py); null until it is sealed.
     link INTEGER UNIQUE CHECK (link > 0),
     hash BLOB CHECK (length(hash) = 32),
     CHECK ((link IS NULL) = (hash IS NULL))
 ) STRICT;
 
-CREATE INDEX audit_events_of_session ON audit_events (session_id, number);
-CREATE INDEX audit_events_of_user ON audit_events (user_id, number);
+CREATE INDEX audit_events_by_session ON audit_events (session_id, number);
+CREATE INDEX audit_events_by_user ON audit_events (user_id, number);
 CREATE INDEX audit_events_by_time ON audit_events (at);
 CREATE INDEX audit_events_unsealed ON audit_events (number) WHERE link IS NULL;
 
--- One row: the last seal whose event is gone, to which the oldest one that is left is sealed.
+-- One row: the seal of the last deleted event, which the oldest remaining event is chained to.
 CREATE TABLE audit_anchor (link INTEGER NOT NULL, hash BLOB NOT NULL) STRICT;
 INSERT INTO audit_anchor VALUES (0, zeroblob(32));
 
-CREATE TRIGGER beginnings_are_noted AFTER INSERT ON sessions
+CREATE TRIGGER audit_session_created AFTER INSERT ON sessions
 BEGIN
     INSERT INTO audit_events (
         at, action, session_id, version, user_id, type, tenant, actor, source, reason
@@ -36,7 +36,7 @@ BEGIN
     );
 END;
 
-CREATE TRIGGER changes_are_noted AFTER UPDATE OF version ON sessions
+CREATE TRIGGER audit_session_changed AFTER UPDATE OF version ON sessions
 BEGIN
     INSERT INTO audit_events (
         at, action, session_id, version, user_id, type, tenant, actor, source, reason
@@ -52,7 +52,7 @@ BEGIN
     );
 END;
 
-CREATE TRIGGER events_do_not_change BEFORE UPDATE ON audit_events
+CREATE TRIGGER reject_audit_event_update BEFORE UPDATE ON audit_events
 WHEN old.link IS NOT NULL
     OR (old.number, old.at, old.action, old.session_id, old.version, old.user_id, old.type)
         IS NOT
@@ -60,5 +60,5 @@ WHEN old.link IS NOT NULL
     OR (old.tenant, old.actor, old.source, old.reason)
         IS NOT (new.tenant, new.actor, new.source, new.reason)
 BEGIN
-    SELECT RAISE(ABORT, 'an audit event does not change');
+    SELECT RAISE(ABORT, 'audit events are immutable');
 END;

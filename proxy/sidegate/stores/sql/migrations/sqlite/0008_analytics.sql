@@ -1,87 +1,87 @@
--- When it ended by itself, noted by whoever counts ends; null until then. Noted once, so that no end
--- is counted twice.
-ALTER TABLE sessions ADD COLUMN ran_out_at INTEGER;
+-- When the session expired or became idle; null until that is recorded. It is recorded once, so that
+-- no end is counted twice.
+ALTER TABLE sessions ADD COLUMN timed_out_at INTEGER;
 
--- Beginnings and ends that are not added up yet, each written by the statement that made it so.
--- Adding them up deletes them: each is counted once.
-CREATE TABLE analytics_uncounted (
+-- Creations and ends not yet in the totals, each written by the statement that caused it. Adding
+-- them to the totals deletes them: each is counted once.
+CREATE TABLE analytics_events (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     type TEXT NOT NULL,
     -- created, revoked, expired or idle.
-    what TEXT NOT NULL,
+    kind TEXT NOT NULL,
     revoked_by TEXT,
     revoked_reason TEXT,
-    -- 1, or -1 where an end is taken back.
-    times INTEGER NOT NULL,
-    -- Microseconds from the beginning to the end; null of a beginning.
-    lasted INTEGER CHECK (lasted >= 0)
+    -- 1, or -1 to retract an end.
+    delta INTEGER NOT NULL,
+    -- Microseconds from creation to end; null for a creation.
+    duration INTEGER CHECK (duration >= 0)
 ) STRICT;
 
--- All that has been added up.
+-- The totals of all events that were added.
 CREATE TABLE analytics_counts (
-    what TEXT NOT NULL,
+    kind TEXT NOT NULL,
     type TEXT NOT NULL,
-    times INTEGER NOT NULL,
-    PRIMARY KEY (what, type)
+    total INTEGER NOT NULL,
+    PRIMARY KEY (kind, type)
 ) STRICT;
 CREATE TABLE analytics_durations (
     bucket INTEGER PRIMARY KEY,
-    times INTEGER NOT NULL,
-    lasted INTEGER NOT NULL
+    total INTEGER NOT NULL,
+    duration_sum INTEGER NOT NULL
 ) STRICT;
 
--- One row: when an instance last took it upon itself to take a sample.
-CREATE TABLE analytics_turn (taken_at INTEGER NOT NULL) STRICT;
-INSERT INTO analytics_turn VALUES (0);
+-- One row: when an instance last reserved a sample.
+CREATE TABLE analytics_sampling (reserved_at INTEGER NOT NULL) STRICT;
+INSERT INTO analytics_sampling VALUES (0);
 
 CREATE TABLE analytics_samples (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     at INTEGER NOT NULL,
     active INTEGER NOT NULL,
     users INTEGER NOT NULL,
-    -- How many of each type are active; the totals above as they were.
+    -- The active sessions by type; the totals above at that time.
     by_type TEXT NOT NULL,
     totals TEXT NOT NULL
 ) STRICT;
 
--- With what a search for the peak needs, so that it reads no more than this.
+-- Covering index for the search for the peak.
 CREATE INDEX analytics_samples_by_time ON analytics_samples (at, active);
 
-CREATE TRIGGER beginnings_are_counted AFTER INSERT ON sessions
+CREATE TRIGGER count_session_created AFTER INSERT ON sessions
 BEGIN
-    INSERT INTO analytics_uncounted (type, what, times) VALUES (new.type, 'created', 1);
-    INSERT INTO analytics_uncounted (type, what, revoked_by, revoked_reason, times, lasted)
+    INSERT INTO analytics_events (type, kind, delta) VALUES (new.type, 'created', 1);
+    INSERT INTO analytics_events (type, kind, revoked_by, revoked_reason, delta, duration)
     SELECT new.type, 'revoked', new.revoked_by, new.revoked_reason, 1,
         max(0, new.revoked_at - new.created_at)
     WHERE new.revoked_at IS NOT NULL;
 END;
 
--- Of one that has run out already, and was counted, the end is behind it.
-CREATE TRIGGER revocations_are_counted AFTER UPDATE OF revoked_at ON sessions
-WHEN old.revoked_at IS NULL AND new.revoked_at IS NOT NULL AND old.ran_out_at IS NULL
+-- A session that was recorded as timed out has been counted already.
+CREATE TRIGGER count_session_revoked AFTER UPDATE OF revoked_at ON sessions
+WHEN old.revoked_at IS NULL AND new.revoked_at IS NOT NULL AND old.timed_out_at IS NULL
 BEGIN
-    INSERT INTO analytics_uncounted (type, what, revoked_by, revoked_reason, times, lasted)
+    INSERT INTO analytics_events (type, kind, revoked_by, revoked_reason, delta, duration)
     VALUES (
         new.type, 'revoked', new.revoked_by, new.revoked_reason, 1,
         max(0, new.revoked_at - new.created_at)
     );
 END;
 
-CREATE TRIGGER natural_ends_are_counted AFTER UPDATE OF ran_out_at ON sessions
-WHEN old.ran_out_at IS NULL AND new.ran_out_at IS NOT NULL
+CREATE TRIGGER count_session_timed_out AFTER UPDATE OF timed_out_at ON sessions
+WHEN old.timed_out_at IS NULL AND new.timed_out_at IS NOT NULL
 BEGIN
-    INSERT INTO analytics_uncounted (type, what, times, lasted)
+    INSERT INTO analytics_events (type, kind, delta, duration)
     VALUES (
-        new.type, iif(new.ran_out_at < new.expires_at, 'idle', 'expired'), 1,
-        max(0, new.ran_out_at - new.created_at)
+        new.type, iif(new.timed_out_at < new.expires_at, 'idle', 'expired'), 1,
+        max(0, new.timed_out_at - new.created_at)
     );
 END;
 
--- One that goes before anybody has noted its end.
-CREATE TRIGGER deletions_are_counted AFTER DELETE ON sessions
-WHEN old.revoked_at IS NULL AND old.ran_out_at IS NULL
+-- A session that is deleted before its end was recorded.
+CREATE TRIGGER count_session_deleted AFTER DELETE ON sessions
+WHEN old.revoked_at IS NULL AND old.timed_out_at IS NULL
 BEGIN
-    INSERT INTO analytics_uncounted (type, what, times, lasted)
+    INSERT INTO analytics_events (type, kind, delta, duration)
     VALUES (
         old.type,
         iif(coalesce(old.last_seen_at + old.idle_timeout < old.expires_at, 0), 'idle', 'expired'), 1,
@@ -91,15 +91,15 @@ BEGIN
     );
 END;
 
--- It was seen before it ran out, and that is told late.
-CREATE TRIGGER ends_are_taken_back AFTER UPDATE OF last_seen_at, expires_at ON sessions
-WHEN old.ran_out_at IS NOT NULL AND new.revoked_at IS NULL
+-- A late touch or extension shows that the session had not timed out.
+CREATE TRIGGER retract_session_timeout AFTER UPDATE OF last_seen_at, expires_at ON sessions
+WHEN old.timed_out_at IS NOT NULL AND new.revoked_at IS NULL
     AND (new.last_seen_at > old.last_seen_at OR new.expires_at > old.expires_at)
 BEGIN
-    INSERT INTO analytics_uncounted (type, what, times, lasted)
+    INSERT INTO analytics_events (type, kind, delta, duration)
     VALUES (
-        old.type, iif(old.ran_out_at < old.expires_at, 'idle', 'expired'), -1,
-        max(0, old.ran_out_at - old.created_at)
+        old.type, iif(old.timed_out_at < old.expires_at, 'idle', 'expired'), -1,
+        max(0, old.timed_out_at - old.created_at)
     );
-    UPDATE sessions SET ran_out_at = NULL WHERE id = new.id;
+    UPDATE sessions SET timed_out_at = NULL WHERE id = new.id;
 END;

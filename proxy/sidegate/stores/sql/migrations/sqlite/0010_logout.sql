@@ -1,7 +1,7 @@
--- Which logout tokens have been obeyed (core/logout.py): none is a second time.
-CREATE TABLE obeyed_logouts (
+-- The logout tokens that were processed (core/logout.py): each is processed once.
+CREATE TABLE processed_logout_tokens (
     id BLOB PRIMARY KEY NOT NULL CHECK (length(id) = 32),
-    until INTEGER NOT NULL
+    expires_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX obeyed_logouts_by_end ON obeyed_logouts (until);
+CREATE INDEX processed_logout_tokens_by_expiry ON processed_logout_tokens (expires_at);

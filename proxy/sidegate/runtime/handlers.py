@@ -1,0 +1,116 @@
+"""Build the request handlers of the gate and the admin API from the settings."""
+
+import logging
+from collections.abc import Sequence
+from hashlib import blake2s
+from typing import TYPE_CHECKING, Final
+
+from sidegate.core.clock import SystemClock
+from sidegate.runtime.container import Container
+from sidegate.settings import Settings, read_admin_key, read_token_keys
+from sidegate.web.admin.app import build_admin_app
+from sidegate.web.admin.auth import ApiKey, ApiKeys, Scope
+from sidegate.web.gate.app import build_handlers
+from sidegate.web.gateways.base import GatewayPolicy
+from sidegate.web.gateways.client_signals import SignalSources
+from sidegate.web.gateways.credentials import CredentialSources
+from sidegate.web.gateways.identity_headers import IdentityNames
+from sidegate.web.server.handler import RequestHandler
+from sidegate.web.server.listener import Application
+from sidegate.web.server.trusted_peers import TrustedPeers
+
+if TYPE_CHECKING:
+    from sidegate.web.oidc.routes import LogoutRoutes
+
+_log: Final = logging.getLogger("sidegate")
+
+
+def build_gate(
+    settings: Settings, container: Container
+) -> tuple[Sequence[RequestHandler], TrustedPeers]:
+    """Return the request handlers of the gate, and the peers whose requests they answer."""
+    handlers = build_handlers(
+        container.validator,
+        _build_policy(settings, container),
+        events=container.metrics,
+        clock=container.context.clock,
+        binding=container.binding,
+    )
+    on_refused = container.metrics.count_untrusted_peer
+    return handlers, TrustedPeers(settings.gate.trusted_peers, on_refused=on_refused)
+
+
+def build_admin_application(settings: Settings, container: Container) -> Application | None:
+    """Return the admin API, or None if there is no API key that could open it."""
+    keys = _build_api_keys(settings)
+    if not keys:
+        return None
+    newest, logout = read_token_keys(settings)[0], _build_logout_routes(settings, container)
+    return build_admin_app(
+        container.sessions,
+        container.rotation,
+        container.locks,
+        container.validator,
+        container.audit,
+        container.analytics,
+        ApiKeys(keys),
+        hosts=settings.admin.hosts,
+        lifetimes=settings.sessions.lifetimes_by_type(),
+        cursor_key=blake2s(b"page cursors", key=newest.secret).digest(),
+        clock=container.context.clock,
+        on_request=container.metrics.count_admin_request,
+        logout=None if logout is None else logout.receive,
+    )
+
+
+def read_identity_names(settings: Settings) -> IdentityNames:
+    """Return the names of the identity headers."""
+    return IdentityNames(**settings.gate.identity.model_dump())
+
+
+def _build_policy(settings: Settings, container: Container) -> GatewayPolicy:
+    section = settings.gate
+    sources = CredentialSources(
+        bearer=section.bearer,
+        cookie=None if section.cookie is None else section.cookie.encode("ascii"),
+        header=None if section.header is None else section.header.lower().encode("ascii"),
+    )
+    return GatewayPolicy(
+        sources=sources,
+        identity=read_identity_names(settings),
+        realm=section.realm,
+        signals=_build_signal_sources(settings, container),
+    )
+
+
+def _build_signal_sources(settings: Settings, container: Container) -> SignalSources:
+    header = settings.binding.header.name
+    return SignalSources(
+        enabled=container.binding.watched_signals,
+        header=None if header is None else header.lower().encode("ascii"),
+        trusted_hops=settings.gate.trusted_hops,
+    )
+
+
+def _build_logout_routes(settings: Settings, container: Container) -> "LogoutRoutes | None":
+    """Return the endpoint of back-channel logout. None without providers: PyJWT is not loaded."""
+    if not settings.sso.providers:
+        return None
+    from sidegate.runtime.oidc_providers import build_logout_routes
+
+    return build_logout_routes(
+        settings.sso.providers, container.backchannel_logout, container.metrics, SystemClock()
+    )
+
+
+def _build_api_keys(settings: Settings) -> list[ApiKey]:
+    keys = [
+        ApiKey(key.name, key.sha256, frozenset(Scope(scope) for scope in key.scopes))
+        for key in settings.admin.keys
+    ]
+    first = read_admin_key(settings)
+    if first is not None:
+        path, text = first
+        _log.info("using the API key of a file", extra={"path": str(path)})
+        keys.append(ApiKey.from_text("first", text, Scope))
+    return keys

@@ -1,0 +1,148 @@
+"""Open the listeners, drain them, and replace their handlers after a reload."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Final
+
+from sidegate.observability.metrics import build_registry
+from sidegate.runtime.container import Container
+from sidegate.runtime.file_limits import fit_connections, raise_open_file_limit
+from sidegate.runtime.handlers import build_admin_application, build_gate, read_identity_names
+from sidegate.settings import Settings
+from sidegate.web.gate.app import build_gate_handler
+from sidegate.web.ops.app import Readiness, build_ops_handler, collect_from
+from sidegate.web.server.fast_path import FastPath
+from sidegate.web.server.listener import (
+    Handler,
+    Listener,
+    application_handler,
+    application_listener,
+    deny_all,
+)
+
+_log: Final = logging.getLogger("sidegate")
+
+
+class Listeners:
+    """The open listeners, by name."""
+
+    def __init__(self, container: Container) -> None:
+        self.fast_path: FastPath | None = None
+        self.all_open = False
+        self.draining = False
+        self._open: dict[str, Listener] = {}
+        self._applications: list[AsyncExitStack] = []  # of the last two reloads
+        container.metrics.watch_draining(lambda: self.draining)
+
+    def add(self, listener: Listener) -> None:
+        self._open[listener.name] = listener
+
+    def drain(self) -> None:
+        self.draining = True
+        for listener in self._open.values():
+            listener.drain()
+
+    async def prepare(self, settings: Settings, container: Container) -> Callable[[], None]:
+        """See PrepareHandlers. Requests in progress are finished by the old handlers."""
+        gate_handlers, peers = build_gate(settings, container)
+        handlers: dict[str, Handler] = {"gate": build_gate_handler(gate_handlers, peers)}
+        trusted = {"gate": peers}
+        application, stack = build_admin_application(settings, container), AsyncExitStack()
+        handlers["admin"] = deny_all  # if the settings have no key any more
+        if application is not None:
+            handlers["admin"] = await stack.enter_async_context(application_handler(application))
+        await self._close_applications(keep=1)
+        self._applications.append(stack)
+
+        def replace() -> None:
+            for name, handler in handlers.items():
+                if name in self._open:
+                    self._open[name].replace_handler(handler, peers=trusted.get(name))
+                elif handler is not deny_all:
+                    _log.warning("listener needs a restart", extra={"listener": name})
+            if self.fast_path is not None:
+                self.fast_path.replace_handlers(gate_handlers, is_trusted=peers.is_trusted)
+            container.memory.set_reply_headers(read_identity_names(settings).all_names())
+
+        return replace
+
+    async def close(self) -> None:
+        await self._close_applications(keep=0)
+
+    async def _close_applications(self, *, keep: int) -> None:
+        while len(self._applications) > keep:
+            await self._applications.pop(0).aclose()
+
+
+@asynccontextmanager
+async def open_listeners(settings: Settings, container: Container) -> AsyncIterator[Listeners]:
+    """Open every listener. The first to open is the last to close."""
+    listeners = Listeners(container)
+    timeout = settings.drain.timeout.total_seconds()
+    async with AsyncExitStack() as exit_stack:
+        exit_stack.push_async_callback(listeners.close)
+        for context, address in (
+            (_ops_listener(container, listeners), settings.ops.listen),
+            (_admin_listener(settings, container), settings.admin.listen),
+            (_gate_listener(settings, container, listeners), settings.gate.listen),
+        ):
+            listener = await exit_stack.enter_async_context(context)
+            if listener is None:
+                continue
+            mode = settings.gate.socket_mode if listener.name == "gate" else 0o600
+            bound = await listener.open(address, socket_mode=mode)
+            exit_stack.push_async_callback(listener.close, drain_timeout=timeout)
+            listeners.add(listener)
+            fields = {"listener": listener.name, "address": str(bound)}
+            _log.info("listener open", extra=fields)
+        listeners.all_open = True
+        yield listeners
+
+
+@asynccontextmanager
+async def _ops_listener(container: Container, listeners: Listeners) -> AsyncIterator[Listener]:
+    readiness = Readiness(container.pings, lambda: listeners.draining, lambda: listeners.all_open)
+    handler = build_ops_handler(readiness, collect_from(build_registry(container.metrics)))
+    count = partial(container.metrics.count_bad_request, "ops")
+    yield Listener("ops", handler, on_bad_request=count)
+
+
+@asynccontextmanager
+async def _admin_listener(
+    settings: Settings, container: Container
+) -> AsyncIterator[Listener | None]:
+    application = build_admin_application(settings, container)
+    if application is None:
+        advice = "set admin.keys (`sidegate key new` makes one)"
+        _log.info("admin listener disabled", extra={"advice": advice})
+        yield None
+        return
+    count = partial(container.metrics.count_bad_request, "admin")
+    async with application_listener("admin", application, on_bad_request=count) as listener:
+        yield listener
+
+
+@asynccontextmanager
+async def _gate_listener(
+    settings: Settings, container: Container, listeners: Listeners
+) -> AsyncIterator[Listener]:
+    handlers, peers = build_gate(settings, container)
+    container.memory.set_reply_headers(read_identity_names(settings).all_names())
+    if settings.gate.fast_path:
+        clock = container.context.clock
+        listeners.fast_path = FastPath(handlers, is_trusted=peers.is_trusted, clock=clock)
+    listener = Listener(
+        "gate",
+        build_gate_handler(handlers, peers),
+        on_bad_request=partial(container.metrics.count_bad_request, "gate"),
+        fast_path=listeners.fast_path,
+        peers=peers,
+        max_connections=fit_connections(
+            settings.gate.max_connections, limit=raise_open_file_limit()
+        ),
+        on_full=container.metrics.count_refused_connection,
+    )
+    container.metrics.watch_connections(listener.count_connections)
+    yield listener

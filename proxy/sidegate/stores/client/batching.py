@@ -1,0 +1,249 @@
+"""Send the look-ups and puts of one event loop tick as one round trip."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import chain, islice
+from typing import Final, Generic, TypeVar
+
+from sidegate.core.digest import Digest
+from sidegate.core.errors import StoreUnavailable, UnreadableRecord
+from sidegate.core.protocols import BatchCache, BatchFinder
+from sidegate.core.session import Session
+
+Payload = TypeVar("Payload")
+Result = TypeVar("Result")
+
+# The callers that wait for one digest, each with its own future: cancelling one affects no other.
+_Waiters = list[asyncio.Future[Result]]
+_Results = Mapping[Digest, Session | Exception | None]
+
+UNLIMITED: Final = 1_000_000_000
+
+# Digests in one round trip. A put costs about four times as much as a look-up.
+_LOOKUP_BATCH_SIZE: Final = 256
+_PUT_BATCH_SIZE: Final = 64
+
+
+class BatcherFull(Exception):
+    """Too many digests are outstanding: another one would not be answered in time."""
+
+
+class Batcher(Generic[Payload, Result]):
+    """Collects payloads by digest, and sends them when the tick or an earlier batch ends.
+
+    A batch runs in its own task: a cancelled caller cancels nothing for the others. While
+    `max_in_flight` batches are in flight payloads accumulate, and the next batch is larger.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Mapping[Digest, Payload]], Awaitable[Mapping[Digest, Result | Exception]]],
+        *,
+        merge: Callable[[Payload, Payload], Payload],
+        max_batch: int,
+        max_in_flight: int = UNLIMITED,
+        max_outstanding: int = UNLIMITED,
+        slow_after: float | None = None,
+    ) -> None:
+        """`send` takes at most `max_batch` payloads, and returns a result or error for each digest.
+
+        `merge` combines two payloads for the same digest. `max_outstanding` bounds the digests that
+        wait or are in flight. A batch that has been in flight for `slow_after` seconds no longer
+        counts against `max_in_flight`, so that it does not delay the next ones. None: it counts
+        until it ends.
+        """
+        self._send = send
+        self._merge = merge
+        self._max_batch = max_batch
+        self._max_in_flight = max_in_flight
+        self._max_outstanding = max_outstanding
+        self._slow_after = slow_after
+        self._payloads: dict[Digest, Payload] = {}
+        self._waiting: dict[Digest, _Waiters[Result]] = {}
+        self._in_flight: dict[asyncio.Task[None], Mapping[Digest, _Waiters[Result]]] = {}
+        self._in_flight_digests = 0
+        self._counted: set[asyncio.Task[None]] = set()  # those that count against max_in_flight
+        self.batches_sent = 0
+        self._scheduled = False
+
+    def submit(self, digest: Digest, payload: Payload) -> asyncio.Future[Result]:
+        """Return a future of the result. Raise BatcherFull if it would not come in time."""
+        waiters = self._waiting.get(digest)
+        if waiters is None:
+            if len(self._waiting) + self._in_flight_digests >= self._max_outstanding:
+                raise BatcherFull
+            waiters = self._waiting[digest] = []
+            self._payloads[digest] = payload
+            self._schedule()
+        else:
+            self._payloads[digest] = self._merge(self._payloads[digest], payload)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        waiters.append(future)
+        return future
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._start_batches)
+
+    def _start_batches(self) -> None:
+        self._scheduled = False
+        while self._waiting and len(self._counted) < self._max_in_flight:
+            digests = list(islice(self._waiting, self._max_batch))
+            payloads = {digest: self._payloads.pop(digest) for digest in digests}
+            waiting = {digest: self._waiting.pop(digest) for digest in digests}
+            batch = asyncio.create_task(self._run(payloads, waiting))
+            self._in_flight[batch] = waiting
+            self._in_flight_digests += len(waiting)
+            self._counted.add(batch)
+            if self._slow_after is not None:
+                asyncio.get_running_loop().call_later(self._slow_after, self._stop_counting, batch)
+            self.batches_sent += 1
+            batch.add_done_callback(self._finish)
+
+    def _stop_counting(self, batch: asyncio.Task[None]) -> None:
+        if batch in self._counted:
+            self._counted.discard(batch)
+            self._start_batches()
+
+    def _finish(self, batch: asyncio.Task[None]) -> None:
+        self._counted.discard(batch)
+        waiting = self._in_flight.pop(batch)
+        self._in_flight_digests -= len(waiting)
+        if batch.cancelled() or batch.exception() is not None:
+            # The loop is shutting down. A batch that was cancelled before it began has completed
+            # no future, and those that still wait will not be sent.
+            _cancel(waiting)
+            _cancel(self._waiting)
+            self._waiting.clear()
+            self._payloads.clear()
+        else:
+            self._start_batches()
+
+    async def _run(
+        self, payloads: Mapping[Digest, Payload], waiting: Mapping[Digest, _Waiters[Result]]
+    ) -> None:
+        results: Mapping[Digest, Result | Exception]
+        try:
+            sent = await self._send(payloads)
+            results = {digest: sent[digest] for digest in waiting}
+        except Exception as error:  # noqa: BLE001 - it is raised to every caller that waits
+            results = dict.fromkeys(waiting, error)
+        for digest, waiters in waiting.items():
+            for future in waiters:
+                if not future.done():  # else its caller was cancelled
+                    _complete(future, results[digest])
+
+
+class Batched:
+    """A finder in front of a backend that looks up many digests in one round trip.
+
+    With limits it is the store's bulkhead: a slow store gets fewer and larger look-ups, and those
+    that would not be answered in time fail at once.
+    """
+
+    def __init__(
+        self,
+        backend: BatchFinder,
+        *,
+        store: str = "",
+        max_batch: int = _LOOKUP_BATCH_SIZE,
+        max_in_flight: int = UNLIMITED,
+        max_outstanding: int = UNLIMITED,
+        slow_after: float | None = None,
+    ) -> None:
+        """Keep at most `max_in_flight` round trips of `max_batch` digests each in flight.
+
+        Those in flight for more than `slow_after` seconds are not counted. With more than
+        `max_outstanding` digests waiting or in flight, `store` is unavailable.
+        """
+        self._backend = backend
+        self._store = store
+        self._lookups = Batcher[None, Session | None](
+            self._find_batch,
+            merge=lambda _, __: None,
+            max_batch=max_batch,
+            max_in_flight=max_in_flight,
+            max_outstanding=max_outstanding,
+            slow_after=slow_after,
+        )
+
+    def round_trips(self) -> int:
+        """Return the number of look-up round trips so far."""
+        return self._lookups.batches_sent
+
+    async def find(self, digest: Digest) -> Session | None:
+        return await self.submit(digest)
+
+    def submit(self, digest: Digest) -> asyncio.Future[Session | None]:
+        """Return a future of the session that belongs to this caller only, without awaiting.
+
+        Raise StoreUnavailable at once if too many look-ups are outstanding.
+        """
+        try:
+            return self._lookups.submit(digest, None)
+        except BatcherFull:
+            raise StoreUnavailable(self._store, "too many look-ups at once") from None
+
+    async def _find_batch(self, digests: Mapping[Digest, None]) -> _Results:
+        try:
+            found = await self._backend.find_many(tuple(digests))
+        except UnreadableRecord:
+            if len(digests) == 1:
+                raise
+            return await self._find_one_by_one(digests)
+        return {digest: found.get(digest) for digest in digests}
+
+    async def _find_one_by_one(self, digests: Mapping[Digest, None]) -> _Results:
+        """Look up each digest alone: an unreadable record fails only its own, an outage all."""
+        results: dict[Digest, Session | Exception | None] = {}
+        for digest in digests:
+            try:
+                results[digest] = (await self._backend.find_many((digest,))).get(digest)
+            except UnreadableRecord as error:
+                results[digest] = error
+            except StoreUnavailable as outage:
+                return dict.fromkeys(digests, outage) | results
+        return results
+
+
+class BatchedCache(Batched):
+    """A cache in front of a batch backend. The puts of one tick are one round trip, too.
+
+    At most two look-up round trips run at a time: meanwhile the next one fills, and costs less per
+    digest. One in flight for more than `SLOW_AFTER` seconds no longer delays the next; so no
+    look-up waits longer than that on top of the backend's own time.
+    """
+
+    SLOW_AFTER: Final = 0.010
+
+    def __init__(
+        self,
+        backend: BatchCache,
+        *,
+        max_batch: int = _LOOKUP_BATCH_SIZE,
+        max_put_batch: int = _PUT_BATCH_SIZE,
+    ) -> None:
+        super().__init__(backend, max_batch=max_batch, max_in_flight=2, slow_after=self.SLOW_AFTER)
+        self._puts = Batcher[Session, Session](
+            backend.put_many, merge=_pick_fresher, max_batch=max_put_batch
+        )
+
+    async def put(self, session: Session) -> Session:
+        return await self._puts.submit(session.digest, session)
+
+
+def _cancel(waiting: Mapping[Digest, _Waiters[Result]]) -> None:
+    for future in chain.from_iterable(waiting.values()):
+        future.cancel()
+
+
+def _complete(future: asyncio.Future[Result], result: Result | Exception) -> None:
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
+
+
+def _pick_fresher(one: Session, other: Session) -> Session:
+    return one if one.freshness > other.freshness else other

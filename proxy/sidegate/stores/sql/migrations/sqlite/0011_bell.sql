@@ -1,1 +1,0 @@
--- Nothing: SQLite cannot call other processes. They ask it, twice a second.

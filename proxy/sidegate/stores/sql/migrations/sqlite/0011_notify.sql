@@ -1,0 +1,1 @@
+-- Nothing: SQLite cannot notify other processes. They poll twice a second.

@@ -1,0 +1,28 @@
+"""The log line of each change made through the admin API, and the actor it names."""
+
+import logging
+from typing import Final
+
+from aiohttp import web
+
+from sidegate.core.actor import Actor
+from sidegate.web.admin.middleware import CALLER, REQUEST_ID
+
+_log: Final = logging.getLogger("sidegate.admin")
+
+
+def request_actor(request: web.Request) -> Actor:
+    """Return the actor of an authenticated request: its API key and its address."""
+    return Actor(f"key:{request[CALLER].name}", request.remote or None)
+
+
+def log_change(
+    request: web.Request, action: str, *, actor: Actor | None = None, **fields: str | int
+) -> None:
+    """Log a change by `actor`, by default the caller. `fields` are ids and counts, never tokens."""
+    common: dict[str, str | int] = {
+        "actor": (actor or request_actor(request)).name,
+        "action": action,
+        "request_id": request[REQUEST_ID],
+    }
+    _log.info("admin change", extra=common | fields)

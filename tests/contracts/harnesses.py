@@ -1,0 +1,255 @@
+"""All session finders and caches, each with a harness for the contract suites.
+
+A harness stores a session in its implementation, and makes it fail; the suites do not depend on the
+implementation. A new store or wrapper is one more row in FINDERS or CACHES.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from sidegate.core.protocols import SessionCache, SessionFinder
+from sidegate.core.session import Session, SessionRecord
+from sidegate.stores.client.batching import Batched, BatchedCache
+from sidegate.stores.client.circuit_breaker import CircuitBreaker
+from sidegate.stores.client.guard import Guard, Guarded, GuardedCache
+from sidegate.stores.client.metrics import Metered, MeteredCache
+from sidegate.stores.client.redis_trust import RedisTrust
+from sidegate.stores.memory import MemoryStore
+from sidegate.stores.negative_cache import NegativeCache, NegativeCaching
+from sidegate.stores.postgres.migrate import migrate_postgres
+from sidegate.stores.postgres.sessions import PostgresSessions
+from sidegate.stores.read_through import ReadThrough, SkipCache
+from sidegate.stores.redis.store import RedisStore
+from sidegate.stores.single_flight import SingleFlight
+from sidegate.stores.sqlite.sessions import SqliteSessions
+from tests.support.clock import FakeClock
+from tests.support.fakes import FakeBackend
+from tests.support.processes import Server, temporary_directory
+from tests.support.servers import start_cluster_node, start_redis, start_sentinel
+
+NOW = datetime.now(UTC)
+"""When the sessions of the suites begin: a real Redis expires keys by its own clock."""
+
+StoreSession = Callable[[Session], Awaitable[Any]]
+"""Stores a session under every digest that leads to it."""
+
+
+@dataclass
+class FinderHarness:
+    """A finder under test. `fail` and `recover` are None if it cannot become unavailable."""
+
+    finder: SessionFinder
+    store_session: StoreSession
+    fail: Callable[[], None] | None = None
+    recover: Callable[[], None] | None = None
+
+
+@dataclass
+class CacheHarness:
+    store: SessionCache
+    clock: FakeClock
+
+
+OpenFinder = Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[FinderHarness]]
+OpenCache = Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[CacheHarness]]
+
+
+def ignore(*_: object) -> None:
+    """Take the place of a callback whose calls do not matter."""
+
+
+def build_breaker(clock: FakeClock) -> CircuitBreaker:
+    return CircuitBreaker(failure_threshold=5, probe_interval=0.25, clock=clock, jitter=lambda: 0.5)
+
+
+def build_guard(clock: FakeClock, *, seconds: float = 5.0) -> Guard:
+    return Guard("backend", timeout=seconds, breaker=build_breaker(clock))
+
+
+def build_memory_store(clock: FakeClock, *, max_sessions: int = 1000) -> MemoryStore:
+    return MemoryStore(
+        max_bytes=2**30, max_sessions=max_sessions, max_age=5.0, clock=clock, jitter=lambda: 0.0
+    )
+
+
+class _SupportsPut(Protocol):
+    async def put(self, session: Session) -> Session: ...
+
+
+def build_store_session(store: _SupportsPut) -> StoreSession:
+    async def store_session(session: Session) -> None:
+        for copy in session.copies():
+            await store.put(copy)
+
+    return store_session
+
+
+# Stores
+
+
+@asynccontextmanager
+async def open_memory(_: pytest.FixtureRequest) -> AsyncIterator[FinderHarness]:
+    store = build_memory_store(FakeClock(NOW))
+    yield FinderHarness(store, build_store_session(store))
+
+
+@asynccontextmanager
+async def open_sqlite(_: pytest.FixtureRequest) -> AsyncIterator[FinderHarness]:
+    with temporary_directory() as directory:
+        store = await SqliteSessions.open(Path(directory) / "sidegate.db")
+        yield FinderHarness(store, lambda session: store.create(SessionRecord(session)))
+        await store.close()
+
+
+@asynccontextmanager
+async def open_postgres(request: pytest.FixtureRequest) -> AsyncIterator[FinderHarness]:
+    server: Server = request.getfixturevalue("own_postgres")
+    await migrate_postgres(server.url)
+    store = await PostgresSessions.open(server.url)
+    yield FinderHarness(
+        store, lambda session: store.create(SessionRecord(session)), server.kill, server.restart
+    )
+    await store.close()
+
+
+def build_redis_store(url: str) -> RedisStore:
+    # A long timeout: the suites must pass on a busy machine.
+    return RedisStore(url, on_unreadable=ignore, timeout=5.0)
+
+
+@asynccontextmanager
+async def open_redis(request: pytest.FixtureRequest) -> AsyncIterator[FinderHarness]:
+    server: Server = request.getfixturevalue("own_redis")
+    store = build_redis_store(server.url)
+    yield FinderHarness(store, build_store_session(store), server.kill, server.restart)
+    await store.close()
+
+
+@asynccontextmanager
+async def open_redis_sentinel(_: pytest.FixtureRequest) -> AsyncIterator[FinderHarness]:
+    with temporary_directory() as one, temporary_directory() as other:
+        server = start_redis(one)
+        sentinel = start_sentinel(other, server.port)
+        store = build_redis_store(f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster")
+        yield FinderHarness(store, build_store_session(store), server.kill, server.restart)
+        await store.close()
+        sentinel.stop()
+        server.stop()
+
+
+@asynccontextmanager
+async def open_redis_cluster(_: pytest.FixtureRequest) -> AsyncIterator[FinderHarness]:
+    with temporary_directory() as directory:
+        server = start_cluster_node(directory)
+        store = build_redis_store(f"redis+cluster://127.0.0.1:{server.port}")
+        yield FinderHarness(store, build_store_session(store), server.kill, server.restart)
+        await store.close()
+        server.stop()
+
+
+# Wrappers around a fake backend
+
+
+def open_wrapped(wrap: Callable[[FakeBackend, FakeClock], SessionFinder]) -> OpenFinder:
+    @asynccontextmanager
+    async def open_harness(_: pytest.FixtureRequest) -> AsyncIterator[FinderHarness]:
+        backend, clock = FakeBackend(), FakeClock(NOW)
+
+        def recover() -> None:
+            backend.down = False
+            clock.advance(1)  # the circuit breaker's probe is due
+
+        def fail() -> None:
+            backend.down = True
+
+        yield FinderHarness(wrap(backend, clock), build_store_session(backend), fail, recover)
+
+    return open_harness
+
+
+def build_negative_cache(clock: FakeClock) -> NegativeCache:
+    return NegativeCache(max_digests=100, max_age=2.0, clock=clock)
+
+
+def build_full_stack(backend: FakeBackend, clock: FakeClock) -> SessionFinder:
+    """Wrap `backend` in all wrappers, in their order in production."""
+    cache = build_memory_store(clock)
+    batched = Batched(Guarded(backend, guard=build_guard(clock)))
+    metered = Metered(batched, store="backend", observe=ignore)
+    single_flight = SingleFlight(metered, timeout=5.0)
+    origin = NegativeCaching(single_flight, negative_cache=build_negative_cache(clock))
+    return ReadThrough(cache, origin, clock=clock)
+
+
+FINDERS: dict[str, OpenFinder] = {
+    "memory": open_memory,
+    "sqlite": open_sqlite,
+    "postgres": open_postgres,
+    "redis": open_redis,
+    "redis_sentinel": open_redis_sentinel,
+    "redis_cluster": open_redis_cluster,
+    "read_through": open_wrapped(lambda s, c: ReadThrough(build_memory_store(c), s, clock=c)),
+    "read_through_cache_down": open_wrapped(
+        lambda s, c: ReadThrough(_build_failed_backend(), s, clock=c)
+    ),
+    "skip_cache": open_wrapped(lambda s, c: SkipCache(build_memory_store(c), s)),
+    "skip_cache_cache_down": open_wrapped(lambda s, _: SkipCache(_build_failed_backend(), s)),
+    "negative_caching": open_wrapped(
+        lambda s, c: NegativeCaching(s, negative_cache=build_negative_cache(c))
+    ),
+    "single_flight": open_wrapped(lambda s, _: SingleFlight(s, timeout=5.0)),
+    "redis_trust": open_wrapped(lambda s, _: Batched(RedisTrust(s, store="backend"))),
+    "batched": open_wrapped(lambda s, _: Batched(s)),
+    "guarded": open_wrapped(lambda s, c: Batched(Guarded(s, guard=build_guard(c)))),
+    "metered": open_wrapped(lambda s, _: Metered(s, store="backend", observe=ignore)),
+    "metered_cache": open_wrapped(
+        lambda s, _: Batched(MeteredCache(s, store="backend", observe=ignore))
+    ),
+    "full_stack": open_wrapped(build_full_stack),
+}
+
+
+def _build_failed_backend() -> FakeBackend:
+    backend = FakeBackend()
+    backend.down = True
+    return backend
+
+
+# Caches
+
+
+@asynccontextmanager
+async def open_memory_cache(_: pytest.FixtureRequest) -> AsyncIterator[CacheHarness]:
+    clock = FakeClock(NOW)
+    yield CacheHarness(build_memory_store(clock), clock)
+
+
+def open_redis_cache(wrap: Callable[[RedisStore, FakeClock], SessionCache]) -> OpenCache:
+    @asynccontextmanager
+    async def open_harness(request: pytest.FixtureRequest) -> AsyncIterator[CacheHarness]:
+        clock, backend = FakeClock(NOW), build_redis_store(request.getfixturevalue("redis_url"))
+        yield CacheHarness(wrap(backend, clock), clock)
+        await backend.close()
+
+    return open_harness
+
+
+def build_guarded_cache(backend: RedisStore, clock: FakeClock) -> SessionCache:
+    guarded = GuardedCache(backend, guard=build_guard(clock))
+    return BatchedCache(MeteredCache(guarded, store="redis", observe=ignore))
+
+
+CACHES: dict[str, OpenCache] = {
+    "memory": open_memory_cache,
+    "redis": open_redis_cache(lambda backend, _: backend),
+    "redis_guarded": open_redis_cache(build_guarded_cache),
+    "redis_trust": open_redis_cache(
+        lambda backend, _: BatchedCache(RedisTrust(backend, store="redis"))
+    ),
+}

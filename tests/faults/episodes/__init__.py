@@ -1,0 +1,1 @@
+"""Episodes: how each fault is injected, held and repaired."""

@@ -1,0 +1,132 @@
+"""Faults that a TCP proxy injects into the bytes it forwards."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from random import Random
+
+import pytest
+
+from tests.faults.wire_faults import CutsAfterCommit, StrayReplies, reset_each
+from tests.stores.sql.tcp_proxy import TcpProxy
+from tests.stores.waiting import no_leaks
+
+# Redis replies with the records of two sessions.
+ONE, OTHER = b"$120\r\n" + b"1" * 120 + b"\r\n", b"$120\r\n" + b"2" * 120 + b"\r\n"
+READY = b"Z\0\0\0\5I"
+
+
+def message(kind: bytes, *data: bytes) -> bytes:
+    """Encode a message of the Postgres protocol."""
+    body = b"".join(word + b"\0" for word in data)
+    return kind + (len(body) + 4).to_bytes(4) + body
+
+
+PARSE_CHANGE = message(
+    b"P", b"stmt_1", b"WITH room AS (SELECT 1) INSERT INTO sessions (id) VALUES ($1)"
+)
+PARSE_LOOKUP = message(b"P", b"stmt_2", b"SELECT id FROM sessions")
+BIND_CHANGE = message(b"B", b"", b"stmt_1", b"values")
+BIND_LOOKUP = message(b"B", b"", b"stmt_2", b"values")
+
+
+@pytest.fixture
+async def wire() -> AsyncIterator[TcpProxy]:
+    """A proxy to an echo server."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while chunk := await reader.read(10_000):
+                writer.write(chunk)
+        except ConnectionResetError:
+            pass
+        writer.close()
+
+    async with no_leaks():
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        async with TcpProxy(server.sockets[0].getsockname()[1]) as wire:
+            yield wire
+        server.close()
+
+
+class Client:
+    """A client that sends data and receives the reply."""
+
+    def __init__(self, wire: TcpProxy) -> None:
+        self._wire = wire
+        self._ends: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def exchange(self, data: bytes, length: int) -> bytes:
+        """Send data; return `length` bytes of the reply, or b"" after a reset."""
+        if self._ends is None:
+            self._ends = await asyncio.open_connection("127.0.0.1", self._wire.port)
+        reader, writer = self._ends
+        writer.write(data)
+        try:
+            return await asyncio.wait_for(reader.readexactly(length), 5)
+        except (ConnectionResetError, asyncio.IncompleteReadError):
+            writer.close()
+            self._ends = None
+            return b""
+
+    def close(self) -> None:
+        if self._ends is not None:
+            self._ends[1].close()
+
+
+async def test_connection_is_reset_at_every_third_reply(wire: TcpProxy) -> None:
+    wire.server_filter = reset_each(3)
+    client = Client(wire)
+    received = [await client.exchange(b"x", 1) for _ in range(6)]
+    assert received == [b"x", b"x", b"", b"x", b"x", b""]
+    assert wire.resets == 2
+
+
+async def test_stray_reply_is_an_earlier_record_or_a_duplicate(wire: TcpProxy) -> None:
+    strays = StrayReplies(Random(1), share=1.0)
+    wire.server_filter = strays.on_reply
+    client = Client(wire)
+    await client.exchange(ONE, len(ONE))
+    received = {await client.exchange(OTHER, 2 * len(OTHER)) for _ in range(20)}
+    assert ONE + OTHER in received
+    assert OTHER + OTHER in received
+    assert strays.injected == 20
+    client.close()
+
+
+async def test_other_replies_are_forwarded_unchanged(wire: TcpProxy) -> None:
+    strays = StrayReplies(Random(1), share=1.0)
+    wire.server_filter = strays.on_reply
+    client = Client(wire)
+    for data in (ONE, b"+PONG\r\n", b"$-1\r\n", ONE + OTHER, ONE[:-1]):
+        assert await client.exchange(data, len(data)) == data
+    assert strays.injected == 0
+    client.close()
+
+
+async def test_connection_is_cut_after_the_commit_of_a_change(wire: TcpProxy) -> None:
+    cuts = CutsAfterCommit(Random(1), share=1.0)
+    wire.client_filter, wire.server_filter = cuts.on_request, cuts.on_reply
+    client = Client(wire)
+    assert await client.exchange(PARSE_CHANGE, len(PARSE_CHANGE))
+    assert not await client.exchange(BIND_CHANGE + READY, 1)
+    assert (cuts.cut_count, wire.resets) == (1, 1)
+
+
+async def test_connection_is_not_cut_before_the_commit(wire: TcpProxy) -> None:
+    cuts = CutsAfterCommit(Random(1), share=1.0)
+    wire.client_filter, wire.server_filter = cuts.on_request, cuts.on_reply
+    client = Client(wire)
+    data = PARSE_CHANGE + BIND_CHANGE
+    assert await client.exchange(data, len(data)) == data
+    assert not await client.exchange(READY, 1)
+    assert cuts.cut_count == 1
+
+
+async def test_connection_is_not_cut_after_a_lookup(wire: TcpProxy) -> None:
+    cuts = CutsAfterCommit(Random(1), share=1.0)
+    wire.client_filter, wire.server_filter = cuts.on_request, cuts.on_reply
+    client = Client(wire)
+    data = PARSE_LOOKUP + BIND_LOOKUP + READY
+    assert await client.exchange(data, len(data)) == data
+    assert cuts.cut_count == 0
+    client.close()

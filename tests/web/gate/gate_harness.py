@@ -1,0 +1,265 @@
+"""A running gate for tests, with a fake backend, known sessions and recorded events."""
+
+from collections.abc import AsyncIterator, Callable, Iterable, MutableMapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from hashlib import sha256
+from ipaddress import ip_network
+from typing import Any, Final
+
+from sidegate.core.address import Address
+from sidegate.core.digest import Digest
+from sidegate.core.protocols import SessionFinder
+from sidegate.core.session import Session
+from sidegate.core.session_type import SessionType
+from sidegate.core.token import KeyRing, Token, TokenKey
+from sidegate.services.binding import ClientBinding
+from sidegate.services.validator import Prefetch, Validator
+from sidegate.stores.client.batching import BatchedCache
+from sidegate.stores.memory import MemoryStore
+from sidegate.stores.prefetch import Prefetcher
+from sidegate.web.gate.app import build_gate_handler, build_handlers
+from sidegate.web.gateways.base import GatewayPolicy
+from sidegate.web.server.fast_path import ConnectionTimeouts, FastPath
+from sidegate.web.server.listener import DEFAULT_MAX_CONNECTIONS, Listener
+from sidegate.web.server.trusted_peers import TrustedPeers
+from tests.contracts.values import build_digest, build_session
+from tests.support.clock import NOON, FakeClock
+from tests.support.fakes import FakeBackend
+from tests.web.raw_http import RawResponse
+
+RING: Final = KeyRing([TokenKey(7, bytes(range(32)))])
+FOREIGN_RING: Final = KeyRing([TokenKey(7, bytes(range(1, 33)))])
+ROUTES: Final = ("/auth-request", "/forward-auth", "/ext-authz/app/page")
+IDENTITY_HEADERS: Final = (
+    "X-Auth-User",
+    "X-Auth-Session",
+    "X-Auth-Type",
+    "X-Auth-Scopes",
+    "X-Auth-Time",
+    "X-Auth-Expires",
+)
+
+
+def build_token(name: str, ring: KeyRing = RING) -> Token:
+    """Return the token of that name, the same in every run."""
+    return ring.mint(SessionType.WEB, random=lambda size: sha256(name.encode()).digest()[:size])
+
+
+ALICE: Final = build_token("alice")
+BOB: Final = build_token("bob")
+CAROL: Final = build_token("carol")
+NEVER_ISSUED: Final = build_token("never issued")
+FORGED: Final = build_token("alice", FOREIGN_RING)
+EXPIRED: Final = build_token("expired")
+IDLE: Final = build_token("idle")
+REVOKED: Final = build_token("revoked")
+REUSED: Final = build_token("reused")
+TOKENS: Final = (ALICE, BOB, CAROL, NEVER_ISSUED, FORGED, EXPIRED, IDLE, REVOKED, REUSED)
+
+
+def build_sessions() -> tuple[Session, ...]:
+    """Return active sessions of alice, bob and carol, and one ended in each way."""
+    hour = timedelta(hours=1)
+    rotated = build_session(digest=REUSED.digest(), at=NOON - timedelta(minutes=5)).rotated(
+        build_digest(), timedelta(seconds=10), NOON - timedelta(minutes=1)
+    )
+    return (
+        build_session(user_id="alice", digest=ALICE.digest()),
+        build_session(user_id="bob", digest=BOB.digest()),
+        build_session(user_id="carol", digest=CAROL.digest()),
+        build_session(digest=EXPIRED.digest(), expires_at=NOON),
+        build_session(digest=IDLE.digest(), at=NOON - hour),
+        build_session(digest=REVOKED.digest()).revoked(NOON),
+        *rotated.copies(),
+    )
+
+
+def bearer(token: Token | bytes) -> bytes:
+    """Return an Authorization header line."""
+    return b"Authorization: Bearer " + _encode_token(token)
+
+
+def cookie(token: Token | bytes) -> bytes:
+    return b"Cookie: __Host-session=" + _encode_token(token)
+
+
+def build_request(
+    *lines: bytes, target: str = "/auth-request", method: bytes = b"GET", end: bytes = b"\r\n\r\n"
+) -> bytes:
+    """Return the bytes of a request with these header lines besides Host."""
+    start = b"%s %s HTTP/1.1" % (method, target.encode("latin-1"))
+    return b"\r\n".join((start, b"Host: gateway.test", *lines)) + end
+
+
+class _ObservedCounts(dict[tuple[str, str], int]):
+    """Counts that report each increment to a callback."""
+
+    def __init__(self, on_count: Callable[[tuple[str, str]], None]) -> None:
+        self._on_count = on_count
+
+    def __missing__(self, labels: tuple[str, str]) -> int:
+        return 0
+
+    def __setitem__(self, labels: tuple[str, str], count: int) -> None:
+        self._on_count(labels)
+        super().__setitem__(labels, count)
+
+
+LOOPBACK: Final = Address("127.0.0.1", 0)
+
+
+@dataclass
+class GateHarness:
+    """A gate and the events it reported.
+
+    `fast_path`: whether requests can skip aiohttp. `in_memory`: the sessions of the backend are in
+    memory, too. `prefetches`: the fast path prefetches from the backend, as from a cache store, and
+    does not fill the memory.
+    """
+
+    address: Address = LOOPBACK
+    fast_path: bool = True
+    in_memory: bool = False
+    prefetches: bool = False
+    clock: FakeClock = field(default_factory=FakeClock)
+    backend: FakeBackend = field(default_factory=lambda: FakeBackend(*build_sessions()))
+    listener: Listener = field(init=False)
+    checks: list[tuple[str, str, str]] = field(default_factory=list)
+    durations: list[float] = field(default_factory=list)  # of timed checks
+    bad_requests: int = 0
+    refused_peers: int = 0
+    overloads: int = 0
+
+    def __post_init__(self) -> None:
+        memory = MemoryStore(max_sessions=9, max_bytes=100_000, max_age=5.0, clock=self.clock)
+        self._prefetcher = Prefetcher(
+            BatchedCache(self.backend), memory, deadline=0.025, should_skip=lambda _: False
+        )
+
+    def record_check(self, gateway: str, result: str, reason: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.checks.append((gateway, result, reason))
+        self.durations.append(seconds)
+
+    def fast_check_counts(self, gateway: str) -> MutableMapping[tuple[str, str], int]:
+        return _ObservedCounts(lambda labels: self.checks.append((gateway, *labels)))
+
+    def on_bad_request(self) -> None:
+        self.bad_requests += 1
+
+    def on_refused(self) -> None:
+        self.refused_peers += 1
+
+    def on_full(self) -> None:
+        self.overloads += 1
+
+    def find_in_memory(self, digest: Digest) -> Session | None:
+        return self.backend.sessions.get(digest) if self.in_memory else None
+
+    @property
+    def prefetch(self) -> Prefetch | None:
+        return self._prefetcher.prefetch if self.prefetches else None
+
+
+def build_gate(
+    harness: GateHarness,
+    *,
+    finder: SessionFinder | None = None,
+    deadline: float = 60.0,
+    trusted: Iterable[str] = ("127.0.0.1/32",),
+    policy: GatewayPolicy | None = None,
+    binding: ClientBinding | None = None,
+    timeouts: ConnectionTimeouts | None = None,
+    max_connections: int = DEFAULT_MAX_CONNECTIONS,
+    memory: Callable[[Digest], Session | None] | None = None,
+) -> GateHarness:
+    """Build the listener of `harness`, not open."""
+    validator = Validator(
+        finder or harness.backend,
+        ring=RING,
+        clock=harness.clock,
+        deadline=deadline,
+        memory=memory or harness.find_in_memory,
+        prefetch=harness.prefetch,
+    )
+    handlers = build_handlers(
+        validator, policy or GatewayPolicy(), events=harness, clock=harness.clock, binding=binding
+    )
+    peers = TrustedPeers(map(ip_network, trusted), on_refused=harness.on_refused)
+    fast_path = FastPath(
+        handlers,
+        is_trusted=peers.is_trusted,
+        clock=harness.clock,
+        timeouts=timeouts,
+        sampling_interval=1,
+    )
+    harness.listener = Listener(
+        "gate",
+        build_gate_handler(handlers, peers),
+        on_bad_request=harness.on_bad_request,
+        fast_path=fast_path if harness.fast_path else None,
+        peers=peers,
+        timeouts=timeouts,
+        max_connections=max_connections,
+        on_full=harness.on_full,
+    )
+    return harness
+
+
+@asynccontextmanager
+async def open_gate(
+    address: Address = LOOPBACK,
+    *,
+    fast_path: bool = True,
+    in_memory: bool = False,
+    prefetches: bool = False,
+    **options: Any,
+) -> AsyncIterator[GateHarness]:
+    """Open a gate at `address`, and close it afterwards. `options`: see `build_gate`."""
+    harness = build_gate(
+        GateHarness(address, fast_path=fast_path, in_memory=in_memory, prefetches=prefetches),
+        **options,
+    )
+    harness.address = await harness.listener.open(address)
+    try:
+        yield harness
+    finally:
+        harness.backend.unblocked.set()
+        await harness.listener.close(drain_timeout=0.2)
+
+
+def assert_gate_response(response: RawResponse) -> None:
+    """Assert what holds for every response of the gate."""
+    names = [name.lower() for name, _ in response.fields]
+    identity = [name for name in names if name in {each.lower() for each in IDENTITY_HEADERS}]
+    assert response.get_one("Cache-Control") == "no-store"
+    assert response.get_one("Server") == "sidegate"  # no versions of anything
+    assert "set-cookie" not in names
+    assert "location" not in names
+    assert not contains_token(response.raw)
+    assert b"Traceback" not in response.raw
+    assert len(response.body) < 1024
+    if response.status == 200:
+        assert sorted(identity) == sorted(each.lower() for each in IDENTITY_HEADERS)
+        assert response.body == b""
+    else:
+        assert identity == []
+        assert response.get_one("Content-Type") == "application/problem+json"
+        assert response.get_one("Content-Length") == str(len(response.body))
+    assert ("www-authenticate" in names) == (response.status == 401)
+    assert ("retry-after" in names) == (response.status == 503)
+
+
+def contains_token(raw: bytes) -> bool:
+    """Return whether `raw` contains 12 consecutive characters of any token."""
+    return any(
+        token.text[start : start + 12].encode() in raw
+        for token in TOKENS
+        for start in range(4, len(token.text) - 11)
+    )
+
+
+def _encode_token(token: Token | bytes) -> bytes:
+    return token.text.encode("ascii") if isinstance(token, Token) else token
