@@ -40,7 +40,7 @@ ENV PATH="/opt/sidegate/bin:${PATH}" \
 USER 65532:65532
 WORKDIR /var/lib/sidegate
 
-# Every listener is on loopback until the settings say otherwise; see docs/deployment.md.
+# Every listener is on loopback by default; see docs/deployment.md.
 # Gate and ops only: the admin listener is for local clients.
 EXPOSE 7080 7082
 STOPSIGNAL SIGTERM

@@ -14,7 +14,6 @@ import redis
 
 from tests.support.processes import Server, temporary_directory
 from tests.support.servers import (
-    REDIS_KINDS,
     copy_postgres,
     create_postgres_directory,
     start_postgres,
@@ -56,15 +55,6 @@ def redis_server() -> Iterator[Server]:
     """One Redis for the whole run: do not stop it. `own_redis` is for that."""
     with temporary_directory() as directory:
         server = start_redis(directory)
-        yield server
-        server.stop()
-
-
-@pytest.fixture(scope="session", params=REDIS_KINDS)
-def redis_of_each_kind(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Each supported Redis in turn, shared by the whole run: do not stop it."""
-    with temporary_directory() as directory:
-        server = start_redis(directory, kind=request.param)
         yield server
         server.stop()
 

@@ -15,14 +15,14 @@ FOLDER = Path(__file__).parent / "secrets"
 
 def main() -> None:
     FOLDER.mkdir(mode=0o700)  # fails if it exists: new secrets would not match the database
-    for name, text in texts().items():
+    for name, text in generate_secrets().items():
         file = FOLDER / name
         file.write_text(text + "\n", encoding="ascii")
         file.chmod(0o444)
     print(f"secrets written to {FOLDER}; now: docker compose up --build")  # noqa: T201 - a script
 
 
-def texts() -> dict[str, str]:
+def generate_secrets() -> dict[str, str]:
     """Return the content of each file."""
     postgres, redis, grafana = (secrets.token_urlsafe(24) for _ in range(3))
     token_key = base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode("ascii")

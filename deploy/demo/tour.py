@@ -1,4 +1,4 @@
-"""The main job of Sidegate in seven scenes, with real requests. Run it by `./dev demo [--once]`."""
+"""Show what Sidegate does, with seven real requests. Run it by `./dev demo [--once]`."""
 
 import json
 import signal
@@ -9,31 +9,31 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from typing import Any
 
-from stage import Fallen, Stage, built
+from processes import Demo, StartFailed, start_demo
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back, and how long that took. `seen` is what the application saw, if anything."""
+class Response:
+    """A response and its duration. `identity` is what the application received, if anything."""
 
     status: int
     document: Any
     milliseconds: float
 
     @property
-    def seen(self) -> Mapping[str, str | None] | None:
+    def identity(self) -> Mapping[str, str | None] | None:
         return self.document if self.status == 200 else None
 
 
 @dataclass
 class Tour:
-    """Plays the scenes and notes each that did not go as it must."""
+    """Sends the requests, prints the responses, and collects failed expectations."""
 
-    stage: Stage
-    wrong: list[str] = field(default_factory=list)
+    demo: Demo
+    failures: list[str] = field(default_factory=list)
 
-    def play(self) -> None:
-        say(f"  {'request':<46}{'answer':<8}{'time':>8}   what the application saw")
+    def run(self) -> None:
+        say(f"  {'request':<46}{'status':<8}{'time':>8}   what the application received")
         self._visit("GET / without a token", {}, 401)
         token, session_id = self._create()
         bearer = {"Authorization": f"Bearer {token}"}
@@ -41,62 +41,64 @@ class Tour:
         self._visit("... as a cookie", {"Cookie": f"__Host-session={token}"}, 200, "alice")
         self._visit("... and X-Auth-User: root", bearer | {"X-Auth-User": "root"}, 200, "alice")
         self._revoke(session_id)
-        self._visit("GET / with the token, once more", bearer, 401)
+        self._visit("GET / with the token again", bearer, 401)
 
     def _visit(self, what: str, headers: Mapping[str, str], status: int, user: str = "") -> None:
-        """Ask Caddy for the application."""
-        answer = ask(self.stage.caddy, "GET", "/", headers)
-        seen = f"X-Auth-User: {answer.seen['X-Auth-User']}" if answer.seen else "nothing"
-        self._note(what, answer, seen)
-        self._must(what, answer.status == status, f"{status}, not {answer.status}")
+        """Request the application through Caddy."""
+        response = send(self.demo.caddy, "GET", "/", headers)
+        identity = response.identity
+        received = f"X-Auth-User: {identity['X-Auth-User']}" if identity else "nothing"
+        self._print(what, response, received)
+        self._expect(what, response.status == status, f"{status}, not {response.status}")
         if user:
-            self._must(what, seen == f"X-Auth-User: {user}", f"user {user}, not {seen}")
+            self._expect(what, received == f"X-Auth-User: {user}", f"user {user}, not {received}")
 
     def _create(self) -> tuple[str, str]:
-        wanted = {"user_id": "alice", "type": "web", "scopes": ["read"]}
-        answer = self._admin("create: POST /v1/sessions", "/v1/sessions", wanted, 201)
-        if answer.status != 201:
+        document = {"user_id": "alice", "type": "web", "scopes": ["read"]}
+        response = self._admin("create: POST /v1/sessions", "/v1/sessions", document, 201)
+        if response.status != 201:
             return "", ""
-        return answer.document["token"], answer.document["session"]["id"]
+        return response.document["token"], response.document["session"]["id"]
 
     def _revoke(self, session_id: str) -> None:
         path = f"/v1/sessions/{session_id}/revoke"
         self._admin("revoke: POST /v1/sessions/.../revoke", path, {}, 200)
 
-    def _admin(self, what: str, path: str, document: object, status: int) -> Answer:
+    def _admin(self, what: str, path: str, document: object, status: int) -> Response:
         headers = {
-            "Authorization": f"Bearer {self.stage.api_key}",
+            "Authorization": f"Bearer {self.demo.api_key}",
             "Content-Type": "application/json",
         }
-        answer = ask(self.stage.admin, "POST", path, headers, json.dumps(document))
-        self._note(what, answer, "")
-        self._must(what, answer.status == status, f"{status}, not {answer.status}")
-        return answer
+        response = send(self.demo.admin, "POST", path, headers, json.dumps(document))
+        self._print(what, response, "")
+        self._expect(what, response.status == status, f"{status}, not {response.status}")
+        return response
 
-    def _note(self, what: str, answer: Answer, seen: str) -> None:
-        say(f"  {what:<46}{answer.status:<8}{answer.milliseconds:>5.1f} ms   {seen}".rstrip())
+    def _print(self, what: str, response: Response, received: str) -> None:
+        duration = f"{response.milliseconds:>5.1f} ms"
+        say(f"  {what:<46}{response.status:<8}{duration}   {received}".rstrip())
 
-    def _must(self, what: str, well: bool, expected: str) -> None:
-        if not well:
-            self.wrong.append(f"{what}: expected {expected}")
+    def _expect(self, what: str, fulfilled: bool, expected: str) -> None:
+        if not fulfilled:
+            self.failures.append(f"{what}: expected {expected}")
 
 
-def ask(
+def send(
     port: int, method: str, path: str, headers: Mapping[str, str], body: str | None = None
-) -> Answer:
-    """Send a request on a connection of its own and return what came back."""
+) -> Response:
+    """Send a request on a connection of its own and return the response."""
     connection = HTTPConnection("127.0.0.1", port, timeout=10)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     connection.request(method, path, body, dict(headers))
     response = connection.getresponse()
     text = response.read()
-    milliseconds = (time.perf_counter() - begun) * 1000
+    milliseconds = (time.perf_counter() - started) * 1000
     connection.close()
     try:
         document = json.loads(text)
     except ValueError:
         document = None
-    return Answer(response.status, document, milliseconds)
+    return Response(response.status, document, milliseconds)
 
 
 def say(text: str) -> None:
@@ -104,18 +106,18 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def invite(stage: Stage) -> None:
-    """Say how to go on by hand."""
+def print_examples(demo: Demo) -> None:
+    """Print requests to try by hand."""
     say(f"""
-All of it is up. Try it from another terminal; Ctrl-C here ends it.
+Everything is running. Try it from another terminal; Ctrl-C here stops it.
 
-  curl -s -H "Authorization: Bearer $(cat {stage.api_key_file})" \\
+  curl -s -H "Authorization: Bearer $(cat {demo.api_key_file})" \\
        -H 'Content-Type: application/json' -d '{{"user_id": "bob"}}' \\
-       http://127.0.0.1:{stage.admin}/v1/sessions
+       http://127.0.0.1:{demo.admin}/v1/sessions
 
-  curl -i -H 'Authorization: Bearer TOKEN' http://127.0.0.1:{stage.caddy}/    (the answer's token)
+  curl -i -H 'Authorization: Bearer TOKEN' http://127.0.0.1:{demo.caddy}/    (TOKEN: see above)
 
-  curl -s http://127.0.0.1:{stage.ops}/metrics | grep sidegate_checks""")
+  curl -s http://127.0.0.1:{demo.ops}/metrics | grep sidegate_checks""")
 
 
 def main(arguments: list[str]) -> int:
@@ -123,30 +125,30 @@ def main(arguments: list[str]) -> int:
         say("usage: ./dev demo [--once]")
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    begun = time.monotonic()
-    with built() as stage:
+    started = time.monotonic()
+    with start_demo() as demo:
         say(
-            f"\nSidegate (:{stage.gate}, admin :{stage.admin}, ops :{stage.ops}) and Caddy "
-            f"(:{stage.caddy}) before an application (:{stage.application}), "
-            f"up in {time.monotonic() - begun:.1f} s\n"
+            f"\nSidegate (:{demo.gate}, admin :{demo.admin}, ops :{demo.ops}) and Caddy "
+            f"(:{demo.caddy}) before an application (:{demo.application}), "
+            f"up in {time.monotonic() - started:.1f} s\n"
         )
-        tour = Tour(stage)
-        tour.play()
-        if tour.wrong:
-            say("\nThis is not as it must be:\n  " + "\n  ".join(tour.wrong))
+        tour = Tour(demo)
+        tour.run()
+        if tour.failures:
+            say("\nUnexpected responses:\n  " + "\n  ".join(tour.failures))
             return 1
         if not arguments:
-            invite(stage)
+            print_examples(demo)
             signal.pause()
-    say("\nEverything was as it must be.")
+    say("\nAll responses were as expected.")
     return 0
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except Fallen as fallen:
-        sys.exit(str(fallen))
+    except StartFailed as error:
+        sys.exit(str(error))
     except KeyboardInterrupt:
         say("")
         sys.exit(0)

@@ -25,8 +25,8 @@ from tests.bench.webserver import start_nginx
 from tests.support.processes import (
     Child,
     Server,
-    find_free_port,
     chown_to_child_user,
+    find_free_port,
     is_listening,
     start_on_free_port,
 )
@@ -186,7 +186,11 @@ def _start(
     def launch(port: int) -> Server:
         # The program may be in a directory that other users cannot read.
         child = Child(
-            name, [program, *arguments(port)], directory, lambda: is_listening(port), unprivileged=False
+            name,
+            [program, *arguments(port)],
+            directory,
+            lambda: is_listening(port),
+            unprivileged=False,
         )
         return Server(name, port, f"http://127.0.0.1:{port}", child)
 

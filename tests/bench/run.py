@@ -54,7 +54,7 @@ def run(selected: Collection[str], effort: Effort, progress: Progress) -> Result
     """Measure the selected metrics in an environment of their own.
 
     Raise NotMeasurable if nothing can be measured on this machine, UnexpectedResponses or
-    ServerDied if a target does not work.
+    ServerFailed if a target does not work.
     """
     cores = Cores.detect()
     cores.avoid_server_core()

@@ -20,6 +20,7 @@ from sidegate.stores.client.circuit_breaker import CircuitBreaker
 from sidegate.stores.client.guard import Guard, Guarded, GuardedCache
 from sidegate.stores.client.metrics import Metered, MeteredCache
 from sidegate.stores.client.redis_trust import RedisTrust
+from sidegate.stores.lookup import SessionLookup
 from sidegate.stores.memory import MemoryStore
 from sidegate.stores.negative_cache import NegativeCache, NegativeCaching
 from sidegate.stores.postgres.migrate import migrate_postgres
@@ -31,7 +32,12 @@ from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.support.clock import FakeClock
 from tests.support.fakes import FakeBackend
 from tests.support.processes import Server, temporary_directory
-from tests.support.servers import start_cluster_node, start_redis, start_sentinel
+from tests.support.servers import (
+    REDIS_KINDS,
+    start_cluster_node,
+    start_redis,
+    start_sentinel,
+)
 
 NOW = datetime.now(UTC)
 """When the sessions of the suites begin: a real Redis expires keys by its own clock."""
@@ -124,11 +130,23 @@ def build_redis_store(url: str) -> RedisStore:
 
 
 @asynccontextmanager
-async def open_redis(request: pytest.FixtureRequest) -> AsyncIterator[FinderHarness]:
-    server: Server = request.getfixturevalue("own_redis")
-    store = build_redis_store(server.url)
-    yield FinderHarness(store, build_store_session(store), server.kill, server.restart)
-    await store.close()
+async def start_redis_store(kind: str) -> AsyncIterator[tuple[Server, RedisStore]]:
+    """Start a Redis of this kind (see REDIS_KINDS) with a store in it."""
+    with temporary_directory() as directory:
+        server = start_redis(directory, kind=kind)
+        store = build_redis_store(server.url)
+        yield server, store
+        await store.close()
+        server.stop()
+
+
+def open_redis(kind: str) -> OpenFinder:
+    @asynccontextmanager
+    async def open_harness(_: pytest.FixtureRequest) -> AsyncIterator[FinderHarness]:
+        async with start_redis_store(kind) as (server, store):
+            yield FinderHarness(store, build_store_session(store), server.kill, server.restart)
+
+    return open_harness
 
 
 @asynccontextmanager
@@ -178,20 +196,24 @@ def build_negative_cache(clock: FakeClock) -> NegativeCache:
 
 
 def build_full_stack(backend: FakeBackend, clock: FakeClock) -> SessionFinder:
-    """Wrap `backend` in all wrappers, in their order in production."""
-    cache = build_memory_store(clock)
-    batched = Batched(Guarded(backend, guard=build_guard(clock)))
-    metered = Metered(batched, store="backend", observe=ignore)
-    single_flight = SingleFlight(metered, timeout=5.0)
-    origin = NegativeCaching(single_flight, negative_cache=build_negative_cache(clock))
-    return ReadThrough(cache, origin, clock=clock)
+    """Wrap `backend`, as the database, in everything that is around it in production."""
+    guarded = Guarded(backend, guard=build_guard(clock))
+    return SessionLookup(
+        build_memory_store(clock),
+        redis=BatchedCache(RedisTrust(FakeBackend(), store="redis")),
+        redis_deadline=5.0,
+        database=Batched(Metered(guarded, store="backend", observe=ignore)),
+        negative_cache=build_negative_cache(clock),
+        deadline=5.0,
+        clock=clock,
+    )
 
 
 FINDERS: dict[str, OpenFinder] = {
     "memory": open_memory,
     "sqlite": open_sqlite,
     "postgres": open_postgres,
-    "redis": open_redis,
+    **{kind: open_redis(kind) for kind in REDIS_KINDS},
     "redis_sentinel": open_redis_sentinel,
     "redis_cluster": open_redis_cluster,
     "read_through": open_wrapped(lambda s, c: ReadThrough(build_memory_store(c), s, clock=c)),
@@ -207,7 +229,7 @@ FINDERS: dict[str, OpenFinder] = {
     "redis_trust": open_wrapped(lambda s, _: Batched(RedisTrust(s, store="backend"))),
     "batched": open_wrapped(lambda s, _: Batched(s)),
     "guarded": open_wrapped(lambda s, c: Batched(Guarded(s, guard=build_guard(c)))),
-    "metered": open_wrapped(lambda s, _: Metered(s, store="backend", observe=ignore)),
+    "metered": open_wrapped(lambda s, _: Batched(Metered(s, store="backend", observe=ignore))),
     "metered_cache": open_wrapped(
         lambda s, _: Batched(MeteredCache(s, store="backend", observe=ignore))
     ),
@@ -230,6 +252,15 @@ async def open_memory_cache(_: pytest.FixtureRequest) -> AsyncIterator[CacheHarn
     yield CacheHarness(build_memory_store(clock), clock)
 
 
+def open_redis_kind(kind: str) -> OpenCache:
+    @asynccontextmanager
+    async def open_harness(_: pytest.FixtureRequest) -> AsyncIterator[CacheHarness]:
+        async with start_redis_store(kind) as (__, store):
+            yield CacheHarness(store, FakeClock(NOW))
+
+    return open_harness
+
+
 def open_redis_cache(wrap: Callable[[RedisStore, FakeClock], SessionCache]) -> OpenCache:
     @asynccontextmanager
     async def open_harness(request: pytest.FixtureRequest) -> AsyncIterator[CacheHarness]:
@@ -247,7 +278,7 @@ def build_guarded_cache(backend: RedisStore, clock: FakeClock) -> SessionCache:
 
 CACHES: dict[str, OpenCache] = {
     "memory": open_memory_cache,
-    "redis": open_redis_cache(lambda backend, _: backend),
+    **{kind: open_redis_kind(kind) for kind in REDIS_KINDS},
     "redis_guarded": open_redis_cache(build_guarded_cache),
     "redis_trust": open_redis_cache(
         lambda backend, _: BatchedCache(RedisTrust(backend, store="redis"))

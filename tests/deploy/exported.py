@@ -10,20 +10,20 @@ from tests.contracts.values import build_sample_report, build_session
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Given by Prometheus when it scrapes, or by the Operator.
+# Added by Prometheus at a scrape, or by the Operator.
 TARGET_LABELS = {"job", "instance", "namespace", "pod"}
 
 
-def exported() -> Mapping[str, set[str]]:
-    """Return each series name with its labels. `up` is Prometheus' own."""
-    told = {name: set[str]() for name in METRIC_NAMES} | {"up": set[str]()}
-    for family in build_registry(_one_of_each()).collect():
+def exported_series() -> Mapping[str, set[str]]:
+    """Return each series name with its labels. `up` is added by Prometheus."""
+    series = {name: set[str]() for name in METRIC_NAMES} | {"up": set[str]()}
+    for family in build_registry(_record_one_of_each()).collect():
         for sample in family.samples:
-            told.setdefault(sample.name, set()).update(sample.labels)
-    return told
+            series.setdefault(sample.name, set()).update(sample.labels)
+    return series
 
 
-def _one_of_each() -> Metrics:
+def _record_one_of_each() -> Metrics:
     metrics = Metrics(version="1", revocation_bound=5)
     metrics.record_check("forward-auth", "allow", "ok", 0.001)
     metrics.record_lookup("memory", "hit", 0.001)

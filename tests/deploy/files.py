@@ -1,4 +1,4 @@
-"""What is in deploy/, read as data, and the few questions several tests ask of it."""
+"""Read the files in deploy/ as data."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ DEPLOY = ROOT / "deploy"
 Tree = dict[str, Any]
 
 
-def documents(file: Path) -> list[Tree]:
-    """Every document of a YAML file."""
+def read_documents(file: Path) -> list[Tree]:
+    """Return every document of a YAML file."""
     return [each for each in yaml.safe_load_all(file.read_text("utf-8")) if each is not None]
 
 
-def document(file: Path) -> Tree:
-    """The only document of a YAML file."""
-    (only,) = documents(file)
+def read_document(file: Path) -> Tree:
+    """Return the only document of a YAML file."""
+    (only,) = read_documents(file)
     return only
 
 
-def version() -> str:
-    """The version of the distribution, which manifests and image carry too."""
+def read_version() -> str:
+    """Return the version of the distribution, which manifests and image have, too."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     text: str = project["version"]
     return text
 
 
-def caddyfile(text: str) -> list[str]:
-    """The lines of a Caddyfile that Caddy reads, without `bind`, the gate's address left open."""
+def parse_caddyfile(text: str) -> list[str]:
+    """Return the effective lines of a Caddyfile, without `bind` and the address of the gate."""
     lines = (re.sub(r"(^|\s)#.*", "", line).rstrip() for line in text.splitlines())
     addresses = r"forward_auth (127\.0\.0\.1:7080|unix//run/sidegate/gate\.sock)"
     kept = [re.sub(addresses, "forward_auth GATE", line) for line in lines]
     return [line for line in kept if line and not line.strip().startswith("bind ")]
 
 
-def settings(
+def load_settings(
     environ: Mapping[str, str], secrets: Mapping[str, Path], config: Path | None = None
 ) -> Settings:
-    """What Sidegate makes of an environment. `secrets`: files in place of the container's paths.
+    """Return the settings of an environment. `secrets` are files in place of container paths.
 
-    SettingsError: it would not start with it.
+    Raise SettingsError if Sidegate would not start.
     """
     return load(config, {name: str(secrets.get(value, value)) for name, value in environ.items()})
 
@@ -61,20 +61,20 @@ _NOISE = re.compile(
     r"|\{[^}]*\}|\[[^\]]*\]"  # selectors and ranges, once the strings are gone
     r"|\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)"
 )
-_WORDS_OF_PROMQL = {"and", "or", "unless", "offset", "bool", "inf", "nan"}
+_PROMQL_KEYWORDS = {"and", "or", "unless", "offset", "bool", "inf", "nan"}
 
 
-def metrics_asked(expression: str) -> Iterator[str]:
-    """Every metric name in a PromQL expression. Names with a colon are recorded by our rules."""
+def find_metrics(expression: str) -> Iterator[str]:
+    """Yield every metric name in a PromQL expression. Names with a colon are recording rules."""
     bare = expression
-    for _ in range(3):  # strings, then what they were in
+    for _ in range(3):  # strings, then the selectors that contained them
         bare = _NOISE.sub(" ", bare)
     for name in re.findall(r"(?<![\w:.])([a-zA-Z_:][\w:]*)(?!\s*\(|[\w:])", bare):
-        if name.lower() not in _WORDS_OF_PROMQL:
+        if name.lower() not in _PROMQL_KEYWORDS:
             yield name
 
 
-def labels_asked(expression: str) -> Iterator[tuple[str, set[str]]]:
-    """Every selector in a PromQL expression: the metric, and the labels it is selected by."""
+def find_selectors(expression: str) -> Iterator[tuple[str, set[str]]]:
+    """Yield every selector in a PromQL expression: the metric, and the selected labels."""
     for name, selector in re.findall(r"([a-zA-Z_:][\w:]*)\{([^}]*)\}", expression):
         yield name, set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", re.sub(r'"[^"]*"', "", selector)))

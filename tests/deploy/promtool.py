@@ -1,4 +1,4 @@
-"""Prometheus' own checker, where it is installed (Debian: prometheus)."""
+"""Run promtool, if it is installed (Debian: prometheus)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def promtool(*arguments: str | Path) -> None:
-    """Run it; the test fails with its words if it finds something."""
+def run_promtool(*arguments: str | Path) -> None:
+    """Run promtool, and fail the test with its output if it reports an error."""
     program = shutil.which("promtool")
     if program is None:
         skip_or_fail("promtool is not installed (Debian: apt-get install prometheus)")
-    ran = subprocess.run(
+    completed = subprocess.run(
         [program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -25,4 +25,4 @@ def promtool(*arguments: str | Path) -> None:
         timeout=60,
         check=False,
     )
-    assert ran.returncode == 0, ran.stdout
+    assert completed.returncode == 0, completed.stdout

@@ -1,4 +1,4 @@
-"""The demo: what `./dev demo --once` plays must go as it says."""
+"""The demo, `./dev demo --once`: all responses are as expected."""
 
 import subprocess
 import sys
@@ -7,8 +7,8 @@ from pathlib import Path
 TOUR = Path(__file__).parents[2] / "deploy" / "demo" / "tour.py"
 
 
-def test_the_tour_goes_as_it_must() -> None:
-    told = subprocess.run(
+def test_demo_succeeds() -> None:
+    completed = subprocess.run(
         [sys.executable, str(TOUR), "--once"],
         capture_output=True,
         text=True,
@@ -16,11 +16,13 @@ def test_the_tour_goes_as_it_must() -> None:
         check=False,
     )
 
-    assert told.returncode == 0, told.stdout + told.stderr
-    assert told.stdout.count("X-Auth-User: alice") == 3
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert completed.stdout.count("X-Auth-User: alice") == 3
 
 
-def test_an_argument_it_does_not_know_is_told() -> None:
-    told = subprocess.run([sys.executable, str(TOUR), "--twice"], capture_output=True, check=False)
+def test_unknown_argument_exits_with_2() -> None:
+    completed = subprocess.run(
+        [sys.executable, str(TOUR), "--twice"], capture_output=True, check=False
+    )
 
-    assert told.returncode == 2
+    assert completed.returncode == 2

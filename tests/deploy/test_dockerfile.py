@@ -1,4 +1,4 @@
-"""The image: built from what is here, runs as nobody in particular, starts what exists."""
+"""The Dockerfile: its sources exist, it runs as an unprivileged user, its command exists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tomllib
 import zipfile
 from typing import TYPE_CHECKING
 
-from tests.deploy.files import ROOT, version
+from tests.deploy.files import ROOT, read_version
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 Instruction = tuple[str, str]
 
 
-def instructions() -> list[list[Instruction]]:
-    """Each stage of the Dockerfile as (instruction, argument) pairs."""
+def parse_dockerfile() -> list[list[Instruction]]:
+    """Return each stage of the Dockerfile as (instruction, argument) pairs."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
     stages: list[list[Instruction]] = []
     for line in re.sub(r"\\\n", " ", text).splitlines():
@@ -31,51 +31,51 @@ def instructions() -> list[list[Instruction]]:
     return stages
 
 
-BUILDER, RUNTIME = instructions()
+BUILDER, RUNTIME = parse_dockerfile()
 
 
-def the(name: str) -> str:
-    """The argument of the only such instruction of the runtime stage."""
+def find_argument(name: str) -> str:
+    """Return the argument of the only such instruction of the runtime stage."""
     (argument,) = (argument for each, argument in RUNTIME if each == name)
     return argument
 
 
-def copied() -> list[str]:
-    """What the builder takes from the repository."""
+def list_copied() -> list[str]:
+    """Return the paths that the builder copies from the repository."""
     return [
         source for name, argument in BUILDER if name == "COPY" for source in argument.split()[:-1]
     ]
 
 
-def test_both_stages_are_the_same_slim_python() -> None:
+def test_both_stages_have_the_same_base_image() -> None:
     bases = [stage[0][1].partition(" ")[0] for stage in (BUILDER, RUNTIME)]
 
     assert bases == ["python:3.13-slim"] * 2
 
 
-def test_the_image_runs_as_a_number_that_is_not_root() -> None:
-    assert the("USER") == "65532:65532"
+def test_user_is_a_number_that_is_not_root() -> None:
+    assert find_argument("USER") == "65532:65532"
     after = RUNTIME[RUNTIME.index(("USER", "65532:65532")) :]
     assert not {"RUN", "COPY"} & {name for name, _ in after}
 
 
-def test_it_starts_a_command_that_the_distribution_installs() -> None:
+def test_entrypoint_is_installed_by_the_distribution() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 
-    assert json.loads(the("ENTRYPOINT")) == ["sidegate"]
-    assert json.loads(the("CMD")) == ["serve"]
+    assert json.loads(find_argument("ENTRYPOINT")) == ["sidegate"]
+    assert json.loads(find_argument("CMD")) == ["serve"]
     assert "sidegate" in scripts
 
 
-def test_no_shell_stands_between() -> None:
-    health = the("HEALTHCHECK").partition(" CMD ")[2]
+def test_commands_run_without_a_shell() -> None:
+    health = find_argument("HEALTHCHECK").partition(" CMD ")[2]
 
     assert json.loads(health) == ["sidegate", "healthcheck"]
-    assert json.loads(the("RUN"))[0] == "install"
-    assert the("STOPSIGNAL") == "SIGTERM"
+    assert json.loads(find_argument("RUN"))[0] == "install"
+    assert find_argument("STOPSIGNAL") == "SIGTERM"
 
 
-def test_every_package_is_pinned_by_its_hash() -> None:
+def test_packages_are_pinned_by_hash() -> None:
     parts = re.findall(r"^# == (\w+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     installs = [
         command
@@ -91,8 +91,8 @@ def test_every_package_is_pinned_by_its_hash() -> None:
     assert all("--no-cache-dir" in each for each in installs)
 
 
-def test_the_data_folder_is_the_users_own_and_no_volume_hides_it() -> None:
-    assert json.loads(the("RUN")) == [
+def test_data_folder_belongs_to_the_user_and_is_no_volume() -> None:
+    assert json.loads(find_argument("RUN")) == [
         "install",
         "--directory",
         "--owner=65532",
@@ -101,36 +101,38 @@ def test_the_data_folder_is_the_users_own_and_no_volume_hides_it() -> None:
         "/var/lib/sidegate",
         "/run/sidegate",
     ]
-    assert "SIDEGATE_DATA_DIR=/var/lib/sidegate" in the("ENV").split()
+    assert "SIDEGATE_DATA_DIR=/var/lib/sidegate" in find_argument("ENV").split()
     assert "VOLUME" not in {name for name, _ in RUNTIME}
 
 
-def test_no_secret_is_built_in_and_the_admin_port_is_not_offered() -> None:
+def test_image_has_no_secrets_and_does_not_expose_the_admin_port() -> None:
     assert "ADD" not in {name for name, _ in BUILDER + RUNTIME}
-    assert not re.search(r"SIDEGATE_\w*(URL|KEYS)", the("ENV"))
-    assert the("EXPOSE").split() == ["7080", "7082"]
+    assert not re.search(r"SIDEGATE_\w*(URL|KEYS)", find_argument("ENV"))
+    assert find_argument("EXPOSE").split() == ["7080", "7082"]
 
 
-def test_the_labels_are_the_oci_ones_and_name_our_version() -> None:
-    labels = dict(re.findall(r'org\.opencontainers\.image\.([\w.]+)="([^"]*)"', the("LABEL")))
+def test_image_has_oci_labels_with_the_current_version() -> None:
+    labels = dict(
+        re.findall(r'org\.opencontainers\.image\.([\w.]+)="([^"]*)"', find_argument("LABEL"))
+    )
 
-    assert labels["version"] == version()
+    assert labels["version"] == read_version()
     assert labels["licenses"] == "Apache-2.0"
     assert {"title", "description", "revision", "base.name"} <= labels.keys()
 
 
-def test_what_is_copied_is_here_and_let_in_by_dockerignore() -> None:
-    let_in = (ROOT / ".dockerignore").read_text().splitlines()
+def test_copied_files_exist_and_are_not_ignored() -> None:
+    patterns = (ROOT / ".dockerignore").read_text().splitlines()
 
-    for source in copied():
+    for source in list_copied():
         assert (ROOT / source).exists(), source
-        assert f"!{source.removeprefix('./')}" in let_in
+        assert f"!{source.removeprefix('./')}" in patterns
 
 
-def test_what_is_copied_is_enough_to_build_the_distribution(tmp_path: Path) -> None:
+def test_copied_files_are_enough_to_build_the_wheel(tmp_path: Path) -> None:
     context = tmp_path / "src"
     context.mkdir()
-    for source in copied():
+    for source in list_copied():
         subprocess.run(["cp", "-r", ROOT / source, context], check=True)
     wheel_from = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
 
@@ -141,10 +143,10 @@ def test_what_is_copied_is_enough_to_build_the_distribution(tmp_path: Path) -> N
     )
 
     (wheel,) = tmp_path.glob("sidegate-*.whl")
-    packed = set(zipfile.ZipFile(wheel).namelist())
-    here = {
+    packaged = set(zipfile.ZipFile(wheel).namelist())
+    sources = {
         str(file.relative_to(ROOT / "proxy"))
         for file in (ROOT / "proxy/sidegate").rglob("*")
         if file.suffix in (".py", ".sql", ".lua", ".typed")
     }
-    assert here <= packed
+    assert sources <= packaged

@@ -1,4 +1,4 @@
-"""The dashboard: imports anywhere, asks for metrics that exist, explains every panel."""
+"""The dashboard: can be imported, queries existing metrics, and describes every panel."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tests.deploy.exported import TARGET_LABELS, exported
-from tests.deploy.files import DEPLOY, document, labels_asked, metrics_asked
-from tests.deploy.promtool import promtool
+from tests.deploy.exported import TARGET_LABELS, exported_series
+from tests.deploy.files import DEPLOY, find_metrics, find_selectors, read_document
+from tests.deploy.promtool import run_promtool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,19 +28,19 @@ queries = pytest.mark.parametrize(
 )
 
 
-def test_every_import_is_the_same_dashboard() -> None:
+def test_dashboard_has_a_uid_and_no_id() -> None:
     assert DASHBOARD["id"] is None
     assert DASHBOARD["uid"] == "sidegate"
 
 
-def test_the_datasource_is_the_viewers_choice_and_needs_no_answer_at_import() -> None:
+def test_datasource_is_a_variable_and_not_an_input() -> None:
     variables = {each["name"]: each for each in DASHBOARD["templating"]["list"]}
 
     assert variables["datasource"]["type"] == "datasource"
-    assert DASHBOARD["__inputs"] == []  # provisioning would leave them unanswered
+    assert DASHBOARD["__inputs"] == []  # provisioning would not fill them
 
 
-def test_the_panels_are_told_apart_and_lie_side_by_side() -> None:
+def test_panels_have_unique_ids_and_do_not_overlap() -> None:
     everything = DASHBOARD["panels"]
 
     assert len({panel["id"] for panel in everything}) == len(everything)
@@ -51,41 +51,39 @@ def test_the_panels_are_told_apart_and_lie_side_by_side() -> None:
 
 
 @panels
-def test_a_panel_explains_itself_and_names_its_unit(panel: dict[str, Any]) -> None:
+def test_panel_has_a_description_and_a_unit(panel: dict[str, Any]) -> None:
     assert panel["description"].endswith(".")
     assert panel["fieldConfig"]["defaults"]["unit"]
     assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
 
 
 @queries
-def test_a_query_asks_for_metrics_and_labels_that_exist(
+def test_query_uses_existing_metrics_and_labels(
     panel: dict[str, Any], target: dict[str, Any]
 ) -> None:
-    known = exported()
+    known = exported_series()
 
-    assert set(metrics_asked(target["expr"])) <= known.keys(), panel["title"]
-    for metric, labels in labels_asked(target["expr"]):
+    assert set(find_metrics(target["expr"])) <= known.keys(), panel["title"]
+    for metric, labels in find_selectors(target["expr"]):
         assert labels <= known[metric] | TARGET_LABELS, panel["title"]
 
 
 @queries
-def test_a_query_keeps_to_the_chosen_instances(
-    panel: dict[str, Any], target: dict[str, Any]
-) -> None:
-    for metric, labels in labels_asked(target["expr"]):
+def test_query_selects_the_chosen_instances(panel: dict[str, Any], target: dict[str, Any]) -> None:
+    for metric, labels in find_selectors(target["expr"]):
         assert {"job", "instance"} <= labels, (panel["title"], metric)
 
 
-def test_every_metric_of_ours_is_on_the_dashboard() -> None:
-    shown = {metric for _, target in QUERIES for metric in metrics_asked(target["expr"])}
-    ours = {name for name in exported() if name.startswith("sidegate_")}
-    not_for_people = {name for name in ours if name.endswith(("_sum", "_count", "_bucket"))}
-    redundant = {"sidegate_draining"}  # has an alert; a stopping instance is gone in seconds
+def test_every_sidegate_metric_is_on_the_dashboard() -> None:
+    shown = {metric for _, target in QUERIES for metric in find_metrics(target["expr"])}
+    ours = {name for name in exported_series() if name.startswith("sidegate_")}
+    parts_of_histograms = {name for name in ours if name.endswith(("_sum", "_count", "_bucket"))}
+    redundant = {"sidegate_draining"}  # has an alert; a draining instance stops within seconds
 
-    assert ours - shown - not_for_people - redundant == set()
+    assert ours - shown - parts_of_histograms - redundant == set()
 
 
-def test_promtool_understands_every_query(tmp_path: Path) -> None:
+def test_promtool_accepts_every_query(tmp_path: Path) -> None:
     expressions = [target["expr"] for _, target in QUERIES]
     expressions += [each["expr"] for each in DASHBOARD["annotations"]["list"] if "expr" in each]
     plain = [each.replace("$__rate_interval", "1m").replace("$", "") for each in expressions]
@@ -93,13 +91,17 @@ def test_promtool_understands_every_query(tmp_path: Path) -> None:
     file = tmp_path / "queries.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
 
-    promtool("check", "rules", file)
+    run_promtool("check", "rules", file)
 
 
-def test_grafana_finds_the_dashboard_and_prometheus_where_compose_puts_them() -> None:
-    services = document(DEPLOY / "compose/compose.yaml")["services"]
-    (provider,) = document(DEPLOY / "grafana/provisioning/dashboards/sidegate.yaml")["providers"]
-    (source,) = document(DEPLOY / "grafana/provisioning/datasources/prometheus.yaml")["datasources"]
+def test_provisioning_matches_the_mounts_of_compose() -> None:
+    services = read_document(DEPLOY / "compose/compose.yaml")["services"]
+    (provider,) = read_document(DEPLOY / "grafana/provisioning/dashboards/sidegate.yaml")[
+        "providers"
+    ]
+    (source,) = read_document(DEPLOY / "grafana/provisioning/datasources/prometheus.yaml")[
+        "datasources"
+    ]
     folder = provider["options"]["path"]
 
     assert f"../grafana/sidegate.json:{folder}/sidegate.json:ro" in services["grafana"]["volumes"]

@@ -1,4 +1,4 @@
-"""The manifests: accepted by Kubernetes, confined as they claim, with settings that exist."""
+"""The manifests: accepted by Kubernetes, confined, with valid settings."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any
 import kubernetes_validate  # type: ignore[import-untyped]  # it has no types
 import pytest
 
-from tests.deploy.files import DEPLOY, Tree, caddyfile, document, documents, settings, version
-from tests.deploy.secret_files import secret_files
+from tests.deploy.files import (
+    DEPLOY,
+    Tree,
+    load_settings,
+    parse_caddyfile,
+    read_document,
+    read_documents,
+    read_version,
+)
+from tests.deploy.secret_files import write_secret_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,31 +29,31 @@ OBJECTS = [
     (file.name, each)
     for file in sorted(FOLDER.glob("*.yaml"))
     if file.name != "kustomization.yaml"
-    for each in documents(file)
+    for each in read_documents(file)
 ]
 GATE, ADMIN, OPS = 7080, 7081, 7082
 
 
-def pod_templates() -> Iterator[tuple[str, Tree]]:
+def iter_pod_templates() -> Iterator[tuple[str, Tree]]:
     for file, each in OBJECTS:
         if "template" in each.get("spec", {}):
             yield f"{file} {each['kind']} {each['metadata']['name']}", each["spec"]["template"]
 
 
-def containers(pod: Tree) -> list[Tree]:
+def list_containers(pod: Tree) -> list[Tree]:
     return [*pod.get("initContainers", []), *pod["containers"]]
 
 
-PODS = list(pod_templates())
+PODS = list(iter_pod_templates())
 CONTAINERS = [
     (f"{where} {container['name']}", template["spec"], container)
     for where, template in PODS
-    for container in containers(template["spec"])
+    for container in list_containers(template["spec"])
 ]
 OURS = [each for each in CONTAINERS if each[2]["image"].startswith("sidegate:")]
 SIDEGATES = [each for each in CONTAINERS if each[2]["name"] == "sidegate"]
 
-# Custom resources have the Operator's schema, not Kubernetes'.
+# Custom resources have schemas of the Operator, not of Kubernetes.
 CORE = [each for each in OBJECTS if not each[1]["apiVersion"].startswith("monitoring.coreos.com/")]
 
 objects = pytest.mark.parametrize(
@@ -65,7 +73,7 @@ every_sidegate = pytest.mark.parametrize(
 )
 
 
-def of_kind(kind: str, name: str | None = None) -> list[Tree]:
+def find_objects(kind: str, name: str | None = None) -> list[Tree]:
     return [
         each
         for _, each in OBJECTS
@@ -74,27 +82,29 @@ def of_kind(kind: str, name: str | None = None) -> list[Tree]:
 
 
 @core_objects
-def test_an_object_is_what_its_kind_allows_and_nothing_more(each: Tree) -> None:
+def test_object_matches_the_schema_of_its_kind(each: Tree) -> None:
     kubernetes_validate.validate(each, kubernetes_validate.latest_version(), strict=True)
 
 
 @objects
-def test_an_object_says_in_which_namespace_it_lies(each: Tree) -> None:
+def test_object_has_a_namespace(each: Tree) -> None:
     assert each["kind"] == "Namespace" or each["metadata"]["namespace"]
 
 
 # The restricted profile of Kubernetes' Pod Security Standards
 
 
-@pytest.mark.parametrize("namespace", of_kind("Namespace"), ids=lambda n: n["metadata"]["name"])
-def test_a_namespace_enforces_the_restricted_profile(namespace: Tree) -> None:
+@pytest.mark.parametrize(
+    "namespace", find_objects("Namespace"), ids=lambda n: n["metadata"]["name"]
+)
+def test_namespace_enforces_the_restricted_profile(namespace: Tree) -> None:
     labels = namespace["metadata"]["labels"]
 
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
 @pods
-def test_a_pod_is_restricted(pod: Tree) -> None:
+def test_pod_is_restricted(pod: Tree) -> None:
     context = pod["securityContext"]
 
     assert context["runAsNonRoot"] is True
@@ -106,14 +116,14 @@ def test_a_pod_is_restricted(pod: Tree) -> None:
 
 
 @pods
-def test_a_pod_mounts_nothing_of_its_host(pod: Tree) -> None:
+def test_pod_does_not_mount_from_the_host(pod: Tree) -> None:
     kinds = {kind for volume in pod.get("volumes", ()) for kind in volume if kind != "name"}
 
     assert kinds <= {"configMap", "secret", "emptyDir"}
 
 
 @every_container
-def test_a_container_is_restricted(pod: Tree, container: Tree) -> None:  # noqa: ARG001 - a pair
+def test_container_is_restricted(pod: Tree, container: Tree) -> None:  # noqa: ARG001 - a pair
     context = container["securityContext"]
 
     assert context["allowPrivilegeEscalation"] is False
@@ -125,7 +135,7 @@ def test_a_container_is_restricted(pod: Tree, container: Tree) -> None:  # noqa:
 
 
 @every_container
-def test_a_container_says_what_it_needs_and_is_not_throttled(
+def test_container_has_requests_and_no_cpu_limit(
     pod: Tree,  # noqa: ARG001 - a pair
     container: Tree,
 ) -> None:
@@ -134,26 +144,26 @@ def test_a_container_says_what_it_needs_and_is_not_throttled(
 
 
 @every_container
-def test_what_a_container_mounts_is_there(pod: Tree, container: Tree) -> None:
-    there = {volume["name"] for volume in pod.get("volumes", ())}
+def test_mounted_volumes_exist(pod: Tree, container: Tree) -> None:
+    volumes = {volume["name"] for volume in pod.get("volumes", ())}
 
-    assert {mount["name"] for mount in container.get("volumeMounts", ())} <= there
+    assert {mount["name"] for mount in container.get("volumeMounts", ())} <= volumes
 
 
 @every_container
-def test_an_image_has_a_version(pod: Tree, container: Tree) -> None:  # noqa: ARG001 - a pair
+def test_image_has_a_version(pod: Tree, container: Tree) -> None:  # noqa: ARG001 - a pair
     assert re.fullmatch(r"[a-z0-9/.-]+:\d+(\.\d+)+", container["image"])
 
 
 # Sidegate's own containers
 
 
-def test_there_is_a_sidecar_and_a_service() -> None:
+def test_sidecar_and_central_service_exist() -> None:
     assert len(SIDEGATES) == 2
 
 
 @every_sidegate
-def test_probes_ask_the_ops_listener(pod: Tree, container: Tree) -> None:  # noqa: ARG001 - a pair
+def test_probes_use_the_ops_listener(pod: Tree, container: Tree) -> None:  # noqa: ARG001 - a pair
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
 
     for probe, path in (
@@ -167,8 +177,8 @@ def test_probes_ask_the_ops_listener(pod: Tree, container: Tree) -> None:  # noq
 
 
 @every_sidegate
-def test_a_stopping_pod_has_time_to_finish(pod: Tree, container: Tree) -> None:
-    drain = settings({}, {}).drain
+def test_termination_grace_period_is_longer_than_draining(pod: Tree, container: Tree) -> None:
+    drain = load_settings({}, {}).drain
     before = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
 
     needed = before + drain.delay.total_seconds() + drain.timeout.total_seconds()
@@ -178,64 +188,66 @@ def test_a_stopping_pod_has_time_to_finish(pod: Tree, container: Tree) -> None:
 @pytest.mark.parametrize(
     ("pod", "container"), [each[1:] for each in OURS], ids=[each[0] for each in OURS]
 )
-def test_every_setting_is_one_that_sidegate_knows(
-    pod: Tree, container: Tree, tmp_path: Path
-) -> None:
+def test_settings_are_valid(pod: Tree, container: Tree, tmp_path: Path) -> None:
     environ = {each["name"]: each["value"] for each in container["env"]}
 
-    known = settings(environ, mounted(pod, container, tmp_path), config(pod, container, tmp_path))
+    known = load_settings(
+        environ,
+        write_mounted_secrets(pod, container, tmp_path),
+        write_config(pod, container, tmp_path),
+    )
 
     assert known.database_url is not None
     assert known.token.keys
 
 
 @every_sidegate
-def test_the_listeners_are_where_they_may_be_reached_and_no_further(
+def test_listeners_are_reachable_only_where_needed(
     pod: Tree, container: Tree, tmp_path: Path
 ) -> None:
     environ = {each["name"]: each["value"] for each in container["env"]}
-    files = mounted(pod, container, tmp_path)
+    files = write_mounted_secrets(pod, container, tmp_path)
 
-    known = settings(environ, files, config(pod, container, tmp_path))
+    known = load_settings(environ, files, write_config(pod, container, tmp_path))
 
     assert str(known.ops.listen) == f"0.0.0.0:{OPS}"
     assert str(known.admin.listen) == f"127.0.0.1:{ADMIN}"
     assert known.admin.keys
     assert all(network.prefixlen >= 8 for network in known.gate.trusted_peers)
     if known.gate.listen.path is not None:
-        assert socket_folder(pod, container) == known.gate.listen.path.rpartition("/")[0]
+        assert find_socket_folder(pod, container) == known.gate.listen.path.rpartition("/")[0]
     else:
         assert str(known.gate.listen) == f"0.0.0.0:{GATE}"
         assert ip_network("127.0.0.0/8") not in known.gate.trusted_peers
 
 
-def mounted(pod: Tree, container: Tree, tmp_path: Path) -> dict[str, Path]:
-    """The paths of the secret's files in the container, each with a file that is there."""
+def write_mounted_secrets(pod: Tree, container: Tree, tmp_path: Path) -> dict[str, Path]:
+    """Write the secrets, and return each file by its path in the container."""
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     folders = [
         mount["mountPath"]
         for mount in container["volumeMounts"]
         if "secret" in volumes[mount["name"]] and mount["readOnly"]
     ]
-    files = secret_files(tmp_path)
+    files = write_secret_files(tmp_path)
     return {f"{folder}/{name}": file for folder in folders for name, file in files.items()}
 
 
-def config(pod: Tree, container: Tree, tmp_path: Path) -> Path | None:
-    """The file of --config, as the ConfigMap mounted there holds it."""
+def write_config(pod: Tree, container: Tree, tmp_path: Path) -> Path | None:
+    """Write the file of --config from the mounted ConfigMap, and return its path."""
     if "--config" not in container.get("args", ()):
         return None
     folder, _, name = container["args"][container["args"].index("--config") + 1].rpartition("/")
     (mount,) = (each for each in container["volumeMounts"] if each["mountPath"] == folder)
     (volume,) = (each for each in pod["volumes"] if each["name"] == mount["name"])
-    (config_map,) = of_kind("ConfigMap", volume["configMap"]["name"])
+    (config_map,) = find_objects("ConfigMap", volume["configMap"]["name"])
     file = tmp_path / str(name)
     file.write_text(config_map["data"][name])
     return file
 
 
-def socket_folder(pod: Tree, container: Tree) -> str | None:
-    """Where the container mounts the volume in memory that the gateway mounts too."""
+def find_socket_folder(pod: Tree, container: Tree) -> str | None:
+    """Return the mount path of the volume in memory that container and gateway share."""
     volumes = {v["name"] for v in pod["volumes"] if v.get("emptyDir", {}).get("medium") == "Memory"}
     folders = [
         {m["mountPath"] for m in each["volumeMounts"] if m["name"] in volumes}
@@ -245,17 +257,17 @@ def socket_folder(pod: Tree, container: Tree) -> str | None:
     return shared.pop() if shared else None
 
 
-def test_secrets_are_files_and_no_manifest_holds_one() -> None:
-    assert of_kind("Secret") == []
+def test_secrets_are_files_and_not_in_manifests() -> None:
+    assert find_objects("Secret") == []
     for _, _, container in CONTAINERS:
         for each in container.get("env", ()):
             assert "valueFrom" not in each
             assert each["name"].endswith("_FILE") or "secret" not in each["value"]
 
 
-def test_the_service_runs_more_than_once_and_is_spread() -> None:
-    (deployment,) = of_kind("Deployment", "sidegate")
-    (budget,) = of_kind("PodDisruptionBudget", "sidegate")
+def test_central_service_is_replicated_and_spread() -> None:
+    (deployment,) = find_objects("Deployment", "sidegate")
+    (budget,) = find_objects("PodDisruptionBudget", "sidegate")
     spread = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
 
     assert deployment["spec"]["replicas"] >= 2
@@ -267,19 +279,19 @@ def test_the_service_runs_more_than_once_and_is_spread() -> None:
     }
 
 
-def test_the_service_offers_the_gate_and_nothing_else() -> None:
-    (service,) = of_kind("Service", "sidegate")
+def test_service_exposes_only_the_gate() -> None:
+    (service,) = find_objects("Service", "sidegate")
 
     assert [(port["port"], port["targetPort"]) for port in service["spec"]["ports"]] == [
         (GATE, "gate")
     ]
 
 
-def test_the_sidecars_gateway_is_configured_as_the_verified_one() -> None:
-    (config_map,) = of_kind("ConfigMap", "shop-gateway")
+def test_caddyfile_of_the_sidecar_equals_the_tested_one() -> None:
+    (config_map,) = find_objects("ConfigMap", "shop-gateway")
     verified = (DEPLOY / "caddy/Caddyfile").read_text("utf-8")
 
-    assert caddyfile(config_map["data"]["Caddyfile"]) == caddyfile(verified)
+    assert parse_caddyfile(config_map["data"]["Caddyfile"]) == parse_caddyfile(verified)
     assert "unix//run/sidegate/gate.sock" in config_map["data"]["Caddyfile"]
 
 
@@ -287,25 +299,25 @@ def test_the_sidecars_gateway_is_configured_as_the_verified_one() -> None:
 
 
 def matches(selector: Tree, labels: dict[str, str]) -> bool:
-    assert set(selector) <= {"matchLabels"}, "this test reads matchLabels only"
+    assert set(selector) <= {"matchLabels"}, "this test supports only matchLabels"
     wanted: dict[str, str] = selector.get("matchLabels", {})
     return wanted.items() <= labels.items()
 
 
-def policies_for(template: Tree, namespace: str, direction: str) -> list[Tree]:
+def find_policies(template: Tree, namespace: str, direction: str) -> list[Tree]:
     return [
         each["spec"]
-        for each in of_kind("NetworkPolicy")
+        for each in find_objects("NetworkPolicy")
         if each["metadata"]["namespace"] == namespace
         and direction in each["spec"]["policyTypes"]
         and matches(each["spec"]["podSelector"], template["metadata"]["labels"])
     ]
 
 
-def allowed_ports(template: Tree, namespace: str, direction: str) -> set[int]:
+def find_allowed_ports(template: Tree, namespace: str, direction: str) -> set[int]:
     rules = [
         rule
-        for spec in policies_for(template, namespace, direction)
+        for spec in find_policies(template, namespace, direction)
         for rule in spec.get(direction.lower(), ())
     ]
     assert all(rule.get("ports") and rule.get("from", rule.get("to")) for rule in rules)
@@ -317,25 +329,25 @@ def allowed_ports(template: Tree, namespace: str, direction: str) -> set[int]:
     [
         ("Deployment", "sidegate", {GATE, OPS}, {53, 6379, 5432}),
         ("Deployment", "shop", {8080, OPS}, {53, 6379, 5432}),
-        ("Job", f"sidegate-migrate-{version().replace('.', '-')}", set(), {53, 6379, 5432}),
+        ("Job", f"sidegate-migrate-{read_version().replace('.', '-')}", set(), {53, 6379, 5432}),
     ],
 )
-def test_nobody_reaches_the_admin_listener(
+def test_network_policies_do_not_allow_the_admin_port(
     kind: str, name: str, ingress: set[int], egress: set[int]
 ) -> None:
-    (workload,) = of_kind(kind, name)
+    (workload,) = find_objects(kind, name)
     template, namespace = workload["spec"]["template"], workload["metadata"]["namespace"]
 
-    assert policies_for(template, namespace, "Ingress"), "without a policy everything is open"
-    assert allowed_ports(template, namespace, "Ingress") == ingress
-    assert allowed_ports(template, namespace, "Egress") == egress
+    assert find_policies(template, namespace, "Ingress"), "without a policy all is allowed"
+    assert find_allowed_ports(template, namespace, "Ingress") == ingress
+    assert find_allowed_ports(template, namespace, "Egress") == egress
 
 
 # Monitoring and kustomize
 
 
-def test_the_operator_scrapes_the_port_and_the_pods_there_are() -> None:
-    (monitor,) = of_kind("PodMonitor")
+def test_pod_monitor_selects_the_ops_port_of_the_pods() -> None:
+    (monitor,) = find_objects("PodMonitor")
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     scraped = {
         template["spec"]["containers"][0]["name"]
@@ -348,11 +360,11 @@ def test_the_operator_scrapes_the_port_and_the_pods_there_are() -> None:
     assert monitor["spec"]["namespaceSelector"] == {"any": True}
 
 
-def test_kustomize_finds_its_files_and_the_image() -> None:
-    kustomization: dict[str, Any] = document(FOLDER / "kustomization.yaml")
+def test_kustomization_has_existing_files_and_the_current_image() -> None:
+    kustomization: dict[str, Any] = read_document(FOLDER / "kustomization.yaml")
     images = {container["image"] for _, _, container in CONTAINERS}
     (image,) = kustomization["images"]
 
     assert all((FOLDER / resource).is_file() for resource in kustomization["resources"])
-    assert image["newTag"] == version()
-    assert f"{image['name']}:{version()}" in images
+    assert image["newTag"] == read_version()
+    assert f"{image['name']}:{read_version()}" in images

@@ -1,4 +1,4 @@
-"""The alerts: right for promtool, about metrics that exist, each with a test and a runbook."""
+"""The alerts: accepted by promtool, on existing metrics, each with a test and a runbook."""
 
 from __future__ import annotations
 
@@ -7,57 +7,57 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.exported import TARGET_LABELS, exported
+from tests.deploy.exported import TARGET_LABELS, exported_series
 from tests.deploy.files import (
     DEPLOY,
     ROOT,
-    document,
-    documents,
-    labels_asked,
-    metrics_asked,
+    find_metrics,
+    find_selectors,
+    read_document,
+    read_documents,
 )
-from tests.deploy.promtool import promtool
+from tests.deploy.promtool import run_promtool
 
-GROUPS: list[dict[str, Any]] = document(DEPLOY / "prometheus/alerts.yaml")["groups"]
+GROUPS: list[dict[str, Any]] = read_document(DEPLOY / "prometheus/alerts.yaml")["groups"]
 RULES = [rule for group in GROUPS for rule in group["rules"]]
 ALERTS = [rule for rule in RULES if "alert" in rule]
-TESTS = document(DEPLOY / "prometheus/alerts_test.yaml")["tests"]
+TESTS = read_document(DEPLOY / "prometheus/alerts_test.yaml")["tests"]
 
 
-def name_of(rule: dict[str, Any]) -> str:
+def get_name(rule: dict[str, Any]) -> str:
     name: str = rule.get("alert") or rule["record"]
     return name
 
 
-alerts = pytest.mark.parametrize("alert", ALERTS, ids=name_of)
-rules = pytest.mark.parametrize("rule", RULES, ids=name_of)
+alerts = pytest.mark.parametrize("alert", ALERTS, ids=get_name)
+rules = pytest.mark.parametrize("rule", RULES, ids=get_name)
 
 
-def test_promtool_accepts_the_scrape_configuration_and_the_rules() -> None:
-    promtool("check", "config", DEPLOY / "prometheus/prometheus.yaml")
+def test_promtool_accepts_the_configuration_and_the_rules() -> None:
+    run_promtool("check", "config", DEPLOY / "prometheus/prometheus.yaml")
 
 
-def test_each_alert_fires_for_its_fault_and_for_nothing_else() -> None:
-    promtool("test", "rules", DEPLOY / "prometheus/alerts_test.yaml")
-
-
-@rules
-def test_a_rule_asks_for_metrics_that_exist(rule: dict[str, Any]) -> None:
-    known = exported().keys() | {each["record"] for each in RULES if "record" in each}
-
-    assert set(metrics_asked(rule["expr"])) - known == set()
+def test_promtool_tests_of_the_alerts_pass() -> None:
+    run_promtool("test", "rules", DEPLOY / "prometheus/alerts_test.yaml")
 
 
 @rules
-def test_a_rule_selects_by_labels_the_metric_has(rule: dict[str, Any]) -> None:
-    known = exported()
+def test_rule_uses_existing_metrics(rule: dict[str, Any]) -> None:
+    known = exported_series().keys() | {each["record"] for each in RULES if "record" in each}
 
-    for metric, labels in labels_asked(rule["expr"]):
+    assert set(find_metrics(rule["expr"])) - known == set()
+
+
+@rules
+def test_rule_selects_by_existing_labels(rule: dict[str, Any]) -> None:
+    known = exported_series()
+
+    for metric, labels in find_selectors(rule["expr"]):
         assert labels <= known[metric] | TARGET_LABELS | {"le"}, metric
 
 
 @alerts
-def test_an_alert_has_a_test_in_which_it_fires(alert: dict[str, Any]) -> None:
+def test_alert_has_a_test_in_which_it_fires(alert: dict[str, Any]) -> None:
     fired = {
         case["alertname"]
         for test in TESTS
@@ -69,14 +69,14 @@ def test_an_alert_has_a_test_in_which_it_fires(alert: dict[str, Any]) -> None:
 
 
 @alerts
-def test_an_alert_has_a_test_in_which_it_stays_quiet(alert: dict[str, Any]) -> None:
+def test_alert_has_a_test_in_which_it_does_not_fire(alert: dict[str, Any]) -> None:
     healthy = TESTS[0]["alert_rule_test"]
 
     assert {"alertname": alert["alert"], "eval_time": "90m", "exp_alerts": []} in healthy
 
 
 @alerts
-def test_an_alert_says_what_it_means_and_where_the_remedy_stands(alert: dict[str, Any]) -> None:
+def test_alert_has_severity_description_and_runbook(alert: dict[str, Any]) -> None:
     headings = re.findall(r"^#+ (.+)$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
 
     assert alert["labels"]["severity"] in ("critical", "warning")
@@ -85,10 +85,10 @@ def test_an_alert_says_what_it_means_and_where_the_remedy_stands(alert: dict[str
     assert alert["alert"] in headings
 
 
-def test_the_operator_is_given_the_same_rules() -> None:
+def test_prometheus_rule_of_the_operator_has_the_same_groups() -> None:
     (operator,) = (
         each
-        for each in documents(DEPLOY / "kubernetes/monitoring.yaml")
+        for each in read_documents(DEPLOY / "kubernetes/monitoring.yaml")
         if each["kind"] == "PrometheusRule"
     )
 
@@ -96,7 +96,7 @@ def test_the_operator_is_given_the_same_rules() -> None:
 
 
 @pytest.mark.parametrize("job", ["sidegate", "sidegate/sidegate"])
-def test_the_alerts_know_the_job_under_both_of_its_names(job: str) -> None:
+def test_alerts_match_both_names_of_the_job(job: str) -> None:
     (down,) = (each for each in ALERTS if each["alert"] == "SidegateInstanceDown")
     pattern = re.search(r'job=~"([^"]+)"', down["expr"])
 

@@ -18,8 +18,8 @@
     monitor         CPU waits and readiness, in the background
     redis_eviction  evicts single sessions from Redis
 
-    deployment      the servers, and a TCP proxy ("wire") from the instances to each store
-    wire_faults     faults in the forwarded bytes: resets, stray replies, cuts after COMMIT
+    deployment      the servers, and a TCP proxy from the instances to each store
+    proxy_faults    faults in the forwarded bytes: resets, stray replies, cuts after COMMIT
     launcher        starts an instance that takes commands: another clock, a blocked event loop
     broken_builds   builds with an injected bug
     preparation     before the first fault: the load, the sessions, invalid tokens

@@ -59,9 +59,7 @@ def _check_entry(entry: Entry, ledger: Ledger) -> Iterator[Violation]:
             )
             yield Violation("I5", message, entry.start)
         case Create(result=Result.FAIL):
-            message = (
-                f"a login of {entry.user} on {entry.instance} was refused with {entry.status}"
-            )
+            message = f"a login of {entry.user} on {entry.instance} was refused with {entry.status}"
             yield Violation("I2", message, entry.start)
 
 

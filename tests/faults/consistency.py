@@ -32,15 +32,15 @@ def find_wrong_lists(history: Iterable[Entry], rules: Rules | None = None) -> li
     """Return lists without a certainly active session, or with one that had ended (I5)."""
     entries = list(history)
     ledger = Ledger(entries, rules or Rules())
-    sure: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
+    certain: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
     for create in entries:
         if isinstance(create, Create) and create.session and create.limit is None:
-            sure[create.user].append((create.end, create.session))
+            certain[create.user].append((create.end, create.session))
     return [
         violation
         for listing in entries
         if isinstance(listing, Listing) and listing.result is Result.OK
-        for violation in _check_list(listing, sure[listing.user], ledger)
+        for violation in _check_list(listing, certain[listing.user], ledger)
     ]
 
 
@@ -113,9 +113,9 @@ def _describe_mismatches(
 
 def _rotation_bounds(operations: SessionOperations) -> tuple[int, int]:
     """Return the minimum and maximum number of rotations: a repeated refresh rotates once."""
-    sure = {refresh.token for refresh in operations.refreshes if refresh.result is Result.OK}
-    perhaps = {refresh.token for refresh in operations.refreshes if refresh.result is Result.INFO}
-    return len(sure), len(sure | perhaps)
+    certain = {refresh.token for refresh in operations.refreshes if refresh.result is Result.OK}
+    possible = {refresh.token for refresh in operations.refreshes if refresh.result is Result.INFO}
+    return len(certain), len(certain | possible)
 
 
 def _check_unknown_sessions(

@@ -69,12 +69,12 @@ class FaultContext:
         return self.deployment.postgres
 
     @property
-    def redis_wire(self) -> TcpProxy:
-        return self.deployment.redis_wire
+    def redis_proxy(self) -> TcpProxy:
+        return self.deployment.redis_proxy
 
     @property
-    def postgres_wire(self) -> TcpProxy:
-        return self.deployment.postgres_wire
+    def postgres_proxy(self) -> TcpProxy:
+        return self.deployment.postgres_proxy
 
     @property
     def target(self) -> Upstream:

@@ -1,4 +1,4 @@
-"""Redis, Postgres and two instances as processes, with a wire (TCP proxy) to each store."""
+"""Redis, Postgres and two instances as processes, with a TCP proxy in front of each store."""
 
 import asyncio
 import json
@@ -31,12 +31,12 @@ _MAX_CONNECTIONS: Final = 100
 
 @dataclass(frozen=True)
 class Deployment:
-    """Everything faults are injected into. Instances reach the stores only through the wires."""
+    """Everything faults are injected into. Instances reach the stores only through the proxies."""
 
     redis: Server
     postgres: Server
-    redis_wire: TcpProxy
-    postgres_wire: TcpProxy
+    redis_proxy: TcpProxy
+    postgres_proxy: TcpProxy
     instances: tuple[Sidegate, Sidegate]
     ring: KeyRing
     admin_key: str
@@ -73,10 +73,10 @@ async def start_deployment(*, broken_build: str | None = None) -> AsyncIterator[
             lambda server: server,
         )
         await migrate_postgres(postgres.url)
-        redis_wire = await stack.enter_async_context(TcpProxy(redis.port))
-        postgres_wire = await stack.enter_async_context(TcpProxy(postgres.port))
+        redis_proxy = await stack.enter_async_context(TcpProxy(redis.port))
+        postgres_proxy = await stack.enter_async_context(TcpProxy(postgres.port))
         key, admin_key = TokenKey.generate(), f"sgk_{secrets.token_urlsafe(32)}"
-        settings = _settings(key, admin_key, redis_wire, postgres_wire)
+        settings = _settings(key, admin_key, redis_proxy, postgres_proxy)
         if broken_build is not None:
             settings["RIG_BROKEN_BUILD"] = broken_build
 
@@ -96,8 +96,8 @@ async def start_deployment(*, broken_build: str | None = None) -> AsyncIterator[
         yield Deployment(
             redis,
             postgres,
-            redis_wire,
-            postgres_wire,
+            redis_proxy,
+            postgres_proxy,
             (instances[0], instances[1]),
             KeyRing([key]),
             admin_key,
@@ -145,7 +145,7 @@ async def _write_commands(start_instance: Sidegate, commands: dict[str, float]) 
 async def connect_as_superuser(
     postgres: Server,
 ) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
-    """Connect directly, not through the wire."""
+    """Connect directly, not through the proxy."""
     connection = await asyncpg.connect(postgres.url, timeout=20)
     try:
         yield connection

@@ -43,7 +43,7 @@ class Fault:
     quick: bool = False
 
 
-def _one(episode: Episode) -> tuple[tuple[str, Episode], ...]:
+def _single(episode: Episode) -> tuple[tuple[str, Episode], ...]:
     return (("", episode),)
 
 
@@ -72,11 +72,11 @@ _MIX: Final[Sequence[Sequence[Episode]]] = (
 )
 
 FAULTS: Final[tuple[Fault, ...]] = (
-    Fault(1, "none", _one(instances.do_nothing), valid=1.0, p99=0.010, bound=_NORMAL_BOUND),
+    Fault(1, "none", _single(instances.do_nothing), valid=1.0, p99=0.010, bound=_NORMAL_BOUND),
     Fault(
         2,
         "kill -9 of one of two instances",
-        _one(instances.kill),
+        _single(instances.kill),
         valid=0.999,
         p99=0.025,
         recovery=3.0,
@@ -85,7 +85,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         3,
         "SIGTERM, rolling restart of both",
-        _one(instances.restart_rolling),
+        _single(instances.restart_rolling),
         valid=1.0,
         p99=0.025,
         recovery=0.0,
@@ -93,7 +93,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         4,
         "SIGSTOP of an instance for 10 s",
-        _one(instances.pause),
+        _single(instances.pause),
         valid=1.0,
         p99=0.025,
         recovery=1.0,
@@ -102,7 +102,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         5,
         "kill -9 of Redis, back empty",
-        _one(redis.kill),
+        _single(redis.kill),
         valid=0.999,
         p99=0.090,
         recovery=2.0,
@@ -111,7 +111,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         6,
         "kill -9 of Redis, back with a snapshot from before revocations",
-        _one(redis.restore_old_snapshot),
+        _single(redis.restore_old_snapshot),
         valid=0.999,
         p99=0.090,
         recovery=2.0,
@@ -120,7 +120,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         7,
         "SIGSTOP of Redis",
-        _one(redis.freeze),
+        _single(redis.freeze),
         valid=0.995,
         p99=0.150,
         recovery=1.0,
@@ -137,7 +137,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         9,
         "Redis resets at each 50th reply",
-        _one(redis.reset_connections),
+        _single(redis.reset_connections),
         valid=0.999,
         p99=0.090,
         recovery=1.0,
@@ -145,7 +145,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         10,
         "Redis byte by byte, 5 KB/s",
-        _one(redis.slice_replies),
+        _single(redis.slice_replies),
         valid=0.995,
         p99=0.150,
         recovery=1.0,
@@ -153,7 +153,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         11,
         "Redis in a black hole",
-        _one(redis.drop_traffic),
+        _single(redis.drop_traffic),
         valid=0.995,
         p99=0.150,
         recovery=2.0,
@@ -161,7 +161,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         12,
         "stray and doubled replies of Redis",
-        _one(redis.inject_strays),
+        _single(redis.inject_strays),
         valid=0.999,
         p99=0.090,
         recovery=1.0,
@@ -170,7 +170,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         13,
         "Redis failover that loses acknowledged writes",
-        _one(redis_replies.fail_over),
+        _single(redis_replies.fail_over),
         p99=0.090,
         recovery=5.0,
     ),
@@ -180,16 +180,16 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         15,
         "FLUSHALL at full load",
-        _one(redis.flush),
+        _single(redis.flush),
         valid=0.999,
         p99=0.120,
         recovery=5.0,
     ),
-    Fault(16, "eviction storm in Redis", _one(redis.fill_memory), valid=0.999, p99=0.120),
+    Fault(16, "eviction storm in Redis", _single(redis.fill_memory), valid=0.999, p99=0.120),
     Fault(
         17,
         "feed connections killed each second",
-        _one(redis.kill_pubsub),
+        _single(redis.kill_pubsub),
         valid=1.0,
         p99=0.015,
         recovery=1.0,
@@ -198,7 +198,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         18,
         "immediate stop of Postgres",
-        _one(postgres.stop_and_inspect_pending),
+        _single(postgres.stop_and_inspect_pending),
         valid=1.0,
         p99=0.150,
         recovery=3.0,
@@ -208,7 +208,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         19,
         "Postgres frozen",
-        _one(postgres.freeze),
+        _single(postgres.freeze),
         valid=1.0,
         p99=0.150,
         recovery=1.0,
@@ -217,17 +217,17 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         20,
         "Postgres in a black hole",
-        _one(postgres.drop_traffic),
+        _single(postgres.drop_traffic),
         valid=1.0,
         p99=0.150,
         recovery=2.0,
         exclude_cold=True,
     ),
-    Fault(21, "link cut just after COMMIT", _one(postgres.cut_after_commit)),
+    Fault(21, "connection cut just after COMMIT", _single(postgres.cut_after_commit)),
     Fault(
         22,
         "max_connections of Postgres exhausted",
-        _one(postgres.exhaust_connections),
+        _single(postgres.exhaust_connections),
         valid=0.995,
         p99=0.150,
         recovery=1.0,
@@ -235,7 +235,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         23,
         "LOCK TABLE for 10 s",
-        _one(postgres.lock_table),
+        _single(postgres.lock_table),
         valid=1.0,
         p99=0.150,
         recovery=1.0,
@@ -249,7 +249,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
         p99=0.150,
         recovery=3.0,
     ),
-    Fault(25, "both stores down", _one(combined.stop_both), p99=0.150, recovery=3.0, quick=True),
+    Fault(25, "both stores down", _single(combined.stop_both), p99=0.150, recovery=3.0, quick=True),
     Fault(
         26,
         "revocations while stores fail and recover, in six orders",
@@ -268,7 +268,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         28,
         "random well-formed tokens, three times all other checks",
-        _one(clients.flood),
+        _single(clients.flood),
         valid=0.999,
         twice_baseline=True,
         recovery=1.0,
@@ -278,7 +278,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         29,
         "500 slow and 1,000 idle connections, few descriptors",
-        _one(clients.exhaust_descriptors),
+        _single(clients.exhaust_descriptors),
         valid=0.999,
         twice_baseline=True,
         recovery=1.0,
@@ -286,7 +286,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         30,
         "three in ten clients disconnect",
-        _one(clients.abort_requests),
+        _single(clients.abort_requests),
         valid=1.0,
         p99=0.015,
         bound=_NORMAL_BOUND,
@@ -295,7 +295,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         31,
         "CPU starved by two busy loops",
-        _one(instances.starve_cpu),
+        _single(instances.starve_cpu),
         valid=0.99,
         p99=0.200,
         recovery=1.0,
@@ -304,9 +304,9 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         32,
         "event loop of an instance blocked for 2 s",
-        _one(instances.block_event_loop),
+        _single(instances.block_event_loop),
         recovery=3.0,
         only_other_instance=True,
     ),
-    Fault(33, "random mix", _one(combined.mix_random(_MIX, _random_mix)), recovery=10.0),
+    Fault(33, "random mix", _single(combined.mix_random(_MIX, _random_mix)), recovery=10.0),
 )

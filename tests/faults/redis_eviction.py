@@ -16,7 +16,7 @@ _NAMESPACE_MAX_AGE: Final = 0.5
 
 
 class RedisEviction:
-    """A Redis client that bypasses the wires, and so is not affected by their faults.
+    """A Redis client that bypasses the proxies, and so is not affected by their faults.
 
     Sidegate's keys start with a namespace that changes. Finding the namespaces is a scan of all
     keys, so they are cached for half a second.

@@ -39,24 +39,24 @@ class Table:
 
 def format_cells(row: Row) -> tuple[str, ...]:
     """Return the cells of a row: measured values, with expected ones in parentheses."""
-    fault, seen = row.fault, row.stats
+    fault, stats = row.fault, row.stats
     wrong = sum(violation.invariant in _WRONG_ALLOWS for violation in row.violations)
     return (
         str(fault.number),
         fault.name,
         _with_expected(
-            _format_share(seen.valid),
+            _format_share(stats.valid),
             None if fault.valid is None else f"≥ {_format_share(fault.valid)}",
         ),
-        _format_millis(seen.p50),
-        _with_expected(_format_millis(seen.p99), _expected_p99(fault, seen)),
+        _format_millis(stats.p50),
+        _with_expected(_format_millis(stats.p99), _expected_p99(fault, stats)),
         str(wrong),
-        f"{seen.last_allow:.2f} s",
+        f"{stats.last_allow:.2f} s",
         _with_expected(
-            _format_seconds(seen.recovery),
+            _format_seconds(stats.recovery),
             _format_seconds(fault.recovery) if fault.recovery is not None else None,
         ),
-        verdict(row),
+        format_result(row),
     )
 
 
@@ -75,7 +75,7 @@ MARKDOWN: Final = Table(
 )
 
 
-def verdict(row: Row) -> str:
+def format_result(row: Row) -> str:
     """Return the result of a fault. A slow 99th percentile alone is no failure."""
     counts = Counter(violation.invariant for violation in row.violations)
     words = [f"{number} of {name}" for name, number in sorted(counts.items())]
@@ -104,9 +104,9 @@ def format_failures(outcome: Outcome) -> str:
 
 def format_excluded_share(outcome: Outcome) -> str:
     """Return the share of requests that were excluded because of CPU waits."""
-    seen = [row.stats for row in outcome.rows]
-    without = sum(stats.excluded for stats in seen)
-    return _format_share(without / max(1, without + sum(stats.requests for stats in seen)))
+    stats = [row.stats for row in outcome.rows]
+    without = sum(stats.excluded for stats in stats)
+    return _format_share(without / max(1, without + sum(stats.requests for stats in stats)))
 
 
 def _format_violations(violations: Sequence[Violation]) -> list[str]:
@@ -123,14 +123,14 @@ def _with_expected(measured: str, expected: str | None) -> str:
     return measured if expected is None else f"{measured} ({expected})"
 
 
-def _expected_p99(fault: Fault, seen: FaultStats) -> str | None:
-    limit = _p99_limit(fault, seen)
+def _expected_p99(fault: Fault, stats: FaultStats) -> str | None:
+    limit = _p99_limit(fault, stats)
     return None if limit is None else f"≤ {_format_millis(limit)}"
 
 
-def _p99_limit(fault: Fault, seen: FaultStats) -> float | None:
+def _p99_limit(fault: Fault, stats: FaultStats) -> float | None:
     if fault.twice_baseline:
-        return None if seen.baseline_p99 is None else 2 * seen.baseline_p99
+        return None if stats.baseline_p99 is None else 2 * stats.baseline_p99
     return fault.p99
 
 

@@ -75,7 +75,7 @@ async def fetch_counters(upstreams: Iterable[Upstream]) -> Counters:
 
 
 async def read_usage(upstreams: Iterable[Upstream], redis: int, postgres: int) -> ResourceUsage:
-    """Measure the resource usage. The connections to the stores are counted on the wires."""
+    """Measure the resource usage. The connections to the stores are counted at the proxies."""
     each = list(upstreams)
     metrics = await fetch_counters(each)
     pids = [upstream.sidegate.server.process.pid for upstream in each]

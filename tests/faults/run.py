@@ -57,12 +57,12 @@ async def _cause_first_outages(context: FaultContext, progress: Progress) -> Res
     """Take each store down once before the baseline of the resource usage is measured."""
     progress("taking each store down once, before the baseline is measured")
     async with context.load.running():
-        for wire in (context.redis_wire, context.postgres_wire):
+        for proxy in (context.redis_proxy, context.postgres_proxy):
             await asyncio.sleep(_OUTAGE_TIME)
-            wire.refuse_new = True
-            wire.reset_connections()
+            proxy.refuse_new = True
+            proxy.reset_connections()
             await asyncio.sleep(_OUTAGE_TIME)
-            wire.refuse_new = False
+            proxy.refuse_new = False
         await _fill_redis(context)
         await asyncio.sleep(_BASELINE_TIME)
         return await _read_usage(context)
@@ -82,8 +82,9 @@ async def _run_fault(fault: Fault, context: FaultContext, progress: Progress) ->
     context.recorder.discard_checks()
     async with context.load.running():
         if fault.exclude_cold:
-            # Redis may just have been distrusted: between two faults the rig, and the wires with
-            # it, are blocked for a short time. Redis is filled when entries in memory have expired.
+            # Redis may just have been distrusted: between two faults the rig, and the proxies
+            # with it, are blocked for a short time. Redis is filled when the entries in memory have
+            # expired.
             await asyncio.sleep(_MEMORY_MAX_AGE)
             await _fill_redis(context)
         async with context.expect_redis_hits("before the fault"):
@@ -114,9 +115,7 @@ async def _run_episode(
     context.recorder.add(period)
     recovery = fault.recovery or 0.0  # not scaled: it is a promise
     await asyncio.sleep(recovery)
-    async with context.expect_redis_hits(
-        f"from {recovery:g} s after the fault"
-    ):
+    async with context.expect_redis_hits(f"from {recovery:g} s after the fault"):
         await asyncio.sleep(_OBSERVATION_TIME)
     after = await context.fetch_counters()
     for store in ("redis", "postgres"):
@@ -138,7 +137,7 @@ async def _wait_for_release(base: ResourceUsage, context: FaultContext) -> list[
 
 
 async def _read_usage(context: FaultContext) -> ResourceUsage:
-    wires = context.redis_wire, context.postgres_wire
+    proxies = context.redis_proxy, context.postgres_proxy
     return await read_usage(
-        context.load.gateway.upstreams, *(len(wire.connections) for wire in wires)
+        context.load.gateway.upstreams, *(len(proxy.connections) for proxy in proxies)
     )

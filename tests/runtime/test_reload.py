@@ -311,7 +311,11 @@ async def test_first_admin_key_needs_a_restart(workdir: Path, own_postgres: Serv
     shared = {"token": {"keys": [OLD]}, "database_url": own_postgres.url}
     config.write_text(yaml.safe_dump(shared))
     sidegate = start_sidegate(
-        workdir, admin_key=FIRST, config=str(config), wait_until_ready=False, SIDEGATE_DRAIN__DELAY="0s"
+        workdir,
+        admin_key=FIRST,
+        config=str(config),
+        wait_until_ready=False,
+        SIDEGATE_DRAIN__DELAY="0s",
     )
     async with aiohttp.ClientSession() as http:
         running = RunningServer(config, sidegate, http)

@@ -47,7 +47,9 @@ class Deployment:
     home: Path
 
     def get(self, port: int, path: str, **headers: str) -> tuple[int, str]:
-        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=START_TIMEOUT)) as client:
+        with closing(
+            http.client.HTTPConnection("127.0.0.1", port, timeout=START_TIMEOUT)
+        ) as client:
             client.request("GET", path, headers=headers)
             response = client.getresponse()
             return response.status, response.read().decode()

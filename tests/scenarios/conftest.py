@@ -55,7 +55,9 @@ def instances(shared_settings: dict[str, str]) -> Iterator[Callable[..., Sidegat
             environment = (
                 shared_settings | {"SIDEGATE_ADMIN__KEYS": json.dumps([hashed])} | settings
             )
-            sidegate = start_sidegate(directory, admin_key=key, wait_until_ready=wait, **environment)
+            sidegate = start_sidegate(
+                directory, admin_key=key, wait_until_ready=wait, **environment
+            )
             stack.callback(sidegate.server.stop)
             return sidegate
 

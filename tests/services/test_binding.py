@@ -26,7 +26,7 @@ from sidegate.services.validator import Validator
 from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.contracts.values import TESTER, build_record, build_session, build_session_id
 from tests.support.clock import FakeClock
-from tests.support.fakes import FakeBackend
+from tests.support.fakes import FakeBackend, FakeLookup
 
 RING = KeyRing([TokenKey(1, bytes(range(32)))])
 TOKEN = RING.mint(SessionType.WEB)
@@ -250,7 +250,7 @@ async def test_denied_client_records_no_activity() -> None:
     allowed_sessions: list[tuple[Session, datetime]] = []
     session = build_session(digest=TOKEN.digest())
     validator = Validator(
-        FakeBackend(session),
+        FakeLookup(FakeBackend(session)),
         ring=RING,
         clock=FakeClock(),
         deadline=60,
@@ -266,7 +266,9 @@ async def test_denied_client_records_no_activity() -> None:
 
 async def test_extra_check_applies_to_valid_sessions_only() -> None:
     tombstone = build_session(digest=TOKEN.digest()).revoked(FakeClock().now())
-    validator = Validator(FakeBackend(tombstone), ring=RING, clock=FakeClock(), deadline=60)
+    validator = Validator(
+        FakeLookup(FakeBackend(tombstone)), ring=RING, clock=FakeClock(), deadline=60
+    )
 
     verdict = await validator.validate(TOKEN.text, extra_check=lambda _: Deny(Reason.BINDING))
 

@@ -16,7 +16,7 @@ from sidegate.core.verdict import Allow, Deny, Reason, Unavailable
 from sidegate.services.validator import Validator
 from tests.contracts.values import build_digest, build_session, build_tombstone
 from tests.support.clock import NOON, FakeClock
-from tests.support.fakes import FakeBackend
+from tests.support.fakes import FakeBackend, FakeLookup
 
 KEY = TokenKey(1, bytes(range(32)))
 RING = KeyRing([KEY])
@@ -28,7 +28,7 @@ AN_HOUR_AGO = NOON - timedelta(hours=1)
 def build_validator(
     backend: FakeBackend, clock: FakeClock | None = None, *, deadline: float = LONG_DEADLINE
 ) -> Validator:
-    return Validator(backend, ring=RING, clock=clock or FakeClock(), deadline=deadline)
+    return Validator(FakeLookup(backend), ring=RING, clock=clock or FakeClock(), deadline=deadline)
 
 
 async def test_active_session_is_allowed() -> None:
@@ -104,11 +104,12 @@ async def test_malformed_or_forged_token_causes_no_lookup(text: str, reason: Rea
 def check_memory(session: Session | None, clock: FakeClock | None = None) -> Session | Deny | None:
     """Check TOKEN against a memory that holds this session; no other store has any."""
     validator = Validator(
-        FakeBackend(),
+        FakeLookup(
+            FakeBackend(), memory=lambda digest: session if digest == TOKEN.digest() else None
+        ),
         ring=RING,
         clock=FakeClock(),
         deadline=LONG_DEADLINE,
-        memory=lambda digest: session if digest == TOKEN.digest() else None,
     )
     token_text = parse_token_text(TOKEN.text)
     assert token_text is not None
@@ -144,11 +145,10 @@ def check_memory_under(
 ) -> Session | Deny | None:
     """Check a token under `ring`, with `session` in memory for any digest."""
     validator = Validator(
-        FakeBackend(),
+        FakeLookup(FakeBackend(), memory=lambda _: session),
         ring=ring,
         clock=FakeClock(),
         deadline=LONG_DEADLINE,
-        memory=lambda _: session,
     )
     token_text = parse_token_text(token.text)
     assert token_text is not None
@@ -196,15 +196,16 @@ def prefetch_copy(
     received: list[Session | None] = []
     calls: list[tuple[Digest, float]] = []
 
-    def prefetch(
-        digest: Digest, on_done: Callable[[Session | None], None], *, timeout: float
-    ) -> bool:
+    def prefetch(digest: Digest, on_done: Callable[[Session | None], None], timeout: float) -> bool:
         calls.append((digest, timeout))
         on_done(copy)
         return True
 
     validator = Validator(
-        FakeBackend(), ring=RING, clock=FakeClock(), deadline=LONG_DEADLINE, prefetch=prefetch
+        FakeLookup(FakeBackend(), prefetch=prefetch),
+        ring=RING,
+        clock=FakeClock(),
+        deadline=LONG_DEADLINE,
     )
     token_text = parse_token_text(TOKEN.text)
     assert token_text is not None
@@ -252,14 +253,13 @@ def test_prefetch_without_a_remote_cache_returns_false() -> None:
     assert received == []
 
 
-async def test_after_a_prefetch_only_the_remote_finder_is_used() -> None:
+async def test_after_a_prefetch_redis_is_skipped() -> None:
     session, finder = build_session(digest=TOKEN.digest()), FakeBackend()
     validator = Validator(
-        finder,
+        FakeLookup(finder, after_prefetch=FakeBackend(session)),
         ring=RING,
         clock=FakeClock(),
         deadline=LONG_DEADLINE,
-        remote_finder=FakeBackend(session),
     )
 
     assert await validator.validate(TOKEN.text, elapsed=1.0) == Allow(session)

@@ -1,10 +1,11 @@
 """A store that fails and blocks on demand, for cases that real servers cannot reproduce."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
+from sidegate.core.protocols import SessionFinder
 from sidegate.core.session import Session
 
 
@@ -47,3 +48,33 @@ class FakeBackend:
 def raise_on_revocation(session: Session) -> None:
     """Fail the test. It is passed as the revocation callback where no signals may mismatch."""
     raise AssertionError(session)
+
+
+class FakeLookup:
+    """A lookup whose parts a test provides: `finder` for `find`, others for memory and prefetch.
+
+    `after_prefetch` is for `find(skip_redis=True)`; None: `finder`.
+    """
+
+    def __init__(
+        self,
+        finder: SessionFinder,
+        *,
+        memory: Callable[[Digest], Session | None] = lambda _: None,
+        prefetch: Callable[[Digest, Callable[[Session | None], None], float], bool] = (
+            lambda _, __, ___: False
+        ),
+        after_prefetch: SessionFinder | None = None,
+    ) -> None:
+        self.peek = memory
+        self._finder = finder
+        self._prefetch = prefetch
+        self._after_prefetch = after_prefetch or finder
+
+    def prefetch(
+        self, digest: Digest, on_done: Callable[[Session | None], None], *, timeout: float
+    ) -> bool:
+        return self._prefetch(digest, on_done, timeout)
+
+    async def find(self, digest: Digest, *, skip_redis: bool = False) -> Session | None:
+        return await (self._after_prefetch if skip_redis else self._finder).find(digest)

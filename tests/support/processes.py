@@ -79,7 +79,9 @@ def find_program(name: str, *candidates: Path | str | None) -> Path:
     """Return the first existing candidate, at a path that the child user can read, or skip."""
     for candidate in candidates:
         if candidate is not None and Path(candidate).exists():
-            return _make_accessible(Path(candidate).resolve())
+            # The last link is kept: Debian's redis-server is one, and behaves by its name.
+            parent = Path(candidate).parent.resolve()
+            return _make_accessible(parent / Path(candidate).name)
     skip_or_fail(f"{name} is not installed; looked for {[str(c) for c in candidates if c]}")
 
 

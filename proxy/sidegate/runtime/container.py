@@ -20,10 +20,8 @@ from sidegate.runtime.invalidation import (
     clear_memory,
 )
 from sidegate.runtime.lookup import (
-    LookupPaths,
     RedisCache,
-    build_database_finder,
-    build_lookup_paths,
+    build_lookup,
     build_redis_cache,
 )
 from sidegate.runtime.resources import Resources, open_resources, seconds
@@ -42,6 +40,7 @@ from sidegate.services.session_context import SessionContext
 from sidegate.services.sessions import Sessions
 from sidegate.services.validator import Validator
 from sidegate.settings import Settings
+from sidegate.stores.lookup import SessionLookup
 from sidegate.stores.memory import MemoryStore
 from sidegate.web.ops.app import Ping
 
@@ -58,7 +57,7 @@ class Container:
     memory: MemoryStore
     caches: tuple[SessionCache, ...]
     redis: "RedisStore | None"
-    lookup_paths: LookupPaths
+    lookup: SessionLookup
     context: SessionContext
     change_poller: ChangePoller
     subscriptions: ChangeSubscriptions
@@ -95,9 +94,8 @@ async def build_services(settings: Settings) -> AsyncIterator[Container]:
 def _build_container(resources: Resources) -> Container:
     settings, clock, metrics = resources.settings, resources.clock, resources.metrics
     database, memory = resources.database, resources.memory
-    finder = build_database_finder(resources)
     redis = build_redis_cache(resources)
-    lookup_paths = build_lookup_paths(resources, finder, redis)
+    lookup = build_lookup(resources, redis)
     caches = (memory,) if redis is None else (memory, redis.cache)
     change_poller = _build_change_poller(resources, caches, redis)
     feed = build_feed(resources.redis, clock, metrics)
@@ -111,7 +109,7 @@ def _build_container(resources: Resources) -> Container:
         memory=memory,
         caches=caches,
         redis=resources.redis,
-        lookup_paths=lookup_paths,
+        lookup=lookup,
         context=context,
         change_poller=change_poller,
         subscriptions=ChangeSubscriptions(
@@ -130,7 +128,7 @@ def _build_container(resources: Resources) -> Container:
         backchannel_logout=BackchannelLogout(database.logout_tokens, sessions, clock=clock),
         audit=_build_audit_sealer(resources),
         analytics=_build_analytics(resources),
-        validator=build_validator(settings, context, lookup_paths, memory, activity),
+        validator=build_validator(settings, context, lookup, activity),
         activity=activity,
         cleanup=_build_cleanup(resources),
         binding=build_binding(settings, metrics, background_revoker),
@@ -152,19 +150,15 @@ def build_sessions(settings: Settings, context: SessionContext) -> Sessions:
 def build_validator(
     settings: Settings,
     context: SessionContext,
-    lookup_paths: LookupPaths,
-    memory: MemoryStore,
+    lookup: SessionLookup,
     activity: ActivityRecorder,
 ) -> Validator:
     """Return the validator of tokens under the rules of the settings."""
     return Validator(
-        lookup_paths.full,
+        lookup,
         ring=context.ring,
         clock=context.clock,
         deadline=seconds(settings.gate.deadline),
-        memory=memory.get_nowait,
-        prefetch=lookup_paths.prefetch,
-        remote_finder=lookup_paths.skip_redis,
         on_allowed=activity.on_allowed,
     )
 

@@ -1,7 +1,7 @@
 """The limit of open files: raise it, and fit the number of connections into it.
 
 A process without free file descriptors cannot accept connections, and cannot reach a store either.
-It is better to refuse the connections beyond a limit.
+It is better to refuse connections above a limit.
 """
 
 import logging

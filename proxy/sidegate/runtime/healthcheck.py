@@ -9,7 +9,7 @@ from sidegate.core.address import Address
 TIMEOUT: Final = 3.0
 """Seconds for connecting, and for each read."""
 
-# A server that listens on all interfaces is asked on loopback.
+# The address to connect to if a server listens on all interfaces.
 _LOOPBACK: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 

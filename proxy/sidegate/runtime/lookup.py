@@ -1,4 +1,4 @@
-"""Build the lookup paths: memory, negative cache, single flight, Redis, database."""
+"""Build the lookup of sessions, and the wrappers around the stores it looks in."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,7 +7,6 @@ from sidegate.core.clock import Clock
 from sidegate.core.protocols import SessionFinder
 from sidegate.observability.metrics import Metrics
 from sidegate.runtime.resources import Resources, seconds
-from sidegate.services.validator import Prefetch
 from sidegate.settings import Settings
 from sidegate.settings.sections import StoreSection
 from sidegate.stores.client.batching import Batched, BatchedCache
@@ -15,10 +14,8 @@ from sidegate.stores.client.circuit_breaker import CircuitBreaker
 from sidegate.stores.client.guard import Guard, Guarded, GuardedCache
 from sidegate.stores.client.metrics import Metered, MeteredCache
 from sidegate.stores.client.redis_trust import RedisTrust
-from sidegate.stores.negative_cache import NegativeCache, NegativeCaching
-from sidegate.stores.prefetch import Prefetcher
-from sidegate.stores.read_through import ReadThrough, SkipCache
-from sidegate.stores.single_flight import InFlight, SingleFlight
+from sidegate.stores.lookup import SessionLookup
+from sidegate.stores.negative_cache import NegativeCache
 
 if TYPE_CHECKING:
     from sidegate.stores.redis.store import RedisStore
@@ -40,28 +37,20 @@ class RedisCache:
             self.trust.distrust()
 
 
-@dataclass(frozen=True)
-class LookupPaths:
-    """The ways from a digest to its session, as the validator takes them."""
-
-    full: SessionFinder
-    skip_redis: SessionFinder  # after a prefetch that found nothing
-    prefetch: Prefetch | None  # None without Redis
-
-
-def build_database_finder(resources: Resources) -> SessionFinder:
-    """Return the database behind its circuit breaker, batching and metrics."""
+def _build_database_finder(resources: Resources) -> SessionFinder:
+    """Return the database behind its circuit breaker, metrics and batching."""
     settings, database, metrics = resources.settings, resources.database, resources.metrics
     section = settings.sqlite if settings.database_url is None else settings.postgres
     guard = _build_guard(database.name, section, resources.clock, metrics)
+    guarded = Guarded(database.sessions, guard=guard)
     batched = Batched(
-        Guarded(database.sessions, guard=guard),
+        Metered(guarded, store=database.name, observe=metrics.record_lookup),
         store=database.name,
         max_in_flight=database.max_lookup_batches,
         max_outstanding=section.max_lookups,
     )
     metrics.watch_round_trips(database.name, batched.round_trips)
-    return Metered(batched, store=database.name, observe=metrics.record_lookup)
+    return batched
 
 
 def build_redis_cache(resources: Resources) -> RedisCache | None:
@@ -80,43 +69,17 @@ def build_redis_cache(resources: Resources) -> RedisCache | None:
     return RedisCache(redis, trust, cache)
 
 
-def build_lookup_paths(
-    resources: Resources, database: SessionFinder, redis: RedisCache | None
-) -> LookupPaths:
-    """Return the lookup paths. They share a negative cache and in-flight lookups."""
-    settings, clock, memory = resources.settings, resources.clock, resources.memory
-    misses, in_flight = _build_negative_cache(settings, clock), InFlight()
-    full = skip_redis = database
-    prefetch: Prefetch | None = None
-    if redis is not None:
-        full = ReadThrough(redis.cache, database, clock=clock)
-        skip_redis = SkipCache(redis.cache, database)
-        prefetch = _build_prefetcher(resources, redis, misses, in_flight).prefetch
-    return LookupPaths(
-        ReadThrough(memory, _coalesce(settings, full, misses, in_flight), clock=clock),
-        SkipCache(memory, _coalesce(settings, skip_redis, misses, in_flight)),
-        prefetch,
-    )
-
-
-def _build_prefetcher(
-    resources: Resources, redis: RedisCache, misses: NegativeCache, in_flight: InFlight
-) -> Prefetcher:
-    return Prefetcher(
-        redis.cache,
+def build_lookup(resources: Resources, redis: RedisCache | None) -> SessionLookup:
+    """Return the lookup of sessions in memory, Redis and the database."""
+    settings, clock = resources.settings, resources.clock
+    return SessionLookup(
         resources.memory,
-        deadline=seconds(resources.settings.redis.deadline) + redis.cache.SLOW_AFTER,
-        should_skip=lambda digest: digest in misses or digest in in_flight,
-    )
-
-
-def _coalesce(
-    settings: Settings, origin: SessionFinder, misses: NegativeCache, in_flight: InFlight
-) -> SessionFinder:
-    """Return a finder that queries `origin` once for concurrent lookups, and caches misses."""
-    timeout = seconds(settings.gate.deadline)
-    return NegativeCaching(
-        SingleFlight(origin, timeout=timeout, in_flight=in_flight), negative_cache=misses
+        redis=None if redis is None else redis.cache,
+        redis_deadline=seconds(settings.redis.deadline) + BatchedCache.SLOW_AFTER,
+        database=_build_database_finder(resources),
+        negative_cache=_build_negative_cache(settings, clock),
+        deadline=seconds(settings.gate.deadline),
+        clock=clock,
     )
 
 

@@ -122,9 +122,7 @@ def apply_settings(settings: Settings, container: Container) -> Container:
         context=context,
         sessions=build_sessions(settings, context),
         rotation=Rotation(context),
-        validator=build_validator(
-            settings, context, container.lookup_paths, container.memory, container.activity
-        ),
+        validator=build_validator(settings, context, container.lookup, container.activity),
         binding=build_binding(settings, container.metrics, container.background_revoker),
     )
 

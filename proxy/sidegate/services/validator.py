@@ -8,7 +8,6 @@ from sidegate.core.clock import Clock
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.judge import judge, may_be_stale
-from sidegate.core.protocols import SessionFinder
 from sidegate.core.session import Session
 from sidegate.core.timeouts import with_timeout
 from sidegate.core.token import KeyRing, TokenText, digest_unverified
@@ -17,16 +16,20 @@ from sidegate.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
 OnAllowed = Callable[[Session, datetime], None]
 """Called with each allowed session and the time; must neither wait nor fail."""
 
-MemoryLookup = Callable[[Digest], Session | None]
-"""Returns this process's copy, or None, without waiting."""
 
+class Lookup(Protocol):
+    """Finds sessions in memory and in the stores, as `stores.lookup.SessionLookup` defines it."""
 
-class Prefetch(Protocol):
-    """Starts a lookup in the remote cache, as `stores.prefetch` defines it."""
+    @property
+    def peek(self) -> Callable[[Digest], Session | None]:
+        """Return this process's copy, or None, without waiting."""
+        ...
 
-    def __call__(
+    def prefetch(
         self, digest: Digest, on_done: Callable[[Session | None], None], *, timeout: float
     ) -> bool: ...
+
+    async def find(self, digest: Digest, *, skip_redis: bool = False) -> Session | None: ...
 
 
 ExtraCheck = Callable[[Session], Allow | Deny]
@@ -41,29 +44,19 @@ class Validator:
 
     def __init__(
         self,
-        finder: SessionFinder,
+        lookup: Lookup,
         *,
         ring: KeyRing,
         clock: Clock,
         deadline: float,
-        memory: MemoryLookup = lambda _: None,
-        prefetch: Prefetch | None = None,
-        remote_finder: SessionFinder | None = None,
         on_allowed: OnAllowed = lambda _, __: None,
     ) -> None:
-        """`deadline`: the seconds within which `finder` returns or raises.
-
-        `check_memory` uses `memory`; `prefetch` is for what is not there. `remote_finder` looks up
-        what a prefetch did not find, in the stores that are left; None: in all. `finder` uses none
-        of them: it looks in every store itself.
-        """
-        self._finder = finder
+        """`deadline`: the seconds within which `lookup.find` returns or raises."""
+        self._lookup = lookup
+        self._peek = lookup.peek
         self._ring = ring
         self._clock = clock
         self._deadline = deadline
-        self._memory = memory
-        self._prefetch = prefetch
-        self._remote_finder = remote_finder or finder
         self.on_allowed = on_allowed
 
     def check_memory(self, token_text: TokenText, now: datetime) -> Session | Deny | None:
@@ -72,7 +65,7 @@ class Validator:
         None: memory does not decide it; use `validate`. The caller reports an allowed session to
         `on_allowed`.
         """
-        session = self._memory(digest_unverified(token_text))
+        session = self._peek(digest_unverified(token_text))
         # A caller that has a token's digest has the token: its tag is verified once for each copy,
         # and again after the keys change.
         if session is None or session.verified_by is not self._ring:
@@ -95,10 +88,8 @@ class Validator:
         `on_done` is called with what `judge_prefetched` takes. False: nothing was started, as it
         would not be done within `budget` seconds, and `on_done` is not called.
         """
-        if self._prefetch is None:
-            return False
         digest = digest_unverified(token_text)
-        return self._prefetch(digest, on_done, timeout=self._timeout(budget))
+        return self._lookup.prefetch(digest, on_done, timeout=self._timeout(budget))
 
     def judge_prefetched(self, copy: Session | None, now: datetime) -> Session | Deny | None:
         """Judge a prefetched copy, whose token's tag `check_memory` has verified.
@@ -165,12 +156,11 @@ class Validator:
     async def _look_up(
         self, digest: Digest, seconds: float, elapsed: float | None
     ) -> Session | None:
-        if elapsed is not None:
-            remaining = max(0.0, seconds - elapsed)
-            return await with_timeout(remaining, "deadline", self._remote_finder.find(digest))
-        if seconds < self._deadline:
-            return await with_timeout(seconds, "deadline", self._finder.find(digest))
-        return await self._finder.find(digest)  # keeps the deadline itself
+        found = self._lookup.find(digest, skip_redis=elapsed is not None)
+        remaining = max(0.0, seconds - (elapsed or 0.0))
+        if remaining >= self._deadline:
+            return await found  # keeps the deadline itself
+        return await with_timeout(remaining, "deadline", found)
 
     def _timeout(self, budget: float | None) -> float:
         if budget is None:

@@ -42,12 +42,12 @@ class Step:
 
 async def _disconnect_redis(context: FaultContext) -> None:
     """Make Redis unreachable with its data intact, which is worse than losing them."""
-    context.redis_wire.refuse_new = True
-    context.redis_wire.reset_connections()
+    context.redis_proxy.refuse_new = True
+    context.redis_proxy.reset_connections()
 
 
 async def _reconnect_redis(context: FaultContext) -> None:
-    context.redis_wire.refuse_new = False
+    context.redis_proxy.refuse_new = False
 
 
 async def _stop_postgres(context: FaultContext) -> None:

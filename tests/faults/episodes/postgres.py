@@ -15,8 +15,8 @@ from tests.faults.context import CounterChange, FaultContext, failed_lookups, ru
 from tests.faults.deployment import connect_as_superuser
 from tests.faults.history import now
 from tests.faults.leaks import Secrets, dump_redis
+from tests.faults.proxy_faults import CutsAfterCommit
 from tests.faults.rules import Violation
-from tests.faults.wire_faults import CutsAfterCommit
 from tests.support.processes import Server, chown_to_child_user, temporary_directory
 
 _OUTAGE_TIME: Final = 15.0
@@ -77,23 +77,23 @@ async def freeze(context: FaultContext) -> None:
 async def drop_traffic(context: FaultContext) -> None:
     """Drop all traffic without closing connections."""
     async with context.expect_change("no lookup failed at Postgres", failed_lookups("postgres")):
-        context.postgres_wire.stall()
+        context.postgres_proxy.stall()
         try:
             await context.wait(_OUTAGE_TIME)
         finally:
-            context.postgres_wire.resume()
+            context.postgres_proxy.resume()
 
 
 async def cut_after_commit(context: FaultContext) -> None:
     """Cut connections between the commit of a change and its reply."""
     cuts = CutsAfterCommit(context.random, share=0.3)
-    wire = context.postgres_wire
-    wire.reset_connections()  # statements prepared before would not be recognised
-    wire.client_filter, wire.server_filter = cuts.on_request, cuts.on_reply
+    proxy = context.postgres_proxy
+    proxy.reset_connections()  # statements prepared before would not be recognised
+    proxy.client_filter, proxy.server_filter = cuts.on_request, cuts.on_reply
     try:
         await context.wait(_DEGRADED_TIME)
     finally:
-        wire.client_filter = wire.server_filter = lambda _, chunk: chunk
+        proxy.client_filter = proxy.server_filter = lambda _, chunk: chunk
     context.expect("no connection was cut after a commit", observed=cuts.cut_count)
 
 

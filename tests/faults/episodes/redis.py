@@ -17,7 +17,7 @@ from tests.faults.context import (
     run_in_thread,
 )
 from tests.faults.history import TokenCategory
-from tests.faults.wire_faults import StrayReplies, reset_each
+from tests.faults.proxy_faults import StrayReplies, reset_each
 
 # Seconds for which Redis is down, or merely degraded.
 _OUTAGE_TIME: Final = 10.0
@@ -91,34 +91,34 @@ def delay_replies(seconds: float) -> Episode:
 
     async def episode(context: FaultContext) -> None:
         async with context.expect_change("no lookup failed at Redis", failed_lookups("redis")):
-            context.redis_wire.delay = seconds / 2
+            context.redis_proxy.delay = seconds / 2
             try:
                 await context.wait(_DEGRADED_TIME)
             finally:
-                context.redis_wire.delay = 0.0
+                context.redis_proxy.delay = 0.0
 
     return episode
 
 
 async def reset_connections(context: FaultContext) -> None:
     """Reset the connection at every fiftieth reply."""
-    torn = context.redis_wire.resets
-    context.redis_wire.server_filter = reset_each(50)
+    torn = context.redis_proxy.resets
+    context.redis_proxy.server_filter = reset_each(50)
     try:
         await context.wait(_DEGRADED_TIME)
     finally:
-        context.redis_wire.server_filter = lambda _, chunk: chunk
-    context.expect("no connection to Redis was reset", observed=context.redis_wire.resets - torn)
+        context.redis_proxy.server_filter = lambda _, chunk: chunk
+    context.expect("no connection to Redis was reset", observed=context.redis_proxy.resets - torn)
 
 
 async def slice_replies(context: FaultContext) -> None:
     """Forward replies byte by byte, 5,000 bytes a second."""
     async with context.expect_change("no lookup failed at Redis", failed_lookups("redis")):
-        context.redis_wire.chunk_size, context.redis_wire.bytes_per_second = 1, 5000.0
+        context.redis_proxy.chunk_size, context.redis_proxy.bytes_per_second = 1, 5000.0
         try:
             await context.wait(_DEGRADED_TIME)
         finally:
-            context.redis_wire.chunk_size, context.redis_wire.bytes_per_second = (
+            context.redis_proxy.chunk_size, context.redis_proxy.bytes_per_second = (
                 65_536,
                 float("inf"),
             )
@@ -127,23 +127,23 @@ async def slice_replies(context: FaultContext) -> None:
 async def drop_traffic(context: FaultContext) -> None:
     """Drop all traffic without closing connections."""
     async with context.expect_change("no lookup failed at Redis", failed_lookups("redis")):
-        context.redis_wire.stall()
+        context.redis_proxy.stall()
         try:
             await context.wait(_OUTAGE_TIME)
         finally:
-            context.redis_wire.resume()
+            context.redis_proxy.resume()
 
 
 async def inject_strays(context: FaultContext) -> None:
     """Inject unrequested replies: before the right one, duplicated, and on idle connections."""
     strays = StrayReplies(context.random, share=0.2)
-    context.redis_wire.server_filter = strays.on_reply
+    context.redis_proxy.server_filter = strays.on_reply
     try:
         for _ in range(round(_DEGRADED_TIME * context.time_scale / 0.25)):
-            context.redis_wire.inject(b"$5\r\nstray\r\n")
+            context.redis_proxy.inject(b"$5\r\nstray\r\n")
             await asyncio.sleep(0.25)
     finally:
-        context.redis_wire.server_filter = lambda _, chunk: chunk
+        context.redis_proxy.server_filter = lambda _, chunk: chunk
     context.expect("no stray reply was injected", observed=strays.injected)
 
 

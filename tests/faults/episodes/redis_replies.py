@@ -43,14 +43,14 @@ async def fail_over(context: FaultContext) -> None:
                 await run_in_thread(context.redis.kill)
                 await run_in_thread(replica.resume)
                 await asyncio.to_thread(raw.execute_command, "REPLICAOF", "NO", "ONE")
-                context.redis_wire.set_target(replica.port)
+                context.redis_proxy.set_target(replica.port)
                 context.expect("the replica is empty", observed=await asyncio.to_thread(raw.dbsize))
                 async with context.expect_change(
                     "no lookup reached the new primary", answered_lookups("redis")
                 ):
                     await context.wait(2 * _FAULT_TIME)
             await run_in_thread(context.redis.restart)
-            context.redis_wire.set_target(context.redis.port)
+            context.redis_proxy.set_target(context.redis.port)
         finally:
             await run_in_thread(replica.kill)
 

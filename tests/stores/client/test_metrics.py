@@ -1,10 +1,11 @@
-"""A metered store returns the same results, and each look-up is observed once."""
+"""A metered store returns the same results, and each lookup is observed once."""
 
 import asyncio
 
 import pytest
 
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
+from sidegate.core.session import Session
 from sidegate.stores.client.metrics import Metered, MeteredCache
 from tests.contracts.values import build_digest, build_session, build_tombstone
 from tests.support.clock import NOON
@@ -12,7 +13,7 @@ from tests.support.fakes import FakeBackend
 
 
 class Observer:
-    """Records the observed look-ups."""
+    """Records the observed lookups."""
 
     def __init__(self) -> None:
         self.outcomes: list[tuple[str, str]] = []
@@ -23,48 +24,44 @@ class Observer:
         self.seconds.append(seconds)
 
 
-async def test_hit_is_observed_as_hit() -> None:
-    session, observer = build_session(), Observer()
-    assert (
-        await Metered(FakeBackend(session), store="x", observe=observer).find(session.digest)
-        == session
-    )
-    assert observer.outcomes == [("x", "hit")]
-
-
-async def test_tombstone_is_observed_as_hit() -> None:
-    tombstone, observer = build_tombstone(), Observer()
-    await Metered(FakeBackend(tombstone), store="x", observe=observer).find(tombstone.digest)
-    assert observer.outcomes == [("x", "hit")]
-
-
-async def test_miss_is_observed_as_miss() -> None:
-    observer = Observer()
-    assert await Metered(FakeBackend(), store="x", observe=observer).find(build_digest()) is None
-    assert observer.outcomes == [("x", "miss")]
+@pytest.mark.parametrize(
+    ("stored", "outcome"),
+    [(build_session(), "hit"), (build_tombstone(), "hit"), (None, "miss")],
+    ids=["session", "tombstone", "nothing"],
+)
+async def test_lookup_is_observed_with_its_outcome(stored: Session | None, outcome: str) -> None:
+    backend, observer = FakeBackend(*([stored] if stored else [])), Observer()
+    digest = stored.digest if stored else build_digest()
+    found = await Metered(backend, store="x", observe=observer).find_many([digest])
+    assert found.get(digest) == stored
+    assert observer.outcomes == [("x", outcome)]
 
 
 async def test_outage_is_observed_as_error_and_raised() -> None:
     backend, observer = FakeBackend(), Observer()
     backend.down = True
     with pytest.raises(StoreUnavailable):
-        await Metered(backend, store="x", observe=observer).find(build_digest())
+        await Metered(backend, store="x", observe=observer).find_many([build_digest()])
     assert observer.outcomes == [("x", "error")]
 
 
-async def test_unreadable_record_is_observed_as_error_and_raised() -> None:
+@pytest.mark.parametrize(("others", "errors"), [(0, 1), (2, 0)])
+async def test_unreadable_record_is_observed_as_error_when_looked_up_alone(
+    others: int, errors: int
+) -> None:
     backend, observer, digest = FakeBackend(), Observer(), build_digest()
     backend.unreadable = {digest}
+    digests = [digest, *(build_digest() for _ in range(others))]
     with pytest.raises(UnreadableRecord):
-        await Metered(backend, store="x", observe=observer).find(digest)
-    assert observer.outcomes == [("x", "error")]
+        await Metered(backend, store="x", observe=observer).find_many(digests)
+    assert observer.outcomes == [("x", "error")] * errors
 
 
 async def test_each_lookup_is_observed_once_with_its_seconds() -> None:
     observer = Observer()
     metered = Metered(FakeBackend(), store="x", observe=observer)
     for _ in range(5):
-        await metered.find(build_digest())
+        await metered.find_many([build_digest()])
     assert len(observer.seconds) == 5
     assert all(0 <= seconds < 5 for seconds in observer.seconds)
 

@@ -130,7 +130,9 @@ async def test_position_of_another_store_is_rejected(store: PostgresSessions) ->
 
 
 async def test_store_opens_without_its_database() -> None:
-    store = await PostgresSessions.open(f"postgresql://postgres@127.0.0.1:{find_free_port()}/postgres")
+    store = await PostgresSessions.open(
+        f"postgresql://postgres@127.0.0.1:{find_free_port()}/postgres"
+    )
     for call in (store.ping(), store.check_schema(), store.find(build_digest())):
         with pytest.raises(StoreUnavailable, match="it cannot be reached"):
             await call

@@ -46,6 +46,7 @@ from sidegate.web.admin.app import build_admin_app
 from sidegate.web.admin.auth import ApiKey, ApiKeys, Scope
 from sidegate.web.server.listener import application_listener
 from tests.support.clock import FakeClock
+from tests.support.fakes import FakeLookup
 from tests.web.admin.conformance import find_violations
 
 CURSOR_KEY = bytes(range(32))
@@ -122,7 +123,6 @@ class AdminHarness:
     client: ClientSession
     port: int
     store: Breakable
-    sessions: Sessions
     analytics: Analytics
     validator: Validator
     ring: KeyRing
@@ -199,7 +199,9 @@ async def open_admin(
     context = SessionContext(store, [], events, ring, lifetimes, clock, events, limits)
     sessions = Sessions(context, new_id=lambda: SessionId(str(uuid7())))
     rotation = Rotation(context)
-    validator = Validator(store, ring=ring, clock=clock, deadline=5, on_allowed=on_allowed)
+    validator = Validator(
+        FakeLookup(store), ring=ring, clock=clock, deadline=5, on_allowed=on_allowed
+    )
     trail = cast("AuditLog", Breakable(SqliteAudit(file), follows=breakable))
     audit = AuditSealer(trail, retention=timedelta(days=1), clock=clock, count=lambda _, __: None)
     samples = cast("AnalyticsStore", Breakable(SqliteAnalytics(file), follows=breakable))
@@ -249,7 +251,6 @@ async def open_admin(
                     client,
                     port,
                     breakable,
-                    sessions,
                     analytics,
                     validator,
                     ring,

@@ -15,10 +15,11 @@ from sidegate.core.session import Session
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, Token, TokenKey
 from sidegate.services.binding import ClientBinding
-from sidegate.services.validator import Prefetch, Validator
+from sidegate.services.validator import Validator
 from sidegate.stores.client.batching import BatchedCache
+from sidegate.stores.lookup import SessionLookup
 from sidegate.stores.memory import MemoryStore
-from sidegate.stores.prefetch import Prefetcher
+from sidegate.stores.negative_cache import NegativeCache
 from sidegate.web.gate.app import build_gate_handler, build_handlers
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.server.fast_path import ConnectionTimeouts, FastPath
@@ -26,7 +27,7 @@ from sidegate.web.server.listener import DEFAULT_MAX_CONNECTIONS, Listener
 from sidegate.web.server.trusted_peers import TrustedPeers
 from tests.contracts.values import build_digest, build_session
 from tests.support.clock import NOON, FakeClock
-from tests.support.fakes import FakeBackend
+from tests.support.fakes import FakeBackend, FakeLookup
 from tests.web.raw_http import RawResponse
 
 RING: Final = KeyRing([TokenKey(7, bytes(range(32)))])
@@ -132,12 +133,6 @@ class GateHarness:
     refused_peers: int = 0
     overloads: int = 0
 
-    def __post_init__(self) -> None:
-        memory = MemoryStore(max_sessions=9, max_bytes=100_000, max_age=5.0, clock=self.clock)
-        self._prefetcher = Prefetcher(
-            BatchedCache(self.backend), memory, deadline=0.025, should_skip=lambda _: False
-        )
-
     def record_check(self, gateway: str, result: str, reason: str, seconds: float) -> None:
         assert seconds >= 0
         self.checks.append((gateway, result, reason))
@@ -158,9 +153,35 @@ class GateHarness:
     def find_in_memory(self, digest: Digest) -> Session | None:
         return self.backend.sessions.get(digest) if self.in_memory else None
 
-    @property
-    def prefetch(self) -> Prefetch | None:
-        return self._prefetcher.prefetch if self.prefetches else None
+    def build_lookup(
+        self,
+        finder: SessionFinder | None,
+        memory: Callable[[Digest], Session | None] | None,
+    ) -> FakeLookup:
+        finder, memory = finder or self.backend, memory or self.find_in_memory
+        if not self.prefetches:
+            return FakeLookup(finder, memory=memory)
+        lookup = build_redis_lookup(self.backend, self.clock)
+        return FakeLookup(
+            finder,
+            memory=memory,
+            prefetch=lambda digest, on_done, timeout: lookup.prefetch(
+                digest, on_done, timeout=timeout
+            ),
+        )
+
+
+def build_redis_lookup(backend: FakeBackend, clock: FakeClock) -> SessionLookup:
+    """Return a lookup with `backend` as Redis, for prefetches only."""
+    return SessionLookup(
+        MemoryStore(max_sessions=9, max_bytes=100_000, max_age=5.0, clock=clock),
+        redis=BatchedCache(backend),
+        redis_deadline=0.025,
+        database=backend,
+        negative_cache=NegativeCache(max_digests=9, max_age=1.0, clock=clock),
+        deadline=60.0,
+        clock=clock,
+    )
 
 
 def build_gate(
@@ -177,12 +198,10 @@ def build_gate(
 ) -> GateHarness:
     """Build the listener of `harness`, not open."""
     validator = Validator(
-        finder or harness.backend,
+        harness.build_lookup(finder, memory),
         ring=RING,
         clock=harness.clock,
         deadline=deadline,
-        memory=memory or harness.find_in_memory,
-        prefetch=harness.prefetch,
     )
     handlers = build_handlers(
         validator, policy or GatewayPolicy(), events=harness, clock=harness.clock, binding=binding

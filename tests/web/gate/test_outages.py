@@ -8,8 +8,9 @@ import pytest
 
 from sidegate.core.digest import Digest
 from sidegate.core.session import Session
+from sidegate.stores.lookup import SessionLookup
 from sidegate.stores.memory import MemoryStore
-from sidegate.stores.read_through import ReadThrough
+from sidegate.stores.negative_cache import NegativeCache
 from tests.support.clock import FakeClock
 from tests.support.fakes import FakeBackend
 from tests.web.gate.gate_harness import (
@@ -82,12 +83,18 @@ async def test_connection_serves_again_after_an_outage(gate: GateHarness) -> Non
 
 
 async def test_session_in_memory_is_allowed_in_an_outage_until_it_is_stale() -> None:
-    clock, cache_store = FakeClock(), FakeBackend(*build_sessions())
+    clock, database = FakeClock(), FakeBackend(*build_sessions())
     memory = MemoryStore(max_bytes=2**30, max_sessions=10, max_age=5, clock=clock, jitter=lambda: 0)
-    finder = ReadThrough(memory, cache_store, clock=clock)
+    finder = SessionLookup(
+        memory,
+        database=database,
+        negative_cache=NegativeCache(max_digests=9, max_age=1.0, clock=clock),
+        deadline=60.0,
+        clock=clock,
+    )
     async with open_gate(finder=finder) as gate:
         before = await send_request(gate.address, build_request(bearer(ALICE)))
-        cache_store.down = True
+        database.down = True
         within = await send_request(gate.address, build_request(bearer(ALICE)))
         clock.advance(6)
         after = await send_request(gate.address, build_request(bearer(ALICE)))

@@ -1,39 +1,24 @@
-"""Count and time the look-ups of a store, without changing their results."""
+"""Time the round trips of a store and count the outcome of each lookup, changing nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
 from sidegate.core.digest import Digest
-from sidegate.core.protocols import BatchCache, SessionFinder
+from sidegate.core.errors import UnreadableRecord
+from sidegate.core.protocols import BatchCache, BatchFinder
 from sidegate.core.session import Session
 
 Observe = Callable[[str, str, float], None]
-"""Called for each look-up with store, outcome (hit, miss or error) and seconds."""
+"""Called for each lookup with store, outcome (hit, miss or error) and seconds."""
 
 
 class Metered:
-    """A finder whose look-ups are observed."""
+    """A backend whose lookups are observed: one outcome per digest, the time of their round trip.
 
-    def __init__(self, finder: SessionFinder, *, store: str, observe: Observe) -> None:
-        self._finder = finder
-        self._store = store
-        self._observe = observe
+    The time begins when the batch is sent; what a lookup waited before is not part of it.
+    """
 
-    async def find(self, digest: Digest) -> Session | None:
-        start = perf_counter()
-        outcome = "error"
-        try:
-            session = await self._finder.find(digest)
-            outcome = "miss" if session is None else "hit"
-        finally:
-            self._observe(self._store, outcome, perf_counter() - start)
-        return session
-
-
-class MeteredCache:
-    """A cache backend whose look-ups are observed, one for each digest of a batch."""
-
-    def __init__(self, backend: BatchCache, *, store: str, observe: Observe) -> None:
+    def __init__(self, backend: BatchFinder, *, store: str, observe: Observe) -> None:
         self._backend = backend
         self._store = store
         self._observe = observe
@@ -44,11 +29,23 @@ class MeteredCache:
         try:
             found = await self._backend.find_many(digests)
             outcomes = ["hit" if digest in found else "miss" for digest in digests]
+        except UnreadableRecord:
+            if len(digests) > 1:
+                outcomes = []  # each is looked up again, alone
+            raise
         finally:
             seconds = perf_counter() - start
             for outcome in outcomes:
                 self._observe(self._store, outcome, seconds)
         return found
 
+
+class MeteredCache(Metered):
+    """A cache backend whose lookups are observed."""
+
+    def __init__(self, backend: BatchCache, *, store: str, observe: Observe) -> None:
+        super().__init__(backend, store=store, observe=observe)
+        self._cache = backend
+
     async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
-        return await self._backend.put_many(sessions)
+        return await self._cache.put_many(sessions)

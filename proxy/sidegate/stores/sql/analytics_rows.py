@@ -101,7 +101,7 @@ def encode_sample(sample: Sample) -> tuple[datetime, int, int, str, str]:
         "created": sample.totals.created,
         "ended": [(*key, count) for key, count in sample.totals.ended.items()],
         "durations": list(sample.totals.durations.counts.items()),
-        "lasted": sample.totals.durations.microseconds,
+        "duration_sum": sample.totals.durations.microseconds,
     }
     active = sample.active
     return sample.at, active.total, active.users, _encode_json(active.by_type), _encode_json(totals)
@@ -120,7 +120,7 @@ def decode_sample(row: Row) -> Sample:
                     (SessionType(type_), Cause(cause)): count
                     for type_, cause, count in totals["ended"]
                 },
-                durations=Durations(dict(totals["durations"]), totals["lasted"]),
+                durations=Durations(dict(totals["durations"]), totals["duration_sum"]),
             ),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""Faults that a wire injects into the bytes it forwards."""
+"""Faults that a TCP proxy injects into the bytes it forwards."""
 
 import re
 from collections import defaultdict
@@ -15,14 +15,14 @@ _CHANGES: Final = re.compile(rb"INSERT INTO sessions|UPDATE sessions SET")
 
 
 def reset_each(number: int) -> Filter:
-    """Return a hook that resets the link at every `number`-th reply, counted over all links."""
+    """Return a filter that resets the connection at every `number`-th reply of all."""
     passed = 0
 
-    def on_reply(link: ProxiedConnection, chunk: bytes) -> bytes:
+    def on_reply(connection: ProxiedConnection, chunk: bytes) -> bytes:
         nonlocal passed
         passed += 1
         if passed % number == 0:
-            link.reset()
+            connection.reset()
             return b""
         return chunk
 
@@ -38,8 +38,8 @@ class StrayReplies:
         self._share = share
         self._recent: list[bytes] = []
 
-    def on_reply(self, link: ProxiedConnection, chunk: bytes) -> bytes:
-        del link
+    def on_reply(self, connection: ProxiedConnection, chunk: bytes) -> bytes:
+        del connection
         record = _find_record(chunk)
         if record is None:
             return chunk
@@ -61,7 +61,7 @@ def _find_record(chunk: bytes) -> bytes | None:
 
 
 class CutsAfterCommit:
-    """Cut the link at the reply to a committed change, so that its result is unknown."""
+    """Cut the connection at the reply to a committed change, so that its result is unknown."""
 
     def __init__(self, random: Random, *, share: float) -> None:
         self.cut_count = 0
@@ -70,24 +70,24 @@ class CutsAfterCommit:
         self._change_statements: defaultdict[ProxiedConnection, set[bytes]] = defaultdict(set)
         self._awaiting_commit: set[ProxiedConnection] = set()
 
-    def on_request(self, link: ProxiedConnection, chunk: bytes) -> bytes:
+    def on_request(self, connection: ProxiedConnection, chunk: bytes) -> bytes:
         for kind, body in _messages(chunk):
             if kind == b"P" and _CHANGES.search(body):
-                self._change_statements[link].add(body.partition(b"\0")[0])
-            if kind == b"B" and _statement(body) in self._change_statements[link]:
-                self._awaiting_commit.add(link)
+                self._change_statements[connection].add(body.partition(b"\0")[0])
+            if kind == b"B" and _statement(body) in self._change_statements[connection]:
+                self._awaiting_commit.add(connection)
         return chunk
 
-    def on_reply(self, link: ProxiedConnection, chunk: bytes) -> bytes:
-        if link not in self._awaiting_commit:
+    def on_reply(self, connection: ProxiedConnection, chunk: bytes) -> bytes:
+        if connection not in self._awaiting_commit:
             return chunk
         if not chunk.endswith(b"Z\0\0\0\5I"):  # not committed before ReadyForQuery
             return chunk
-        self._awaiting_commit.discard(link)
+        self._awaiting_commit.discard(connection)
         if self._random.random() >= self._share:
             return chunk
         self.cut_count += 1
-        link.reset()
+        connection.reset()
         return b""
 
 

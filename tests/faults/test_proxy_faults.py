@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from tests.faults.wire_faults import CutsAfterCommit, StrayReplies, reset_each
+from tests.faults.proxy_faults import CutsAfterCommit, StrayReplies, reset_each
 from tests.stores.sql.tcp_proxy import TcpProxy
 from tests.stores.waiting import no_leaks
 
@@ -30,7 +30,7 @@ BIND_LOOKUP = message(b"B", b"", b"stmt_2", b"values")
 
 
 @pytest.fixture
-async def wire() -> AsyncIterator[TcpProxy]:
+async def proxy() -> AsyncIterator[TcpProxy]:
     """A proxy to an echo server."""
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -43,22 +43,22 @@ async def wire() -> AsyncIterator[TcpProxy]:
 
     async with no_leaks():
         server = await asyncio.start_server(echo, "127.0.0.1", 0)
-        async with TcpProxy(server.sockets[0].getsockname()[1]) as wire:
-            yield wire
+        async with TcpProxy(server.sockets[0].getsockname()[1]) as proxy:
+            yield proxy
         server.close()
 
 
 class Client:
     """A client that sends data and receives the reply."""
 
-    def __init__(self, wire: TcpProxy) -> None:
-        self._wire = wire
+    def __init__(self, proxy: TcpProxy) -> None:
+        self._proxy = proxy
         self._ends: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def exchange(self, data: bytes, length: int) -> bytes:
         """Send data; return `length` bytes of the reply, or b"" after a reset."""
         if self._ends is None:
-            self._ends = await asyncio.open_connection("127.0.0.1", self._wire.port)
+            self._ends = await asyncio.open_connection("127.0.0.1", self._proxy.port)
         reader, writer = self._ends
         writer.write(data)
         try:
@@ -73,18 +73,18 @@ class Client:
             self._ends[1].close()
 
 
-async def test_connection_is_reset_at_every_third_reply(wire: TcpProxy) -> None:
-    wire.server_filter = reset_each(3)
-    client = Client(wire)
+async def test_connection_is_reset_at_every_third_reply(proxy: TcpProxy) -> None:
+    proxy.server_filter = reset_each(3)
+    client = Client(proxy)
     received = [await client.exchange(b"x", 1) for _ in range(6)]
     assert received == [b"x", b"x", b"", b"x", b"x", b""]
-    assert wire.resets == 2
+    assert proxy.resets == 2
 
 
-async def test_stray_reply_is_an_earlier_record_or_a_duplicate(wire: TcpProxy) -> None:
+async def test_stray_reply_is_an_earlier_record_or_a_duplicate(proxy: TcpProxy) -> None:
     strays = StrayReplies(Random(1), share=1.0)
-    wire.server_filter = strays.on_reply
-    client = Client(wire)
+    proxy.server_filter = strays.on_reply
+    client = Client(proxy)
     await client.exchange(ONE, len(ONE))
     received = {await client.exchange(OTHER, 2 * len(OTHER)) for _ in range(20)}
     assert ONE + OTHER in received
@@ -93,39 +93,39 @@ async def test_stray_reply_is_an_earlier_record_or_a_duplicate(wire: TcpProxy) -
     client.close()
 
 
-async def test_other_replies_are_forwarded_unchanged(wire: TcpProxy) -> None:
+async def test_other_replies_are_forwarded_unchanged(proxy: TcpProxy) -> None:
     strays = StrayReplies(Random(1), share=1.0)
-    wire.server_filter = strays.on_reply
-    client = Client(wire)
+    proxy.server_filter = strays.on_reply
+    client = Client(proxy)
     for data in (ONE, b"+PONG\r\n", b"$-1\r\n", ONE + OTHER, ONE[:-1]):
         assert await client.exchange(data, len(data)) == data
     assert strays.injected == 0
     client.close()
 
 
-async def test_connection_is_cut_after_the_commit_of_a_change(wire: TcpProxy) -> None:
+async def test_connection_is_cut_after_the_commit_of_a_change(proxy: TcpProxy) -> None:
     cuts = CutsAfterCommit(Random(1), share=1.0)
-    wire.client_filter, wire.server_filter = cuts.on_request, cuts.on_reply
-    client = Client(wire)
+    proxy.client_filter, proxy.server_filter = cuts.on_request, cuts.on_reply
+    client = Client(proxy)
     assert await client.exchange(PARSE_CHANGE, len(PARSE_CHANGE))
     assert not await client.exchange(BIND_CHANGE + READY, 1)
-    assert (cuts.cut_count, wire.resets) == (1, 1)
+    assert (cuts.cut_count, proxy.resets) == (1, 1)
 
 
-async def test_connection_is_not_cut_before_the_commit(wire: TcpProxy) -> None:
+async def test_connection_is_not_cut_before_the_commit(proxy: TcpProxy) -> None:
     cuts = CutsAfterCommit(Random(1), share=1.0)
-    wire.client_filter, wire.server_filter = cuts.on_request, cuts.on_reply
-    client = Client(wire)
+    proxy.client_filter, proxy.server_filter = cuts.on_request, cuts.on_reply
+    client = Client(proxy)
     data = PARSE_CHANGE + BIND_CHANGE
     assert await client.exchange(data, len(data)) == data
     assert not await client.exchange(READY, 1)
     assert cuts.cut_count == 1
 
 
-async def test_connection_is_not_cut_after_a_lookup(wire: TcpProxy) -> None:
+async def test_connection_is_not_cut_after_a_lookup(proxy: TcpProxy) -> None:
     cuts = CutsAfterCommit(Random(1), share=1.0)
-    wire.client_filter, wire.server_filter = cuts.on_request, cuts.on_reply
-    client = Client(wire)
+    proxy.client_filter, proxy.server_filter = cuts.on_request, cuts.on_reply
+    client = Client(proxy)
     data = PARSE_LOOKUP + BIND_LOOKUP + READY
     assert await client.exchange(data, len(data)) == data
     assert cuts.cut_count == 0

@@ -1,0 +1,150 @@
+"""The lookup of a session: memory, negative cache, one flight per digest, Redis, database."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Final
+
+from sidegate.core.clock import Clock
+from sidegate.core.digest import Digest
+from sidegate.core.errors import StoreUnavailable, UnreadableRecord
+from sidegate.core.judge import judge, may_be_stale
+from sidegate.core.protocols import SessionFinder
+from sidegate.core.session import Session
+from sidegate.stores.client.batching import BatchedCache
+from sidegate.stores.memory import MemoryStore
+from sidegate.stores.negative_cache import NegativeCache
+from sidegate.stores.shared_future import share_future
+
+_log: Final = logging.getLogger("sidegate.lookup")
+
+
+class SessionLookup:
+    """Looks a digest up in one store after the other, and fills the caches on the way back.
+
+    A cached session that has expired does not end the lookup: another instance may have touched or
+    extended it, so the database decides before it is denied. An unavailable Redis is a miss.
+
+    A digest has one lookup in flight, which all its callers share. It belongs to none of them: one
+    that is cancelled, or has waited `deadline` seconds, cancels nothing.
+    """
+
+    def __init__(
+        self,
+        memory: MemoryStore,
+        *,
+        redis: BatchedCache | None = None,
+        redis_deadline: float = 0.0,
+        database: SessionFinder,
+        negative_cache: NegativeCache,
+        deadline: float,
+        clock: Clock,
+    ) -> None:
+        """`deadline`: the seconds after which `find` raises StoreUnavailable("deadline").
+
+        `redis_deadline`: those within which `redis` always answers or fails.
+        """
+        # Returns the session in memory, or None. A miss is not counted: `find` will count it.
+        self.peek: Callable[[Digest], Session | None] = memory.get_nowait
+        self._memory = memory
+        self._redis = redis
+        self._redis_deadline = redis_deadline
+        self._database = database
+        self._negative_cache = negative_cache
+        self._deadline = deadline
+        self._clock = clock
+        self._flights: dict[Digest, asyncio.Task[Session | None]] = {}
+        self._prefetches: dict[Digest, asyncio.Future[Session | None]] = {}
+
+    def prefetch(
+        self, digest: Digest, on_done: Callable[[Session | None], None], *, timeout: float
+    ) -> bool:
+        """Look up what `peek` did not find in Redis, without a task for each caller.
+
+        `on_done` is called with the session, or with None if Redis does not tell (no copy, an
+        outage), after this returns and within the deadline of Redis. Return False, and never call
+        it, if that takes longer than `timeout` seconds, or if `find` answers without Redis.
+        """
+        if self._redis is None or timeout < self._redis_deadline:
+            return False
+        if digest in self._negative_cache or digest in self._flights:
+            return False
+        lookup = self._prefetches.get(digest)
+        if lookup is None:
+            lookup = self._prefetches[digest] = self._redis.submit(digest)
+            lookup.add_done_callback(partial(self._end_prefetch, digest))
+        lookup.add_done_callback(lambda done: on_done(self._put_prefetched(done)))
+        return True
+
+    async def find(self, digest: Digest, *, skip_redis: bool = False) -> Session | None:
+        """Return the session that `digest` leads to, tombstones included; None: there is none.
+
+        `skip_redis`: `prefetch` has just called back with None, so memory and Redis are not read
+        again. Raise StoreUnavailable if the stores that are left do not answer in time, and
+        UnreadableRecord if the record in the database cannot be read.
+        """
+        if not skip_redis:
+            session = await self._memory.find(digest)
+            if session is not None and self._is_conclusive(session):
+                return session
+        if digest in self._negative_cache:
+            return None
+        flight = self._flights.get(digest) or self._start_flight(digest, skip_redis=skip_redis)
+        answer = share_future(flight)
+        timer = answer.get_loop().call_later(self._deadline, self._expire, answer)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+
+    def _start_flight(self, digest: Digest, *, skip_redis: bool) -> asyncio.Task[Session | None]:
+        flight = asyncio.create_task(self._fly(digest, skip_redis=skip_redis))
+        self._flights[digest] = flight
+        flight.add_done_callback(partial(self._end_flight, digest))
+        return flight
+
+    async def _fly(self, digest: Digest, *, skip_redis: bool) -> Session | None:
+        """Look in Redis and the database; fill Redis, memory and the negative cache."""
+        redis = self._redis
+        if redis is not None and not skip_redis:
+            with suppress(StoreUnavailable):
+                session = await redis.find(digest)
+                if session is not None and self._is_conclusive(session):
+                    return self._memory.put_nowait(session)
+        session = await self._database.find(digest)
+        if session is None:
+            self._negative_cache.add(digest)
+            return None
+        if redis is not None:
+            with suppress(StoreUnavailable):
+                session = await redis.put(session)
+        return self._memory.put_nowait(session)
+
+    def _is_conclusive(self, session: Session) -> bool:
+        return not may_be_stale(judge(session, self._clock.now()))
+
+    def _end_flight(self, digest: Digest, flight: asyncio.Task[Session | None]) -> None:
+        del self._flights[digest]
+        if not flight.cancelled():
+            flight.exception()  # mark it as retrieved: every caller may have been cancelled
+
+    def _expire(self, answer: asyncio.Future[Session | None]) -> None:
+        if not answer.done():
+            reason = f"no answer within {self._deadline * 1000:.0f} ms"
+            answer.set_exception(StoreUnavailable("deadline", reason))
+
+    def _end_prefetch(self, digest: Digest, _: object) -> None:
+        del self._prefetches[digest]
+
+    def _put_prefetched(self, lookup: asyncio.Future[Session | None]) -> Session | None:
+        self._memory.misses += 1  # `peek` has not counted it
+        try:
+            session = lookup.result()
+            return None if session is None else self._memory.put_nowait(session)
+        except (StoreUnavailable, UnreadableRecord, asyncio.CancelledError):
+            return None
+        except Exception:  # noqa: BLE001  # no caller can handle it: this is a callback of the loop
+            _log.exception("prefetch failed")
+            return None
