@@ -1,5 +1,5 @@
 # The image of Sidegate: the builder creates a virtual environment; the second stage has only that.
-#   docker build --tag sidegate:0.1.0 .
+#   docker build --tag sidegate:0.2.0 .
 # Base images have a tag, so that a rebuild gets fixes; pin them by digest in your pipeline.
 
 FROM python:3.13-slim AS builder
@@ -21,7 +21,7 @@ FROM python:3.13-slim
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Sidegate" \
       org.opencontainers.image.description="Session validation beside an API gateway" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="docker.io/library/python:3.13-slim"

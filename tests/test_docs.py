@@ -27,11 +27,11 @@ def deadlines() -> str:
     for type_ in SessionType:
         default = DEFAULT_LIFETIMES[type_]
         given = (default, *(these.get(type_, default) for these in presets.values()))
-        rows.append([f"`{type_}`", *map(spelled, given)])
+        rows.append([f"`{type_}`", *map(format_lifetimes, given)])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def spelled(lifetimes: Lifetimes) -> str:
+def format_lifetimes(lifetimes: Lifetimes) -> str:
     idle = lifetimes.idle_timeout
     silence = "any silence" if idle is None else f"idle {format_duration(idle)}"
     return f"{format_duration(lifetimes.lifetime)}, {silence}"
@@ -51,7 +51,7 @@ def test_the_provider_in_the_docs_can_be_listened_to(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("type_", SessionType)
 def test_a_default_deadline_is_told_for_every_type(type_: SessionType) -> None:
-    assert f"| `{type_}` | {spelled(DEFAULT_LIFETIMES[type_])} |" in deadlines()
+    assert f"| `{type_}` | {format_lifetimes(DEFAULT_LIFETIMES[type_])} |" in deadlines()
 
 
 def section(page: str, heading: str) -> str:

@@ -50,8 +50,20 @@ TEXTS = [
     *sorted((ROOT / "tests").rglob("*.py")),
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted(path for path in (ROOT / "config").iterdir() if path.is_file()),
-    *sorted(path for path in (ROOT / "deploy").rglob("*") if path.suffix != ".pyc" and path.is_file()),
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "Dockerfile", "dev")),
+    *sorted(
+        path for path in (ROOT / "deploy").rglob("*") if path.suffix != ".pyc" and path.is_file()
+    ),
+    *(
+        ROOT / name
+        for name in (
+            "README.md",
+            "CHANGELOG.md",
+            "CONTRIBUTING.md",
+            "SECURITY.md",
+            "Dockerfile",
+            "dev",
+        )
+    ),
 ]
 
 _WORDS = re.compile(rf"(?<![a-z])(?:{'|'.join(AVOIDED)})(?![a-z])", re.IGNORECASE)

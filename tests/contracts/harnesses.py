@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from sidegate.core.digest import Digest
 from sidegate.core.protocols import SessionCache, SessionFinder
 from sidegate.core.session import Session, SessionRecord
 from sidegate.stores.client.batching import Batched, BatchedCache
@@ -22,12 +23,10 @@ from sidegate.stores.client.metrics import Metered, MeteredCache
 from sidegate.stores.client.redis_trust import RedisTrust
 from sidegate.stores.lookup import SessionLookup
 from sidegate.stores.memory import MemoryStore
-from sidegate.stores.negative_cache import NegativeCache, NegativeCaching
+from sidegate.stores.negative_cache import NegativeCache
 from sidegate.stores.postgres.migrate import migrate_postgres
 from sidegate.stores.postgres.sessions import PostgresSessions
-from sidegate.stores.read_through import ReadThrough, SkipCache
 from sidegate.stores.redis.store import RedisStore
-from sidegate.stores.single_flight import SingleFlight
 from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.support.clock import FakeClock
 from tests.support.fakes import FakeBackend
@@ -209,6 +208,29 @@ def build_full_stack(backend: FakeBackend, clock: FakeClock) -> SessionFinder:
     )
 
 
+def build_lookup(
+    database: SessionFinder, clock: FakeClock, redis: FakeBackend | None = None
+) -> SessionLookup:
+    return SessionLookup(
+        build_memory_store(clock),
+        redis=None if redis is None else BatchedCache(redis),
+        database=database,
+        negative_cache=build_negative_cache(clock),
+        deadline=5.0,
+        clock=clock,
+    )
+
+
+class SkipRedis:
+    """A lookup as it is used after a prefetch."""
+
+    def __init__(self, lookup: SessionLookup) -> None:
+        self._lookup = lookup
+
+    async def find(self, digest: Digest) -> Session | None:
+        return await self._lookup.find(digest, skip_redis=True)
+
+
 FINDERS: dict[str, OpenFinder] = {
     "memory": open_memory,
     "sqlite": open_sqlite,
@@ -216,16 +238,6 @@ FINDERS: dict[str, OpenFinder] = {
     **{kind: open_redis(kind) for kind in REDIS_KINDS},
     "redis_sentinel": open_redis_sentinel,
     "redis_cluster": open_redis_cluster,
-    "read_through": open_wrapped(lambda s, c: ReadThrough(build_memory_store(c), s, clock=c)),
-    "read_through_cache_down": open_wrapped(
-        lambda s, c: ReadThrough(_build_failed_backend(), s, clock=c)
-    ),
-    "skip_cache": open_wrapped(lambda s, c: SkipCache(build_memory_store(c), s)),
-    "skip_cache_cache_down": open_wrapped(lambda s, _: SkipCache(_build_failed_backend(), s)),
-    "negative_caching": open_wrapped(
-        lambda s, c: NegativeCaching(s, negative_cache=build_negative_cache(c))
-    ),
-    "single_flight": open_wrapped(lambda s, _: SingleFlight(s, timeout=5.0)),
     "redis_trust": open_wrapped(lambda s, _: Batched(RedisTrust(s, store="backend"))),
     "batched": open_wrapped(lambda s, _: Batched(s)),
     "guarded": open_wrapped(lambda s, c: Batched(Guarded(s, guard=build_guard(c)))),

@@ -255,7 +255,9 @@ async def test_created_session_is_found_by_another_process(
 
 
 @pytest.mark.parametrize(
-    "unknown", [build_session_id(), "", "not-a-uuid", "\ud800", "0" * 32, "ada"]
+    "unknown",
+    [build_session_id(), "", "not-a-uuid", "\ud800", "0" * 32, "ada"],
+    ids=["uuid", "empty", "not_a_uuid", "surrogate", "zeros", "name"],
 )
 async def test_unknown_id_is_not_found(durable: DurableStore, unknown: str) -> None:
     assert await durable.get(SessionId(unknown)) is None

@@ -118,7 +118,9 @@ async def test_locks_of_sessions_are_independent(
     await acquire_free(locks, other)
 
 
-@pytest.mark.parametrize("session_id", [build_session_id(), SessionId("unknown")])
+@pytest.mark.parametrize(
+    "session_id", [build_session_id(), SessionId("unknown")], ids=["uuid", "not_a_uuid"]
+)
 async def test_missing_session_has_no_lock(locks: SessionLocks, session_id: SessionId) -> None:
     lease = build_lease()
     assert await locks.acquire(session_id, lease, ttl=TTL, holder=None) is None

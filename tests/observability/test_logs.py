@@ -127,7 +127,9 @@ def test_exception_is_one_field_without_local_variables(stream: LogStream) -> No
 
 
 @pytest.mark.parametrize(
-    "secret", [TOKEN, API_KEY, LEASE, *(f"sg{x}_{TOKEN[4:]}" for x in "wmavs")]
+    "secret",
+    [TOKEN, API_KEY, LEASE, *(f"sg{x}_{TOKEN[4:]}" for x in "wmavs")],
+    ids=["token", "api_key", "lease", *(f"token_{x}" for x in "wmavs")],
 )
 @pytest.mark.parametrize("format_", ["json", "console"])
 def test_secret_is_redacted_in_every_part_of_a_line(
@@ -180,7 +182,7 @@ def test_text_that_is_no_secret_is_not_redacted(harmless: str, stream: LogStream
         'an "end", and more',
         '{"level": "info"}',
         "\x1b[2J\x1b[31mred",
-        "nul \0, bell \a, \x9b31m",
+        "NUL \0, BEL \a, \x9b31m",
         "\u2028separator",
         "lone \ud800 surrogate",
     ],

@@ -92,6 +92,7 @@ async def test_verdict_changes_when_the_session_expires() -> None:
             Reason.FORGED,
         ),
     ],
+    ids=["empty", "junk", "too_long", "surrogate", "a_digest", "other_key"],
 )
 async def test_malformed_or_forged_token_causes_no_lookup(text: str, reason: Reason) -> None:
     backend = FakeBackend()

@@ -101,9 +101,13 @@ def _make_accessible(path: Path) -> Path:
 
 
 def find_free_port(*also_above: int) -> int:
-    """Return a free port of 127.0.0.1 whose ports at each offset above are free, too."""
+    """Return a free port of 127.0.0.1 whose ports at each offset above are free, too.
+
+    All lie below 32,768, where Linux begins to take ports for outgoing connections.
+    """
+    highest_offset = max(also_above, default=0)
     while True:
-        port = 20_000 + secrets.randbelow(30_000)
+        port = 20_000 + secrets.randbelow(32_768 - 20_000 - highest_offset)
         if all(_is_free(port + offset) for offset in (0, *also_above)):
             return port
 

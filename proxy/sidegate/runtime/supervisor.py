@@ -153,7 +153,7 @@ class Supervisor:
                 *self._command,
                 env=build_worker_environment(worker.environment, _listen_settings(descriptors)),
                 pass_fds=list(descriptors.values()),
-                stdin=asyncio.subprocess.PIPE,  # its end of file stops the worker if the supervisor dies
+                stdin=asyncio.subprocess.PIPE,  # end of file: the supervisor died
             )
 
     async def _watch_start(self, worker: _Worker) -> None:

@@ -81,9 +81,10 @@ class SessionLookup:
     async def find(self, digest: Digest, *, skip_redis: bool = False) -> Session | None:
         """Return the session that `digest` leads to, tombstones included; None: there is none.
 
-        `skip_redis`: `prefetch` has just called back with None, so memory and Redis are not read
-        again. Raise StoreUnavailable if the stores that are left do not answer in time, and
-        UnreadableRecord if the record in the database cannot be read.
+        `skip_redis`: `prefetch` has just called back, with None or with a session that may be
+        stale, so memory and Redis are not read again. Raise StoreUnavailable if the stores that are
+        left do not answer in time, and UnreadableRecord if the record in the database cannot be
+        read.
         """
         if not skip_redis:
             session = await self._memory.find(digest)

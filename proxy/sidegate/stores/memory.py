@@ -78,7 +78,7 @@ class MemoryStore:
         return self.put_nowait(session)
 
     def get_nowait(self, digest: Digest) -> Session | None:
-        """Find without awaiting. A miss is not counted: the caller's later look-up counts it."""
+        """Find without awaiting. A miss is not counted: the caller's later lookup counts it."""
         entry = self._entries.get(digest)
         if entry is None or self._monotonic() >= entry[1]:
             return None

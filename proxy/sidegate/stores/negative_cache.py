@@ -1,11 +1,9 @@
-"""Remember unknown digests for a short time, so that repeated look-ups reach no store."""
+"""Remember unknown digests for a short time, so that repeated lookups reach no store."""
 
 from collections import OrderedDict
 
 from sidegate.core.clock import Clock
 from sidegate.core.digest import Digest
-from sidegate.core.protocols import SessionFinder
-from sidegate.core.session import Session
 
 
 class NegativeCache:
@@ -30,20 +28,3 @@ class NegativeCache:
         self._expires_at.move_to_end(digest)
         while len(self._expires_at) > self._max_digests:
             self._expires_at.popitem(last=False)
-
-
-class NegativeCaching:
-    """A finder that answers repeated misses from the negative cache. Outages are not cached."""
-
-    def __init__(self, finder: SessionFinder, *, negative_cache: NegativeCache) -> None:
-        """`negative_cache` may be shared between lookup paths to the same database."""
-        self._finder = finder
-        self._negative_cache = negative_cache
-
-    async def find(self, digest: Digest) -> Session | None:
-        if digest in self._negative_cache:
-            return None
-        session = await self._finder.find(digest)
-        if session is None:
-            self._negative_cache.add(digest)
-        return session

@@ -1,4 +1,4 @@
-"""The look-ups and puts of one tick are one round trip, with a result for each caller."""
+"""The lookups and puts of one tick are one round trip, with a result for each caller."""
 
 import asyncio
 from collections.abc import Mapping, Sequence

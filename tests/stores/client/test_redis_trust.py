@@ -36,7 +36,7 @@ async def test_put_goes_through_while_distrusted() -> None:
 
 
 class SlowBackend(FakeBackend):
-    """Returns the state at the time of the look-up, but not before `resume` is set."""
+    """Returns the state at the time of the lookup, but not before `resume` is set."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,8 +17,8 @@ from sidegate.web.admin.routes import ROUTES
 
 DOCUMENT: Final = build_document(ROUTES)
 _CODES_OF_UNKNOWN_PATHS: Final = {
-    "bad_host",
-    "bad_target",
+    "invalid_host",
+    "invalid_target",
     "host_not_allowed",
     "method_not_allowed",
     "not_found",

@@ -34,7 +34,7 @@ ALLOW = Allow(build_session())
 VERDICTS: tuple[Verdict, ...] = (ALLOW, *map(Deny, Reason), Unavailable("redis"))
 
 every_gateway = pytest.mark.parametrize("gateway", GATEWAYS, ids=lambda gateway: gateway.name)
-every_verdict = pytest.mark.parametrize("verdict", VERDICTS, ids=str)
+every_verdict = pytest.mark.parametrize("verdict", VERDICTS, ids=["allow", *Reason, "unavailable"])
 
 
 def value(response: Response, name: str) -> str:

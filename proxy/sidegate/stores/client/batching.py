@@ -1,4 +1,4 @@
-"""Send the look-ups and puts of one event loop tick as one round trip."""
+"""Send the lookups and puts of one event loop tick as one round trip."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,7 +19,7 @@ _Results = Mapping[Digest, Session | Exception | None]
 
 UNLIMITED: Final = 1_000_000_000
 
-# Digests in one round trip. A put costs about four times as much as a look-up.
+# Digests in one round trip. A put costs about four times as much as a lookup.
 _LOOKUP_BATCH_SIZE: Final = 256
 _PUT_BATCH_SIZE: Final = 64
 
@@ -138,7 +138,7 @@ class Batcher(Generic[Payload, Result]):
 class Batched:
     """A finder in front of a backend that looks up many digests in one round trip.
 
-    With limits it is the store's bulkhead: a slow store gets fewer and larger look-ups, and those
+    With limits it is the store's bulkhead: a slow store gets fewer and larger lookups, and those
     that would not be answered in time fail at once.
     """
 
@@ -169,7 +169,7 @@ class Batched:
         )
 
     def round_trips(self) -> int:
-        """Return the number of look-up round trips so far."""
+        """Return the number of lookup round trips so far."""
         return self._lookups.batches_sent
 
     async def find(self, digest: Digest) -> Session | None:
@@ -178,12 +178,12 @@ class Batched:
     def submit(self, digest: Digest) -> asyncio.Future[Session | None]:
         """Return a future of the session that belongs to this caller only, without awaiting.
 
-        Raise StoreUnavailable at once if too many look-ups are outstanding.
+        Raise StoreUnavailable at once if too many lookups are outstanding.
         """
         try:
             return self._lookups.submit(digest, None)
         except BatcherFull:
-            raise StoreUnavailable(self._store, "too many look-ups at once") from None
+            raise StoreUnavailable(self._store, "too many lookups at once") from None
 
     async def _find_batch(self, digests: Mapping[Digest, None]) -> _Results:
         try:
@@ -210,9 +210,9 @@ class Batched:
 class BatchedCache(Batched):
     """A cache in front of a batch backend. The puts of one tick are one round trip, too.
 
-    At most two look-up round trips run at a time: meanwhile the next one fills, and costs less per
+    At most two lookup round trips run at a time: meanwhile the next one fills, and costs less per
     digest. One in flight for more than `SLOW_AFTER` seconds no longer delays the next; so no
-    look-up waits longer than that on top of the backend's own time.
+    lookup waits longer than that on top of the backend's own time.
     """
 
     SLOW_AFTER: Final = 0.010

@@ -41,7 +41,7 @@ class Guard:
 
 
 class Guarded:
-    """A backend whose look-ups are guarded."""
+    """A backend whose lookups are guarded."""
 
     def __init__(self, backend: BatchFinder, *, guard: Guard) -> None:
         self._backend = backend
@@ -52,7 +52,7 @@ class Guarded:
 
 
 class GuardedCache(Guarded):
-    """A cache backend whose look-ups and puts are guarded."""
+    """A cache backend whose lookups and puts are guarded."""
 
     def __init__(self, backend: BatchCache, *, guard: Guard) -> None:
         super().__init__(backend, guard=guard)

@@ -9,9 +9,9 @@ from sidegate.core.session import Session
 
 
 class RedisTrust:
-    """A cache backend whose look-ups raise StoreUnavailable while it is distrusted.
+    """A cache backend whose lookups raise StoreUnavailable while it is distrusted.
 
-    So do the look-ups that are in flight when it becomes distrusted. Puts always go through.
+    So do the lookups that are in flight when it becomes distrusted. Puts always go through.
     """
 
     def __init__(self, backend: BatchCache, *, store: str) -> None:
@@ -22,12 +22,12 @@ class RedisTrust:
         self._distrust_count = 0
 
     def distrust(self) -> None:
-        """Discard the results of look-ups from now on, and of those in flight."""
+        """Discard the results of lookups from now on, and of those in flight."""
         self._is_distrusted = True
         self._distrust_count += 1
 
     def trust(self) -> None:
-        """Use the results of look-ups that start from now on."""
+        """Use the results of lookups that start from now on."""
         self._is_distrusted = False
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:

@@ -1,0 +1,1 @@
+"""Tests of SessionLookup; its contract as a finder is in tests/contracts."""
