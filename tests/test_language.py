@@ -57,7 +57,6 @@ TEXTS = [
         ROOT / name
         for name in (
             "README.md",
-            "CHANGELOG.md",
             "CONTRIBUTING.md",
             "SECURITY.md",
             "Dockerfile",
