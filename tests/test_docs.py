@@ -1,5 +1,6 @@
 """The pages of docs/ say what the code does."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from sidegate.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, get_pr
 from sidegate.core.session_type import SessionType
 from sidegate.settings import load
 from sidegate.settings.values import format_duration
+from sidegate.web.gateways.identity_headers import IdentityNames
+from tests.contracts.values import build_session
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -52,6 +55,28 @@ def test_the_provider_in_the_docs_can_be_listened_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize("type_", SessionType)
 def test_a_default_deadline_is_told_for_every_type(type_: SessionType) -> None:
     assert f"| `{type_}` | {format_lifetimes(DEFAULT_LIFETIMES[type_])} |" in deadlines()
+
+
+def table(page: str, name: str) -> list[list[str]]:
+    """Return the cells of the rows below the heading of a table."""
+    rows = between(page, name).splitlines()[2:]
+    return [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows]
+
+
+@pytest.mark.parametrize("row", table("identity-headers.md", "encoded"), ids=lambda row: row[0])
+def test_user_id_in_the_docs_is_encoded_like_that(row: list[str]) -> None:
+    user_id, header = row
+    fields = dict(IdentityNames().build_fields(build_session(user_id=user_id)))
+
+    assert fields["X-Auth-User"] == header
+
+
+def test_identity_headers_in_the_docs_are_those_of_the_code() -> None:
+    page = (DOCS / "identity-headers.md").read_text("utf-8")
+
+    assert (
+        tuple(re.findall(r"^\| `(X-[\w-]+)` \|", page, re.MULTILINE)) == IdentityNames().all_names()
+    )
 
 
 def section(page: str, heading: str) -> str:

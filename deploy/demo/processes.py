@@ -1,6 +1,5 @@
 """Start the processes of the demo: Sidegate with an SQLite file, Caddy, and a small application."""
 
-import json
 import os
 import shutil
 import socket
@@ -13,13 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import IO
 
+from application import Application
+
 CADDYFILE = Path(__file__).parents[1] / "caddy" / "Caddyfile"
-IDENTITY_HEADERS = ("X-Auth-User", "X-Auth-Session", "X-Auth-Type", "X-Auth-Scopes")
 START_TIMEOUT = 30.0  # seconds, for a machine under load
 
 
@@ -75,28 +75,9 @@ def _find_port(default: int) -> int:
     raise StartFailed("there is no free port")
 
 
-class _Application(BaseHTTPRequestHandler):
-    """Knows nothing of sessions: it responds with the identity headers that it received."""
-
-    protocol_version = "HTTP/1.1"
-    wbufsize = 65536  # head and body in one packet: in two, the second waits for a delayed ACK
-
-    def do_GET(self) -> None:
-        received = {name: self.headers.get(name) for name in IDENTITY_HEADERS}
-        body = json.dumps(received, indent=2).encode() + b"\n"
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        return
-
-
 @contextmanager
 def _run_application(port: int) -> Iterator[None]:
-    with ThreadingHTTPServer(("127.0.0.1", port), _Application) as server:
+    with ThreadingHTTPServer(("127.0.0.1", port), Application) as server:
         server.daemon_threads = True
         Thread(target=server.serve_forever, daemon=True).start()
         yield

@@ -253,6 +253,63 @@ def test_new_api_key_is_printed_with_valid_settings(tmp_path: Path) -> None:
     assert run_command("config", "check", "--config", str(config)).exit_code == 0
 
 
+def test_keys_file_has_the_hash_of_each_new_key(tmp_path: Path) -> None:
+    keys_file = tmp_path / "admin-keys"
+
+    keys = [
+        run_command("key", "new", name, "--scope", "write", "--keys-file", str(keys_file)).stdout
+        for name in ("one", "two")
+    ]
+
+    assert json.loads(keys_file.read_text()) == [
+        {
+            "name": name,
+            "sha256": hashlib.sha256(key.strip().encode()).hexdigest(),
+            "scopes": ["write"],
+        }
+        for name, key in zip(("one", "two"), keys, strict=True)
+    ]
+    checked = run_command("config", "check", SIDEGATE_ADMIN__KEYS_FILE=str(keys_file))
+    assert checked.exit_code == 0
+
+
+@pytest.mark.parametrize(("existing", "mode"), [(None, 0o600), ("[]", 0o640), ("\n", 0o640)])
+def test_new_keys_file_is_private_and_an_existing_one_keeps_its_mode(
+    existing: str | None, mode: int, tmp_path: Path
+) -> None:
+    keys_file = tmp_path / "admin-keys"
+    if existing is not None:
+        keys_file.write_text(existing)
+        keys_file.chmod(mode)
+
+    run_command("key", "new", "ci", "--scope", "read", "--keys-file", str(keys_file))
+
+    assert keys_file.stat().st_mode & 0o777 == mode
+    assert [path.name for path in tmp_path.iterdir()] == ["admin-keys"]
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"name": "ci"}]', "{}", "[1]", "not JSON"], ids=["same name", "object", "1", "text"]
+)
+def test_keys_file_that_cannot_take_the_key_is_left_unchanged(text: str, tmp_path: Path) -> None:
+    keys_file = tmp_path / "admin-keys"
+    keys_file.write_text(text)
+
+    result = run_command("key", "new", "ci", "--scope", "read", "--keys-file", str(keys_file))
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--keys-file" in result.stderr
+    assert keys_file.read_text() == text
+
+
+def test_keys_file_in_a_missing_folder_is_a_usage_error(tmp_path: Path) -> None:
+    keys_file = tmp_path / "missing" / "admin-keys"
+
+    result = run_command("key", "new", "ci", "--scope", "read", "--keys-file", str(keys_file))
+
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
 def test_api_keys_are_unique() -> None:
     keys = {
         json.loads(run_command("key", "new", "ci", "--scope", "read", "-o", "json").stdout)["key"]

@@ -44,7 +44,7 @@ def audit() -> None:
     type=click.IntRange(1, 10_000),
     default=100,
     show_default=True,
-    help="At most so many.",
+    help="Maximum number of results.",
 )
 @config_option
 @output_option

@@ -1,10 +1,13 @@
 """`sidegate key`: generate API keys and token keys."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import click
 
+from sidegate.cli.keys_file import InvalidKeysFile, append_key
 from sidegate.cli.output import format_json, output_option
 
 
@@ -29,14 +32,21 @@ def key() -> None:
     type=click.Choice(["read", "write", "revoke"]),
     help="A scope of the key; repeat the option for several.",
 )
+@click.option(
+    "--keys-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Add the hash to this file, for SIDEGATE_ADMIN__KEYS_FILE, and print only the key. A new"
+    " file has mode 0600.",
+)
 @output_option
-def key_new(name: str, scopes: Sequence[str], output: str) -> None:
+def key_new(name: str, scopes: Sequence[str], keys_file: Path | None, output: str) -> None:
     """Generate an admin API key. It is shown only once; the settings hold its hash.
 
     \b
     Examples:
       sidegate key new billing --scope read
       sidegate key new login-service --scope read --scope write --scope revoke -o json
+      KEY=$(sidegate key new backend --scope write --keys-file /run/secrets/admin-keys)
     """
     from sidegate.web.admin.auth import ApiKey, Scope
 
@@ -45,23 +55,27 @@ def key_new(name: str, scopes: Sequence[str], output: str) -> None:
         text, api_key = ApiKey.mint(name, map(Scope, unique_scopes))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="NAME") from None
+    setting = {"name": api_key.name, "sha256": api_key.sha256, "scopes": unique_scopes}
+    if keys_file is not None:
+        try:
+            append_key(keys_file, setting)
+        except InvalidKeysFile as error:
+            raise click.BadParameter(str(error), param_hint="--keys-file") from None
     if output == "json":
-        click.echo(
-            format_json(
-                {
-                    "key": text,
-                    "name": api_key.name,
-                    "sha256": api_key.sha256,
-                    "scopes": unique_scopes,
-                }
-            )
-        )
-        return
-    click.echo(
+        click.echo(format_json({"key": text} | setting))
+    elif keys_file is not None:
+        click.echo(text)
+    else:
+        click.echo(_format_yaml(text, setting))
+
+
+def _format_yaml(text: str, setting: Mapping[str, Any]) -> str:
+    return (
         f"{text}\n\n"
         "# The key is above, and is not shown again. Add these lines to the settings:\n"
-        f"admin:\n  keys:\n    - name: {json.dumps(api_key.name)}\n"
-        f"      sha256: {json.dumps(api_key.sha256)}\n      scopes: [{', '.join(unique_scopes)}]"
+        f"admin:\n  keys:\n    - name: {json.dumps(setting['name'])}\n"
+        f"      sha256: {json.dumps(setting['sha256'])}\n"
+        f"      scopes: [{', '.join(setting['scopes'])}]"
     )
 
 
@@ -79,7 +93,7 @@ def key_token(key_id: int) -> None:
 
     \b
     Examples:
-      sidegate key token > /run/secrets/token_keys
+      sidegate key token > /run/secrets/token-keys
       sidegate key token --id 2
     """
     from sidegate.core.token import TokenKey

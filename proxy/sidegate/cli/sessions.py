@@ -169,7 +169,7 @@ def session_show(session_id: str, config: Path | None, output: str) -> None:
     type=click.IntRange(1, 10_000),
     default=100,
     show_default=True,
-    help="At most so many.",
+    help="Maximum number of results.",
 )
 @config_option
 @output_option
