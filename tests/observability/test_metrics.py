@@ -20,7 +20,8 @@ from sidegate.core.session import Session
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, TokenKey
 from sidegate.core.verdict import Reason
-from sidegate.observability.metrics import BUCKETS, METRIC_NAMES, Metrics, build_registry
+from sidegate.observability.metrics import METRIC_NAMES, METRICS, Metrics, build_registry
+from sidegate.observability.metrics.histogram import BUCKETS
 from tests.contracts.values import build_sample_report, build_session
 from tests.support.clock import NOON
 
@@ -59,6 +60,7 @@ def record_one_of_each(metrics: Metrics, session: Session = SESSION) -> None:
         metrics.watch_breaker(store, lambda: "closed")
         metrics.watch_round_trips(store, lambda: 3)
         metrics.count_unreadable_record(store)
+    metrics.watch_redis_trusted(lambda: True)
     for listener in ("gate", "admin", "ops"):
         metrics.count_bad_request(listener)
     for feed in ("redis", "postgres", "change_poller"):
@@ -120,6 +122,12 @@ def test_metric_names_lists_every_exported_series(metrics: Metrics) -> None:
     record_one_of_each(metrics)
 
     assert {name for name, _ in series(select_own(scrape(metrics)))} == METRIC_NAMES
+
+
+def test_each_metric_is_declared_once() -> None:
+    names = [spec.name for spec in METRICS]
+
+    assert len(set(names)) == len(names)
 
 
 def test_documented_names_are_exported() -> None:
@@ -259,6 +267,17 @@ def test_breaker_is_in_exactly_one_state(metrics: Metrics, state: str, up: int) 
     }
     assert states == {each: float(each == state) for each in states}
     assert value(metrics, "sidegate_store_up", store="redis") == up
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_trust_in_redis_is_exported(metrics: Metrics, is_trusted: bool) -> None:
+    metrics.watch_redis_trusted(lambda: is_trusted)
+
+    assert value(metrics, "sidegate_redis_trusted") == is_trusted
+
+
+def test_trust_in_redis_is_absent_without_redis(metrics: Metrics) -> None:
+    assert ("sidegate_redis_trusted", frozenset()) not in series(scrape(metrics))
 
 
 def test_watched_sources_are_read_at_each_scrape(metrics: Metrics) -> None:

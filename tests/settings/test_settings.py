@@ -152,12 +152,13 @@ def test_service_variables_of_kubernetes_are_ignored() -> None:
 
 
 def test_no_setting_has_the_name_of_a_kubernetes_service_variable() -> None:
-    environ = {variable_name(path): "{" for path, _ in iter_settings(Settings)}
+    environ = {variable_name(setting.path): "{" for setting in iter_settings()}
 
     errors = "\n".join(load_errors(None, **environ))
 
     # An error proves that the variable is read. These two settings accept any text.
-    accepted = [p for p, _ in iter_settings(Settings) if variable_name(p) not in errors]
+    paths = [setting.path for setting in iter_settings()]
+    accepted = [path for path in paths if variable_name(path) not in errors]
     assert accepted == [("data_dir",), ("gate", "realm")]
 
 
@@ -764,6 +765,15 @@ def test_committed_schema_is_up_to_date() -> None:
     committed = (CONFIG / "sidegate.schema.json").read_text()
 
     assert committed == build_schema(), "sidegate config schema > config/sidegate.schema.json"
+
+
+def test_schema_defaults_are_values_it_accepts() -> None:
+    schema = json.loads(build_schema())
+
+    for group in (schema, *schema["$defs"].values()):
+        for name, setting in group["properties"].items():
+            validator = jsonschema.Draft202012Validator(setting | {"$defs": schema["$defs"]})
+            assert "default" not in setting or validator.is_valid(setting["default"]), name
 
 
 @pytest.mark.parametrize("name", ["sidegate.yaml", "production.yaml"])

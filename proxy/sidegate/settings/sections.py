@@ -35,6 +35,8 @@ from sidegate.settings.values import (
 PREFIX: Final = "SIDEGATE_"
 NESTING: Final = "__"
 
+Reloadable: Final = Field(json_schema_extra={"reloadable": True})
+"""Marks a setting, or all settings of a group, that a reload changes; others need a restart."""
 
 _MINUTE: Final = timedelta(minutes=1)
 
@@ -79,7 +81,7 @@ class Section(BaseModel):
 
 
 class TokenSection(Section):
-    keys: TokenKeys = ()
+    keys: Annotated[TokenKeys, Reloadable] = ()
 
 
 class IdentitySection(Section):
@@ -94,26 +96,25 @@ class IdentitySection(Section):
 class GateSection(Section):
     listen: ListenAddress = Address("127.0.0.1", 7080)
     socket_mode: FileMode = 0o660
-    trusted_peers: Annotated[tuple[PeerNetwork, ...], TextList] = (
+    trusted_peers: Annotated[tuple[PeerNetwork, ...], TextList, Reloadable] = (
         ip_network("127.0.0.0/8"),
         ip_network("::1/128"),
     )
-    cookie: Annotated[HeaderName | None, Nullable] = "__Host-session"
-    bearer: bool = True
-    header: Annotated[
-        Annotated[HeaderName, AfterValidator(_check_extra_header)] | None, Nullable
-    ] = None
-    identity: IdentitySection = IdentitySection()
+    cookie: Annotated[HeaderName | None, Nullable, Reloadable] = "__Host-session"
+    bearer: Annotated[bool, Reloadable] = True
+    header: Annotated[ExtraHeaderName | None, Nullable, Reloadable] = None
+    identity: Annotated[IdentitySection, Reloadable] = IdentitySection()
     realm: Annotated[
         str,
         matching(
             r"[ !#-\[\]-~]{1,64}", "write up to 64 ASCII characters, no quotes or backslashes"
         ),
+        Reloadable,
     ] = "sidegate"
     deadline: PositiveDuration = _millis(150)
     fast_path: bool = True
     max_connections: Count = 10_000
-    trusted_hops: Annotated[int, Field(ge=0, le=16)] = 0
+    trusted_hops: Annotated[int, Field(ge=0, le=16), Reloadable] = 0
 
 
 def _parse_policy(value: object) -> object:
@@ -187,12 +188,12 @@ def _check_unique_keys(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
 
 class AdminSection(Section):
     listen: ListenAddress = Address("127.0.0.1", 7081)
-    hosts: Annotated[tuple[str, ...], AfterValidator(_check_host_names), TextList] = (
+    hosts: Annotated[tuple[str, ...], AfterValidator(_check_host_names), TextList, Reloadable] = (
         "localhost",
         "127.0.0.1",
         "[::1]",
     )
-    keys: Annotated[tuple[ApiKey, ...], AfterValidator(_check_unique_keys)] = ()
+    keys: Annotated[tuple[ApiKey, ...], AfterValidator(_check_unique_keys), Reloadable] = ()
 
 
 def _check_issuer(url: str) -> str:
@@ -458,20 +459,20 @@ class Settings(Section):
     redis_url: Annotated[RedisUrl | None, Nullable] = None
     token: TokenSection = TokenSection()
     gate: GateSection = GateSection()
-    binding: BindingSection = BindingSection()
+    binding: Annotated[BindingSection, Reloadable] = BindingSection()
     admin: AdminSection = AdminSection()
-    sso: SsoSection = SsoSection()
+    sso: Annotated[SsoSection, Reloadable] = SsoSection()
     ops: OpsSection = OpsSection()
     memory: MemorySection = MemorySection()
     negative_cache: NegativeCacheSection = NegativeCacheSection()
     redis: RedisSection = RedisSection()
     postgres: PostgresSection = PostgresSection()
     sqlite: SqliteSection = SqliteSection()
-    sessions: SessionsSection = SessionsSection()
+    sessions: Annotated[SessionsSection, Reloadable] = SessionsSection()
     change_poller: ChangePollerSection = ChangePollerSection()
     touch: TouchSection = TouchSection()
     cleanup: CleanupSection = CleanupSection()
     audit: AuditSection = AuditSection()
     analytics: AnalyticsSection = AnalyticsSection()
-    logs: LogsSection = LogsSection()
-    drain: DrainSection = DrainSection()
+    logs: Annotated[LogsSection, Reloadable] = LogsSection()
+    drain: Annotated[DrainSection, Reloadable] = DrainSection()

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel
@@ -47,7 +47,7 @@ def build_schema() -> str:
     for section in _iter_sections(Settings):
         # Defaults in the format of the file instead of pydantic's.
         properties = schema["$defs"][section.__name__]["properties"]
-        for name, value in section().model_dump(mode="json").items():
+        for name, value in section.model_construct().model_dump(mode="json").items():
             if "$ref" not in properties[name]:
                 properties[name]["default"] = value
     for properties in (schema["properties"], *_iter_properties(schema["$defs"])):
@@ -59,11 +59,12 @@ def build_schema() -> str:
 
 
 def _iter_sections(section: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """Yield the classes of all groups below a section, and of the items of lists."""
     for field in section.model_fields.values():
-        inner: Any = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield inner
-            yield from _iter_sections(inner)
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield inner
+                yield from _iter_sections(inner)
 
 
 def _iter_properties(definitions: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -197,7 +197,7 @@ def _type_of(path: SettingPath) -> Any:
 
 
 def _suggest(name: str) -> str:
-    known = [variable_name(path) for path, _ in iter_settings(Settings)]
+    known = [variable_name(setting.path) for setting in iter_settings()]
     close = get_close_matches(name.upper(), known, n=1, cutoff=0.75)
     return f"; did you mean {close[0]}?" if close else "; `sidegate config show` lists all"
 
@@ -236,13 +236,29 @@ def variable_name(path: SettingPath) -> str:
     return PREFIX + NESTING.join(str(key) for key in path).upper()
 
 
-def iter_settings(
-    section: type[BaseModel], path: SettingPath = ()
-) -> Iterator[tuple[SettingPath, FieldInfo]]:
-    """Yield the path and field of every setting, groups excluded, in declaration order."""
-    for name, setting in section.model_fields.items():
-        inner: Any = setting.annotation
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The path of a setting, and whether a reload changes it; if not, it needs a restart."""
+
+    path: SettingPath
+    reloadable: bool
+
+
+def iter_settings() -> Iterator[Setting]:
+    """Yield every setting, groups excluded, in declaration order."""
+    return _iter_section(Setting((), reloadable=False), Settings)
+
+
+def _iter_section(group: Setting, section: type[BaseModel]) -> Iterator[Setting]:
+    for name, info in section.model_fields.items():
+        inner: Any = info.annotation
+        setting = Setting((*group.path, name), group.reloadable or _is_reloadable(info))
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from iter_settings(inner, (*path, name))
+            yield from _iter_section(setting, inner)
         else:
-            yield (*path, name), setting
+            yield setting
+
+
+def _is_reloadable(info: FieldInfo) -> bool:
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and extra.get("reloadable") is True

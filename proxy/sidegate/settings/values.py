@@ -150,7 +150,13 @@ ListenAddress = Annotated[
     Address,
     PlainValidator(parse_address),
     PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string", "examples": ["127.0.0.1:7080", "unix:/run/gate.sock"]}),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "examples": ["127.0.0.1:7080", "unix:/run/gate.sock"],
+            "description": "An address: host:port, [v6]:port or unix:/path.",
+        }
+    ),
 ]
 
 
@@ -191,7 +197,13 @@ FileMode = Annotated[
     int,
     PlainValidator(_parse_mode),
     PlainSerializer(lambda mode: f"{mode:04o}", return_type=str),
-    WithJsonSchema({"type": "string", "pattern": "^0?[0-7]{3}$"}),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": "^0?[0-7]{3}$",
+            "description": 'A file mode: octal and quoted, as in "0660".',
+        }
+    ),
 ]
 
 ExpandedPath = Annotated[

@@ -1,0 +1,123 @@
+"""The metrics of the listeners and of the process."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+from sidegate.observability.metrics.histogram import Histogram
+from sidegate.observability.metrics.recorder import Labels, Metrics
+from sidegate.observability.metrics.spec import MetricSpec, scalar
+
+
+def _count_checks(metrics: Metrics) -> Mapping[Labels, int]:
+    """Return the checks of both HTTP paths."""
+    checks = Counter(metrics.checks)
+    for gateway, counts in metrics.fast_checks.items():
+        checks.update({(gateway, *labels): count for labels, count in counts.items()})
+    return checks
+
+
+def _measure_checks(metrics: Metrics) -> Mapping[Labels, Histogram]:
+    """Return the durations by gateway. A hit in memory takes microseconds, counted as 0 seconds."""
+    gateways = {*metrics.check_seconds, *((gateway,) for gateway in metrics.fast_checks)}
+    return {
+        gateway: metrics.check_seconds[gateway].with_immediate(
+            sum(metrics.fast_checks[gateway[0]].values())
+        )
+        for gateway in gateways
+    }
+
+
+CHECKS: Final = (
+    MetricSpec(
+        "sidegate_checks",
+        "counter",
+        "Checks answered, by gateway protocol, result and reason.",
+        ("gateway", "result", "reason"),
+        _count_checks,
+    ),
+    MetricSpec(
+        "sidegate_check_duration_seconds",
+        "histogram",
+        "Duration of a check (hits in memory are counted as 0 seconds).",
+        ("gateway",),
+        _measure_checks,
+    ),
+)
+
+LISTENERS: Final = (
+    MetricSpec(
+        "sidegate_untrusted_peers",
+        "counter",
+        "Requests and refused connections to the gate from outside gate.trusted_peers.",
+        (),
+        lambda metrics: scalar(metrics.untrusted_peers),
+    ),
+    MetricSpec(
+        "sidegate_gate_connections",
+        "gauge",
+        "Open connections to the gate, by HTTP path: fast, or aiohttp for other requests.",
+        ("path",),
+        lambda metrics: {(path,): count for path, count in metrics.connections().items()},
+    ),
+    MetricSpec(
+        "sidegate_gate_connections_refused",
+        "counter",
+        "Connections to the gate above gate.max_connections, answered 503.",
+        (),
+        lambda metrics: scalar(metrics.refused_connections),
+    ),
+    MetricSpec(
+        "sidegate_bad_requests",
+        "counter",
+        "Requests that were not HTTP, by listener.",
+        ("listener",),
+        lambda metrics: metrics.bad_requests,
+    ),
+    MetricSpec(
+        "sidegate_admin_requests",
+        "counter",
+        "Requests to the admin API.",
+        ("route", "method", "status"),
+        lambda metrics: metrics.admin_requests,
+    ),
+    MetricSpec(
+        "sidegate_logouts",
+        "counter",
+        "Back-channel logouts, by outcome: ended, no_session, invalid, replayed, rate_limited,"
+        " unavailable.",
+        ("provider", "outcome"),
+        lambda metrics: metrics.logouts,
+    ),
+)
+
+PROCESS: Final = (
+    MetricSpec(
+        "sidegate_build",
+        "info",
+        "The running version.",
+        ("version",),
+        lambda metrics: {(metrics.version,): 1},
+    ),
+    MetricSpec(
+        "sidegate_config_last_reload_successful",
+        "gauge",
+        "1 if the settings read last were applied, 0 if they were wrong.",
+        (),
+        lambda metrics: scalar(metrics.reload_successful),
+    ),
+    MetricSpec(
+        "sidegate_config_last_reload_success_timestamp_seconds",
+        "gauge",
+        "Time at which the settings in force were read.",
+        (),
+        lambda metrics: scalar(metrics.reloaded_at),
+    ),
+    MetricSpec(
+        "sidegate_draining",
+        "gauge",
+        "1 while shutting down.",
+        (),
+        lambda metrics: scalar(metrics.draining()),
+    ),
+)

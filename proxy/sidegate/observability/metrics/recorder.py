@@ -1,0 +1,193 @@
+"""The numbers behind the metrics, and the methods that change them."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Protocol
+
+from sidegate.core.analytics import Report
+from sidegate.core.session import Session
+from sidegate.observability.metrics.histogram import Histogram
+
+Labels = tuple[str, ...]
+"""The values of the labels of one series, in the order of table.py."""
+
+Counts = dict[Labels, int]
+
+
+class MemoryStats(Protocol):
+    """The memory cache, which counts its own hits and misses."""
+
+    hits: int
+    misses: int
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+
+class Metrics:
+    """The counters and gauges of one process. Only table.py reads the attributes."""
+
+    def __init__(self, *, version: str, revocation_bound: float) -> None:
+        """`revocation_bound` is the maximum delay of a revocation in seconds, even in an outage."""
+        self.version = version
+        self.revocation_bound = revocation_bound
+        self.checks: Counts = defaultdict(int)
+        self.fast_checks: dict[str, dict[tuple[str, str], int]] = defaultdict(
+            lambda: defaultdict(int)
+        )
+        self.check_seconds: dict[Labels, Histogram] = defaultdict(Histogram)
+        self.lookup_seconds: dict[Labels, Histogram] = defaultdict(Histogram)
+        self.sessions_created: Counts = defaultdict(int)
+        self.sessions_ended: Counts = defaultdict(int)
+        self.touches: Counts = defaultdict(int)
+        self.cleanups: Counts = defaultdict(int)
+        self.audit_events: Counts = defaultdict(int)
+        self.samples: Counts = defaultdict(int)
+        self.report: Report | None = None
+        self.locks: Counts = defaultdict(int)
+        self.binding_mismatches: Counts = defaultdict(int)
+        self.binding_revocations: Counts = defaultdict(int)
+        self.deferred_revocations: Counts = defaultdict(int)
+        self.unreadable_records: Counts = defaultdict(int)
+        self.bad_requests: Counts = defaultdict(int)
+        self.admin_requests: Counts = defaultdict(int)
+        self.logouts: Counts = defaultdict(int)
+        self.feed_up: dict[Labels, float] = {}
+        self.feed_gaps: Counts = defaultdict(int)
+        self.feed_lag: dict[Labels, float] = {}
+        self.untrusted_peers = 0
+        self.refused_connections = 0
+        self.reload_successful = False
+        self.reloaded_at = 0.0
+        # Read at a scrape:
+        self.breakers: dict[str, Callable[[], str]] = {}
+        self.round_trips: dict[str, Callable[[], int]] = {}
+        self.redis_trusted: Callable[[], bool] | None = None
+        self.memory: MemoryStats | None = None
+        self.connections: Callable[[], Mapping[str, int]] = dict
+        self.pending: Callable[[], int] = lambda: 0
+        self.draining: Callable[[], bool] = lambda: False
+
+    # Counters and gauges that are set as things happen
+
+    def record_check(self, gateway: str, result: str, reason: str, seconds: float) -> None:
+        """Count a check and its duration. The three labels come from short fixed lists."""
+        self.checks[gateway, result, reason] += 1
+        self.check_seconds[(gateway,)].observe(seconds)
+
+    def fast_check_counts(self, gateway: str) -> dict[tuple[str, str], int]:
+        """Return the counters, by result and reason, of checks too fast to be measured."""
+        return self.fast_checks[gateway]
+
+    def record_lookup(self, store: str, outcome: str, seconds: float) -> None:
+        """Record a lookup in a store. `outcome` is hit, miss or error."""
+        self.lookup_seconds[store, outcome].observe(seconds)
+
+    def created(self, session: Session) -> None:
+        self.sessions_created[(session.type,)] += 1
+
+    def ended(self, session: Session, cause: str) -> None:
+        """Count the end of a session. `cause` is a label and must come from a short fixed list."""
+        self.sessions_ended[session.type, cause] += 1
+
+    def count_touches(self, outcome: str, count: int) -> None:
+        """Count updates of last_seen: written, failed or dropped."""
+        self.touches[(outcome,)] += count
+
+    def count_cleanups(self, outcome: str, count: int) -> None:
+        """Count purged sessions, or failed attempts."""
+        self.cleanups[(outcome,)] += count
+
+    def count_audit_events(self, outcome: str, count: int) -> None:
+        """Count audit events that were sealed or deleted, or failed rounds."""
+        self.audit_events[(outcome,)] += count
+
+    def count_sample(self, outcome: str) -> None:
+        """Count a sample of all sessions: taken or failed."""
+        self.samples[(outcome,)] += 1
+
+    def set_report(self, report: Report) -> None:
+        """Set the analytics of the last sample, of whichever instance."""
+        self.report = report
+
+    def count_lock(self, outcome: str) -> None:
+        """Count an operation on a lock: acquired, contended, renewed, released or lost."""
+        self.locks[(outcome,)] += 1
+
+    def binding_mismatch(self, signal: str, policy: str) -> None:
+        """Count a session presented by another client than it is bound to."""
+        self.binding_mismatches[signal, policy] += 1
+
+    def binding_revocation(self, outcome: str) -> None:
+        """Count a revocation for a mismatch: revoked, pending, failed or dropped."""
+        self.binding_revocations[(outcome,)] += 1
+
+    def count_deferred_revocation(self, outcome: str) -> None:
+        """Count a revocation without the database: accepted, written later, or dropped."""
+        self.deferred_revocations[(outcome,)] += 1
+
+    def count_unreadable_record(self, store: str) -> None:
+        self.unreadable_records[(store,)] += 1
+
+    def count_bad_request(self, listener: str) -> None:
+        """Count a request that was not HTTP."""
+        self.bad_requests[(listener,)] += 1
+
+    def count_admin_request(self, route: str, method: str, status: int) -> None:
+        """Count a request to the admin API. `route` is the template, never the requested path."""
+        self.admin_requests[route, method, str(status)] += 1
+
+    def count_logout(self, provider: str, outcome: str) -> None:
+        """Count a back-channel logout of a configured provider."""
+        self.logouts[provider, outcome] += 1
+
+    def count_untrusted_peer(self) -> None:
+        self.untrusted_peers += 1
+
+    def count_refused_connection(self) -> None:
+        """Count a connection to the gate above gate.max_connections."""
+        self.refused_connections += 1
+
+    def set_feed_up(self, feed: str, up: bool) -> None:
+        self.feed_up[(feed,)] = float(up)
+
+    def count_feed_gap(self, feed: str) -> None:
+        self.feed_gaps[(feed,)] += 1
+
+    def set_feed_lag(self, feed: str, seconds: float) -> None:
+        """Set the seconds from publishing on a feed to receiving it."""
+        self.feed_lag[(feed,)] = seconds
+
+    def record_reload(self, at: datetime, *, successful: bool) -> None:
+        """Record whether the settings read last were applied."""
+        self.reload_successful = successful
+        if successful:
+            self.reloaded_at = at.timestamp()
+
+    # Sources that are read at a scrape
+
+    def watch_breaker(self, store: str, state: Callable[[], str]) -> None:
+        self.breakers[store] = state
+
+    def watch_round_trips(self, store: str, trips: Callable[[], int]) -> None:
+        """`trips` returns the number of round trips for lookups to a store so far."""
+        self.round_trips[store] = trips
+
+    def watch_redis_trusted(self, is_trusted: Callable[[], bool]) -> None:
+        self.redis_trusted = is_trusted
+
+    def watch_memory(self, memory: MemoryStats) -> None:
+        self.memory = memory
+
+    def watch_connections(self, connections: Callable[[], Mapping[str, int]]) -> None:
+        """`connections` returns the number of open connections to the gate by HTTP path."""
+        self.connections = connections
+
+    def watch_pending(self, revocations: Callable[[], int]) -> None:
+        self.pending = revocations
+
+    def watch_draining(self, draining: Callable[[], bool]) -> None:
+        self.draining = draining
