@@ -1,6 +1,7 @@
 """Which package may import which, and which package may use which third-party library."""
 
 import ast
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -130,7 +131,7 @@ def test_packages_do_not_import_in_a_cycle() -> None:
     tuple(TopologicalSorter(imported).static_order())  # raises CycleError, with the cycle
 
 
-def test_a_cycle_of_packages_is_noticed() -> None:
+def test_package_cycle_is_reported() -> None:
     with pytest.raises(CycleError):
         tuple(TopologicalSorter({"a": {"b"}, "b": {"a"}}).static_order())
 
@@ -142,9 +143,36 @@ def test_no_file_imports_the_source_root() -> None:
         assert "proxy" not in {module.partition(".")[0] for module in modules}, path
 
 
-def test_every_layer_and_every_library_has_its_place() -> None:
+def test_every_layer_and_library_folder_exists() -> None:
     for place in (*LAYERS, *(place for places in LIBRARIES.values() for place in places)):
         assert (SOURCE / place).exists(), place
+
+
+def test_every_path_of_the_map_exists() -> None:
+    """The docstring of the package is the map that contributors read first."""
+    root = TESTS.parent
+    text = ast.get_docstring(ast.parse((SOURCE / "__init__.py").read_text("utf-8"))) or ""
+    named = set(re.findall(r"(?<![\w/.])((?:\.?[\w*{},]+/)+(?:[\w*{},]+\.\w+)?)", text))
+    missing = [
+        path
+        for path in named
+        if not any(
+            any(base.glob(option.rstrip("/")))
+            for base in (SOURCE, root)
+            for option in _expand_braces(path)
+        )
+    ]
+
+    assert len(named) > 30
+    assert missing == []
+
+
+def _expand_braces(path: str) -> list[str]:
+    """Return `a/b` and `a/c` for `a/{b,c}`."""
+    match = re.search(r"\{([^}]*)\}", path)
+    if match is None:
+        return [path]
+    return [path.replace(match[0], option) for option in match[1].split(",")]
 
 
 @pytest.mark.parametrize(
@@ -164,8 +192,8 @@ def test_every_layer_and_every_library_has_its_place() -> None:
         ("stores/memory.py", "from sidegate.observability.metrics import Metrics"),
         ("stores/memory.py", "import redis"),
         ("stores/postgres/sessions.py", "import aiosqlite"),
-        ("observability/metrics.py", "from sidegate.stores import codec"),
-        ("observability/metrics.py", "import structlog"),
+        ("observability/metrics/table.py", "from sidegate.stores import codec"),
+        ("observability/metrics/table.py", "import structlog"),
         ("web/gate/app.py", "from sidegate.stores.codec import encode"),
         ("web/gate/app.py", "from sidegate.runtime.server import serve"),
         ("web/gate/app.py", "import pydantic"),

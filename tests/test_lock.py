@@ -13,7 +13,7 @@ LOCK = (ROOT / "constraints.txt").read_text()
 PARTS = ["runtime", "build", "demo", "test", "bench"]
 
 
-def wanted() -> list[tuple[str, str]]:
+def list_requirements() -> list[tuple[str, str]]:
     """Return the part of the lock each requirement belongs above, and the requirement."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     groups = {
@@ -30,8 +30,8 @@ def pins(part: str) -> dict[str, str]:
     return dict(re.findall(r"^([\w.-]+)==(\S+)", above, re.MULTILINE))
 
 
-@pytest.mark.parametrize(("part", "text"), wanted())
-def test_what_is_required_is_pinned_at_a_version_that_will_do(part: str, text: str) -> None:
+@pytest.mark.parametrize(("part", "text"), list_requirements())
+def test_requirement_has_a_satisfying_pin(part: str, text: str) -> None:
     requirement = Requirement(text)
 
     pin = pins(part).get(canonicalize_name(requirement.name), "nothing; run ./dev lock")
@@ -46,6 +46,6 @@ def test_every_pin_has_hashes() -> None:
     assert [stanza for stanza in stanzas if "--hash=sha256:" not in stanza] == []
 
 
-def test_no_index_is_named() -> None:
+def test_lock_file_contains_no_index_url() -> None:
     assert "://" not in LOCK
     assert "--index" not in LOCK

@@ -20,38 +20,42 @@ The path of a request. Each step makes a new immutable value:
 
     web/server/listener.py accepts the connection. Plain requests take the fast path
     (web/server/fast_path.py), which answers from bytes; all others take the aiohttp path. Both call
-    the same web/gate/check.py, which asks services/validator.py.
+    the same web/gate/check.py, which calls services/validator.py.
 
-The path of a cache miss (runtime/container.py builds it):
+The path of a cache miss: stores/lookup.py (SessionLookup) looks in
 
-    stores/memory.py -> stores/negative_cache.py -> stores/single_flight.py
-        -> stores/redis/store.py, wrapped by stores/client/ (batching, metrics, trust, guard)
-        -> stores/postgres/sessions.py or stores/sqlite/sessions.py, wrapped likewise
+    stores/memory.py, stores/negative_cache.py, then once for all callers of a digest in
+    stores/redis/store.py and in stores/postgres/sessions.py or stores/sqlite/sessions.py
 
-    stores/read_through.py joins two of them and fills the cache on the way back. The fast path asks
-    Redis by stores/prefetch.py, without a task for each request.
+    and fills the caches on the way back. Redis and the database are wrapped by stores/client/:
+    Batched(Metered(Trusted(Guarded(store)))), Trusted around Redis only; runtime/lookup.py builds
+    them. The fast path looks in Redis by SessionLookup.prefetch, without a task for each request.
 
 Where is ...
 
     a token parsed                      core/token.py (KeyRing); read from headers in
                                         web/gateways/credentials.py
-    a cache miss sent to Redis          stores/read_through.py, stores/prefetch.py
-    Redis distrusted                    stores/client/redis_trust.py; decided by
-                                        services/change_poller.py and runtime/invalidation.py
-    a session ended                     services/sessions.py (revoke), services/rotation.py (token
-                                        reuse), services/binding.py; one row changes in
-                                        stores/postgres/sessions.py or stores/sqlite/sessions.py
+    a cache miss sent to Redis          stores/lookup.py
+    Redis trusted or not                stores/client/redis_trust.py; confirmed by
+                                        services/redelivery.py, distrusted by
+                                        runtime/invalidation.py
+    a session ended                     services/sessions.py (revoke), rotation.py (token reuse),
+                                        binding.py, backchannel_logout.py; by a limit in
+                                        stores/{postgres,sqlite}/sessions.py, where the row changes
     the audit trail written             by triggers: stores/sql/migrations/*/0007_audit.sql; hashed
                                         into a chain by services/audit_seal.py
+    a rule that a reload changes        services/rules.py (each service reads the version in force);
+                                        built in runtime/rules_in_force.py, swapped in
+                                        runtime/reload.py
     a worker process started            runtime/supervisor.py
     a test server started               tests/support/servers.py (Redis, Postgres),
                                         tests/gateways/launch.py, tests/support/sidegate.py
 
 To add ...
 
-    a gateway                           web/gateways/<protocol>.py and a row in web/gate/app.py; a
-                                        product with an existing protocol: a row in
-                                        tests/gateways/launch.py and a file in deploy/
+    a gateway                           web/gateways/ (base.py has the protocol) and a row in
+                                        web/gate/app.py; a product with an existing protocol:
+                                        a row in tests/gateways/launch.py, a file in deploy/
     a header to read                    a role in web/server/messages.py's Head
     a store                             stores/<name>/ and a row in tests/contracts/harnesses.py
     a store wrapper                     stores/client/, and a row in tests/contracts/harnesses.py
@@ -66,8 +70,11 @@ To add ...
     a command                           cli/, registered in cli/main.py
     a migration                         the next number in stores/sql/migrations/{postgres,sqlite}/
     a source of change notifications    stores/, runtime/invalidation.py
-    a setting                           settings/sections.py, config/sidegate.yaml; in
-                                        runtime/reload.py if a reload may change it
-    a metric                            observability/metrics.py
+    a setting                           settings/sections.py (Reloadable: a reload applies it),
+                                        config/sidegate.yaml, `sidegate config schema`
+    a metric                            a method in observability/metrics/recorder.py, a row in the
+                                        table of its subject beside it
+    a page of docs/reference/           .ci/reference_pages/; `./dev reference` writes all of them
+    a log event                         the module that logs it, docs/reference/events.md
     a cause of an end                   core/analytics.py, stores/sql/analytics_rows.py
 """

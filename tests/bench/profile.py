@@ -85,7 +85,7 @@ def _functions(
     sources, sink = CredentialSources(), _Sink()
     handler = _build_handler(container, sources)
     fast_path = FastPath(
-        [handler], is_trusted=lambda _: True, clock=container.context.clock, sampling_interval=1
+        [handler], is_trusted=lambda _: True, clock=container.clock, sampling_interval=1
     )
     connection: Any = fast_path.create_protocol(asyncio.Protocol)
     connection.connection_made(sink)
@@ -99,11 +99,12 @@ def _functions(
     token_text = parse_token_text(known.token.text)
     assert head is not None
     assert token_text is not None
-    digest, clock = digest_unverified(token_text), container.context.clock
+    digest, clock = digest_unverified(token_text), container.clock
     now, memory, activity = clock.now(), container.memory, container.activity
-    session = memory.get_nowait(digest)
-    assert session is not None
-    reply: Any = session.cached_reply
+    entry = memory.get_entry(digest)
+    assert entry is not None
+    session = entry.session
+    reply: Any = entry.cached_reply
     check_memory = container.validator.check_memory
     yield connection.data_received, 0, lambda: connection.data_received(raw)
     yield templates.parse, 1, lambda: templates.parse(raw)
@@ -112,7 +113,7 @@ def _functions(
     yield clock.now, 2, clock.now
     yield check_memory, 2, lambda: check_memory(token_text, now)
     yield digest_unverified, 3, lambda: digest_unverified(token_text)
-    yield memory.get_nowait, 3, lambda: memory.get_nowait(digest)
+    yield memory.get_entry, 3, lambda: memory.get_entry(digest)
     yield reply.matches, 2, lambda: reply.matches(reply.gateway, head)
     yield activity.on_allowed, 2, lambda: activity.on_allowed(session, now)
     parts = reply.shared_head, reply.identity_lines, fast_path.head_end, reply.body
@@ -129,12 +130,13 @@ def _name(function: Callable[..., object]) -> str:
 
 
 def _build_handler(container: Container, sources: CredentialSources) -> Check:
-    signals = SignalSources(enabled=container.binding.watched_signals)
+    signals = SignalSources(enabled=container.rules.current.watched_signals)
     handler, *_ = build_handlers(
         container.validator,
         GatewayPolicy(sources=sources, signals=signals),
         events=container.metrics,
-        clock=container.context.clock,
+        clock=container.clock,
+        on_allowed=container.activity.on_allowed,
         binding=container.binding,
     )
     assert isinstance(handler, Check)

@@ -58,7 +58,7 @@ async def test_503_is_retried_and_counted() -> None:
     assert len(received) == 4
 
 
-async def test_401_raises() -> None:
+async def test_401_response_raises_unexpected_responses() -> None:
     async with server([NO]) as (port, _):
         with pytest.raises(UnexpectedResponses, match="401"):
             await request_each_once(port, ["one\r\n\r\n"], connections=1)

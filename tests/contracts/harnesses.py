@@ -20,7 +20,7 @@ from sidegate.stores.client.batching import Batched, BatchedCache
 from sidegate.stores.client.circuit_breaker import CircuitBreaker
 from sidegate.stores.client.guard import Guard, Guarded, GuardedCache
 from sidegate.stores.client.metrics import Metered, MeteredCache
-from sidegate.stores.client.redis_trust import RedisTrust
+from sidegate.stores.client.redis_trust import Trusted
 from sidegate.stores.lookup import SessionLookup
 from sidegate.stores.memory import MemoryStore
 from sidegate.stores.negative_cache import NegativeCache
@@ -31,6 +31,7 @@ from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.support.clock import FakeClock
 from tests.support.fakes import FakeBackend
 from tests.support.processes import Server, temporary_directory
+from tests.support.redis_trust import build_redis_trust
 from tests.support.servers import (
     REDIS_KINDS,
     start_cluster_node,
@@ -125,7 +126,7 @@ async def open_postgres(request: pytest.FixtureRequest) -> AsyncIterator[FinderH
 
 def build_redis_store(url: str) -> RedisStore:
     # A long timeout: the suites must pass on a busy machine.
-    return RedisStore(url, on_unreadable=ignore, timeout=5.0)
+    return RedisStore(url, trust=build_redis_trust(), on_unreadable=ignore, timeout=5.0)
 
 
 @asynccontextmanager
@@ -199,7 +200,7 @@ def build_full_stack(backend: FakeBackend, clock: FakeClock) -> SessionFinder:
     guarded = Guarded(backend, guard=build_guard(clock))
     return SessionLookup(
         build_memory_store(clock),
-        redis=BatchedCache(RedisTrust(FakeBackend(), store="redis")),
+        redis=BatchedCache(Trusted(FakeBackend(), build_redis_trust())),
         redis_deadline=5.0,
         database=Batched(Metered(guarded, store="backend", observe=ignore)),
         negative_cache=build_negative_cache(clock),
@@ -238,7 +239,7 @@ FINDERS: dict[str, OpenFinder] = {
     **{kind: open_redis(kind) for kind in REDIS_KINDS},
     "redis_sentinel": open_redis_sentinel,
     "redis_cluster": open_redis_cluster,
-    "redis_trust": open_wrapped(lambda s, _: Batched(RedisTrust(s, store="backend"))),
+    "trusted": open_wrapped(lambda s, _: Batched(Trusted(s, build_redis_trust()))),
     "batched": open_wrapped(lambda s, _: Batched(s)),
     "guarded": open_wrapped(lambda s, c: Batched(Guarded(s, guard=build_guard(c)))),
     "metered": open_wrapped(lambda s, _: Batched(Metered(s, store="backend", observe=ignore))),
@@ -292,7 +293,7 @@ CACHES: dict[str, OpenCache] = {
     "memory": open_memory_cache,
     **{kind: open_redis_kind(kind) for kind in REDIS_KINDS},
     "redis_guarded": open_redis_cache(build_guarded_cache),
-    "redis_trust": open_redis_cache(
-        lambda backend, _: BatchedCache(RedisTrust(backend, store="redis"))
+    "redis_trusted": open_redis_cache(
+        lambda backend, _: BatchedCache(Trusted(backend, build_redis_trust()))
     ),
 }

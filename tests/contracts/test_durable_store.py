@@ -695,7 +695,7 @@ async def test_unreadable_row_does_not_block_other_changes(
     assert [s.id for s in await revoke(durable, Condition("ada"))] == [sound.id]
     _, changed = await durable.list_changed_since(position)
     assert [s.id for s in changed] == [sound.id]
-    assert all(broken.id in record.__dict__["error"] for record in caplog.records)
+    assert all(broken.id in record.__dict__["reason"] for record in caplog.records)
     assert "session change skipped" in caplog.messages
 
 

@@ -1,7 +1,6 @@
 """Transitions and the validity rule, in every order of events."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -14,7 +13,6 @@ from sidegate.core.judge import judge, may_be_stale
 from sidegate.core.session import Session
 from sidegate.core.session_type import SessionType
 from sidegate.core.verdict import Allow, Deny, Reason
-from sidegate.stores.codec import encode
 from tests.contracts.values import build_digest, build_rotated_session, build_session
 from tests.support.clock import NOON
 
@@ -152,21 +150,6 @@ def test_valid_until_agrees_with_the_explicit_rules(
 
     assert verdict == judge_step_by_step(session, NOON + elapsed)
     assert isinstance(verdict, Allow) == (NOON + elapsed < session.valid_until)
-
-
-def test_cached_reply_and_verified_by_are_not_part_of_the_value() -> None:
-    session = build_session()
-    original, shown = replace(session), repr(session)
-
-    session.cache_reply("a reply")
-    session.mark_verified("a key ring")
-
-    assert session.verified_by == "a key ring"
-    assert session.cached_reply == "a reply"
-    assert (session, repr(session), encode(session)) == (original, shown, encode(original))
-    assert hash(session) == hash(original)
-    assert {change().cached_reply for change in transitions(session, NOON)} == {None}
-    assert {change().verified_by for change in transitions(session, NOON)} == {None}
 
 
 def test_repr_does_not_contain_digests() -> None:

@@ -147,3 +147,16 @@ def test_ring_without_keys_or_with_equal_ids_raises_value_error() -> None:
         KeyRing([])
     with pytest.raises(ValueError, match="the same id"):
         KeyRing([KEY, TokenKey(7, bytes(32))])
+
+
+def test_derived_key_depends_on_the_purpose_and_the_newest_key() -> None:
+    other = TokenKey(1, bytes(32))
+    keys = [
+        KeyRing(ring).derive_key(purpose)
+        for ring in ([KEY], [KEY, other], [other, KEY])
+        for purpose in (b"cursors", b"other")
+    ]
+    assert keys[:2] == keys[2:4]
+    assert len(set(keys)) == 4
+    assert {len(key) for key in keys} == {32}
+    assert KEY.secret not in keys

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 TARGET_LABELS = {"job", "instance", "namespace", "pod"}
 
 
+# The values of labels that queries select by.
+LABEL_VALUES = {
+    "store": {"memory", "redis", "postgres", "sqlite"},
+    "feed": {"redis", "postgres", "change_poller"},
+    "path": {"fast", "aiohttp"},
+    "result": {"allow", "deny", "unavailable"},
+}
+
+
 def exported_series() -> Mapping[str, set[str]]:
     """Return each series name with its labels. `up` is added by Prometheus."""
     series = {name: set[str]() for name in METRIC_NAMES} | {"up": set[str]()}
@@ -46,4 +55,5 @@ def _record_one_of_each() -> Metrics:
     metrics.count_feed_gap("redis")
     metrics.set_feed_lag("redis", 0.001)
     metrics.watch_breaker("redis", lambda: "closed")
+    metrics.watch_redis_trusted(lambda: True)
     return metrics

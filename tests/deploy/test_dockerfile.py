@@ -53,6 +53,14 @@ def test_both_stages_have_the_same_base_image() -> None:
     assert bases == ["python:3.13-slim"] * 2
 
 
+def test_python_of_the_image_is_a_supported_version() -> None:
+    version = find_argument("FROM").removeprefix("python:").removesuffix("-slim")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    supported = [c.rpartition(" ")[2] for c in project["classifiers"] if ":: Python :: 3." in c]
+
+    assert version in supported
+
+
 def test_user_is_a_number_that_is_not_root() -> None:
     assert find_argument("USER") == "65532:65532"
     after = RUNTIME[RUNTIME.index(("USER", "65532:65532")) :]

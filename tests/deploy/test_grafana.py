@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
-from tests.deploy.exported import TARGET_LABELS, exported_series
+from tests.deploy.exported import LABEL_VALUES, TARGET_LABELS, exported_series
 from tests.deploy.files import DEPLOY, find_metrics, find_selectors, read_document
 from tests.deploy.promtool import run_promtool
 
@@ -66,6 +67,13 @@ def test_query_uses_existing_metrics_and_labels(
     assert set(find_metrics(target["expr"])) <= known.keys(), panel["title"]
     for metric, labels in find_selectors(target["expr"]):
         assert labels <= known[metric] | TARGET_LABELS, panel["title"]
+
+
+@queries
+def test_query_selects_existing_label_values(panel: dict[str, Any], target: dict[str, Any]) -> None:
+    for label, known in LABEL_VALUES.items():
+        selected = re.findall(rf'\b{label}!?="([^"$]*)"', target["expr"])
+        assert set(selected) <= known, panel["title"]
 
 
 @queries

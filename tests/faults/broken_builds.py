@@ -9,10 +9,11 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from sidegate.core.digest import Digest
+from sidegate.core.protocols import Mark
 from sidegate.core.session import Session
 from sidegate.core.verdict import Allow, Unavailable, Verdict
 from sidegate.services.validator import Validator
-from sidegate.stores.client.redis_trust import RedisTrust
+from sidegate.stores.client.redis_trust import RedisTrust, Trusted
 from sidegate.stores.codec import decode
 from sidegate.stores.memory import MemoryStore
 from sidegate.stores.redis.store import RedisStore
@@ -88,27 +89,25 @@ def _cache_decision() -> None:
 
 def _never_trusts_redis() -> None:
     """Redis is never trusted again after it was distrusted once, having served before."""
-    find_many, distrust, trust = RedisTrust.find_many, RedisTrust.distrust, RedisTrust.trust
+    find_many, distrust, confirm = Trusted.find_many, RedisTrust.distrust, RedisTrust.confirm
     used, distrusted_for_good = set[RedisTrust](), set[RedisTrust]()
 
-    async def find_and_record(
-        self: RedisTrust, digests: Sequence[Digest]
-    ) -> Mapping[Digest, Session]:
+    async def find_and_record(self: Trusted, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
         found = await find_many(self, digests)
-        used.add(self)
+        used.add(self._trust)
         return found
 
     def distrust_for_good(self: RedisTrust) -> None:
         distrusted_for_good.update(used & {self})
         distrust(self)
 
-    def trust_unless_distrusted(self: RedisTrust) -> None:
+    def confirm_unless_distrusted(self: RedisTrust, generation: int, *, since: Mark) -> None:
         if self not in distrusted_for_good:
-            trust(self)
+            confirm(self, generation, since=since)
 
-    RedisTrust.find_many = find_and_record  # type: ignore[method-assign]
+    Trusted.find_many = find_and_record  # type: ignore[method-assign]
     RedisTrust.distrust = distrust_for_good  # type: ignore[method-assign]
-    RedisTrust.trust = trust_unless_distrusted  # type: ignore[method-assign]
+    RedisTrust.confirm = confirm_unless_distrusted  # type: ignore[method-assign]
 
 
 BUILDS: Final[Mapping[str, Build]] = MappingProxyType(

@@ -1,5 +1,6 @@
 """Several workers at one address: they share connections, are restarted, and stop together."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -18,8 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from sidegate.runtime.supervisor import build_worker_environment
+from sidegate.runtime.supervisor import Supervisor, Worker, build_worker_environment
 from tests.cli.test_cli import build_environment
+from tests.stores.waiting import wait_until as wait_until_in_loop
 from tests.support.processes import START_TIMEOUT, find_free_port
 from tests.support.sidegate import FAST_PATH
 
@@ -377,3 +379,17 @@ def test_working_directory_is_dropped_from_pythonpath_of_workers(
     monkeypatch.chdir(tmp_path)
     environ = {"PYTHONPATH": search_path.format(cwd=tmp_path), "HOME": "/root"}
     assert build_worker_environment(environ, {}) == {"PYTHONPATH": kept, "HOME": "/root"}
+
+
+async def test_worker_that_the_system_does_not_start_is_one_event_for_each_attempt(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(0, {}, tmp_path / "0.sock")
+    supervisor = Supervisor([worker], {}, [str(tmp_path / "missing")])
+    running = asyncio.create_task(supervisor.run())
+    await wait_until_in_loop(lambda: len(caplog.records) == 2)
+    supervisor.stop()
+    await running
+    assert [(record.msg, vars(record)["reason"]) for record in caplog.records] == [
+        ("worker start failed", "No such file or directory")
+    ] * 2

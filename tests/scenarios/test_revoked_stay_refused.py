@@ -47,7 +47,7 @@ async def build_instance(proxy: TcpProxy, database_url: str) -> BuildInstance:
         async with build_services(settings) as container:
             await poll(container)
             yield container
-            await container.change_poller.redeliver()
+            await container.redelivery.deliver_due()
 
     return open_instance
 
@@ -60,7 +60,7 @@ async def poll(container: Container) -> None:
 async def inspect_without_memory(container: Container, token: Token) -> Allow | Deny | None:
     """Return the verdict of an instance whose memory was cleared."""
     container.memory.clear()
-    verdict = await container.validator.inspect(token.text)
+    verdict = await container.validator.validate(token.text)
     return verdict if isinstance(verdict, Allow | Deny) else None
 
 
@@ -75,7 +75,7 @@ async def revoke(container: Container, issued: Issued) -> None:
 
 async def revoke_unpublished(container: Container, issued: Issued) -> None:
     """Revoke as an instance does that crashes between commit and publish."""
-    condition, now = Condition(session_id=issued.record.session.id), container.context.clock.now()
+    condition, now = Condition(session_id=issued.record.session.id), container.clock.now()
     await container.durable.revoke_where(condition, at=now, by=TESTER, reason="stolen", limit=1)
 
 
@@ -126,9 +126,9 @@ async def test_instance_that_lost_the_feed_distrusts_the_old_generation(
         assert isinstance(await inspect_without_memory(other, issued.token), Allow)
         disconnect(proxy)
         await revoke(container, issued)
-        await container.change_poller.redeliver()
+        await container.redelivery.deliver_due()
         proxy.refuse_new = False
-        other.change_poller.distrust_redis()  # as after the loss of the feed
+        other.redis_trust.distrust()  # as after the loss of the feed
         assert await inspect_without_memory(other, issued.token) == Deny(Reason.REVOKED)
 
 
@@ -140,7 +140,7 @@ async def test_redis_that_rejects_writes_is_distrusted(
         with redis_client.Redis(port=own_redis.port) as raw:
             raw.config_set("maxmemory", 1)
         await revoke(container, issued)
-        await container.change_poller.redeliver()
+        await container.redelivery.deliver_due()
         await poll(other)
         assert await inspect_without_memory(other, issued.token) == Deny(Reason.REVOKED)
 
@@ -168,7 +168,7 @@ async def test_token_rotated_out_during_a_redis_outage_stays_refused(
         assert isinstance(second, Issued)
         third = await container.rotation.refresh(second.token.text, by=TESTER)
         assert isinstance(third, Issued)
-        await container.change_poller.redeliver()
+        await container.redelivery.deliver_due()
         proxy.refuse_new = False
         assert await inspect_without_memory(container, first.token) == Deny(Reason.REUSED)
         await revoke(container, third)

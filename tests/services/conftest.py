@@ -1,4 +1,4 @@
-"""What tests of the verbs share: each durable store in turn, empty."""
+"""What tests of the services share: each durable store in turn, empty; and an instance."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,6 +9,7 @@ from sidegate.core.protocols import DurableStore
 from sidegate.stores.postgres.migrate import migrate_postgres
 from sidegate.stores.postgres.sessions import PostgresSessions
 from sidegate.stores.sqlite.sessions import SqliteSessions
+from tests.services.instance import Instance
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -23,3 +24,18 @@ async def durable(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         store = await PostgresSessions.open(url)
     yield store
     await store.close()
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[SqliteSessions]:
+    store = await SqliteSessions.open(tmp_path / "sidegate.db")
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def instance(database: SqliteSessions) -> Instance:
+    """An instance that has read all changes."""
+    instance = Instance(database)
+    await instance.poller.poll()
+    return instance

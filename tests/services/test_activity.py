@@ -15,14 +15,17 @@ from sidegate.core.lifetimes import Lifetimes
 from sidegate.core.protocols import Touch
 from sidegate.core.session import Session, SessionRecord
 from sidegate.core.session_type import SessionType
+from sidegate.core.token import KeyRing, TokenKey
 from sidegate.core.verdict import Allow, Deny, Reason
 from sidegate.services.activity import ActivityRecorder
+from sidegate.services.rules import Rules, RulesInForce
 from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.contracts.values import build_record, build_session
 from tests.support.clock import NOON, FakeClock
 from tests.support.fakes import FakeBackend
 
 MINUTE = timedelta(minutes=1)
+RING = KeyRing([TokenKey(1, bytes(32))])
 LIFETIMES = MappingProxyType(
     {type_: Lifetimes(timedelta(hours=12), timedelta(minutes=30)) for type_ in SessionType}
 )
@@ -57,7 +60,7 @@ class Instance:
         self.recorder = ActivityRecorder(
             database,
             caches=[self.memory],
-            lifetimes=LIFETIMES,
+            rules=RulesInForce(Rules(ring=RING, lifetimes=LIFETIMES)),
             touch_memory=self.put,
             clock=self.clock,
             count=lambda outcome, count: self.counts.update({outcome: count}),

@@ -9,23 +9,22 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from uuid_utils import uuid7
 
 from sidegate.core.actor import Actor, Change
 from sidegate.core.audit import AuditFilter
 from sidegate.core.errors import ReplayedLogout, StoreUnavailable
-from sidegate.core.lifetimes import DEFAULT_LIFETIMES
 from sidegate.core.logout import Logout
 from sidegate.core.protocols import DurableStore, LogoutTokenStore
 from sidegate.core.session import SessionId
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, TokenKey
 from sidegate.services.backchannel_logout import BackchannelLogout
-from sidegate.services.session_context import SessionContext
+from sidegate.services.rules import Rules
 from sidegate.services.sessions import NewSession, Sessions
 from tests.contracts.values import TESTER, build_record, build_session
 from tests.support.clock import NOON, FakeClock
 from tests.support.databases import Database, PostgresDatabase, SqliteDatabase
+from tests.support.operations import build_operations
 from tests.web.admin.admin_listener import NullEvents
 
 PROVIDER = Actor("provider:idp", "192.0.2.80")
@@ -69,12 +68,10 @@ class Instance:
     @classmethod
     def on(cls, durable: DurableStore, logout_tokens: LogoutTokenStore) -> "Instance":
         store, tokens = FailingStore(durable), FailingStore(logout_tokens)
-        clock, events = FakeClock(), NullEvents()
-        ring = KeyRing([TokenKey(1, bytes(32))])
-        context = SessionContext(
-            cast("DurableStore", store), [], events, ring, DEFAULT_LIFETIMES, clock, events
-        )
-        sessions = Sessions(context, new_id=lambda: SessionId(str(uuid7())))
+        clock, rules = FakeClock(), Rules(ring=KeyRing([TokenKey(1, bytes(32))]))
+        sessions = build_operations(
+            cast("DurableStore", store), rules, clock=clock, events=NullEvents()
+        ).sessions
         logouts = BackchannelLogout(cast("LogoutTokenStore", tokens), sessions, clock=clock)
         return cls(store, tokens, sessions, logouts)
 

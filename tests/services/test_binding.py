@@ -3,30 +3,26 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from uuid_utils import uuid7
 
 from sidegate.core.binding import BindingPolicy, PrefixLengths, Signal, Signals, bind
 from sidegate.core.condition import Condition
 from sidegate.core.errors import StoreUnavailable
-from sidegate.core.lifetimes import DEFAULT_LIFETIMES
-from sidegate.core.session import Session, SessionId
+from sidegate.core.session import Session
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, TokenKey
 from sidegate.core.verdict import Allow, Deny, Reason
 from sidegate.services.binding import BackgroundRevoker, ClientBinding
-from sidegate.services.publisher import NullFeed
-from sidegate.services.session_context import SessionContext
-from sidegate.services.sessions import NewSession, Sessions
-from sidegate.services.validator import Validator
+from sidegate.services.rules import Rules, RulesInForce
+from sidegate.services.sessions import NewSession
 from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.contracts.values import TESTER, build_record, build_session, build_session_id
 from tests.support.clock import FakeClock
-from tests.support.fakes import FakeBackend, FakeLookup
+from tests.support.fakes import raise_on_revocation
+from tests.support.operations import build_operations
 
 RING = KeyRing([TokenKey(1, bytes(range(32)))])
 TOKEN = RING.mint(SessionType.WEB)
@@ -80,18 +76,9 @@ class Deployment:
     ) -> None:
         self.database = database
         self.events = CountedEvents()
-        self.sessions = Sessions(
-            SessionContext(
-                database,
-                caches=[],
-                feed=NullFeed(),
-                ring=RING,
-                lifetimes=DEFAULT_LIFETIMES,
-                clock=FakeClock(),
-                events=self.events,
-            ),
-            new_id=lambda: SessionId(str(uuid7())),
-        )
+        self.sessions = build_operations(
+            database, Rules(ring=RING), clock=FakeClock(), events=self.events
+        ).sessions
         self.revoker = BackgroundRevoker(
             self.sessions, events=self.events, max_waiting=max_waiting, timeout=timeout
         )
@@ -236,43 +223,45 @@ def test_strictest_policy_of_the_mismatched_signals_applies(
     session_id, revoked = build_session_id(), list[Session]()
     bound_signals = bind(session_id, Signals(ip="192.0.2.7", header="7"), PrefixLengths())
     session = build_session(id=session_id, binding=bound_signals)
-    binding = ClientBinding(
-        policies, prefix_lengths=PrefixLengths(), events=CountedEvents(), revoke=revoked.append
-    )
+    rules = RulesInForce(Rules(ring=RING, binding_policies=policies))
+    binding = ClientBinding(rules, events=CountedEvents(), revoke=revoked.append)
 
-    mismatched = binding.mismatched(session, Signals())
+    mismatched = binding.mismatched(session, Signals(), watched=rules.current.watched_signals)
 
     assert binding.apply_policy(session, mismatched) == (verdict or Allow(session))
     assert (revoked == [session]) == revoke_called
 
 
-async def test_denied_client_records_no_activity() -> None:
-    allowed_sessions: list[tuple[Session, datetime]] = []
-    session = build_session(digest=TOKEN.digest())
-    validator = Validator(
-        FakeLookup(FakeBackend(session)),
-        ring=RING,
-        clock=FakeClock(),
-        deadline=60,
-        on_allowed=lambda session, at: allowed_sessions.append((session, at)),
-    )
-
-    refused = await validator.validate(TOKEN.text, extra_check=lambda _: Deny(Reason.BINDING))
-    allowed = await validator.validate(TOKEN.text, extra_check=Allow)
-
-    assert (refused, allowed) == (Deny(Reason.BINDING), Allow(session))
-    assert len(allowed_sessions) == 1
+def bind_client() -> Session:
+    """Return a session that is bound to an address and a header."""
+    session_id, signals = build_session_id(), Signals(ip="192.0.2.7", header="7")
+    return build_session(id=session_id, binding=bind(session_id, signals, PrefixLengths()))
 
 
-async def test_extra_check_applies_to_valid_sessions_only() -> None:
-    tombstone = build_session(digest=TOKEN.digest()).revoked(FakeClock().now())
-    validator = Validator(
-        FakeLookup(FakeBackend(tombstone)), ring=RING, clock=FakeClock(), deadline=60
-    )
+def test_signal_that_a_request_from_before_a_reload_lacks_is_no_mismatch() -> None:
+    session, revoked, events = bind_client(), list[Session](), CountedEvents()
+    rules = RulesInForce(Rules(ring=RING, binding_policies={Signal.HEADER: BindingPolicy.LOG}))
+    binding = ClientBinding(rules, events=events, revoke=revoked.append)
+    watched = rules.current.watched_signals
 
-    verdict = await validator.validate(TOKEN.text, extra_check=lambda _: Deny(Reason.BINDING))
+    rules.current = Rules(ring=RING, binding_policies=dict.fromkeys(Signal, BindingPolicy.REVOKE))
+    mismatched = binding.mismatched(session, Signals(header="7"), watched=watched)
 
-    assert verdict == Deny(Reason.REVOKED)
+    assert binding.apply_policy(session, mismatched) == Allow(session)
+    assert (revoked, events) == ([], {})
+
+
+def test_mismatch_of_a_signal_that_is_switched_off_is_not_counted() -> None:
+    session, events = bind_client(), CountedEvents()
+    rules = RulesInForce(Rules(ring=RING, binding_policies={Signal.IP: BindingPolicy.REVOKE}))
+    binding = ClientBinding(rules, events=events, revoke=raise_on_revocation)
+    mismatched = binding.mismatched(session, Signals(), watched=rules.current.watched_signals)
+    assert mismatched == (Signal.IP,)
+
+    rules.current = Rules(ring=RING, binding_policies={Signal.IP: BindingPolicy.OFF})
+
+    assert binding.apply_policy(session, mismatched) == Allow(session)
+    assert events == {}
 
 
 async def test_session_with_a_malformed_binding_is_not_created(deployment: Deployment) -> None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from sidegate.core.errors import StoreUnavailable
-from sidegate.core.protocols import DurableStore
+from sidegate.core.protocols import Purger
 from sidegate.services.cleanup import CleanupJob
 from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.contracts.values import build_record, build_session
@@ -15,7 +15,7 @@ from tests.support.clock import FakeClock
 DAY = timedelta(days=1)
 
 
-def build_job(durable: DurableStore, counts: Counter[str], *, batch: int = 10) -> CleanupJob:
+def build_job(durable: Purger, counts: Counter[str], *, batch: int = 10) -> CleanupJob:
     return CleanupJob(
         durable,
         retention=DAY,
@@ -47,7 +47,7 @@ class Backlog:
 
 async def test_failed_batch_is_retried_at_the_next_run() -> None:
     backlog, counts = Backlog(old=25), Counter[str]()
-    job = build_job(backlog, counts)  # type: ignore[arg-type]  # has the method that is used
+    job = build_job(backlog, counts)
     running = asyncio.create_task(job.run(interval=0.001))
     await backlog.emptied.wait()
     await asyncio.sleep(0)
@@ -75,7 +75,7 @@ async def test_batch_that_times_out_counts_as_failed() -> None:
 
     failed = asyncio.Event()
     job = CleanupJob(
-        Locked(),  # type: ignore[arg-type]  # has the method that is used
+        Locked(),
         retention=DAY,
         batch=10,
         clock=FakeClock(),

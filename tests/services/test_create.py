@@ -4,21 +4,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pytest
-from uuid_utils import uuid7
 
 from sidegate.core.errors import LimitReached
 from sidegate.core.idempotency import Idempotency
-from sidegate.core.lifetimes import DEFAULT_LIFETIMES
 from sidegate.core.limits import AtLimit, Limit
 from sidegate.core.protocols import DurableStore
 from sidegate.core.session import Session, SessionId
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, TokenKey
-from sidegate.services.session_context import SessionContext
+from sidegate.services.rules import Rules
 from sidegate.services.sessions import NewSession, Sessions
 from tests.contracts.values import TESTER
 from tests.support.clock import FakeClock
 from tests.support.fakes import FakeBackend
+from tests.support.operations import build_operations
 
 OLD, NEW = TokenKey(1, bytes(32)), TokenKey(2, bytes(range(32)))
 ADA = NewSession("ada", TESTER)
@@ -36,19 +35,15 @@ class Deployment:
     counted: list[tuple[str, SessionId]] = field(default_factory=list)
 
     def sessions(self, *keys: TokenKey, limit: Limit | None = None) -> Sessions:
-        return Sessions(
-            SessionContext(
-                self.durable,
-                caches=[self.memory],
-                feed=self,
-                ring=KeyRing(keys or [OLD]),
-                lifetimes=DEFAULT_LIFETIMES,
-                clock=self.clock,
-                events=self,
-                limits={} if limit is None else {SessionType.WEB: limit},
-            ),
-            new_id=lambda: SessionId(str(uuid7())),
-        )
+        limits = {} if limit is None else {SessionType.WEB: limit}
+        return build_operations(
+            self.durable,
+            Rules(ring=KeyRing(keys or [OLD]), limits=limits),
+            clock=self.clock,
+            events=self,
+            caches=[self.memory],
+            feed=self,
+        ).sessions
 
     async def publish(self, sessions: Iterable[Session]) -> None:
         self.published.extend(sessions)

@@ -8,30 +8,27 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from uuid_utils import uuid7
 
 from sidegate.core.actor import Actor
 from sidegate.core.audit import Action, AuditFilter
 from sidegate.core.condition import Condition
 from sidegate.core.errors import RevocationPending, SessionEnded, StoreUnavailable
 from sidegate.core.idempotency import Idempotency
-from sidegate.core.lifetimes import DEFAULT_LIFETIMES
 from sidegate.core.pending_revocation import PendingRevocation
 from sidegate.core.session import Session, SessionId
 from sidegate.core.session_state import SessionState
 from sidegate.core.token import KeyRing, TokenKey
 from sidegate.core.verdict import Deny, Reason
 from sidegate.services.pending_revocations import PendingRevocations
-from sidegate.services.publisher import NullFeed
-from sidegate.services.rotation import Rotation
-from sidegate.services.session_context import SessionContext
-from sidegate.services.sessions import Issued, NewSession, Sessions
+from sidegate.services.rules import Rules
+from sidegate.services.sessions import Issued, NewSession
 from sidegate.stores.memory import MemoryStore
 from sidegate.stores.sqlite.audit import SqliteAudit
 from sidegate.stores.sqlite.database import SqliteDatabase
 from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.stores.waiting import wait_until
 from tests.support.clock import FakeClock
+from tests.support.operations import build_operations
 
 SUPPORT = Actor("key:support", "192.0.2.7")
 ADA = NewSession("ada", SUPPORT)
@@ -121,18 +118,14 @@ class Instance:
             clock=clock,
             apply_pending=self.pending.apply,
         )
-        context = SessionContext(
+        self.sessions, self.rotation, _ = build_operations(
             self.deployment.database,
-            [self.memory],
-            NullFeed(),
-            KeyRing([TokenKey.generate()]),
-            DEFAULT_LIFETIMES,
-            clock,
-            self,
+            Rules(ring=KeyRing([TokenKey.generate()])),
+            clock=clock,
+            events=self,
+            caches=[self.memory],
             pending=self.pending,
         )
-        self.sessions = Sessions(context, new_id=lambda: SessionId(str(uuid7())))
-        self.rotation = Rotation(context)
 
     def created(self, session: Session) -> None: ...
 

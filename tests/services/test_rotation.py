@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -19,11 +19,12 @@ from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, Token, TokenKey
 from sidegate.core.verdict import Allow, Deny, Reason
 from sidegate.services.rotation import Rotation
-from sidegate.services.session_context import SessionContext
+from sidegate.services.rules import Rules
 from sidegate.services.sessions import Issued
 from tests.contracts.values import TESTER, build_record, build_session
 from tests.support.clock import FakeClock
 from tests.support.fakes import FakeBackend
+from tests.support.operations import build_operations
 
 GRACE = DEFAULT_LIFETIMES[SessionType.WEB].grace
 TICK = timedelta(microseconds=1)
@@ -43,18 +44,14 @@ class Deployment:
     limits: dict[SessionType, Limit] = field(default_factory=dict)
 
     def instance(self, ring: KeyRing | None = None) -> Rotation:
-        return Rotation(
-            SessionContext(
-                self.durable,
-                caches=[self.memory],
-                feed=self,
-                ring=ring or self.ring,
-                lifetimes=DEFAULT_LIFETIMES,
-                clock=self.clock,
-                events=self,
-                limits=self.limits,
-            ),
-        )
+        return build_operations(
+            self.durable,
+            Rules(ring=ring or self.ring, limits=self.limits),
+            clock=self.clock,
+            events=self,
+            caches=[self.memory],
+            feed=self,
+        ).rotation
 
     async def publish(self, sessions: Iterable[Session]) -> None:
         self.published.extend(sessions)
@@ -98,6 +95,26 @@ async def test_refresh_issues_another_token_for_the_same_session(deployment: Dep
     assert issued.record.session.id == session.id
     assert issued.record.details.refresh_count == 1
     assert isinstance(await deployment.verdict(issued.token), Allow)
+
+
+async def test_refresh_keeps_the_rules_of_its_start_through_a_reload(
+    deployment: Deployment,
+) -> None:
+    class ReloadingClock(FakeClock):
+        def now(self) -> datetime:
+            operations.rules.current = Rules(ring=KeyRing([TokenKey(3, bytes(32))]))
+            return super().now()
+
+    rules = Rules(ring=deployment.ring)
+    operations = build_operations(
+        deployment.durable, rules, clock=ReloadingClock(), events=deployment
+    )
+    token, _ = await deployment.create()
+
+    issued = await refresh(operations.rotation, token)
+
+    assert operations.rules.current is not rules
+    assert isinstance(deployment.ring.parse(issued.token.text), Token)
 
 
 async def test_old_token_is_allowed_until_the_grace_ends(deployment: Deployment) -> None:

@@ -5,14 +5,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
+from math import inf
 
 import pytest
 
 from sidegate.core.digest import Digest
+from sidegate.core.memory_entry import MemoryEntry
 from sidegate.core.session import Session
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, Token, TokenKey, TokenText, parse_token_text
 from sidegate.core.verdict import Allow, Deny, Reason, Unavailable
+from sidegate.services.rules import Rules, RulesInForce
 from sidegate.services.validator import Validator
 from tests.contracts.values import build_digest, build_session, build_tombstone
 from tests.support.clock import NOON, FakeClock
@@ -20,6 +23,7 @@ from tests.support.fakes import FakeBackend, FakeLookup
 
 KEY = TokenKey(1, bytes(range(32)))
 RING = KeyRing([KEY])
+RULES = RulesInForce(Rules(ring=RING))
 TOKEN = RING.mint(SessionType.WEB)
 LONG_DEADLINE = 3600.0
 AN_HOUR_AGO = NOON - timedelta(hours=1)
@@ -28,7 +32,9 @@ AN_HOUR_AGO = NOON - timedelta(hours=1)
 def build_validator(
     backend: FakeBackend, clock: FakeClock | None = None, *, deadline: float = LONG_DEADLINE
 ) -> Validator:
-    return Validator(FakeLookup(backend), ring=RING, clock=clock or FakeClock(), deadline=deadline)
+    return Validator(
+        FakeLookup(backend), rules=RULES, clock=clock or FakeClock(), deadline=deadline
+    )
 
 
 async def test_active_session_is_allowed() -> None:
@@ -102,19 +108,24 @@ async def test_malformed_or_forged_token_causes_no_lookup(text: str, reason: Rea
     assert backend.lookups == []
 
 
+def unwrap(found: MemoryEntry | Deny | None) -> Session | Deny | None:
+    """Return the session of an entry."""
+    return found.session if isinstance(found, MemoryEntry) else found
+
+
 def check_memory(session: Session | None, clock: FakeClock | None = None) -> Session | Deny | None:
     """Check TOKEN against a memory that holds this session; no other store has any."""
     validator = Validator(
         FakeLookup(
             FakeBackend(), memory=lambda digest: session if digest == TOKEN.digest() else None
         ),
-        ring=RING,
+        rules=RULES,
         clock=FakeClock(),
         deadline=LONG_DEADLINE,
     )
     token_text = parse_token_text(TOKEN.text)
     assert token_text is not None
-    return validator.check_memory(token_text, (clock or FakeClock()).now())
+    return unwrap(validator.check_memory(token_text, (clock or FakeClock()).now()))
 
 
 def test_valid_copy_in_memory_is_returned() -> None:
@@ -142,24 +153,21 @@ def test_copy_in_memory_that_may_be_stale_is_not_decided() -> None:
 
 
 def check_memory_under(
-    ring: KeyRing, session: Session, token: Token = TOKEN
+    ring: KeyRing, session: Session, *, token: Token = TOKEN, lookup: FakeLookup | None = None
 ) -> Session | Deny | None:
     """Check a token under `ring`, with `session` in memory for any digest."""
-    validator = Validator(
-        FakeLookup(FakeBackend(), memory=lambda _: session),
-        ring=ring,
-        clock=FakeClock(),
-        deadline=LONG_DEADLINE,
-    )
+    lookup = lookup or FakeLookup(FakeBackend(), memory=lambda _: session)
+    rules = RulesInForce(Rules(ring=ring))
+    validator = Validator(lookup, rules=rules, clock=FakeClock(), deadline=LONG_DEADLINE)
     token_text = parse_token_text(token.text)
     assert token_text is not None
-    return validator.check_memory(token_text, NOON)
+    return unwrap(validator.check_memory(token_text, NOON))
 
 
 def test_forged_token_is_denied_despite_a_copy_in_memory() -> None:
     forged = KeyRing([TokenKey(1, bytes(32))]).mint(SessionType.WEB)
 
-    assert check_memory_under(RING, build_session(digest=forged.digest()), forged) == Deny(
+    assert check_memory_under(RING, build_session(digest=forged.digest()), token=forged) == Deny(
         Reason.FORGED
     )
 
@@ -182,29 +190,33 @@ def test_tag_is_verified_once_for_each_copy() -> None:
             return super().has_valid_tag(token_text)
 
     ring = CountingKeyRing([KEY])
-    session = build_session(digest=TOKEN.digest())
+    copies = [build_session(digest=TOKEN.digest())]
+    lookup = FakeLookup(FakeBackend(), memory=lambda _: copies[-1])
     for _ in range(3):
-        assert check_memory_under(ring, session) is session
+        assert check_memory_under(ring, copies[0], lookup=lookup) is copies[0]
     assert len(verified) == 1
-    check_memory_under(ring, replace(session))
+    copies.append(replace(copies[0]))
+    check_memory_under(ring, copies[1], lookup=lookup)
     assert len(verified) == 2
 
 
-def prefetch_copy(
-    copy: Session | None, *, budget: float | None = None
+def prefetch_entry(
+    entry: MemoryEntry | None, *, budget: float | None = None
 ) -> tuple[Session | Deny | None, float]:
-    """Prefetch TOKEN's session as `copy`. Return the result and the timeout used."""
-    received: list[Session | None] = []
+    """Prefetch TOKEN's session as `entry`. Return the result and the timeout used."""
+    received: list[MemoryEntry | None] = []
     calls: list[tuple[Digest, float]] = []
 
-    def prefetch(digest: Digest, on_done: Callable[[Session | None], None], timeout: float) -> bool:
+    def prefetch(
+        digest: Digest, on_done: Callable[[MemoryEntry | None], None], timeout: float
+    ) -> bool:
         calls.append((digest, timeout))
-        on_done(copy)
+        on_done(entry)
         return True
 
     validator = Validator(
         FakeLookup(FakeBackend(), prefetch=prefetch),
-        ring=RING,
+        rules=RULES,
         clock=FakeClock(),
         deadline=LONG_DEADLINE,
     )
@@ -212,28 +224,44 @@ def prefetch_copy(
     assert token_text is not None
     assert validator.prefetch(token_text, received.append, budget=budget)
     ((digest, timeout),) = calls
-    assert (received, digest) == ([copy], TOKEN.digest())
-    return validator.judge_prefetched(copy, NOON), timeout
+    assert (received, digest) == ([entry], TOKEN.digest())
+    return unwrap(validator.judge_prefetched(entry, NOON)), timeout
 
 
-def test_valid_prefetched_copy_is_returned_and_marked_as_verified() -> None:
-    session = build_session(digest=TOKEN.digest())
+def prefetch_copy(session: Session) -> Session | Deny | None:
+    return prefetch_entry(MemoryEntry(session, inf))[0]
 
-    assert prefetch_copy(session)[0] is session
-    assert session.verified_by is RING
+
+def test_valid_prefetched_copy_is_returned() -> None:
+    entry = MemoryEntry(build_session(digest=TOKEN.digest()), inf)
+
+    assert prefetch_entry(entry)[0] is entry.session
+
+
+def test_token_whose_key_is_removed_during_the_prefetch_is_forged_from_then_on() -> None:
+    rules, other = RulesInForce(Rules(ring=RING)), KeyRing([TokenKey(2, bytes(32))])
+    session, token_text = build_session(digest=TOKEN.digest()), parse_token_text(TOKEN.text)
+    lookup = FakeLookup(FakeBackend(), memory=lambda _: session)
+    validator = Validator(lookup, rules=rules, clock=FakeClock(), deadline=LONG_DEADLINE)
+    assert token_text is not None
+
+    rules.current = Rules(ring=other)
+    validator.judge_prefetched(lookup.peek(session.digest), NOON)
+
+    assert validator.check_memory(token_text, NOON) == Deny(Reason.FORGED)
 
 
 def test_prefetched_final_end_is_denied() -> None:
-    assert prefetch_copy(build_tombstone(digest=TOKEN.digest()))[0] == Deny(Reason.REVOKED)
+    assert prefetch_copy(build_tombstone(digest=TOKEN.digest())) == Deny(Reason.REVOKED)
 
 
 def test_prefetched_copy_that_may_be_stale_is_not_decided() -> None:
-    assert prefetch_copy(build_session(digest=TOKEN.digest(), at=AN_HOUR_AGO))[0] is None
-    assert prefetch_copy(build_session(digest=TOKEN.digest(), expires_at=NOON))[0] is None
+    assert prefetch_copy(build_session(digest=TOKEN.digest(), at=AN_HOUR_AGO)) is None
+    assert prefetch_copy(build_session(digest=TOKEN.digest(), expires_at=NOON)) is None
 
 
 def test_prefetch_without_a_copy_decides_nothing() -> None:
-    assert prefetch_copy(None)[0] is None
+    assert prefetch_entry(None)[0] is None
 
 
 @pytest.mark.parametrize(
@@ -243,7 +271,7 @@ def test_prefetch_without_a_copy_decides_nothing() -> None:
 def test_prefetch_timeout_is_within_budget_and_deadline(
     budget: float | None, timeout: float
 ) -> None:
-    assert prefetch_copy(None, budget=budget)[1] == timeout
+    assert prefetch_entry(None, budget=budget)[1] == timeout
 
 
 def test_prefetch_without_a_remote_cache_returns_false() -> None:
@@ -258,7 +286,7 @@ async def test_after_a_prefetch_redis_is_skipped() -> None:
     session, finder = build_session(digest=TOKEN.digest()), FakeBackend()
     validator = Validator(
         FakeLookup(finder, after_prefetch=FakeBackend(session)),
-        ring=RING,
+        rules=RULES,
         clock=FakeClock(),
         deadline=LONG_DEADLINE,
     )

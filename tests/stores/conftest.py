@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from sidegate.stores.redis.store import RedisStore
 from tests.stores.sql.tcp_proxy import TcpProxy
 from tests.support.processes import Server
+from tests.support.redis_trust import build_redis_trust
 
 RawClient = Redis  # generic in other versions' stubs
 
@@ -29,7 +30,7 @@ def build_redis_store(url: str, unreadable: Counter[str], *, timeout: float = 5.
     def count(store: str) -> None:
         unreadable[store] += 1
 
-    return RedisStore(url, on_unreadable=count, timeout=timeout)
+    return RedisStore(url, trust=build_redis_trust(), on_unreadable=count, timeout=timeout)
 
 
 @pytest.fixture

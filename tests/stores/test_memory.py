@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidegate.core.digest import Digest
-from sidegate.core.session import Session
+from sidegate.core.session import Session, SessionId
 from sidegate.stores.memory import MemoryStore, estimate_size
 from tests.contracts.values import build_digest, build_session, build_tombstone
 from tests.support.clock import NOON, FakeClock
@@ -143,13 +143,48 @@ async def test_every_lookup_is_counted_once() -> None:
 
 def test_equal_session_does_not_discard_the_cached_reply() -> None:
     store = build_store()
-    first = store.put_nowait(build_session())
-    first.cache_reply("a reply")
-    again = store.put_nowait(replace(first))
-    assert again is store.get_nowait(first.digest) is first
-    touched = store.put_nowait(first.touched(NOON + SECOND))
-    assert store.get_nowait(first.digest) is touched
+    first = store.put_entry(build_session())
+    first.cached_reply = "a reply"
+    again = store.put_entry(replace(first.session))
+    assert again is store.get_entry(first.session.digest) is first
+    touched = store.put_entry(first.session.touched(NOON + SECOND))
+    assert store.get_entry(first.session.digest) is touched
     assert touched.cached_reply is None
+
+
+def test_touch_discards_the_cached_reply() -> None:
+    store = build_store()
+    first = store.put_entry(build_session())
+    first.cached_reply, first.verified_by = "a reply", "a key ring"
+    store.touch(first.session.touched(NOON + SECOND))
+    touched = store.get_entry(first.session.digest)
+    assert touched is not None
+    assert (touched.cached_reply, touched.verified_by) == (None, None)
+    assert touched.fresh_until == first.fresh_until
+
+
+def test_entry_with_a_pending_revocation_has_no_cached_reply() -> None:
+    pending = set[SessionId]()
+
+    def revoke_if_pending(session: Session) -> Session:
+        return session.revoked(NOON) if session.id in pending else session
+
+    store = MemoryStore(
+        max_sessions=9,
+        max_bytes=2**20,
+        max_age=5,
+        clock=FakeClock(),
+        apply_pending=revoke_if_pending,
+    )
+    first = store.put_entry(build_session())
+    first.cached_reply = "a reply"
+    pending.add(first.session.id)
+    revoked = store.get_entry(first.session.digest)
+    assert revoked is not None
+    assert revoked.session.revoked_at == NOON
+    assert revoked.cached_reply is None
+    pending.clear()
+    assert store.get_entry(first.session.digest) is first
 
 
 # --- Time to live
@@ -216,15 +251,19 @@ def test_put_of_an_equal_session_renews_the_time_to_live() -> None:
     assert store.get_nowait(session.digest) == session
 
 
-def test_put_of_a_staler_session_does_not_renew_the_time_to_live() -> None:
+@pytest.mark.parametrize("renewed", [True, False], ids=["activity_only", "older_version"])
+def test_put_of_a_staler_session_renews_the_time_to_live_of_the_same_version(
+    renewed: bool,
+) -> None:
     clock = FakeClock()
     store = build_store(clock)
     session = build_session()
-    touched = store.put_nowait(session.touched(NOON + SECOND))
+    newer = session.touched(NOON + SECOND)
+    kept = store.put_nowait(newer if renewed else newer.extended(NOON + timedelta(days=1), NOON))
     clock.advance(MAX_AGE - 1)
-    assert store.put_nowait(session) == touched
+    assert store.put_nowait(session) == kept
     clock.advance(1)
-    assert store.get_nowait(session.digest) is None
+    assert store.get_nowait(session.digest) == (kept if renewed else None)
 
 
 def test_expired_tombstone_is_not_replaced_by_a_staler_session() -> None:
@@ -275,6 +314,9 @@ class Model:
     def put_nowait(self, session: Session) -> Session:
         kept = self._find(session.digest)
         if kept and kept[0].freshness > session.freshness:
+            if (kept[0].version, kept[0].revoked_at) == (session.version, session.revoked_at):
+                renewed = kept[0], self._clock.monotonic() + MAX_AGE
+                self.entries = [renewed if each is kept else each for each in self.entries]
             return kept[0]
         self._append((session, self._clock.monotonic() + MAX_AGE))
         self.entries = self.entries[-self._max_sessions :]

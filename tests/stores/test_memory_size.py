@@ -13,6 +13,7 @@ from sidegate.core.session import Session
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import Token
 from sidegate.services.binding import ClientBinding
+from sidegate.services.rules import Rules, RulesInForce
 from sidegate.settings.sections import MemorySection
 from sidegate.stores.codec import decode, encode
 from sidegate.stores.memory import MemoryStore, estimate_size
@@ -23,7 +24,14 @@ from tests.contracts.values import build_session
 from tests.support.clock import FakeClock
 from tests.support.fakes import raise_on_revocation
 from tests.web.fake_transport import FakeTransport
-from tests.web.gate.gate_harness import RING, GateHarness, bearer, build_gate, build_request
+from tests.web.gate.gate_harness import (
+    RING,
+    GateHarness,
+    bearer,
+    build_gate,
+    build_redis_lookup,
+    build_request,
+)
 
 TOLERANCE: Final = 0.2
 MEASURED: Final = 500
@@ -135,18 +143,16 @@ class MemoryGate:
             clock=FakeClock(),
         )
         self.memory.set_reply_headers(names.all_names())
+        rules = Rules(ring=RING, binding_policies=dict.fromkeys(Signal, BindingPolicy.LOG))
         binding = ClientBinding(
-            dict.fromkeys(Signal, BindingPolicy.LOG),
-            prefix_lengths=PrefixLengths(),
-            events=NullEvents(),
-            revoke=raise_on_revocation,
+            RulesInForce(rules), events=NullEvents(), revoke=raise_on_revocation
         )
         policy = GatewayPolicy(
-            identity=names, signals=SignalSources(binding.watched_signals, b"x-device")
+            identity=names, signals=SignalSources(rules.watched_signals, b"x-device")
         )
-        gate = build_gate(
-            GateHarness(), memory=self.memory.get_nowait, policy=policy, binding=binding
-        )
+        self._harness = harness = GateHarness()
+        lookup = build_redis_lookup(harness.backend, harness.clock, memory=self.memory)
+        gate = build_gate(harness, lookup=lookup, policy=policy, binding=binding)
         self._transport = FakeTransport(gate.listener)
 
     def serve(self, sessions: Sequence[StoredSession]) -> None:
@@ -156,6 +162,7 @@ class MemoryGate:
             self._transport.feed(each.request)
             assert self._transport.sent.startswith(b"HTTP/1.1 200 OK")
             self._transport.sent = b""
+        self._harness.allowed.clear()
 
 
 @pytest.mark.parametrize(

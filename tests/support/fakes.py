@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
+from sidegate.core.memory_entry import MemoryEntry
 from sidegate.core.protocols import SessionFinder
 from sidegate.core.session import Session
 
@@ -53,7 +55,8 @@ def raise_on_revocation(session: Session) -> None:
 class FakeLookup:
     """A lookup whose parts a test provides: `finder` for `find`, others for memory and prefetch.
 
-    `after_prefetch` is for `find(skip_redis=True)`; None: `finder`.
+    `after_prefetch` is for `find(skip_redis=True)`; None: `finder`. `entries` are kept as long as
+    `memory` returns the same session.
     """
 
     def __init__(
@@ -61,18 +64,28 @@ class FakeLookup:
         finder: SessionFinder,
         *,
         memory: Callable[[Digest], Session | None] = lambda _: None,
-        prefetch: Callable[[Digest, Callable[[Session | None], None], float], bool] = (
+        prefetch: Callable[[Digest, Callable[[MemoryEntry | None], None], float], bool] = (
             lambda _, __, ___: False
         ),
         after_prefetch: SessionFinder | None = None,
     ) -> None:
-        self.peek = memory
+        self.entries: dict[Digest, MemoryEntry] = {}
+        self._memory = memory
         self._finder = finder
         self._prefetch = prefetch
         self._after_prefetch = after_prefetch or finder
 
+    def peek(self, digest: Digest) -> MemoryEntry | None:
+        session = self._memory(digest)
+        if session is None:
+            return None
+        entry = self.entries.get(digest)
+        if entry is None or entry.session is not session:
+            entry = self.entries[digest] = MemoryEntry(session, inf)
+        return entry
+
     def prefetch(
-        self, digest: Digest, on_done: Callable[[Session | None], None], *, timeout: float
+        self, digest: Digest, on_done: Callable[[MemoryEntry | None], None], *, timeout: float
     ) -> bool:
         return self._prefetch(digest, on_done, timeout)
 

@@ -90,14 +90,32 @@ def _make_accessible(path: Path) -> Path:
     """Return the path, or a copy that the child user can read (a venv may be below /root)."""
     if child_user() is None or all(parent.stat().st_mode & 0o001 for parent in path.parents):
         return path
+    if path.is_relative_to(SITE_PACKAGES):
+        program = path.relative_to(SITE_PACKAGES)
+        return _copy_package(program.parts[0]) / program
+    home = _make_home()
+    if path.is_dir():
+        shutil.copytree(path, home / path.name, symlinks=True)
+    else:
+        shutil.copy2(path, home / path.name)
+    return home / path.name
+
+
+@functools.cache
+def _copy_package(name: str) -> Path:
+    """Copy an installed package, and the libraries that its wheel put beside it."""
+    home = _make_home()
+    for folder in (name, f"{name}.libs"):
+        if (SITE_PACKAGES / folder).exists():
+            shutil.copytree(SITE_PACKAGES / folder, home / folder, symlinks=True)
+    return home
+
+
+def _make_home() -> Path:
+    """Return a directory that is removed when the tests end."""
     home = make_directory()
     atexit.register(shutil.rmtree, home, ignore_errors=True)
-    copy = home / path.name
-    if path.is_dir():
-        shutil.copytree(path, copy, symlinks=True)
-    else:
-        shutil.copy2(path, copy)
-    return copy
+    return home
 
 
 def find_free_port(*also_above: int) -> int:

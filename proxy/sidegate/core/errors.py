@@ -89,7 +89,7 @@ class BadLogoutToken(SidegateError):
 
 
 class ReplayedLogout(BadLogoutToken):
-    """A logout token was processed before; the repetition may come from a thief."""
+    """A logout token was processed before; the repetition may be a replay attack."""
 
     def __init__(self) -> None:
         super().__init__("it was processed before")

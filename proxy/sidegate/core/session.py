@@ -47,8 +47,6 @@ class Session:
     version: int = 1
     binding: Binding = UNBOUND
     valid_until: datetime = field(init=False, repr=False, compare=False)
-    cached_reply: object = field(default=None, init=False, repr=False, compare=False)
-    verified_by: object = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "valid_until", self._compute_valid_until())
@@ -62,20 +60,6 @@ class Session:
     def idle_at(self) -> datetime | None:
         """The idle deadline, or None without an idle timeout."""
         return None if self.idle_timeout is None else self.last_seen_at + self.idle_timeout
-
-    def cache_reply(self, reply: object) -> None:
-        """Attach a reply derived from this copy, for reuse.
-
-        It is not part of the value: not compared, stored, or copied by a transition.
-        """
-        object.__setattr__(self, "cached_reply", reply)
-
-    def mark_verified(self, by: object) -> None:
-        """Record the key ring that verified this copy's token, so that it is verified only once.
-
-        It is not part of the value: not compared, stored, or copied by a transition.
-        """
-        object.__setattr__(self, "verified_by", by)
 
     def has_ended(self, at: datetime) -> bool:
         """Return whether the session has ended, as opposed to one of its tokens only."""

@@ -105,6 +105,10 @@ class KeyRing:
         """Mint a new token. `random(n)` returns n random bytes; it is replaced in tests only."""
         return self._build_token(self._newest.id, type_, random(_RANDOM))
 
+    def derive_key(self, purpose: bytes) -> bytes:
+        """Return 32 secret bytes for `purpose`, the same wherever the newest key is the same."""
+        return blake2s(purpose, key=self._newest.secret).digest()
+
     def derive_successors(self, token: Token, nonce: bytes) -> Iterator[Token]:
         """Yield the possible successors of `token` in a rotation, one per key, the newest first.
 

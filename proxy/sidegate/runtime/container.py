@@ -1,26 +1,25 @@
 """Build the services of one process from its settings, and connect them to the stores."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from uuid_utils import uuid7
 
 from sidegate.core.clock import Clock, SharedClock
-from sidegate.core.protocols import DurableStore, Feed, SessionCache
+from sidegate.core.protocols import DurableStore, SessionCache
 from sidegate.core.session import SessionId
 from sidegate.observability.metrics import Metrics
 from sidegate.runtime.database import Database
 from sidegate.runtime.invalidation import (
     ChangeSubscriptions,
+    MemorySubscriber,
     build_feed,
     build_notify,
-    clear_memory,
 )
 from sidegate.runtime.lookup import (
-    RedisCache,
     build_lookup,
     build_redis_cache,
 )
@@ -34,12 +33,16 @@ from sidegate.services.change_poller import ChangePoller
 from sidegate.services.cleanup import CleanupJob
 from sidegate.services.clock_sync import ClockSync
 from sidegate.services.locks import Locks
-from sidegate.services.publisher import NullFeed
+from sidegate.services.publisher import ChangePublisher, NullFeed
+from sidegate.services.redelivery import Redelivery
 from sidegate.services.rotation import Rotation
-from sidegate.services.session_context import SessionContext
+from sidegate.services.rules import RulesInForce
+from sidegate.services.session_reader import SessionReader
 from sidegate.services.sessions import Sessions
 from sidegate.services.validator import Validator
 from sidegate.settings import Settings
+from sidegate.stores.client.batching import BatchedCache
+from sidegate.stores.client.redis_trust import RedisTrust
 from sidegate.stores.lookup import SessionLookup
 from sidegate.stores.memory import MemoryStore
 from sidegate.web.ops.app import Ping
@@ -58,7 +61,10 @@ class Container:
     caches: tuple[SessionCache, ...]
     redis: "RedisStore | None"
     lookup: SessionLookup
-    context: SessionContext
+    clock: Clock
+    rules: RulesInForce
+    redis_trust: RedisTrust
+    redelivery: Redelivery
     change_poller: ChangePoller
     subscriptions: ChangeSubscriptions
     sessions: Sessions
@@ -96,11 +102,19 @@ def _build_container(resources: Resources) -> Container:
     database, memory = resources.database, resources.memory
     redis = build_redis_cache(resources)
     lookup = build_lookup(resources, redis)
-    caches = (memory,) if redis is None else (memory, redis.cache)
-    change_poller = _build_change_poller(resources, caches, redis)
+    caches = (memory,) if redis is None else (memory, redis)
+    wakeup = asyncio.Event()
+    redelivery = _build_redelivery(resources, redis, wakeup=wakeup)
+    change_poller = _build_change_poller(resources, redelivery, wakeup=wakeup)
     feed = build_feed(resources.redis, clock, metrics)
-    context = _build_context(resources, caches, feed or NullFeed(), change_poller)
-    sessions = build_sessions(settings, context)
+    publisher = ChangePublisher(
+        caches,
+        feed=feed or NullFeed(),
+        events=metrics,
+        redeliver_later=redelivery.retry,
+    )
+    reader = SessionReader(database.sessions, pending=resources.pending)
+    sessions = _build_sessions(resources, reader, publisher=publisher)
     activity = _build_activity(resources, caches)
     background_revoker = BackgroundRevoker(sessions, events=metrics)
     return Container(
@@ -110,10 +124,14 @@ def _build_container(resources: Resources) -> Container:
         caches=caches,
         redis=resources.redis,
         lookup=lookup,
-        context=context,
+        clock=clock,
+        rules=resources.rules,
+        redis_trust=resources.redis_trust,
+        redelivery=redelivery,
         change_poller=change_poller,
         subscriptions=ChangeSubscriptions(
             change_poller=change_poller,
+            redis_trust=resources.redis_trust,
             pending=resources.pending,
             persist=sessions.persist,
             interval=seconds(settings.change_poller.interval),
@@ -123,90 +141,79 @@ def _build_container(resources: Resources) -> Container:
             metrics=metrics,
         ),
         sessions=sessions,
-        rotation=Rotation(context),
-        locks=Locks(database.locks, get=sessions.get, clock=clock, count=metrics.count_lock),
+        rotation=_build_rotation(resources, reader, publisher=publisher),
+        locks=Locks(database.locks, get=reader.get, clock=clock, count=metrics.count_lock),
         backchannel_logout=BackchannelLogout(database.logout_tokens, sessions, clock=clock),
         audit=_build_audit_sealer(resources),
         analytics=_build_analytics(resources),
-        validator=build_validator(settings, context, lookup, activity),
+        validator=_build_validator(resources, lookup),
         activity=activity,
         cleanup=_build_cleanup(resources),
-        binding=build_binding(settings, metrics, background_revoker),
+        binding=ClientBinding(resources.rules, events=metrics, revoke=background_revoker.revoke),
         background_revoker=background_revoker,
         pings=_build_pings(resources),
         clock_sync=_build_clock_sync(clock, database),
     )
 
 
-def build_sessions(settings: Settings, context: SessionContext) -> Sessions:
-    """Return the session operations under the rules of the settings."""
+def _build_sessions(
+    resources: Resources, reader: SessionReader, *, publisher: ChangePublisher
+) -> Sessions:
     return Sessions(
-        context,
+        resources.database.sessions,
+        activity=resources.database.sessions,
+        reader=reader,
+        publisher=publisher,
+        rules=resources.rules,
+        clock=resources.clock,
         new_id=lambda: SessionId(str(uuid7())),
-        prefix_lengths=settings.binding.prefix_lengths(),
+        pending=resources.pending,
     )
 
 
-def build_validator(
-    settings: Settings,
-    context: SessionContext,
-    lookup: SessionLookup,
-    activity: ActivityRecorder,
-) -> Validator:
-    """Return the validator of tokens under the rules of the settings."""
+def _build_rotation(
+    resources: Resources, reader: SessionReader, *, publisher: ChangePublisher
+) -> Rotation:
+    return Rotation(
+        resources.database.sessions,
+        reader=reader,
+        publisher=publisher,
+        rules=resources.rules,
+        clock=resources.clock,
+    )
+
+
+def _build_validator(resources: Resources, lookup: SessionLookup) -> Validator:
     return Validator(
         lookup,
-        ring=context.ring,
-        clock=context.clock,
-        deadline=seconds(settings.gate.deadline),
-        on_allowed=activity.on_allowed,
+        rules=resources.rules,
+        clock=resources.clock,
+        deadline=seconds(resources.settings.gate.deadline),
     )
 
 
-def build_binding(
-    settings: Settings, metrics: Metrics, background_revoker: BackgroundRevoker
-) -> ClientBinding:
-    """Return the check of a session's binding to its client, under the rules of the settings."""
-    return ClientBinding(
-        settings.binding.policies(),
-        prefix_lengths=settings.binding.prefix_lengths(),
-        events=metrics,
-        revoke=background_revoker.revoke,
+def _build_redelivery(
+    resources: Resources, redis: BatchedCache | None, *, wakeup: asyncio.Event
+) -> Redelivery:
+    return Redelivery(
+        resources.database.sessions,
+        () if redis is None else (redis,),
+        trust=resources.redis_trust,
+        clock=resources.clock,
+        wakeup=wakeup,
     )
 
 
 def _build_change_poller(
-    resources: Resources, caches: Sequence[SessionCache], redis: RedisCache | None
+    resources: Resources, redelivery: Redelivery, *, wakeup: asyncio.Event
 ) -> ChangePoller:
     return ChangePoller(
         resources.database.sessions,
-        caches=caches,
-        on_generation=_ignore if redis is None else redis.store.use_generation,
-        on_redis_trust=_ignore if redis is None else redis.set_trusted,
-        on_gap=partial(clear_memory, resources.memory, resources.metrics),
+        memory=MemorySubscriber(resources.memory, resources.metrics),
+        redelivery=redelivery,
         clock=resources.clock,
         interval=seconds(resources.settings.change_poller.interval),
-    )
-
-
-def _ignore(_: int) -> None:
-    """Do nothing: without Redis there is no generation."""
-
-
-def _build_context(
-    resources: Resources, caches: Sequence[SessionCache], feed: Feed, change_poller: ChangePoller
-) -> SessionContext:
-    return SessionContext(
-        durable=resources.database.sessions,
-        caches=caches,
-        feed=feed,
-        ring=resources.ring,
-        lifetimes=resources.settings.sessions.lifetimes_by_type(),
-        clock=resources.clock,
-        events=resources.metrics,
-        limits=resources.settings.sessions.limits_by_type(),
-        redeliver_later=change_poller.redeliver_later,
-        pending=resources.pending,
+        wakeup=wakeup,
     )
 
 
@@ -214,7 +221,7 @@ def _build_activity(resources: Resources, caches: Sequence[SessionCache]) -> Act
     return ActivityRecorder(
         resources.database.sessions,
         caches=caches,
-        lifetimes=resources.settings.sessions.lifetimes_by_type(),
+        rules=resources.rules,
         clock=resources.clock,
         touch_memory=resources.memory.touch,
         count=resources.metrics.count_touches,

@@ -36,11 +36,13 @@ def fit_connections(requested: int, *, limit: int) -> int:
     """
     fitting = max(limit - _RESERVED_FILES, limit // 2)
     if fitting < requested:
-        fields = {
-            "max_connections": fitting,
-            "requested": requested,
-            "limit_needed": requested + _RESERVED_FILES,
-            "advice": "raise the limit (LimitNOFILE=, ulimit -Hn) or lower gate.max_connections",
-        }
-        _log.warning("open file limit too low", extra=fields)
+        _log.warning(
+            "open file limit too low",
+            extra={
+                "max_connections": fitting,
+                "requested": requested,
+                "limit_needed": requested + _RESERVED_FILES,
+                "advice": "raise LimitNOFILE= (ulimit -Hn) or lower gate.max_connections",
+            },
+        )
     return min(fitting, requested)

@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Sequence
-from hashlib import blake2s
 from typing import TYPE_CHECKING, Final
 
 from sidegate.core.clock import SystemClock
 from sidegate.runtime.container import Container
-from sidegate.settings import Settings, read_admin_key, read_token_keys
+from sidegate.services.rules import Rules
+from sidegate.settings import Settings, read_admin_key
 from sidegate.web.admin.app import build_admin_app
 from sidegate.web.admin.auth import ApiKey, ApiKeys, Scope
 from sidegate.web.gate.app import build_handlers
@@ -26,38 +26,41 @@ _log: Final = logging.getLogger("sidegate")
 
 
 def build_gate(
-    settings: Settings, container: Container
+    settings: Settings, container: Container, *, rules: Rules
 ) -> tuple[Sequence[RequestHandler], TrustedPeers]:
     """Return the request handlers of the gate, and the peers whose requests they answer."""
     handlers = build_handlers(
         container.validator,
-        _build_policy(settings, container),
+        _build_policy(settings, rules),
         events=container.metrics,
-        clock=container.context.clock,
+        clock=container.clock,
+        on_allowed=container.activity.on_allowed,
         binding=container.binding,
     )
     on_refused = container.metrics.count_untrusted_peer
     return handlers, TrustedPeers(settings.gate.trusted_peers, on_refused=on_refused)
 
 
-def build_admin_application(settings: Settings, container: Container) -> Application | None:
+def build_admin_application(
+    settings: Settings, container: Container, *, rules: Rules
+) -> Application | None:
     """Return the admin API, or None if there is no API key that could open it."""
     keys = _build_api_keys(settings)
     if not keys:
         return None
-    newest, logout = read_token_keys(settings)[0], _build_logout_routes(settings, container)
+    logout = _build_logout_routes(settings, container)
     return build_admin_app(
         container.sessions,
         container.rotation,
-        container.locks,
-        container.validator,
-        container.audit,
-        container.analytics,
-        ApiKeys(keys),
+        locks=container.locks,
+        validator=container.validator,
+        audit=container.audit,
+        analytics=container.analytics,
+        keys=ApiKeys(keys),
         hosts=settings.admin.hosts,
-        lifetimes=settings.sessions.lifetimes_by_type(),
-        cursor_key=blake2s(b"page cursors", key=newest.secret).digest(),
-        clock=container.context.clock,
+        lifetimes=rules.lifetimes,
+        cursor_key=rules.ring.derive_key(b"page cursors"),
+        clock=container.clock,
         on_request=container.metrics.count_admin_request,
         logout=None if logout is None else logout.receive,
     )
@@ -68,7 +71,7 @@ def read_identity_names(settings: Settings) -> IdentityNames:
     return IdentityNames(**settings.gate.identity.model_dump())
 
 
-def _build_policy(settings: Settings, container: Container) -> GatewayPolicy:
+def _build_policy(settings: Settings, rules: Rules) -> GatewayPolicy:
     section = settings.gate
     sources = CredentialSources(
         bearer=section.bearer,
@@ -79,14 +82,14 @@ def _build_policy(settings: Settings, container: Container) -> GatewayPolicy:
         sources=sources,
         identity=read_identity_names(settings),
         realm=section.realm,
-        signals=_build_signal_sources(settings, container),
+        signals=_build_signal_sources(settings, rules),
     )
 
 
-def _build_signal_sources(settings: Settings, container: Container) -> SignalSources:
+def _build_signal_sources(settings: Settings, rules: Rules) -> SignalSources:
     header = settings.binding.header.name
     return SignalSources(
-        enabled=container.binding.watched_signals,
+        enabled=rules.watched_signals,
         header=None if header is None else header.lower().encode("ascii"),
         trusted_hops=settings.gate.trusted_hops,
     )
@@ -111,6 +114,6 @@ def _build_api_keys(settings: Settings) -> list[ApiKey]:
     first = read_admin_key(settings)
     if first is not None:
         path, text = first
-        _log.info("using the API key of a file", extra={"path": str(path)})
+        _log.info("admin key read from file", extra={"path": str(path)})
         keys.append(ApiKey.from_text("first", text, Scope))
     return keys

@@ -1,6 +1,6 @@
 """The sources of session changes: Redis pub/sub, NOTIFY in Postgres, and the change poller."""
 
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from sidegate.core.clock import Clock
 from sidegate.core.session import Session
 from sidegate.observability.metrics import Metrics
-from sidegate.services.change_poller import REDELIVERY_DELAY, ChangePoller
+from sidegate.services.change_poller import ChangePoller
 from sidegate.services.pending_revocations import PendingRevocations, Persist
+from sidegate.services.publisher import put_copies
+from sidegate.services.redelivery import REDELIVERY_DELAY
 from sidegate.settings import Settings
+from sidegate.stores.client.redis_trust import RedisTrust
 from sidegate.stores.memory import MemoryStore
 
 if TYPE_CHECKING:  # imported only if configured: a driver takes megabytes
@@ -27,6 +30,7 @@ class ChangeSubscriptions:
     """
 
     change_poller: ChangePoller
+    redis_trust: RedisTrust
     pending: PendingRevocations
     persist: Persist
     interval: float
@@ -46,7 +50,7 @@ class ChangeSubscriptions:
                 on_change=self._on_change,
                 on_gap=self._on_resubscribed,
                 on_status=partial(up, "redis"),
-                on_lost=self.change_poller.distrust_redis,
+                on_lost=self._distrust_redis,
                 on_pending=self.pending.wake,
             )
         if self.notify is not None:
@@ -66,14 +70,29 @@ class ChangeSubscriptions:
         """
         self.metrics.count_feed_gap("redis")
         self.memory.expire_all()
-        self.change_poller.distrust_redis()
+        self._distrust_redis()
         self.pending.wake()
 
+    def _distrust_redis(self) -> None:
+        """Distrust Redis until its generation, which the change poller now reads, is confirmed."""
+        self.redis_trust.distrust()
+        self.change_poller.wake()
 
-def clear_memory(memory: MemoryStore, metrics: Metrics) -> None:
-    """Clear the memory: the database has lost changes that memory may hold."""
-    metrics.count_feed_gap("change_poller")
-    memory.clear()
+
+class MemorySubscriber:
+    """Applies the changes that the change poller reads to the memory of this process."""
+
+    def __init__(self, memory: MemoryStore, metrics: Metrics) -> None:
+        self._memory = memory
+        self._metrics = metrics
+
+    async def apply(self, changed: Sequence[Session]) -> None:
+        await put_copies(changed, [self._memory])
+
+    def on_position_lost(self) -> None:
+        """Clear the memory: the database has lost changes that memory may hold."""
+        self._metrics.count_feed_gap("change_poller")
+        self._memory.clear()
 
 
 def build_feed(redis: "RedisStore | None", clock: Clock, metrics: Metrics) -> "RedisPubSub | None":

@@ -10,6 +10,7 @@ from sidegate.observability.metrics import build_registry
 from sidegate.runtime.container import Container
 from sidegate.runtime.file_limits import fit_connections, raise_open_file_limit
 from sidegate.runtime.handlers import build_admin_application, build_gate, read_identity_names
+from sidegate.services.rules import Rules
 from sidegate.settings import Settings
 from sidegate.web.gate.app import build_gate_handler
 from sidegate.web.ops.app import Readiness, build_ops_handler, collect_from
@@ -34,6 +35,7 @@ class Listeners:
         self.draining = False
         self._open: dict[str, Listener] = {}
         self._applications: list[AsyncExitStack] = []  # of the last two reloads
+        self._container = container
         container.metrics.watch_draining(lambda: self.draining)
 
     def add(self, listener: Listener) -> None:
@@ -44,12 +46,14 @@ class Listeners:
         for listener in self._open.values():
             listener.drain()
 
-    async def prepare(self, settings: Settings, container: Container) -> Callable[[], None]:
+    async def prepare(self, settings: Settings, rules: Rules) -> Callable[[], None]:
         """See PrepareHandlers. Requests in progress are finished by the old handlers."""
-        gate_handlers, peers = build_gate(settings, container)
+        container = self._container
+        gate_handlers, peers = build_gate(settings, container, rules=rules)
         handlers: dict[str, Handler] = {"gate": build_gate_handler(gate_handlers, peers)}
         trusted = {"gate": peers}
-        application, stack = build_admin_application(settings, container), AsyncExitStack()
+        application = build_admin_application(settings, container, rules=rules)
+        stack = AsyncExitStack()
         handlers["admin"] = deny_all  # if the settings have no key any more
         if application is not None:
             handlers["admin"] = await stack.enter_async_context(application_handler(application))
@@ -95,8 +99,7 @@ async def open_listeners(settings: Settings, container: Container) -> AsyncItera
             bound = await listener.open(address, socket_mode=mode)
             exit_stack.push_async_callback(listener.close, drain_timeout=timeout)
             listeners.add(listener)
-            fields = {"listener": listener.name, "address": str(bound)}
-            _log.info("listener open", extra=fields)
+            _log.info("listener open", extra={"listener": listener.name, "address": str(bound)})
         listeners.all_open = True
         yield listeners
 
@@ -113,7 +116,7 @@ async def _ops_listener(container: Container, listeners: Listeners) -> AsyncIter
 async def _admin_listener(
     settings: Settings, container: Container
 ) -> AsyncIterator[Listener | None]:
-    application = build_admin_application(settings, container)
+    application = build_admin_application(settings, container, rules=container.rules.current)
     if application is None:
         advice = "set admin.keys (`sidegate key new` makes one)"
         _log.info("admin listener disabled", extra={"advice": advice})
@@ -128,10 +131,10 @@ async def _admin_listener(
 async def _gate_listener(
     settings: Settings, container: Container, listeners: Listeners
 ) -> AsyncIterator[Listener]:
-    handlers, peers = build_gate(settings, container)
+    handlers, peers = build_gate(settings, container, rules=container.rules.current)
     container.memory.set_reply_headers(read_identity_names(settings).all_names())
     if settings.gate.fast_path:
-        clock = container.context.clock
+        clock = container.clock
         listeners.fast_path = FastPath(handlers, is_trusted=peers.is_trusted, clock=clock)
     listener = Listener(
         "gate",

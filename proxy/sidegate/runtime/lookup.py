@@ -1,7 +1,6 @@
 """Build the lookup of sessions, and the wrappers around the stores it looks in."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
 
 from sidegate.core.clock import Clock
 from sidegate.core.protocols import SessionFinder
@@ -13,28 +12,9 @@ from sidegate.stores.client.batching import Batched, BatchedCache
 from sidegate.stores.client.circuit_breaker import CircuitBreaker
 from sidegate.stores.client.guard import Guard, Guarded, GuardedCache
 from sidegate.stores.client.metrics import Metered, MeteredCache
-from sidegate.stores.client.redis_trust import RedisTrust
+from sidegate.stores.client.redis_trust import Trusted
 from sidegate.stores.lookup import SessionLookup
 from sidegate.stores.negative_cache import NegativeCache
-
-if TYPE_CHECKING:
-    from sidegate.stores.redis.store import RedisStore
-
-
-@dataclass(frozen=True)
-class RedisCache:
-    """Redis as a cache. It is read only while it is trusted."""
-
-    store: "RedisStore"
-    trust: RedisTrust
-    cache: BatchedCache
-
-    def set_trusted(self, trusted: bool) -> None:
-        """Start or stop to read from Redis."""
-        if trusted:
-            self.trust.trust()
-        else:
-            self.trust.distrust()
 
 
 def _build_database_finder(resources: Resources) -> SessionFinder:
@@ -48,33 +28,32 @@ def _build_database_finder(resources: Resources) -> SessionFinder:
         store=database.name,
         max_in_flight=database.max_lookup_batches,
         max_outstanding=section.max_lookups,
+        on_rejected=partial(metrics.record_lookup, database.name, "error", 0.0),
     )
     metrics.watch_round_trips(database.name, batched.round_trips)
     return batched
 
 
-def build_redis_cache(resources: Resources) -> RedisCache | None:
-    """Return Redis behind its circuit breaker, metrics and batching, or None without Redis.
-
-    It is not trusted until the change poller has read its generation from the database.
-    """
+def build_redis_cache(resources: Resources) -> BatchedCache | None:
+    """Return Redis behind its circuit breaker, trust, metrics and batching, or None without it."""
     redis, metrics = resources.redis, resources.metrics
     if redis is None:
         return None
     guard = _build_guard("redis", resources.settings.redis, resources.clock, metrics)
-    trust = RedisTrust(GuardedCache(redis, guard=guard), store="redis")
-    trust.distrust()
-    cache = BatchedCache(MeteredCache(trust, store="redis", observe=metrics.record_lookup))
+    trust = resources.redis_trust
+    trusted = Trusted(GuardedCache(redis, guard=guard), trust)
+    cache = BatchedCache(MeteredCache(trusted, store="redis", observe=metrics.record_lookup))
     metrics.watch_round_trips("redis", cache.round_trips)
-    return RedisCache(redis, trust, cache)
+    metrics.watch_redis_trusted(lambda: trust.is_trusted)
+    return cache
 
 
-def build_lookup(resources: Resources, redis: RedisCache | None) -> SessionLookup:
+def build_lookup(resources: Resources, redis: BatchedCache | None) -> SessionLookup:
     """Return the lookup of sessions in memory, Redis and the database."""
     settings, clock = resources.settings, resources.clock
     return SessionLookup(
         resources.memory,
-        redis=None if redis is None else redis.cache,
+        redis=redis,
         redis_deadline=seconds(settings.redis.deadline) + BatchedCache.SLOW_AFTER,
         database=_build_database_finder(resources),
         negative_cache=_build_negative_cache(settings, clock),

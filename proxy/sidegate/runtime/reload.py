@@ -6,48 +6,28 @@ Everything that can fail is built first. Then handlers, keys and rules are repla
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
 from functools import reduce
 from typing import Any, Final, NoReturn
 
 from sidegate.core.errors import SettingsError
-from sidegate.core.token import KeyRing
 from sidegate.observability import logs
-from sidegate.runtime.container import Container, build_binding, build_sessions, build_validator
-from sidegate.services.rotation import Rotation
-from sidegate.settings import Settings, read_token_keys
+from sidegate.runtime.container import Container
+from sidegate.runtime.rules_in_force import build_rules
+from sidegate.services.rules import Rules
+from sidegate.settings import Settings
 from sidegate.settings.sources import SettingPath, format_path, iter_settings
-
-RELOADABLE: Final[tuple[SettingPath, ...]] = (
-    ("token", "keys"),
-    ("admin", "hosts"),
-    ("admin", "keys"),
-    ("binding",),
-    ("drain",),
-    ("gate", "bearer"),
-    ("gate", "cookie"),
-    ("gate", "header"),
-    ("gate", "identity"),
-    ("gate", "realm"),
-    ("gate", "trusted_hops"),
-    ("gate", "trusted_peers"),
-    ("logs",),
-    ("sessions",),
-    ("sso",),
-)
-"""The settings that a reload changes. All others need a restart."""
 
 ReadSettings = Callable[[], Settings]
 """Reads the settings as a start would. Raises SettingsError if they are wrong."""
 
-PrepareHandlers = Callable[[Settings, Container], Awaitable[Callable[[], None]]]
-"""Builds the request handlers for other settings, and returns a function that installs them."""
+PrepareHandlers = Callable[[Settings, Rules], Awaitable[Callable[[], None]]]
+"""Builds the handlers for other settings and their rules; returns a function that installs them."""
 
 _log: Final = logging.getLogger("sidegate.reload")
 
 
 class Reloader:
-    """Holds the settings and the services in force."""
+    """Holds the settings in force."""
 
     def __init__(
         self,
@@ -58,7 +38,7 @@ class Reloader:
         prepare: PrepareHandlers,
     ) -> None:
         self.settings = settings
-        self.container = container
+        self._container = container
         self._read_settings = read_settings
         self._prepare = prepare
 
@@ -74,57 +54,40 @@ class Reloader:
         try:
             settings, unchanged = merge_settings(self.settings, self._read_settings())
             check_combination(settings)
-            container = apply_settings(settings, self.container)
-            install_handlers = await self._prepare(settings, container)
+            rules = build_rules(settings)
+            install_handlers = await self._prepare(settings, rules)
         except Exception as error:  # noqa: BLE001  # whatever it is, the server keeps running
             for line in _error_lines(error):
-                _log.error("reload failed", extra={"error": line})
+                _log.error("reload failed", extra={"reason": line})
             self._record(successful=False)
             return
         install_handlers()
-        container.activity.use_lifetimes(settings.sessions.lifetimes_by_type())
+        self._container.rules.current = rules
         logs.configure(settings.logs.level, settings.logs.format)
-        self.settings, self.container = settings, container
+        self.settings = settings
         self._record(successful=True)
         _log.info("reloaded")
         for path in unchanged:
             _log.warning("setting needs a restart", extra={"setting": format_path(path)})
 
     def _record(self, *, successful: bool) -> None:
-        now = self.container.context.clock.now()
-        self.container.metrics.record_reload(now, successful=successful)
+        now = self._container.clock.now()
+        self._container.metrics.record_reload(now, successful=successful)
 
 
 def merge_settings(current: Settings, read: Settings) -> tuple[Settings, list[SettingPath]]:
     """Return the current settings with the reloadable changes, and the changes left out."""
-    changed = [
-        path for path, _ in iter_settings(Settings) if _get(current, path) != _get(read, path)
-    ]
-    for path in changed:
-        if _is_reloadable(path):
-            current = _replace(current, path, _get(read, path))
-    return current, [path for path in changed if not _is_reloadable(path)]
-
-
-def apply_settings(settings: Settings, container: Container) -> Container:
-    """Return a container with the rules of these settings, on the same stores.
-
-    Raise SettingsError if the token keys cannot be read.
-    """
-    context = replace(
-        container.context,
-        ring=KeyRing(read_token_keys(settings)),
-        lifetimes=settings.sessions.lifetimes_by_type(),
-        limits=settings.sessions.limits_by_type(),
-    )
-    return replace(
-        container,
-        context=context,
-        sessions=build_sessions(settings, context),
-        rotation=Rotation(context),
-        validator=build_validator(settings, context, container.lookup, container.activity),
-        binding=build_binding(settings, container.metrics, container.background_revoker),
-    )
+    merged = current
+    unchanged = []
+    for setting in iter_settings():
+        value = _get(read, setting.path)
+        if value == _get(current, setting.path):
+            continue
+        if setting.reloadable:
+            merged = _replace(merged, setting.path, value)
+        else:
+            unchanged.append(setting.path)
+    return merged, unchanged
 
 
 def check_combination(settings: Settings) -> None:
@@ -141,10 +104,6 @@ def _error_lines(error: Exception) -> Iterable[str]:
     if isinstance(error, SettingsError):
         return error.errors
     return [f"unexpected {type(error).__name__}"]
-
-
-def _is_reloadable(path: SettingPath) -> bool:
-    return any(path[: len(prefix)] == prefix for prefix in RELOADABLE)
 
 
 def _get(section: Any, path: SettingPath) -> Any:

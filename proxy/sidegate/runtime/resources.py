@@ -8,12 +8,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from sidegate.core.clock import Clock, SharedClock, SystemClock
-from sidegate.core.token import KeyRing
 from sidegate.observability.metrics import Metrics
 from sidegate.runtime.database import Database, open_database
 from sidegate.runtime.invalidation import build_pending_revocations
+from sidegate.runtime.rules_in_force import build_rules
 from sidegate.services.pending_revocations import PendingRevocations
-from sidegate.settings import Settings, read_token_keys
+from sidegate.services.rules import RulesInForce
+from sidegate.settings import Settings
+from sidegate.stores.client.redis_trust import RedisTrust
 from sidegate.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -29,10 +31,11 @@ class Resources:
 
     settings: Settings
     clock: Clock
-    ring: KeyRing
+    rules: RulesInForce
     metrics: Metrics
     database: Database
     redis: "RedisStore | None"
+    redis_trust: RedisTrust
     pending: PendingRevocations
     memory: MemoryStore
 
@@ -45,16 +48,27 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     """
     async with AsyncExitStack() as exit_stack:
         clock = _build_clock(settings)
-        ring = KeyRing(read_token_keys(settings))
+        rules = RulesInForce(build_rules(settings))
         metrics = _build_metrics(settings, clock)
         database = await open_database(settings)
         exit_stack.push_async_callback(database.sessions.close)
-        redis = _open_redis(settings, metrics)
+        redis_trust = RedisTrust()
+        redis = _open_redis(settings, metrics, redis_trust)
         if redis is not None:
             exit_stack.push_async_callback(redis.close)
         pending = build_pending_revocations(settings, redis, clock, metrics)
         memory = _build_memory(settings, clock, metrics, pending)
-        yield Resources(settings, clock, ring, metrics, database, redis, pending, memory)
+        yield Resources(
+            settings=settings,
+            clock=clock,
+            rules=rules,
+            metrics=metrics,
+            database=database,
+            redis=redis,
+            redis_trust=redis_trust,
+            pending=pending,
+            memory=memory,
+        )
 
 
 def seconds(duration: timedelta) -> float:
@@ -75,16 +89,16 @@ def _build_metrics(settings: Settings, clock: Clock) -> Metrics:
     return metrics
 
 
-def _open_redis(settings: Settings, metrics: Metrics) -> "RedisStore | None":
+def _open_redis(settings: Settings, metrics: Metrics, trust: RedisTrust) -> "RedisStore | None":
     if settings.redis_url is None:
         return None
     from sidegate.stores.redis.store import RedisStore  # its driver takes megabytes
 
     return RedisStore(
         settings.redis_url.get_secret_value(),
+        trust=trust,
         on_unreadable=metrics.count_unreadable_record,
         timeout=max(_MIN_REDIS_TIMEOUT, seconds(settings.redis.deadline)),
-        generation=None,  # the change poller reads it from the database
     )
 
 

@@ -33,12 +33,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Container]:
     """Open the services without listeners, for one command."""
     async with build_services(settings) as container:
         with suppress(StoreUnavailable):  # a revocation is possible without the database
-            await container.change_poller.redeliver()
+            await container.redelivery.deliver_due()
         with suppress(StoreUnavailable):
             await container.subscriptions.pending.refresh()
         yield container
         with suppress(StoreUnavailable):  # the change is committed; servers publish it in seconds
-            await container.change_poller.redeliver()
+            await container.redelivery.deliver_due()
 
 
 async def cleanup(settings: Settings) -> AsyncIterator[int]:
@@ -96,7 +96,7 @@ async def _connect_stores(container: Container) -> None:
     try:
         await with_timeout(_STARTUP_TIMEOUT, "durable", _query_stores(container))
     except StoreUnavailable as outage:
-        _log.warning("store unavailable at start", extra={"error": str(outage)})
+        _log.warning("store unavailable at start", extra={"reason": str(outage)})
 
 
 async def _query_stores(container: Container) -> None:

@@ -54,8 +54,8 @@ class WorkerFailed(SidegateError):
 
 
 @dataclass
-class _Worker:
-    """A numbered place for a process, and the process that runs there at present."""
+class Worker:
+    """A worker slot, and the process that runs in it at present."""
 
     number: int
     environment: Mapping[str, str]
@@ -71,7 +71,7 @@ class Supervisor:
 
     def __init__(
         self,
-        workers: Sequence[_Worker],
+        workers: Sequence[Worker],
         listeners: Mapping[str, SharedListener],
         command: Sequence[str],
     ) -> None:
@@ -110,19 +110,19 @@ class Supervisor:
         if self._failed is not None:
             raise WorkerFailed(self._failed)
 
-    async def _keep_running(self, worker: _Worker) -> None:
+    async def _keep_running(self, worker: Worker) -> None:
         while not self.is_draining():
             status = await self._run_process(worker)
             if self.is_draining():
                 return
-            if status > 0 and not self._any_started:
+            if status is not None and status > 0 and not self._any_started:
                 self._failed = status  # wrong settings or a wrong schema: a restart is no help
                 self.stop()
                 return
             await self._wait_for_restart(worker, status)
 
-    async def _run_process(self, worker: _Worker) -> int:
-        """Start a process, and return its exit status when it has ended."""
+    async def _run_process(self, worker: Worker) -> int | None:
+        """Start a process, and return its exit status when it has ended; None: no start."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         worker.takes_signals = worker.reload_pending = False
@@ -131,8 +131,8 @@ class Supervisor:
             worker.process = await self._start_process(worker)
         except OSError as error:  # no memory or no file descriptor: the other workers go on
             reason = os.strerror(error.errno or 0)
-            _log.error("worker start failed", extra={"worker": worker.number, "error": reason})
-            return -1
+            _log.error("worker start failed", extra={"worker": worker.number, "reason": reason})
+            return None
         if self.is_draining():  # `stop` was called before there was a process to signal
             worker.process.terminate()
         watching = asyncio.create_task(self._watch_start(worker))
@@ -143,7 +143,7 @@ class Supervisor:
             worker.failures = 0
         return status
 
-    async def _start_process(self, worker: _Worker) -> asyncio.subprocess.Process:
+    async def _start_process(self, worker: Worker) -> asyncio.subprocess.Process:
         with ExitStack() as exit_stack:
             descriptors = {
                 name: exit_stack.enter_context(listener.lend_descriptor())
@@ -156,24 +156,31 @@ class Supervisor:
                 stdin=asyncio.subprocess.PIPE,  # end of file: the supervisor died
             )
 
-    async def _watch_start(self, worker: _Worker) -> None:
+    async def _watch_start(self, worker: Worker) -> None:
         while not worker.ops.exists():  # noqa: ASYNC110  # there is no notification of it
             await asyncio.sleep(_POLL_INTERVAL)
         self._any_started = worker.takes_signals = True
         if worker.reload_pending:  # it may have read the settings before they changed
             _send_signal(worker, signal.SIGHUP)
 
-    async def _wait_for_restart(self, worker: _Worker, status: int) -> None:
+    async def _wait_for_restart(self, worker: Worker, status: int | None) -> None:
         delay = _RESTART_DELAYS[min(worker.failures, len(_RESTART_DELAYS) - 1)]
         worker.failures += 1
-        fields = {"worker": worker.number, "status": status, "restart_delay_seconds": delay}
-        _log.error("worker exited", extra=fields)
+        if status is not None:
+            _log.error(
+                "worker exited",
+                extra={
+                    "worker": worker.number,
+                    "status": status,
+                    "restart_delay_seconds": delay,
+                },
+            )
         with suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._stopping.wait()
 
 
-def _send_signal(worker: _Worker, number: signal.Signals) -> None:
+def _send_signal(worker: Worker, number: signal.Signals) -> None:
     if worker.process is not None and worker.process.returncode is None:
         worker.process.send_signal(number)
 
@@ -222,14 +229,14 @@ def _reserve_listener(name: str, address: Address, mode: int) -> SharedListener:
         raise CannotListen(f"the {name} listener cannot open at {address}: {reason}") from error
 
 
-def _build_worker(number: int, folder: Path, environ: Mapping[str, str]) -> _Worker:
+def _build_worker(number: int, folder: Path, environ: Mapping[str, str]) -> Worker:
     ops = folder / f"{number}.sock"
     settings: dict[SettingPath, str] = {
         ("workers",): "1",
         ("jobs",): "true" if number == 0 else "false",
         ("ops", "listen"): f"unix:{ops}",
     }
-    return _Worker(number, build_worker_environment(environ, settings), ops)
+    return Worker(number, build_worker_environment(environ, settings), ops)
 
 
 def _listen_settings(descriptors: Mapping[str, int]) -> dict[SettingPath, str]:
@@ -261,7 +268,7 @@ def _without_working_directory(search_path: str) -> str:
 
 @asynccontextmanager
 async def _open_ops_listener(
-    settings: Settings, supervisor: Supervisor, workers: Sequence[_Worker]
+    settings: Settings, supervisor: Supervisor, workers: Sequence[Worker]
 ) -> AsyncIterator[None]:
     aggregator = WorkerAggregator(
         {str(worker.number): str(worker.ops) for worker in workers},

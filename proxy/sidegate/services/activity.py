@@ -14,11 +14,12 @@ from typing import Final, NoReturn
 
 from sidegate.core.clock import Clock
 from sidegate.core.errors import SessionEnded, StoreUnavailable
-from sidegate.core.lifetimes import Lifetimes
-from sidegate.core.protocols import DurableStore, SessionCache, Touch
+from sidegate.core.protocols import ActivityStore, SessionCache, Touch
 from sidegate.core.session import Session, SessionId
-from sidegate.core.session_type import SessionType
+from sidegate.core.timeouts import with_timeout
+from sidegate.services.job_outage import watch_job
 from sidegate.services.publisher import put_copies
+from sidegate.services.rules import RulesInForce
 
 # Sessions in one statement: it holds its row locks for a few milliseconds.
 _BATCH_SIZE: Final = 500
@@ -39,10 +40,10 @@ class ActivityRecorder:
 
     def __init__(
         self,
-        durable: DurableStore,
+        store: ActivityStore,
         *,
         caches: Sequence[SessionCache],
-        lifetimes: Mapping[SessionType, Lifetimes],
+        rules: RulesInForce,
         clock: Clock,
         touch_memory: Callable[[Session], object],
         count: CountTouches,
@@ -54,23 +55,21 @@ class ActivityRecorder:
         `touch_memory` puts a copy into this process's memory at once. `timeout` is in seconds and
         limits each flush of `run`, the last one included.
         """
-        self._durable = durable
+        self._store = store
         self._caches = caches
-        self.use_lifetimes(lifetimes)
+        self._rules = rules
         self._clock = clock
         self._touch_memory = touch_memory
         self._count = count
         self._max_buffered = max_buffered
         self._timeout = timeout
+        self._outage = watch_job("activity", clock)
         self._buffer: dict[SessionId, _BufferedTouch] = {}
-
-    def use_lifetimes(self, lifetimes: Mapping[SessionType, Lifetimes]) -> None:
-        """Apply these touch thresholds from now on."""
-        self._thresholds = {type_: each.touch_threshold for type_, each in lifetimes.items()}
 
     def on_allowed(self, session: Session, at: datetime) -> None:
         """Record that the active `session` was used at `at`. Never waits and never fails."""
-        overdue = at - session.last_seen_at >= self._thresholds[session.type]
+        threshold = self._rules.current.lifetimes[session.type].touch_threshold
+        overdue = at - session.last_seen_at >= threshold
         if overdue:
             # Other instances see it once it is written. Here it must not look idle until then.
             self._touch_copy(session, at)
@@ -81,7 +80,7 @@ class ActivityRecorder:
             if overdue:
                 touch.due = 0.0
         elif len(self._buffer) < self._max_buffered:
-            wait = 0.0 if overdue else self._thresholds[session.type].total_seconds()
+            wait = 0.0 if overdue else threshold.total_seconds()
             self._buffer[session.id] = _BufferedTouch(at, 1, self._clock.monotonic() + wait)
         else:
             self._count("dropped", 1)
@@ -103,27 +102,30 @@ class ActivityRecorder:
             await self._write(dict(due[start : start + _BATCH_SIZE]))
 
     async def _flush_in_time(self, *, everything: bool) -> None:
-        with suppress(TimeoutError):  # what was not written is still buffered
-            async with asyncio.timeout(self._timeout):
-                await self.flush(everything=everything)
+        try:
+            await with_timeout(self._timeout, "durable", self.flush(everything=everything))
+        except StoreUnavailable as error:  # what was not written is still buffered
+            self._outage.record_failure(error)
 
     async def _write(self, batch: Mapping[SessionId, _BufferedTouch]) -> None:
         for session_id in batch:
             del self._buffer[session_id]  # activity from here on is buffered anew
         try:
-            touched = await self._durable.touch(
+            touched = await self._store.touch(
                 [
                     Touch(session_id, touch.seen_at, touch.times)
                     for session_id, touch in batch.items()
                 ]
             )
-        except StoreUnavailable:
+        except StoreUnavailable as error:
+            self._outage.record_failure(error)
             self._count("failed", len(batch))
             self._put_back(batch)
             return
         except asyncio.CancelledError:
             self._put_back(batch)  # it may have been written: counting twice beats losing it
             raise
+        self._outage.record_success()
         self._count("written", len(batch))
         # The stored state, not the buffered one: the session may have been revoked since.
         await put_copies(touched, self._caches)

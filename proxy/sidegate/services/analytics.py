@@ -5,7 +5,6 @@ time, which the durable store elects.
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Final, NoReturn
@@ -14,6 +13,8 @@ from sidegate.core.analytics import SAMPLE_RETENTION, WINDOWS, Report, Sample, b
 from sidegate.core.clock import Clock
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.protocols import AnalyticsStore
+from sidegate.core.timeouts import with_timeout
+from sidegate.services.job_outage import watch_job
 
 # Ended sessions found by one scan. Each scan reads every session, so a backlog must need few.
 _SCAN_LIMIT: Final = 50_000
@@ -25,8 +26,6 @@ _MAX_DELETED: Final = 5
 # Seconds for one round: many more than it takes to count ten million sessions. A backlog that
 # takes longer is continued in the next round.
 _TIMEOUT: Final = 60.0
-
-_log: Final = logging.getLogger("sidegate.analytics")
 
 
 class Analytics:
@@ -47,6 +46,7 @@ class Analytics:
         self._clock = clock
         self._count = count
         self._on_report = on_report
+        self._outage = watch_job("analytics", clock)
 
     async def run(self, *, sampling: bool = True) -> NoReturn:
         """Run a round each interval until cancelled; retry a failed one at the next.
@@ -55,14 +55,18 @@ class Analytics:
         """
         while True:
             try:
-                async with asyncio.timeout(_TIMEOUT):
-                    if sampling:
-                        await self.sample()
-                    await self.publish()
-            except (StoreUnavailable, UnreadableRecord, TimeoutError) as error:
+                await with_timeout(_TIMEOUT, "durable", self._run_round(sampling=sampling))
+            except (StoreUnavailable, UnreadableRecord) as error:
                 self._count("failed")
-                _log.warning("analytics sample failed", extra={"error": repr(error)})
+                self._outage.record_failure(error)
+            else:
+                self._outage.record_success()
             await asyncio.sleep(self._interval.total_seconds())
+
+    async def _run_round(self, *, sampling: bool) -> None:
+        if sampling:
+            await self.sample()
+        await self.publish()
 
     async def sample(self) -> bool:
         """Take a sample if one is due. Return whether one was taken."""

@@ -1,7 +1,6 @@
 """Seal, verify, list and delete audit events, which database triggers write."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,12 +17,12 @@ from sidegate.core.audit import (
 from sidegate.core.clock import Clock
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.protocols import AuditLog
+from sidegate.core.timeouts import with_timeout
+from sidegate.services.job_outage import watch_job
 
 _BATCH_SIZE: Final = 500
 # Seconds for one step of a round.
 _TIMEOUT: Final = 10.0
-
-_log: Final = logging.getLogger("sidegate.audit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,10 @@ class AuditSealer:
         self._retention = retention
         self._clock = clock
         self._count = count
+        self._steps = (
+            (self.seal, watch_job("audit_seal", clock)),
+            (self.delete_expired, watch_job("audit_retention", clock)),
+        )
 
     async def list_events(
         self, wanted: AuditFilter, *, limit: int, before: int | None = None
@@ -64,14 +67,14 @@ class AuditSealer:
     async def run(self, interval: float) -> NoReturn:
         """Seal and delete every `interval` seconds until cancelled; retry failures then."""
         while True:
-            for step in (self.seal, self.delete_expired):
+            for step, outage in self._steps:
                 try:
-                    async with asyncio.timeout(_TIMEOUT):
-                        await step()
-                except (StoreUnavailable, UnreadableRecord, TimeoutError) as error:
+                    await with_timeout(_TIMEOUT, "durable", step())
+                except (StoreUnavailable, UnreadableRecord) as error:
                     self._count("failed", 1)
-                    extra = {"step": step.__name__, "error": repr(error)}
-                    _log.warning("audit trail maintenance failed", extra=extra)
+                    outage.record_failure(error)
+                else:
+                    outage.record_success()
             await asyncio.sleep(interval)
 
     async def seal(self) -> int:

@@ -1,15 +1,16 @@
 """Client binding: compare client signals with the session's, deny or revoke."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import Final, NoReturn, Protocol
 
 from sidegate.core.actor import SIDEGATE
-from sidegate.core.binding import BindingPolicy, PrefixLengths, Signal, Signals, find_mismatches
+from sidegate.core.binding import BindingPolicy, Signal, Signals, find_mismatches
 from sidegate.core.errors import Conflict, RevocationPending, StoreUnavailable, UnreadableRecord
 from sidegate.core.session import Session, SessionId
 from sidegate.core.verdict import Allow, Deny, Reason
+from sidegate.services.rules import RulesInForce
 from sidegate.services.sessions import Sessions
 
 _REASON: Final = "binding"
@@ -28,34 +29,29 @@ class ClientBinding:
 
     def __init__(
         self,
-        policies: Mapping[Signal, BindingPolicy],
+        rules: RulesInForce,
         *,
-        prefix_lengths: PrefixLengths,
         events: BindingEvents,
         revoke: Callable[[Session], None],
     ) -> None:
         """Call `revoke` with each session that is to end; it must neither wait nor fail."""
-        self._policies = {
-            signal: policy for signal, policy in policies.items() if policy is not BindingPolicy.OFF
-        }
-        self._prefix_lengths = prefix_lengths
+        self._rules = rules
         self._events = events
         self._revoke = revoke
 
-    @property
-    def watched_signals(self) -> frozenset[Signal]:
-        """The signals that a gateway has to read."""
-        return frozenset(self._policies)
+    def mismatched(
+        self, session: Session, signals: Signals, *, watched: Collection[Signal]
+    ) -> tuple[Signal, ...]:
+        """Return the signals that differ from those the session is bound to.
 
-    def mismatched(self, session: Session, signals: Signals) -> tuple[Signal, ...]:
-        """Return the signals that differ from those the session is bound to."""
+        `watched`: those that the caller has read. A request that began before a reload lacks the
+        others, which is no mismatch.
+        """
         if not session.binding:
             return ()
-        watched = self._policies.keys()
+        prefix_lengths = self._rules.current.prefix_lengths
         return tuple(
-            find_mismatches(
-                session.id, session.binding, signals, self._prefix_lengths, watched=watched
-            )
+            find_mismatches(session.id, session.binding, signals, prefix_lengths, watched=watched)
         )
 
     def apply_policy(self, session: Session, mismatched: Collection[Signal]) -> Allow | Deny:
@@ -63,7 +59,9 @@ class ClientBinding:
 
         Under the policy `revoke` the session is revoked in the background as well.
         """
-        policies = {self._policies[signal] for signal in mismatched}
+        if not mismatched:
+            return Allow(session)
+        policies = {policy for _, policy in self._find_policies(mismatched)}
         self.count_mismatches(mismatched)
         if BindingPolicy.REVOKE in policies:
             self._revoke(session)
@@ -73,8 +71,18 @@ class ClientBinding:
 
     def count_mismatches(self, mismatched: Iterable[Signal]) -> None:
         """Count each of these signals under its policy."""
+        for signal, policy in self._find_policies(mismatched):
+            self._events.binding_mismatch(signal.value, policy.value)
+
+    def _find_policies(
+        self, mismatched: Iterable[Signal]
+    ) -> Iterator[tuple[Signal, BindingPolicy]]:
+        """Yield each signal with its policy, except those that are not compared any more."""
+        policies = self._rules.current.binding_policies
         for signal in mismatched:
-            self._events.binding_mismatch(signal.value, self._policies[signal].value)
+            policy = policies.get(signal, BindingPolicy.OFF)
+            if policy is not BindingPolicy.OFF:
+                yield signal, policy
 
 
 class BackgroundRevoker:

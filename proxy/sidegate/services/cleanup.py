@@ -1,22 +1,20 @@
 """Cleanup: delete long ended sessions from the durable store, in batches."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Final, NoReturn
 
 from sidegate.core.clock import Clock
 from sidegate.core.errors import StoreUnavailable
-from sidegate.core.protocols import DurableStore
+from sidegate.core.protocols import Purger
 from sidegate.core.timeouts import with_timeout
+from sidegate.services.job_outage import watch_job
 
 # Seconds between two batches, so that a large backlog leaves the store to other clients.
 _BATCH_PAUSE: Final = 0.05
 # Seconds for one batch. One that takes longer waits for a lock, on a connection others need.
 _TIMEOUT: Final = 10.0
-
-_log: Final = logging.getLogger("sidegate.cleanup")
 
 
 class CleanupJob:
@@ -27,7 +25,7 @@ class CleanupJob:
 
     def __init__(
         self,
-        durable: DurableStore,
+        purger: Purger,
         *,
         retention: timedelta,
         batch: int,
@@ -39,12 +37,13 @@ class CleanupJob:
 
         `timeout` is in seconds, for one batch.
         """
-        self._durable = durable
+        self._purger = purger
         self._retention = retention
         self._batch = batch
         self._clock = clock
         self._count = count
         self._timeout = timeout
+        self._outage = watch_job("cleanup", clock)
 
     async def run(self, interval: float) -> NoReturn:
         """Clean up every `interval` seconds until cancelled; retry a failed run then."""
@@ -54,7 +53,9 @@ class CleanupJob:
                     await asyncio.sleep(_BATCH_PAUSE)
             except StoreUnavailable as error:
                 self._count("failed", 1)
-                _log.warning("cleanup failed", extra={"error": str(error)})
+                self._outage.record_failure(error)
+            else:
+                self._outage.record_success()
             await asyncio.sleep(interval)
 
     async def clean(self) -> AsyncIterator[int]:
@@ -65,7 +66,7 @@ class CleanupJob:
         """
         expired_before = self._clock.now() - self._retention
         while True:
-            purging = self._durable.purge(expired_before, limit=self._batch)
+            purging = self._purger.purge(expired_before, limit=self._batch)
             purged = await with_timeout(self._timeout, "durable", purging)
             self._count("purged", purged)
             yield purged

@@ -21,6 +21,7 @@ from sidegate.core.pending_revocation import PendingRevocation
 from sidegate.core.protocols import PendingRevocationStore
 from sidegate.core.session import Session, SessionRecord
 from sidegate.core.timeouts import with_timeout
+from sidegate.services.job_outage import watch_job
 
 # Seconds to persist one.
 _PERSIST_TIMEOUT: Final = 5.0
@@ -49,7 +50,7 @@ class PendingRevocations:
         """Call `count` with accepted, written or dropped.
 
         Without a `store` no revocation is accepted, nor beyond `max_pending`.
-        A persisted revocation is apply for `retention` seconds more: longer than a copy in this
+        A persisted revocation is applied for `retention` seconds more: longer than a copy in this
         process's memory is trusted, or a lookup takes that began before.
         """
         self._store = store
@@ -64,6 +65,7 @@ class PendingRevocations:
         self._failures: dict[str, int] = {}  # attempts to persist, by id
         self._wakeup = asyncio.Event()
         self._has_work = asyncio.Event()
+        self._outage = watch_job("pending_revocations", clock)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -132,8 +134,12 @@ class PendingRevocations:
         """Persist what is pending until cancelled; retry every `interval` seconds."""
         while True:
             await self._has_work.wait()
-            with suppress(StoreUnavailable):
+            try:
                 await self.persist_all(persist)
+            except StoreUnavailable as error:
+                self._outage.record_failure(error)
+            else:
+                self._outage.record_success()
             if not self._known:
                 self._has_work.clear()
             await asyncio.sleep(interval)
@@ -184,7 +190,7 @@ class PendingRevocations:
         try:
             await persist(revocation)
         except ValueError as error:  # not added by Sidegate; it must not be retried for ever
-            _log.error("pending revocation dropped", extra={"error": str(error)})
+            _log.error("pending revocation dropped", extra={"reason": str(error)})
             self._count("dropped")
         else:
             self._count("written")

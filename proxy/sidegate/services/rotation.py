@@ -13,13 +13,18 @@ from types import MappingProxyType
 from typing import Final, assert_never
 
 from sidegate.core.actor import SIDEGATE, Actor, Change
+from sidegate.core.clock import Clock
 from sidegate.core.errors import Conflict
 from sidegate.core.judge import judge
+from sidegate.core.limits import Limit
+from sidegate.core.protocols import SessionRepository
 from sidegate.core.session import Session, SessionId, SessionRecord
 from sidegate.core.session_type import SessionType
-from sidegate.core.token import Token
+from sidegate.core.token import KeyRing, Token
 from sidegate.core.verdict import Deny, Reason
-from sidegate.services.session_context import SessionContext
+from sidegate.services.publisher import ChangePublisher
+from sidegate.services.rules import Rules, RulesInForce
+from sidegate.services.session_reader import SessionReader
 from sidegate.services.sessions import Issued
 
 # A lost compare-and-set means that another request succeeded; five in a row mean overload.
@@ -30,8 +35,20 @@ _NONCE_BYTES: Final = 32
 class Rotation:
     """The two operations that replace an active session's token: refresh and migrate."""
 
-    def __init__(self, context: SessionContext) -> None:
-        self._context = context
+    def __init__(
+        self,
+        repository: SessionRepository,
+        *,
+        reader: SessionReader,
+        publisher: ChangePublisher,
+        rules: RulesInForce,
+        clock: Clock,
+    ) -> None:
+        self._repository = repository
+        self._reader = reader
+        self._publisher = publisher
+        self._rules = rules
+        self._clock = clock
 
     async def refresh(
         self, credential: str, *, by: Actor, extend_by: timedelta | None = None
@@ -43,11 +60,12 @@ class Rotation:
         `extend_by` moves the deadline to that long from now, never past the lifetime of the
         session's type. Raise Conflict if concurrent changes win every attempt.
         """
-        match self._context.ring.parse(credential):
+        rules = self._rules.current
+        match rules.ring.parse(credential):
             case Deny() as denied:
                 return denied
             case Token() as token:
-                return await self._refresh(token, by, extend_by)
+                return await self._refresh(token, by, extend_by=extend_by, rules=rules)
             case unreachable:
                 assert_never(unreachable)
 
@@ -67,11 +85,12 @@ class Rotation:
         others or raise LimitReached. Return None if there is no such session. Raise SessionEnded if
         it has ended, and Conflict if concurrent changes win every attempt.
         """
+        rules = self._rules.current
         for _ in range(_MAX_ATTEMPTS):
-            record = await self._context.get(session_id)
+            record = await self._reader.get(session_id)
             if record is None:
                 return None
-            token, now = self._context.ring.mint(SessionType.SSO), self._context.clock.now()
+            token, now = rules.ring.mint(SessionType.SSO), self._clock.now()
             details = replace(
                 record.details,
                 provider=provider,
@@ -82,36 +101,48 @@ class Rotation:
                 change=Change(now, by),
             )
             after = SessionRecord(record.session.migrated(token.digest(), now), details)
-            if await self._replace_within_limit(record.session, after, now):
+            limit = rules.limits.get(SessionType.SSO)
+            if await self._replace_within_limit(record.session, after, limit=limit, now=now):
                 return Issued(token, after)
         raise Conflict(f"session {session_id} kept changing")
 
-    async def _refresh(self, token: Token, by: Actor, extend_by: timedelta | None) -> Issued | Deny:
+    async def _refresh(
+        self, token: Token, by: Actor, *, extend_by: timedelta | None, rules: Rules
+    ) -> Issued | Deny:
         digest = token.digest()
         for _ in range(_MAX_ATTEMPTS):
-            record = await self._context.find_by_any_digest(digest)
+            record = await self._reader.find_by_any_digest(digest)
             if record is None:
                 return Deny(Reason.UNKNOWN)
-            now = self._context.clock.now()
+            now = self._clock.now()
             verdict = judge(record.session, now)
             if isinstance(verdict, Deny):
                 return verdict
             result: Issued | Deny | None
             if digest == record.session.digest:
-                result = await self._rotate(token, record, extend_by, Change(now, by))
+                change = Change(now, by)
+                result = await self._rotate(
+                    token, record, extend_by=extend_by, change=change, rules=rules
+                )
             else:
-                result = await self._refresh_rotated_out(token, record, now)
+                result = await self._refresh_rotated_out(token, record, ring=rules.ring, now=now)
             if result is not None:
                 return result
         raise Conflict("the session kept changing")
 
     async def _rotate(
-        self, token: Token, before: SessionRecord, extend_by: timedelta | None, change: Change
+        self,
+        token: Token,
+        before: SessionRecord,
+        *,
+        extend_by: timedelta | None,
+        change: Change,
+        rules: Rules,
     ) -> Issued | None:
         """Rotate; None: the session was changed concurrently."""
         now, nonce = change.at, secrets.token_bytes(_NONCE_BYTES)
-        successor = next(self._context.ring.derive_successors(token, nonce))
-        lifetimes = self._context.lifetimes[before.session.type]
+        successor = next(rules.ring.derive_successors(token, nonce))
+        lifetimes = rules.lifetimes[before.session.type]
         session = before.session
         if extend_by is not None:
             latest = session.authenticated_at + lifetimes.lifetime
@@ -127,25 +158,27 @@ class Rotation:
         return Issued(successor, after) if await self._replace(before.session, after) else None
 
     async def _refresh_rotated_out(
-        self, token: Token, record: SessionRecord, now: datetime
+        self, token: Token, record: SessionRecord, *, ring: KeyRing, now: datetime
     ) -> Issued | Deny | None:
         """Handle a rotated-out token; None: the session was changed concurrently.
 
         A migration leaves no nonce: its old token is refused, but is no sign of theft.
         """
-        rotated_out = await self._context.durable.find_rotated_out(token.digest())
+        rotated_out = await self._repository.find_rotated_out(token.digest())
         if rotated_out is None:
             return None
         if rotated_out.nonce is None:
             return Deny(Reason.REUSED)
         if now < rotated_out.until:
-            return await self._reissue(token, rotated_out.nonce, record)
+            return await self._reissue(token, rotated_out.nonce, record=record, ring=ring)
         return await self._revoke_reused(record, now)
 
-    async def _reissue(self, token: Token, nonce: bytes, record: SessionRecord) -> Issued | Deny:
+    async def _reissue(
+        self, token: Token, nonce: bytes, *, record: SessionRecord, ring: KeyRing
+    ) -> Issued | Deny:
         """Return the successor that the rotation has issued."""
-        for successor in self._context.ring.derive_successors(token, nonce):
-            owner = await self._context.durable.find_by_any_digest(successor.digest())
+        for successor in ring.derive_successors(token, nonce):
+            owner = await self._repository.find_by_any_digest(successor.digest())
             if owner is not None:
                 return Issued(successor, record)
         # It was derived with a key that is no longer in the ring.
@@ -160,29 +193,28 @@ class Rotation:
             change=Change(now, SIDEGATE),
         )
         after = SessionRecord(record.session.revoked(now), details)
-        if not await self._replace(record.session, after):
+        if not await self._repository.replace(after, expected=record.session.version):
             return None
-        self._context.events.ended(after.session, "token_reuse")
+        await self._publisher.publish_ended([after.session], cause="token_reuse")
         return Deny(Reason.REUSED)
 
     async def _replace_within_limit(
-        self, before: Session, after: SessionRecord, now: datetime
+        self, before: Session, after: SessionRecord, *, limit: Limit | None, now: datetime
     ) -> bool:
         """Replace a session that joins another type; False: it was changed concurrently."""
-        limit = self._context.limits.get(after.session.type)
         if limit is None:
             return await self._replace(before, after)
-        evicted = await self._context.durable.replace_within_limit(
+        evicted = await self._repository.replace_within_limit(
             after, expected=before.version, limit=limit, at=now
         )
         if evicted is None:
             return False
         await self._publish(before, after)
-        await self._context.publish_ended(evicted, cause="limit")
+        await self._publisher.publish_ended(evicted, cause="limit")
         return True
 
     async def _replace(self, before: Session, after: SessionRecord) -> bool:
-        if not await self._context.durable.replace(after, expected=before.version):
+        if not await self._repository.replace(after, expected=before.version):
             return False
         await self._publish(before, after)
         return True
@@ -192,4 +224,4 @@ class Rotation:
         if oldest is not None and oldest != after.session.previous_digest:
             # Its grace may not be over, but it does not lead to the session any more.
             changed.append(after.session.rotated_out(oldest))
-        await self._context.publish(changed)
+        await self._publisher.publish(changed)

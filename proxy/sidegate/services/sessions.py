@@ -4,14 +4,16 @@ Each method returns after the durable store has committed. Publishing to the cac
 instances may fail without undoing it.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sidegate.core.actor import Actor, Change
-from sidegate.core.binding import DEFAULT_PREFIX_LENGTHS, PrefixLengths, Signals, bind
+from sidegate.core.binding import Signals, bind
+from sidegate.core.clock import Clock
 from sidegate.core.condition import Condition
+from sidegate.core.digest import Digest
 from sidegate.core.errors import (
     IdempotencyKeyReused,
     LimitReached,
@@ -21,16 +23,17 @@ from sidegate.core.errors import (
     StoreUnavailable,
 )
 from sidegate.core.idempotency import Idempotency
-from sidegate.core.judge import get_state
 from sidegate.core.pending_revocation import PendingRevocation
-from sidegate.core.protocols import Cursor, Touch
+from sidegate.core.protocols import ActivityStore, Cursor, SessionRepository, Touch
 from sidegate.core.session import Session, SessionDetails, SessionId, SessionRecord
 from sidegate.core.session_state import SessionState
 from sidegate.core.session_type import SessionType
 from sidegate.core.timeouts import with_timeout
-from sidegate.core.token import Token
-from sidegate.services.publisher import put_copies
-from sidegate.services.session_context import SessionContext
+from sidegate.core.token import KeyRing, Token
+from sidegate.services.pending_revocations import PendingRevocations
+from sidegate.services.publisher import ChangePublisher
+from sidegate.services.rules import Rules, RulesInForce
+from sidegate.services.session_reader import SessionReader
 
 # Sessions in one statement: it holds its row locks for some milliseconds.
 _BATCH_SIZE: Final = 500
@@ -75,15 +78,25 @@ class Sessions:
 
     def __init__(
         self,
-        context: SessionContext,
+        repository: SessionRepository,
         *,
+        activity: ActivityStore,
+        reader: SessionReader,
+        publisher: ChangePublisher,
+        rules: RulesInForce,
+        clock: Clock,
         new_id: Callable[[], SessionId],
-        prefix_lengths: PrefixLengths = DEFAULT_PREFIX_LENGTHS,
+        pending: PendingRevocations | None = None,
     ) -> None:
-        """`prefix_lengths`: of the addresses that sessions are bound to."""
-        self._context = context
+        """`pending` takes revocations while the database is unavailable; None: they fail."""
+        self._repository = repository
+        self._activity = activity
+        self._reader = reader
+        self._publisher = publisher
+        self._rules = rules
+        self._clock = clock
         self._new_id = new_id
-        self._prefix_lengths = prefix_lengths
+        self._pending = pending
 
     async def create(self, new: NewSession, *, key: Idempotency | None = None) -> Issued:
         """Create a session. At the limit, evict others or raise LimitReached.
@@ -93,23 +106,25 @@ class Sessions:
         SessionExists if its token was replaced since. Raise ValueError if a binding signal is
         malformed. After StoreUnavailable a session may exist, whose token was not returned.
         """
+        rules, session_id = self._rules.current, self._new_id()
         if key is None:
-            return await self._create(new, self._new_id(), self._context.ring.mint(new.type), None)
-        before = await self._context.durable.find_by_idempotency_key(key.key_hash)
+            return await self._create(new, session_id, rules.ring.mint(new.type), rules=rules)
+        before = await self._repository.find_by_idempotency_key(key.key_hash)
         if before is None:
-            session_id = self._new_id()
-            token = next(self._derive_tokens(new.type, key, session_id))
+            token = next(rules.ring.derive_tokens(new.type, _seed(key, session_id)))
             try:
-                return await self._create(new, session_id, token, key.key_hash)
+                return await self._create(
+                    new, session_id, token, rules=rules, key_hash=key.key_hash
+                )
             except (SessionExists, LimitReached):  # the same request, at the same time
-                before = await self._context.durable.find_by_idempotency_key(key.key_hash)
+                before = await self._repository.find_by_idempotency_key(key.key_hash)
                 if before is None:
                     raise
-        return await self._find_created(new, key, before)
+        return await self._find_created(new, key, before=before, ring=rules.ring)
 
     async def get(self, session_id: SessionId) -> SessionRecord | None:
         """Return the session, ended or not, or None."""
-        return await self._context.get(session_id)
+        return await self._reader.get(session_id)
 
     async def list_where(
         self,
@@ -124,23 +139,12 @@ class Sessions:
         Fewer than `limit`: there are no more. A session with a pending revocation is not listed as
         active, and listed as revoked once the revocation is persisted.
         """
-        now = self._context.clock.now()
-        in_state = None if state is None else (state, now)
-        page: list[SessionRecord] = []
-        while len(page) < limit:
-            found = await self._context.durable.list_where(
-                condition, limit=limit, after=after, state=in_state
-            )
-            records = map(self._context.with_pending, found)
-            page += (r for r in records if state in (None, get_state(r.session, now)))
-            if len(found) < limit:
-                break
-            after = Cursor(found[-1].session.created_at, found[-1].session.id)
-        return page[:limit]
+        in_state = None if state is None else (state, self._clock.now())
+        return await self._reader.list_where(condition, limit=limit, after=after, state=in_state)
 
     async def count_where(self, condition: Condition) -> int:
         """Return how many sessions `revoke_where` would revoke now."""
-        return await self._context.durable.count_where(condition, at=self._context.clock.now())
+        return await self._repository.count_where(condition, at=self._clock.now())
 
     async def revoke(
         self, session_id: SessionId, *, by: Actor, reason: str
@@ -153,11 +157,11 @@ class Sessions:
         """
         condition = Condition(session_id=session_id)
         tombstones = await self._revoke_batch(condition, by=by, reason=reason, limit=1)
-        await self._context.publish_ended(tombstones, cause="revoke")
+        await self._publisher.publish_ended(tombstones, cause="revoke")
         record = await self.get(session_id)
         if record is not None and not tombstones and record.session.revoked_at is not None:
             # The first request may have failed between commit and publish, and this is its retry.
-            await self._context.publish([record.session])
+            await self._publisher.publish([record.session])
         return record
 
     async def touch(self, session_id: SessionId) -> SessionRecord | None:
@@ -165,15 +169,15 @@ class Sessions:
 
         Raise SessionEnded if it has ended.
         """
-        record, now = await self.get(session_id), self._context.clock.now()
+        record, now = await self.get(session_id), self._clock.now()
         if record is None:
             return None
         touched = []
         if not record.session.has_ended(now):
-            touched = await self._context.durable.touch([Touch(session_id, now, 1)])
+            touched = await self._activity.touch([Touch(session_id, now, 1)])
         if not touched:
             raise SessionEnded(f"session {session_id} has ended")
-        await put_copies(touched, self._context.caches)
+        await self._publisher.publish_touched(touched)
         count = record.details.access_count + 1  # a lower bound: others may have touched it too
         return SessionRecord(touched[0], replace(record.details, access_count=count))
 
@@ -193,7 +197,7 @@ class Sessions:
             )
             if not tombstones:
                 return
-            await self._context.publish_ended(tombstones, cause="revoke_where")
+            await self._publisher.publish_ended(tombstones, cause="revoke_where")
             yield len(tombstones)
             after = tombstones[-1].id
 
@@ -201,7 +205,7 @@ class Sessions:
         """Persist a pending revocation. Sessions that have ended are not changed."""
         after = None
         while True:
-            tombstones = await self._context.durable.revoke_where(
+            tombstones = await self._repository.revoke_where(
                 revocation.condition,
                 at=revocation.at,
                 by=revocation.by,
@@ -211,7 +215,7 @@ class Sessions:
             )
             if not tombstones:
                 return
-            await self._context.publish_ended(tombstones, cause="revoke_pending")
+            await self._publisher.publish_ended(tombstones, cause="revoke_pending")
             after = tombstones[-1].id
 
     async def _revoke_batch(
@@ -224,10 +228,10 @@ class Sessions:
         after: SessionId | None = None,
     ) -> list[Session]:
         """Revoke a batch and return its tombstones, or make it pending and raise."""
-        revoking = self._context.durable.revoke_where(
-            condition, at=self._context.clock.now(), by=by, reason=reason, limit=limit, after=after
+        revoking = self._repository.revoke_where(
+            condition, at=self._clock.now(), by=by, reason=reason, limit=limit, after=after
         )
-        pending = self._context.pending
+        pending = self._pending
         if pending is None or not pending.accepts(condition):
             return await revoking
         try:
@@ -240,66 +244,73 @@ class Sessions:
             raise RevocationPending from outage
 
     async def _create(
-        self, new: NewSession, session_id: SessionId, token: Token, key_hash: bytes | None
+        self,
+        new: NewSession,
+        session_id: SessionId,
+        token: Token,
+        *,
+        rules: Rules,
+        key_hash: bytes | None = None,
     ) -> Issued:
-        record = self._build_record(new, session_id, token, key_hash)
-        evicted = await self._context.durable.create(
-            record, limit=self._context.limits.get(new.type)
-        )
-        self._context.events.created(record.session)
-        await put_copies([record.session], self._context.caches)
-        await self._context.publish_ended(evicted, cause="limit")
+        now = self._clock.now()
+        session = _build_session(new, session_id, digest=token.digest(), rules=rules, now=now)
+        record = SessionRecord(session, _build_details(new, key_hash, now=now))
+        evicted = await self._repository.create(record, limit=rules.limits.get(new.type))
+        await self._publisher.publish_created(session)
+        await self._publisher.publish_ended(evicted, cause="limit")
         return Issued(token, record)
 
     async def _find_created(
-        self, new: NewSession, key: Idempotency, before: SessionRecord
+        self, new: NewSession, key: Idempotency, *, before: SessionRecord, ring: KeyRing
     ) -> Issued:
         """Return the session that `key` has created, with its token derived again."""
-        for token in self._derive_tokens(new.type, key, before.session.id):
-            record = await self._context.find_by_any_digest(token.digest())
+        for token in ring.derive_tokens(new.type, _seed(key, before.session.id)):
+            record = await self._reader.find_by_any_digest(token.digest())
             if record is None:
                 continue
-            if record.session.has_ended(self._context.clock.now()):
+            if record.session.has_ended(self._clock.now()):
                 raise SessionEnded(f"session {record.session.id} has ended")
             if record.session.digest != token.digest():
                 raise SessionExists(f"session {record.session.id} has a newer token")
             return Issued(token, record)
         raise IdempotencyKeyReused("the idempotency key belongs to another request")
 
-    def _derive_tokens(
-        self, type_: SessionType, key: Idempotency, session_id: SessionId
-    ) -> Iterator[Token]:
-        return self._context.ring.derive_tokens(type_, key.seed + session_id.encode())
 
-    def _build_record(
-        self, new: NewSession, session_id: SessionId, token: Token, key_hash: bytes | None
-    ) -> SessionRecord:
-        now = self._context.clock.now()
-        lifetimes = self._context.lifetimes[new.type]
-        lifetime = min(lifetimes.lifetime, new.expires_in or lifetimes.lifetime)
-        session = Session(
-            id=session_id,
-            digest=token.digest(),
-            user_id=new.user_id,
-            type=new.type,
-            scopes=new.scopes,
-            created_at=now,
-            authenticated_at=now,
-            last_seen_at=now,
-            expires_at=now + lifetime,
-            idle_timeout=lifetimes.idle_timeout,
-            binding=bind(session_id, new.binding, self._prefix_lengths),
-        )
-        details = SessionDetails(
-            ip=new.ip,
-            user_agent=new.user_agent,
-            device=new.device,
-            metadata=new.metadata,
-            provider=new.provider,
-            provider_session_id=new.provider_session_id,
-            provider_subject=new.provider_subject,
-            tenant=new.tenant,
-            idempotency_key_hash=key_hash,
-            change=Change(now, new.by),
-        )
-        return SessionRecord(session, details)
+def _seed(key: Idempotency, session_id: SessionId) -> bytes:
+    """Return what the token of a session that `key` creates is derived from."""
+    return key.seed + session_id.encode()
+
+
+def _build_session(
+    new: NewSession, session_id: SessionId, *, digest: Digest, rules: Rules, now: datetime
+) -> Session:
+    lifetimes = rules.lifetimes[new.type]
+    lifetime = min(lifetimes.lifetime, new.expires_in or lifetimes.lifetime)
+    return Session(
+        id=session_id,
+        digest=digest,
+        user_id=new.user_id,
+        type=new.type,
+        scopes=new.scopes,
+        created_at=now,
+        authenticated_at=now,
+        last_seen_at=now,
+        expires_at=now + lifetime,
+        idle_timeout=lifetimes.idle_timeout,
+        binding=bind(session_id, new.binding, rules.prefix_lengths),
+    )
+
+
+def _build_details(new: NewSession, key_hash: bytes | None, *, now: datetime) -> SessionDetails:
+    return SessionDetails(
+        ip=new.ip,
+        user_agent=new.user_agent,
+        device=new.device,
+        metadata=new.metadata,
+        provider=new.provider,
+        provider_session_id=new.provider_session_id,
+        provider_subject=new.provider_subject,
+        tenant=new.tenant,
+        idempotency_key_hash=key_hash,
+        change=Change(now, new.by),
+    )

@@ -8,32 +8,28 @@ from sidegate.core.clock import Clock
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.judge import judge, may_be_stale
+from sidegate.core.memory_entry import MemoryEntry
 from sidegate.core.session import Session
 from sidegate.core.timeouts import with_timeout
-from sidegate.core.token import KeyRing, TokenText, digest_unverified
-from sidegate.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
-
-OnAllowed = Callable[[Session, datetime], None]
-"""Called with each allowed session and the time; must neither wait nor fail."""
+from sidegate.core.token import TokenText, digest_unverified
+from sidegate.core.verdict import Deny, Reason, Unavailable, Verdict
+from sidegate.services.rules import RulesInForce
 
 
 class Lookup(Protocol):
     """Finds sessions in memory and in the stores, as `stores.lookup.SessionLookup` defines it."""
 
     @property
-    def peek(self) -> Callable[[Digest], Session | None]:
-        """Return this process's copy, or None, without waiting."""
+    def peek(self) -> Callable[[Digest], MemoryEntry | None]:
+        """Return this process's entry, or None, without waiting."""
         ...
 
     def prefetch(
-        self, digest: Digest, on_done: Callable[[Session | None], None], *, timeout: float
+        self, digest: Digest, on_done: Callable[[MemoryEntry | None], None], *, timeout: float
     ) -> bool: ...
 
     async def find(self, digest: Digest, *, skip_redis: bool = False) -> Session | None: ...
 
-
-ExtraCheck = Callable[[Session], Allow | Deny]
-"""A further condition on a valid session."""
 
 # Share of the gateway's timeout that is used here; the rest is for the network.
 _BUDGET_SHARE: Final = 0.9
@@ -46,40 +42,37 @@ class Validator:
         self,
         lookup: Lookup,
         *,
-        ring: KeyRing,
+        rules: RulesInForce,
         clock: Clock,
         deadline: float,
-        on_allowed: OnAllowed = lambda _, __: None,
     ) -> None:
         """`deadline`: the seconds within which `lookup.find` returns or raises."""
         self._lookup = lookup
         self._peek = lookup.peek
-        self._ring = ring
+        self._rules = rules
         self._clock = clock
         self._deadline = deadline
-        self.on_allowed = on_allowed
 
-    def check_memory(self, token_text: TokenText, now: datetime) -> Session | Deny | None:
-        """Return the session from memory if it is valid `now`, or a denial.
+    def check_memory(self, token_text: TokenText, now: datetime) -> MemoryEntry | Deny | None:
+        """Return the entry in memory if its session is valid `now`, or a denial.
 
-        None: memory does not decide it; use `validate`. The caller reports an allowed session to
-        `on_allowed`.
+        None: memory does not decide it; use `validate`.
         """
-        session = self._peek(digest_unverified(token_text))
-        # A caller that has a token's digest has the token: its tag is verified once for each copy,
+        entry, ring = self._peek(digest_unverified(token_text)), self._rules.current.ring
+        # A caller that has a token's digest has the token: its tag is verified once for each entry,
         # and again after the keys change.
-        if session is None or session.verified_by is not self._ring:
-            if not self._ring.has_valid_tag(token_text):
+        if entry is None or entry.verified_by is not ring:
+            if not ring.has_valid_tag(token_text):
                 return Deny(Reason.FORGED)
-            if session is None:
+            if entry is None:
                 return None
-            session.mark_verified(self._ring)
-        return _judge_copy(session, now)
+            entry.verified_by = ring
+        return _judge_entry(entry, now)
 
     def prefetch(
         self,
         token_text: TokenText,
-        on_done: Callable[[Session | None], None],
+        on_done: Callable[[MemoryEntry | None], None],
         *,
         budget: float | None = None,
     ) -> bool:
@@ -91,15 +84,15 @@ class Validator:
         digest = digest_unverified(token_text)
         return self._lookup.prefetch(digest, on_done, timeout=self._timeout(budget))
 
-    def judge_prefetched(self, copy: Session | None, now: datetime) -> Session | Deny | None:
-        """Judge a prefetched copy, whose token's tag `check_memory` has verified.
+    def judge_prefetched(
+        self, entry: MemoryEntry | None, now: datetime
+    ) -> MemoryEntry | Deny | None:
+        """Judge a prefetched entry, whose token's tag `check_memory` has verified.
 
-        None: `validate` looks in the other stores.
+        None: `validate` looks in the other stores. The entry is not marked as verified: the keys
+        may have changed since.
         """
-        if copy is None:
-            return None
-        copy.mark_verified(self._ring)
-        return _judge_copy(copy, now)
+        return None if entry is None else _judge_entry(entry, now)
 
     async def validate(
         self,
@@ -107,24 +100,14 @@ class Validator:
         *,
         budget: float | None = None,
         elapsed: float | None = None,
-        extra_check: ExtraCheck | None = None,
     ) -> Verdict:
-        """Judge the session that `credential`, the text of a token, leads to.
+        """Judge the session that `credential`, the text of a token, leads to. Records no activity.
 
         `budget`: the seconds until the caller times out; None: no limit. `elapsed`: the seconds
-        that a prefetch without result took; None: there was none. `extra_check` judges a valid
-        session before it is recorded as active.
+        that a prefetch without result took; None: there was none.
         """
-        verdict = await self._judge(credential, budget, elapsed)
-        if extra_check is not None and isinstance(verdict, Allow):
-            verdict = extra_check(verdict.session)
-        if isinstance(verdict, Allow):
-            self.on_allowed(verdict.session, self._clock.now())
-        return verdict
-
-    async def inspect(self, credential: str) -> Verdict:
-        """Judge as `validate` does, but record no activity: the caller is not the client."""
-        return await self._judge(credential)
+        found = await self._find(credential, budget, elapsed)
+        return judge(found, self._clock.now()) if isinstance(found, Session) else found
 
     async def find(self, credential: str) -> Session | Deny | Unavailable:
         """Return the session `credential` leads to, unjudged: ended or rotated out, too.
@@ -133,16 +116,10 @@ class Validator:
         """
         return await self._find(credential)
 
-    async def _judge(
-        self, credential: str, budget: float | None = None, elapsed: float | None = None
-    ) -> Verdict:
-        found = await self._find(credential, budget, elapsed)
-        return judge(found, self._clock.now()) if isinstance(found, Session) else found
-
     async def _find(
         self, credential: str, budget: float | None = None, elapsed: float | None = None
     ) -> Session | Deny | Unavailable:
-        digest = self._ring.parse_digest(credential)
+        digest = self._rules.current.ring.parse_digest(credential)
         if isinstance(digest, Deny):
             return digest
         try:
@@ -168,9 +145,9 @@ class Validator:
         return max(0.0, min(budget * _BUDGET_SHARE, self._deadline))
 
 
-def _judge_copy(copy: Session, now: datetime) -> Session | Deny | None:
-    """Return the session if valid, or a final denial; None: the copy may be stale."""
-    if now < copy.valid_until:
-        return copy
-    verdict = judge(copy, now)
+def _judge_entry(entry: MemoryEntry, now: datetime) -> MemoryEntry | Deny | None:
+    """Return the entry if valid, or a final denial; None: it may be stale."""
+    if now < entry.session.valid_until:
+        return entry
+    verdict = judge(entry.session, now)
     return verdict if isinstance(verdict, Deny) and not may_be_stale(verdict) else None

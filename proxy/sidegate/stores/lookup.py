@@ -11,12 +11,16 @@ from sidegate.core.clock import Clock
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.judge import judge, may_be_stale
+from sidegate.core.memory_entry import MemoryEntry
 from sidegate.core.protocols import SessionFinder
 from sidegate.core.session import Session
 from sidegate.stores.client.batching import BatchedCache
 from sidegate.stores.memory import MemoryStore
 from sidegate.stores.negative_cache import NegativeCache
 from sidegate.stores.shared_future import share_future
+
+# Seconds. Changes are delivered to Redis once more after one second (services/change_poller.py).
+_MAX_FILL_AGE: Final = 0.5
 
 _log: Final = logging.getLogger("sidegate.lookup")
 
@@ -46,8 +50,8 @@ class SessionLookup:
 
         `redis_deadline`: those within which `redis` always answers or fails.
         """
-        # Returns the session in memory, or None. A miss is not counted: `find` will count it.
-        self.peek: Callable[[Digest], Session | None] = memory.get_nowait
+        # Returns the entry in memory, or None. A miss is not counted: `find` will count it.
+        self.peek: Callable[[Digest], MemoryEntry | None] = memory.get_entry
         self._memory = memory
         self._redis = redis
         self._redis_deadline = redis_deadline
@@ -59,12 +63,12 @@ class SessionLookup:
         self._prefetches: dict[Digest, asyncio.Future[Session | None]] = {}
 
     def prefetch(
-        self, digest: Digest, on_done: Callable[[Session | None], None], *, timeout: float
+        self, digest: Digest, on_done: Callable[[MemoryEntry | None], None], *, timeout: float
     ) -> bool:
         """Look up what `peek` did not find in Redis, without a task for each caller.
 
-        `on_done` is called with the session, or with None if Redis does not tell (no copy, an
-        outage), after this returns and within the deadline of Redis. Return False, and never call
+        `on_done` is called with the session, or with None if Redis has no copy or fails, after this
+        returns and usually within the deadline of Redis. Return False, and never call
         it, if that takes longer than `timeout` seconds, or if `find` answers without Redis.
         """
         if self._redis is None or timeout < self._redis_deadline:
@@ -101,26 +105,32 @@ class SessionLookup:
             timer.cancel()
 
     def _start_flight(self, digest: Digest, *, skip_redis: bool) -> asyncio.Task[Session | None]:
-        flight = asyncio.create_task(self._fly(digest, skip_redis=skip_redis))
+        flight = asyncio.create_task(self._load(digest, skip_redis=skip_redis))
         self._flights[digest] = flight
         flight.add_done_callback(partial(self._end_flight, digest))
         return flight
 
-    async def _fly(self, digest: Digest, *, skip_redis: bool) -> Session | None:
+    async def _load(self, digest: Digest, *, skip_redis: bool) -> Session | None:
         """Look in Redis and the database; fill Redis, memory and the negative cache."""
+        started, epoch = self._clock.monotonic(), self._memory.epoch
         redis = self._redis
         if redis is not None and not skip_redis:
             with suppress(StoreUnavailable):
                 session = await redis.find(digest)
-                if session is not None and self._is_conclusive(session):
-                    return self._memory.put_nowait(session)
+                if session is not None:
+                    session = self._memory.put_nowait(session)  # which may have seen activity since
+                    if self._is_conclusive(session):
+                        return session
         session = await self._database.find(digest)
         if session is None:
             self._negative_cache.add(digest)
             return None
-        if redis is not None:
+        # A copy that was read so long ago may be older than a tombstone that is no longer cached.
+        if redis is not None and self._clock.monotonic() - started < _MAX_FILL_AGE:
             with suppress(StoreUnavailable):
                 session = await redis.put(session)
+        if epoch != self._memory.epoch:
+            return self._memory.apply_pending(session)
         return self._memory.put_nowait(session)
 
     def _is_conclusive(self, session: Session) -> bool:
@@ -139,11 +149,11 @@ class SessionLookup:
     def _end_prefetch(self, digest: Digest, _: object) -> None:
         del self._prefetches[digest]
 
-    def _put_prefetched(self, lookup: asyncio.Future[Session | None]) -> Session | None:
+    def _put_prefetched(self, lookup: asyncio.Future[Session | None]) -> MemoryEntry | None:
         self._memory.misses += 1  # `peek` has not counted it
         try:
             session = lookup.result()
-            return None if session is None else self._memory.put_nowait(session)
+            return None if session is None else self._memory.put_entry(session)
         except (StoreUnavailable, UnreadableRecord, asyncio.CancelledError):
             return None
         except Exception:  # noqa: BLE001  # no caller can handle it: this is a callback of the loop

@@ -7,6 +7,7 @@ from typing import Final
 
 from sidegate.core.clock import Clock
 from sidegate.core.digest import Digest
+from sidegate.core.memory_entry import MemoryEntry
 from sidegate.core.session import Session
 
 # Bytes of an entry without its texts: the session, its place here, and its cached reply. Measured,
@@ -49,6 +50,7 @@ class MemoryStore:
         """
         self.hits = 0
         self.misses = 0
+        self.epoch = 0  # grows whenever copies read from a store before may be stale
         self._estimated_bytes = 0
         self._extra_bytes = 0  # of each entry, beyond `estimate_size`
         self._max_sessions = max_sessions
@@ -56,8 +58,8 @@ class MemoryStore:
         self._max_age = max_age
         self._monotonic = clock.monotonic
         self._jitter = jitter
-        self._apply_pending = apply_pending
-        self._entries: OrderedDict[Digest, tuple[Session, float]] = OrderedDict()  # with its expiry
+        self.apply_pending = apply_pending
+        self._entries: OrderedDict[Digest, MemoryEntry] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -79,12 +81,17 @@ class MemoryStore:
 
     def get_nowait(self, digest: Digest) -> Session | None:
         """Find without awaiting. A miss is not counted: the caller's later lookup counts it."""
+        entry = self.get_entry(digest)
+        return None if entry is None else entry.session
+
+    def get_entry(self, digest: Digest) -> MemoryEntry | None:
+        """Return the entry that `get_nowait` would return the session of."""
         entry = self._entries.get(digest)
-        if entry is None or self._monotonic() >= entry[1]:
+        if entry is None or self._monotonic() >= entry.fresh_until:
             return None
         self._entries.move_to_end(digest)
         self.hits += 1
-        return self._apply_pending(entry[0])
+        return self._with_pending(entry)
 
     def set_reply_headers(self, headers: Collection[str]) -> None:
         """Set the names of the headers that each cached reply contains, for the size estimate."""
@@ -93,47 +100,69 @@ class MemoryStore:
 
     def put_nowait(self, session: Session) -> Session:
         """Put without awaiting. An equal session renews the time to live of the kept one."""
-        kept, _ = self._entries.get(session.digest, (None, 0.0))
-        if kept is not None:
-            if kept.freshness > session.freshness:
-                return self._apply_pending(kept)
-            self._estimated_bytes -= estimate_size(kept)
-            if kept == session:
-                session = kept  # with its cached reply
-        self._estimated_bytes += estimate_size(session)
-        self._entries[session.digest] = session, self._monotonic() + self._time_to_live()
+        return self.put_entry(session).session
+
+    def put_entry(self, session: Session) -> MemoryEntry:
+        """Put as `put_nowait` does, and return the entry that is kept.
+
+        A kept session that has seen more activity, and no other change, is renewed as an equal one.
+        """
+        entry = self._entries.get(session.digest)
+        fresh_until = self._monotonic() + self._time_to_live()
+        if entry is not None and entry.session.freshness > session.freshness:
+            if _differ_by_activity_only(entry.session, session):
+                entry.fresh_until = max(entry.fresh_until, fresh_until)
+            return self._with_pending(entry)
+        if entry is not None and entry.session == session:
+            entry.fresh_until = fresh_until  # and keeps what was derived from it
+        else:
+            self._estimated_bytes += estimate_size(session)
+            if entry is not None:
+                self._estimated_bytes -= estimate_size(entry.session)
+            entry = self._entries[session.digest] = MemoryEntry(session, fresh_until)
         self._entries.move_to_end(session.digest)
         self._evict()
-        return self._apply_pending(session)
+        return self._with_pending(entry)
 
     def touch(self, session: Session) -> None:
         """Replace the session by one seen later. Its time to live is not renewed."""
-        kept, until = self._entries.get(session.digest, (None, 0.0))
-        if kept is None or kept.freshness > session.freshness:
+        kept = self._entries.get(session.digest)
+        if kept is None or kept.session.freshness > session.freshness:
             return
-        self._estimated_bytes += estimate_size(session) - estimate_size(kept)
-        self._entries[session.digest] = session, until
+        self._estimated_bytes += estimate_size(session) - estimate_size(kept.session)
+        self._entries[session.digest] = MemoryEntry(session, kept.fresh_until)
 
     def expire_all(self) -> None:
         """Expire all entries, as after change notifications that may have been missed.
 
         They are kept for comparison: a staler session does not replace a tombstone.
         """
-        for digest, (session, _) in self._entries.items():
-            self._entries[digest] = session, _EXPIRED
+        self.epoch += 1
+        for entry in self._entries.values():
+            entry.fresh_until = _EXPIRED
 
     def clear(self) -> None:
         """Delete all entries, as when the database itself has gone back in time."""
+        self.epoch += 1
         self._entries.clear()
         self._estimated_bytes = 0
 
     def _evict(self) -> None:
         while len(self._entries) > self._max_sessions or self.size_bytes > self._max_bytes:
-            _, (session, _) = self._entries.popitem(last=False)
-            self._estimated_bytes -= estimate_size(session)
+            _, entry = self._entries.popitem(last=False)
+            self._estimated_bytes -= estimate_size(entry.session)
+
+    def _with_pending(self, entry: MemoryEntry) -> MemoryEntry:
+        """Return the entry; while a pending revocation applies, one of its own with that."""
+        session = self.apply_pending(entry.session)
+        return entry if session is entry.session else MemoryEntry(session, entry.fresh_until)
 
     def _time_to_live(self) -> float:
         return self._max_age * (1 - _JITTER * self._jitter())
+
+
+def _differ_by_activity_only(kept: Session, offered: Session) -> bool:
+    return kept.version == offered.version and kept.revoked_at == offered.revoked_at
 
 
 def estimate_size(session: Session) -> int:

@@ -79,10 +79,34 @@ async def test_single_unreadable_record_is_looked_up_once() -> None:
     assert len(backend.lookups) == 1
 
 
-async def test_outage_during_single_lookups_fails_the_remaining_digests() -> None:
+async def test_unreadable_record_is_found_by_bisection() -> None:
+    sessions = [build_session() for _ in range(256)]
+    backend = FakeBackend(*sessions)
+    backend.unreadable = {sessions[77].digest}
+    batched = Batched(backend)
+    async with no_leaks():
+        results = await asyncio.gather(
+            *(batched.find(session.digest) for session in sessions), return_exceptions=True
+        )
+    assert isinstance(results[77], UnreadableRecord)
+    assert [*results[:77], *results[78:]] == [*sessions[:77], *sessions[78:]]
+    assert len(backend.lookups) == 1 + 2 * 8
+
+
+async def test_rejected_lookup_is_reported() -> None:
+    rejected: list[None] = []
+    batched = Batched(FakeBackend(), max_outstanding=2, on_rejected=lambda: rejected.append(None))
+    results = await asyncio.gather(
+        *(batched.find(build_digest()) for _ in range(5)), return_exceptions=True
+    )
+    assert [type(result) for result in results[2:]] == [StoreUnavailable] * 3
+    assert len(rejected) == 3
+
+
+async def test_outage_during_bisection_fails_the_remaining_digests() -> None:
     class GoesDown(FakeBackend):
         async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
-            self.down = len(self.lookups) > 2
+            self.down = len(self.lookups) > 3
             return await super().find_many(digests)
 
     sessions = [build_session() for _ in range(4)]

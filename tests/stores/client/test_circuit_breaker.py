@@ -102,3 +102,12 @@ def test_jitter_spreads_the_probes_of_several_instances() -> None:
             clock.advance(0.0625)  # a quarter of it, which floats and microseconds hold exactly
         due.append((clock.monotonic() - start) / PROBE_INTERVAL)
     assert due == [0.75, 1.0, 1.25]
+
+
+def test_outage_lasts_from_the_failure_that_opens_to_the_success_that_closes() -> None:
+    clock = FakeClock()
+    breaker = build_breaker(clock)
+    assert [breaker.record_failure() for _ in range(7)] == [False] * 4 + [True] + [False] * 2
+    clock.advance(60)
+    assert breaker.allow_request()
+    assert [breaker.record_success() for _ in range(2)] == [60, None]

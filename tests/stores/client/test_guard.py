@@ -1,6 +1,7 @@
-"""A guarded store: which outcomes the circuit breaker counts as failures."""
+"""A guarded store: which outcomes the circuit breaker counts as failures, and what is logged."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -153,3 +154,29 @@ async def test_results_are_passed_through_unchanged() -> None:
     assert await guarded.finder.find_many((session.digest, build_digest())) == {
         session.digest: session
     }
+
+
+async def test_outage_is_logged_once_when_it_starts_and_once_when_it_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "sidegate")
+    guarded = GuardedBackend()
+    await guarded.fail(5)
+    for _ in range(10):
+        guarded.clock.advance(0.25)
+        await guarded.fail(2)  # the probe, and a request that is not sent
+    guarded.clock.advance(0.25)
+    await guarded.find()
+    await guarded.fail(4)
+    await guarded.find()
+    started, ended = [vars(record) for record in caplog.records]
+    assert (started["msg"], started["store"], started["reason"]) == (
+        "store unavailable",
+        "backend",
+        "down on demand",
+    )
+    assert (ended["msg"], ended["store"], ended["outage_seconds"]) == (
+        "store available",
+        "backend",
+        2.8,
+    )

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from sidegate.core.digest import Digest
+from sidegate.core.memory_entry import MemoryEntry
 from sidegate.core.session import Session
 from sidegate.stores.client.batching import BatchedCache
 from sidegate.stores.lookup import SessionLookup
@@ -73,10 +74,19 @@ class LookupHarness:
             return self.memory.get_nowait(digest)
         return self.redis.sessions.get(digest)
 
+    def peek(self, digest: Digest) -> Session | None:
+        """Return the session of the entry in memory."""
+        entry = self.lookup.peek(digest)
+        return None if entry is None else entry.session
+
     def prefetch(self, digest: Digest) -> asyncio.Future[Session | None]:
         """Return the future result of a prefetch, which must not be refused."""
         done: asyncio.Future[Session | None] = asyncio.get_running_loop().create_future()
-        assert self.lookup.prefetch(digest, done.set_result, timeout=REDIS_DEADLINE)
+
+        def on_done(entry: MemoryEntry | None) -> None:
+            done.set_result(None if entry is None else entry.session)
+
+        assert self.lookup.prefetch(digest, on_done, timeout=REDIS_DEADLINE)
         assert not done.done()  # never before `prefetch` returns
         return done
 

@@ -8,6 +8,7 @@ import pytest
 
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.session import Session
+from sidegate.stores.memory import MemoryStore
 from tests.contracts.values import (
     build_digest,
     build_rotated_session,
@@ -72,7 +73,7 @@ async def test_session_from_redis_is_put_into_memory() -> None:
     harness = LookupHarness(redis=[session])
 
     assert [await harness.find(session.digest) for _ in range(3)] == [session] * 3
-    assert harness.lookup.peek(session.digest) == session
+    assert harness.peek(session.digest) == session
     assert harness.redis.lookups == [(session.digest,)]
 
 
@@ -80,7 +81,7 @@ async def test_find_counts_one_miss_of_memory_and_peek_counts_none() -> None:
     session = build_session()
     harness = LookupHarness(database=[session])
 
-    assert harness.lookup.peek(session.digest) is None
+    assert harness.peek(session.digest) is None
     assert (harness.memory.hits, harness.memory.misses) == (0, 0)
     await harness.find(session.digest)
     assert (harness.memory.hits, harness.memory.misses) == (0, 1)
@@ -96,7 +97,7 @@ async def test_session_from_the_database_is_put_into_memory_and_redis() -> None:
     harness = LookupHarness(database=[session])
 
     assert [await harness.find(session.digest) for _ in range(3)] == [session] * 3
-    assert harness.lookup.peek(session.digest) == session
+    assert harness.peek(session.digest) == session
     assert harness.redis.sessions == {session.digest: session}
     assert harness.database.lookups == harness.redis.lookups == [(session.digest,)]
 
@@ -107,7 +108,7 @@ async def test_skip_redis_reads_the_database_only_and_fills_memory_and_redis() -
 
     for _ in range(2):
         assert await harness.find(session.digest, skip_redis=True) == session
-    assert harness.lookup.peek(session.digest) == session
+    assert harness.peek(session.digest) == session
     assert harness.redis.sessions == {session.digest: session}
     assert harness.redis.lookups == []
     assert harness.database.lookups == [(session.digest,)] * 2
@@ -143,7 +144,7 @@ async def test_lookup_without_redis_reads_memory_and_the_database(skip_redis: bo
 
     assert await harness.find(session.digest, skip_redis=skip_redis) == session
     assert await harness.find(build_digest(), skip_redis=skip_redis) is None
-    assert harness.lookup.peek(session.digest) == session
+    assert harness.peek(session.digest) == session
     assert len(harness.database.lookups) == 2
 
 
@@ -167,7 +168,7 @@ async def test_unavailable_redis_counts_as_a_miss() -> None:
     assert await harness.find(session.digest) == session
     assert await harness.find(build_digest()) is None
     assert len(harness.database.lookups) == 2
-    assert harness.lookup.peek(session.digest) == session
+    assert harness.peek(session.digest) == session
 
 
 @with_and_without_redis
@@ -225,7 +226,7 @@ async def test_ended_cached_session_is_replaced_by_a_fresher_one(
     harness.clock.advance(HOUR)
 
     assert await harness.find(cached.digest) == fresher
-    assert harness.lookup.peek(cached.digest) == fresher
+    assert harness.peek(cached.digest) == fresher
     assert harness.redis.sessions == {cached.digest: fresher}
 
 
@@ -280,7 +281,7 @@ async def test_ended_session_in_memory_is_replaced_by_a_fresher_one_in_redis(
     harness.clock.advance(HOUR)
 
     assert await harness.find(cached.digest) == fresher
-    assert harness.lookup.peek(cached.digest) == fresher
+    assert harness.peek(cached.digest) == fresher
     assert harness.database.lookups == []
 
 
@@ -299,7 +300,7 @@ async def test_late_cache_fill_does_not_overwrite_a_tombstone(skip_redis: bool, 
 
     assert await caller == tombstone
     assert harness.read(cache, session.digest) == tombstone
-    assert harness.lookup.peek(session.digest) == tombstone
+    assert harness.peek(session.digest) == tombstone
 
 
 @with_and_without_redis
@@ -313,7 +314,7 @@ async def test_failed_fill_of_redis_still_fills_memory_and_returns_the_session(
     harness.database.unblocked.set()
 
     assert await caller == session
-    assert harness.lookup.peek(session.digest) == session
+    assert harness.peek(session.digest) == session
 
 
 async def test_stale_session_in_redis_does_not_replace_a_tombstone_in_memory() -> None:
@@ -327,3 +328,41 @@ async def test_stale_session_in_redis_does_not_replace_a_tombstone_in_memory() -
     assert await harness.find(tombstone.digest) == tombstone
     harness.memory.expire_all()
     assert await harness.find(tombstone.digest) == tombstone
+
+
+async def test_copy_in_redis_is_judged_with_the_activity_seen_in_memory() -> None:
+    idle = build_session(idle_timeout=HOUR)
+    touched = idle.touched(NOON + HOUR / 2)
+    harness = LookupHarness(memory=[touched], redis=[idle])
+    harness.database.down = True
+    harness.memory.expire_all()
+    harness.clock.advance(HOUR + HOUR / 4)
+
+    assert await harness.find(idle.digest) == touched
+
+
+@pytest.mark.parametrize("forget", [MemoryStore.expire_all, MemoryStore.clear])
+@with_and_without_redis
+async def test_copy_read_before_memory_was_expired_does_not_fill_memory(
+    skip_redis: bool, forget: Callable[[MemoryStore], None]
+) -> None:
+    session = build_session()
+    harness = LookupHarness(database=[session])
+    (caller,) = await harness.start_callers(session.digest, 1, skip_redis=skip_redis)
+    forget(harness.memory)
+    harness.database.unblocked.set()
+
+    assert await caller == session
+    assert harness.peek(session.digest) is None
+
+
+@pytest.mark.parametrize(("seconds", "fills"), [(0.4, True), (0.6, False)])
+async def test_slow_lookup_does_not_fill_redis(seconds: float, fills: bool) -> None:
+    session = build_session()
+    harness = LookupHarness(database=[session])
+    (caller,) = await harness.start_callers(session.digest, 1)
+    harness.clock.advance(seconds)
+    harness.database.unblocked.set()
+
+    assert await caller == session
+    assert (harness.read("redis", session.digest) == session) is fills

@@ -18,7 +18,7 @@ async def test_session_in_redis_is_put_into_memory_and_returned() -> None:
     harness = LookupHarness(redis=[session])
 
     assert await harness.prefetch(session.digest) == session
-    assert harness.lookup.peek(session.digest) == session
+    assert harness.peek(session.digest) == session
     assert harness.memory.misses == 1
     assert harness.database.lookups == []
 
@@ -82,7 +82,7 @@ async def test_unexpected_error_is_logged_and_returns_none(
     if step == "find":
         monkeypatch.setattr(harness.redis, "find_many", fail)
     else:
-        monkeypatch.setattr(harness.memory, "put_nowait", fail)
+        monkeypatch.setattr(harness.memory, "put_entry", fail)
 
     assert await harness.prefetch(session.digest) is None
     assert "prefetch failed" in caplog.text

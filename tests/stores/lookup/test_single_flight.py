@@ -96,7 +96,7 @@ async def test_flight_without_callers_fills_the_caches_and_the_next_one_is_new()
     async with no_leaks():
         await cancel_all(await harness.start_callers(session.digest, 1))
         harness.database.unblocked.set()
-    assert harness.lookup.peek(session.digest) == session
+    assert harness.peek(session.digest) == session
     assert harness.redis.sessions == {session.digest: session}
 
     assert await harness.find(session.digest, skip_redis=True) == session
@@ -175,7 +175,7 @@ async def test_flight_that_outlasts_the_deadline_still_fills_the_caches() -> Non
         with pytest.raises(StoreUnavailable):
             await harness.find(session.digest)
         harness.database.unblocked.set()
-    assert harness.lookup.peek(session.digest) == session
+    assert harness.peek(session.digest) == session
     assert harness.redis.sessions == {session.digest: session}
 
 

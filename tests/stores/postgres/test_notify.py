@@ -203,8 +203,8 @@ async def test_subscription_behind_a_transaction_pooler_is_down(
     task.cancel()
     await asyncio.wait([task])
     [warning] = caplog.records
-    assert warning.message == "postgres notifications not received"
-    assert "postgres.listen_url" in warning.__dict__["hint"]
+    assert warning.message == "notify disconnected"
+    assert "postgres.listen_url" in warning.__dict__["reason"]
 
 
 async def test_subscription_waits_for_an_unavailable_database(own_postgres: Server) -> None:

@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from aiohttp import ClientSession, hdrs, web
-from uuid_utils import uuid7
 from yarl import URL
 
 from sidegate.core.address import Address
@@ -25,17 +24,15 @@ from sidegate.core.protocols import (
     LogoutTokenStore,
     SessionLocks,
 )
-from sidegate.core.session import Session, SessionId
+from sidegate.core.session import Session
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, TokenKey
 from sidegate.services.analytics import Analytics
 from sidegate.services.audit_seal import AuditSealer
 from sidegate.services.backchannel_logout import BackchannelLogout
 from sidegate.services.locks import Locks
-from sidegate.services.rotation import Rotation
-from sidegate.services.session_context import SessionContext
-from sidegate.services.sessions import Sessions
-from sidegate.services.validator import OnAllowed, Validator
+from sidegate.services.rules import Rules
+from sidegate.services.validator import Validator
 from sidegate.stores.sqlite.analytics import SqliteAnalytics
 from sidegate.stores.sqlite.audit import SqliteAudit
 from sidegate.stores.sqlite.database import SqliteDatabase
@@ -47,6 +44,7 @@ from sidegate.web.admin.auth import ApiKey, ApiKeys, Scope
 from sidegate.web.server.listener import application_listener
 from tests.support.clock import FakeClock
 from tests.support.fakes import FakeLookup
+from tests.support.operations import build_operations
 from tests.web.admin.conformance import find_violations
 
 CURSOR_KEY = bytes(range(32))
@@ -79,9 +77,7 @@ class Breakable:
 
 
 class NullEvents:
-    """A feed without subscribers, and counters that count nothing."""
-
-    async def publish(self, sessions: Iterable[Session]) -> None: ...
+    """Counters that count nothing."""
 
     def created(self, session: Session) -> None: ...
 
@@ -183,7 +179,6 @@ async def open_admin(
     *,
     request_timeout: float = 5.0,
     lifetimes: Mapping[SessionType, Lifetimes] = DEFAULT_LIFETIMES,
-    on_allowed: OnAllowed = lambda _, __: None,
     limits: Mapping[SessionType, Limit] = MappingProxyType({}),
     logout: Callable[[BackchannelLogout, FakeClock], Handler] | None = None,
 ) -> AsyncIterator[AdminHarness]:
@@ -196,12 +191,9 @@ async def open_admin(
     store = cast("DurableStore", breakable)
     clock, ring = FakeClock(), KeyRing([TokenKey.generate()])
     events = NullEvents()
-    context = SessionContext(store, [], events, ring, lifetimes, clock, events, limits)
-    sessions = Sessions(context, new_id=lambda: SessionId(str(uuid7())))
-    rotation = Rotation(context)
-    validator = Validator(
-        FakeLookup(store), ring=ring, clock=clock, deadline=5, on_allowed=on_allowed
-    )
+    rules = Rules(ring=ring, lifetimes=lifetimes, limits=limits)
+    sessions, rotation, in_force = build_operations(store, rules, clock=clock, events=events)
+    validator = Validator(FakeLookup(store), rules=in_force, clock=clock, deadline=5)
     trail = cast("AuditLog", Breakable(SqliteAudit(file), follows=breakable))
     audit = AuditSealer(trail, retention=timedelta(days=1), clock=clock, count=lambda _, __: None)
     samples = cast("AnalyticsStore", Breakable(SqliteAnalytics(file), follows=breakable))
@@ -224,11 +216,11 @@ async def open_admin(
     app = build_admin_app(
         sessions,
         rotation,
-        locks,
-        validator,
-        audit,
-        analytics,
-        ApiKeys(keys),
+        locks=locks,
+        validator=validator,
+        audit=audit,
+        analytics=analytics,
+        keys=ApiKeys(keys),
         hosts=["127.0.0.1", "LOCALHOST", "::1"],
         lifetimes=lifetimes,
         cursor_key=CURSOR_KEY,

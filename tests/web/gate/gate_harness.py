@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from ipaddress import ip_network
 from typing import Any, Final
@@ -11,11 +11,12 @@ from typing import Any, Final
 from sidegate.core.address import Address
 from sidegate.core.digest import Digest
 from sidegate.core.protocols import SessionFinder
-from sidegate.core.session import Session
+from sidegate.core.session import Session, SessionId
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, Token, TokenKey
 from sidegate.services.binding import ClientBinding
-from sidegate.services.validator import Validator
+from sidegate.services.rules import Rules, RulesInForce
+from sidegate.services.validator import Lookup, Validator
 from sidegate.stores.client.batching import BatchedCache
 from sidegate.stores.lookup import SessionLookup
 from sidegate.stores.memory import MemoryStore
@@ -127,7 +128,9 @@ class GateHarness:
     clock: FakeClock = field(default_factory=FakeClock)
     backend: FakeBackend = field(default_factory=lambda: FakeBackend(*build_sessions()))
     listener: Listener = field(init=False)
+    lookup: FakeLookup = field(init=False)
     checks: list[tuple[str, str, str]] = field(default_factory=list)
+    allowed: list[SessionId] = field(default_factory=list)  # whose activity is recorded
     durations: list[float] = field(default_factory=list)  # of timed checks
     bad_requests: int = 0
     refused_peers: int = 0
@@ -140,6 +143,9 @@ class GateHarness:
 
     def fast_check_counts(self, gateway: str) -> MutableMapping[tuple[str, str], int]:
         return _ObservedCounts(lambda labels: self.checks.append((gateway, *labels)))
+
+    def on_allowed(self, session: Session, _: datetime) -> None:
+        self.allowed.append(session.id)
 
     def on_bad_request(self) -> None:
         self.bad_requests += 1
@@ -160,21 +166,27 @@ class GateHarness:
     ) -> FakeLookup:
         finder, memory = finder or self.backend, memory or self.find_in_memory
         if not self.prefetches:
-            return FakeLookup(finder, memory=memory)
+            self.lookup = FakeLookup(finder, memory=memory)
+            return self.lookup
         lookup = build_redis_lookup(self.backend, self.clock)
-        return FakeLookup(
+        self.lookup = FakeLookup(
             finder,
             memory=memory,
             prefetch=lambda digest, on_done, timeout: lookup.prefetch(
                 digest, on_done, timeout=timeout
             ),
         )
+        return self.lookup
 
 
-def build_redis_lookup(backend: FakeBackend, clock: FakeClock) -> SessionLookup:
-    """Return a lookup with `backend` as Redis, for prefetches only."""
+def build_redis_lookup(
+    backend: FakeBackend, clock: FakeClock, *, memory: MemoryStore | None = None
+) -> SessionLookup:
+    """Return a lookup with `backend` as Redis and as the database."""
+    if memory is None:
+        memory = MemoryStore(max_sessions=9, max_bytes=100_000, max_age=5.0, clock=clock)
     return SessionLookup(
-        MemoryStore(max_sessions=9, max_bytes=100_000, max_age=5.0, clock=clock),
+        memory,
         redis=BatchedCache(backend),
         redis_deadline=0.025,
         database=backend,
@@ -195,16 +207,22 @@ def build_gate(
     timeouts: ConnectionTimeouts | None = None,
     max_connections: int = DEFAULT_MAX_CONNECTIONS,
     memory: Callable[[Digest], Session | None] | None = None,
+    lookup: Lookup | None = None,
 ) -> GateHarness:
-    """Build the listener of `harness`, not open."""
+    """Build the listener of `harness`, not open. `lookup` replaces `finder` and `memory`."""
     validator = Validator(
-        harness.build_lookup(finder, memory),
-        ring=RING,
+        lookup or harness.build_lookup(finder, memory),
+        rules=RulesInForce(Rules(ring=RING)),
         clock=harness.clock,
         deadline=deadline,
     )
     handlers = build_handlers(
-        validator, policy or GatewayPolicy(), events=harness, clock=harness.clock, binding=binding
+        validator,
+        policy or GatewayPolicy(),
+        events=harness,
+        clock=harness.clock,
+        on_allowed=harness.on_allowed,
+        binding=binding,
     )
     peers = TrustedPeers(map(ip_network, trusted), on_refused=harness.on_refused)
     fast_path = FastPath(

@@ -10,6 +10,7 @@ import pytest
 from sidegate.core.binding import BindingPolicy, PrefixLengths, Signal, Signals, bind
 from sidegate.core.session import Session
 from sidegate.services.binding import ClientBinding
+from sidegate.services.rules import Rules, RulesInForce
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
 from tests.contracts.values import build_session, build_session_id
@@ -17,6 +18,7 @@ from tests.support.fakes import FakeBackend
 from tests.web.gate.gate_harness import (
     ALICE,
     BOB,
+    RING,
     ROUTES,
     GateHarness,
     assert_gate_response,
@@ -66,6 +68,11 @@ class BoundGate:
     gate: GateHarness
     alice: Session
     events: RecordedEvents
+
+    @property
+    def cached_reply(self) -> object:
+        """What is cached with alice's entry in memory."""
+        return self.gate.lookup.entries[self.alice.digest].cached_reply
 
     async def check(self, route: str, *lines: bytes, token: bytes | None = None) -> RawResponse:
         """Send a check and keep only its events; with memory, repeat it for the cached reply."""
@@ -132,10 +139,9 @@ def _build_opener(*, fast_path: bool, in_memory: bool) -> OpenBoundGate:
             binding=bind(session_id, client, PrefixLengths()),
         )
         backend = FakeBackend(alice, build_session(user_id="bob", digest=BOB.digest()))
-        binding = ClientBinding(
-            policies, prefix_lengths=PrefixLengths(), events=events, revoke=events.revoked.append
-        )
-        sources = SignalSources(binding.watched_signals, b"x-device", trusted_hops)
+        rules = Rules(ring=RING, binding_policies=policies)
+        binding = ClientBinding(RulesInForce(rules), events=events, revoke=events.revoked.append)
+        sources = SignalSources(rules.watched_signals, b"x-device", trusted_hops)
         async with open_gate(
             fast_path=fast_path,
             in_memory=in_memory,
@@ -170,6 +176,15 @@ def without(lines: list[bytes], name: bytes) -> list[bytes]:
 
 
 DENY_ALL: Final = dict.fromkeys(Signal, BindingPolicy.DENY)
+
+
+@every_route
+async def test_denied_client_records_no_activity(open_bound: OpenBoundGate, route: str) -> None:
+    async with open_bound(DENY_ALL) as bound:
+        await bound.check(route, *signal_lines(route, user_agent=b"curl/8.5.0"))
+        assert bound.gate.allowed == []
+        await bound.check(route, *signal_lines(route))
+        assert set(bound.gate.allowed) == {bound.alice.id}
 
 
 @every_route
@@ -345,12 +360,12 @@ async def test_cached_reply_counts_its_mismatches_again(
             bearer(ALICE), *signal_lines(route, user_agent=b"curl/8.5.0"), target=route
         )
         await bound.send(raw)
-        cached = bound.alice.cached_reply
+        cached = bound.cached_reply
         bound.events.take()
 
         assert (await bound.send(raw)).get_one("X-Auth-User") == "alice"
         assert cached is not None
-        assert bound.alice.cached_reply is cached
+        assert bound.cached_reply is cached
         assert bound.events == RecordedEvents([("user_agent", "log")])
 
 
@@ -395,7 +410,7 @@ async def test_reply_for_long_signals_is_not_cached(
 
         assert (await bound.check(route, *lines)).get_one("X-Auth-User") == "alice"
         assert bound.events == RecordedEvents([("header", "log")])
-        assert bound.alice.cached_reply is None
+        assert bound.cached_reply is None
 
 
 @every_route

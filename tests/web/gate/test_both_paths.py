@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sidegate.core.binding import BindingPolicy, PrefixLengths, Signal, Signals, bind
 from sidegate.core.session import Session
 from sidegate.services.binding import ClientBinding
+from sidegate.services.rules import Rules, RulesInForce
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
 from sidegate.web.gateways.credentials import CredentialSources
@@ -28,6 +29,7 @@ from tests.web.gate.gate_harness import (
     IDLE,
     NEVER_ISSUED,
     REVOKED,
+    RING,
     ROUTES,
     GateHarness,
     bearer,
@@ -79,9 +81,8 @@ class RecordedMismatches:
     mismatches: list[tuple[str, str]] = field(default_factory=list)
 
     def binding(self) -> ClientBinding:
-        return ClientBinding(
-            POLICIES, prefix_lengths=PrefixLengths(), events=self, revoke=raise_on_revocation
-        )
+        rules = RulesInForce(Rules(ring=RING, binding_policies=POLICIES))
+        return ClientBinding(rules, events=self, revoke=raise_on_revocation)
 
     def binding_mismatch(self, signal: str, policy: str) -> None:
         self.mismatches.append((signal, policy))

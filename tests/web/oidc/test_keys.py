@@ -251,7 +251,7 @@ async def test_failed_fetch_is_logged_with_its_reason(
         await has_key(build_keys(url_source(idp.jwks_uri), clock), "old")
 
     (line,) = (vars(record) for record in caplog.records)
-    assert (line["provider"], line["error"]) == ("idp", "the provider responded with status 404")
+    assert (line["provider"], line["reason"]) == ("idp", "the provider responded with status 404")
 
 
 # --- Discovery
@@ -358,7 +358,7 @@ async def test_untrusted_certificate_makes_keys_unavailable(
         with pytest.raises(KeysUnavailable):
             await has_key(build_keys(discovery_source(idp.issuer), clock), "old")
         assert idp.requested_paths == []
-    errors = [vars(record).get("error", "") for record in caplog.records]
+    errors = [vars(record).get("reason", "") for record in caplog.records]
     assert "cannot connect to the provider: ClientConnectorCertificateError" in errors
 
 

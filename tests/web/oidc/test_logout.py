@@ -357,7 +357,7 @@ async def test_logout_is_logged_without_its_token(
     logouts = [each for each in lines if each.get("action") == "provider.logout"]
     refused = [each for each in lines if each["event"] == "logout refused"]
     assert [(each["actor"], each["revoked"]) for each in logouts] == [("provider:idp", 1)]
-    assert [(each["provider"], each["error"]) for each in refused] == [
+    assert [(each["provider"], each["reason"]) for each in refused] == [
         ("idp", "it was processed before"),
         ("idp", "iss is not the provider's issuer"),
     ]

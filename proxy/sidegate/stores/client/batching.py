@@ -1,7 +1,7 @@
 """Send the lookups and puts of one event loop tick as one round trip."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Final, Generic, TypeVar
 
@@ -151,14 +151,17 @@ class Batched:
         max_in_flight: int = UNLIMITED,
         max_outstanding: int = UNLIMITED,
         slow_after: float | None = None,
+        on_rejected: Callable[[], None] = lambda: None,
     ) -> None:
         """Keep at most `max_in_flight` round trips of `max_batch` digests each in flight.
 
         Those in flight for more than `slow_after` seconds are not counted. With more than
-        `max_outstanding` digests waiting or in flight, `store` is unavailable.
+        `max_outstanding` digests waiting or in flight, `store` is unavailable. `on_rejected` is
+        called for each lookup that fails without having been sent.
         """
         self._backend = backend
         self._store = store
+        self._on_rejected = on_rejected
         self._lookups = Batcher[None, Session | None](
             self._find_batch,
             merge=lambda _, __: None,
@@ -183,36 +186,38 @@ class Batched:
         try:
             return self._lookups.submit(digest, None)
         except BatcherFull:
+            self._on_rejected()
             raise StoreUnavailable(self._store, "too many lookups at once") from None
 
     async def _find_batch(self, digests: Mapping[Digest, None]) -> _Results:
-        try:
-            found = await self._backend.find_many(tuple(digests))
-        except UnreadableRecord:
-            if len(digests) == 1:
-                raise
-            return await self._find_one_by_one(digests)
-        return {digest: found.get(digest) for digest in digests}
+        return await self._find_each(tuple(digests))
 
-    async def _find_one_by_one(self, digests: Mapping[Digest, None]) -> _Results:
-        """Look up each digest alone: an unreadable record fails only its own, an outage all."""
-        results: dict[Digest, Session | Exception | None] = {}
-        for digest in digests:
-            try:
-                results[digest] = (await self._backend.find_many((digest,))).get(digest)
-            except UnreadableRecord as error:
-                results[digest] = error
-            except StoreUnavailable as outage:
-                return dict.fromkeys(digests, outage) | results
-        return results
+    async def _find_each(self, digests: Sequence[Digest]) -> _Results:
+        """Look up digests together. An unreadable record fails only its own, an outage all.
+
+        Which record is unreadable is found by bisection.
+        """
+        try:
+            found = await self._backend.find_many(digests)
+        except UnreadableRecord as error:
+            if len(digests) == 1:
+                return {digests[0]: error}
+        else:
+            return {digest: found.get(digest) for digest in digests}
+        middle = len(digests) // 2
+        results = await self._find_each(digests[:middle])
+        try:
+            return {**results, **await self._find_each(digests[middle:])}
+        except StoreUnavailable as outage:
+            return {**results, **dict.fromkeys(digests[middle:], outage)}
 
 
 class BatchedCache(Batched):
     """A cache in front of a batch backend. The puts of one tick are one round trip, too.
 
     At most two lookup round trips run at a time: meanwhile the next one fills, and costs less per
-    digest. One in flight for more than `SLOW_AFTER` seconds no longer delays the next; so no
-    lookup waits longer than that on top of the backend's own time.
+    digest. One in flight for more than `SLOW_AFTER` seconds no longer delays the next; so a lookup
+    that fits into the next batch waits no longer than that on top of the backend's own time.
     """
 
     SLOW_AFTER: Final = 0.010

@@ -38,6 +38,7 @@ class CircuitBreaker:
         self._jitter = jitter
         self._failures = 0
         self._next_probe = 0.0
+        self._opened_at = 0.0
         self.state = BreakerState.CLOSED
 
     def allow_request(self) -> bool:
@@ -50,16 +51,25 @@ class CircuitBreaker:
         self._schedule_probe()
         return True
 
-    def record_success(self) -> None:
+    def record_success(self) -> float | None:
+        """Close. Return how many seconds it was open; None if it was closed already."""
         self._failures = 0
+        if self.state is BreakerState.CLOSED:
+            return None
         self.state = BreakerState.CLOSED
+        return self._monotonic() - self._opened_at
 
-    def record_failure(self) -> None:
+    def record_failure(self) -> bool:
+        """Count a failure, and return whether this one opened it."""
         self._failures += 1
-        if self._failures >= self._failure_threshold or self.state is not BreakerState.CLOSED:
-            if self.state is BreakerState.CLOSED:
-                self._schedule_probe()
-            self.state = BreakerState.OPEN
+        was_closed = self.state is BreakerState.CLOSED
+        if was_closed and self._failures < self._failure_threshold:
+            return False
+        self.state = BreakerState.OPEN
+        if was_closed:
+            self._opened_at = self._monotonic()
+            self._schedule_probe()
+        return was_closed
 
     def _schedule_probe(self) -> None:
         spread = 1 + _JITTER * (2 * self._jitter() - 1)

@@ -1,7 +1,8 @@
 """A timeout and a circuit breaker around a store, so that its outage fails fast."""
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
@@ -12,9 +13,14 @@ from sidegate.stores.client.circuit_breaker import CircuitBreaker
 
 _T = TypeVar("_T")
 
+_log: Final = logging.getLogger("sidegate.stores")
+
 
 class Guard:
-    """The timeout and the circuit breaker of one store, shared by all its requests."""
+    """The timeout and the circuit breaker of one store, shared by all its requests.
+
+    An outage is logged when it opens the breaker, and when the breaker closes again.
+    """
 
     def __init__(self, store: str, *, timeout: float, breaker: CircuitBreaker) -> None:
         self._store = store
@@ -30,14 +36,25 @@ class Guard:
             raise StoreUnavailable(self._store, "circuit breaker open")
         try:
             answer = await with_timeout(self._timeout, self._store, request())
-        except StoreUnavailable:
-            self._breaker.record_failure()
+        except StoreUnavailable as outage:
+            if self._breaker.record_failure():
+                _log.warning(
+                    "store unavailable", extra={"store": self._store, "reason": outage.reason}
+                )
             raise
         except UnreadableRecord:
-            self._breaker.record_success()  # the store did answer
+            self._record_success()  # the store did answer
             raise
-        self._breaker.record_success()
+        self._record_success()
         return answer
+
+    def _record_success(self) -> None:
+        seconds = self._breaker.record_success()
+        if seconds is not None:
+            _log.info(
+                "store available",
+                extra={"store": self._store, "outage_seconds": round(seconds, 1)},
+            )
 
 
 class Guarded:

@@ -14,6 +14,7 @@ import asyncpg
 
 from sidegate.core.clock import Clock
 from sidegate.core.errors import StoreUnavailable
+from sidegate.core.outage import Outage
 from sidegate.core.timeouts import with_timeout
 from sidegate.stores.heartbeat import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT, Heartbeat
 from sidegate.stores.postgres.connection import build_connect_options, translate_errors
@@ -26,6 +27,10 @@ CHANNEL: Final = "sidegate"
 
 # Seconds between two attempts to connect.
 _RETRY_DELAY: Final = 0.25
+
+_NOT_RECEIVED: Final = (
+    "no notification is received: postgres.listen_url must not lead through a transaction pooler"
+)
 
 _log: Final = logging.getLogger("sidegate.notify")
 
@@ -40,7 +45,7 @@ class NotifySubscription:
         """`on_lag` receives the round trip time of a NOTIFY, in seconds."""
         self._dsn = dsn
         self._heartbeat = Heartbeat("postgres", clock=clock, on_lag=on_lag)
-        self._warned = False
+        self._outage = Outage(clock=clock, on_start=_log_disconnected, on_end=_log_connected)
 
     async def listen(
         self, *, on_notify: Callable[[], None], on_status: Callable[[bool], None]
@@ -51,15 +56,17 @@ class NotifySubscription:
         stop.
         """
         while True:
-            with suppress(StoreUnavailable):
+            try:
                 await self._listen(on_notify, on_status)
+            except StoreUnavailable as error:
+                self._outage.record_failure(error)
             on_status(False)
             await asyncio.sleep(_RETRY_DELAY)
 
     async def _listen(
         self, on_notify: Callable[[], None], on_status: Callable[[bool], None]
-    ) -> None:
-        """Listen until the connection is lost."""
+    ) -> NoReturn:
+        """Listen. Raise StoreUnavailable when the connection is lost."""
         with translate_errors():
             connection = await asyncpg.connect(
                 self._dsn, **build_connect_options(prepared_statements=False)
@@ -72,10 +79,12 @@ class NotifySubscription:
                 )
                 while not lost.is_set():
                     await self._check(connection)
+                    self._outage.record_success()
                     on_status(True)
                     with suppress(TimeoutError):
                         async with asyncio.timeout(HEARTBEAT_INTERVAL):
                             await lost.wait()
+                raise StoreUnavailable("postgres", "the connection was closed")
             finally:
                 connection.terminate()  # close() would wait for a server that may not answer
 
@@ -94,13 +103,12 @@ class NotifySubscription:
         try:
             await self._heartbeat.wait_for_echo()
         except StoreUnavailable:
-            if not self._warned:
-                _log.warning(
-                    "postgres notifications not received",
-                    extra={
-                        "hint": "postgres.listen_url must not lead through a transaction pooler"
-                    },
-                )
-            self._warned = True
-            raise
-        self._warned = False
+            raise StoreUnavailable("postgres", _NOT_RECEIVED) from None
+
+
+def _log_disconnected(reason: str) -> None:
+    _log.warning("notify disconnected", extra={"reason": reason})
+
+
+def _log_connected(seconds: float) -> None:
+    _log.info("notify connected", extra={"outage_seconds": round(seconds, 1)})

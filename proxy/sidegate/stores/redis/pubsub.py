@@ -1,12 +1,13 @@
 """Change notifications between instances by Redis pub/sub: fast, but messages may be lost."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Final, NoReturn
 
 from sidegate.core.clock import Clock
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
+from sidegate.core.outage import Outage
 from sidegate.core.session import Session
 from sidegate.stores.codec import decode, encode
 from sidegate.stores.heartbeat import Heartbeat
@@ -19,6 +20,8 @@ CHANNEL: Final = "sidegate:v1:feed"
 _RECONNECT_DELAY: Final = 0.1
 # Seconds between two calls of `on_lost` while there is no subscription.
 _LOST_INTERVAL: Final = 1.0
+
+_log: Final = logging.getLogger("sidegate.pubsub")
 
 
 class RedisPubSub:
@@ -42,6 +45,7 @@ class RedisPubSub:
         self._client = client
         self._heartbeat = Heartbeat(STORE_NAME, clock=clock, on_lag=on_lag)
         self._on_unreadable = on_unreadable
+        self._outage = Outage(clock=clock, on_start=_log_disconnected, on_end=_log_connected)
 
     async def publish(self, sessions: Iterable[Session]) -> None:
         """Send the sessions to all instances that are subscribed now.
@@ -76,7 +80,8 @@ class RedisPubSub:
                     subscribed = asyncio.Event()
                     tasks.create_task(self._receive(on_change, on_gap, on_pending, subscribed))
                     tasks.create_task(self._send_heartbeats(on_status, on_lost, subscribed))
-            except* StoreUnavailable:
+            except* StoreUnavailable as outages:
+                self._outage.record_failure(outages.exceptions[0])
                 on_status(False)
             if time() - reported_at >= _LOST_INTERVAL:
                 on_lost()
@@ -125,10 +130,19 @@ class RedisPubSub:
 
     async def _send_heartbeat(self) -> bool:
         """Return whether a heartbeat could be published; then it has been received, too."""
-        published = False
-        with suppress(StoreUnavailable):  # receiving may still work
+        try:
             await self._client.publish(CHANNEL, [self._heartbeat.next_message()])
-            published = True
-        if published:
-            await self._heartbeat.wait_for_echo()
-        return published
+        except StoreUnavailable as error:  # receiving may still work
+            self._outage.record_failure(error)
+            return False
+        await self._heartbeat.wait_for_echo()
+        self._outage.record_success()
+        return True
+
+
+def _log_disconnected(reason: str) -> None:
+    _log.warning("pubsub disconnected", extra={"reason": reason})
+
+
+def _log_connected(seconds: float) -> None:
+    _log.info("pubsub connected", extra={"outage_seconds": round(seconds, 1)})

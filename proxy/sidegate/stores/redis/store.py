@@ -18,6 +18,7 @@ from redis.exceptions import NoScriptError
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.session import Session
+from sidegate.stores.client.redis_trust import RedisTrust
 from sidegate.stores.codec import HEADER_SIZE, decode, encode, to_microseconds
 from sidegate.stores.redis.connection import (
     STORE_NAME,
@@ -73,17 +74,17 @@ class RedisStore:
         self,
         url: str,
         *,
+        trust: RedisTrust,
         on_unreadable: Callable[[str], None],
         timeout: float = 0.05,
-        generation: int | None = 0,
     ) -> None:
         """Connect on the first request, as RedisClient does.
 
-        `on_unreadable` receives the store's name for each unreadable record. Only sessions of
-        `generation` are read and written. None: none are, until `use_generation` is called.
+        Only sessions of `trust.generation` are read and written; none are before it is known.
+        `on_unreadable` receives the store's name for each unreadable record.
         """
         self.client = RedisClient(url, timeout=timeout)
-        self._generation = generation
+        self._trust = trust
         self._on_unreadable = on_unreadable
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
@@ -108,10 +109,6 @@ class RedisStore:
                 for pool, digests in groups.items()
             )
         return {digest: session for result in results for digest, session in result.items()}
-
-    def use_generation(self, generation: int) -> None:
-        """Read and write only sessions of this generation from now on."""
-        self._generation = generation
 
     async def ping(self) -> None:
         """Return when Redis answers. Raise StoreUnavailable if it does not."""
@@ -191,7 +188,7 @@ class RedisStore:
         return session
 
     def _require_generation(self) -> None:
-        if self._generation is None:
+        if self._trust.generation is None:
             raise StoreUnavailable(STORE_NAME, "generation not known yet")
 
     async def _group_by_pool(self, digests: Iterable[Digest]) -> dict[Pool, list[Digest]]:
@@ -202,7 +199,7 @@ class RedisStore:
         return groups
 
     def _namespace(self, connection: BorrowedConnection) -> str:
-        return f"{connection.server_id}:{self._generation}"
+        return f"{connection.server_id}:{self._trust.generation}"
 
 
 async def _gather(requests: Iterable[Coroutine[Any, Any, _Result]]) -> Sequence[_Result]:

@@ -167,7 +167,7 @@ def decode_readable_sessions(rows: Iterable[Row]) -> Iterator[Session]:
         try:
             yield decode_session(row)
         except UnreadableRecord as unreadable:
-            _log.error("session change skipped", extra={"error": str(unreadable)})
+            _log.error("session change skipped", extra={"reason": str(unreadable)})
 
 
 def decode_copies(rows: Iterable[Row], digests: Sequence[Digest]) -> dict[Digest, Session]:

@@ -54,12 +54,12 @@ _REQUEST_TIMEOUT: Final = 15.0
 def build_admin_app(
     sessions: Sessions,
     rotation: Rotation,
+    *,
     locks: Locks,
     validator: Validator,
     audit: AuditSealer,
     analytics: Analytics,
     keys: ApiKeys,
-    *,
     hosts: Iterable[str],
     lifetimes: Mapping[SessionType, Lifetimes],
     cursor_key: bytes,

@@ -20,9 +20,12 @@ def log_change(
     request: web.Request, action: str, *, actor: Actor | None = None, **fields: str | int
 ) -> None:
     """Log a change by `actor`, by default the caller. `fields` are ids and counts, never tokens."""
-    common: dict[str, str | int] = {
-        "actor": (actor or request_actor(request)).name,
-        "action": action,
-        "request_id": request[REQUEST_ID],
-    }
-    _log.info("admin change", extra=common | fields)
+    _log.info(
+        "admin change",
+        extra={
+            "actor": (actor or request_actor(request)).name,
+            "action": action,
+            "request_id": request[REQUEST_ID],
+            **fields,
+        },
+    )

@@ -213,7 +213,7 @@ def _to_problem(error: Exception) -> Problem:
         case StoreUnavailable():
             return store_unavailable(error.store)
         case UnreadableRecord():  # possibly written by a newer version: must not look like absence
-            _log.error("unreadable record", extra={"error": str(error)})
+            _log.error("unreadable record", extra={"reason": str(error)})
             return store_unavailable("unreadable")
         case SessionExists():
             return Problem(409, "session_exists", "a session with this id or token exists already")

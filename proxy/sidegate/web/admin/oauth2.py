@@ -25,7 +25,7 @@ class OAuth2Routes:
 
     async def introspect(self, request: web.Request) -> web.Response:
         """Introspect a token. Of an invalid one, nothing but its invalidity is disclosed."""
-        match await self._validator.inspect(await _read_token(request)):
+        match await self._validator.validate(await _read_token(request)):
             case Allow(session):
                 return web.json_response(build_introspection_document(session))
             case Deny():

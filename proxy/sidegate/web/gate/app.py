@@ -12,7 +12,7 @@ from aiohttp import web
 from sidegate.core.clock import Clock
 from sidegate.services.binding import ClientBinding
 from sidegate.services.validator import Validator
-from sidegate.web.gate.check import Check, CheckEvents
+from sidegate.web.gate.check import Check, CheckEvents, OnAllowed
 from sidegate.web.gate.session_status import SessionStatus
 from sidegate.web.gateways.auth_request import AuthRequest
 from sidegate.web.gateways.base import GatewayPolicy, GatewayProtocol
@@ -33,12 +33,21 @@ def build_handlers(
     *,
     events: CheckEvents,
     clock: Clock,
+    on_allowed: OnAllowed = lambda _, __: None,
     binding: ClientBinding | None = None,
 ) -> tuple[RequestHandler, ...]:
     """Return the request handlers of the gate."""
     gateways: Iterable[GatewayProtocol] = (gateway(policy) for gateway in GATEWAYS)
     checks = (
-        Check(gateway, policy, validator, events=events, clock=clock, binding=binding)
+        Check(
+            gateway,
+            policy,
+            validator=validator,
+            events=events,
+            clock=clock,
+            on_allowed=on_allowed,
+            binding=binding,
+        )
         for gateway in gateways
     )
     return (*checks, SessionStatus(validator, policy))

@@ -14,10 +14,11 @@ from typing import Final, Protocol, assert_never
 
 from sidegate.core.binding import Signal
 from sidegate.core.clock import Clock
+from sidegate.core.memory_entry import MemoryEntry
 from sidegate.core.session import Session
 from sidegate.core.verdict import Allow, Deny, Unavailable, Verdict
 from sidegate.services.binding import ClientBinding
-from sidegate.services.validator import ExtraCheck, Validator
+from sidegate.services.validator import Validator
 from sidegate.web.gateways.base import GatewayPolicy, GatewayProtocol
 from sidegate.web.server.handler import Prefetched
 from sidegate.web.server.header_lines import Roles
@@ -29,6 +30,9 @@ _ALLOWED: Final = ("allow", "ok")
 # stores/memory.py relies on it for the size of an entry.
 _MAX_CACHED_SIGNALS_SIZE: Final = 400
 _log: Final = logging.getLogger("sidegate.gate")
+
+OnAllowed = Callable[[Session, datetime], None]
+"""Called with each allowed session and the time; must neither wait nor fail."""
 
 
 class CheckEvents(Protocol):
@@ -57,16 +61,21 @@ class _CachedReply(EncodedResponse):
 
 
 class Check:
-    """The request handler for the checks of one gateway protocol."""
+    """The request handler for the checks of one gateway protocol.
+
+    `try_fast` decides from memory or a prefetched entry, `handle` from the stores. Both reach their
+    verdict by `_conclude`, and write it.
+    """
 
     def __init__(
         self,
         gateway: GatewayProtocol,
         policy: GatewayPolicy,
-        validator: Validator,
         *,
+        validator: Validator,
         events: CheckEvents,
         clock: Clock,
+        on_allowed: OnAllowed,
         binding: ClientBinding | None = None,
     ) -> None:
         """`binding` checks the signals that `policy` enables; None: sessions are not bound."""
@@ -76,11 +85,12 @@ class Check:
         self._gateway = gateway
         self._read_token_text = policy.sources.read_token_text
         self._validator = validator
-        self._check_memory, self._on_allowed = validator.check_memory, validator.on_allowed
+        self._check_memory, self._on_allowed = validator.check_memory, on_allowed
         self._events = events
         self._fast_counts = events.fast_check_counts(gateway.name)
         self._now = clock.now
         self._binding = binding
+        self._watched_signals = policy.signals.enabled
         # At most one entry per reason.
         self._encode_denial = lru_cache(maxsize=32)(
             lambda denial: encode_response(gateway.write(denial))
@@ -90,7 +100,7 @@ class Check:
         """Decide from memory or `prefetched`; return None if the stores must be queried."""
         now, elapsed = self._now(), None
         if prefetched is not None:
-            found = self._validator.judge_prefetched(prefetched.session, now)
+            found = self._validator.judge_prefetched(prefetched.entry, now)
             elapsed = prefetched.elapsed
         else:
             token_text = self._read_token_text(head)
@@ -100,11 +110,12 @@ class Check:
         if found is None:
             return None
         if isinstance(found, Deny):
-            return self._respond(head, found, elapsed)
+            self._conclude(found, head, now=now, elapsed=elapsed)
+            return self._encode_denial(found)
         cached = found.cached_reply
         if not isinstance(cached, _CachedReply) or not cached.matches(self._gateway, head):
-            return self._conclude(head, found, now, elapsed)
-        self._on_allowed(found, now)
+            return self._reply(found, head, now=now, elapsed=elapsed)
+        self._on_allowed(found.session, now)
         self._count(_ALLOWED, elapsed)
         if cached.mismatched and self._binding is not None:
             self._binding.count_mismatches(cached.mismatched)
@@ -117,59 +128,84 @@ class Check:
             return False
         return self._validator.prefetch(
             token_text,
-            lambda session: on_done(Prefetched(session, perf_counter() - start)),
+            lambda entry: on_done(Prefetched(entry, perf_counter() - start)),
             budget=self._gateway.read_budget(head),
         )
 
     async def handle(self, head: Head, elapsed: float | None = None) -> Response:
-        """Read the subrequest, validate it with the stores, count and write the verdict."""
+        """Read the subrequest, validate it with the stores, and write the verdict."""
         start = perf_counter() - (elapsed or 0.0)
-        subrequest = self._gateway.read(head)
-        verdict = await self._validate(head, subrequest.credential, elapsed)
-        result, reason = _get_labels(verdict)
-        self._events.record_check(self._gateway.name, result, reason, perf_counter() - start)
-        self._log_check(subrequest, result, reason)
+        verdict: Verdict | str = self._gateway.read(head).credential
+        if isinstance(verdict, str):
+            budget = self._gateway.read_budget(head)
+            verdict = await self._validator.validate(verdict, budget=budget, elapsed=elapsed)
+        verdict, _ = self._conclude(verdict, head, now=self._now(), elapsed=perf_counter() - start)
         return self._gateway.write(verdict)
 
     def _conclude(
-        self, head: Head, session: Session, now: datetime, elapsed: float | None
-    ) -> EncodedResponse:
-        """Apply the binding policy to a valid session; cache the response if it is allowed."""
-        mismatched = self._find_mismatches(session, head)
-        verdict = (
-            self._binding.apply_policy(session, mismatched) if self._binding else Allow(session)
-        )
-        response = self._respond(head, verdict, elapsed)
+        self,
+        verdict: Verdict,
+        head: Head,
+        *,
+        now: datetime,
+        elapsed: float | None,
+    ) -> tuple[Verdict, tuple[Signal, ...]]:
+        """Apply the binding policy to an allowed session, record activity, count and log.
+
+        Return the final verdict, and the signals that mismatch and are allowed by the policy.
+        """
+        mismatched: tuple[Signal, ...] = ()
+        if isinstance(verdict, Allow) and self._binding is not None:
+            mismatched = self._find_mismatches(verdict.session, head, self._binding)
+            verdict = self._binding.apply_policy(verdict.session, mismatched)
         if isinstance(verdict, Allow):
-            self._on_allowed(session, now)
-            self._cache_reply(head, session, mismatched, response)
+            self._on_allowed(verdict.session, now)
+        labels = _get_labels(verdict)
+        self._count(labels, elapsed)
+        if _log.isEnabledFor(logging.DEBUG):
+            self._log_check(self._gateway.read(head), *labels)
+        return verdict, mismatched
+
+    def _reply(
+        self, entry: MemoryEntry, head: Head, *, now: datetime, elapsed: float | None
+    ) -> EncodedResponse:
+        """Decide about a valid session; cache the response if it is allowed."""
+        verdict, mismatched = self._conclude(Allow(entry.session), head, now=now, elapsed=elapsed)
+        if isinstance(verdict, Deny):
+            return self._encode_denial(verdict)
+        response = encode_response(self._gateway.write(verdict))
+        self._cache_reply(entry, head, mismatched=mismatched, response=response)
         return response
 
-    def _find_mismatches(self, session: Session, head: Head) -> tuple[Signal, ...]:
-        if self._binding is None or (signals := self._gateway.read_signals(head)) is None:
+    def _find_mismatches(
+        self, session: Session, head: Head, binding: ClientBinding
+    ) -> tuple[Signal, ...]:
+        signals = self._gateway.read_signals(head)
+        if signals is None:
             return ()
-        return self._binding.mismatched(session, signals)
+        return binding.mismatched(session, signals, watched=self._watched_signals)
 
     def _cache_reply(
         self,
+        entry: MemoryEntry,
         head: Head,
-        session: Session,
+        *,
         mismatched: tuple[Signal, ...],
         response: EncodedResponse,
     ) -> None:
+        session = entry.session
         if _log.isEnabledFor(logging.DEBUG):
             return  # every check is logged
         if session.binding and not _is_cacheable(head):
             return  # bounds the memory that a client can use
         raw_signals = tuple(map(_intern, head.raw_signals)) if session.binding else None
-        cached = _CachedReply(
+        entry.cached_reply = _CachedReply(
             response.shared_head,
             response.identity_lines,
             gateway=self._gateway,
             raw_signals=raw_signals,
             mismatched=mismatched,
         )
-        session.cache_reply(cached)
 
     def _count(self, labels: tuple[str, str], elapsed: float | None) -> None:
         """Count a check; `elapsed` None: too fast to be timed."""
@@ -178,45 +214,20 @@ class Check:
         else:
             self._events.record_check(self._gateway.name, *labels, elapsed)
 
-    def _respond(self, head: Head, verdict: Allow | Deny, elapsed: float | None) -> EncodedResponse:
-        result, reason = _get_labels(verdict)
-        self._count((result, reason), elapsed)
-        if _log.isEnabledFor(logging.DEBUG):
-            self._log_check(self._gateway.read(head), result, reason)
-        if isinstance(verdict, Deny):
-            return self._encode_denial(verdict)
-        return encode_response(self._gateway.write(verdict))
-
-    async def _validate(self, head: Head, credential: str | Deny, elapsed: float | None) -> Verdict:
-        if isinstance(credential, Deny):
-            return credential
-        return await self._validator.validate(
-            credential,
-            budget=self._gateway.read_budget(head),
-            elapsed=elapsed,
-            extra_check=self._build_extra_check(head),
-        )
-
-    def _build_extra_check(self, head: Head) -> ExtraCheck | None:
-        binding = self._binding
-        if binding is None:
-            return None
-        return lambda session: binding.apply_policy(session, self._find_mismatches(session, head))
-
     def _log_check(self, subrequest: Subrequest, result: str, reason: str) -> None:
         """Log a check without the query of its URI, which may contain a token."""
-        if not _log.isEnabledFor(logging.DEBUG):
-            return
         path = None if subrequest.uri is None else subrequest.uri.partition("?")[0]
-        fields = {
-            "gateway": self._gateway.name,
-            "result": result,
-            "reason": reason,
-            "method": subrequest.method,
-            "path": path,
-            "client": subrequest.client,
-        }
-        _log.debug("session checked", extra=fields)
+        _log.debug(
+            "session checked",
+            extra={
+                "gateway": self._gateway.name,
+                "result": result,
+                "reason": reason,
+                "method": subrequest.method,
+                "path": path,
+                "client": subrequest.client,
+            },
+        )
 
 
 def _is_cacheable(head: Head) -> bool:

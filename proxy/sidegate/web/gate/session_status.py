@@ -49,7 +49,7 @@ class SessionStatus:
             case Deny() as denial:
                 return denial
             case credential:
-                return await self._validator.inspect(credential)
+                return await self._validator.validate(credential)
 
 
 def _encode_times(session: Session) -> bytes:

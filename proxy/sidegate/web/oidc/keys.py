@@ -93,11 +93,15 @@ class ProviderKeys:
             self._keys = parse_jwk_set(document, self._algorithms)
         except (FetchFailed, ValueError, TimeoutError) as error:
             reason = str(error) or f"no response within {self._timeout:g} s"
-            _log.warning(
-                "provider keys unavailable", extra={"provider": self._provider, "error": reason}
-            )
+            if not self._failed:
+                _log.warning(
+                    "provider keys unavailable",
+                    extra={"provider": self._provider, "reason": reason},
+                )
             self._failed, self._next_fetch = True, now + RETRY_DELAY
             raise KeysUnavailable(RETRY_DELAY) from None
+        if self._failed:
+            _log.info("provider keys available", extra={"provider": self._provider})
         self._failed, self._next_fetch, self._fetched_at = False, now + MIN_FETCH_INTERVAL, now
 
 

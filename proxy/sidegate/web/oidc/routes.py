@@ -94,8 +94,10 @@ async def _read_logout_token(request: web.Request) -> str:
 
 def _refuse(request: web.Request, provider: str, error: BadLogoutToken) -> web.Response:
     """Return the error response of Back-Channel Logout, section 2.8, and log it."""
-    fields = {"provider": provider, "error": str(error), "request_id": request[REQUEST_ID]}
-    _log.info("logout refused", extra=fields)
+    _log.info(
+        "logout refused",
+        extra={"provider": provider, "reason": str(error), "request_id": request[REQUEST_ID]},
+    )
     document = {"error": "invalid_request", "error_description": str(error)}
     return web.json_response(document, status=400)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from sidegate.core.session import Session
+from sidegate.core.memory_entry import MemoryEntry
 from sidegate.web.server.header_lines import Roles
 from sidegate.web.server.messages import Head, Response
 from sidegate.web.server.response_bytes import EncodedResponse
@@ -12,7 +12,7 @@ from sidegate.web.server.response_bytes import EncodedResponse
 class Prefetched(NamedTuple):
     """The result of a prefetch, and the seconds it took."""
 
-    session: Session | None  # None: a miss, or the store failed
+    entry: MemoryEntry | None  # None: a miss, or the store failed
     elapsed: float
 
 
