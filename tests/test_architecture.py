@@ -106,6 +106,23 @@ def _package_of(path: Path) -> str:
     return path.relative_to(SOURCE.parent).as_posix()
 
 
+# Functions whose third positional parameter is dictated by who calls them.
+CALLBACKS = {
+    "__exit__": "Python",
+    "handle_error": "aiohttp",
+    "_drop_message": "structlog",
+    "_escape_control_characters": "structlog",
+    "configure": "level, format and stream are what logging calls take in this order",
+    "record_lookup": "stores.client.metrics.Observe",
+    "count_admin_request": "web.admin.middleware.OnRequest",
+}
+
+
+def positional_parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    names = [argument.arg for argument in function.args.posonlyargs + function.args.args]
+    return names[1:] if names[:1] in (["self"], ["cls"]) else names
+
+
 def files() -> list[Path]:
     return sorted(SOURCE.rglob("*.py"))
 
@@ -122,6 +139,13 @@ def test_file_imports_only_what_its_layer_may(path: Path) -> None:
 @pytest.mark.parametrize("path", files(), ids=_name)
 def test_file_states_its_subject_in_its_docstring(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
+
+
+@pytest.mark.parametrize("path", files(), ids=_name)
+def test_no_parameter_beyond_the_second_is_positional(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name not in CALLBACKS:
+            assert len(positional_parameters(node)) <= 2, f"{node.name}, line {node.lineno}"
 
 
 def test_packages_do_not_import_in_a_cycle() -> None:

@@ -95,7 +95,7 @@ def build_record(known: KnownSession, now: datetime) -> SessionRecord:
         last_seen_at=now,
         expires_at=now + timedelta(hours=12),
         idle_timeout=timedelta(hours=2),
-        binding=bind(known.session_id, known.signals, DEFAULT_PREFIX_LENGTHS),
+        binding=bind(known.session_id, known.signals, prefixes=DEFAULT_PREFIX_LENGTHS),
     )
     return SessionRecord(session, SessionDetails(metadata={"login": "passkey"}))
 

@@ -32,7 +32,7 @@ GATEWAY = AuthRequest(GatewayPolicy(signals=SIGNALS))
 
 
 def head_of(request: str) -> Head:
-    return build_head(b"GET", b"/", lines_of(request), GATEWAY.roles)
+    return build_head(b"GET", b"/", fields=lines_of(request), roles=GATEWAY.roles)
 
 
 def read(request: str) -> Subrequest:

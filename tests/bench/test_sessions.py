@@ -27,7 +27,11 @@ async def test_known_sessions_are_valid_among_filler_sessions(postgres_server: S
         assert judge(session, datetime.now(UTC)) == Allow(session)
         assert session.user_id == each.user_id
         mismatched = find_mismatches(
-            session.id, session.binding, each.signals, DEFAULT_PREFIX_LENGTHS, watched=set(Signal)
+            session.id,
+            session.binding,
+            signals=each.signals,
+            prefixes=DEFAULT_PREFIX_LENGTHS,
+            watched=set(Signal),
         )
         assert session.binding
         assert list(mismatched) == []

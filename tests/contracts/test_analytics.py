@@ -104,7 +104,7 @@ async def test_refresh_migration_and_touch_are_not_counted(
     durable: DurableStore, counts: AnalyticsStore
 ) -> None:
     session = await create(durable)
-    rotated = session.rotated(build_digest(), SECOND, NOON)
+    rotated = session.rotated(build_digest(), SECOND, at=NOON)
     await durable.replace(SessionRecord(rotated), expected=1)
     await durable.replace(SessionRecord(rotated.migrated(build_digest(), NOON)), expected=2)
     await durable.touch([Touch(session.id, NOON + SECOND, 1)])

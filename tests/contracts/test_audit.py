@@ -69,7 +69,7 @@ async def test_create_event_has_all_fields(durable: DurableStore, log: AuditLog)
 async def test_each_change_leaves_one_event(durable: DurableStore, log: AuditLog) -> None:
     record = build_created()
     await durable.create(record)
-    rotated = record.session.rotated(build_digest(), SECOND, NOON)
+    rotated = record.session.rotated(build_digest(), SECOND, at=NOON)
     await durable.replace(SessionRecord(rotated, record.details), expected=1)
     migrated = rotated.migrated(build_digest(), NOON)
     await durable.replace(SessionRecord(migrated, record.details), expected=2)
@@ -90,7 +90,7 @@ async def test_failed_change_leaves_no_event(durable: DurableStore, log: AuditLo
     await durable.create(record)
     with pytest.raises(SessionExists):
         await durable.create(record)
-    rotated = record.session.rotated(build_digest(), SECOND, NOON)
+    rotated = record.session.rotated(build_digest(), SECOND, at=NOON)
     assert not await durable.replace(SessionRecord(rotated), expected=7)
     await durable.touch([Touch(record.session.id, NOON + SECOND, 1)])
     with pytest.raises(LimitReached):
@@ -119,7 +119,7 @@ async def test_only_the_successful_concurrent_change_leaves_an_event(
     results = await asyncio.gather(
         *(
             store.replace(
-                SessionRecord(record.session.rotated(build_digest(), SECOND, NOON)), expected=1
+                SessionRecord(record.session.rotated(build_digest(), SECOND, at=NOON)), expected=1
             )
             for store in (durable, other_store) * 5
         )

@@ -201,8 +201,8 @@ async def test_digest_before_the_previous_one_is_found_as_reused(
     durable: DurableStore,
 ) -> None:
     first = build_session()
-    second = first.rotated(build_digest(), 10 * SECOND, NOON)
-    third = second.rotated(build_digest(), 10 * SECOND, NOON)
+    second = first.rotated(build_digest(), 10 * SECOND, at=NOON)
+    third = second.rotated(build_digest(), 10 * SECOND, at=NOON)
     await durable.create(build_record(first))
     await durable.replace(build_record(second), expected=1)
     await durable.replace(build_record(third), expected=2)
@@ -276,7 +276,7 @@ async def test_id_in_another_form_is_not_found(durable: DurableStore) -> None:
 async def test_replace_of_the_expected_version_succeeds(durable: DurableStore) -> None:
     record = build_record()
     await durable.create(record)
-    rotated = record.session.rotated(build_digest(), 10 * SECOND, NOON + SECOND)
+    rotated = record.session.rotated(build_digest(), 10 * SECOND, at=NOON + SECOND)
     after = SessionRecord(rotated, replace(record.details, refresh_count=1, metadata={"a": 1}))
     assert await durable.replace(after, expected=1)
     assert await durable.get(record.session.id) == after
@@ -317,7 +317,7 @@ async def test_replace_with_a_taken_digest_is_rejected(durable: DurableStore) ->
     mine, theirs = build_session(), build_session()
     await durable.create(build_record(mine))
     await durable.create(build_record(theirs))
-    stolen = mine.rotated(theirs.digest, 10 * SECOND, NOON)
+    stolen = mine.rotated(theirs.digest, 10 * SECOND, at=NOON)
     with pytest.raises(SessionExists):
         await durable.replace(build_record(stolen), expected=1)
     assert await durable.find(theirs.digest) == theirs
@@ -512,7 +512,7 @@ async def test_concurrent_rotation_does_not_undo_a_revocation(
 ) -> None:
     sessions = [build_session() for _ in range(20)]
     await create_all(durable, *sessions)
-    rotated = [s.rotated(build_digest(), 10 * SECOND, NOON) for s in sessions]
+    rotated = [s.rotated(build_digest(), 10 * SECOND, at=NOON) for s in sessions]
     await asyncio.gather(
         *(other_store.replace(build_record(s), expected=1) for s in rotated[:10]),
         revoke(durable, Condition("ada")),
@@ -547,7 +547,7 @@ async def test_changes_of_another_process_are_listed(
     )
     await create_all(durable, rotated, revoked, untouched)
     position, _ = await other_store.list_changed_since(0)
-    after = rotated.rotated(build_digest(), 10 * SECOND, NOON)
+    after = rotated.rotated(build_digest(), 10 * SECOND, at=NOON)
     await durable.replace(build_record(after), expected=1)
     await revoke(durable, Condition("ada", type=SessionType.API))
     _, changed = await other_store.list_changed_since(position)
@@ -631,7 +631,7 @@ async def test_binding_survives_rotation_touch_and_revocation(durable: DurableSt
     binding = Binding.pack([("user_agent", bytes(range(8)))])
     session = build_session(binding=binding)
     await durable.create(build_record(session))
-    rotated = session.rotated(build_digest(), SECOND, NOON)
+    rotated = session.rotated(build_digest(), SECOND, at=NOON)
     assert await durable.replace(build_record(rotated), expected=1)
     await durable.touch([Touch(session.id, NOON, 1)])
     copies = await durable.find_many([session.digest, rotated.digest])
@@ -906,7 +906,7 @@ async def test_session_is_found_by_every_digest_it_had(durable: DurableStore) ->
     digests = [session.digest]
     for _ in range(4):
         version = session.version
-        session = session.rotated(build_digest(), SECOND, NOON)
+        session = session.rotated(build_digest(), SECOND, at=NOON)
         assert await durable.replace(build_record(session), expected=version)
         digests.append(session.digest)
 
@@ -919,8 +919,8 @@ async def test_every_digest_of_a_revoked_session_is_denied_as_revoked(
     durable: DurableStore,
 ) -> None:
     first = build_session()
-    second = first.rotated(build_digest(), SECOND, NOON)
-    third = second.rotated(build_digest(), SECOND, NOON)
+    second = first.rotated(build_digest(), SECOND, at=NOON)
+    third = second.rotated(build_digest(), SECOND, at=NOON)
     last = third.revoked(NOON)
     await durable.create(build_record(first))
     for session, version in ((second, 1), (third, 2), (last, 3)):
@@ -960,7 +960,7 @@ async def test_purge_keeps_revoked_sessions_until_they_expire(durable: DurableSt
 
 async def test_purge_deletes_rotated_out_digests(durable: DurableStore) -> None:
     session = build_session()
-    rotated = session.rotated(build_digest(), SECOND, NOON)
+    rotated = session.rotated(build_digest(), SECOND, at=NOON)
     await durable.create(build_record(session))
     await durable.replace(build_record(rotated), expected=1)
 

@@ -165,7 +165,7 @@ async def test_refused_create_changes_nothing(
 
 async def test_eviction_of_a_rotated_session_covers_both_digests(durable: DurableStore) -> None:
     before = build_session()
-    rotated = before.rotated(build_digest(), MINUTE, NOON)
+    rotated = before.rotated(build_digest(), MINUTE, at=NOON)
     await create_all(durable, before)
     await durable.replace(build_record(rotated), expected=1)
     [tombstone] = await create_all(durable, build_session(at=NOON + MINUTE), limit=Limit(1))

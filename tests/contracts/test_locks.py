@@ -347,7 +347,7 @@ async def test_lock_survives_refresh_and_migration(
 ) -> None:
     lease = build_lease()
     hold = await acquire_free(locks, session, lease)
-    rotated = session.session.rotated(build_digest(), SECOND, NOON)
+    rotated = session.session.rotated(build_digest(), SECOND, at=NOON)
     assert await durable.replace(SessionRecord(rotated, session.details), expected=1)
     migrated = rotated.migrated(build_digest(), NOON)
     assert await durable.replace(SessionRecord(migrated, session.details), expected=2)

@@ -73,7 +73,7 @@ async def test_copy_for_one_digest_is_not_found_by_another(harness: CacheHarness
 async def test_tombstone_replaces_the_copy_of_the_previous_digest(harness: CacheHarness) -> None:
     session = build_session(at=NOW)
     await harness.store.put(session)
-    for copy in session.rotated(build_digest(), SECOND, NOW).revoked(NOW).copies():
+    for copy in session.rotated(build_digest(), SECOND, at=NOW).revoked(NOW).copies():
         await harness.store.put(copy)
     found = await harness.store.find(session.digest)
     assert found is not None

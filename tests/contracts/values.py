@@ -60,7 +60,7 @@ def build_record(session: Session | None = None, **details: Any) -> SessionRecor
 
 def build_rotated_session(*, at: datetime = NOON, **changes: Any) -> Session:
     """Return a session whose token was rotated `at`: two digests lead to it."""
-    return build_session(at=at, **changes).rotated(build_digest(), timedelta(seconds=10), at)
+    return build_session(at=at, **changes).rotated(build_digest(), timedelta(seconds=10), at=at)
 
 
 def build_tombstone(*, at: datetime = NOON, **changes: Any) -> Session:

@@ -46,12 +46,18 @@ CLIENT: Final = Signals("192.0.2.7", FIREFOX, "de-CH,de;q=0.9", "device 7")
 
 
 def bind_client(signals: Signals, session_id: str = SESSION_ID) -> Binding:
-    return bind(session_id, signals, PREFIXES)
+    return bind(session_id, signals, prefixes=PREFIXES)
 
 
 def mismatched(bound: Signals, presented: Signals) -> set[Signal]:
     return set(
-        find_mismatches(SESSION_ID, bind_client(bound), presented, PREFIXES, watched=set(Signal))
+        find_mismatches(
+            SESSION_ID,
+            bind_client(bound),
+            signals=presented,
+            prefixes=PREFIXES,
+            watched=set(Signal),
+        )
     )
 
 
@@ -91,7 +97,7 @@ def mismatched(bound: Signals, presented: Signals) -> set[Signal]:
     ],
 )
 def test_user_agent_is_reduced_to_family_and_major_version(value: str, reduced: str | None) -> None:
-    assert reduce_signal(Signal.USER_AGENT, value, PREFIXES) == reduced
+    assert reduce_signal(Signal.USER_AGENT, value, prefixes=PREFIXES) == reduced
 
 
 @pytest.mark.parametrize(
@@ -111,7 +117,7 @@ def test_user_agent_is_reduced_to_family_and_major_version(value: str, reduced: 
     ],
 )
 def test_accept_language_is_reduced_to_the_first_language(value: str, language: str | None) -> None:
-    assert reduce_signal(Signal.ACCEPT_LANGUAGE, value, PREFIXES) == language
+    assert reduce_signal(Signal.ACCEPT_LANGUAGE, value, prefixes=PREFIXES) == language
 
 
 @pytest.mark.parametrize(
@@ -132,7 +138,7 @@ def test_accept_language_is_reduced_to_the_first_language(value: str, language: 
 def test_addresses_of_one_network_are_reduced_to_the_same_value(
     one: str, other: str, same: bool
 ) -> None:
-    networks = [reduce_signal(Signal.IP, each, PREFIXES) for each in (one, other)]
+    networks = [reduce_signal(Signal.IP, each, prefixes=PREFIXES) for each in (one, other)]
 
     assert None not in networks
     assert (networks[0] == networks[1]) == same
@@ -160,7 +166,7 @@ def test_addresses_of_one_network_are_reduced_to_the_same_value(
     ],
 )
 def test_malformed_address_has_no_value(value: str) -> None:
-    assert reduce_signal(Signal.IP, value, PREFIXES) is None
+    assert reduce_signal(Signal.IP, value, prefixes=PREFIXES) is None
 
 
 @pytest.mark.parametrize(("v4", "v6"), [(0, 56), (33, 56), (24, 0), (24, 129)])
@@ -183,14 +189,16 @@ def test_only_the_configured_prefix_is_compared(
 
     same = prefix_of(str(one)) == prefix_of(str(other))
     assert (
-        reduce_signal(Signal.IP, str(one), prefixes)
-        == reduce_signal(Signal.IP, str(other), prefixes)
+        reduce_signal(Signal.IP, str(one), prefixes=prefixes)
+        == reduce_signal(Signal.IP, str(other), prefixes=prefixes)
     ) == same
 
 
 @given(st.sampled_from(Signal), st.text(st.characters(exclude_categories=())))
 def test_reduction_is_total_and_deterministic(signal: Signal, value: str) -> None:
-    assert reduce_signal(signal, value, PREFIXES) == reduce_signal(signal, value, PREFIXES)
+    assert reduce_signal(signal, value, prefixes=PREFIXES) == reduce_signal(
+        signal, value, prefixes=PREFIXES
+    )
 
 
 # --- Binding and comparison
@@ -231,7 +239,15 @@ def test_unbound_session_has_no_mismatch() -> None:
 @pytest.mark.parametrize("watched", [set(), {Signal.IP}, {Signal.HEADER, Signal.USER_AGENT}])
 def test_only_watched_signals_are_compared(watched: set[Signal]) -> None:
     assert (
-        set(find_mismatches(SESSION_ID, bind_client(CLIENT), Signals(), PREFIXES, watched=watched))
+        set(
+            find_mismatches(
+                SESSION_ID,
+                bind_client(CLIENT),
+                signals=Signals(),
+                prefixes=PREFIXES,
+                watched=watched,
+            )
+        )
         == watched
     )
 
@@ -239,7 +255,9 @@ def test_only_watched_signals_are_compared(watched: set[Signal]) -> None:
 def test_signal_of_a_newer_version_is_not_a_mismatch() -> None:
     binding = Binding.pack([("future_signal", bytes(8)), *bind_client(CLIENT).pairs()])
 
-    assert not list(find_mismatches(SESSION_ID, binding, CLIENT, PREFIXES, watched=set(Signal)))
+    assert not list(
+        find_mismatches(SESSION_ID, binding, signals=CLIENT, prefixes=PREFIXES, watched=set(Signal))
+    )
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_matching_session_becomes_its_tombstone() -> None:
 
 
 def test_every_copy_of_a_matching_session_is_revoked() -> None:
-    session = build_session(at=BEFORE).rotated(build_session().digest, 10 * SECOND, BEFORE)
+    session = build_session(at=BEFORE).rotated(build_session().digest, 10 * SECOND, at=BEFORE)
     revocation = pending(session_id=session.id)
 
     for copy in session.copies():
@@ -46,7 +46,7 @@ def test_every_copy_of_a_matching_session_is_revoked() -> None:
 
 def test_session_rotated_meanwhile_is_revoked() -> None:
     session = build_session(at=BEFORE)
-    rotated = session.rotated(build_session().digest, 10 * SECOND, NOON + SECOND)
+    rotated = session.rotated(build_session().digest, 10 * SECOND, at=NOON + SECOND)
 
     assert pending(session_id=session.id).apply(rotated).revoked_at == NOON
 

@@ -24,7 +24,7 @@ def transitions(session: Session, at: datetime) -> list[Callable[[], Session]]:
     return [
         lambda: session.touched(at),
         lambda: session.extended(at + timedelta(days=9), at),
-        lambda: session.rotated(build_digest(), timedelta(seconds=300), at),
+        lambda: session.rotated(build_digest(), timedelta(seconds=300), at=at),
         lambda: session.migrated(build_digest(), at),
         lambda: session.revoked(at),
     ]
@@ -99,7 +99,7 @@ def test_tombstone_is_fresher_than_any_other_copy() -> None:
     tombstone = session.revoked(NOON)
     ahead = session
     for _ in range(5):
-        ahead = ahead.rotated(build_digest(), timedelta(0), NOON)
+        ahead = ahead.rotated(build_digest(), timedelta(0), at=NOON)
     assert tombstone.freshness > ahead.freshness
 
 
@@ -200,7 +200,7 @@ class SessionLifecycle(RuleBasedStateMachine):
     @rule(seconds=st.integers(0, 300))
     def rotate(self, seconds: int) -> None:
         before = self.session
-        self.session = before.rotated(build_digest(), timedelta(seconds=seconds), self.now)
+        self.session = before.rotated(build_digest(), timedelta(seconds=seconds), at=self.now)
         assert self.session.freshness > before.freshness
 
     @precondition(lambda self: not self.ended)

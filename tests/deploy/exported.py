@@ -34,7 +34,7 @@ def exported_series() -> Mapping[str, set[str]]:
 
 def _record_one_of_each() -> Metrics:
     metrics = Metrics(version="1", revocation_bound=5)
-    metrics.record_check("forward-auth", "allow", "ok", 0.001)
+    metrics.record_check("forward-auth", "allow", reason="ok", seconds=0.001)
     metrics.record_lookup("memory", "hit", 0.001)
     metrics.created(build_session())
     metrics.ended(build_session(), "revoked")

@@ -49,11 +49,11 @@ def metrics() -> Metrics:
 def record_one_of_each(metrics: Metrics, session: Session = SESSION) -> None:
     """Record one event of each kind, with every label value it can have."""
     for gateway in GATEWAYS:
-        metrics.record_check(gateway, "allow", "ok", 0.00005)
+        metrics.record_check(gateway, "allow", reason="ok", seconds=0.00005)
         for reason in Reason:
-            metrics.record_check(gateway, "deny", reason.value, 0.001)
+            metrics.record_check(gateway, "deny", reason=reason.value, seconds=0.001)
         for store in OUTAGES:
-            metrics.record_check(gateway, "unavailable", store, 0.15)
+            metrics.record_check(gateway, "unavailable", reason=store, seconds=0.15)
     for store in STORES:
         for outcome in ("hit", "miss", "error"):
             metrics.record_lookup(store, outcome, 0.002)
@@ -185,8 +185,8 @@ def test_process_and_platform_metrics_are_exported(metrics: Metrics) -> None:
 
 def test_check_is_counted_by_gateway_result_and_reason(metrics: Metrics) -> None:
     for _ in range(3):
-        metrics.record_check("ext-authz", "deny", "revoked", 0.001)
-    metrics.record_check("auth-request", "deny", "revoked", 0.001)
+        metrics.record_check("ext-authz", "deny", reason="revoked", seconds=0.001)
+    metrics.record_check("auth-request", "deny", reason="revoked", seconds=0.001)
 
     name, labels = "sidegate_checks_total", {"result": "deny", "reason": "revoked"}
     assert value(metrics, name, gateway="ext-authz", **labels) == 3
@@ -200,7 +200,7 @@ def test_fast_checks_are_counted_in_the_first_bucket(
     for _ in range(3):
         tally["allow", "ok"] += 1
     tally["deny", "missing"] += 1
-    metrics.record_check("auth-request", "allow", "ok", 0.2)
+    metrics.record_check("auth-request", "allow", reason="ok", seconds=0.2)
 
     name, allowed = "sidegate_checks_total", {"result": "allow", "reason": "ok"}
     assert value(metrics, name, gateway="auth-request", **allowed) == 4

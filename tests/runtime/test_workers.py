@@ -385,7 +385,7 @@ async def test_worker_that_the_system_does_not_start_is_one_event_for_each_attem
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = Worker(0, {}, tmp_path / "0.sock")
-    supervisor = Supervisor([worker], {}, [str(tmp_path / "missing")])
+    supervisor = Supervisor([worker], {}, command=[str(tmp_path / "missing")])
     running = asyncio.create_task(supervisor.run())
     await wait_until_in_loop(lambda: len(caplog.records) == 2)
     supervisor.stop()

@@ -221,7 +221,7 @@ def test_strictest_policy_of_the_mismatched_signals_applies(
     policies: dict[Signal, BindingPolicy], verdict: Deny | None, revoke_called: bool
 ) -> None:
     session_id, revoked = build_session_id(), list[Session]()
-    bound_signals = bind(session_id, Signals(ip="192.0.2.7", header="7"), PrefixLengths())
+    bound_signals = bind(session_id, Signals(ip="192.0.2.7", header="7"), prefixes=PrefixLengths())
     session = build_session(id=session_id, binding=bound_signals)
     rules = RulesInForce(Rules(ring=RING, binding_policies=policies))
     binding = ClientBinding(rules, events=CountedEvents(), revoke=revoked.append)
@@ -235,7 +235,7 @@ def test_strictest_policy_of_the_mismatched_signals_applies(
 def bind_client() -> Session:
     """Return a session that is bound to an address and a header."""
     session_id, signals = build_session_id(), Signals(ip="192.0.2.7", header="7")
-    return build_session(id=session_id, binding=bind(session_id, signals, PrefixLengths()))
+    return build_session(id=session_id, binding=bind(session_id, signals, prefixes=PrefixLengths()))
 
 
 def test_signal_that_a_request_from_before_a_reload_lacks_is_no_mismatch() -> None:

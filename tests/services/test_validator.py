@@ -62,7 +62,7 @@ async def test_ended_session_is_denied_with_its_reason(session: Session, reason:
 async def test_rotated_out_token_is_allowed_until_its_grace_ends() -> None:
     clock = FakeClock()
     rotated = build_session(digest=TOKEN.digest()).rotated(
-        build_digest(), timedelta(seconds=10), NOON
+        build_digest(), timedelta(seconds=10), at=NOON
     )
     validator = build_validator(FakeBackend(*rotated.copies()), clock)
 
@@ -138,7 +138,7 @@ def test_valid_copy_in_memory_is_returned() -> None:
 def test_final_end_in_memory_is_denied() -> None:
     after_grace = FakeClock(NOON + timedelta(minutes=1))
     rotated = build_session(digest=TOKEN.digest()).rotated(
-        build_digest(), timedelta(seconds=10), NOON
+        build_digest(), timedelta(seconds=10), at=NOON
     )
 
     assert check_memory(build_tombstone(digest=TOKEN.digest())) == Deny(Reason.REVOKED)

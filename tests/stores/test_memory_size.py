@@ -72,7 +72,7 @@ def one_long_scope(number: int) -> Session:
 
 def bound(number: int) -> Session:
     session = plain(number)
-    return replace(session, binding=bind(session.id, SIGNALS, PrefixLengths()))
+    return replace(session, binding=bind(session.id, SIGNALS, prefixes=PrefixLengths()))
 
 
 def no_signals(_: int) -> list[bytes]:

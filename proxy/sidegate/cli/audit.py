@@ -48,7 +48,7 @@ def audit() -> None:
 )
 @config_option
 @output_option
-def audit_list(config: Path | None, output: str, limit: int, **options: Any) -> None:
+def audit_list(config: Path | None, output: str, *, limit: int, **options: Any) -> None:
     """List changes, newest first: time, action, session, user, actor, address, reason.
 
     \b
@@ -94,7 +94,7 @@ def _build_filter(options: dict[str, Any]) -> "AuditFilter":
 )
 @config_option
 @output_option
-def audit_verify(head: str | None, config: Path | None, output: str) -> None:
+def audit_verify(head: str | None, config: Path | None, *, output: str) -> None:
     """Verify the hash chain of audit events from its beginning. Exit 1 if it is broken.
 
     The head of the chain is printed. Keep it elsewhere: with --head a later run detects that the

@@ -39,7 +39,7 @@ def key() -> None:
     " file has mode 0600.",
 )
 @output_option
-def key_new(name: str, scopes: Sequence[str], keys_file: Path | None, output: str) -> None:
+def key_new(name: str, scopes: Sequence[str], *, keys_file: Path | None, output: str) -> None:
     """Generate an admin API key. It is shown only once; the settings hold its hash.
 
     \b

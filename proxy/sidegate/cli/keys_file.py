@@ -23,7 +23,7 @@ def append_key(path: Path, key: Mapping[str, Any]) -> None:
         keys, mode = _read(path)
         if any(each["name"] == key["name"] for each in keys):
             raise InvalidKeysFile(f"{path} has a key named {key['name']}")
-        _replace(path, json.dumps([*keys, key], indent=2) + "\n", mode)
+        _replace(path, json.dumps([*keys, key], indent=2) + "\n", mode=mode)
     except OSError as error:
         raise InvalidKeysFile(f"{path}: {error.strerror}") from None
 
@@ -44,7 +44,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     return keys, mode
 
 
-def _replace(path: Path, text: str, mode: int) -> None:
+def _replace(path: Path, text: str, *, mode: int) -> None:
     draft = path.with_name(f".{path.name}.{token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
     try:

@@ -95,7 +95,7 @@ for command in (analytics, audit, config, key, session):
 @config_option
 @click.option("--workers", type=click.IntRange(1, 64), help="Number of processes (workers).")
 @click.option("--parent-pipe-fd", type=int, hidden=True)  # set by the supervisor of workers
-def serve(config: Path | None, workers: int | None, parent_pipe_fd: int | None) -> None:
+def serve(config: Path | None, workers: int | None, *, parent_pipe_fd: int | None) -> None:
     """Run the server until SIGTERM or SIGINT; on SIGHUP, reload the settings.
 
     \b
@@ -129,7 +129,7 @@ def _supervise(settings: "Settings", config: Path | None) -> None:
 
     arguments = ["serve", "--parent-pipe-fd", "0", *(["--config", str(config)] if config else [])]
     try:
-        run_async(supervisor.supervise(settings, arguments, os.environ))
+        run_async(supervisor.supervise(settings, arguments, environ=os.environ))
     except supervisor.WorkerFailed as failed:
         click.get_current_context().exit(failed.status)  # the worker has reported why
 

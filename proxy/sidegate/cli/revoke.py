@@ -58,7 +58,7 @@ _CONDITION_MEMBERS: Final = {
 @config_option
 @output_option
 def session_revoke(
-    session_id: str | None, config: Path | None, output: str, **options: Any
+    session_id: str | None, config: Path | None, *, output: str, **options: Any
 ) -> None:
     """Revoke one session, or all that match every option. This cannot be undone.
 
@@ -81,9 +81,9 @@ def session_revoke(
         raise click.UsageError("--dry-run needs options that select sessions.")
     settings = load_settings(config)
     if session_id is not None:
-        _revoke_one(settings, session_id, options["reason"], output)
+        _revoke_one(settings, session_id, reason=options["reason"], output=output)
     else:
-        _revoke_many(settings, condition, options, output)
+        _revoke_many(settings, condition, options=options, output=output)
 
 
 def _build_condition(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _build_condition(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _revoke_one(settings: "Settings", session_id: str, reason: str, output: str) -> None:
+def _revoke_one(settings: "Settings", session_id: str, *, reason: str, output: str) -> None:
     from sidegate.web.schemas.base import parse_payload
     from sidegate.web.schemas.sessions import RevokePayload
     from sidegate.web.schemas.values import parse_session_id
@@ -109,7 +109,7 @@ def _revoke_one(settings: "Settings", session_id: str, reason: str, output: str)
 
 
 def _revoke_many(
-    settings: "Settings", members: dict[str, Any], options: Mapping[str, Any], output: str
+    settings: "Settings", members: dict[str, Any], *, options: Mapping[str, Any], output: str
 ) -> None:
     from sidegate.web.schemas.base import parse_payload
     from sidegate.web.schemas.conditions import RevokeWherePayload
@@ -128,12 +128,12 @@ def _revoke_many(
         )
         return
     count = run_with_services(
-        settings, lambda container: _revoke_batches(container, condition, payload.reason)
+        settings, lambda container: _revoke_batches(container, condition, reason=payload.reason)
     )
     click.echo(format_json({"revoked": count}) if output == "json" else f"revoked {count}")
 
 
-async def _revoke_batches(container: "Container", condition: "Condition", reason: str) -> int:
+async def _revoke_batches(container: "Container", condition: "Condition", *, reason: str) -> int:
     total = 0
     async for count in container.sessions.revoke_where(
         condition, by=current_actor(), reason=reason

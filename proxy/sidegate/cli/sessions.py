@@ -99,7 +99,9 @@ def _build_new_session(options: Mapping[str, Any], settings: "Settings") -> "New
         "provider_session_id": options["provider_session"],
     } | {name: options[name] for name in _SAME_NAME}
     with report_usage_errors("options"):
-        payload = parse_payload(NewSessionPayload, document, settings.sessions.lifetimes_by_type())
+        payload = parse_payload(
+            NewSessionPayload, document, lifetimes=settings.sessions.lifetimes_by_type()
+        )
         return payload.build_new_session(current_actor())
 
 
@@ -139,7 +141,7 @@ def _parse_object(text: str | None) -> dict[str, Any]:
 @click.argument("session_id")
 @config_option
 @output_option
-def session_show(session_id: str, config: Path | None, output: str) -> None:
+def session_show(session_id: str, config: Path | None, *, output: str) -> None:
     """Show a session, active or ended.
 
     \b
@@ -174,7 +176,7 @@ def session_show(session_id: str, config: Path | None, output: str) -> None:
 @config_option
 @output_option
 def session_list(
-    user: str, ended: bool, state: str | None, limit: int, config: Path | None, output: str
+    user: str, ended: bool, *, state: str | None, limit: int, config: Path | None, output: str
 ) -> None:
     """List the sessions of USER, newest first.
 

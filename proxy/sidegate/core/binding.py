@@ -102,7 +102,7 @@ class PrefixLengths:
 DEFAULT_PREFIX_LENGTHS: Final = PrefixLengths()
 
 
-def reduce_signal(signal: Signal, value: str | None, prefixes: PrefixLengths) -> str | None:
+def reduce_signal(signal: Signal, value: str | None, *, prefixes: PrefixLengths) -> str | None:
     """Return the part of a signal that is compared, or None if it is missing or malformed."""
     if value is None or len(value) > MAX_LENGTH or _CONTROL.search(value):
         return None
@@ -111,25 +111,25 @@ def reduce_signal(signal: Signal, value: str | None, prefixes: PrefixLengths) ->
     return _REDUCTIONS[signal](value)
 
 
-def bind(session_id: str, signals: Signals, prefixes: PrefixLengths) -> Binding:
+def bind(session_id: str, signals: Signals, *, prefixes: PrefixLengths) -> Binding:
     """Return the binding of a session to `signals`. Raise ValueError if one is malformed."""
-    return Binding.pack(_hash_signals(session_id, signals, prefixes))
+    return Binding.pack(_hash_signals(session_id, signals, prefixes=prefixes))
 
 
 def find_mismatches(
     session_id: str,
     binding: Binding,
+    *,
     signals: Signals,
     prefixes: PrefixLengths,
-    *,
     watched: Collection[Signal],
 ) -> Iterator[Signal]:
     """Yield each `watched` signal that is bound and differs in `signals`, missing ones included."""
     bound = dict(binding.pairs())
     for signal in watched:
         if signal in bound:
-            value = reduce_signal(signal, signals.get(signal), prefixes)
-            if value is None or _hash_signal(session_id, signal, value) != bound[signal]:
+            value = reduce_signal(signal, signals.get(signal), prefixes=prefixes)
+            if value is None or _hash_signal(session_id, signal, value=value) != bound[signal]:
                 yield signal
 
 
@@ -163,19 +163,19 @@ _FAMILIES: Final = {
 
 
 def _hash_signals(
-    session_id: str, signals: Signals, prefixes: PrefixLengths
+    session_id: str, signals: Signals, *, prefixes: PrefixLengths
 ) -> Iterator[tuple[str, bytes]]:
     for signal in Signal:
         raw = signals.get(signal)
         if raw is None:
             continue
-        value = reduce_signal(signal, raw, prefixes)
+        value = reduce_signal(signal, raw, prefixes=prefixes)
         if value is None:
             raise ValueError(f"{signal}: not a value that a request can have")
-        yield signal.value, _hash_signal(session_id, signal, value)
+        yield signal.value, _hash_signal(session_id, signal, value=value)
 
 
-def _hash_signal(session_id: str, signal: Signal, value: str) -> bytes:
+def _hash_signal(session_id: str, signal: Signal, *, value: str) -> bytes:
     """Hash with the session id as the key: equal clients of two sessions have unequal hashes."""
     return blake2b(
         value.encode("utf-8", "surrogatepass"),

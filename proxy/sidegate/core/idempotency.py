@@ -26,11 +26,11 @@ class Idempotency:
     def from_request(cls, *, api_key: str, key: str, body: bytes) -> Self:
         """Compute it from the API key's whole text, the Idempotency-Key and the request's body."""
         # Not the SHA-256 in the settings: read access to those must not be enough to compute this.
-        caller = _hash(b"caller", b"", api_key.encode())
+        caller = _hash(b"caller", b"", content=api_key.encode())
         # The purposes are part of stored hashes, and must not change.
-        key_hash = _hash(b"claim", caller, key.encode())
-        return cls(key_hash, _hash(b"seed", caller, key_hash + body))
+        key_hash = _hash(b"claim", caller, content=key.encode())
+        return cls(key_hash, _hash(b"seed", caller, content=key_hash + body))
 
 
-def _hash(purpose: bytes, key: bytes, content: bytes) -> bytes:
+def _hash(purpose: bytes, key: bytes, *, content: bytes) -> bytes:
     return blake2s(content, key=key, person=purpose).digest()

@@ -66,7 +66,7 @@ class Logout:
         )
 
 
-def read_logout(claims: Mapping[str, object], provider: Provider, now: datetime) -> Logout:
+def read_logout(claims: Mapping[str, object], provider: Provider, *, now: datetime) -> Logout:
     """Return the logout in the claims of a token whose signature by `provider` was verified.
 
     Raise BadLogoutToken if it is not a logout token, is for another client, or is not valid now.

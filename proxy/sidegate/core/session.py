@@ -94,7 +94,7 @@ class Session:
             version=self.version + 1,
         )
 
-    def rotated(self, digest: Digest, grace: timedelta, at: datetime) -> "Session":
+    def rotated(self, digest: Digest, grace: timedelta, *, at: datetime) -> "Session":
         """Return it with a new digest; the present one stays valid for `grace`."""
         self._require_active(at)
         return replace(
@@ -111,7 +111,7 @@ class Session:
 
         EPOCH instead of `at`, so that it has ended on instances whose clock is behind, too.
         """
-        rotated = self.rotated(digest, timedelta(0), at)
+        rotated = self.rotated(digest, timedelta(0), at=at)
         return replace(rotated, type=SessionType.SSO, previous_until=EPOCH)
 
     def revoked(self, at: datetime) -> "Session":

@@ -9,7 +9,7 @@ from sidegate.core.errors import StoreUnavailable
 _T = TypeVar("_T")
 
 
-async def with_timeout(seconds: float, store: str, awaitable: Awaitable[_T]) -> _T:
+async def with_timeout(awaitable: Awaitable[_T], seconds: float, *, store: str) -> _T:
     """Await `awaitable` and return its result.
 
     Raise StoreUnavailable for `store` after `seconds`. A TimeoutError of `awaitable` itself is

@@ -103,7 +103,7 @@ class KeyRing:
         self, type_: SessionType, random: Callable[[int], bytes] = secrets.token_bytes
     ) -> Token:
         """Mint a new token. `random(n)` returns n random bytes; it is replaced in tests only."""
-        return self._build_token(self._newest.id, type_, random(_RANDOM))
+        return self._build_token(self._newest.id, type_, random=random(_RANDOM))
 
     def derive_key(self, purpose: bytes) -> bytes:
         """Return 32 secret bytes for `purpose`, the same wherever the newest key is the same."""
@@ -116,7 +116,7 @@ class KeyRing:
         alone reveals none. There is one per key because the newest key may have changed since.
         """
         for key in self._secrets:
-            yield self._build_token(key, token.type, _derive_random(token, nonce))
+            yield self._build_token(key, token.type, random=_derive_random(token, nonce))
 
     def derive_tokens(self, type_: SessionType, seed: bytes) -> Iterator[Token]:
         """Yield the tokens derived from `seed`, one per key, the newest first.
@@ -126,7 +126,7 @@ class KeyRing:
         """
         for key, secret in self._secrets.items():
             random = blake2s(seed, key=secret, digest_size=_RANDOM, person=b"derived").digest()
-            yield self._build_token(key, type_, random)
+            yield self._build_token(key, type_, random=random)
 
     def parse(self, text: str) -> Token | Deny:
         """Return the token in `text`, or Deny(MALFORMED or FORGED). Needs no store."""
@@ -154,7 +154,7 @@ class KeyRing:
         tagger.update(token_text[2:3] + raw[:-_TAG])
         return compare_digest(raw[-_TAG:], tagger.digest())
 
-    def _build_token(self, key_id: int, type_: SessionType, random: bytes) -> Token:
+    def _build_token(self, key_id: int, type_: SessionType, *, random: bytes) -> Token:
         body = bytes([key_id]) + random
         tagger = self._taggers[key_id].copy()
         tagger.update(type_.letter.encode() + body)

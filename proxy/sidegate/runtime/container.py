@@ -1,9 +1,9 @@
 """Build the services of one process from its settings, and connect them to the stores."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from uuid_utils import uuid7
@@ -48,42 +48,201 @@ from sidegate.stores.memory import MemoryStore
 from sidegate.web.ops.app import Ping
 
 if TYPE_CHECKING:
-    from sidegate.stores.redis.store import RedisStore
+    from sidegate.stores.redis.pubsub import RedisPubSub
 
 
-@dataclass(frozen=True)
 class Container:
-    """The stores and services of one process. server.py opens listeners and runs tasks on them."""
+    """The stores and services of one process, each built when it is first asked for.
 
-    metrics: Metrics
-    database: Database
-    memory: MemoryStore
-    caches: tuple[SessionCache, ...]
-    redis: "RedisStore | None"
-    lookup: SessionLookup
-    clock: Clock
-    rules: RulesInForce
-    redis_trust: RedisTrust
-    redelivery: Redelivery
-    change_poller: ChangePoller
-    subscriptions: ChangeSubscriptions
-    sessions: Sessions
-    rotation: Rotation
-    locks: Locks
-    backchannel_logout: BackchannelLogout
-    audit: AuditSealer
-    analytics: Analytics
-    validator: Validator
-    activity: ActivityRecorder
-    cleanup: CleanupJob
-    binding: ClientBinding
-    background_revoker: BackgroundRevoker
-    pings: Mapping[str, Ping]
-    clock_sync: ClockSync | None
+    server.py opens listeners and runs background tasks on them.
+    """
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._settings = resources.settings
+        self.metrics: Metrics = resources.metrics
+        self.database: Database = resources.database
+        self.durable: DurableStore = resources.database.sessions
+        self.redis = resources.redis
+        self.redis_trust: RedisTrust = resources.redis_trust
+        self.memory: MemoryStore = resources.memory
+        self.clock: Clock = resources.clock
+        self.rules: RulesInForce = resources.rules
+        self._poll_requested = asyncio.Event()  # set by who wants the change poller to run now
+
+    # Lookup
+
+    @cached_property
+    def lookup(self) -> SessionLookup:
+        return build_lookup(self._resources, self._redis_cache)
+
+    @cached_property
+    def validator(self) -> Validator:
+        deadline = seconds(self._settings.gate.deadline)
+        return Validator(self.lookup, rules=self.rules, clock=self.clock, deadline=deadline)
+
+    @cached_property
+    def binding(self) -> ClientBinding:
+        revoke = self.background_revoker.revoke
+        return ClientBinding(self.rules, events=self.metrics, revoke=revoke)
+
+    @cached_property
+    def caches(self) -> tuple[SessionCache, ...]:
+        """Memory first, then Redis."""
+        return (self.memory,) if self._redis_cache is None else (self.memory, self._redis_cache)
+
+    @cached_property
+    def _redis_cache(self) -> BatchedCache | None:
+        return build_redis_cache(self._resources)
+
+    # Changes
+
+    @cached_property
+    def change_poller(self) -> ChangePoller:
+        return ChangePoller(
+            self.durable,
+            memory=MemorySubscriber(self.memory, self.metrics),
+            redelivery=self.redelivery,
+            clock=self.clock,
+            interval=seconds(self._settings.change_poller.interval),
+            wakeup=self._poll_requested,
+        )
+
+    @cached_property
+    def redelivery(self) -> Redelivery:
+        return Redelivery(
+            self.durable,
+            self.caches[1:],
+            trust=self.redis_trust,
+            clock=self.clock,
+            wakeup=self._poll_requested,
+        )
+
+    @cached_property
+    def subscriptions(self) -> ChangeSubscriptions:
+        return ChangeSubscriptions(
+            change_poller=self.change_poller,
+            redis_trust=self.redis_trust,
+            pending=self._resources.pending,
+            persist=self.sessions.persist,
+            interval=seconds(self._settings.change_poller.interval),
+            feed=self._feed,
+            notify=build_notify(self._settings, self.clock, metrics=self.metrics),
+            memory=self.memory,
+            metrics=self.metrics,
+        )
+
+    @cached_property
+    def _publisher(self) -> ChangePublisher:
+        return ChangePublisher(
+            self.caches,
+            feed=self._feed or NullFeed(),
+            events=self.metrics,
+            redeliver_later=self.redelivery.retry,
+        )
+
+    @cached_property
+    def _feed(self) -> "RedisPubSub | None":
+        return build_feed(self.redis, self.clock, metrics=self.metrics)
+
+    # Operations
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        return Sessions(
+            self.durable,
+            activity=self.durable,
+            reader=self._reader,
+            publisher=self._publisher,
+            rules=self.rules,
+            clock=self.clock,
+            new_id=lambda: SessionId(str(uuid7())),
+            pending=self._resources.pending,
+        )
+
+    @cached_property
+    def rotation(self) -> Rotation:
+        return Rotation(
+            self.durable,
+            reader=self._reader,
+            publisher=self._publisher,
+            rules=self.rules,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def locks(self) -> Locks:
+        count = self.metrics.count_lock
+        return Locks(self.database.locks, get=self._reader.get, clock=self.clock, count=count)
+
+    @cached_property
+    def backchannel_logout(self) -> BackchannelLogout:
+        tokens = self.database.logout_tokens
+        return BackchannelLogout(tokens, self.sessions, clock=self.clock)
+
+    @cached_property
+    def _reader(self) -> SessionReader:
+        return SessionReader(self.durable, pending=self._resources.pending)
+
+    # Background jobs
+
+    @cached_property
+    def activity(self) -> ActivityRecorder:
+        return ActivityRecorder(
+            self.durable,
+            caches=self.caches,
+            rules=self.rules,
+            clock=self.clock,
+            touch_memory=self.memory.touch,
+            count=self.metrics.count_touches,
+            max_buffered=self._settings.touch.max_sessions,
+        )
+
+    @cached_property
+    def background_revoker(self) -> BackgroundRevoker:
+        return BackgroundRevoker(self.sessions, events=self.metrics)
+
+    @cached_property
+    def audit(self) -> AuditSealer:
+        return AuditSealer(
+            self.database.audit,
+            retention=self._settings.audit.retention,
+            clock=self.clock,
+            count=self.metrics.count_audit_events,
+        )
+
+    @cached_property
+    def analytics(self) -> Analytics:
+        return Analytics(
+            self.database.analytics,
+            interval=self._settings.analytics.interval,
+            clock=self.clock,
+            count=self.metrics.count_sample,
+            on_report=self.metrics.set_report,
+        )
+
+    @cached_property
+    def cleanup(self) -> CleanupJob:
+        return CleanupJob(
+            self.durable,
+            retention=self._settings.cleanup.retention,
+            batch=self._settings.cleanup.batch,
+            clock=self.clock,
+            count=self.metrics.count_cleanups,
+        )
+
+    @cached_property
+    def clock_sync(self) -> ClockSync | None:
+        """None if the machine's own clock is used."""
+        if isinstance(self.clock, SharedClock) and self.database.now is not None:
+            return ClockSync(self.clock, self.database.now)
+        return None
 
     @property
-    def durable(self) -> DurableStore:
-        return self.database.sessions
+    def pings(self) -> Mapping[str, Ping]:
+        """The readiness check of each store."""
+        pings: dict[str, Ping] = {self.database.name: self.durable.ping}
+        return pings if self.redis is None else pings | {"redis": self.redis.ping}
 
 
 @asynccontextmanager
@@ -94,179 +253,4 @@ async def build_services(settings: Settings) -> AsyncIterator[Container]:
     store that does not answer yet is no error.
     """
     async with open_resources(settings) as resources:
-        yield _build_container(resources)
-
-
-def _build_container(resources: Resources) -> Container:
-    settings, clock, metrics = resources.settings, resources.clock, resources.metrics
-    database, memory = resources.database, resources.memory
-    redis = build_redis_cache(resources)
-    lookup = build_lookup(resources, redis)
-    caches = (memory,) if redis is None else (memory, redis)
-    wakeup = asyncio.Event()
-    redelivery = _build_redelivery(resources, redis, wakeup=wakeup)
-    change_poller = _build_change_poller(resources, redelivery, wakeup=wakeup)
-    feed = build_feed(resources.redis, clock, metrics)
-    publisher = ChangePublisher(
-        caches,
-        feed=feed or NullFeed(),
-        events=metrics,
-        redeliver_later=redelivery.retry,
-    )
-    reader = SessionReader(database.sessions, pending=resources.pending)
-    sessions = _build_sessions(resources, reader, publisher=publisher)
-    activity = _build_activity(resources, caches)
-    background_revoker = BackgroundRevoker(sessions, events=metrics)
-    return Container(
-        metrics=metrics,
-        database=database,
-        memory=memory,
-        caches=caches,
-        redis=resources.redis,
-        lookup=lookup,
-        clock=clock,
-        rules=resources.rules,
-        redis_trust=resources.redis_trust,
-        redelivery=redelivery,
-        change_poller=change_poller,
-        subscriptions=ChangeSubscriptions(
-            change_poller=change_poller,
-            redis_trust=resources.redis_trust,
-            pending=resources.pending,
-            persist=sessions.persist,
-            interval=seconds(settings.change_poller.interval),
-            feed=feed,
-            notify=build_notify(settings, clock, metrics),
-            memory=memory,
-            metrics=metrics,
-        ),
-        sessions=sessions,
-        rotation=_build_rotation(resources, reader, publisher=publisher),
-        locks=Locks(database.locks, get=reader.get, clock=clock, count=metrics.count_lock),
-        backchannel_logout=BackchannelLogout(database.logout_tokens, sessions, clock=clock),
-        audit=_build_audit_sealer(resources),
-        analytics=_build_analytics(resources),
-        validator=_build_validator(resources, lookup),
-        activity=activity,
-        cleanup=_build_cleanup(resources),
-        binding=ClientBinding(resources.rules, events=metrics, revoke=background_revoker.revoke),
-        background_revoker=background_revoker,
-        pings=_build_pings(resources),
-        clock_sync=_build_clock_sync(clock, database),
-    )
-
-
-def _build_sessions(
-    resources: Resources, reader: SessionReader, *, publisher: ChangePublisher
-) -> Sessions:
-    return Sessions(
-        resources.database.sessions,
-        activity=resources.database.sessions,
-        reader=reader,
-        publisher=publisher,
-        rules=resources.rules,
-        clock=resources.clock,
-        new_id=lambda: SessionId(str(uuid7())),
-        pending=resources.pending,
-    )
-
-
-def _build_rotation(
-    resources: Resources, reader: SessionReader, *, publisher: ChangePublisher
-) -> Rotation:
-    return Rotation(
-        resources.database.sessions,
-        reader=reader,
-        publisher=publisher,
-        rules=resources.rules,
-        clock=resources.clock,
-    )
-
-
-def _build_validator(resources: Resources, lookup: SessionLookup) -> Validator:
-    return Validator(
-        lookup,
-        rules=resources.rules,
-        clock=resources.clock,
-        deadline=seconds(resources.settings.gate.deadline),
-    )
-
-
-def _build_redelivery(
-    resources: Resources, redis: BatchedCache | None, *, wakeup: asyncio.Event
-) -> Redelivery:
-    return Redelivery(
-        resources.database.sessions,
-        () if redis is None else (redis,),
-        trust=resources.redis_trust,
-        clock=resources.clock,
-        wakeup=wakeup,
-    )
-
-
-def _build_change_poller(
-    resources: Resources, redelivery: Redelivery, *, wakeup: asyncio.Event
-) -> ChangePoller:
-    return ChangePoller(
-        resources.database.sessions,
-        memory=MemorySubscriber(resources.memory, resources.metrics),
-        redelivery=redelivery,
-        clock=resources.clock,
-        interval=seconds(resources.settings.change_poller.interval),
-        wakeup=wakeup,
-    )
-
-
-def _build_activity(resources: Resources, caches: Sequence[SessionCache]) -> ActivityRecorder:
-    return ActivityRecorder(
-        resources.database.sessions,
-        caches=caches,
-        rules=resources.rules,
-        clock=resources.clock,
-        touch_memory=resources.memory.touch,
-        count=resources.metrics.count_touches,
-        max_buffered=resources.settings.touch.max_sessions,
-    )
-
-
-def _build_audit_sealer(resources: Resources) -> AuditSealer:
-    return AuditSealer(
-        resources.database.audit,
-        retention=resources.settings.audit.retention,
-        clock=resources.clock,
-        count=resources.metrics.count_audit_events,
-    )
-
-
-def _build_analytics(resources: Resources) -> Analytics:
-    return Analytics(
-        resources.database.analytics,
-        interval=resources.settings.analytics.interval,
-        clock=resources.clock,
-        count=resources.metrics.count_sample,
-        on_report=resources.metrics.set_report,
-    )
-
-
-def _build_cleanup(resources: Resources) -> CleanupJob:
-    section = resources.settings.cleanup
-    return CleanupJob(
-        resources.database.sessions,
-        retention=section.retention,
-        batch=section.batch,
-        clock=resources.clock,
-        count=resources.metrics.count_cleanups,
-    )
-
-
-def _build_pings(resources: Resources) -> Mapping[str, Ping]:
-    pings: dict[str, Ping] = {resources.database.name: resources.database.sessions.ping}
-    if resources.redis is not None:
-        pings["redis"] = resources.redis.ping
-    return pings
-
-
-def _build_clock_sync(clock: Clock, database: Database) -> ClockSync | None:
-    if isinstance(clock, SharedClock) and database.now is not None:
-        return ClockSync(clock, database.now)
-    return None
+        yield Container(resources)

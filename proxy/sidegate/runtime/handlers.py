@@ -102,7 +102,10 @@ def _build_logout_routes(settings: Settings, container: Container) -> "LogoutRou
     from sidegate.runtime.oidc_providers import build_logout_routes
 
     return build_logout_routes(
-        settings.sso.providers, container.backchannel_logout, container.metrics, SystemClock()
+        settings.sso.providers,
+        container.backchannel_logout,
+        metrics=container.metrics,
+        clock=SystemClock(),
     )
 
 
@@ -115,5 +118,5 @@ def _build_api_keys(settings: Settings) -> list[ApiKey]:
     if first is not None:
         path, text = first
         _log.info("admin key read from file", extra={"path": str(path)})
-        keys.append(ApiKey.from_text("first", text, Scope))
+        keys.append(ApiKey.from_text("first", text, scopes=Scope))
     return keys

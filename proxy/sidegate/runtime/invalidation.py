@@ -95,7 +95,9 @@ class MemorySubscriber:
         self._memory.clear()
 
 
-def build_feed(redis: "RedisStore | None", clock: Clock, metrics: Metrics) -> "RedisPubSub | None":
+def build_feed(
+    redis: "RedisStore | None", clock: Clock, *, metrics: Metrics
+) -> "RedisPubSub | None":
     """Return the pub/sub feed, or None without Redis."""
     if redis is None:
         return None
@@ -108,7 +110,7 @@ def build_feed(redis: "RedisStore | None", clock: Clock, metrics: Metrics) -> "R
 
 
 def build_pending_revocations(
-    settings: Settings, redis: "RedisStore | None", clock: Clock, metrics: Metrics
+    settings: Settings, redis: "RedisStore | None", *, clock: Clock, metrics: Metrics
 ) -> PendingRevocations:
     """Return the pending revocations. Without Redis there is no store and none is accepted."""
     store = None
@@ -124,7 +126,9 @@ def build_pending_revocations(
     return pending
 
 
-def build_notify(settings: Settings, clock: Clock, metrics: Metrics) -> "NotifySubscription | None":
+def build_notify(
+    settings: Settings, clock: Clock, *, metrics: Metrics
+) -> "NotifySubscription | None":
     """Return the subscription to NOTIFY, or None without Postgres or `postgres.listen`."""
     url = settings.postgres.listen_url or settings.database_url
     if settings.database_url is None or url is None or not settings.postgres.listen:

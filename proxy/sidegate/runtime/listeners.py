@@ -90,7 +90,7 @@ async def open_listeners(settings: Settings, container: Container) -> AsyncItera
         for context, address in (
             (_ops_listener(container, listeners), settings.ops.listen),
             (_admin_listener(settings, container), settings.admin.listen),
-            (_gate_listener(settings, container, listeners), settings.gate.listen),
+            (_gate_listener(settings, container, listeners=listeners), settings.gate.listen),
         ):
             listener = await exit_stack.enter_async_context(context)
             if listener is None:
@@ -129,7 +129,7 @@ async def _admin_listener(
 
 @asynccontextmanager
 async def _gate_listener(
-    settings: Settings, container: Container, listeners: Listeners
+    settings: Settings, container: Container, *, listeners: Listeners
 ) -> AsyncIterator[Listener]:
     handlers, peers = build_gate(settings, container, rules=container.rules.current)
     container.memory.set_reply_headers(read_identity_names(settings).all_names())

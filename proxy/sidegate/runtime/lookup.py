@@ -21,7 +21,7 @@ def _build_database_finder(resources: Resources) -> SessionFinder:
     """Return the database behind its circuit breaker, metrics and batching."""
     settings, database, metrics = resources.settings, resources.database, resources.metrics
     section = settings.sqlite if settings.database_url is None else settings.postgres
-    guard = _build_guard(database.name, section, resources.clock, metrics)
+    guard = _build_guard(database.name, section, clock=resources.clock, metrics=metrics)
     guarded = Guarded(database.sessions, guard=guard)
     batched = Batched(
         Metered(guarded, store=database.name, observe=metrics.record_lookup),
@@ -39,7 +39,7 @@ def build_redis_cache(resources: Resources) -> BatchedCache | None:
     redis, metrics = resources.redis, resources.metrics
     if redis is None:
         return None
-    guard = _build_guard("redis", resources.settings.redis, resources.clock, metrics)
+    guard = _build_guard("redis", resources.settings.redis, clock=resources.clock, metrics=metrics)
     trust = resources.redis_trust
     trusted = Trusted(GuardedCache(redis, guard=guard), trust)
     cache = BatchedCache(MeteredCache(trusted, store="redis", observe=metrics.record_lookup))
@@ -70,7 +70,7 @@ def _build_negative_cache(settings: Settings, clock: Clock) -> NegativeCache:
     )
 
 
-def _build_guard(store: str, section: StoreSection, clock: Clock, metrics: Metrics) -> Guard:
+def _build_guard(store: str, section: StoreSection, *, clock: Clock, metrics: Metrics) -> Guard:
     breaker = CircuitBreaker(
         failure_threshold=section.breaker_failures,
         probe_interval=seconds(section.breaker_probe),

@@ -14,7 +14,11 @@ from sidegate.web.oidc.token import LogoutTokenReader
 
 
 def build_logout_routes(
-    providers: Iterable[ProviderSection], logouts: BackchannelLogout, metrics: Metrics, clock: Clock
+    providers: Iterable[ProviderSection],
+    logouts: BackchannelLogout,
+    *,
+    metrics: Metrics,
+    clock: Clock,
 ) -> LogoutRoutes:
     """Return the endpoint of back-channel logout. No key is fetched before the first logout."""
     tokens = {section.name: _build_tokens(section, clock) for section in providers}

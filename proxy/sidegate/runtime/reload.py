@@ -84,7 +84,7 @@ def merge_settings(current: Settings, read: Settings) -> tuple[Settings, list[Se
         if value == _get(current, setting.path):
             continue
         if setting.reloadable:
-            merged = _replace(merged, setting.path, value)
+            merged = _replace(merged, setting.path, value=value)
         else:
             unchanged.append(setting.path)
     return merged, unchanged
@@ -110,8 +110,8 @@ def _get(section: Any, path: SettingPath) -> Any:
     return reduce(getattr, map(str, path), section)
 
 
-def _replace(section: Any, path: SettingPath, value: Any) -> Any:
+def _replace(section: Any, path: SettingPath, *, value: Any) -> Any:
     """Return a section in which the setting at `path` has this value. It is not validated again."""
     name, rest = str(path[0]), path[1:]
-    replaced = _replace(getattr(section, name), rest, value) if rest else value
+    replaced = _replace(getattr(section, name), rest, value=value) if rest else value
     return section.model_copy(update={name: replaced})

@@ -53,11 +53,11 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         database = await open_database(settings)
         exit_stack.push_async_callback(database.sessions.close)
         redis_trust = RedisTrust()
-        redis = _open_redis(settings, metrics, redis_trust)
+        redis = _open_redis(settings, metrics, trust=redis_trust)
         if redis is not None:
             exit_stack.push_async_callback(redis.close)
-        pending = build_pending_revocations(settings, redis, clock, metrics)
-        memory = _build_memory(settings, clock, metrics, pending)
+        pending = build_pending_revocations(settings, redis, clock=clock, metrics=metrics)
+        memory = _build_memory(settings, clock, metrics=metrics, pending=pending)
         yield Resources(
             settings=settings,
             clock=clock,
@@ -89,7 +89,7 @@ def _build_metrics(settings: Settings, clock: Clock) -> Metrics:
     return metrics
 
 
-def _open_redis(settings: Settings, metrics: Metrics, trust: RedisTrust) -> "RedisStore | None":
+def _open_redis(settings: Settings, metrics: Metrics, *, trust: RedisTrust) -> "RedisStore | None":
     if settings.redis_url is None:
         return None
     from sidegate.stores.redis.store import RedisStore  # its driver takes megabytes
@@ -103,7 +103,7 @@ def _open_redis(settings: Settings, metrics: Metrics, trust: RedisTrust) -> "Red
 
 
 def _build_memory(
-    settings: Settings, clock: Clock, metrics: Metrics, pending: PendingRevocations
+    settings: Settings, clock: Clock, *, metrics: Metrics, pending: PendingRevocations
 ) -> MemoryStore:
     memory = MemoryStore(
         max_sessions=settings.memory.max_sessions,

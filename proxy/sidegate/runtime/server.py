@@ -94,7 +94,7 @@ async def _connect_stores(container: Container) -> None:
     `_STARTUP_TIMEOUT` at most.
     """
     try:
-        await with_timeout(_STARTUP_TIMEOUT, "durable", _query_stores(container))
+        await with_timeout(_query_stores(container), _STARTUP_TIMEOUT, store="durable")
     except StoreUnavailable as outage:
         _log.warning("store unavailable at start", extra={"reason": str(outage)})
 

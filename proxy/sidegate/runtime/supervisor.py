@@ -73,6 +73,7 @@ class Supervisor:
         self,
         workers: Sequence[Worker],
         listeners: Mapping[str, SharedListener],
+        *,
         command: Sequence[str],
     ) -> None:
         """`listeners` are those that the workers inherit, by name."""
@@ -186,7 +187,7 @@ def _send_signal(worker: Worker, number: signal.Signals) -> None:
 
 
 async def supervise(
-    settings: Settings, arguments: Sequence[str], environ: Mapping[str, str]
+    settings: Settings, arguments: Sequence[str], *, environ: Mapping[str, str]
 ) -> None:
     """Serve with `settings.workers` processes until SIGTERM or SIGINT.
 
@@ -200,13 +201,17 @@ async def supervise(
         listeners = _reserve_listeners(settings)
         for listener in listeners.values():
             exit_stack.callback(listener.close)
-        workers = [_build_worker(number, folder, environ) for number in range(settings.workers)]
-        supervisor = Supervisor(workers, listeners, [*_WORKER_COMMAND, *arguments])
+        workers = [
+            _build_worker(number, folder, environ=environ) for number in range(settings.workers)
+        ]
+        supervisor = Supervisor(workers, listeners, command=[*_WORKER_COMMAND, *arguments])
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, supervisor.stop)
         loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
-        await exit_stack.enter_async_context(_open_ops_listener(settings, supervisor, workers))
+        await exit_stack.enter_async_context(
+            _open_ops_listener(settings, supervisor, workers=workers)
+        )
         await supervisor.run()
 
 
@@ -217,11 +222,12 @@ def _reserve_listeners(settings: Settings) -> dict[str, SharedListener]:
     if settings.admin.keys or read_admin_key(settings) or settings.admin.listen.path is None:
         addresses["admin"] = (settings.admin.listen, 0o600)
     return {
-        name: _reserve_listener(name, address, mode) for name, (address, mode) in addresses.items()
+        name: _reserve_listener(name, address, mode=mode)
+        for name, (address, mode) in addresses.items()
     }
 
 
-def _reserve_listener(name: str, address: Address, mode: int) -> SharedListener:
+def _reserve_listener(name: str, address: Address, *, mode: int) -> SharedListener:
     try:
         return SharedListener.open(address, socket_mode=mode)
     except OSError as error:
@@ -229,7 +235,7 @@ def _reserve_listener(name: str, address: Address, mode: int) -> SharedListener:
         raise CannotListen(f"the {name} listener cannot open at {address}: {reason}") from error
 
 
-def _build_worker(number: int, folder: Path, environ: Mapping[str, str]) -> Worker:
+def _build_worker(number: int, folder: Path, *, environ: Mapping[str, str]) -> Worker:
     ops = folder / f"{number}.sock"
     settings: dict[SettingPath, str] = {
         ("workers",): "1",
@@ -268,7 +274,7 @@ def _without_working_directory(search_path: str) -> str:
 
 @asynccontextmanager
 async def _open_ops_listener(
-    settings: Settings, supervisor: Supervisor, workers: Sequence[Worker]
+    settings: Settings, supervisor: Supervisor, *, workers: Sequence[Worker]
 ) -> AsyncIterator[None]:
     aggregator = WorkerAggregator(
         {str(worker.number): str(worker.ops) for worker in workers},

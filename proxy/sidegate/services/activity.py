@@ -103,7 +103,7 @@ class ActivityRecorder:
 
     async def _flush_in_time(self, *, everything: bool) -> None:
         try:
-            await with_timeout(self._timeout, "durable", self.flush(everything=everything))
+            await with_timeout(self.flush(everything=everything), self._timeout, store="durable")
         except StoreUnavailable as error:  # what was not written is still buffered
             self._outage.record_failure(error)
 

@@ -55,7 +55,7 @@ class Analytics:
         """
         while True:
             try:
-                await with_timeout(_TIMEOUT, "durable", self._run_round(sampling=sampling))
+                await with_timeout(self._run_round(sampling=sampling), _TIMEOUT, store="durable")
             except (StoreUnavailable, UnreadableRecord) as error:
                 self._count("failed")
                 self._outage.record_failure(error)

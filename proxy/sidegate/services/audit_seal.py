@@ -69,7 +69,7 @@ class AuditSealer:
         while True:
             for step, outage in self._steps:
                 try:
-                    await with_timeout(_TIMEOUT, "durable", step())
+                    await with_timeout(step(), _TIMEOUT, store="durable")
                 except (StoreUnavailable, UnreadableRecord) as error:
                     self._count("failed", 1)
                     outage.record_failure(error)

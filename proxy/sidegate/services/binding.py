@@ -51,7 +51,13 @@ class ClientBinding:
             return ()
         prefix_lengths = self._rules.current.prefix_lengths
         return tuple(
-            find_mismatches(session.id, session.binding, signals, prefix_lengths, watched=watched)
+            find_mismatches(
+                session.id,
+                session.binding,
+                signals=signals,
+                prefixes=prefix_lengths,
+                watched=watched,
+            )
         )
 
     def apply_policy(self, session: Session, mismatched: Collection[Signal]) -> Allow | Deny:

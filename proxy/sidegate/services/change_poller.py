@@ -87,7 +87,7 @@ class ChangePoller:
             await self._start()
         try:
             # Before session rows are read, which may be locked.
-            await with_timeout(_REDELIVERY_TIMEOUT, "durable", self._redelivery.deliver_due())
+            await with_timeout(self._redelivery.deliver_due(), _REDELIVERY_TIMEOUT, store="durable")
         except StoreUnavailable:
             await self._read_changes()  # a read-only database has changes all the same
             raise
@@ -115,12 +115,12 @@ class ChangePoller:
     async def _attempt(self, work: Awaitable[object]) -> bool:
         """Return whether `work` completed in time; if not, deliver what is due anyway."""
         try:
-            await with_timeout(_ROUND_TIMEOUT, "durable", work)
+            await with_timeout(work, _ROUND_TIMEOUT, store="durable")
         except StoreUnavailable as error:
             self._outage.record_failure(error)
             with suppress(StoreUnavailable):
                 await with_timeout(
-                    _ROUND_TIMEOUT, "remote caches", self._redelivery.deliver_during_outage()
+                    self._redelivery.deliver_during_outage(), _ROUND_TIMEOUT, store="remote caches"
                 )
             return False
         self._outage.record_success()

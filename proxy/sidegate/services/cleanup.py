@@ -67,7 +67,7 @@ class CleanupJob:
         expired_before = self._clock.now() - self._retention
         while True:
             purging = self._purger.purge(expired_before, limit=self._batch)
-            purged = await with_timeout(self._timeout, "durable", purging)
+            purged = await with_timeout(purging, self._timeout, store="durable")
             self._count("purged", purged)
             yield purged
             if purged < self._batch:

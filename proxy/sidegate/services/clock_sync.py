@@ -48,7 +48,7 @@ class ClockSync:
     async def sync(self) -> None:
         """Synchronize now. Raise StoreUnavailable if the reading fails or times out."""
         sent_at = self._clock.monotonic()
-        timestamp = await with_timeout(_TIMEOUT, "durable", self._read_time())
+        timestamp = await with_timeout(self._read_time(), _TIMEOUT, store="durable")
         received_at = self._clock.monotonic()
         if received_at - sent_at > _TIMEOUT:  # the process was suspended, and its timers with it
             raise StoreUnavailable("durable", "the time was read too slowly to be used")

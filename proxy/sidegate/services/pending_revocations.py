@@ -152,7 +152,9 @@ class PendingRevocations:
         outage: StoreUnavailable | None = None
         for revocation in sorted(self._known.values(), key=self._priority):
             try:
-                await with_timeout(_PERSIST_TIMEOUT, "durable", self._persist(revocation, persist))
+                await with_timeout(
+                    self._persist(revocation, persist), _PERSIST_TIMEOUT, store="durable"
+                )
             except StoreUnavailable as error:
                 self._failures[revocation.id] = self._failures.get(revocation.id, 0) + 1
                 if outage is not None:  # two in a row: it is not due to this one

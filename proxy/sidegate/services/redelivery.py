@@ -85,7 +85,7 @@ class Redelivery:
         """Read the current generation, use it here, and return it."""
         since = self._trust.mark()
         generation = await with_timeout(
-            _GENERATION_TIMEOUT, "durable", self._change_log.read_generation()
+            self._change_log.read_generation(), _GENERATION_TIMEOUT, store="durable"
         )
         if self._trust.is_outdated(generation):  # e.g. failover to a replica that lacked the last
             generation = await self._change_log.advance_generation(generation)

@@ -147,7 +147,7 @@ class Rotation:
         if extend_by is not None:
             latest = session.authenticated_at + lifetimes.lifetime
             session = session.extended(min(now + extend_by, latest), now)
-        session = session.rotated(successor.digest(), lifetimes.grace, now)
+        session = session.rotated(successor.digest(), lifetimes.grace, at=now)
         details = replace(
             before.details,
             refresh_count=before.details.refresh_count + 1,

@@ -108,13 +108,13 @@ class Sessions:
         """
         rules, session_id = self._rules.current, self._new_id()
         if key is None:
-            return await self._create(new, session_id, rules.ring.mint(new.type), rules=rules)
+            return await self._create(new, session_id, token=rules.ring.mint(new.type), rules=rules)
         before = await self._repository.find_by_idempotency_key(key.key_hash)
         if before is None:
             token = next(rules.ring.derive_tokens(new.type, _seed(key, session_id)))
             try:
                 return await self._create(
-                    new, session_id, token, rules=rules, key_hash=key.key_hash
+                    new, session_id, token=token, rules=rules, key_hash=key.key_hash
                 )
             except (SessionExists, LimitReached):  # the same request, at the same time
                 before = await self._repository.find_by_idempotency_key(key.key_hash)
@@ -235,7 +235,7 @@ class Sessions:
         if pending is None or not pending.accepts(condition):
             return await revoking
         try:
-            return await with_timeout(_REVOKE_TIMEOUT, "durable", revoking)
+            return await with_timeout(revoking, _REVOKE_TIMEOUT, store="durable")
         except StoreUnavailable as outage:
             try:
                 await pending.add(condition, by=by, reason=reason)
@@ -247,8 +247,8 @@ class Sessions:
         self,
         new: NewSession,
         session_id: SessionId,
-        token: Token,
         *,
+        token: Token,
         rules: Rules,
         key_hash: bytes | None = None,
     ) -> Issued:
@@ -297,7 +297,7 @@ def _build_session(
         last_seen_at=now,
         expires_at=now + lifetime,
         idle_timeout=lifetimes.idle_timeout,
-        binding=bind(session_id, new.binding, rules.prefix_lengths),
+        binding=bind(session_id, new.binding, prefixes=rules.prefix_lengths),
     )
 
 

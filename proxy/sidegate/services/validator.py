@@ -106,7 +106,7 @@ class Validator:
         `budget`: the seconds until the caller times out; None: no limit. `elapsed`: the seconds
         that a prefetch without result took; None: there was none.
         """
-        found = await self._find(credential, budget, elapsed)
+        found = await self._find(credential, budget, elapsed=elapsed)
         return judge(found, self._clock.now()) if isinstance(found, Session) else found
 
     async def find(self, credential: str) -> Session | Deny | Unavailable:
@@ -117,13 +117,13 @@ class Validator:
         return await self._find(credential)
 
     async def _find(
-        self, credential: str, budget: float | None = None, elapsed: float | None = None
+        self, credential: str, budget: float | None = None, *, elapsed: float | None = None
     ) -> Session | Deny | Unavailable:
         digest = self._rules.current.ring.parse_digest(credential)
         if isinstance(digest, Deny):
             return digest
         try:
-            session = await self._look_up(digest, self._timeout(budget), elapsed)
+            session = await self._look_up(digest, self._timeout(budget), elapsed=elapsed)
         except StoreUnavailable as outage:
             return Unavailable(outage.store)
         except UnreadableRecord:  # in the durable store: from a cache it would have been a miss
@@ -131,13 +131,13 @@ class Validator:
         return Deny(Reason.UNKNOWN) if session is None else session
 
     async def _look_up(
-        self, digest: Digest, seconds: float, elapsed: float | None
+        self, digest: Digest, seconds: float, *, elapsed: float | None
     ) -> Session | None:
         found = self._lookup.find(digest, skip_redis=elapsed is not None)
         remaining = max(0.0, seconds - (elapsed or 0.0))
         if remaining >= self._deadline:
             return await found  # keeps the deadline itself
-        return await with_timeout(remaining, "deadline", found)
+        return await with_timeout(found, remaining, store="deadline")
 
     def _timeout(self, budget: float | None) -> float:
         if budget is None:

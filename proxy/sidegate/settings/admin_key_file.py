@@ -16,4 +16,4 @@ def read_admin_key(settings: Settings) -> tuple[Path, str] | None:
     if settings.admin.keys or settings.database_url is not None:
         return None
     path = settings.data_dir / "admin.key"
-    return path, read_or_create(path, "admin.keys", lambda: f"sgk_{secrets.token_urlsafe(32)}")
+    return path, read_or_create(path, "admin.keys", make=lambda: f"sgk_{secrets.token_urlsafe(32)}")

@@ -9,7 +9,7 @@ from secrets import token_hex
 from sidegate.core.errors import SettingsError
 
 
-def read_or_create(path: Path, setting: str, make: Callable[[], str]) -> str:
+def read_or_create(path: Path, setting: str, *, make: Callable[[], str]) -> str:
     """Return the file's text without white space around it; create it with `make()` if absent.
 
     Raise SettingsError, with `setting` as the path, if the file cannot be read or created, or if
@@ -20,15 +20,15 @@ def read_or_create(path: Path, setting: str, make: Callable[[], str]) -> str:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise file_error(path, setting, f"cannot be read: {error.strerror}") from None
+        raise file_error(path, setting, problem=f"cannot be read: {error.strerror}") from None
     try:
         _create(path, make())
         return _read(path, setting)
     except OSError as error:
-        raise file_error(path, setting, f"cannot be created: {error.strerror}") from None
+        raise file_error(path, setting, problem=f"cannot be created: {error.strerror}") from None
 
 
-def file_error(path: Path, setting: str, problem: str) -> SettingsError:
+def file_error(path: Path, setting: str, *, problem: str) -> SettingsError:
     """Return the error of a secret file."""
     return SettingsError([f"{setting}: {path} {problem}"])
 
@@ -40,7 +40,7 @@ def _read(path: Path, setting: str) -> str:
         raise file_error(
             path,
             setting,
-            f"is accessible by other users: run chmod 600 {path}, and consider a new secret",
+            problem=f"is accessible by other users: run chmod 600 {path} and consider a new secret",
         )
     return text.strip()
 

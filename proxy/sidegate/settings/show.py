@@ -20,15 +20,17 @@ def render_settings(config: Path | None, environ: Mapping[str, str]) -> str:
     """
     raw = read(config, environ)
     effective = validate(raw).model_dump(mode="json")
-    return "\n".join(_render_lines(effective, (), raw)) + "\n"
+    return "\n".join(_render_lines(effective, (), raw=raw)) + "\n"
 
 
-def _render_lines(section: Mapping[str, Any], path: SettingPath, raw: RawSettings) -> Iterator[str]:
+def _render_lines(
+    section: Mapping[str, Any], path: SettingPath, *, raw: RawSettings
+) -> Iterator[str]:
     indent = "  " * len(path)
     for name, value in section.items():
         if isinstance(value, Mapping):
             yield f"{indent}{name}:"
-            yield from _render_lines(value, (*path, name), raw)
+            yield from _render_lines(value, (*path, name), raw=raw)
         else:
             line = f"{indent}{name}: {_render_inline(value)}"
             yield f"{line:<48}  # {raw.origin((*path, name)) or 'default'}"

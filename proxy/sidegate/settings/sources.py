@@ -147,7 +147,7 @@ class _Variables:
             elif path in names:
                 errors.append(f"{format_path(path)}: set {names[path]} or {name}, not both")
             else:
-                text = value if plain == name else _read_value_file(value, name, errors)
+                text = value if plain == name else _read_value_file(value, name, errors=errors)
                 if text is not None:
                     texts[plain] = text
                     names[path] = name
@@ -202,7 +202,7 @@ def _suggest(name: str) -> str:
     return f"; did you mean {close[0]}?" if close else "; `sidegate config show` lists all"
 
 
-def _read_value_file(path: str, name: str, errors: list[str]) -> str | None:
+def _read_value_file(path: str, name: str, *, errors: list[str]) -> str | None:
     try:
         text = Path(path).read_text("utf-8")
     except OSError as error:

@@ -14,10 +14,10 @@ def read_token_keys(settings: Settings) -> tuple[TokenKey, ...]:
     if settings.token.keys:
         return settings.token.keys
     path = settings.data_dir / "token.keys"
-    text = read_or_create(path, "token.keys", lambda: TokenKey.generate().format())
+    text = read_or_create(path, "token.keys", make=lambda: TokenKey.generate().format())
     try:
         keys = tuple(TokenKey.parse(word) for word in text.replace(",", " ").split())
         KeyRing(keys)
     except ValueError as error:
-        raise file_error(path, "token.keys", str(error)) from None
+        raise file_error(path, "token.keys", problem=str(error)) from None
     return keys

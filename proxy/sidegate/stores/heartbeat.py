@@ -54,7 +54,7 @@ class Heartbeat:
 
     async def wait_for_echo(self) -> None:
         """Return when the last heartbeat has come back. Raise StoreUnavailable if it does not."""
-        await with_timeout(HEARTBEAT_TIMEOUT, self._store, self._echo.wait())
+        await with_timeout(self._echo.wait(), HEARTBEAT_TIMEOUT, store=self._store)
 
     async def wait_for_next(self) -> None:
         """Return when the next heartbeat is due.

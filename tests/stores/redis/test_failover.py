@@ -155,7 +155,9 @@ async def wait_until_missing(instance: Instance, lost: Sequence[Session]) -> Non
 
     async def misses() -> bool:
         with suppress(StoreUnavailable):
-            assert await with_timeout(DEADLINE, "redis", instance.store.find_many(digests)) == {}
+            assert (
+                await with_timeout(instance.store.find_many(digests), DEADLINE, store="redis") == {}
+            )
             return True
         return False
 

@@ -82,7 +82,7 @@ async def count_events(url: str, session_id: SessionId, action: str) -> int:
 
 
 def build_rotated(record: SessionRecord) -> SessionRecord:
-    session = record.session.rotated(build_digest(), timedelta(seconds=10), NOON)
+    session = record.session.rotated(build_digest(), timedelta(seconds=10), at=NOON)
     return SessionRecord(session, replace(record.details, change=Change(NOON, TESTER)))
 
 

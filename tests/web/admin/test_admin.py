@@ -110,7 +110,9 @@ async def test_created_session_is_bound_to_the_given_signals(admin: AdminHarness
 
     verdict = await admin.validator.validate(token)
     assert isinstance(verdict, Allow)
-    assert verdict.session.binding == bind(session["id"], Signals(**signals), PrefixLengths())
+    assert verdict.session.binding == bind(
+        session["id"], Signals(**signals), prefixes=PrefixLengths()
+    )
     assert session["binding"] == ["ip", "user_agent", "header"]
 
 

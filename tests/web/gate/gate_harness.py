@@ -65,7 +65,7 @@ def build_sessions() -> tuple[Session, ...]:
     """Return active sessions of alice, bob and carol, and one ended in each way."""
     hour = timedelta(hours=1)
     rotated = build_session(digest=REUSED.digest(), at=NOON - timedelta(minutes=5)).rotated(
-        build_digest(), timedelta(seconds=10), NOON - timedelta(minutes=1)
+        build_digest(), timedelta(seconds=10), at=NOON - timedelta(minutes=1)
     )
     return (
         build_session(user_id="alice", digest=ALICE.digest()),
@@ -136,7 +136,7 @@ class GateHarness:
     refused_peers: int = 0
     overloads: int = 0
 
-    def record_check(self, gateway: str, result: str, reason: str, seconds: float) -> None:
+    def record_check(self, gateway: str, result: str, *, reason: str, seconds: float) -> None:
         assert seconds >= 0
         self.checks.append((gateway, result, reason))
         self.durations.append(seconds)

@@ -136,7 +136,7 @@ def _build_opener(*, fast_path: bool, in_memory: bool) -> OpenBoundGate:
             id=session_id,
             user_id="alice",
             digest=ALICE.digest(),
-            binding=bind(session_id, client, PrefixLengths()),
+            binding=bind(session_id, client, prefixes=PrefixLengths()),
         )
         backend = FakeBackend(alice, build_session(user_id="bob", digest=BOB.digest()))
         rules = Rules(ring=RING, binding_policies=policies)

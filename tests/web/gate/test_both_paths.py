@@ -68,7 +68,7 @@ def bind_session(session: Session) -> Session:
     client = BINDINGS.get(session.digest)
     if client is None:
         return session
-    return replace(session, binding=bind(session.id, client, PrefixLengths()))
+    return replace(session, binding=bind(session.id, client, prefixes=PrefixLengths()))
 
 
 SESSIONS: Final = tuple(map(bind_session, build_sessions()))

@@ -28,7 +28,7 @@ Lines = Mapping[bytes, Sequence[bytes]]
 def head_of(lines: Lines, sources: CredentialSources = EVERYWHERE) -> Head:
     """Return a request's head with these lines, stripped like on both HTTP paths."""
     fields = [(name, value.strip(b" \t")) for name in lines for value in lines[name]]
-    return build_head(b"GET", b"/auth-request", fields, sources.build_roles())
+    return build_head(b"GET", b"/auth-request", fields=fields, roles=sources.build_roles())
 
 
 def read_bearers(*lines: bytes) -> str | Deny:

@@ -53,11 +53,11 @@ def read_subrequest(
     target: bytes = b"/auth-request",
 ) -> Subrequest:
     """Return the subrequest that `gateway` reads from these header lines."""
-    return gateway.read(build_head(method, target, fields, gateway.roles))
+    return gateway.read(build_head(method, target, fields=fields, roles=gateway.roles))
 
 
 def read_budget(gateway: GatewayProtocol, *fields: Field) -> float | None:
-    return gateway.read_budget(build_head(b"GET", b"/", fields, gateway.roles))
+    return gateway.read_budget(build_head(b"GET", b"/", fields=fields, roles=gateway.roles))
 
 
 # Writing

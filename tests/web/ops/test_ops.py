@@ -166,7 +166,7 @@ def build_constant_registry() -> CollectorRegistry:
 
 def build_metrics_registry() -> CollectorRegistry:
     metrics = Metrics(version="1.2.3", revocation_bound=5)
-    metrics.record_check("ext-authz", "allow", "ok", 0.0003)
+    metrics.record_check("ext-authz", "allow", reason="ok", seconds=0.0003)
     return build_registry(metrics)
 
 

@@ -26,7 +26,7 @@ every_gateway = pytest.mark.parametrize("gateway", GATEWAYS, ids=lambda gateway:
 def build_templates(
     gateway: GatewayProtocol, cookie: bytes | None = b"__Host-session"
 ) -> HeadTemplates:
-    return HeadTemplates(Grammar(gateway.route, gateway.roles, cookie), sampling_interval=1)
+    return HeadTemplates(Grammar(gateway.route, gateway.roles, cookie=cookie), sampling_interval=1)
 
 
 def parse_twice(raw: bytes, policy: GatewayPolicy | None = None) -> Head | None:
@@ -130,7 +130,7 @@ def test_both_http_paths_build_the_same_head(gateway: GatewayProtocol) -> None:
     route = gateway.route.rstrip("/")
 
     head = build_templates(gateway).parse(build_request(*lines, target=route))
-    built = build_head(b"GET", route.encode(), fields, gateway.roles)
+    built = build_head(b"GET", route.encode(), fields=fields, roles=gateway.roles)
 
     assert head is not None
     assert gateway.read(head) == gateway.read(built)
@@ -251,7 +251,7 @@ REPEATED_GROUP = re.compile(rb"(?<!\\)\)(?:[*+?]|\{[0-9,]+\})\+")
 def test_only_character_classes_have_possessive_quantifiers() -> None:
     """Python before 3.11.5 compiles possessive groups wrongly (CPython issue 106052)."""
     gateway = AuthRequest(GatewayPolicy())
-    grammar = Grammar(gateway.route, gateway.roles, b"__Host-session")
+    grammar = Grammar(gateway.route, gateway.roles, cookie=b"__Host-session")
     assert REPEATED_GROUP.search(rb"(?:a|b)*+") is not None
     assert REPEATED_GROUP.search(grammar.head_pattern.pattern) is None
     assert all(REPEATED_GROUP.search(rule.value) is None for rule in grammar.rules_by_name.values())

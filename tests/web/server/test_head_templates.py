@@ -17,7 +17,7 @@ from sidegate.web.server.head_templates import HeadTemplates
 from tests.web.gate.gate_harness import ALICE, BOB, bearer, build_request, cookie
 
 GATEWAY = AuthRequest(GatewayPolicy())
-GRAMMAR = Grammar(GATEWAY.route, GATEWAY.roles, b"__Host-session")
+GRAMMAR = Grammar(GATEWAY.route, GATEWAY.roles, cookie=b"__Host-session")
 
 
 class CountingGrammar(Grammar):
@@ -26,7 +26,7 @@ class CountingGrammar(Grammar):
     full_matches = 0
 
     def __init__(self) -> None:
-        super().__init__(GATEWAY.route, GATEWAY.roles, b"__Host-session")
+        super().__init__(GATEWAY.route, GATEWAY.roles, cookie=b"__Host-session")
         self.head_pattern = self  # type: ignore[assignment]  # replaces its own pattern
 
     def fullmatch(self, data: bytes) -> "re.Match[bytes] | None":

@@ -73,7 +73,7 @@ class Metrics:
 
     # Counters and gauges that are set as things happen
 
-    def record_check(self, gateway: str, result: str, reason: str, seconds: float) -> None:
+    def record_check(self, gateway: str, result: str, *, reason: str, seconds: float) -> None:
         """Count a check and its duration. The three labels come from short fixed lists."""
         self.checks[gateway, result, reason] += 1
         self.check_seconds[(gateway,)].observe(seconds)

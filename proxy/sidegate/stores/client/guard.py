@@ -35,7 +35,7 @@ class Guard:
         if not self._breaker.allow_request():
             raise StoreUnavailable(self._store, "circuit breaker open")
         try:
-            answer = await with_timeout(self._timeout, self._store, request())
+            answer = await with_timeout(request(), self._timeout, store=self._store)
         except StoreUnavailable as outage:
             if self._breaker.record_failure():
                 _log.warning(

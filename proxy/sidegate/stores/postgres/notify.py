@@ -75,7 +75,7 @@ class NotifySubscription:
                 lost = asyncio.Event()
                 connection.add_termination_listener(lambda _: lost.set())
                 await with_timeout(
-                    HEARTBEAT_TIMEOUT, "postgres", self._subscribe(connection, on_notify)
+                    self._subscribe(connection, on_notify), HEARTBEAT_TIMEOUT, store="postgres"
                 )
                 while not lost.is_set():
                     await self._check(connection)
@@ -99,7 +99,7 @@ class NotifySubscription:
     async def _check(self, connection: "Connection") -> None:
         message = self._heartbeat.next_message().decode()
         notify = connection.execute("SELECT pg_notify($1, $2)", CHANNEL, message)
-        await with_timeout(HEARTBEAT_TIMEOUT, "postgres", notify)
+        await with_timeout(notify, HEARTBEAT_TIMEOUT, store="postgres")
         try:
             await self._heartbeat.wait_for_echo()
         except StoreUnavailable:

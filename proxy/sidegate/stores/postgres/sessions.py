@@ -175,7 +175,7 @@ class PostgresSessions:
         return decode_copies(await self._execute_priority(_FIND_BY_DIGEST, digests), digests)
 
     async def create(self, record: SessionRecord, *, limit: Limit | None = None) -> list[Session]:
-        return await retry_create(lambda: self._create(record, limit), self.get, record)
+        return await retry_create(lambda: self._create(record, limit), self.get, record=record)
 
     async def _create(self, record: SessionRecord, limit: Limit | None) -> list[Session]:
         values = encode_record(record).values()
@@ -183,7 +183,7 @@ class PostgresSessions:
             if limit is None:
                 rows = await self._write(_CREATE, *values)
             else:
-                arguments = _build_limit_arguments(record, limit, record.session.created_at)
+                arguments = _build_limit_arguments(record, limit, at=record.session.created_at)
                 rows = await self._write(_CREATE_WITHIN_LIMIT, *values, *arguments, None, None)
         except asyncpg.UniqueViolationError:
             raise SessionExists(f"session {record.session.id} or its digest is taken") from None
@@ -223,7 +223,7 @@ class PostgresSessions:
         return [decode_record(row) for row in await self._execute(query, *arguments)]
 
     async def count_where(self, condition: Condition, *, at: datetime) -> int:
-        query, arguments = build_count_query(POSTGRES, condition, at)
+        query, arguments = build_count_query(POSTGRES, condition, at=at)
         return int((await self._execute(query, *arguments))[0]["number"])
 
     async def replace(self, record: SessionRecord, *, expected: int) -> bool:
@@ -232,12 +232,12 @@ class PostgresSessions:
         async def replace() -> list[Session] | None:
             return [] if await self._replace(record, _REPLACE, *values) else None
 
-        return await retry_replace(replace, self.get, record) is not None
+        return await retry_replace(replace, self.get, record=record) is not None
 
     async def replace_within_limit(
         self, record: SessionRecord, *, expected: int, limit: Limit, at: datetime
     ) -> list[Session] | None:
-        arguments = _build_limit_arguments(record, limit, at)
+        arguments = _build_limit_arguments(record, limit, at=at)
         values = (*encode_record(record).values(), *arguments, record.session.id, expected)
 
         async def replace() -> list[Session] | None:
@@ -247,7 +247,7 @@ class PostgresSessions:
             evicted = (row for row in rows if row["id"] is not None)
             return list(decode_readable_sessions(evicted)) if rows[0]["replaced"] else None
 
-        return await retry_replace(replace, self.get, record)
+        return await retry_replace(replace, self.get, record=record)
 
     async def _replace(self, record: SessionRecord, query: str, *values: object) -> list[Row]:
         try:
@@ -333,7 +333,9 @@ class PostgresSessions:
         await self._database.close()
 
 
-def _build_limit_arguments(record: SessionRecord, limit: Limit, at: datetime) -> tuple[object, ...]:
+def _build_limit_arguments(
+    record: SessionRecord, limit: Limit, *, at: datetime
+) -> tuple[object, ...]:
     return (
         record.session.user_id,
         record.session.type.value,

@@ -78,8 +78,14 @@ class RedisPubSub:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     subscribed = asyncio.Event()
-                    tasks.create_task(self._receive(on_change, on_gap, on_pending, subscribed))
-                    tasks.create_task(self._send_heartbeats(on_status, on_lost, subscribed))
+                    tasks.create_task(
+                        self._receive(
+                            on_change, on_gap, on_pending=on_pending, subscribed=subscribed
+                        )
+                    )
+                    tasks.create_task(
+                        self._send_heartbeats(on_status, on_lost, subscribed=subscribed)
+                    )
             except* StoreUnavailable as outages:
                 self._outage.record_failure(outages.exceptions[0])
                 on_status(False)
@@ -92,6 +98,7 @@ class RedisPubSub:
         self,
         on_change: Callable[[Session], None],
         on_gap: Callable[[], None],
+        *,
         on_pending: Callable[[], None],
         subscribed: asyncio.Event,
     ) -> None:
@@ -113,6 +120,7 @@ class RedisPubSub:
         self,
         on_status: Callable[[bool], None],
         on_lost: Callable[[], None],
+        *,
         subscribed: asyncio.Event,
     ) -> NoReturn:
         """Report each second whether publishing works.

@@ -126,7 +126,7 @@ class RedisStore:
             )
             replies = await connection.execute(*commands)
             for digest, reply in zip(digests, check_replies(replies), strict=True):
-                session = await self._read_session(connection, digest, reply)
+                session = await self._read_session(connection, digest, reply=reply)
                 if session is not None:
                     found[digest] = session
         return found
@@ -154,7 +154,7 @@ class RedisStore:
         """
         if put.reply == put.record:
             return put.session
-        kept = await self._read_session(connection, put.session.digest, put.reply)
+        kept = await self._read_session(connection, put.session.digest, reply=put.reply)
         return kept if kept is not None and kept.freshness > put.session.freshness else None
 
     async def _run_script(self, connection: BorrowedConnection, puts: Sequence[_Put]) -> list[Any]:
@@ -169,7 +169,7 @@ class RedisStore:
         return check_replies(replies)
 
     async def _read_session(
-        self, connection: BorrowedConnection, digest: Digest, reply: Any
+        self, connection: BorrowedConnection, digest: Digest, *, reply: Any
     ) -> Session | None:
         """Return the session in a reply if it belongs to `digest`, else None."""
         if not reply:

@@ -172,14 +172,14 @@ def build_topology(
         raise ValueError("a Redis URL starts with redis://, rediss://, unix:// or the +forms")
     tls = scheme == "rediss"
     if form == "sentinel":
-        return _build_sentinel(parts, timeout, on_connect, tls=tls)
+        return _build_sentinel(parts, timeout, on_connect=on_connect, tls=tls)
     if form == "cluster":
-        return _build_cluster(parts, timeout, on_connect, tls=tls, monotonic=monotonic)
+        return _build_cluster(parts, timeout, on_connect=on_connect, tls=tls, monotonic=monotonic)
     return SingleServer(ConnectionPool.from_url(url, **_data_options(timeout, on_connect)))
 
 
 def _build_sentinel(
-    parts: SplitResult, timeout: float, on_connect: OnConnect, *, tls: bool
+    parts: SplitResult, timeout: float, *, on_connect: OnConnect, tls: bool
 ) -> Topology:
     service, _, db = parts.path.strip("/").partition("/")
     if not service:
@@ -196,8 +196,8 @@ def _build_sentinel(
 def _build_cluster(
     parts: SplitResult,
     timeout: float,
-    on_connect: OnConnect,
     *,
+    on_connect: OnConnect,
     tls: bool,
     monotonic: Callable[[], float],
 ) -> Topology:

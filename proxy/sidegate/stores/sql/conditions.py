@@ -138,7 +138,7 @@ def build_list_query(
 
 
 def build_count_query(
-    dialect: Dialect, condition: Condition, at: datetime
+    dialect: Dialect, condition: Condition, *, at: datetime
 ) -> tuple[str, list[object]]:
     """Return the query for the number of sessions a revocation would end, and its arguments."""
     builder = QueryBuilder(dialect)

@@ -17,7 +17,7 @@ GetRecord = Callable[[SessionId], Awaitable[SessionRecord | None]]
 
 
 async def retry_create(
-    create: Callable[[], Awaitable[list[Session]]], get: GetRecord, record: SessionRecord
+    create: Callable[[], Awaitable[list[Session]]], get: GetRecord, *, record: SessionRecord
 ) -> list[Session]:
     """Create `record`, and return the tombstones of the sessions it evicted.
 
@@ -36,7 +36,7 @@ async def retry_create(
 
 
 async def retry_replace(
-    replace: Callable[[], Awaitable[list[Session] | None]], get: GetRecord, record: SessionRecord
+    replace: Callable[[], Awaitable[list[Session] | None]], get: GetRecord, *, record: SessionRecord
 ) -> list[Session] | None:
     """Replace by `record`, as `retry_create` creates; None if it was changed concurrently."""
     try:

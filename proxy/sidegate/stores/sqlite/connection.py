@@ -79,7 +79,7 @@ class SqliteConnection:
         """
         with translate_errors():
             async with self._lock:
-                return await self._execute(await self._get_connection(), query, values)
+                return await self._execute(await self._get_connection(), query, values=values)
 
     async def execute_all(self, *statements: tuple[str, _Values]) -> list[list[Row]]:
         """Run several statements as one transaction, and return the rows of each.
@@ -102,7 +102,7 @@ class SqliteConnection:
                 await self._drop(self._current)
 
     async def _execute(
-        self, connection: aiosqlite.Connection, query: str, values: _Values
+        self, connection: aiosqlite.Connection, query: str, *, values: _Values
     ) -> list[Row]:
         try:
             rows = await connection.execute_fetchall(query, values)
@@ -120,9 +120,12 @@ class SqliteConnection:
         async with self._lock:
             connection = await self._get_connection()
             try:
-                await self._execute(connection, "BEGIN IMMEDIATE", ())
-                results = [await self._execute(connection, *statement) for statement in statements]
-                await self._execute(connection, "COMMIT", ())
+                await self._execute(connection, "BEGIN IMMEDIATE", values=())
+                results = [
+                    await self._execute(connection, query, values=values)
+                    for query, values in statements
+                ]
+                await self._execute(connection, "COMMIT", values=())
             except BaseException:
                 await self._rollback(connection)
                 raise

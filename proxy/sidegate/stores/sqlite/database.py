@@ -20,7 +20,7 @@ class SqliteDatabase:
     """
 
     def __init__(
-        self, reader: SqliteConnection, writer: SqliteConnection, scanner: SqliteConnection
+        self, reader: SqliteConnection, writer: SqliteConnection, *, scanner: SqliteConnection
     ) -> None:
         self._reader = reader
         self._writer = writer
@@ -35,7 +35,8 @@ class SqliteDatabase:
         program.
         """
         await prepare_file(path, busy_timeout)
-        return cls(*(SqliteConnection(path, busy_timeout) for _ in range(3)))
+        reader, writer, scanner = (SqliteConnection(path, busy_timeout) for _ in range(3))
+        return cls(reader, writer, scanner=scanner)
 
     async def read(self, query: str, values: Values) -> list[Row]:
         """Run one read-only statement, and return its rows."""

@@ -214,7 +214,7 @@ class SqliteSessions:
         return [decode_record(row) for row in await self._database.read(query, arguments)]
 
     async def count_where(self, condition: Condition, *, at: datetime) -> int:
-        query, arguments = build_count_query(SQLITE, condition, at)
+        query, arguments = build_count_query(SQLITE, condition, at=at)
         return int((await self._database.read(query, arguments))[0]["number"])
 
     async def replace(self, record: SessionRecord, *, expected: int) -> bool:

@@ -25,7 +25,7 @@ class AnalyticsRoutes:
             raise Problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "analytics_not_ready",
-                "no sample was taken yet; an instance takes the first one when it starts",
+                detail="no sample was taken yet; an instance takes the first one when it starts",
                 headers={hdrs.RETRY_AFTER: "1"},
             )
         return web.json_response(build_analytics_document(report))

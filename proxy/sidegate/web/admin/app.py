@@ -100,7 +100,12 @@ def build_admin_app(
         OpenApiRoutes(partial(openapi.build_document, ROUTES)),
     )
     for path in dict.fromkeys(route.path for route in ROUTES):
-        _add_path(app.router, path, [route for route in ROUTES if route.path == path], groups)
+        _add_path(
+            app.router,
+            path,
+            routes=[route for route in ROUTES if route.path == path],
+            groups=groups,
+        )
     # aiohttp's own 404 and 405 responses would bypass `handle_expect`.
     unmatched = app.router.add_resource("/{path:.*}", name=UNMATCHED)
     unmatched.add_route(hdrs.METH_ANY, _not_found, expect_handler=handle_expect)
@@ -108,7 +113,7 @@ def build_admin_app(
 
 
 def _add_path(
-    router: web.UrlDispatcher, path: str, routes: Sequence[Route], groups: Iterable[object]
+    router: web.UrlDispatcher, path: str, *, routes: Sequence[Route], groups: Iterable[object]
 ) -> None:
     """Add a path with its `routes`; other methods get 405."""
     handlers = {route.method: _add_checks(route, route.bind(groups)) for route in routes}

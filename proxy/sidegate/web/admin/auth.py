@@ -47,10 +47,10 @@ class ApiKey:
     def mint(cls, name: str, scopes: Iterable[Scope]) -> tuple[str, "ApiKey"]:
         """Generate a key. Return its text, to be shown once, and what the settings store."""
         text = f"sgk_{secrets.token_urlsafe(32)}"
-        return text, cls.from_text(name, text, scopes)
+        return text, cls.from_text(name, text, scopes=scopes)
 
     @classmethod
-    def from_text(cls, name: str, text: str, scopes: Iterable[Scope]) -> "ApiKey":
+    def from_text(cls, name: str, text: str, *, scopes: Iterable[Scope]) -> "ApiKey":
         """Return what the settings store of the key with this text."""
         return cls(name, sha256(text.encode()).hexdigest(), frozenset(scopes))
 

@@ -93,7 +93,9 @@ class BulkRoutes:
         user_id = path_user_id(request)
         document = await bodies.read_json_object(request, optional=True)
         payload = parse_payload(RevokeUserPayload, document)
-        result = await self._revoke(request, payload.build_condition(user_id), payload.reason)
+        result = await self._revoke(
+            request, payload.build_condition(user_id), reason=payload.reason
+        )
         log_change(request, "user.revoke", user_id=user_id, revoked=result["revoked"])
         return web.json_response(result)
 
@@ -104,12 +106,12 @@ class BulkRoutes:
         if payload.dry_run:
             number = await self._sessions.count_where(condition)
             return web.json_response(WouldRevokeDocument(would_revoke=number))
-        result = await self._revoke(request, condition, payload.reason)
+        result = await self._revoke(request, condition, reason=payload.reason)
         log_change(request, "sessions.revoke", revoked=result["revoked"])
         return web.json_response(result)
 
     async def _revoke(
-        self, request: web.Request, condition: Condition, reason: str
+        self, request: web.Request, condition: Condition, *, reason: str
     ) -> RevokedDocument:
         """Revoke in batches until all are done, or the time limit is reached (`more`)."""
         revoked, deadline = 0, self._clock.monotonic() + _REVOKE_TIME_LIMIT

@@ -40,7 +40,7 @@ def read_idempotency(request: web.Request, document: dict[str, Any]) -> Idempote
         raise Problem(
             400,
             "invalid_idempotency_key",
-            "send one Idempotency-Key of 1 to 255 printable ASCII characters except quotes",
+            detail="send one Idempotency-Key of 1 to 255 printable ASCII characters except quotes",
         )
     body = json.dumps(document, sort_keys=True).encode("ascii")
     return Idempotency.from_request(api_key=api_key, key=match[1] or match[2], body=body)

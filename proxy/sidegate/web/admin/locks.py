@@ -36,7 +36,7 @@ class LockRoutes:
         ttl = payload.ttl_duration()
         match await self._locks.acquire(session_id, ttl=ttl, holder=payload.holder):
             case None:
-                raise Problem(404, "not_found", "there is no such session")
+                raise Problem(404, "not_found", detail="there is no such session")
             case Contended() as contended:
                 raise _locked(contended)
             case Acquired() as acquired:
@@ -51,7 +51,9 @@ class LockRoutes:
         lease = Lease(payload.lease)
         hold = await self._locks.renew(session_id, lease, ttl=payload.ttl_duration())
         if hold is None:
-            raise Problem(409, "lock_lost", "the lease no longer holds the lock of the session")
+            raise Problem(
+                409, "lock_lost", detail="the lease no longer holds the lock of the session"
+            )
         return web.json_response(build_hold_document(hold))
 
     async def release(self, request: web.Request) -> web.Response:
@@ -66,7 +68,7 @@ def _locked(contended: Contended) -> Problem:
     return Problem(
         409,
         "locked",
-        "another client holds the lock; it expires at `free_at` unless renewed or released before",
+        detail="another client holds the lock until `free_at`, unless it is renewed or released",
         headers={hdrs.RETRY_AFTER: str(_whole_seconds(contended.free_in))},
         extensions=build_contended_document(contended),
     )

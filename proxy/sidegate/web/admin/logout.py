@@ -26,5 +26,5 @@ class BackchannelLogoutRoutes:
         not by an API key. After a 503 some sessions may still be active: send the token again.
         """
         if self._handler is None:
-            raise Problem(404, "not_found", "there is no such provider")
+            raise Problem(404, "not_found", detail="there is no such provider")
         return await self._handler(request)

@@ -95,12 +95,16 @@ def check_host(hosts: Iterable[str]) -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not request.raw_path.startswith("/"):  # a target in absolute form has its own host
-            raise Problem(400, "invalid_target", "the request target must start with a slash")
+            raise Problem(
+                400, "invalid_target", detail="the request target must start with a slash"
+            )
         lines = request.headers.getall(hdrs.HOST, [])
         if len(lines) != 1 or not _HOST_PATTERN.fullmatch(lines[0]):
-            raise Problem(400, "invalid_host", "send exactly one Host header with a host name")
+            raise Problem(
+                400, "invalid_host", detail="send exactly one Host header with a host name"
+            )
         if _normalize_host(lines[0]) not in allowed:
-            raise Problem(403, "host_not_allowed", "this host name is not in admin.hosts")
+            raise Problem(403, "host_not_allowed", detail="this host name is not in admin.hosts")
         return await handler(request)
 
     return middleware
@@ -124,7 +128,7 @@ def authenticate(keys: ApiKeys, *, public_paths: Collection[str] = ()) -> Middle
             raise Problem(
                 401,
                 "unauthenticated",
-                "send an API key as a bearer token",
+                detail="send an API key as a bearer token",
                 headers={hdrs.WWW_AUTHENTICATE: challenge},
             )
         request[CALLER] = key
@@ -139,7 +143,7 @@ def limit_time(seconds: float) -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            return await with_timeout(seconds, "deadline", handler(request))
+            return await with_timeout(handler(request), seconds, store="deadline")
         except StoreUnavailable as outage:
             if outage.store != "deadline" or request.method in _SAFE_METHODS:
                 raise
@@ -154,7 +158,7 @@ def insufficient_scope(scope: str) -> Problem:
     return Problem(
         403,
         "insufficient_scope",
-        f"this API key does not have the scope {scope}",
+        detail=f"this API key does not have the scope {scope}",
         headers={hdrs.WWW_AUTHENTICATE: challenge},
     )
 
@@ -179,7 +183,7 @@ async def handle_expect(request: web.Request) -> None:
 def check_expectation(request: web.Request) -> None:
     """Raise Problem for any expectation but 100-continue."""
     if hdrs.EXPECT in request.headers and not _expects_continue(request):
-        raise Problem(417, "expectation_failed", "only 100-continue is supported")
+        raise Problem(417, "expectation_failed", detail="only 100-continue is supported")
 
 
 def _expects_continue(request: web.Request) -> bool:
@@ -209,24 +213,30 @@ def _to_problem(error: Exception) -> Problem:
             return error
         case OutcomeUnknown():
             detail = "the change may or may not be applied; check, or send it again"
-            return Problem(503, "outcome_unknown", detail, headers={hdrs.RETRY_AFTER: "1"})
+            return Problem(503, "outcome_unknown", detail=detail, headers={hdrs.RETRY_AFTER: "1"})
         case StoreUnavailable():
             return store_unavailable(error.store)
         case UnreadableRecord():  # possibly written by a newer version: must not look like absence
             _log.error("unreadable record", extra={"reason": str(error)})
             return store_unavailable("unreadable")
         case SessionExists():
-            return Problem(409, "session_exists", "a session with this id or token exists already")
+            return Problem(
+                409, "session_exists", detail="a session with this id or token exists already"
+            )
         case LimitReached():
-            return Problem(409, "limit_reached", f"{error}; revoke one of them first")
+            return Problem(409, "limit_reached", detail=f"{error}; revoke one of them first")
         case IdempotencyKeyReused():
             return Problem(
-                422, "idempotency_key_reused", "this Idempotency-Key was used for another request"
+                422,
+                "idempotency_key_reused",
+                detail="this Idempotency-Key was used for another request",
             )
         case SessionEnded():
-            return Problem(409, "session_ended", "the session has ended")
+            return Problem(409, "session_ended", detail="the session has ended")
         case Conflict():
-            return Problem(409, "conflict", "the session was modified concurrently; try again")
+            return Problem(
+                409, "conflict", detail="the session was modified concurrently; try again"
+            )
         case web.HTTPNotFound():
             return Problem(404, "not_found")
         case web.HTTPMethodNotAllowed():
@@ -241,7 +251,7 @@ def _to_problem(error: Exception) -> Problem:
 def store_unavailable(store: str) -> Problem:
     """Return the problem of an unavailable `store`."""
     detail = _OTHER_CAUSES.get(store, f"{store} is unavailable")
-    return Problem(503, "store_unavailable", detail, headers={hdrs.RETRY_AFTER: "1"})
+    return Problem(503, "store_unavailable", detail=detail, headers={hdrs.RETRY_AFTER: "1"})
 
 
 # Names in StoreUnavailable and Unavailable that are not stores.

@@ -154,12 +154,14 @@ def _parameter_names(path: str) -> list[str]:
 
 def _build_parameters(route: Route, schemas: SchemaRegistry) -> Iterator[dict[str, Any]]:
     for name in _parameter_names(route.path):
-        yield _build_parameter("path", _PATH_PARAMETERS[name][0], schemas)
-    yield from (_build_parameter("query", each, schemas) for each in route.query)
-    yield from (_build_parameter("header", each, schemas) for each in route.headers)
+        yield _build_parameter("path", _PATH_PARAMETERS[name][0], schemas=schemas)
+    yield from (_build_parameter("query", each, schemas=schemas) for each in route.query)
+    yield from (_build_parameter("header", each, schemas=schemas) for each in route.headers)
 
 
-def _build_parameter(place: str, parameter: Parameter, schemas: SchemaRegistry) -> dict[str, Any]:
+def _build_parameter(
+    place: str, parameter: Parameter, *, schemas: SchemaRegistry
+) -> dict[str, Any]:
     schema = schemas.schema_for(parameter.kind)
     return {
         "name": parameter.name,

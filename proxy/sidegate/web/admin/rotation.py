@@ -32,7 +32,9 @@ class RotationRoutes:
         match refreshed:
             case Deny(reason):
                 log_change(request, "session.refresh_refused", reason=reason.value)
-                raise Problem(400, "invalid_token", f"the token cannot be refreshed: {reason}")
+                raise Problem(
+                    400, "invalid_token", detail=f"the token cannot be refreshed: {reason}"
+                )
             case issued:
                 log_change(request, "session.refresh", session_id=issued.record.session.id)
                 return self._respond(issued)
@@ -51,7 +53,7 @@ class RotationRoutes:
             attributes=payload.attributes,
         )
         if issued is None:
-            raise Problem(404, "not_found", "there is no such session")
+            raise Problem(404, "not_found", detail="there is no such session")
         log_change(request, "session.migrate", session_id=session_id, provider=payload.provider)
         return self._respond(issued)
 

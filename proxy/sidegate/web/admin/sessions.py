@@ -45,7 +45,7 @@ class SessionRoutes:
         A retry with the same Idempotency-Key gets the same response.
         """
         document = await bodies.read_json_object(request)
-        payload = parse_payload(NewSessionPayload, document, self._lifetimes)
+        payload = parse_payload(NewSessionPayload, document, lifetimes=self._lifetimes)
         key = read_idempotency(request, document)
         issued = await self._sessions.create(
             payload.build_new_session(request_actor(request)), key=key
@@ -80,7 +80,7 @@ class SessionRoutes:
 
     def _respond(self, record: SessionRecord | None) -> web.Response:
         if record is None:
-            raise Problem(404, "not_found", "there is no such session")
+            raise Problem(404, "not_found", detail="there is no such session")
         return web.json_response(build_session_document(record, self._clock.now()))
 
 
@@ -89,7 +89,7 @@ def path_session_id(request: web.Request) -> SessionId:
     try:
         return values.parse_session_id(_path_parameter(request))
     except ValueError:
-        raise Problem(404, "not_found", "there is no such session") from None
+        raise Problem(404, "not_found", detail="there is no such session") from None
 
 
 def path_user_id(request: web.Request) -> str:

@@ -76,7 +76,9 @@ def _read_peername(request: web.BaseRequest) -> object:
 
 def _read_head(request: web.BaseRequest, roles: Roles) -> Head:
     target = request.raw_path.encode("utf-8", "surrogateescape")
-    return build_head(request.method.encode("ascii"), target, request.raw_headers, roles)
+    return build_head(
+        request.method.encode("ascii"), target, fields=request.raw_headers, roles=roles
+    )
 
 
 def _build_response(request: web.BaseRequest, response: Response) -> web.Response:

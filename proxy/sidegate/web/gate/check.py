@@ -38,7 +38,7 @@ OnAllowed = Callable[[Session, datetime], None]
 class CheckEvents(Protocol):
     """Counters of checks. Gateway, result and reason come from short fixed lists."""
 
-    def record_check(self, gateway: str, result: str, reason: str, seconds: float) -> None: ...
+    def record_check(self, gateway: str, result: str, *, reason: str, seconds: float) -> None: ...
 
     def fast_check_counts(self, gateway: str) -> MutableMapping[tuple[str, str], int]:
         """Return the counts, by result and reason, of checks too fast to be timed."""
@@ -156,14 +156,14 @@ class Check:
         """
         mismatched: tuple[Signal, ...] = ()
         if isinstance(verdict, Allow) and self._binding is not None:
-            mismatched = self._find_mismatches(verdict.session, head, self._binding)
+            mismatched = self._find_mismatches(verdict.session, head, binding=self._binding)
             verdict = self._binding.apply_policy(verdict.session, mismatched)
         if isinstance(verdict, Allow):
             self._on_allowed(verdict.session, now)
-        labels = _get_labels(verdict)
-        self._count(labels, elapsed)
+        result, reason = _get_labels(verdict)
+        self._count((result, reason), elapsed)
         if _log.isEnabledFor(logging.DEBUG):
-            self._log_check(self._gateway.read(head), *labels)
+            self._log_check(self._gateway.read(head), result, reason=reason)
         return verdict, mismatched
 
     def _reply(
@@ -178,7 +178,7 @@ class Check:
         return response
 
     def _find_mismatches(
-        self, session: Session, head: Head, binding: ClientBinding
+        self, session: Session, head: Head, *, binding: ClientBinding
     ) -> tuple[Signal, ...]:
         signals = self._gateway.read_signals(head)
         if signals is None:
@@ -212,9 +212,10 @@ class Check:
         if elapsed is None:
             self._fast_counts[labels] += 1
         else:
-            self._events.record_check(self._gateway.name, *labels, elapsed)
+            result, reason = labels
+            self._events.record_check(self._gateway.name, result, reason=reason, seconds=elapsed)
 
-    def _log_check(self, subrequest: Subrequest, result: str, reason: str) -> None:
+    def _log_check(self, subrequest: Subrequest, result: str, *, reason: str) -> None:
         """Log a check without the query of its URI, which may contain a token."""
         path = None if subrequest.uri is None else subrequest.uri.partition("?")[0]
         _log.debug(

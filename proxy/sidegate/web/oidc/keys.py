@@ -73,8 +73,10 @@ class ProviderKeys:
         new fetch. Raise KeysUnavailable if that fails or is not due yet.
         """
         now = self._clock.monotonic()
-        cached = _find_only(await self._keys_since(now - self._max_age), key_id, algorithm)
-        return cached or _find_only(await self._keys_since(now), key_id, algorithm)
+        cached = _find_only(
+            await self._keys_since(now - self._max_age), key_id, algorithm=algorithm
+        )
+        return cached or _find_only(await self._keys_since(now), key_id, algorithm=algorithm)
 
     async def _keys_since(self, at: float) -> tuple[Key, ...]:
         """Return keys fetched at `at` (monotonic seconds) or later."""
@@ -105,6 +107,6 @@ class ProviderKeys:
         self._failed, self._next_fetch, self._fetched_at = False, now + MIN_FETCH_INTERVAL, now
 
 
-def _find_only(keys: tuple[Key, ...], key_id: str | None, algorithm: str) -> Key | None:
+def _find_only(keys: tuple[Key, ...], key_id: str | None, *, algorithm: str) -> Key | None:
     matches = [key for key in keys if key.algorithm == algorithm and key_id in (None, key.id)]
     return matches[0] if len(matches) == 1 else None

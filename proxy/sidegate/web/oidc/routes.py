@@ -53,14 +53,14 @@ class LogoutRoutes:
         name = request.match_info["provider"]
         reader = self._readers.get(name)
         if reader is None:
-            raise Problem(404, "not_found", "there is no such provider")
+            raise Problem(404, "not_found", detail="there is no such provider")
         outcome = UNAVAILABLE  # also of a cancelled request
         try:
-            ended = await self._process(request, name, reader)
+            ended = await self._process(request, name, reader=reader)
             outcome = ENDED if ended else NO_SESSION
         except BadLogoutToken as error:
             outcome = REPLAYED if isinstance(error, ReplayedLogout) else INVALID
-            return _refuse(request, name, error)
+            return _refuse(request, name, error=error)
         except Problem:
             outcome = INVALID
             raise
@@ -71,7 +71,7 @@ class LogoutRoutes:
             self._on_outcome(name, outcome)
         return web.Response()
 
-    async def _process(self, request: web.Request, name: str, reader: LogoutTokenReader) -> int:
+    async def _process(self, request: web.Request, name: str, *, reader: LogoutTokenReader) -> int:
         actor = Actor(f"provider:{name}", request.remote or None)
         logout = await reader.read(await _read_logout_token(request))
         ended = await self._backchannel_logout.process(logout, by=actor)
@@ -92,7 +92,7 @@ async def _read_logout_token(request: web.Request) -> str:
     return text
 
 
-def _refuse(request: web.Request, provider: str, error: BadLogoutToken) -> web.Response:
+def _refuse(request: web.Request, provider: str, *, error: BadLogoutToken) -> web.Response:
     """Return the error response of Back-Channel Logout, section 2.8, and log it."""
     _log.info(
         "logout refused",
@@ -106,6 +106,6 @@ def _keys_unavailable(error: KeysUnavailable) -> Problem:
     return Problem(
         503,
         "keys_unavailable",
-        "the provider's keys could not be fetched; no session was revoked",
+        detail="the provider's keys could not be fetched; no session was revoked",
         headers={hdrs.RETRY_AFTER: str(math.ceil(error.retry_after))},
     )

@@ -59,7 +59,7 @@ class LogoutTokenReader:
             raise BadLogoutToken("the provider has no such key")
         if not key.verifies(text):
             raise BadLogoutToken("the signature is not valid")
-        return read_logout(_parse_object(payload), self._provider, self._clock.now())
+        return read_logout(_parse_object(payload), self._provider, now=self._clock.now())
 
     def _parse_header(self, raw: bytes) -> Header:
         """Return the header. Keys and key URLs in it are ignored: an attacker can choose them."""

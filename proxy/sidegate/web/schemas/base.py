@@ -37,6 +37,7 @@ def example_config(**members: Any) -> ConfigDict:
 def parse_payload(
     kind: type[PayloadT],
     document: dict[str, Any],
+    *,
     lifetimes: Mapping[SessionType, Lifetimes] | None = None,
 ) -> PayloadT:
     """Return `document` as a payload of class `kind`. Raise Problem with all its errors.

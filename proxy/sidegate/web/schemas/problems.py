@@ -72,8 +72,8 @@ class Problem(Exception):
         self,
         status: int,
         code: str,
-        detail: str | None = None,
         *,
+        detail: str | None = None,
         errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
         extensions: Mapping[str, object] | None = None,
@@ -105,7 +105,9 @@ class Problem(Exception):
 
 def validation_problem(code: str, errors: Sequence[FieldError]) -> Problem:
     """Return the problem of a request that was parsed but has invalid values."""
-    return Problem(400, code, "the request has validation errors; see `errors`", errors=errors)
+    return Problem(
+        400, code, detail="the request has validation errors; see `errors`", errors=errors
+    )
 
 
 def redact(text: str) -> str:

@@ -32,7 +32,7 @@ async def read_json_object(request: web.Request, *, optional: bool = False) -> d
     try:
         document = strict_json.parse(raw)
     except ValueError as error:
-        raise Problem(400, "invalid_json", f"the body is not valid JSON: {error}") from None
+        raise Problem(400, "invalid_json", detail=f"the body is not valid JSON: {error}") from None
     if not isinstance(document, dict):
         raise validation_problem("invalid_request", [FieldError("", "must be a JSON object")])
     return document
@@ -53,16 +53,18 @@ async def read_form(request: web.Request) -> dict[str, str]:
             max_num_fields=_MAX_FORM_FIELDS,
         )
     except ValueError:  # includes UnicodeDecodeError
-        raise Problem(400, "invalid_form", "the body is not a valid form") from None
+        raise Problem(400, "invalid_form", detail="the body is not a valid form") from None
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise Problem(400, "invalid_form", "the form has a duplicate field")
+        raise Problem(400, "invalid_form", detail="the form has a duplicate field")
     return fields
 
 
 def _check_headers(request: web.Request, media_type: str) -> None:
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() != "identity":
-        raise Problem(415, "unsupported_encoding", "send the body without a Content-Encoding")
+        raise Problem(
+            415, "unsupported_encoding", detail="send the body without a Content-Encoding"
+        )
     lines = request.headers.getall(hdrs.CONTENT_TYPE, [])
     if len(lines) == 1:
         essence, charsets = lines[0].partition(";")[0], _CHARSET.findall(lines[0])
@@ -72,13 +74,13 @@ def _check_headers(request: web.Request, media_type: str) -> None:
     raise Problem(
         415,
         "unsupported_media_type",
-        f"send {media_type} in UTF-8",
+        detail=f"send {media_type} in UTF-8",
         headers={"Accept": media_type},
     )
 
 
 async def _read(request: web.Request) -> bytes:
-    too_large = Problem(413, "body_too_large", f"the body is larger than {MAX_SIZE} bytes")
+    too_large = Problem(413, "body_too_large", detail=f"the body is larger than {MAX_SIZE} bytes")
     if (request.content_length or 0) > MAX_SIZE:
         raise too_large
     try:
@@ -88,9 +90,9 @@ async def _read(request: web.Request) -> bytes:
         raise too_large from None
     except TimeoutError:
         raise Problem(
-            408, "body_timeout", f"the body did not arrive within {READ_TIMEOUT:g} seconds"
+            408, "body_timeout", detail=f"the body did not arrive within {READ_TIMEOUT:g} seconds"
         ) from None
     except (HttpProcessingError, RequestPayloadError, ConnectionError):
         raise Problem(
-            400, "incomplete_body", "the request ended before the end of the body"
+            400, "incomplete_body", detail="the request ended before the end of the body"
         ) from None

@@ -137,7 +137,7 @@ def check_signal(signal: Signal, text: str) -> str:
 
     A session bound to any other value could never be used.
     """
-    if reduce_signal(signal, text, DEFAULT_PREFIX_LENGTHS) is None:
+    if reduce_signal(signal, text, prefixes=DEFAULT_PREFIX_LENGTHS) is None:
         raise ValueError(_SIGNAL_ERRORS[signal])
     return text
 

@@ -145,7 +145,7 @@ def _build_templates(
     """Yield the handlers that have a grammar, with their templates; aiohttp has the others."""
     for handler in handlers:
         with suppress(ValueError):  # one header has two roles
-            grammar = Grammar(handler.route, handler.roles, handler.cookie)
+            grammar = Grammar(handler.route, handler.roles, cookie=handler.cookie)
             yield handler, HeadTemplates(grammar, sampling_interval=sampling_interval)
 
 
@@ -265,10 +265,11 @@ class FastConnection(asyncio.Protocol):
     def _handle_miss(self, head: Head) -> None:
         """Prefetch from the cache store; where that cannot help, start a lookup."""
         self._in_progress = True
-        if not self._handler.prefetch(head, partial(self._on_prefetched, self._handler, head)):
+        if not self._handler.prefetch(head, partial(self._on_prefetched, (self._handler, head))):
             self._start_lookup(self._handler, head)
 
-    def _on_prefetched(self, handler: RequestHandler, head: Head, prefetched: Prefetched) -> None:
+    def _on_prefetched(self, request: tuple[RequestHandler, Head], prefetched: Prefetched) -> None:
+        handler, head = request
         try:
             response = handler.try_fast(head, prefetched)
         except Exception as error:  # noqa: BLE001  # a bug: logged, and answered 500
@@ -278,16 +279,16 @@ class FastConnection(asyncio.Protocol):
         elif self._transport.is_closing():
             self._in_progress = False  # the peer has gone
         else:
-            self._start_lookup(handler, head, prefetched.elapsed)
+            self._start_lookup(handler, head, elapsed=prefetched.elapsed)
 
     def _start_lookup(
-        self, handler: RequestHandler, head: Head, elapsed: float | None = None
+        self, handler: RequestHandler, head: Head, *, elapsed: float | None = None
     ) -> None:
-        task = self._loop.create_task(self._look_up(handler, head, elapsed))
+        task = self._loop.create_task(self._look_up(handler, head, elapsed=elapsed))
         self._fast_path.tasks.add(task)
         task.add_done_callback(self._fast_path.tasks.discard)
 
-    async def _look_up(self, handler: RequestHandler, head: Head, elapsed: float | None) -> None:
+    async def _look_up(self, handler: RequestHandler, head: Head, *, elapsed: float | None) -> None:
         try:
             response = encode_response(await handler.handle(head, elapsed))
         except Exception as error:  # noqa: BLE001  # a bug: logged, and answered 500

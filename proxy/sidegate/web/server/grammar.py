@@ -58,7 +58,7 @@ class HeaderRule:
 class Grammar:
     """The header rules of one request handler, and the pattern compiled from them."""
 
-    def __init__(self, route: str, roles: Roles, cookie: bytes | None = None) -> None:
+    def __init__(self, route: str, roles: Roles, *, cookie: bytes | None = None) -> None:
         """`cookie` is the name of the session cookie.
 
         Raise ValueError if one header has two roles: then only the aiohttp path can serve it.

@@ -12,7 +12,7 @@ Roles = Mapping[str, bytes]
 
 
 def build_head(
-    method: bytes, target: bytes, fields: Iterable[tuple[bytes, bytes]], roles: Roles
+    method: bytes, target: bytes, *, fields: Iterable[tuple[bytes, bytes]], roles: Roles
 ) -> Head:
     """Return a request's Head from header lines with names in any case."""
     values: dict[bytes, list[bytes]] = {name: [] for name in roles.values()}
