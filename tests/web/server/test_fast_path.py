@@ -641,7 +641,7 @@ async def test_http_1_0_request_that_closes_is_plain(gate: GateHarness) -> None:
 # Errors and shutdown
 
 
-def raise_bug(*_: object) -> NoReturn:
+def raise_bug(*_: object, **__: object) -> NoReturn:
     raise RuntimeError("unexpected failure")
 
 

@@ -24,7 +24,7 @@ class EncodedResponse:
 
 def encode_response(response: Response) -> EncodedResponse:
     """Encode a response, whose fields must be ASCII."""
-    shared_head = _encode_shared_head(response.status, response.fields, len(response.body))
+    shared_head = _encode_shared_head(response.status, response.fields, length=len(response.body))
     return EncodedResponse(shared_head, _encode_fields(response.identity), response.body)
 
 
