@@ -211,10 +211,8 @@ def test_invalid_record_is_unreadable(name: str) -> None:
 
 def test_deeply_nested_additional_element_is_unreadable_or_ignored() -> None:
     """How deep msgspec reads depends on the C stack that Python grants."""
-    try:
+    with suppress(UnreadableRecord):
         assert decode(build_nested_record(SESSION, 100_000)) == SESSION
-    except UnreadableRecord as error:
-        assert error.__cause__ is not None
 
 
 def test_truncated_record_is_unreadable() -> None:
