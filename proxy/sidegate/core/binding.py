@@ -126,8 +126,8 @@ def find_mismatches(
 ) -> Iterator[Signal]:
     """Yield each `watched` signal that is bound and differs in `signals`, missing ones included."""
     bound = dict(binding.pairs())
-    for signal in watched:
-        if signal in bound:
+    for signal in Signal:
+        if signal in watched and signal in bound:
             value = reduce_signal(signal, signals.get(signal), prefixes=prefixes)
             if value is None or _hash_signal(session_id, signal, value=value) != bound[signal]:
                 yield signal

@@ -454,7 +454,7 @@ async def test_revoking_a_rotated_out_token_ends_its_session(
 async def rotate(admin: AdminHarness, session_id: str) -> None:
     record = await admin.store.get(SessionId(session_id))
     successor = admin.ring.mint(record.session.type).digest()
-    rotated = record.session.rotated(successor, timedelta(seconds=10), admin.clock.now())
+    rotated = record.session.rotated(successor, timedelta(seconds=10), at=admin.clock.now())
     assert await admin.store.replace(
         type(record)(rotated, record.details), expected=record.session.version
     )
