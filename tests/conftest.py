@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
+import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +14,7 @@ import asyncpg
 import pytest
 import redis
 
+from sidegate.observability import logs
 from tests.support.processes import Server, temporary_directory
 from tests.support.servers import (
     copy_postgres,
@@ -52,6 +55,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for part in ("product", "rigs"):
         parts = [f"{count} {outcome}" for (name, outcome), count in counts.items() if name == part]
         terminalreporter.line(f"{part}: {', '.join(parts) or 'no tests'}")
+
+
+@pytest.fixture(autouse=True)
+def restore_logging() -> Iterator[None]:
+    """Undo what a test does to the process's logging: a reload of the settings configures it."""
+    root, sidegate = logging.getLogger(), logging.getLogger("sidegate")
+    level, show = root.level, warnings.showwarning
+    yield
+    if warnings.showwarning is show and sidegate.level == logging.NOTSET:
+        return
+    root.handlers[:] = [h for h in root.handlers if type(h).__module__ != logs.__name__]
+    root.setLevel(level)
+    sidegate.setLevel(logging.NOTSET)
+    logging.captureWarnings(capture=False)
+    warnings.showwarning = show
 
 
 @pytest.fixture

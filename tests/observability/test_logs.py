@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 from datetime import datetime
 from io import StringIO
 from typing import Any
@@ -30,19 +29,6 @@ class LogStream(StringIO):
     def line(self) -> dict[str, Any]:
         (line,) = self.lines()
         return line
-
-
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
-    """Restore the logging of the process, which all tests share."""
-    root = logging.getLogger()
-    level, show = root.level, warnings.showwarning
-    yield
-    root.handlers[:] = [h for h in root.handlers if type(h).__module__ != logs.__name__]
-    root.setLevel(level)
-    logging.getLogger("sidegate").setLevel(logging.NOTSET)
-    logging.captureWarnings(capture=False)
-    warnings.showwarning = show
 
 
 @pytest.fixture
