@@ -19,7 +19,7 @@ from sidegate.stores.memory import MemoryStore
 from sidegate.stores.negative_cache import NegativeCache
 from sidegate.stores.shared_future import share_future
 
-# Seconds. Changes are delivered to Redis once more after one second (services/change_poller.py).
+# Seconds. Changes are delivered to Redis once more after one second (services/redelivery.py).
 _MAX_FILL_AGE: Final = 0.5
 
 _log: Final = logging.getLogger("sidegate.lookup")
@@ -60,14 +60,15 @@ class SessionLookup:
         self._deadline = deadline
         self._clock = clock
         self._flights: dict[Digest, asyncio.Task[Session | None]] = {}
-        self._prefetches: dict[Digest, asyncio.Future[Session | None]] = {}
+        # With the epoch of memory when they began.
+        self._prefetches: dict[Digest, tuple[asyncio.Future[Session | None], int]] = {}
 
     def prefetch(
         self, digest: Digest, on_done: Callable[[MemoryEntry | None], None], *, timeout: float
     ) -> bool:
         """Look up what `peek` did not find in Redis, without a task for each caller.
 
-        `on_done` is called with the session, or with None if Redis has no copy or fails, after this
+        `on_done` is called with its entry, or with None if Redis has no copy or fails, after this
         returns and usually within the deadline of Redis. Return False, and never call
         it, if that takes longer than `timeout` seconds, or if `find` answers without Redis.
         """
@@ -75,11 +76,11 @@ class SessionLookup:
             return False
         if digest in self._negative_cache or digest in self._flights:
             return False
-        lookup = self._prefetches.get(digest)
-        if lookup is None:
-            lookup = self._prefetches[digest] = self._redis.submit(digest)
-            lookup.add_done_callback(partial(self._end_prefetch, digest))
-        lookup.add_done_callback(lambda done: on_done(self._put_prefetched(done)))
+        if digest not in self._prefetches:
+            self._prefetches[digest] = self._redis.submit(digest), self._memory.epoch
+            self._prefetches[digest][0].add_done_callback(partial(self._end_prefetch, digest))
+        lookup, epoch = self._prefetches[digest]
+        lookup.add_done_callback(lambda done: on_done(self._fill_prefetched(done, epoch)))
         return True
 
     async def find(self, digest: Digest, *, skip_redis: bool = False) -> Session | None:
@@ -118,7 +119,8 @@ class SessionLookup:
             with suppress(StoreUnavailable):
                 session = await redis.find(digest)
                 if session is not None:
-                    session = self._memory.put_nowait(session)  # which may have seen activity since
+                    # Memory may have seen activity since.
+                    session = self._memory.fill(session, epoch=epoch).session
                     if self._is_conclusive(session):
                         return session
         session = await self._database.find(digest)
@@ -129,9 +131,7 @@ class SessionLookup:
         if redis is not None and self._clock.monotonic() - started < _MAX_FILL_AGE:
             with suppress(StoreUnavailable):
                 session = await redis.put(session)
-        if epoch != self._memory.epoch:
-            return self._memory.apply_pending(session)
-        return self._memory.put_nowait(session)
+        return self._memory.fill(session, epoch=epoch).session
 
     def _is_conclusive(self, session: Session) -> bool:
         return not may_be_stale(judge(session, self._clock.now()))
@@ -149,11 +149,13 @@ class SessionLookup:
     def _end_prefetch(self, digest: Digest, _: object) -> None:
         del self._prefetches[digest]
 
-    def _put_prefetched(self, lookup: asyncio.Future[Session | None]) -> MemoryEntry | None:
+    def _fill_prefetched(
+        self, lookup: asyncio.Future[Session | None], epoch: int
+    ) -> MemoryEntry | None:
         self._memory.misses += 1  # `peek` has not counted it
         try:
             session = lookup.result()
-            return None if session is None else self._memory.put_entry(session)
+            return None if session is None else self._memory.fill(session, epoch=epoch)
         except (StoreUnavailable, UnreadableRecord, asyncio.CancelledError):
             return None
         except Exception:  # noqa: BLE001  # no caller can handle it: this is a callback of the loop

@@ -58,7 +58,7 @@ class MemoryStore:
         self._max_age = max_age
         self._monotonic = clock.monotonic
         self._jitter = jitter
-        self.apply_pending = apply_pending
+        self._apply_pending = apply_pending
         self._entries: OrderedDict[Digest, MemoryEntry] = OrderedDict()
 
     def __len__(self) -> int:
@@ -124,6 +124,15 @@ class MemoryStore:
         self._evict()
         return self._with_pending(entry)
 
+    def fill(self, session: Session, *, epoch: int) -> MemoryEntry:
+        """Put a session that was read from a store when `epoch` was that of this memory.
+
+        It is not kept if entries have been expired or cleared since, as it may be stale, too.
+        """
+        if epoch == self.epoch:
+            return self.put_entry(session)
+        return MemoryEntry(self._apply_pending(session), _EXPIRED)
+
     def touch(self, session: Session) -> None:
         """Replace the session by one seen later. Its time to live is not renewed."""
         kept = self._entries.get(session.digest)
@@ -154,7 +163,7 @@ class MemoryStore:
 
     def _with_pending(self, entry: MemoryEntry) -> MemoryEntry:
         """Return the entry; while a pending revocation applies, one of its own with that."""
-        session = self.apply_pending(entry.session)
+        session = self._apply_pending(entry.session)
         return entry if session is entry.session else MemoryEntry(session, entry.fresh_until)
 
     def _time_to_live(self) -> float:

@@ -82,7 +82,7 @@ async def test_unexpected_error_is_logged_and_returns_none(
     if step == "find":
         monkeypatch.setattr(harness.redis, "find_many", fail)
     else:
-        monkeypatch.setattr(harness.memory, "put_entry", fail)
+        monkeypatch.setattr(harness.memory, "fill", fail)
 
     assert await harness.prefetch(session.digest) is None
     assert "prefetch failed" in caplog.text
@@ -176,3 +176,14 @@ async def test_digest_with_a_flight_is_refused_without_a_callback_until_it_ends(
     harness.database.unblocked.set()
     await caller
     assert await harness.prefetch(session.digest) == session
+
+
+async def test_copy_read_before_memory_was_expired_does_not_fill_memory() -> None:
+    session = build_session()
+    harness = LookupHarness(redis=[session])
+    first = harness.prefetch(session.digest)
+    harness.memory.expire_all()
+    joined = harness.prefetch(session.digest)
+
+    assert [await first, await joined] == [session, session]
+    assert harness.peek(session.digest) is None
