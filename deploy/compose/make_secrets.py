@@ -35,7 +35,8 @@ def generate_secrets() -> dict[str, str]:
     redis_hash = hashlib.sha256(redis.encode("ascii")).hexdigest()
     return {
         "postgres-password": postgres,
-        "database-url": f"postgresql://sidegate:{postgres}@postgres:5432/sidegate",
+        # Without TLS: the network of the stores is internal to this machine.
+        "database-url": f"postgresql://sidegate:{postgres}@postgres:5432/sidegate?sslmode=disable",
         "redis-acl": f"user default on #{redis_hash} ~* &* +@all",
         "redis-url": f"redis://:{redis}@redis:6379/0",
         "grafana-password": grafana,

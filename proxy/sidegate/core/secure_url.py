@@ -1,8 +1,9 @@
 """The check that the host in a URL is authenticated: https, or the loopback interface."""
 
 import re
-from ipaddress import ip_address
 from typing import Final
+
+from sidegate.core.loopback import is_loopback
 
 # Unambiguous URLs only: no user name, no fragment, nothing that two parsers split differently.
 _URL: Final = re.compile(
@@ -18,11 +19,4 @@ def is_secure(url: str) -> bool:
     match = _URL.fullmatch(url) if len(url) <= MAX_LENGTH else None
     if match is None:
         return False
-    return match["scheme"] == "https" or _is_loopback(match["host"])
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+    return match["scheme"] == "https" or is_loopback(match["host"])

@@ -55,7 +55,8 @@ def _describe_errors(error: ValidationError, raw: RawSettings) -> Iterator[str]:
             message = f"no such setting{_suggest(path)}"
         else:
             message = _MESSAGES.get(kind) or _simplify(each["msg"])
-        yield raw.format_error(path, message)
+        for line in message.splitlines():
+            yield raw.format_error(path, line)
 
 
 def _simplify(message: str) -> str:

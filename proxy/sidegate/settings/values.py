@@ -1,4 +1,4 @@
-"""Types of setting values: durations, sizes, addresses, networks, URLs and keys.
+"""Types of setting values: durations, sizes, addresses, networks and keys.
 
 A validation error says how to write the value. It never contains the value, which may be a secret
 in the wrong place.
@@ -16,7 +16,6 @@ from pydantic import (
     BeforeValidator,
     PlainSerializer,
     PlainValidator,
-    SecretStr,
     WithJsonSchema,
 )
 
@@ -231,71 +230,6 @@ def to_lower(value: object) -> object:
 def parse_null(value: object) -> object:
     """Return None for the texts `none` and `null`: variables have no other way to set null."""
     return None if value in ("none", "null") else value
-
-
-_USERINFO: Final = r"(?:(?P<user>[^@/?#\s]*)@)?"
-_REST: Final = r"(?P<path>/[^@?#\s]*)?(?:\?(?P<query>[^#\s]*))?"
-_DATABASE_URL: Final = re.compile(
-    rf"(?P<scheme>postgres(?:ql)?)://{_USERINFO}(?P<hosts>[^@/?#\s]*){_REST}"
-)
-_REDIS_URL: Final = re.compile(
-    rf"(?P<scheme>rediss?(?:\+cluster)?)://{_USERINFO}(?P<hosts>[^@/?#\s]+){_REST}"
-)
-_REDIS_SOCKET: Final = re.compile(
-    rf"(?P<scheme>unix)://{_USERINFO}(?P<hosts>)(?P<path>/[^@?#\s]+)(?:\?(?P<query>[^#\s]*))?"
-)
-_SENTINEL_URL: Final = re.compile(
-    rf"(?P<scheme>rediss?\+sentinel)://{_USERINFO}(?P<hosts>[^@/?#\s]+)"
-    r"(?P<path>/[^@/?#\s]+(?:/\d+)?)(?:\?(?P<query>[^#\s]*))?"
-)
-_REDIS_FORMS: Final = (_REDIS_URL, _REDIS_SOCKET, _SENTINEL_URL)
-_ESCAPE_HINT: Final = "(escape @ : / ? # in a password as %40 %3A %2F %3F %23)"
-
-
-# host:port, host alone, [v6]:port; several are separated by commas.
-_HOSTS: Final = re.compile(
-    r"(?:(?:\[[0-9A-Fa-f:.]+\]|[^,:\[\]\s]*)(?::\d{1,5})?(?:,|\Z))+", re.ASCII
-)
-
-
-def _matches_form(form: re.Pattern[str], text: str) -> bool:
-    parts = form.fullmatch(text) if text.isascii() else None
-    return parts is not None and (
-        not parts["hosts"] or _HOSTS.fullmatch(parts["hosts"]) is not None
-    )
-
-
-def _check_database_url(url: SecretStr) -> SecretStr:
-    if not _matches_form(_DATABASE_URL, url.get_secret_value()):
-        raise ValueError(f"write postgresql://user:password@host:5432/database {_ESCAPE_HINT}")
-    return url
-
-
-def _check_redis_url(url: SecretStr) -> SecretStr:
-    if not any(_matches_form(form, url.get_secret_value()) for form in _REDIS_FORMS):
-        raise ValueError(
-            "write redis://host:6379/0, rediss://host:6379/0 (TLS), "
-            "redis+sentinel://h1:26379,h2:26379/mymaster/0 or redis+cluster://h1:6379,h2:6379 "
-            + _ESCAPE_HINT
-        )
-    return url
-
-
-def mask_url(url: SecretStr) -> str:
-    """Return a validated URL with its user, password and query masked."""
-    text = url.get_secret_value()
-    for form in (_DATABASE_URL, *_REDIS_FORMS):
-        if parts := form.fullmatch(text):
-            user = "***@" if parts["user"] is not None else ""
-            query = "?***" if parts["query"] is not None else ""
-            return f"{parts['scheme']}://{user}{parts['hosts']}{parts['path'] or ''}{query}"
-    return "***"
-
-
-_MASKED: Final = PlainSerializer(mask_url, return_type=str)
-_URL_SCHEMA: Final = WithJsonSchema({"type": "string", "format": "uri", "writeOnly": True})
-DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url), _MASKED, _URL_SCHEMA]
-RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url), _MASKED, _URL_SCHEMA]
 
 
 def _parse_token_key(value: object) -> TokenKey:

@@ -1,24 +1,26 @@
-"""Connections to the Postgres primary, and the translation of asyncpg's errors."""
+"""A connection to Postgres, and the translation of asyncpg's errors."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
 from sidegate.core.errors import OutcomeUnknown, StoreUnavailable, UnreadableRecord
+from sidegate.stores.network_errors import (
+    describe_network_error,
+    is_tls_error,
+    iter_causes,
+    shorten,
+)
 from sidegate.stores.uvloop_errors import is_closed_transport_error
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
     # Generic in the stubs only.
-    _NewConnection = asyncpg.Connection[asyncpg.Record]
-    Connection = _NewConnection | PoolConnectionProxy[asyncpg.Record]
-
-# Longer than any handshake, shorter than the network's own connect timeout.
-_CONNECT_TIMEOUT: Final = 2.0
+    NewConnection = asyncpg.Connection[asyncpg.Record]
+    Connection = NewConnection | PoolConnectionProxy[asyncpg.Record]
 
 OUTAGES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (asyncpg.TargetServerAttributeNotMatched, "it is a standby"),
@@ -44,6 +46,7 @@ OUTAGES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (asyncpg.UnknownPostgresError, "it or a pooler answered with an unknown error"),
     (asyncpg.InvalidSQLStatementNameError, "a pooler lost the prepared statements"),
     (asyncpg.DuplicatePreparedStatementError, "a pooler mixed up the prepared statements"),
+    (asyncpg.ProtocolViolationError, "it or a pooler refused the connection"),
     (asyncpg.PostgresConnectionError, "the connection was lost"),
     (asyncpg.InternalClientError, "the connection is out of sync"),
     (asyncpg.InterfaceError, "the connection is closed"),
@@ -85,8 +88,47 @@ def translate_error(error: Exception) -> Exception:
         return ValueError(f"the database rejects a value: {constraint}")
     for kind, reason in OUTAGES:
         if isinstance(error, kind):
-            return StoreUnavailable("postgres", reason)
+            return StoreUnavailable("postgres", _add_details(reason, error))
     return error
+
+
+def describe_refusal(error: Exception) -> str:
+    """Return why a connection was not opened, with what the server or the system says."""
+    translated = translate_error(error)
+    if isinstance(translated, StoreUnavailable):
+        return translated.reason
+    return _add_details("it refused the connection", error)
+
+
+def _add_details(reason: str, error: Exception) -> str:
+    """Add the SQLSTATE and the server's sentence, or what the system says of the connection.
+
+    A detail or a hint of the server is left out: it may quote a row.
+    """
+    for each in iter_causes(error):
+        if isinstance(each, asyncpg.PostgresError) and each.severity is not None:
+            return f"{reason} ({each.sqlstate}: {shorten(str(each.message))})"
+    refused = _describe_tls_refusal(error)
+    said = describe_network_error(error)
+    if refused is not None or (said is not None and is_tls_error(error)):
+        return refused or said or reason
+    return reason if said is None else f"{reason}: {said}"
+
+
+# What asyncpg says of a server's answer to the request for TLS.
+_TLS_REFUSALS: Final = {
+    "rejected SSL upgrade": "it answers without TLS",
+    "unexpected connection_lost() call": "it closes the connection at the request for TLS",
+    "connection closed during TLS handshake": "it closes the connection in the TLS handshake",
+}
+
+
+def _describe_tls_refusal(error: Exception) -> str | None:
+    if isinstance(error, ConnectionError):
+        for said, meaning in _TLS_REFUSALS.items():
+            if said in str(error):
+                return meaning
+    return None
 
 
 def _is_bad_input(error: Exception) -> bool:
@@ -125,61 +167,3 @@ def detect_unknown_outcome() -> Iterator[None]:
             translated.reason if isinstance(translated, StoreUnavailable) else type(error).__name__
         )
         raise OutcomeUnknown("postgres", reason) from error
-
-
-def build_connect_options(*, prepared_statements: bool = True) -> dict[str, Any]:
-    """Return the options for asyncpg: primary only, with the application's name."""
-    return {
-        "target_session_attrs": "primary",
-        "server_settings": {"application_name": "sidegate"},
-        "statement_cache_size": 100 if prepared_statements else 0,
-        "timeout": _CONNECT_TIMEOUT,
-    }
-
-
-@asynccontextmanager
-async def connect(dsn: str) -> "AsyncIterator[Connection]":
-    """Open one connection for the block, and translate the errors inside."""
-    with translate_errors():
-        connection = await asyncpg.connect(dsn, **build_connect_options(prepared_statements=False))
-        try:
-            yield connection
-        finally:
-            await connection.close()
-
-
-class Connector:
-    """Connects for a pool. A connection whose caller was cancelled serves the next caller.
-
-    Otherwise callers with a timeout shorter than the handshake would never get a connection.
-    """
-
-    def __init__(self) -> None:
-        self._abandoned: list[asyncio.Task[_NewConnection]] = []
-
-    async def __call__(self, *arguments: Any, **settings: Any) -> "_NewConnection":
-        task = self._take_abandoned() or asyncio.create_task(
-            asyncpg.connect(*arguments, **settings)
-        )
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            self._abandoned.append(task)
-            raise
-
-    async def close(self) -> None:
-        """Terminate the abandoned connections."""
-        for connection in await asyncio.gather(*self._abandoned, return_exceptions=True):
-            if not isinstance(connection, BaseException):
-                connection.terminate()
-
-    def _take_abandoned(self) -> "asyncio.Task[_NewConnection] | None":
-        while self._abandoned:
-            task = self._abandoned.pop()
-            if not task.done() or _is_usable(task):
-                return task
-        return None
-
-
-def _is_usable(task: "asyncio.Task[_NewConnection]") -> bool:
-    return not task.cancelled() and task.exception() is None and not task.result().is_closed()

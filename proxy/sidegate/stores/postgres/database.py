@@ -1,6 +1,7 @@
 """A Postgres database: a connection pool with a bulkhead, and the execution of statements."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Self, cast
@@ -8,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 import asyncpg
 
 from sidegate.core.errors import OutcomeUnknown, SchemaMismatch, StoreUnavailable
+from sidegate.stores.connection_log import ConnectionLog
 from sidegate.stores.postgres.connection import (
-    Connector,
-    build_connect_options,
+    describe_refusal,
     detect_unknown_outcome,
     translate_errors,
 )
+from sidegate.stores.postgres.connector import Connector
 from sidegate.stores.postgres.migrate import list_missing
 from sidegate.stores.sql.rows import Row
 
@@ -40,9 +42,12 @@ def compute_max_lookups(pool_max: int) -> int:
 class PostgresDatabase:
     """The connection pool that the stores in one Postgres share. It recovers by itself."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", connector: Connector) -> None:
+    def __init__(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", connector: Connector, *, log: ConnectionLog
+    ) -> None:
         self._pool = pool
         self._connector = connector
+        self._log = log
         # Statements that wait for a lock must not delay lookups or change notifications: they get
         # half of the connections but one, lookups the other half.
         self._bulkhead = asyncio.Semaphore(max(1, compute_max_lookups(pool.get_max_size()) - 1))
@@ -53,24 +58,24 @@ class PostgresDatabase:
     async def open(cls, dsn: str, *, pool_max: int = 8, prepared_statements: bool = True) -> Self:
         """Return the database at `dsn`, without connecting to it.
 
-        Use `prepared_statements=False` behind a pooler in transaction mode.
+        Use `prepared_statements=False` behind a pooler in transaction mode. Raise ValueError for a
+        DSN of another form.
         """
-        connector = Connector()
+        log = ConnectionLog("postgres", monotonic=time.monotonic)
+        connector = Connector.parse(dsn, prepared_statements=prepared_statements, log=log)
         pool = asyncpg.create_pool(
-            dsn,
             connect=connector,
             min_size=0,
             max_size=pool_max,
             max_inactive_connection_lifetime=_MAX_IDLE_TIME,
             reset=_skip_reset,
-            **build_connect_options(prepared_statements=prepared_statements),
         )
-        return cls(await pool, connector)
+        return cls(await pool, connector, log=log)
 
     async def check_schema(self) -> None:
         """Return if the tables match this program; raise SchemaMismatch if not.
 
-        Raise StoreUnavailable if the database does not answer, ValueError if the DSN is invalid.
+        Raise StoreUnavailable if the database does not answer.
 
         `execute` and `write` check too, until one check succeeds: a running instance goes on while
         a newer one migrates and takes over.
@@ -149,7 +154,9 @@ class PostgresDatabase:
             self._releasing.add(task)
             task.add_done_callback(self._releasing.discard)
             raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, asyncpg.InsufficientPrivilegeError):
+                self._log.record_denial(describe_refusal(error))
             await self._pool.release(connection)
             raise
         else:

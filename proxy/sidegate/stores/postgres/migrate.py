@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
-from sidegate.stores.postgres.connection import connect
+from sidegate.stores.postgres.connector import connect
 from sidegate.stores.sql.migrations import CREATE_MIGRATIONS_TABLE, SELECT_APPLIED, list_pending
 
 if TYPE_CHECKING:

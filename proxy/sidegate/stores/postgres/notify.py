@@ -10,14 +10,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
-import asyncpg
-
 from sidegate.core.clock import Clock
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.outage import Outage
 from sidegate.core.timeouts import with_timeout
 from sidegate.stores.heartbeat import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT, Heartbeat
-from sidegate.stores.postgres.connection import build_connect_options, translate_errors
+from sidegate.stores.postgres.connection import translate_errors
+from sidegate.stores.postgres.connector import Connector
 
 if TYPE_CHECKING:
     from sidegate.stores.postgres.connection import Connection
@@ -42,8 +41,11 @@ class NotifySubscription:
     """
 
     def __init__(self, dsn: str, *, clock: Clock, on_lag: Callable[[float], None]) -> None:
-        """`on_lag` receives the round trip time of a NOTIFY, in seconds."""
-        self._dsn = dsn
+        """`on_lag` receives the round trip time of a NOTIFY, in seconds.
+
+        Raise ValueError for a DSN of another form.
+        """
+        self._connector = Connector.parse(dsn, prepared_statements=False)
         self._heartbeat = Heartbeat("postgres", clock=clock, on_lag=on_lag)
         self._outage = Outage(clock=clock, on_start=_log_disconnected, on_end=_log_connected)
 
@@ -68,9 +70,7 @@ class NotifySubscription:
     ) -> NoReturn:
         """Listen. Raise StoreUnavailable when the connection is lost."""
         with translate_errors():
-            connection = await asyncpg.connect(
-                self._dsn, **build_connect_options(prepared_statements=False)
-            )
+            connection = await self._connector.connect()
             try:
                 lost = asyncio.Event()
                 connection.add_termination_listener(lambda _: lost.set())

@@ -1,15 +1,15 @@
-"""Connections to Redis, each with the ID of the server process that it leads to.
+"""Connections to Redis, and what is known of the server that each leads to.
 
-A restart or a failover breaks every connection, and data written before it must not be trusted. So
-each new connection reads the server's run_id and master_replid: the server ID, the first part of
-every key. What an old snapshot or a promoted replica brings back has keys that are never read.
+Each new connection reads the server's run_id and master_replid: the server ID. It is part of the
+key of what must not outlive a restart or a failover: pending revocations, which all instances know
+and restore. Copies of sessions have seals instead (core/seal.py), which every lookup reads.
 """
 
 import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 from weakref import WeakKeyDictionary
@@ -18,10 +18,15 @@ import redis.exceptions
 from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import MaxConnectionsError, NoPermissionError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sidegate.core.errors import StoreUnavailable
+from sidegate.core.redis_url import parse_redis_url
+from sidegate.core.store_url import Host
+from sidegate.stores.connection_log import ConnectionLog
 from sidegate.stores.redis.idle_connections import IdleConnections
+from sidegate.stores.redis.reasons import RedisFailure, describe_error
 from sidegate.stores.redis.topology import Pool, build_topology
 from sidegate.stores.shared_future import share_future
 from sidegate.stores.uvloop_errors import is_closed_transport_error
@@ -63,11 +68,17 @@ CLIENT_ERRORS: Final[tuple[type[Exception], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class BorrowedConnection:
-    """A borrowed connection, with the ID of its server: the first part of every key."""
+    """A borrowed connection, with the ID of its server.
+
+    `seals` are the last ones read on this connection, by bucket, as stored; empty: there was none.
+    Permissions that the server denies are logged in `log`.
+    """
 
     connection: AbstractConnection
     server_id: str
+    seals: dict[int, bytes]
     timeout: float
+    log: ConnectionLog | None = None
 
     async def execute(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Send commands as one pipeline and return the replies; an error reply is a value here."""
@@ -84,6 +95,8 @@ class BorrowedConnection:
         try:
             return await _read_reply(self.connection, disable_decoding=True)
         except ResponseError as error:
+            if isinstance(error, NoPermissionError) and self.log is not None:
+                self.log.record_denial(describe_error(error))
             return error
 
 
@@ -98,18 +111,21 @@ class RedisClient:
         max_idle: float = _MAX_IDLE,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Connect on the first command. Raise ValueError if topology.py does not know the URL.
+        """Connect on the first command. Raise UrlError if the URL cannot be used.
 
         Connecting, and each pipeline, may take `timeout` seconds. A connection that has been idle
         for `max_idle` seconds is closed.
         """
+        parsed = parse_redis_url(url)
+        self._log = ConnectionLog(STORE_NAME, monotonic=monotonic)
         self._idle_connections = IdleConnections(max_idle, monotonic=monotonic)
-        self._server_ids = _ServerIds(timeout)
+        self._servers = _Servers(timeout, log=self._log)
+        self._has_tls = parsed.tls is not None
         self._timeout = timeout
         self._acquired = asyncio.Semaphore(_MAX_ACQUIRED)
         self._releases: set[asyncio.Future[None]] = set()
         self._topology = build_topology(
-            url, self._server_ids.initialize, timeout=timeout, monotonic=monotonic
+            parsed, self._servers.initialize, timeout=timeout, log=self._log, monotonic=monotonic
         )
 
     async def get_pool(self, key: bytes) -> Pool:
@@ -121,6 +137,15 @@ class RedisClient:
         """Borrow a connection, after waiting while too many are acquired."""
         async with self._acquired, self._borrow(pool) as borrowed:
             yield borrowed
+
+    def acquire_now(self, pool: Pool) -> AbstractAsyncContextManager[BorrowedConnection]:
+        """Borrow a connection, however many are acquired, for as long as a round takes."""
+        return self._borrow(pool)
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether keys are distributed over several servers."""
+        return self._topology.is_cluster
 
     async def run(
         self,
@@ -193,7 +218,7 @@ class RedisClient:
         connection = await self._get_connection(pool)
         self._idle_connections.mark_borrowed(connection)
         try:
-            yield BorrowedConnection(connection, self._server_ids.get(connection), self._timeout)
+            yield self._servers.describe(connection)
         except BaseException as error:
             # Replies may be on their way, which must not be read as replies to later commands.
             await connection.disconnect(nowait=True)
@@ -218,16 +243,21 @@ class RedisClient:
             raise
 
     async def _connect(self, pool: Pool) -> AbstractConnection:
-        """Return a connection. If there is none, mark the topology as stale.
+        """Return a connection. If there is none, log why, and mark the topology as stale.
 
         So even if the caller is cancelled: the deadline of a check ends before connecting to a host
         without power does.
         """
         try:
             connection: AbstractConnection = await pool.get_connection()
-        except CLIENT_ERRORS:
+        except CLIENT_ERRORS as error:
             self._topology.mark_stale()
-            raise
+            if isinstance(error, MaxConnectionsError):
+                raise
+            if self._has_tls and isinstance(error, RedisTimeoutError):
+                error = RedisFailure("no TLS connection in time")
+            self._log.record_failure(_get_address(pool), describe_error(error))
+            raise error
         return connection
 
     def _track(self, release: asyncio.Future[None]) -> None:
@@ -242,15 +272,19 @@ async def _release_when_connected(
         await pool.release(await connecting)
 
 
-class _ServerIds:
-    """The server ID of each connection."""
+class _Servers:
+    """What is known of the server that each connection leads to."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, *, log: ConnectionLog) -> None:
         self._timeout = timeout
-        self._ids: WeakKeyDictionary[AbstractConnection, str] = WeakKeyDictionary()
+        self._log = log
+        self._known: WeakKeyDictionary[AbstractConnection, tuple[str, dict[int, bytes]]] = (
+            WeakKeyDictionary()
+        )
 
-    def get(self, connection: AbstractConnection) -> str:
-        return self._ids[connection]
+    def describe(self, connection: AbstractConnection) -> BorrowedConnection:
+        server_id, seals = self._known[connection]
+        return BorrowedConnection(connection, server_id, seals, self._timeout, self._log)
 
     async def initialize(self, connection: AbstractConnection) -> None:
         """Authenticate, check that the server is a primary, and read its ID.
@@ -261,7 +295,7 @@ class _ServerIds:
         try:
             async with asyncio.timeout(self._timeout):
                 await connection.on_connect()
-            borrowed = BorrowedConnection(connection, "", self._timeout)
+            borrowed = BorrowedConnection(connection, "", {}, self._timeout)
             server, role = check_replies(await borrowed.execute(("INFO",), ("ROLE",)))
             if not isinstance(role, list) or role[:1] != [b"master"]:
                 raise RedisConnectionError("not a primary")
@@ -271,7 +305,17 @@ class _ServerIds:
         except BaseException:
             await connection.disconnect(nowait=True)  # the replies may still be on their way
             raise
-        self._ids[connection] = "sidegate:v1:" + b"-".join(ids).decode()
+        self._known[connection] = "sidegate:v1:" + b"-".join(ids).decode(), {}
+        # A connection of Sentinels knows its pool.
+        self._log.record_success(_get_address(getattr(connection, "connection_pool", connection)))
+
+
+def _get_address(pool: Any) -> str:
+    """Return what the log calls the server of a pool, or of a connection."""
+    if hasattr(pool, "service_name"):
+        return str(pool.service_name)
+    options = getattr(pool, "connection_kwargs", None) or vars(pool)
+    return str(options["path"] if "path" in options else Host(options["host"], options["port"]))
 
 
 async def _read_message(connection: AbstractConnection) -> list[Any]:
@@ -326,5 +370,9 @@ class translate_errors:  # noqa: N801  # reads as a statement: with translate_er
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, CLIENT_ERRORS) or is_closed_transport_error(error):
-            raise StoreUnavailable(STORE_NAME, type(error).__name__) from error
+        if error is None:
+            return
+        if is_closed_transport_error(error):
+            raise StoreUnavailable(STORE_NAME, "the connection was lost") from error
+        if isinstance(error, CLIENT_ERRORS):
+            raise StoreUnavailable(STORE_NAME, describe_error(error)) from error

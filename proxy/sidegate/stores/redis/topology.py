@@ -1,25 +1,26 @@
-"""The server that holds a key: a single one, the primary of a Sentinel set, or a Cluster node.
-
-redis://[user:password@]host:port/db        rediss:// for TLS        unix:///path
-redis+sentinel://[user:password@]host1:port,host2:port/service[/db]
-redis+cluster://[user:password@]host1:port,host2:port
-                                            rediss+sentinel, rediss+cluster for TLS
-"""
+"""The server that holds a key: a single one, the primary of a Sentinel set, or a Cluster node."""
 
 import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
-from urllib.parse import SplitResult, unquote, urlsplit
 
-from redis.asyncio import ConnectionPool, RedisCluster
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import AbstractConnection, SSLConnection
+from redis.asyncio import ConnectionPool
+from redis.asyncio.cluster import ClusterNode, NodesManager
+from redis.asyncio.connection import AbstractConnection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedConnection
 from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import RedisClusterException, RedisError
 
+from sidegate.core.redis_url import RedisForm, RedisUrl
+from sidegate.core.store_url import Host
+from sidegate.stores.client_context import ClientContext
+from sidegate.stores.connection_log import ConnectionLog
+from sidegate.stores.redis.reasons import describe_error
+from sidegate.stores.redis.sentinels import Sentinels
 from sidegate.stores.shared_future import share_future
 
 Pool = ConnectionPool
@@ -34,6 +35,24 @@ _MAX_CONNECTIONS: Final = 64
 # Seconds between two reads of a Cluster's slot map. It becomes stale with every request to a node
 # that is down; a read delays all requests by 4 ms, and a failover takes at least a second.
 _MAP_READ_INTERVAL: Final = 0.5
+# Instead of an address, in the log: any node answers.
+_SLOT_MAP: Final = "slot map"
+
+
+# Seconds, at least, to connect with TLS: a handshake takes two round trips and some CPU time.
+_MIN_TLS_TIMEOUT: Final = 0.25
+
+
+class _TlsConnection(SSLConnection):
+    """A connection with the context that all connections share."""
+
+    def __init__(self, *, tls: ClientContext, **options: Any) -> None:
+        super().__init__(**options)
+        self.ssl_context = tls  # type: ignore[assignment]  # only its get() is called
+
+
+class _SentinelTlsConnection(SentinelManagedConnection, _TlsConnection):
+    """A connection to the primary that Sentinels name."""
 
 
 def _options(timeout: float, **extra: Any) -> dict[str, Any]:
@@ -60,6 +79,8 @@ def _data_options(timeout: float, on_connect: OnConnect, **extra: Any) -> dict[s
 class Topology(ABC):
     """Finds the connection pool of the server that holds a key."""
 
+    is_cluster = False
+
     @abstractmethod
     async def get_pool(self, key: bytes) -> Pool:
         """Return the pool for the server that holds `key`; it may have to be looked up first."""
@@ -74,34 +95,41 @@ class Topology(ABC):
 class SingleServer(Topology):
     """A single server, or the primary of a Sentinel set."""
 
-    def __init__(self, pool: Pool, sentinel: Sentinel | None = None) -> None:
+    def __init__(self, pool: Pool, sentinels: Sentinels | None = None) -> None:
         self._pool = pool
-        self._sentinel = sentinel
+        self._sentinels = sentinels
 
     async def get_pool(self, key: bytes) -> Pool:  # noqa: ARG002  # holds every key
         return self._pool
 
     async def close(self) -> None:
         await self._pool.aclose()
-        if self._sentinel is not None:
-            await self._sentinel.aclose()
+        if self._sentinels is not None:
+            await self._sentinels.aclose()
 
 
 class Cluster(Topology):
-    """A Redis Cluster. The library's client only reads its slot map; the connections are ours.
+    """A Redis Cluster. The library only reads its slot map; the connections are ours.
 
     A map that was read during a failover may still name the failed node; the next request to that
     node marks the map as stale again.
     """
 
+    is_cluster = True
+
     def __init__(
-        self, client: RedisCluster, options: dict[str, Any], *, monotonic: Callable[[], float]
+        self,
+        # Not a RedisCluster, which would first send a command to a node that may be down.
+        slot_map: NodesManager,
+        options: dict[str, Any],
+        *,
+        log: ConnectionLog,
+        monotonic: Callable[[], float],
     ) -> None:
-        self._client = client
-        # Not the client as a whole: it would first send a command to a node that may be down.
-        self._map = client.nodes_manager
-        self._seed_nodes = dict(self._map.startup_nodes)
+        self._map = slot_map
+        self._seed_nodes = dict(slot_map.startup_nodes)
         self._options = options
+        self._log = log
         self._monotonic = monotonic
         self._pools: dict[str, Pool] = {}
         self._reading: asyncio.Future[None] | None = None
@@ -115,8 +143,7 @@ class Cluster(Topology):
             self._reading.add_done_callback(self._finish_reading)
         if self._reading is not None:
             await share_future(self._reading)
-        node: ClusterNode | None = self._client.get_node_from_key(key.decode("ascii"))
-        assert node is not None  # None only for a replica that is missing
+        node: ClusterNode = self._map.get_node_from_slot(key_slot(key))
         if node.name not in self._pools:
             self._pools[node.name] = ConnectionPool(
                 host=node.host, port=int(node.port), **self._options
@@ -137,7 +164,12 @@ class Cluster(Topology):
         self._is_stale = False
         for name, node in self._seed_nodes.items():  # the library keeps only those of the last map
             self._map.startup_nodes.setdefault(name, node)
-        await self._map.initialize()
+        try:
+            await self._map.initialize()
+        except (RedisError, RedisClusterException, OSError) as error:
+            self._log.record_failure(_SLOT_MAP, describe_error(error))
+            raise
+        self._log.record_success(_SLOT_MAP)
         self._is_loaded = True
 
     def _finish_reading(self, reading: asyncio.Future[None]) -> None:
@@ -156,71 +188,68 @@ class Cluster(Topology):
 
 
 def build_topology(
-    url: str,
+    url: RedisUrl,
     on_connect: OnConnect,
     *,
     timeout: float,
+    log: ConnectionLog,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Topology:
-    """Return the topology that `url` describes. Raise ValueError if it has none of the forms above.
+    """Return the topology that `url` describes.
 
-    Connecting to a server, and reading the location of a key, may take `timeout` seconds.
+    Connecting to a server, and reading the location of a key, may take `timeout` seconds. What
+    fails apart from the connections of a pool is logged in `log`.
     """
-    parts = urlsplit(url)
-    scheme, _, form = parts.scheme.partition("+")
-    if scheme not in ("redis", "rediss", "unix") or form not in ("", "sentinel", "cluster"):
-        raise ValueError("a Redis URL starts with redis://, rediss://, unix:// or the +forms")
-    tls = scheme == "rediss"
-    if form == "sentinel":
-        return _build_sentinel(parts, timeout, on_connect=on_connect, tls=tls)
-    if form == "cluster":
-        return _build_cluster(parts, timeout, on_connect=on_connect, tls=tls, monotonic=monotonic)
-    return SingleServer(ConnectionPool.from_url(url, **_data_options(timeout, on_connect)))
+    tls = None if url.tls is None else ClientContext(url.tls, store="redis")
+    data = _data_options(timeout, on_connect, **_read_credentials(url)) | _tls_options(tls, timeout)
+    match url.form:
+        case RedisForm.SENTINEL:
+            return _build_sentinel(url, data, tls=tls, timeout=timeout, log=log)
+        case RedisForm.CLUSTER:
+            slots = _options(timeout, **_read_credentials(url)) | _tls_options(tls, timeout)
+            nodes = [ClusterNode(host.name, host.port, **slots) for host in url.hosts]
+            slot_map = NodesManager(nodes, require_full_coverage=True, connection_kwargs=slots)
+            return Cluster(slot_map, data, log=log, monotonic=monotonic)
+        case RedisForm.SERVER:
+            return SingleServer(ConnectionPool(**_address_options(url.hosts[0]), **data, db=url.db))
 
 
 def _build_sentinel(
-    parts: SplitResult, timeout: float, *, on_connect: OnConnect, tls: bool
-) -> Topology:
-    service, _, db = parts.path.strip("/").partition("/")
-    if not service:
-        raise ValueError("a Sentinel URL names the service: redis+sentinel://host:port/service")
-    sentinel = Sentinel(
-        _parse_hosts(parts, default_port=26379),
-        sentinel_kwargs=_options(timeout, ssl=True) if tls else _options(timeout),
-    )
-    options = _data_options(timeout, on_connect, db=int(db or 0), **_read_credentials(parts))
-    pool = SentinelConnectionPool(service, sentinel, ssl=tls, **options)
-    return SingleServer(pool, sentinel)
-
-
-def _build_cluster(
-    parts: SplitResult,
-    timeout: float,
+    url: RedisUrl,
+    data: dict[str, Any],
     *,
-    on_connect: OnConnect,
-    tls: bool,
-    monotonic: Callable[[], float],
+    tls: ClientContext | None,
+    timeout: float,
+    log: ConnectionLog,
 ) -> Topology:
-    nodes = [ClusterNode(host, port) for host, port in _parse_hosts(parts, default_port=6379)]
-    credentials = _read_credentials(parts)
-    client = RedisCluster(startup_nodes=nodes, ssl=tls, **_options(timeout, **credentials))
-    options = _data_options(timeout, on_connect, **credentials)
-    if tls:
-        options["connection_class"] = SSLConnection
-    return Cluster(client, options, monotonic=monotonic)
+    own = {"username": url.sentinel_username, "password": url.sentinel_password}
+    options = _options(timeout, **own) | _tls_options(tls, timeout)
+    sentinels = Sentinels(
+        url.hosts,
+        build_pool=lambda host: ConnectionPool(**_address_options(host), **options),
+        log=log,
+    )
+    data["connection_class"] = SentinelManagedConnection if tls is None else _SentinelTlsConnection
+    return SingleServer(
+        SentinelConnectionPool(url.service, sentinels, **data, db=url.db), sentinels
+    )
 
 
-def _read_credentials(parts: SplitResult) -> dict[str, str]:
-    members = {"username": parts.username, "password": parts.password}
-    return {name: unquote(value) for name, value in members.items() if value}
+def _address_options(host: Host) -> dict[str, Any]:
+    if host.is_socket:
+        return {"connection_class": UnixDomainSocketConnection, "path": host.name}
+    return {"host": host.name, "port": host.port}
 
 
-def _parse_hosts(parts: SplitResult, *, default_port: int) -> list[tuple[str, int]]:
-    """Parse `host:port,host:port`, with brackets around IPv6 addresses."""
-    hosts = []
-    for item in parts.netloc.rpartition("@")[2].split(","):
-        one = urlsplit(f"//{item}")
-        if not one.hostname:
-            raise ValueError("a Redis URL names its hosts: host:port, separated by commas")
-        hosts.append((one.hostname, one.port or default_port))
-    return hosts
+def _tls_options(tls: ClientContext | None, timeout: float) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    return {
+        "connection_class": _TlsConnection,
+        "tls": tls,
+        "socket_connect_timeout": max(timeout, _MIN_TLS_TIMEOUT),
+    }
+
+
+def _read_credentials(url: RedisUrl) -> dict[str, str | None]:
+    return {"username": url.username, "password": url.password}

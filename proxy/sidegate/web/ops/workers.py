@@ -1,15 +1,20 @@
 """Readiness and metrics of several worker processes, for the supervisor's ops listener."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
 import aiohttp
 from prometheus_client import CollectorRegistry
 
-# Seconds; less than the default timeout of a Kubernetes probe (1 s) and of a scrape (10 s).
-_REQUEST_TIMEOUT: Final = 0.8
+from sidegate.web.ops.shared_result import SharedResult
+
+# Seconds; less than the default timeout of a Kubernetes probe (1 s) and of a scrape (10 s); more
+# than a worker waits for a store: a store that hangs makes no worker unready.
+_REQUEST_TIMEOUT: Final = 0.9
 
 
 class WorkerAggregator:
@@ -21,21 +26,31 @@ class WorkerAggregator:
         *,
         merge: Callable[[Mapping[str, str]], CollectorRegistry],
         is_draining: Callable[[], bool],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`paths` are the Unix sockets by worker number. `merge` combines metrics by number."""
         self._paths = paths
         self._merge = merge
         self._is_draining = is_draining
+        self._readiness = SharedResult(
+            partial(self._get_all, "/readyz?verbose"), monotonic=monotonic
+        )
 
     async def report(self) -> tuple[bool, str]:
-        """Return whether any worker is ready, and a line per worker. False while draining."""
-        responses = await self._get_all("/readyz")
-        ready = {
-            number: response is not None and response[0] == HTTPStatus.OK
-            for number, response in responses.items()
-        }
-        lines = [f"[{'+' if ok else '-'}]worker {number}" for number, ok in ready.items()]
-        passed = any(ready.values()) and not self._is_draining()
+        """Return whether any worker is ready, and the lines of each. False while draining.
+
+        A worker's first line says whether it is ready; its components follow, each with its number.
+        There are none of a worker that does not respond.
+        """
+        lines: list[str] = []
+        any_ready = False
+        for number, response in (await self._readiness.get()).items():
+            status, report = response or (HTTPStatus.SERVICE_UNAVAILABLE, "")
+            is_ready = status == HTTPStatus.OK
+            lines.append(f"[{'+' if is_ready else '-'}]worker {number}")
+            lines += (_add_number(line, number) for line in report.splitlines() if line[:1] == "[")
+            any_ready |= is_ready
+        passed = any_ready and not self._is_draining()
         lines.append(f"readyz check {'passed' if passed else 'failed'}")
         return passed, "\n".join(lines) + "\n"
 
@@ -49,6 +64,12 @@ class WorkerAggregator:
     async def _get_all(self, path: str) -> dict[str, tuple[int, str] | None]:
         requests = (_get(socket, path) for socket in self._paths.values())
         return dict(zip(self._paths, await asyncio.gather(*requests), strict=True))
+
+
+def _add_number(line: str, number: str) -> str:
+    """Return a line of a worker's report, as `[+]worker 0: store redis ok`."""
+    mark, _, component = line.partition("]")
+    return f"{mark}]worker {number}: {component}"
 
 
 async def _get(socket: str, path: str) -> tuple[int, str] | None:
