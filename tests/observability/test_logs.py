@@ -1,8 +1,10 @@
 """Log lines: one JSON object for each event, from every logger, without secrets."""
 
 import asyncio
+import errno
 import json
 import logging
+import os
 import warnings
 from datetime import datetime
 from io import StringIO
@@ -23,6 +25,11 @@ LEASE = Lease.mint().text
 class LogStream(StringIO):
     """Collects log lines."""
 
+    def getvalue(self) -> str:
+        """Return what was logged so far: a thread writes it."""
+        assert logs.flush(timeout=10)
+        return super().getvalue()
+
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.getvalue().splitlines()]
 
@@ -31,8 +38,20 @@ class LogStream(StringIO):
         return line
 
 
+class FullStream(LogStream):
+    """Refuses what is written while `is_full`."""
+
+    is_full = True
+
+    def write(self, text: str) -> int:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(text)
+
+
 @pytest.fixture
 def stream() -> LogStream:
+    report_lines_dropped_before()
     stream = LogStream()
     logs.configure("info", "json", stream)
     return stream
@@ -40,9 +59,17 @@ def stream() -> LogStream:
 
 @pytest.fixture
 def console() -> LogStream:
+    report_lines_dropped_before()
     stream = LogStream()
     logs.configure("info", "console", stream)
     return stream
+
+
+def report_lines_dropped_before() -> None:
+    """Let the writer report what earlier tests have lost, which it does once for a process."""
+    logs.configure("info", "json", LogStream())
+    logging.getLogger("sidegate").info("settled")
+    assert logs.flush(timeout=10)
 
 
 def raised(text: str) -> Exception:
@@ -215,7 +242,46 @@ def test_record_that_cannot_be_formatted_is_reported_without_arguments(
     assert capfd.readouterr() == ("", "")
 
 
-def test_closed_stdout_is_ignored(stream: LogStream) -> None:
+def test_line_for_a_closed_stdout_is_counted(
+    stream: LogStream, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = logs.dropped_lines()["failed"]
     stream.close()
 
     logging.getLogger("sidegate").info("into the void")
+
+    assert logs.flush(timeout=10)
+    assert logs.dropped_lines()["failed"] == before + 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_lines_keep_their_order_across_configurations(stream: LogStream) -> None:
+    later = LogStream()
+    log = logging.getLogger("sidegate")
+
+    for number in range(100):
+        log.info("%d", number)
+    logs.configure("info", "json", later)
+    log.info("100")
+
+    assert [line["event"] for line in stream.lines()] == [str(number) for number in range(100)]
+    assert later.line()["event"] == "100"
+
+
+def test_dropped_lines_are_an_event_when_lines_are_written_again() -> None:
+    report_lines_dropped_before()
+    full = FullStream()
+    logs.configure("info", "json", full)
+    log = logging.getLogger("sidegate")
+    log.info("lost")
+    log.info("lost, too")
+    assert logs.flush(timeout=10)
+
+    full.is_full = False
+    log.info("kept")
+
+    kept, dropped = full.lines()
+    assert kept["event"] == "kept"
+    assert dropped["event"] == "log lines dropped"
+    assert (dropped["lines"], dropped["reason"]) == (2, "No space left on device")
+    assert (dropped["level"], dropped["logger"]) == ("error", "sidegate.logs")

@@ -1,17 +1,28 @@
 """Logs: one line for each event on stdout, as JSON or for a console, and never with a token.
 
 Every module logs through the standard library's `logging`. Records of aiohttp, asyncio and redis
-are formatted in the same way.
+are formatted in the same way. A line is formatted where it is logged, and written by a thread: the
+event loop never waits for the reader of the log. log_writer.py has the queue between them.
 """
 
+import atexit
 import json
 import logging
 import re
 import sys
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final, Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from sidegate.observability.log_writer import (
+    LogWriter,
+    Send,
+    log_dropped_lines,
+    send_to_descriptor,
+)
 
 Format = Literal["json", "console"]
 
@@ -21,13 +32,18 @@ _SECRET: Final = re.compile(r"sg[wmavskl]_[A-Za-z0-9_-]{24,}", re.ASCII)
 # Line breaks would forge another event; other control characters may control a terminal.
 _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
+# Seconds that a process that ends waits for its last lines to be read.
+FLUSH_TIMEOUT: Final = 1.0
+
 
 def configure(level: str, format_: Format, stream: TextIO | None = None) -> None:
     """Write every record of this process at `level` or above to `stream` (stdout).
 
-    Another call replaces the configuration.
+    Another call replaces the configuration. Nothing waits for `stream`, not even this call.
     """
-    handler = _Handler(stream or sys.stdout)
+    stream = stream or sys.stdout
+    _writer.send_to(_build_send(stream))
+    handler = _Handler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[
@@ -39,7 +55,7 @@ def configure(level: str, format_: Format, stream: TextIO | None = None) -> None
             ],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *(_console(handler.stream) if format_ == "console" else _json()),
+                *(_console(stream) if format_ == "console" else _json()),
             ],
         )
     )
@@ -52,6 +68,38 @@ def configure(level: str, format_: Format, stream: TextIO | None = None) -> None
     root.setLevel(max(logging.INFO, logging.getLevelName(level.upper())))
     logging.getLogger("sidegate").setLevel(level.upper())
     logging.captureWarnings(capture=True)
+
+
+def flush(timeout: float = FLUSH_TIMEOUT) -> bool:
+    """Wait until what was logged is written, at most `timeout` seconds. Return whether it was."""
+    return _writer.flush(timeout)
+
+
+def dropped_lines() -> Mapping[str, int]:
+    """Return the number of lines that were not written: the queue was `full`, or it `failed`."""
+    return _writer.dropped
+
+
+def _build_send(stream: TextIO) -> Send:
+    """Return what writes to a stream: to its descriptor, because its buffer has a lock.
+
+    Python ends with an error if a thread that is stuck in a write holds that lock.
+    """
+    try:
+        return send_to_descriptor(stream.fileno())
+    except (OSError, ValueError):  # in memory, or closed
+        return partial(_send_to_stream, stream)
+
+
+def _send_to_stream(stream: TextIO, data: bytes) -> int:
+    stream.write(data.decode())
+    stream.flush()
+    return len(data)
+
+
+_writer: Final = LogWriter(len, on_recovered=log_dropped_lines)  # until `configure`: discards
+# Not in the handler's flush, which logging calls at the end with the lock that the report needs.
+atexit.register(flush)
 
 
 def _drop_message(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -106,12 +154,19 @@ def redact_secrets(line: str) -> str:
     return _SECRET.sub("[token]", line)
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """Writes redacted lines. For a record that cannot be formatted it writes its origin."""
+class _Handler(logging.Handler):
+    """Queues redacted lines. For a record that cannot be formatted it queues its origin."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record).encode("utf-8", "backslashreplace").decode()
-        return redact_secrets(line)
+        return redact_secrets(super().format(record))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001  # of any value that is to be formatted
+            self.handleError(record)
+        else:
+            _put(line)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         # The handler of logging would print the arguments to stderr, including tokens.
@@ -121,8 +176,8 @@ class _Handler(logging.StreamHandler[TextIO]):
             "event": "log record not written",
             "where": f"{record.name} {record.filename}:{record.lineno}",
         }
-        try:
-            self.stream.write(redact_secrets(json.dumps(event)) + self.terminator)
-            self.flush()
-        except (OSError, ValueError):
-            return  # stdout is closed: there is no place to report it
+        _put(redact_secrets(json.dumps(event)))
+
+
+def _put(line: str) -> None:
+    _writer.put(line.encode("utf-8", "backslashreplace") + b"\n")
