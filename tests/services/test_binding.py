@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from sidegate.core.binding import BindingPolicy, PrefixLengths, Signal, Signals, bind
+from sidegate.core.change_log import ChangedSession
 from sidegate.core.condition import Condition
 from sidegate.core.errors import StoreUnavailable
-from sidegate.core.session import Session
+from sidegate.core.session import Session, SessionId
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, TokenKey
 from sidegate.core.verdict import Allow, Deny, Reason
@@ -29,14 +30,17 @@ TOKEN = RING.mint(SessionType.WEB)
 
 
 class FlakySessions(SqliteSessions):
-    """A real store whose `revoke_where` can be made unavailable or stalled."""
+    """A real store whose `revoke_where` can be made unavailable, broken or stalled."""
 
     unavailable = False
+    broken_for: SessionId | None = None
     stalled: asyncio.Event | None = None
 
-    async def revoke_where(self, condition: Condition, **kwargs: Any) -> list[Session]:
+    async def revoke_where(self, condition: Condition, **kwargs: Any) -> list[ChangedSession]:
         if self.unavailable:
             raise StoreUnavailable("sqlite", "unavailable in this test")
+        if self.broken_for is not None and condition.session_id == self.broken_for:
+            raise RuntimeError("broken in this test")
         if self.stalled is not None:
             self.stalled.set()
             await asyncio.Event().wait()
@@ -135,6 +139,23 @@ async def test_session_is_queued_once_however_often_it_is_presented(deployment: 
     await deployment.cancel(task)
 
     assert deployment.events == {"revoked": 1}
+
+
+async def test_session_that_meets_an_unexpected_error_does_not_block_the_others(
+    deployment: Deployment,
+) -> None:
+    first, second = await deployment.create_sessions(2)
+    deployment.database.broken_for = first.id
+    for session in (first, second):
+        deployment.revoker.revoke(session)
+
+    with pytest.raises(RuntimeError):
+        await deployment.revoker.run()
+    task = asyncio.create_task(deployment.revoker.run())
+    await deployment.events.until("revoked")
+    await deployment.cancel(task)
+
+    assert await deployment.read_reasons([second]) == [("sidegate", "binding")]
 
 
 async def test_sessions_beyond_the_queue_limit_are_dropped_and_counted(

@@ -141,7 +141,11 @@ class BackgroundRevoker:
     async def _revoke_all(self) -> None:
         while self._waiting:
             session_id = next(iter(self._waiting))
-            self._events.binding_revocation(await self._revoke_one(session_id))
+            try:
+                self._events.binding_revocation(await self._revoke_one(session_id))
+            except Exception:
+                del self._waiting[session_id]  # it must not block the others
+                raise
             del self._waiting[session_id]
         self._wakeup.clear()
 
