@@ -77,6 +77,14 @@ class RunningServer:
             [line] = [x for x in (await response.text()).splitlines() if x.startswith(f"{name} ")]
         return float(line.split()[1])
 
+    async def wait_for_metric(self, name: str, value: float) -> None:
+        """Poll the metrics page, which is remembered for half a second."""
+
+        async def is_reached() -> bool:
+            return await self.read_metric(name) == value
+
+        await wait_until_async(is_reached)
+
     def warnings(self) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.sidegate.server.log.splitlines()]
         return [line for line in lines if line["level"] in ("warning", "error")]
@@ -145,8 +153,12 @@ async def test_memory_size_includes_the_identity_header_names(running: RunningSe
     await running.check(token)
     before = await running.read_metric("sidegate_memory_bytes")
     await running.reload(INITIAL | {"gate": {"identity": {"user": "X-" + "U" * 59}}})
-    grown = await running.read_metric("sidegate_memory_bytes") - before
-    assert grown == 50 * await running.read_metric("sidegate_memory_sessions") > 0
+
+    async def has_grown() -> bool:
+        grown = await running.read_metric("sidegate_memory_bytes") - before
+        return grown == 50 * await running.read_metric("sidegate_memory_sessions") > 0
+
+    await wait_until_async(has_grown)
 
 
 async def test_peer_removed_from_trusted_peers_gets_403(running: RunningServer) -> None:
@@ -178,10 +190,7 @@ async def test_invalid_settings_change_nothing_and_all_errors_are_logged(
     running.file.write_text(yaml.safe_dump(wrong))
     running.send_sighup()
 
-    async def refused() -> bool:
-        return await running.read_metric(SUCCESSFUL) == 0
-
-    await wait_until_async(refused)
+    await running.wait_for_metric(SUCCESSFUL, 0)
     failed = [line["reason"] for line in running.warnings() if line["event"] == "reload failed"]
     for path in ("sessions.web.lifetime", "gate.trusted_peers[0]", "gate.typo"):
         assert any(error.startswith(path) for error in failed)
@@ -189,7 +198,7 @@ async def test_invalid_settings_change_nothing_and_all_errors_are_logged(
     assert (await running.admin("/v1/audit"))[0] == 200
     assert await running.read_metric(RELOADED_AT) == since
     await running.reload(INITIAL)
-    assert await running.read_metric(SUCCESSFUL) == 1
+    await running.wait_for_metric(SUCCESSFUL, 1)
 
 
 async def test_settings_that_need_a_restart_are_logged(

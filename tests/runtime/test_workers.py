@@ -197,7 +197,7 @@ def test_other_workers_answer_while_one_cannot_restart(tmp_path: Path) -> None:
             began = time.monotonic()
             assert deployment.check(token) == HTTPStatus.OK
             assert time.monotonic() - began < 1
-        assert deployment.ready_workers() == {"0", "2"}
+        wait_until(lambda: deployment.ready_workers() == {"0", "2"})
 
         realm.write_text("here")
         wait_until(lambda: len(deployment.ready_workers()) == WORKERS)

@@ -10,11 +10,18 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-from sidegate.web.server.listener import DEFAULT_MAX_CONNECTIONS, MAX_UNTRUSTED_CONNECTIONS
+from sidegate.web.server.listener import (
+    DEFAULT_MAX_CONNECTIONS,
+    MAX_UNTRUSTED_CONNECTIONS,
+)
 
-# Two listeners with the default limit, untrusted peers at the gate, connections that are refused
-# with 503, and the stores: 64 connections to Redis, 9 to Postgres, the files of SQLite.
-_RESERVED_FILES: Final = 2 * DEFAULT_MAX_CONNECTIONS + MAX_UNTRUSTED_CONNECTIONS + 300
+# Untrusted peers at the gate, connections that are refused with 503, and the stores: 64 connections
+# to Redis, 9 to Postgres, the files of SQLite.
+_OTHER_FILES: Final = MAX_UNTRUSTED_CONNECTIONS + 300
+# Connections to ops and admin, unless their settings allow more.
+_SHARED_CONNECTIONS: Final = 2 * DEFAULT_MAX_CONNECTIONS
+# ops and admin may each use one of so many parts of the open files.
+_SHARED_PART: Final = 8
 
 _log: Final = logging.getLogger("sidegate")
 
@@ -28,21 +35,28 @@ def raise_open_file_limit() -> int:
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
-def fit_connections(requested: int, *, limit: int) -> int:
+def fit_connections(requested: int, *, limit: int, shared: int = 0) -> int:
     """Return how many of the requested gate connections fit into `limit` open files.
 
-    Log a warning if they are fewer than requested. The result is at least half of the limit,
-    because a small deployment never uses the full reserve.
+    `shared`: the connections that ops and admin may have. Log a warning if they are fewer than
+    requested. The result is at least half of the limit, because a small deployment never uses the
+    full reserve.
     """
-    fitting = max(limit - _RESERVED_FILES, limit // 2)
+    reserved = max(shared, _SHARED_CONNECTIONS) + _OTHER_FILES
+    fitting = max(limit - reserved, limit // 2)
     if fitting < requested:
         _log.warning(
             "open file limit too low",
             extra={
                 "max_connections": fitting,
                 "requested": requested,
-                "limit_needed": requested + _RESERVED_FILES,
+                "limit_needed": requested + reserved,
                 "advice": "raise LimitNOFILE= (ulimit -Hn) or lower gate.max_connections",
             },
         )
     return min(fitting, requested)
+
+
+def fit_shared(total: int, *, limit: int) -> int:
+    """Return how many of the connections to ops or admin `limit` open files allow."""
+    return min(total, max(1, limit // _SHARED_PART))

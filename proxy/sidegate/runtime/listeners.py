@@ -10,12 +10,14 @@ from sidegate.observability.metrics import build_registry
 from sidegate.runtime.container import Container
 from sidegate.runtime.file_limits import fit_connections, raise_open_file_limit
 from sidegate.runtime.handlers import build_admin_application, build_gate, read_identity_names
+from sidegate.runtime.listener_options import build_listener_options
 from sidegate.services.rules import Rules
 from sidegate.settings import Settings
 from sidegate.web.gate.app import build_gate_handler
 from sidegate.web.ops.app import Readiness, build_ops_handler, collect_from
 from sidegate.web.server.fast_path import FastPath
 from sidegate.web.server.listener import (
+    ConnectionLimits,
     Handler,
     Listener,
     application_handler,
@@ -88,7 +90,7 @@ async def open_listeners(settings: Settings, container: Container) -> AsyncItera
     async with AsyncExitStack() as exit_stack:
         exit_stack.push_async_callback(listeners.close)
         for context, address in (
-            (_ops_listener(container, listeners), settings.ops.listen),
+            (_ops_listener(settings, container, listeners=listeners), settings.ops.listen),
             (_admin_listener(settings, container), settings.admin.listen),
             (_gate_listener(settings, container, listeners=listeners), settings.gate.listen),
         ):
@@ -105,11 +107,23 @@ async def open_listeners(settings: Settings, container: Container) -> AsyncItera
 
 
 @asynccontextmanager
-async def _ops_listener(container: Container, listeners: Listeners) -> AsyncIterator[Listener]:
-    readiness = Readiness(container.pings, lambda: listeners.draining, lambda: listeners.all_open)
-    handler = build_ops_handler(readiness, collect_from(build_registry(container.metrics)))
-    count = partial(container.metrics.count_bad_request, "ops")
-    yield Listener("ops", handler, on_bad_request=count)
+async def _ops_listener(
+    settings: Settings, container: Container, *, listeners: Listeners
+) -> AsyncIterator[Listener]:
+    readiness = Readiness(
+        container.pings,
+        is_draining=lambda: listeners.draining,
+        is_listening=lambda: listeners.all_open,
+        restored_since=lambda: container.database_restore.restored_since,
+        monotonic=container.clock.monotonic,
+    )
+    handler = build_ops_handler(
+        readiness,
+        collect_from(build_registry(container.metrics)),
+        monotonic=container.clock.monotonic,
+    )
+    options = build_listener_options("ops", settings.ops, metrics=container.metrics)
+    yield Listener("ops", handler, **options)
 
 
 @asynccontextmanager
@@ -122,8 +136,8 @@ async def _admin_listener(
         _log.info("admin listener disabled", extra={"advice": advice})
         yield None
         return
-    count = partial(container.metrics.count_bad_request, "admin")
-    async with application_listener("admin", application, on_bad_request=count) as listener:
+    options = build_listener_options("admin", settings.admin, metrics=container.metrics)
+    async with application_listener("admin", application, **options) as listener:
         yield listener
 
 
@@ -142,10 +156,14 @@ async def _gate_listener(
         on_bad_request=partial(container.metrics.count_bad_request, "gate"),
         fast_path=listeners.fast_path,
         peers=peers,
-        max_connections=fit_connections(
-            settings.gate.max_connections, limit=raise_open_file_limit()
-        ),
+        limits=_fit_gate_limits(settings),
         on_full=container.metrics.count_refused_connection,
     )
     container.metrics.watch_connections(listener.count_connections)
     yield listener
+
+
+def _fit_gate_limits(settings: Settings) -> ConnectionLimits:
+    gate, shared = settings.gate, settings.ops.max_connections + settings.admin.max_connections
+    total = fit_connections(gate.max_connections, limit=raise_open_file_limit(), shared=shared)
+    return ConnectionLimits(total, min(gate.max_connections_per_peer or total, total))

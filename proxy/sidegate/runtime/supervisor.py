@@ -14,13 +14,17 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 from sidegate.core.address import Address
 from sidegate.core.errors import CannotListen, SidegateError
+from sidegate.observability import logs
 from sidegate.observability.merge_workers import merge_metrics
+from sidegate.observability.metrics import Metrics, build_supervisor_page
 from sidegate.runtime.file_limits import raise_open_file_limit
+from sidegate.runtime.listener_options import build_listener_options
 from sidegate.settings import Settings, read_admin_key, read_token_keys
 from sidegate.settings.sources import SettingPath, variable_name
 from sidegate.web.ops.app import build_ops_handler
@@ -127,16 +131,17 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         started = loop.time()
         worker.takes_signals = worker.reload_pending = False
-        worker.ops.unlink(missing_ok=True)  # left behind by a process that was killed
         try:
+            worker.ops.unlink(missing_ok=True)  # left behind by a process that was killed
             worker.process = await self._start_process(worker)
-        except OSError as error:  # no memory or no file descriptor: the other workers go on
+        except OSError as error:  # no memory, file or folder: the other workers go on
             reason = os.strerror(error.errno or 0)
             _log.error("worker start failed", extra={"worker": worker.number, "reason": reason})
             return None
         if self.is_draining():  # `stop` was called before there was a process to signal
             worker.process.terminate()
-        watching = asyncio.create_task(self._watch_start(worker))
+        name = f"worker {worker.number} start"
+        watching = asyncio.create_task(self._watch_start(worker), name=name)
         status = await worker.process.wait()
         worker.takes_signals = False
         watching.cancel()
@@ -276,13 +281,16 @@ def _without_working_directory(search_path: str) -> str:
 async def _open_ops_listener(
     settings: Settings, supervisor: Supervisor, *, workers: Sequence[Worker]
 ) -> AsyncIterator[None]:
+    metrics = Metrics(version=version("sidegate"), revocation_bound=0.0)
+    metrics.watch_dropped_log_lines(logs.dropped_lines)
     aggregator = WorkerAggregator(
         {str(worker.number): str(worker.ops) for worker in workers},
-        merge=merge_metrics,
+        merge=lambda pages: merge_metrics({**pages, "supervisor": build_supervisor_page(metrics)}),
         is_draining=supervisor.is_draining,
     )
     handler = build_ops_handler(aggregator, aggregator.collect)
-    listener = Listener("ops", handler, on_bad_request=lambda: None)
+    options = build_listener_options("ops", settings.ops, metrics=metrics)
+    listener = Listener("ops", handler, **options)
     bound = await listener.open(settings.ops.listen, socket_mode=0o600)
     _log.info("listener open", extra={"listener": "ops", "address": str(bound)})
     try:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
@@ -17,6 +18,7 @@ from sidegate.web.ops.app import Ping, Readiness, build_ops_handler, collect_fro
 from sidegate.web.server.fast_path import ConnectionTimeouts
 from sidegate.web.server.listener import DEFAULT_MAX_CONNECTIONS, Listener, deny_all
 from tests.stores.waiting import wait_until
+from tests.support.clock import NOON
 from tests.web.fake_transport import FakeTransport
 from tests.web.raw_http import RawResponse, connect, send_request
 
@@ -42,11 +44,13 @@ async def open_ops(
     *,
     is_draining: Callable[[], bool] = lambda: False,
     is_listening: Callable[[], bool] = lambda: True,
+    restored_since: Callable[[], datetime | None] = lambda: None,
     registry: CollectorRegistry | None = None,
     **pings: Ping,
 ) -> AsyncIterator[Address]:
     handler = build_ops_handler(
-        Readiness(pings, is_draining, is_listening), collect_from(registry or CollectorRegistry())
+        Readiness(pings, is_draining, is_listening, restored_since),
+        collect_from(registry or CollectorRegistry()),
     )
     listener = Listener("ops", handler, on_bad_request=lambda: None)
     yield await listener.open(Address("127.0.0.1", 0))
@@ -134,6 +138,20 @@ async def test_readyz_fails_until_listeners_are_open() -> None:
 
     assert reply.status == 503
     assert b"[-]listeners open failed\n" in reply.body
+
+
+async def test_verbose_readyz_tells_of_a_restored_database() -> None:
+    async with open_ops(restored_since=lambda: NOON, postgres=succeeds) as address:
+        reply = await send_request(address, get("/readyz?verbose"))
+
+    assert reply.status == 200  # the instance is as ready as before
+    assert reply.body.decode().splitlines() == [
+        "[+]store postgres ok",
+        "[+]listeners open ok",
+        "[+]not draining ok",
+        "[!]database restored: changes since 2026-03-04T12:00:00+00:00 are lost",
+        "readyz check passed",
+    ]
 
 
 async def test_hanging_ping_counts_as_unavailable() -> None:

@@ -86,6 +86,7 @@ class FastPath:
         self.tasks: set[asyncio.Task[None]] = set()
         self.connection_removed = asyncio.Event()  # closed, or handed over
         self.draining = False
+        self.on_lost: Callable[[asyncio.BaseTransport], None] = lambda _: None
         self._clock = clock
         self._date_timer: asyncio.TimerHandle | None = None
         self._update_date()
@@ -200,6 +201,7 @@ class FastConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's
         self._detach()
+        self._fast_path.on_lost(self._transport)
 
     # Requests and responses
 

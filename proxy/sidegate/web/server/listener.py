@@ -3,6 +3,9 @@
 A request that is not valid HTTP is counted and gets a short 400 that closes the connection. It
 does not repeat the request: aiohttp's own response and log line would contain the offending
 header line, which may hold a token.
+
+ops and admin, whose peers are not listed, close idle connections to make room for new ones, and
+start their requests one by one (`ConnectionLimits.protects_others`).
 """
 
 import asyncio
@@ -12,8 +15,9 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, Required, TypedDict, Unpack, cast
 
 from aiohttp import web
 from aiohttp.http import HttpVersion, HttpVersion10, HttpVersion11
@@ -21,8 +25,10 @@ from yarl import URL
 
 from sidegate.core.address import Address
 from sidegate.core.errors import CannotListen
+from sidegate.web.server.connection_table import ConnectionTable, get_peer
 from sidegate.web.server.fast_path import ConnectionTimeouts
 from sidegate.web.server.messages import build_problem_response
+from sidegate.web.server.pacing import RequestPacer
 from sidegate.web.server.response_bytes import assemble_response, encode_response
 from sidegate.web.server.sockets import SocketFile, remove_stale_socket
 from sidegate.web.server.trusted_peers import TrustedPeers
@@ -54,6 +60,9 @@ DEFAULT_MAX_CONNECTIONS: Final = 1_000
 # Untrusted peers are counted separately: each gets a 403 and is disconnected.
 MAX_UNTRUSTED_CONNECTIONS: Final = 100
 
+# Seconds between two responses to requests without a valid key, of all connections.
+_REFUSAL_INTERVAL: Final = 0.005
+
 # Seconds until a surplus connection is aborted if it sends nothing.
 _OVERLOAD_TIMEOUT: Final = 1.0
 _OVERLOAD_RESPONSE: Final = assemble_response(
@@ -65,8 +74,36 @@ _OVERLOAD_RESPONSE: Final = assemble_response(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """How many connections a listener and each of its peers may have.
+
+    `protects_others`: at a limit, close the longest idle connection for a new one instead of
+    answering 503 to it; start the requests one by one, `interval` seconds apart; and let those
+    without a valid key wait. So the event loop has time for other listeners.
+    """
+
+    total: int
+    per_peer: int
+    protects_others: bool = False
+    interval: float = 0.0
+
+
+class ListenerOptions(TypedDict, total=False):
+    """The keyword arguments of a Listener that depend on settings and metrics."""
+
+    on_bad_request: Required[Callable[[], None]]
+    timeouts: ConnectionTimeouts
+    limits: ConnectionLimits
+    on_full: Callable[[], None]
+    on_evicted: Callable[[], None]
+
+
 class FastPathProtocol(Protocol):
     """The fast path, as the listener uses it: protocols that run in front of aiohttp's."""
+
+    on_lost: Callable[[asyncio.BaseTransport], None]
+    """Is called for each closed connection that was not handed over."""
 
     def __len__(self) -> int:
         """Return the number of connections not handed over."""
@@ -88,7 +125,7 @@ class FastPathProtocol(Protocol):
 
 
 class _HttpProtocol(web.RequestHandler):
-    """aiohttp's protocol with short error responses and a time limit for the first request."""
+    """aiohttp's protocol with short error responses and a time limit for each head."""
 
     def __init__(self, listener: "Listener", *, from_connect: bool) -> None:
         """`from_connect`: start the head timer at connect, not at the first byte."""
@@ -98,13 +135,14 @@ class _HttpProtocol(web.RequestHandler):
         )
         self._listener = listener
         self._from_connect = from_connect
-        self._has_request = False
+        self._has_request = False  # in progress
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.accepted = cast("asyncio.Transport", transport)  # kept by aiohttp only while open
         if self._from_connect:
-            self._start_head_timer(cast("asyncio.Transport", transport))
+            self._start_head_timer(self.accepted)
 
     def data_received(self, data: bytes) -> None:
         if not self._has_request and self._head_timer is None and self.transport is not None:
@@ -116,9 +154,12 @@ class _HttpProtocol(web.RequestHandler):
         super().connection_lost(exc)
 
     def on_request(self) -> None:
-        """Stop the timer: it limits the first request only."""
+        """Stop the timer until the response is there: what comes meanwhile is a body."""
         self._has_request = True
         self._cancel_head_timer()
+
+    def on_response(self) -> None:
+        self._has_request = False
 
     def _start_head_timer(self, transport: asyncio.Transport) -> None:
         loop = asyncio.get_running_loop()
@@ -173,7 +214,7 @@ class _NewConnectionProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         new = cast("asyncio.Transport", transport)
-        protocol = self._listener.select_protocol(new.get_extra_info("peername"))
+        protocol = self._listener.select_protocol(new)
         if protocol is None:
             new.abort()
             return
@@ -195,7 +236,9 @@ class Listener(web.Server):
         peers: TrustedPeers | None = None,
         timeouts: ConnectionTimeouts | None = None,
         max_connections: int = DEFAULT_MAX_CONNECTIONS,
+        limits: ConnectionLimits | None = None,
         on_full: Callable[[], None] = lambda: None,
+        on_evicted: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_bad_request` is called for each request that is not HTTP/1.0 or 1.1.
 
@@ -204,7 +247,8 @@ class Listener(web.Server):
         head within the time limit. A connection beyond `max_connections` gets 503, and
         `on_full` is called. Untrusted peers do not count against it; beyond
         MAX_UNTRUSTED_CONNECTIONS they are aborted. `timeouts` hold for the aiohttp path; the fast
-        path has its own.
+        path has its own. `limits` replace `max_connections`; `on_evicted` is called for each idle
+        connection that is closed for a new one.
         """
         super().__init__(self._handle, request_factory=request_factory)
         self.request_factory = _ensure_target(self.request_factory)
@@ -216,8 +260,16 @@ class Listener(web.Server):
         self._fast_path = fast_path
         self._peers = peers
         self._untrusted: set[asyncio.Protocol] = set()
-        self._max_connections = max_connections
         self._on_full = on_full
+        self._on_evicted = on_evicted
+        self._limits = limits or ConnectionLimits(max_connections, max_connections)
+        self._table = ConnectionTable[asyncio.BaseTransport](
+            max_connections=self._limits.total, max_per_peer=self._limits.per_peer
+        )
+        self._requests = RequestPacer(self._limits.interval)
+        self._refusals = RequestPacer(_REFUSAL_INTERVAL)
+        if fast_path is not None:
+            fast_path.on_lost = self._table.remove
         self._server: asyncio.Server | None = None
         self._socket_file: SocketFile | None = None
 
@@ -229,16 +281,32 @@ class Listener(web.Server):
         """Return the protocol of a new connection."""
         return _NewConnectionProtocol(self)
 
-    def select_protocol(self, peername: object) -> asyncio.Protocol | None:
-        """Return the protocol for a connection from `peername`, or None to abort it."""
+    def select_protocol(self, transport: asyncio.Transport) -> asyncio.Protocol | None:
+        """Return the protocol for a new connection, or None to abort it."""
+        peername = transport.get_extra_info("peername")
         if self._peers is not None and not self._peers.is_trusted(peername):
             return self._accept_untrusted(self._peers)
-        if sum(self.count_connections().values()) - len(self._untrusted) >= self._max_connections:
+        peer = get_peer(peername)
+        if not self._make_room(peer):
             self._on_full()
             return _OverloadProtocol()
+        self._table.add(transport, peer)
         if self._peers is None:
             return _HttpProtocol(self, from_connect=True)
         return self() if self._fast_path is None else self._fast_path.create_protocol(self)
+
+    def _make_room(self, peer: str) -> bool:
+        """Return whether one more connection of `peer` is within the limits.
+
+        Close idle ones of it, or of others, if that is allowed and helps.
+        """
+        while self._table.is_full_for(peer):
+            idle = self._table.remove_idle_for(peer) if self._limits.protects_others else None
+            if idle is None:
+                return False
+            cast("asyncio.Transport", idle).abort()  # it may have a response that is not read
+            self._on_evicted()
+        return True
 
     def _accept_untrusted(self, peers: TrustedPeers) -> asyncio.Protocol | None:
         if len(self._untrusted) >= MAX_UNTRUSTED_CONNECTIONS:
@@ -254,6 +322,7 @@ class Listener(web.Server):
         """Count the connection as closed; called by aiohttp's protocol."""
         super().connection_lost(handler, exc)
         self._untrusted.discard(handler)
+        self._table.remove(cast("_HttpProtocol", handler).accepted)
 
     def count_connections(self) -> Mapping[str, int]:
         """Return the number of open connections by HTTP path."""
@@ -316,7 +385,22 @@ class Listener(web.Server):
         await asyncio.gather(*shutdowns)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        cast("_HttpProtocol", request.protocol).on_request()
+        protocol = cast("_HttpProtocol", request.protocol)
+        protocol.on_request()
+        self._table.set_busy(protocol.accepted, busy=True)
+        try:
+            if not self._limits.protects_others:
+                return await self._respond(request)
+            await self._requests.wait_for_turn()
+            response = await self._respond(request)
+            if response.status == HTTPStatus.UNAUTHORIZED:
+                await self._refusals.wait_for_turn()
+            return response
+        finally:
+            self._table.set_busy(protocol.accepted, busy=False)
+            protocol.on_response()
+
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.version not in (HttpVersion10, HttpVersion11):
             self.on_bad_request()
             return build_error_response(HTTPStatus.BAD_REQUEST)
@@ -328,7 +412,7 @@ class Listener(web.Server):
 
 @asynccontextmanager
 async def application_listener(
-    name: str, application: web.Application, *, on_bad_request: Callable[[], None]
+    name: str, application: web.Application, **options: Unpack[ListenerOptions]
 ) -> AsyncIterator[Listener]:
     """Yield a listener for an aiohttp application, and clean the application up afterwards."""
     runner = web.AppRunner(application)
@@ -336,12 +420,8 @@ async def application_listener(
     server = runner.server
     assert server is not None  # set up
     try:
-        yield Listener(
-            name,
-            server.request_handler,
-            on_bad_request=on_bad_request,
-            request_factory=server.request_factory,
-        )
+        handler, request_factory = server.request_handler, server.request_factory
+        yield Listener(name, handler, request_factory=request_factory, **options)
     finally:
         await runner.cleanup()
 

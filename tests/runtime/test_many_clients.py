@@ -1,0 +1,156 @@
+"""Clients of ops and admin that hold connections or ask without end: the others are served."""
+
+import asyncio
+import resource
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+
+from sidegate.core.address import Address
+from tests.stores.waiting import wait_until_async
+from tests.support.sidegate import Created, Sidegate, start_sidegate
+from tests.web.raw_http import RawConnection, connect, send_request
+
+IDLE_CONNECTIONS = 1_500
+ASKING_CONNECTIONS = 24  # before there was a limit, one check in three got 503 beside these
+CHECKS = 400
+# A check or a probe takes milliseconds; the machine that runs the tests may be busy.
+PROBE_TIMEOUT = 1.0
+
+
+@pytest.fixture(autouse=True)
+def many_files() -> Iterator[None]:
+    """Allow this process the sockets that it holds."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.fixture(scope="module")
+def sidegate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidegate]:
+    sidegate = start_sidegate(tmp_path_factory.mktemp("sidegate"))
+    yield sidegate
+    sidegate.server.stop()
+
+
+def build_request(path: str, *lines: str) -> bytes:
+    return "\r\n".join((f"GET {path} HTTP/1.1", "Host: 127.0.0.1", *lines, "", "")).encode()
+
+
+async def probe(port: int, path: str) -> int:
+    """Return the status of a request on a new connection, which must come in time."""
+    async with asyncio.timeout(PROBE_TIMEOUT):
+        return (await send_request(Address("127.0.0.1", port), build_request(path))).status
+
+
+async def check(gate: RawConnection, session: Created) -> int:
+    await gate.send(build_request("/forward-auth", f"Authorization: Bearer {session.token}"))
+    return (await gate.read_response()).status
+
+
+@pytest.mark.parametrize("after_a_request", [False, True])
+async def test_probe_is_answered_while_idle_connections_are_held(
+    sidegate: Sidegate, after_a_request: bool
+) -> None:
+    session = sidegate.create_session()
+    async with AsyncExitStack() as stack:
+        for port, path in ((sidegate.ops_port, "/livez"), (sidegate.admin_port, "/v1/sessions")):
+            for _ in range(IDLE_CONNECTIONS):
+                held = await stack.enter_async_context(connect(Address("127.0.0.1", port)))
+                if after_a_request and port == sidegate.ops_port:
+                    await held.send(build_request(path))
+                    await held.read_response()
+
+        for _ in range(3):
+            assert await probe(sidegate.ops_port, "/livez") == HTTPStatus.OK
+            assert await probe(sidegate.ops_port, "/readyz") == HTTPStatus.OK
+            assert await probe(sidegate.ops_port, "/metrics") == HTTPStatus.OK
+            assert await probe(sidegate.admin_port, "/v1/sessions") == HTTPStatus.UNAUTHORIZED
+        another = await asyncio.to_thread(sidegate.create_session)
+        gate = await stack.enter_async_context(connect(Address("127.0.0.1", sidegate.server.port)))
+        assert await check(gate, session) == await check(gate, another) == HTTPStatus.OK
+
+
+async def ask_for_ever(port: int, path: str) -> None:
+    async with connect(Address("127.0.0.1", port)) as connection:
+        while True:
+            await connection.send(build_request(path))
+            with suppress(EOFError):
+                await connection.read_response()
+
+
+@asynccontextmanager
+async def many_asking(port: int, path: str) -> AsyncIterator[None]:
+    """Send requests on many connections, each as soon as the last one is answered."""
+    tasks = [asyncio.create_task(ask_for_ever(port, path)) for _ in range(ASKING_CONNECTIONS)]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+@pytest.mark.parametrize(
+    ("listener", "path"), [("ops", "/readyz"), ("ops", "/metrics"), ("admin", "/v1/sessions")]
+)
+async def test_checks_are_answered_beside_many_requests_without_a_key(
+    sidegate: Sidegate, listener: str, path: str
+) -> None:
+    sessions = [await asyncio.to_thread(sidegate.create_session) for _ in range(20)]
+    port = sidegate.ops_port if listener == "ops" else sidegate.admin_port
+    gate_address = Address("127.0.0.1", sidegate.server.port)
+    async with many_asking(port, path), connect(gate_address) as gate:
+        statuses = [await check(gate, sessions[number % 20]) for number in range(CHECKS)]
+        began = time.monotonic()
+        assert await probe(sidegate.ops_port, "/readyz") == HTTPStatus.OK
+        assert time.monotonic() - began < PROBE_TIMEOUT
+
+    assert set(statuses) <= {HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE}
+    assert statuses.count(HTTPStatus.OK) >= 0.98 * CHECKS
+
+
+@pytest.mark.parametrize("lines", [[], ["Content-Length: 0"]], ids=["fast path", "handed over"])
+async def test_gate_refuses_a_peer_at_its_limit(workdir: Path, lines: list[str]) -> None:
+    sidegate = start_sidegate(workdir, SIDEGATE_GATE__MAX_CONNECTIONS_PER_PEER="3")
+    request = build_request("/forward-auth", *lines)
+    address = Address("127.0.0.1", sidegate.server.port)
+    try:
+        for _ in range(3):  # closed connections do not count
+            async with AsyncExitStack() as stack:
+                held = [await stack.enter_async_context(connect(address)) for _ in range(3)]
+                for connection in held:
+                    await connection.send(request)
+                    assert (await connection.read_response()).status == HTTPStatus.UNAUTHORIZED
+                refused = await send_request(address, request)
+                assert refused.status == HTTPStatus.SERVICE_UNAVAILABLE
+                other = await send_request(address, request, source="127.0.0.2")
+                assert other.status == HTTPStatus.UNAUTHORIZED
+
+            async def is_admitted() -> bool:
+                return (await send_request(address, request)).status == HTTPStatus.UNAUTHORIZED
+
+            await wait_until_async(is_admitted)
+    finally:
+        await asyncio.to_thread(sidegate.server.stop)
+
+
+async def test_number_of_closed_connections_is_exported(workdir: Path) -> None:
+    sidegate = start_sidegate(workdir, SIDEGATE_OPS__MAX_CONNECTIONS_PER_PEER="3")
+    try:
+        address = Address("127.0.0.1", sidegate.ops_port)
+        async with AsyncExitStack() as stack:
+            for _ in range(10):
+                await stack.enter_async_context(connect(address))
+            page = (await send_request(address, build_request("/metrics"))).body.decode()
+    finally:
+        await asyncio.to_thread(sidegate.server.stop)
+
+    name = 'sidegate_connections_over_limit_total{listener="ops",outcome="evicted"} '
+    [line] = [line for line in page.splitlines() if line.startswith(name)]
+    assert float(line.removeprefix(name)) >= 7
