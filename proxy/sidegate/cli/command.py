@@ -20,7 +20,8 @@ def config_option(command: Command) -> Command:
     return click.option(
         "--config",
         type=click.Path(path_type=Path),
-        help="Settings file, YAML. SIDEGATE_* variables override it.",
+        help="Settings file, YAML. Without it: the file that SIDEGATE_CONFIG names, or"
+        " /etc/sidegate/sidegate.yaml if it exists. SIDEGATE_* variables override it.",
     )(command)
 
 

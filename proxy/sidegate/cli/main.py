@@ -15,6 +15,7 @@ from sidegate.cli.command import config_option, load_settings, run_async
 from sidegate.cli.config import config
 from sidegate.cli.keys import key
 from sidegate.cli.output import format_json, output_option
+from sidegate.cli.services import report_database
 from sidegate.cli.sessions import session
 from sidegate.core.errors import (
     CannotListen,
@@ -27,6 +28,7 @@ from sidegate.core.errors import (
     SidegateError,
     StoreUnavailable,
 )
+from sidegate.observability.bounded_stderr import install_bounded_stderr
 
 if TYPE_CHECKING:
     from sidegate.settings import Settings
@@ -85,6 +87,7 @@ def main() -> None:
       sidegate config check --config sidegate.yaml
       sidegate session create alice
     """
+    install_bounded_stderr()
 
 
 for command in (analytics, audit, config, key, session):
@@ -110,6 +113,10 @@ def serve(config: Path | None, workers: int | None, *, parent_pipe_fd: int | Non
     from sidegate.observability import logs
 
     logs.configure(settings.logs.level, settings.logs.format)
+    if parent_pipe_fd is None:  # else the supervisor has warned
+        from sidegate.runtime.store_security import warn_about_insecure_stores
+
+        warn_about_insecure_stores(settings)
     if (workers or settings.workers) > 1:
         _supervise(settings.model_copy(update={"workers": workers or settings.workers}), config)
     else:
@@ -149,6 +156,7 @@ def migrate(config: Path | None) -> None:
 
     applied = run_async(server.migrate(settings))
     click.echo("\n".join(f"applied {name}" for name in applied) or "up to date")
+    report_database(settings)
 
 
 @main.command()
@@ -174,6 +182,7 @@ def cleanup(config: Path | None) -> None:
         return total
 
     click.echo(f"{run_async(clean_up())} sessions deleted")
+    report_database(settings)
 
 
 @main.command()

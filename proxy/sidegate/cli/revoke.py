@@ -10,6 +10,7 @@ from sidegate.cli.command import config_option, load_settings
 from sidegate.cli.output import format_json, output_option, print_session
 from sidegate.cli.services import (
     SESSION_TYPES,
+    change_with_services,
     current_actor,
     report_usage_errors,
     run_with_services,
@@ -101,7 +102,7 @@ def _revoke_one(settings: "Settings", session_id: str, *, reason: str, output: s
         parsed_id = parse_session_id(session_id)
     with report_usage_errors("options"):
         checked = parse_payload(RevokePayload, {"reason": reason}).reason
-    record = run_with_services(
+    record = change_with_services(
         settings,
         lambda container: container.sessions.revoke(parsed_id, by=current_actor(), reason=checked),
     )
@@ -127,7 +128,7 @@ def _revoke_many(
             format_json({"would_revoke": count}) if output == "json" else f"would revoke {count}"
         )
         return
-    count = run_with_services(
+    count = change_with_services(
         settings, lambda container: _revoke_batches(container, condition, reason=payload.reason)
     )
     click.echo(format_json({"revoked": count}) if output == "json" else f"revoked {count}")

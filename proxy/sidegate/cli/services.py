@@ -20,6 +20,20 @@ T = TypeVar("T")
 SESSION_TYPES: Final = click.Choice([type_.value for type_ in SessionType])
 
 
+def report_database(settings: "Settings") -> None:
+    """Print on stderr which database a command has changed."""
+    from sidegate.runtime.database import describe_database
+
+    click.echo(f"database: {describe_database(settings)}", err=True)
+
+
+def change_with_services(settings: "Settings", action: "Callable[[Container], Awaitable[T]]") -> T:
+    """Run an action as `run_with_services` does, and report the database that it has changed."""
+    result = run_with_services(settings, action)
+    report_database(settings)
+    return result
+
+
 def run_with_services(settings: "Settings", action: "Callable[[Container], Awaitable[T]]") -> T:
     """Open the services, run one action on them, close them, and return its result."""
     from sidegate.runtime import server

@@ -19,6 +19,7 @@ from sidegate.cli.output import (
 from sidegate.cli.revoke import session_revoke
 from sidegate.cli.services import (
     SESSION_TYPES,
+    change_with_services,
     current_actor,
     report_usage_errors,
     run_with_services,
@@ -77,7 +78,7 @@ def session_create(config: Path | None, output: str, **options: Any) -> None:
     """
     settings = load_settings(config)
     new = _build_new_session(options, settings)
-    issued = run_with_services(settings, lambda container: container.sessions.create(new))
+    issued = change_with_services(settings, lambda container: container.sessions.create(new))
     token, document = issued.token.text, build_document(issued.record)
     if output == "json":
         click.echo(format_json({"token": token, "session": document}))

@@ -15,8 +15,8 @@ from sidegate.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, get_pr
 from sidegate.core.limits import AtLimit, Limit
 from sidegate.core.secure_url import is_secure
 from sidegate.core.session_type import SessionType
+from sidegate.settings.store_urls import DatabaseUrl, RedisUrl
 from sidegate.settings.values import (
-    DatabaseUrl,
     Duration,
     ExpandedPath,
     FileMode,
@@ -24,7 +24,6 @@ from sidegate.settings.values import (
     MemorySize,
     PeerNetwork,
     PositiveDuration,
-    RedisUrl,
     TextList,
     TokenKeys,
     matching,
@@ -114,6 +113,7 @@ class GateSection(Section):
     deadline: PositiveDuration = _millis(150)
     fast_path: bool = True
     max_connections: Count = 10_000
+    max_connections_per_peer: Annotated[Count | None, Nullable] = None
     trusted_hops: Annotated[int, Field(ge=0, le=16), Reloadable] = 0
 
 
@@ -188,6 +188,9 @@ def _check_unique_keys(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
 
 class AdminSection(Section):
     listen: ListenAddress = Address("127.0.0.1", 7081)
+    max_connections: Count = 1000
+    max_connections_per_peer: Count = 500
+    idle_timeout: PositiveDuration = 5 * _MINUTE
     hosts: Annotated[tuple[str, ...], AfterValidator(_check_host_names), TextList, Reloadable] = (
         "localhost",
         "127.0.0.1",
@@ -273,6 +276,9 @@ class SsoSection(Section):
 
 class OpsSection(Section):
     listen: ListenAddress = Address("127.0.0.1", 7082)
+    max_connections: Count = 250
+    max_connections_per_peer: Count = 100
+    idle_timeout: PositiveDuration = 2 * _MINUTE
 
 
 class MemorySection(Section):
@@ -296,6 +302,7 @@ class StoreSection(Section):
 
 class RedisSection(StoreSection):
     deadline: PositiveDuration = _millis(25)
+    trust_without_database: Duration = timedelta(hours=1)
 
 
 class DatabaseSection(StoreSection):

@@ -22,6 +22,12 @@ Tree = dict[str, Any]
 
 _FILE: Final = "_FILE"
 
+CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
+"""Names the settings file where no command-line option does."""
+
+DEFAULT_CONFIG: Final = Path("/etc/sidegate/sidegate.yaml")
+"""The settings file where nothing names one, if there is such a file."""
+
 # Kubernetes sets variables for each service in every pod. Those of a service named `sidegate` or
 # `sidegate-admin` have our prefix (SIDEGATE_SERVICE_HOST, SIDEGATE_ADMIN_PORT_7081_TCP_ADDR).
 _ORCHESTRATOR: Final = re.compile(
@@ -63,9 +69,30 @@ class RawSettings:
         return f"{format_path(path)}: {message}" + (f" (from {origin})" if origin else "")
 
 
+def find_config(
+    config: Path | None, environ: Mapping[str, str], *, default: Path = DEFAULT_CONFIG
+) -> Path | None:
+    """Return the settings file: `config`, that of SIDEGATE_CONFIG, or the default; or None.
+
+    The same for the server and for every command, so that all of them use the same stores.
+    """
+    if config is not None:
+        return config
+    if environ.get(CONFIG_VARIABLE):
+        return Path(environ[CONFIG_VARIABLE])
+    try:
+        default.stat()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        pass  # there may be one: reading it reports why it cannot be read
+    return default
+
+
 def read(config: Path | None, environ: Mapping[str, str]) -> RawSettings:
     """Read both sources. What cannot be read is in `errors`, the rest in `tree`."""
     errors: list[str] = []
+    config = find_config(config, environ)
     from_file: Tree = _read_file(config, errors) if config else {}
     variables = _Variables.read(environ, errors)
     from_variables = variables.tree()
@@ -172,7 +199,9 @@ def _nest(path: SettingPath, value: object) -> Tree:
 def _select_variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield Sidegate's variables. Empty ones count as not set: Compose files produce them."""
     for name, value in environ.items():
-        if name.startswith(PREFIX) and value and not _ORCHESTRATOR.fullmatch(name):
+        if not name.startswith(PREFIX) or not value or name == CONFIG_VARIABLE:
+            continue
+        if not _ORCHESTRATOR.fullmatch(name):
             yield name, value
 
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from sidegate.core.postgres_url import parse_postgres_url
 from sidegate.core.protocols import (
     AnalyticsStore,
     AuditLog,
@@ -47,6 +48,14 @@ async def open_database(settings: Settings) -> Database:
     from sidegate.runtime.database.postgres import open_postgres
 
     return await open_postgres(settings.database_url.get_secret_value(), settings.postgres)
+
+
+def describe_database(settings: Settings) -> str:
+    """Return where the database of the settings is, without user, password and parameters."""
+    if settings.database_url is None:
+        return f"SQLite in {settings.data_dir}"
+    url = parse_postgres_url(settings.database_url.get_secret_value())
+    return f"postgresql://{','.join(map(str, url.hosts))}/{url.database}"
 
 
 async def run_migrations(settings: Settings) -> list[str]:
