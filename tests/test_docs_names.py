@@ -23,7 +23,9 @@ from tests.support.pages import ROOT, Page, all_pages, written_pages
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_WORDS: Final = 10_000
+# Words of one page: it has one reader and one question. Two pages answer many short questions.
+MAX_WORDS: Final = {"docs/operations.md": 2_400, "docs/sessions.md": 1_600}
+DEFAULT_MAX_WORDS: Final = 1_000
 
 SHELL: Final = ("", "sh")
 FOLDERS: Final = (ROOT, ROOT / "proxy" / "sidegate", ROOT / "docs")
@@ -39,9 +41,13 @@ pages = pytest.mark.parametrize("page", all_pages(), ids=str)
 
 
 def test_written_pages_stay_short() -> None:
-    counts = {str(page): page.word_count for page in written_pages()}
+    too_long = {
+        str(page): page.word_count
+        for page in written_pages()
+        if page.word_count > MAX_WORDS.get(str(page), DEFAULT_MAX_WORDS)
+    }
 
-    assert sum(counts.values()) <= MAX_WORDS, counts
+    assert too_long == {}
 
 
 # --- Paths

@@ -36,9 +36,19 @@ Where is ...
     a token parsed                      core/token.py (KeyRing); read from headers in
                                         web/gateways/credentials.py
     a cache miss sent to Redis          stores/lookup.py
-    Redis trusted or not                stores/client/redis_trust.py; confirmed by
-                                        services/redelivery.py, distrusted by
-                                        runtime/invalidation.py
+    Redis trusted or not                stores/client/redis_trust.py; verified and brought forward
+                                        by services/cache_follower.py, distrusted by
+                                        services/publisher.py; docs/architecture.md has the protocol
+    a key or a script in Redis          stores/redis/sealed_write.py; read in stores/redis/store.py
+    a change of a session found         services/change_poller.py (for memory) and
+                                        services/cache_follower.py (for Redis), from
+                                        stores/{postgres,sqlite}/changes.py
+    the URL of a store read             core/postgres_url.py, core/redis_url.py: tables of what each
+                                        scheme allows; used in stores/postgres/connector.py and
+                                        stores/redis/topology.py
+    why a store refuses us said         stores/postgres/connection.py, stores/redis/reasons.py;
+                                        logged by stores/connection_log.py
+    a restore of the database noticed   stores/sql/change_rows.py; services/database_restore.py
     a session ended                     services/sessions.py (revoke), rotation.py (token reuse),
                                         binding.py, backchannel_logout.py; by a limit in
                                         stores/{postgres,sqlite}/sessions.py, where the row changes
@@ -70,6 +80,7 @@ To add ...
     a command                           cli/, registered in cli/main.py
     a migration                         the next number in stores/sql/migrations/{postgres,sqlite}/
     a source of change notifications    stores/, runtime/invalidation.py
+    a parameter of a store's URL        its table in core/, docs/deployment.md
     a setting                           settings/sections.py (Reloadable: a reload applies it),
                                         config/sidegate.yaml, `sidegate config schema`
     a metric                            a method in observability/metrics/recorder.py, a row in the

@@ -1,20 +1,22 @@
 """All session finders and caches, each with a harness for the contract suites.
 
 A harness stores a session in its implementation, and makes it fail; the suites do not depend on the
-implementation. A new store or wrapper is one more row in FINDERS or CACHES.
+implementation. A new store or wrapper is one more row in FINDERS, CACHES or REMOTE_CACHES.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
 from sidegate.core.digest import Digest
-from sidegate.core.protocols import SessionCache, SessionFinder
+from sidegate.core.protocols import RemoteCache, SessionCache, SessionFinder
+from sidegate.core.seal import Seal
 from sidegate.core.session import Session, SessionRecord
 from sidegate.stores.client.batching import Batched, BatchedCache
 from sidegate.stores.client.circuit_breaker import CircuitBreaker
@@ -26,12 +28,11 @@ from sidegate.stores.memory import MemoryStore
 from sidegate.stores.negative_cache import NegativeCache
 from sidegate.stores.postgres.migrate import migrate_postgres
 from sidegate.stores.postgres.sessions import PostgresSessions
-from sidegate.stores.redis.store import RedisStore
 from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.support.clock import FakeClock
-from tests.support.fakes import FakeBackend
+from tests.support.fakes import FakeBackend, FakeCacheTrust
 from tests.support.processes import Server, temporary_directory
-from tests.support.redis_trust import build_redis_trust
+from tests.support.redis_trust import FollowedRedis, build_mark, build_redis_trust
 from tests.support.servers import (
     REDIS_KINDS,
     start_cluster_node,
@@ -62,8 +63,22 @@ class CacheHarness:
     clock: FakeClock
 
 
+@dataclass
+class RemoteCacheHarness:
+    """A remote cache under test. `redis` is the store in it, which makes its rounds."""
+
+    cache: RemoteCache
+    redis: FollowedRedis
+
+    async def fill(self, session: Session) -> Session:
+        """Fill the cache as a lookup does that has read the database."""
+        await self.cache.find(session.digest)
+        return await self.cache.fill(self.redis.build_fill(session))
+
+
 OpenFinder = Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[FinderHarness]]
 OpenCache = Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[CacheHarness]]
+OpenRemoteCache = Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[RemoteCacheHarness]]
 
 
 def ignore(*_: object) -> None:
@@ -124,51 +139,59 @@ async def open_postgres(request: pytest.FixtureRequest) -> AsyncIterator[FinderH
     await store.close()
 
 
-def build_redis_store(url: str) -> RedisStore:
-    # A long timeout: the suites must pass on a busy machine.
-    return RedisStore(url, trust=build_redis_trust(), on_unreadable=ignore, timeout=5.0)
-
-
 @asynccontextmanager
-async def start_redis_store(kind: str) -> AsyncIterator[tuple[Server, RedisStore]]:
+async def start_redis_store(kind: str) -> AsyncIterator[tuple[Server, FollowedRedis]]:
     """Start a Redis of this kind (see REDIS_KINDS) with a store in it."""
     with temporary_directory() as directory:
         server = start_redis(directory, kind=kind)
-        store = build_redis_store(server.url)
+        store = FollowedRedis(server.url)
         yield server, store
         await store.close()
         server.stop()
 
 
-def open_redis(kind: str) -> OpenFinder:
-    @asynccontextmanager
-    async def open_harness(_: pytest.FixtureRequest) -> AsyncIterator[FinderHarness]:
-        async with start_redis_store(kind) as (server, store):
-            yield FinderHarness(store, build_store_session(store), server.kill, server.restart)
-
-    return open_harness
-
-
 @asynccontextmanager
-async def open_redis_sentinel(_: pytest.FixtureRequest) -> AsyncIterator[FinderHarness]:
+async def start_sentinel_store() -> AsyncIterator[tuple[Server, FollowedRedis]]:
+    """Start a Redis and a Sentinel for it; the store asks the Sentinel."""
     with temporary_directory() as one, temporary_directory() as other:
         server = start_redis(one)
         sentinel = start_sentinel(other, server.port)
-        store = build_redis_store(f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster")
-        yield FinderHarness(store, build_store_session(store), server.kill, server.restart)
+        store = FollowedRedis(f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster")
+        yield server, store
         await store.close()
         sentinel.stop()
         server.stop()
 
 
 @asynccontextmanager
-async def open_redis_cluster(_: pytest.FixtureRequest) -> AsyncIterator[FinderHarness]:
+async def start_cluster_store() -> AsyncIterator[tuple[Server, FollowedRedis]]:
+    """Start a Cluster of one node, with a store in it."""
     with temporary_directory() as directory:
         server = start_cluster_node(directory)
-        store = build_redis_store(f"redis+cluster://127.0.0.1:{server.port}")
-        yield FinderHarness(store, build_store_session(store), server.kill, server.restart)
+        store = FollowedRedis(server.url)
+        yield server, store
         await store.close()
         server.stop()
+
+
+StartStore = Callable[[], AbstractAsyncContextManager[tuple[Server, FollowedRedis]]]
+
+REDIS_STORES: dict[str, StartStore] = {
+    **{kind: partial(start_redis_store, kind) for kind in REDIS_KINDS},
+    "redis_sentinel": start_sentinel_store,
+    "redis_cluster": start_cluster_store,
+}
+"""Each server and topology, with a store in it."""
+
+
+def open_redis(start: StartStore) -> OpenFinder:
+    @asynccontextmanager
+    async def open_harness(_: pytest.FixtureRequest) -> AsyncIterator[FinderHarness]:
+        async with start() as (server, store):
+            await store.follow()
+            yield FinderHarness(store, build_store_session(store), server.kill, server.restart)
+
+    return open_harness
 
 
 # Wrappers around a fake backend
@@ -201,6 +224,7 @@ def build_full_stack(backend: FakeBackend, clock: FakeClock) -> SessionFinder:
     return SessionLookup(
         build_memory_store(clock),
         redis=BatchedCache(Trusted(FakeBackend(), build_redis_trust())),
+        redis_trust=FakeCacheTrust({0: Seal.begin(build_mark())}),
         redis_deadline=5.0,
         database=Batched(Metered(guarded, store="backend", observe=ignore)),
         negative_cache=build_negative_cache(clock),
@@ -236,9 +260,7 @@ FINDERS: dict[str, OpenFinder] = {
     "memory": open_memory,
     "sqlite": open_sqlite,
     "postgres": open_postgres,
-    **{kind: open_redis(kind) for kind in REDIS_KINDS},
-    "redis_sentinel": open_redis_sentinel,
-    "redis_cluster": open_redis_cluster,
+    **{name: open_redis(start) for name, start in REDIS_STORES.items()},
     "trusted": open_wrapped(lambda s, _: Batched(Trusted(s, build_redis_trust()))),
     "batched": open_wrapped(lambda s, _: Batched(s)),
     "guarded": open_wrapped(lambda s, c: Batched(Guarded(s, guard=build_guard(c)))),
@@ -265,35 +287,49 @@ async def open_memory_cache(_: pytest.FixtureRequest) -> AsyncIterator[CacheHarn
     yield CacheHarness(build_memory_store(clock), clock)
 
 
-def open_redis_kind(kind: str) -> OpenCache:
+CACHES: dict[str, OpenCache] = {"memory": open_memory_cache}
+
+
+# Remote caches
+
+
+def open_remote(start: StartStore) -> OpenRemoteCache:
     @asynccontextmanager
-    async def open_harness(_: pytest.FixtureRequest) -> AsyncIterator[CacheHarness]:
-        async with start_redis_store(kind) as (__, store):
-            yield CacheHarness(store, FakeClock(NOW))
+    async def open_harness(_: pytest.FixtureRequest) -> AsyncIterator[RemoteCacheHarness]:
+        async with start() as (__, store):
+            await store.follow()
+            yield RemoteCacheHarness(store, store)
 
     return open_harness
 
 
-def open_redis_cache(wrap: Callable[[RedisStore, FakeClock], SessionCache]) -> OpenCache:
+def open_remote_wrapped(wrap: Callable[[FollowedRedis], RemoteCache]) -> OpenRemoteCache:
     @asynccontextmanager
-    async def open_harness(request: pytest.FixtureRequest) -> AsyncIterator[CacheHarness]:
-        clock, backend = FakeClock(NOW), build_redis_store(request.getfixturevalue("redis_url"))
-        yield CacheHarness(wrap(backend, clock), clock)
-        await backend.close()
+    async def open_harness(request: pytest.FixtureRequest) -> AsyncIterator[RemoteCacheHarness]:
+        store = FollowedRedis(request.getfixturevalue("redis_url"))
+        await store.follow()
+        yield RemoteCacheHarness(wrap(store), store)
+        await store.close()
 
     return open_harness
 
 
-def build_guarded_cache(backend: RedisStore, clock: FakeClock) -> SessionCache:
-    guarded = GuardedCache(backend, guard=build_guard(clock))
-    return BatchedCache(MeteredCache(guarded, store="redis", observe=ignore))
+def build_redis_stack(store: FollowedRedis) -> RemoteCache:
+    """Wrap a store in everything that is around it in production."""
+    guarded = GuardedCache(store, guard=build_guard(store.clock))
+    trusted = Trusted(guarded, store.trust)
+    return BatchedCache(MeteredCache(trusted, store="redis", observe=ignore))
 
 
-CACHES: dict[str, OpenCache] = {
-    "memory": open_memory_cache,
-    **{kind: open_redis_kind(kind) for kind in REDIS_KINDS},
-    "redis_guarded": open_redis_cache(build_guarded_cache),
-    "redis_trusted": open_redis_cache(
-        lambda backend, _: BatchedCache(Trusted(backend, build_redis_trust()))
+REMOTE_CACHES: dict[str, OpenRemoteCache] = {
+    **{name: open_remote(start) for name, start in REDIS_STORES.items()},
+    "batched": open_remote_wrapped(BatchedCache),
+    "guarded": open_remote_wrapped(
+        lambda s: BatchedCache(GuardedCache(s, guard=build_guard(s.clock)))
     ),
+    "metered": open_remote_wrapped(
+        lambda s: BatchedCache(MeteredCache(s, store="redis", observe=ignore))
+    ),
+    "trusted": open_remote_wrapped(lambda s: BatchedCache(Trusted(s, s.trust))),
+    "full_stack": open_remote_wrapped(build_redis_stack),
 }

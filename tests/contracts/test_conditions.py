@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sidegate.core.change_log import ChangedSession
 from sidegate.core.condition import Condition
 from sidegate.core.judge import get_state
 from sidegate.core.limits import Limit
@@ -122,9 +123,10 @@ async def create_all(durable: DurableStore, records: Sequence[SessionRecord]) ->
 async def revoke(
     durable: DurableStore, condition: Condition, *, limit: int = 100, after: Any = None
 ) -> list[Session]:
-    return await durable.revoke_where(
+    revoked = await durable.revoke_where(
         condition, at=NOON + SECOND, by=TESTER, reason="test", limit=limit, after=after
     )
+    return [changed.session for changed in revoked]
 
 
 @pytest.mark.parametrize("field", CONDITIONS)
@@ -266,10 +268,10 @@ async def test_replace_within_limit_evicts_a_session_of_the_new_type(durable: Du
     )
     after = SessionRecord(replace(migrating, type=SessionType.SSO, version=2))
 
-    evicted = await durable.replace_within_limit(
+    changed = await durable.replace_within_limit(
         after, expected=1, limit=Limit(2), at=NOON + SECOND
     )
 
-    assert evicted == [oldest.revoked(NOON + SECOND)]
+    assert changed == [ChangedSession(after.session), ChangedSession(oldest.revoked(NOON + SECOND))]
     assert await durable.find(migrating.digest) == after.session
     assert await durable.find(newer.digest) == newer

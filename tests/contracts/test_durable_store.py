@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -11,13 +12,15 @@ import pytest
 
 from sidegate.core.actor import Actor, Change
 from sidegate.core.binding import Binding
+from sidegate.core.change_log import Mark
 from sidegate.core.condition import Condition
-from sidegate.core.errors import SessionExists, StoreUnavailable, UnreadableRecord
+from sidegate.core.errors import PositionLost, SessionExists, StoreUnavailable, UnreadableRecord
 from sidegate.core.judge import judge
 from sidegate.core.protocols import Cursor, DurableStore, Touch
 from sidegate.core.session import Session, SessionDetails, SessionId, SessionRecord
 from sidegate.core.session_state import SessionState
 from sidegate.core.session_type import SessionType
+from sidegate.core.snapshot import Snapshot
 from sidegate.core.verdict import Deny, Reason
 from tests.contracts.values import (
     build_digest,
@@ -309,8 +312,9 @@ async def test_concurrent_replaces_of_one_version_succeed_once(
             for n, rival in enumerate(rivals)
         )
     )
-    assert results.count(True) == 1
-    assert await durable.find(session.digest) == rivals[results.index(True)]
+    [changed] = [result for result in results if result is not None]
+    assert changed.session in rivals
+    assert await durable.find(session.digest) == changed.session
 
 
 async def test_replace_with_a_taken_digest_is_rejected(durable: DurableStore) -> None:
@@ -417,7 +421,8 @@ async def test_list_of_active_sessions_agrees_with_the_core(
 async def revoke(
     durable: DurableStore, condition: Condition, at: datetime = NOON + SECOND
 ) -> list[Session]:
-    return await durable.revoke_where(condition, at=at, by=ACTOR, reason="lost phone", limit=100)
+    revoked = await durable.revoke_where(condition, at=at, by=ACTOR, reason="lost phone", limit=100)
+    return [changed.session for changed in revoked]
 
 
 async def test_revocation_by_user_returns_all_tombstones(durable: DurableStore) -> None:
@@ -525,105 +530,6 @@ async def test_concurrent_rotation_does_not_undo_a_revocation(
         assert record.session.version in (2, 3)
 
 
-# --- Changes
-
-
-async def test_first_position_returns_no_changes(durable: DurableStore) -> None:
-    await create_all(durable, build_session())
-    await revoke(durable, Condition("ada"))
-    position, changed = await durable.list_changed_since(0)
-    assert changed == []
-    assert position != 0
-    assert (await durable.list_changed_since(position))[1] == []
-
-
-async def test_changes_of_another_process_are_listed(
-    durable: DurableStore, other_store: DurableStore
-) -> None:
-    rotated, revoked, untouched = (
-        build_session(),
-        build_session(type=SessionType.API),
-        build_session(),
-    )
-    await create_all(durable, rotated, revoked, untouched)
-    position, _ = await other_store.list_changed_since(0)
-    after = rotated.rotated(build_digest(), 10 * SECOND, at=NOON)
-    await durable.replace(build_record(after), expected=1)
-    await revoke(durable, Condition("ada", type=SessionType.API))
-    _, changed = await other_store.list_changed_since(position)
-    assert {s.id: s for s in changed} == {
-        rotated.id: after,
-        revoked.id: revoked.revoked(NOON + SECOND),
-    }
-
-
-async def test_create_is_not_a_change(durable: DurableStore) -> None:
-    position, _ = await durable.list_changed_since(0)
-    await create_all(durable, build_session())
-    assert (await durable.list_changed_since(position))[1] == []
-
-
-async def test_failed_replace_is_not_a_change(durable: DurableStore) -> None:
-    session = build_session()
-    await create_all(durable, session)
-    position, _ = await durable.list_changed_since(0)
-    assert not await durable.replace(build_record(replace(session, version=5)), expected=4)
-    assert (await durable.list_changed_since(position))[1] == []
-
-
-async def test_next_position_returns_the_following_changes(durable: DurableStore) -> None:
-    first, second = build_session(), build_session()
-    await create_all(durable, first, second)
-    position, _ = await durable.list_changed_since(0)
-    listed: list[list[SessionId]] = []
-    for session in (first, second):
-        await durable.replace(build_record(session.revoked(NOON)), expected=1)
-        position, changed = await durable.list_changed_since(position)
-        listed.append([s.id for s in changed])
-    assert listed == [[first.id], [second.id]]
-
-
-async def test_last_changed_returns_the_latest_changes_first(durable: DurableStore) -> None:
-    sessions = [build_session() for _ in range(4)]
-    await create_all(durable, *sessions)
-    assert await durable.list_last_changed(9) == []
-    tombstones = [session.revoked(NOON) for session in sessions[:3]]
-    for tombstone in tombstones:
-        await durable.replace(build_record(tombstone), expected=1)
-    assert await durable.list_last_changed(9) == tombstones[::-1]
-    assert await durable.list_last_changed(2) == [tombstones[2], tombstones[1]]
-
-
-async def test_several_changes_of_a_session_return_its_last_state(
-    durable: DurableStore,
-) -> None:
-    session = build_session()
-    await create_all(durable, session)
-    position, _ = await durable.list_changed_since(0)
-    for day in range(1, 4):
-        extended = session.extended(NOON + timedelta(days=day), NOON)
-        await durable.replace(build_record(extended), expected=session.version)
-        session = extended
-    assert (await durable.list_changed_since(position))[1] == [session]
-
-
-async def test_no_change_is_missed_during_concurrent_writes(
-    durable: DurableStore, other_store: DurableStore
-) -> None:
-    sessions = [build_session() for _ in range(60)]
-    await create_all(durable, *sessions)
-    position, _ = await other_store.list_changed_since(0)
-    writing = asyncio.gather(
-        *(durable.replace(build_record(s.revoked(NOON)), expected=1) for s in sessions)
-    )
-    listed: set[SessionId] = set()
-    while not writing.done():
-        position, changed = await other_store.list_changed_since(position)
-        listed |= {s.id for s in changed}
-    _, changed = await other_store.list_changed_since(position)
-    assert listed | {s.id for s in changed} == {s.id for s in sessions}
-
-
 # --- Binding
 
 
@@ -685,21 +591,15 @@ async def test_session_of_an_unknown_type_raises_an_error(
     assert await durable.find(neighbour.digest) == neighbour
 
 
-async def test_unreadable_row_does_not_block_other_changes(
-    durable: DurableStore, database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
-    broken, sound = build_session(), build_session()
-    await create_all(durable, broken, sound)
-    position, _ = await durable.list_changed_since(0)
-    await database.execute(f"UPDATE sessions SET type = 'q' WHERE id = '{broken.id}'")
-    assert [s.id for s in await revoke(durable, Condition("ada"))] == [sound.id]
-    _, changed = await durable.list_changed_since(position)
-    assert [s.id for s in changed] == [sound.id]
-    assert all(broken.id in record.__dict__["reason"] for record in caplog.records)
-    assert "session change skipped" in caplog.messages
-
-
 # --- Outages
+
+MARK = Mark(Snapshot(3, 3), "another system")
+
+
+async def list_changes(store: DurableStore) -> None:
+    with suppress(PositionLost):
+        await store.list_changes(MARK, limit=10)
+
 
 CALLS: dict[str, Callable[[DurableStore], Awaitable[Any]]] = {
     "find": lambda store: store.find(build_digest()),
@@ -709,8 +609,10 @@ CALLS: dict[str, Callable[[DurableStore], Awaitable[Any]]] = {
     "list": lambda store: store.list_where(BY_USER, limit=10),
     "replace": lambda store: store.replace(build_record(), expected=1),
     "revoke": lambda store: revoke(store, Condition("ada")),
-    "changed_since": lambda store: store.list_changed_since(0),
-    "last_changed": lambda store: store.list_last_changed(10),
+    "revoke_again": lambda store: store.revoke_again([build_tombstone()]),
+    "read_position": lambda store: store.read_position(),
+    "list_changes": list_changes,
+    "add_mark": lambda store: store.add_mark(),
     "ping": lambda store: store.ping(),
 }
 
@@ -731,19 +633,6 @@ async def test_every_call_raises_during_an_outage_and_works_after(
     assert await stoppable_store.find(session.digest) == session
     for call in CALLS.values():
         await call(stoppable_store)
-
-
-async def test_change_after_an_outage_is_listed(
-    stoppable_store: DurableStore, stoppable: StoppableDatabase
-) -> None:
-    await create_all(stoppable_store, build_session())
-    position, _ = await stoppable_store.list_changed_since(0)
-    stoppable.fail()
-    with pytest.raises(StoreUnavailable):
-        await stoppable_store.list_changed_since(position)
-    stoppable.recover()
-    tombstones = await revoke(stoppable_store, Condition("ada"))
-    assert (await stoppable_store.list_changed_since(position))[1] == tombstones
 
 
 async def test_closed_store_raises_store_unavailable(
@@ -835,28 +724,6 @@ async def test_late_touch_of_an_idle_session_counts(
     assert await durable.find(record.session.digest) == touched
 
 
-async def test_generation_only_grows(durable: DurableStore) -> None:
-    first = await durable.read_generation()
-
-    second = await durable.advance_generation(first)
-    assert second > first
-    assert await durable.read_generation() == second
-
-
-async def test_concurrent_advances_begin_one_generation(
-    durable: DurableStore, other_store: DurableStore
-) -> None:
-    first = await durable.read_generation()
-
-    generations = await asyncio.gather(
-        *(s.advance_generation(first) for s in (durable, other_store) * 5)
-    )
-
-    assert len(set(generations)) == 1
-    assert generations[0] > first
-    assert await durable.read_generation() == generations[0]
-
-
 async def test_touch_of_a_missing_session_is_skipped(durable: DurableStore) -> None:
     record = build_record()
     await durable.create(record)
@@ -884,17 +751,6 @@ async def test_touches_in_different_order_do_not_deadlock(durable: DurableStore)
 
     records = [await durable.get(id_) for id_ in ids]
     assert {record.details.access_count for record in records if record} == {12}
-
-
-async def test_touch_is_not_a_change(durable: DurableStore) -> None:
-    record = build_record()
-    await durable.create(record)
-    position, _ = await durable.list_changed_since(0)
-
-    await durable.touch([Touch(record.session.id, NOON + timedelta(minutes=5), 1)])
-
-    _, changed = await durable.list_changed_since(position)
-    assert changed == []
 
 
 # --- Rotated-out digests

@@ -12,6 +12,7 @@ from sidegate.core.protocols import DurableStore, Touch
 from sidegate.core.session import Session
 from sidegate.core.session_state import SessionState
 from sidegate.core.session_type import SessionType
+from tests.contracts.changes import list_changed_sessions
 from tests.contracts.values import build_digest, build_record, build_session, build_tombstone
 from tests.support.clock import NOON
 
@@ -25,7 +26,8 @@ async def create_all(
     """Create the sessions one after the other, and return the tombstones of all evicted ones."""
     tombstones = []
     for session in sessions:
-        tombstones += await durable.create(build_record(session), limit=limit)
+        evicted = await durable.create(build_record(session), limit=limit)
+        tombstones += [changed.session for changed in evicted]
     return tombstones
 
 
@@ -184,9 +186,9 @@ async def test_evicted_record_has_the_reason(durable: DurableStore) -> None:
 async def test_eviction_is_a_change(durable: DurableStore) -> None:
     old, new = build_one_a_minute(2)
     await create_all(durable, old)
-    position, _ = await durable.list_changed_since(0)
+    position = await durable.read_position()
     tombstones = await create_all(durable, new, limit=Limit(1))
-    assert (await durable.list_changed_since(position))[1] == tombstones
+    assert await list_changed_sessions(durable, position) == tombstones
 
 
 @pytest.mark.parametrize("at_limit", EVICTING)

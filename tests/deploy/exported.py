@@ -17,7 +17,7 @@ TARGET_LABELS = {"job", "instance", "namespace", "pod"}
 # The values of labels that queries select by.
 LABEL_VALUES = {
     "store": {"memory", "redis", "postgres", "sqlite"},
-    "feed": {"redis", "postgres", "change_poller"},
+    "feed": {"redis", "postgres", "change_poller", "cache_follower"},
     "path": {"fast", "aiohttp"},
     "result": {"allow", "deny", "unavailable"},
 }
@@ -55,5 +55,8 @@ def _record_one_of_each() -> Metrics:
     metrics.count_feed_gap("redis")
     metrics.set_feed_lag("redis", 0.001)
     metrics.watch_breaker("redis", lambda: "closed")
-    metrics.watch_redis_trusted(lambda: True)
+    metrics.watch_redis_trust(is_trusted=lambda: True, age=lambda: 0.1)
+    metrics.count_distrust("lapsed")
+    metrics.count_seal("moved")
+    metrics.count_database_restore()
     return metrics

@@ -29,6 +29,7 @@ TOKEN = KeyRing([TokenKey(1, bytes(range(32)))]).mint(SessionType.WEB)
 SESSION = build_session(user_id="ada@example.org", digest=TOKEN.digest())
 GATEWAYS = ("auth-request", "forward-auth", "ext-authz")
 STORES = ("memory", "redis", "postgres", "sqlite")
+DISTRUSTS = ("undelivered", "not followed", "position lost", "lapsed")
 OUTAGES = ("redis", "postgres", "sqlite", "deadline", "unreadable")
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -60,10 +61,15 @@ def record_one_of_each(metrics: Metrics, session: Session = SESSION) -> None:
         metrics.watch_breaker(store, lambda: "closed")
         metrics.watch_round_trips(store, lambda: 3)
         metrics.count_unreadable_record(store)
-    metrics.watch_redis_trusted(lambda: True)
+    metrics.watch_redis_trust(is_trusted=lambda: True, age=lambda: 0.1)
+    for distrust in DISTRUSTS:
+        metrics.count_distrust(distrust)
+    for change in ("moved", "begun"):
+        metrics.count_seal(change)
+    metrics.count_database_restore()
     for listener in ("gate", "admin", "ops"):
         metrics.count_bad_request(listener)
-    for feed in ("redis", "postgres", "change_poller"):
+    for feed in ("redis", "postgres", "change_poller", "cache_follower"):
         metrics.set_feed_up(feed, up=True)
         metrics.count_feed_gap(feed)
         metrics.set_feed_lag(feed, 0.001)
@@ -81,6 +87,9 @@ def record_one_of_each(metrics: Metrics, session: Session = SESSION) -> None:
         metrics.count_logout("idp", outcome)
     metrics.count_untrusted_peer()
     metrics.count_refused_connection()
+    metrics.count_evicted_connection("ops")
+    metrics.count_background_task_failure("analytics")
+    metrics.watch_dropped_log_lines(lambda: {"full": 2, "failed": 1})
     metrics.watch_connections(lambda: {"fast": 2, "aiohttp": 1})
     for outcome in ("written", "failed", "dropped"):
         metrics.count_touches(outcome, 1)
@@ -270,14 +279,30 @@ def test_breaker_is_in_exactly_one_state(metrics: Metrics, state: str, up: int) 
 
 
 @pytest.mark.parametrize("is_trusted", [True, False])
-def test_trust_in_redis_is_exported(metrics: Metrics, is_trusted: bool) -> None:
-    metrics.watch_redis_trusted(lambda: is_trusted)
+@pytest.mark.parametrize("age", [0.25, math.inf])
+def test_trust_in_redis_is_exported(metrics: Metrics, is_trusted: bool, age: float) -> None:
+    metrics.watch_redis_trust(is_trusted=lambda: is_trusted, age=lambda: age)
 
     assert value(metrics, "sidegate_redis_trusted") == is_trusted
+    assert value(metrics, "sidegate_redis_verified_age_seconds") == age
 
 
-def test_trust_in_redis_is_absent_without_redis(metrics: Metrics) -> None:
-    assert ("sidegate_redis_trusted", frozenset()) not in series(scrape(metrics))
+@pytest.mark.parametrize("name", ["sidegate_redis_trusted", "sidegate_redis_verified_age_seconds"])
+def test_trust_in_redis_is_absent_without_redis(metrics: Metrics, name: str) -> None:
+    assert (name, frozenset()) not in series(scrape(metrics))
+
+
+def test_losses_of_trust_seals_and_restores_are_counted(metrics: Metrics) -> None:
+    assert value(metrics, "sidegate_database_restores_total") == 0  # so that an increase is seen
+    for reason in ("undelivered", "lapsed", "lapsed"):
+        metrics.count_distrust(reason)
+    metrics.count_seal("begun")
+    metrics.count_database_restore()
+
+    assert value(metrics, "sidegate_redis_distrusts_total", reason="undelivered") == 1
+    assert value(metrics, "sidegate_redis_distrusts_total", reason="lapsed") == 2
+    assert value(metrics, "sidegate_redis_seals_total", change="begun") == 1
+    assert value(metrics, "sidegate_database_restores_total") == 1
 
 
 def test_watched_sources_are_read_at_each_scrape(metrics: Metrics) -> None:
@@ -368,7 +393,8 @@ def test_label_names_and_values_are_a_fixed_set(metrics: Metrics) -> None:
     assert values.keys() == {
         "gateway", "result", "reason", "store", "outcome", "state", "type", "cause", "listener",
         "route", "method", "status", "feed", "version", "le", "signal", "policy", "path",
-        "provider", "window", "measure",
+        "provider", "window", "measure", "change", "task",
     }  # fmt: skip
     assert values["result"] == {"allow", "deny", "unavailable"}
-    assert values["reason"] == {"ok", *(reason.value for reason in Reason), *OUTAGES}
+    of_checks = {"ok", *(reason.value for reason in Reason), *OUTAGES}
+    assert values["reason"] == of_checks | set(DISTRUSTS)

@@ -1,4 +1,4 @@
-"""What tests of the services share: each durable store in turn, empty; and an instance."""
+"""What tests of the services share: each durable store in turn, empty."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +9,6 @@ from sidegate.core.protocols import DurableStore
 from sidegate.stores.postgres.migrate import migrate_postgres
 from sidegate.stores.postgres.sessions import PostgresSessions
 from sidegate.stores.sqlite.sessions import SqliteSessions
-from tests.services.instance import Instance
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -31,11 +30,3 @@ async def database(tmp_path: Path) -> AsyncIterator[SqliteSessions]:
     store = await SqliteSessions.open(tmp_path / "sidegate.db")
     yield store
     await store.close()
-
-
-@pytest.fixture
-async def instance(database: SqliteSessions) -> Instance:
-    """An instance that has read all changes."""
-    instance = Instance(database)
-    await instance.poller.poll()
-    return instance

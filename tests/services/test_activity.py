@@ -18,11 +18,12 @@ from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, TokenKey
 from sidegate.core.verdict import Allow, Deny, Reason
 from sidegate.services.activity import ActivityRecorder
+from sidegate.services.cache_filler import CacheFiller
 from sidegate.services.rules import Rules, RulesInForce
 from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.contracts.values import build_record, build_session
 from tests.support.clock import NOON, FakeClock
-from tests.support.fakes import FakeBackend
+from tests.support.fakes import FakeCacheTrust, FakeMemory
 
 MINUTE = timedelta(minutes=1)
 RING = KeyRing([TokenKey(1, bytes(32))])
@@ -32,9 +33,10 @@ LIFETIMES = MappingProxyType(
 
 
 class FlakySessions(SqliteSessions):
-    """A real store whose `touch` can be made unavailable or stalled."""
+    """A real store whose `touch` can be made unavailable, broken or stalled."""
 
     unavailable = False
+    broken = False
     stalled = False
     touches_written = 0
     called: asyncio.Event
@@ -42,6 +44,8 @@ class FlakySessions(SqliteSessions):
     async def touch(self, touches: Sequence[Touch]) -> list[Session]:
         if self.unavailable:
             raise StoreUnavailable("sqlite", "unavailable in this test")
+        if self.broken:
+            raise RuntimeError("broken in this test")
         self.called.set()
         if self.stalled:
             await asyncio.Event().wait()
@@ -55,11 +59,13 @@ class Instance:
     def __init__(self, database: FlakySessions, *, max_buffered: int = 1000) -> None:
         self.clock = FakeClock()
         self.database = database
-        self.memory = FakeBackend()
+        self.memory = FakeMemory()
         self.counts: Counter[str] = Counter()
         self.recorder = ActivityRecorder(
             database,
-            caches=[self.memory],
+            filler=CacheFiller(
+                self.memory, remote=None, trust=FakeCacheTrust({}), clock=self.clock
+            ),
             rules=RulesInForce(Rules(ring=RING, lifetimes=LIFETIMES)),
             touch_memory=self.put,
             clock=self.clock,
@@ -204,6 +210,18 @@ async def test_cancelled_write_is_flushed_on_shutdown(instance: Instance) -> Non
     running.cancel()
     await asyncio.wait([running])
     assert (await instance.stored(session)).session.last_seen_at == NOON + MINUTE * 10
+
+
+async def test_unexpected_error_loses_no_touch(instance: Instance) -> None:
+    session = await instance.create_session()
+    seen_at = instance.clock.advance(MINUTE * 10)
+    instance.check(session)
+    instance.database.broken = True
+    with pytest.raises(RuntimeError):
+        await instance.recorder.flush()
+    instance.database.broken = False
+    await instance.recorder.flush(everything=True)
+    assert (await instance.stored(session)).session.last_seen_at == seen_at
 
 
 async def test_outage_loses_no_touch(instance: Instance) -> None:

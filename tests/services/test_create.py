@@ -16,7 +16,7 @@ from sidegate.services.rules import Rules
 from sidegate.services.sessions import NewSession, Sessions
 from tests.contracts.values import TESTER
 from tests.support.clock import FakeClock
-from tests.support.fakes import FakeBackend
+from tests.support.fakes import FakeMemory
 from tests.support.operations import build_operations
 
 OLD, NEW = TokenKey(1, bytes(32)), TokenKey(2, bytes(range(32)))
@@ -30,7 +30,7 @@ class Deployment:
 
     durable: DurableStore
     clock: FakeClock = field(default_factory=FakeClock)
-    memory: FakeBackend = field(default_factory=FakeBackend)
+    memory: FakeMemory = field(default_factory=FakeMemory)
     published: list[Session] = field(default_factory=list)
     counted: list[tuple[str, SessionId]] = field(default_factory=list)
 
@@ -41,7 +41,7 @@ class Deployment:
             Rules(ring=KeyRing(keys or [OLD]), limits=limits),
             clock=self.clock,
             events=self,
-            caches=[self.memory],
+            memory=self.memory,
             feed=self,
         ).sessions
 

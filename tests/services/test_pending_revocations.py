@@ -11,6 +11,7 @@ import pytest
 
 from sidegate.core.actor import Actor
 from sidegate.core.audit import Action, AuditFilter
+from sidegate.core.change_log import ChangedSession
 from sidegate.core.condition import Condition
 from sidegate.core.errors import RevocationPending, SessionEnded, StoreUnavailable
 from sidegate.core.idempotency import Idempotency
@@ -67,7 +68,7 @@ class FlakySessions(SqliteSessions):
 
     unavailable = False
 
-    async def revoke_where(self, *conditions: Condition, **kwargs: object) -> list[Session]:
+    async def revoke_where(self, *conditions: Condition, **kwargs: object) -> list[ChangedSession]:
         if self.unavailable:
             raise StoreUnavailable("database", "unavailable in this test")
         return await super().revoke_where(*conditions, **kwargs)  # type: ignore[arg-type]  # passed on
@@ -123,7 +124,7 @@ class Instance:
             Rules(ring=KeyRing([TokenKey.generate()])),
             clock=clock,
             events=self,
-            caches=[self.memory],
+            memory=self.memory,
             pending=self.pending,
         )
 

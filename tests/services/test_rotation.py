@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -23,8 +23,8 @@ from sidegate.services.rules import Rules
 from sidegate.services.sessions import Issued
 from tests.contracts.values import TESTER, build_record, build_session
 from tests.support.clock import FakeClock
-from tests.support.fakes import FakeBackend
-from tests.support.operations import build_operations
+from tests.support.fakes import FakeMemory
+from tests.support.operations import Operations, build_operations
 
 GRACE = DEFAULT_LIFETIMES[SessionType.WEB].grace
 TICK = timedelta(microseconds=1)
@@ -37,21 +37,24 @@ class Deployment:
 
     durable: DurableStore
     clock: FakeClock = field(default_factory=FakeClock)
-    memory: FakeBackend = field(default_factory=FakeBackend)
+    memory: FakeMemory = field(default_factory=FakeMemory)
     published: list[Session] = field(default_factory=list)
     end_causes: list[str] = field(default_factory=list)
     ring: KeyRing = field(default_factory=lambda: KeyRing(KEYS))
     limits: dict[SessionType, Limit] = field(default_factory=dict)
 
     def instance(self, ring: KeyRing | None = None) -> Rotation:
+        return self.operations(ring).rotation
+
+    def operations(self, ring: KeyRing | None = None) -> Operations:
         return build_operations(
             self.durable,
             Rules(ring=ring or self.ring, limits=self.limits),
             clock=self.clock,
             events=self,
-            caches=[self.memory],
+            memory=self.memory,
             feed=self,
-        ).rotation
+        )
 
     async def publish(self, sessions: Iterable[Session]) -> None:
         self.published.extend(sessions)
@@ -215,12 +218,40 @@ async def test_reused_token_at_the_gate_is_denied_without_revoking(deployment: D
 async def test_second_rotation_within_the_grace_ends_the_first_token(
     deployment: Deployment,
 ) -> None:
-    first, _ = await deployment.create()
+    deployment.clock = FakeClock(datetime.now(UTC))  # the database compares with its own
+    first, _ = await deployment.create(at=deployment.clock.now())
     second = (await refresh(deployment.instance(), first)).token
     await refresh(deployment.instance(), second)
     cached = deployment.memory.sessions[first.digest()]
     assert judge(cached, deployment.clock.now()) == Deny(Reason.REUSED)
     assert first.digest() in {session.digest for session in deployment.published}
+
+
+async def test_revocation_refuses_every_token_within_its_grace(deployment: Deployment) -> None:
+    deployment.clock = FakeClock(datetime.now(UTC))  # the database compares with its own
+    first, session = await deployment.create(at=deployment.clock.now())
+    second = (await refresh(deployment.instance(), first)).token
+    third = (await refresh(deployment.instance(), second)).token
+    deployment.memory.sessions.clear()
+    deployment.published.clear()
+    await deployment.operations().sessions.revoke(session.id, by=TESTER, reason="test")
+    digests = {token.digest() for token in (first, second, third)}
+    assert deployment.memory.sessions.keys() == digests
+    assert {copy.digest for copy in deployment.published} == digests
+    for copy in deployment.published:
+        assert judge(copy, deployment.clock.now()) == Deny(Reason.REVOKED)
+
+
+async def test_migration_refuses_every_token_within_its_grace(deployment: Deployment) -> None:
+    deployment.clock = FakeClock(datetime.now(UTC))
+    first, session = await deployment.create(at=deployment.clock.now())
+    second = (await refresh(deployment.instance(), first)).token
+    migrated = await migrate(deployment, session.id)
+    assert migrated is not None
+    copies = {copy.digest: copy for copy in deployment.published}
+    for token in (first, second):
+        assert isinstance(judge(copies[token.digest()], deployment.clock.now()), Deny)
+    assert isinstance(judge(copies[migrated.token.digest()], deployment.clock.now()), Allow)
 
 
 async def test_refresh_extends_on_request_but_never_past_the_lifetime(

@@ -1,19 +1,20 @@
 """The session operations on the stores of a test, connected as the container does it."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from uuid_utils import uuid7
 
 from sidegate.core.clock import Clock
-from sidegate.core.protocols import DurableStore, Feed, SessionCache
+from sidegate.core.protocols import DurableStore, Feed, MemoryCache, RemoteCache
 from sidegate.core.session import SessionId
+from sidegate.services.cache_filler import CacheFiller
 from sidegate.services.pending_revocations import PendingRevocations
 from sidegate.services.publisher import ChangePublisher, NullFeed, SessionEvents
 from sidegate.services.rotation import Rotation
 from sidegate.services.rules import Rules, RulesInForce
 from sidegate.services.session_reader import SessionReader
 from sidegate.services.sessions import Sessions
+from tests.support.fakes import FakeCacheTrust, FakeMemory
 
 
 class Operations(NamedTuple):
@@ -30,19 +31,24 @@ def build_operations(
     *,
     clock: Clock,
     events: SessionEvents,
-    caches: Sequence[SessionCache] = (),
+    memory: MemoryCache | None = None,
+    remote: RemoteCache | None = None,
     feed: Feed | None = None,
     pending: PendingRevocations | None = None,
 ) -> Operations:
-    """Build the operations of one instance. `caches` begins with its memory."""
-    in_force = RulesInForce(rules)
+    """Build the operations of one instance. `memory` is its own one if it is None."""
+    in_force, trust = RulesInForce(rules), FakeCacheTrust({})
+    memory = FakeMemory() if memory is None else memory
     reader = SessionReader(store, pending=pending)
-    publisher = ChangePublisher(caches, feed=feed or NullFeed(), events=events)
+    publisher = ChangePublisher(
+        memory, remote=remote, trust=trust, feed=feed or NullFeed(), events=events
+    )
     sessions = Sessions(
         store,
         activity=store,
         reader=reader,
         publisher=publisher,
+        filler=CacheFiller(memory, remote=remote, trust=trust, clock=clock),
         rules=in_force,
         clock=clock,
         new_id=lambda: SessionId(str(uuid7())),

@@ -35,13 +35,16 @@ __all__ = [
     "RedisSet",
     "Server",
     "ServerFailed",
+    "back_up_postgres",
     "copy_postgres",
     "create_postgres_directory",
     "primary_of",
+    "restore_postgres",
     "start_cluster",
     "start_cluster_node",
     "start_gateway",
     "start_postgres",
+    "start_postgres_replica",
     "start_redis",
     "start_sentinel",
     "start_sentinel_set",
@@ -95,7 +98,7 @@ def start_redis(
 
     `kind` is one of REDIS_KINDS; None: the first of them that is installed.
     """
-    binary = _redis_binary(kind)
+    binary = find_redis(kind)
 
     def launch(port: int) -> Server:
         return _build_redis(
@@ -109,7 +112,7 @@ def start_sentinel(
     directory: Path, master_port: int, *, quorum: int = 1, master: str = "mymaster"
 ) -> Server:
     """Start a Sentinel for the Redis on `master_port`, with failover in about a second."""
-    binary = _redis_binary()
+    binary = find_redis()
 
     def launch(port: int) -> Server:
         config = directory / f"sentinel-{port}.conf"
@@ -185,7 +188,7 @@ def primary_of(slot: int) -> int:
 def _start_cluster_node(
     directory: Path, port: int | None, extra_args: Sequence[str], is_ready: Callable[[int], bool]
 ) -> Server:
-    binary = _redis_binary()
+    binary = find_redis()
 
     def launch(port: int) -> Server:
         arguments = [*_redis_arguments(directory, port), "--cluster-enabled", "yes"]
@@ -330,7 +333,7 @@ def _postgres_is_ready(data: Path, child: Child) -> bool:
     return lines[0] == str(child.process.pid) and len(lines) > 7 and lines[7].strip() == "ready"
 
 
-def _redis_binary(kind: str | None = None) -> Path:
+def find_redis(kind: str | None = None) -> Path:
     kinds = REDIS_KINDS if kind is None else [kind]
     return find_program(
         kind or "redis-server", *(binary for each in kinds for binary in _REDIS_BINARIES[each])
@@ -353,3 +356,37 @@ def _postgres_binaries() -> Path:
 
 def _major(binaries: Path) -> int:
     return int(binaries.parent.name)
+
+
+def back_up_postgres(server: Server, directory: Path, *options: str) -> None:
+    """Write a base backup of a running Postgres to `directory`, as `start_postgres` uses it."""
+    user = child_user()
+    argv: list[str | Path] = [_postgres_binaries() / "pg_basebackup", "-d", server.url]
+    argv += ["-D", directory / "pg", "--checkpoint=fast", "--no-sync", *options]
+    done = subprocess.run(
+        argv,
+        cwd=directory,
+        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        user=user.pw_uid if user else None,
+        group=user.pw_gid if user else None,
+        extra_groups=[] if user else None,
+    )
+    if done.returncode != 0:
+        raise ServerFailed(f"pg_basebackup ended with {done.returncode}\n{done.stderr}")
+
+
+def restore_postgres(server: Server, directory: Path) -> None:
+    """Replace the data of a stopped Postgres by those that stand in `directory`."""
+    shutil.rmtree(server.directory / "pg")
+    shutil.move(directory / "pg", server.directory / "pg")
+
+
+def start_postgres_replica(
+    primary: Server, directory: Path, extra_settings: Sequence[str] = ()
+) -> Server:
+    """Start a streaming replica, which answers queries; `extra_settings` as of the primary."""
+    back_up_postgres(primary, directory, "--write-recovery-conf")
+    return start_postgres(directory, extra_settings=extra_settings)

@@ -2,9 +2,11 @@
 
 SidegateError
 ├── StoreUnavailable        store: no answer; says nothing about the session
-│   └── OutcomeUnknown      store: a change was sent, and its outcome is unknown
+│   ├── OutcomeUnknown      store: a change was sent, and its outcome is unknown
+│   └── CacheNotTrusted     store: a cache answered, but may have missed changes
 ├── RevocationPending       store: the revocation is in force, but not persisted yet
 ├── PositionLost            store: the change log position is not valid any more
+├── TooManyChanges          store: there are more changes than are worth reading
 ├── UnreadableRecord        store: a record cannot be decoded
 ├── SessionEnded            caller: a transition of a session that has ended
 ├── SessionExists           caller: the id, digest or idempotency key is taken
@@ -17,6 +19,8 @@ SidegateError
 ├── SettingsError           operator: all validation errors of the settings, each with its path
 └── SchemaMismatch          operator: the database schema is older or newer than this program
 """
+
+from datetime import datetime
 
 
 class SidegateError(Exception):
@@ -39,6 +43,10 @@ class OutcomeUnknown(StoreUnavailable):
     """The store was lost during a change: the change may be made already, or be made later."""
 
 
+class CacheNotTrusted(StoreUnavailable):
+    """The cache answered, but its copies may lack changes that the database has."""
+
+
 class RevocationPending(SidegateError):
     """The database is unavailable; the revocation is in force and will be persisted later.
 
@@ -52,7 +60,19 @@ class RevocationPending(SidegateError):
 
 
 class PositionLost(SidegateError):
-    """The store cannot list the changes since this position, for example after a failover."""
+    """The database cannot list the changes since this mark.
+
+    `restored_since`: the database was restored, or a failover lost commits; the changes made after
+    this time are lost. None: the mark is older than those kept, or of another database.
+    """
+
+    def __init__(self, reason: str, *, restored_since: datetime | None = None) -> None:
+        super().__init__(reason)
+        self.restored_since = restored_since
+
+
+class TooManyChanges(SidegateError):
+    """So much has changed since a mark that it is quicker to begin with empty caches."""
 
 
 class UnreadableRecord(SidegateError):

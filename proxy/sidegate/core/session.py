@@ -29,6 +29,8 @@ class Session:
 
     After a rotation the previous digest also finds the session, and is valid until
     `previous_until`; the copy found by it has `digest == previous_digest`.
+
+    `changed_xid` is the transaction that changed it last, if it was read from the database; else 0.
     """
 
     id: SessionId
@@ -46,6 +48,7 @@ class Session:
     previous_until: datetime = EPOCH
     version: int = 1
     binding: Binding = UNBOUND
+    changed_xid: int = field(default=0, repr=False, compare=False)
     valid_until: datetime = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -92,6 +95,7 @@ class Session:
             expires_at=max(self.expires_at, until),
             last_seen_at=max(self.last_seen_at, at),
             version=self.version + 1,
+            changed_xid=0,
         )
 
     def rotated(self, digest: Digest, grace: timedelta, *, at: datetime) -> "Session":
@@ -104,6 +108,7 @@ class Session:
             previous_until=at + grace,
             last_seen_at=max(self.last_seen_at, at),
             version=self.version + 1,
+            changed_xid=0,
         )
 
     def migrated(self, digest: Digest, at: datetime) -> "Session":
@@ -117,7 +122,7 @@ class Session:
     def revoked(self, at: datetime) -> "Session":
         """Return its tombstone, the next and last version."""
         self._require_active(at)
-        return replace(self, revoked_at=at, version=self.version + 1)
+        return replace(self, revoked_at=at, version=self.version + 1, changed_xid=0)
 
     def _compute_valid_until(self) -> datetime:
         """Return the time from which on this copy is not valid; `judge` gives the reason."""

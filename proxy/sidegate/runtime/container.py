@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from uuid_utils import uuid7
 
 from sidegate.core.clock import Clock, SharedClock
-from sidegate.core.protocols import DurableStore, SessionCache
+from sidegate.core.protocols import DurableStore
 from sidegate.core.session import SessionId
 from sidegate.observability.metrics import Metrics
 from sidegate.runtime.database import Database
@@ -29,16 +29,19 @@ from sidegate.services.analytics import Analytics
 from sidegate.services.audit_seal import AuditSealer
 from sidegate.services.backchannel_logout import BackchannelLogout
 from sidegate.services.binding import BackgroundRevoker, ClientBinding
+from sidegate.services.cache_filler import CacheFiller
+from sidegate.services.cache_follower import CacheFollower
 from sidegate.services.change_poller import ChangePoller
 from sidegate.services.cleanup import CleanupJob
 from sidegate.services.clock_sync import ClockSync
+from sidegate.services.database_restore import DatabaseRestore
 from sidegate.services.locks import Locks
 from sidegate.services.publisher import ChangePublisher, NullFeed
-from sidegate.services.redelivery import Redelivery
 from sidegate.services.rotation import Rotation
 from sidegate.services.rules import RulesInForce
 from sidegate.services.session_reader import SessionReader
 from sidegate.services.sessions import Sessions
+from sidegate.services.store_monitor import StoreMonitor
 from sidegate.services.validator import Validator
 from sidegate.settings import Settings
 from sidegate.stores.client.batching import BatchedCache
@@ -68,7 +71,6 @@ class Container:
         self.memory: MemoryStore = resources.memory
         self.clock: Clock = resources.clock
         self.rules: RulesInForce = resources.rules
-        self._poll_requested = asyncio.Event()  # set by who wants the change poller to run now
 
     # Lookup
 
@@ -87,11 +89,6 @@ class Container:
         return ClientBinding(self.rules, events=self.metrics, revoke=revoke)
 
     @cached_property
-    def caches(self) -> tuple[SessionCache, ...]:
-        """Memory first, then Redis."""
-        return (self.memory,) if self._redis_cache is None else (self.memory, self._redis_cache)
-
-    @cached_property
     def _redis_cache(self) -> BatchedCache | None:
         return build_redis_cache(self._resources)
 
@@ -101,28 +98,43 @@ class Container:
     def change_poller(self) -> ChangePoller:
         return ChangePoller(
             self.durable,
-            memory=MemorySubscriber(self.memory, self.metrics),
-            redelivery=self.redelivery,
+            memory=self._memory_subscriber,
             clock=self.clock,
             interval=seconds(self._settings.change_poller.interval),
-            wakeup=self._poll_requested,
         )
 
     @cached_property
-    def redelivery(self) -> Redelivery:
-        return Redelivery(
+    def cache_follower(self) -> CacheFollower | None:
+        """None without Redis."""
+        if self.redis is None:
+            return None
+        wakeup = asyncio.Event()
+        self.redis_trust.request_round = wakeup.set
+        return CacheFollower(
             self.durable,
-            self.caches[1:],
+            self.redis,
             trust=self.redis_trust,
             clock=self.clock,
-            wakeup=self._poll_requested,
+            wakeup=wakeup,
+            on_position_lost=self._memory_subscriber.on_position_lost,
+            count_move=self.metrics.count_seal,
         )
+
+    @cached_property
+    def database_restore(self) -> DatabaseRestore:
+        count = self.metrics.count_database_restore
+        return DatabaseRestore(self.durable, cache=self.redis, clock=self.clock, count=count)
+
+    @cached_property
+    def _memory_subscriber(self) -> MemorySubscriber:
+        return MemorySubscriber(self.memory, self.metrics, restore=self.database_restore)
 
     @cached_property
     def subscriptions(self) -> ChangeSubscriptions:
         return ChangeSubscriptions(
             change_poller=self.change_poller,
-            redis_trust=self.redis_trust,
+            cache_follower=self.cache_follower,
+            restore=self.database_restore,
             pending=self._resources.pending,
             persist=self.sessions.persist,
             interval=seconds(self._settings.change_poller.interval),
@@ -135,10 +147,17 @@ class Container:
     @cached_property
     def _publisher(self) -> ChangePublisher:
         return ChangePublisher(
-            self.caches,
+            self.memory,
+            remote=self._redis_cache,
+            trust=self.redis_trust,
             feed=self._feed or NullFeed(),
             events=self.metrics,
-            redeliver_later=self.redelivery.retry,
+        )
+
+    @cached_property
+    def _filler(self) -> CacheFiller:
+        return CacheFiller(
+            self.memory, remote=self._redis_cache, trust=self.redis_trust, clock=self.clock
         )
 
     @cached_property
@@ -154,6 +173,7 @@ class Container:
             activity=self.durable,
             reader=self._reader,
             publisher=self._publisher,
+            filler=self._filler,
             rules=self.rules,
             clock=self.clock,
             new_id=lambda: SessionId(str(uuid7())),
@@ -190,7 +210,7 @@ class Container:
     def activity(self) -> ActivityRecorder:
         return ActivityRecorder(
             self.durable,
-            caches=self.caches,
+            filler=self._filler,
             rules=self.rules,
             clock=self.clock,
             touch_memory=self.memory.touch,
@@ -237,6 +257,10 @@ class Container:
         if isinstance(self.clock, SharedClock) and self.database.now is not None:
             return ClockSync(self.clock, self.database.now)
         return None
+
+    @cached_property
+    def store_monitor(self) -> StoreMonitor:
+        return StoreMonitor(self.pings, report=self.metrics.record_ping)
 
     @property
     def pings(self) -> Mapping[str, Ping]:

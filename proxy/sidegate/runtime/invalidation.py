@@ -1,20 +1,25 @@
 """The sources of session changes: Redis pub/sub, NOTIFY in Postgres, and the change poller."""
 
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from sidegate.core.change_log import ChangedSession
 from sidegate.core.clock import Clock
+from sidegate.core.errors import PositionLost
 from sidegate.core.session import Session
 from sidegate.observability.metrics import Metrics
+from sidegate.runtime.background_tasks import BackgroundTask
+from sidegate.services.cache_follower import CacheFollower
 from sidegate.services.change_poller import ChangePoller
+from sidegate.services.database_restore import DatabaseRestore
 from sidegate.services.pending_revocations import PendingRevocations, Persist
-from sidegate.services.publisher import put_copies
-from sidegate.services.redelivery import REDELIVERY_DELAY
 from sidegate.settings import Settings
-from sidegate.stores.client.redis_trust import RedisTrust
 from sidegate.stores.memory import MemoryStore
+
+# Seconds in which a persisted revocation reaches Redis and memory from the change log: two rounds.
+_FOLLOW_MARGIN: Final = 1.0
 
 if TYPE_CHECKING:  # imported only if configured: a driver takes megabytes
     from sidegate.stores.postgres.notify import NotifySubscription
@@ -24,13 +29,14 @@ if TYPE_CHECKING:  # imported only if configured: a driver takes megabytes
 
 @dataclass(frozen=True)
 class ChangeSubscriptions:
-    """Applies the changes made by other instances to the memory of this process.
+    """Applies the changes made by other instances to the caches of this process.
 
     `persist` writes the pending revocations to the database, every `interval` seconds.
     """
 
     change_poller: ChangePoller
-    redis_trust: RedisTrust
+    cache_follower: CacheFollower | None
+    restore: DatabaseRestore
     pending: PendingRevocations
     persist: Persist
     interval: float
@@ -39,60 +45,81 @@ class ChangeSubscriptions:
     memory: MemoryStore
     metrics: Metrics
 
-    def background_tasks(self) -> Iterator[Coroutine[Any, Any, NoReturn]]:
-        """Yield the coroutines that run as long as the process."""
+    def background_tasks(self) -> Iterator[BackgroundTask]:
+        """Yield the tasks that run as long as the process."""
         up = self.metrics.set_feed_up
-        yield self.change_poller.run(partial(up, "change_poller"))
+        yield _build_feed_task("change_poller", self.change_poller.run, up=up)
+        yield BackgroundTask("database_restore", self.restore.run)
+        if self.cache_follower is not None:
+            yield _build_feed_task("cache_follower", self.cache_follower.run, up=up)
         if self.feed is not None:
-            yield self.pending.watch(self.interval)
-            yield self.pending.run_persisting(self.interval, self.persist)
-            yield self.feed.listen(
+            watch = partial(self.pending.watch, self.interval)
+            yield BackgroundTask("pending_revocations", watch)
+            persist = partial(self.pending.run_persisting, self.interval, self.persist)
+            yield BackgroundTask("pending_persistence", persist)
+            listen = partial(
+                self.feed.listen,
                 on_change=self._on_change,
                 on_gap=self._on_resubscribed,
                 on_status=partial(up, "redis"),
-                on_lost=self._distrust_redis,
                 on_pending=self.pending.wake,
             )
+            yield BackgroundTask("pubsub", listen, on_failed=partial(up, "redis", False))
         if self.notify is not None:
-            yield self.notify.listen(
-                on_notify=self.change_poller.wake, on_status=partial(up, "postgres")
+            receive = partial(
+                self.notify.listen,
+                on_notify=self.change_poller.wake,
+                on_status=partial(up, "postgres"),
             )
+            yield BackgroundTask("notify", receive, on_failed=partial(up, "postgres", False))
 
     def _on_change(self, session: Session) -> None:
         for copy in session.copies():
             self.memory.put_nowait(copy)
 
     def _on_resubscribed(self) -> None:
-        """Expire all copies: a change may have been missed while there was no subscription.
-
-        Redis is not trusted either: an instance that could not publish a change to it has begun a
-        new generation.
-        """
+        """Expire all copies in memory: a change may have been missed without a subscription."""
         self.metrics.count_feed_gap("redis")
         self.memory.expire_all()
-        self._distrust_redis()
         self.pending.wake()
-
-    def _distrust_redis(self) -> None:
-        """Distrust Redis until its generation, which the change poller now reads, is confirmed."""
-        self.redis_trust.distrust()
-        self.change_poller.wake()
 
 
 class MemorySubscriber:
     """Applies the changes that the change poller reads to the memory of this process."""
 
-    def __init__(self, memory: MemoryStore, metrics: Metrics) -> None:
+    def __init__(self, memory: MemoryStore, metrics: Metrics, *, restore: DatabaseRestore) -> None:
         self._memory = memory
         self._metrics = metrics
+        self._restore = restore
 
-    async def apply(self, changed: Sequence[Session]) -> None:
-        await put_copies(changed, [self._memory])
+    async def apply(self, changes: Sequence[ChangedSession], *, age: float) -> None:
+        for change in changes:
+            for copy in change.copies():
+                self._memory.put_entry(copy, age=age)
 
-    def on_position_lost(self) -> None:
-        """Clear the memory: the database has lost changes that memory may hold."""
+    def on_overflow(self) -> None:
         self._metrics.count_feed_gap("change_poller")
+        self._memory.expire_all()
+
+    def on_position_lost(self, lost: PositionLost, namespaces: Collection[str] = ()) -> None:
+        """Clear the memory: the database has lost changes that memory may hold.
+
+        `namespaces` of Redis were left for the same reason.
+        """
+        self._metrics.count_feed_gap("change_poller")
+        self._restore.report(lost, tombstones=self._memory.tombstones(), namespaces=namespaces)
         self._memory.clear()
+
+
+def _build_feed_task(
+    name: str,
+    run: Callable[[Callable[[bool], None]], Coroutine[Any, Any, NoReturn]],
+    *,
+    up: Callable[[str, bool], None],
+) -> BackgroundTask:
+    """Return the task of a feed that reports each round, and is down after an error."""
+    report = partial(up, name)
+    return BackgroundTask(name, partial(run, report), on_failed=partial(report, False))
 
 
 def build_feed(
@@ -118,7 +145,7 @@ def build_pending_revocations(
         from sidegate.stores.redis.pending_revocations import RedisPendingRevocations
 
         store = RedisPendingRevocations(redis.client, on_unreadable=metrics.count_unreadable_record)
-    retention = settings.memory.max_age.total_seconds() + REDELIVERY_DELAY
+    retention = settings.memory.max_age.total_seconds() + _FOLLOW_MARGIN
     pending = PendingRevocations(
         store, clock=clock, count=metrics.count_deferred_revocation, retention=retention
     )

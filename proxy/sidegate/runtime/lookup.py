@@ -44,7 +44,7 @@ def build_redis_cache(resources: Resources) -> BatchedCache | None:
     trusted = Trusted(GuardedCache(redis, guard=guard), trust)
     cache = BatchedCache(MeteredCache(trusted, store="redis", observe=metrics.record_lookup))
     metrics.watch_round_trips("redis", cache.round_trips)
-    metrics.watch_redis_trusted(lambda: trust.is_trusted)
+    metrics.watch_redis_trust(is_trusted=lambda: trust.is_trusted, age=lambda: trust.age)
     return cache
 
 
@@ -54,6 +54,7 @@ def build_lookup(resources: Resources, redis: BatchedCache | None) -> SessionLoo
     return SessionLookup(
         resources.memory,
         redis=redis,
+        redis_trust=resources.redis_trust,
         redis_deadline=seconds(settings.redis.deadline) + BatchedCache.SLOW_AFTER,
         database=_build_database_finder(resources),
         negative_cache=_build_negative_cache(settings, clock),

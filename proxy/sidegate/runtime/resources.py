@@ -52,7 +52,11 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         metrics = _build_metrics(settings, clock)
         database = await open_database(settings)
         exit_stack.push_async_callback(database.sessions.close)
-        redis_trust = RedisTrust()
+        redis_trust = RedisTrust(
+            monotonic=clock.monotonic,
+            trust_without_database=seconds(settings.redis.trust_without_database),
+            on_distrust=metrics.count_distrust,
+        )
         redis = _open_redis(settings, metrics, trust=redis_trust)
         if redis is not None:
             exit_stack.push_async_callback(redis.close)

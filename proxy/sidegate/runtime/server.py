@@ -3,13 +3,16 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, NoReturn
+from functools import partial
+from typing import Final
 
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.timeouts import with_timeout
+from sidegate.observability import logs
+from sidegate.runtime.background_tasks import BackgroundTask, BackgroundTaskRunner
 from sidegate.runtime.container import Container, build_services
 from sidegate.runtime.database import run_migrations
 from sidegate.runtime.gc_tuning import limit_gc_pauses
@@ -32,13 +35,9 @@ _log: Final = logging.getLogger("sidegate")
 async def open_services(settings: Settings) -> AsyncIterator[Container]:
     """Open the services without listeners, for one command."""
     async with build_services(settings) as container:
-        with suppress(StoreUnavailable):  # a revocation is possible without the database
-            await container.redelivery.deliver_due()
         with suppress(StoreUnavailable):
             await container.subscriptions.pending.refresh()
         yield container
-        with suppress(StoreUnavailable):  # the change is committed; servers publish it in seconds
-            await container.redelivery.deliver_due()
 
 
 async def cleanup(settings: Settings) -> AsyncIterator[int]:
@@ -69,16 +68,20 @@ async def serve(
     if parent_pipe_fd is not None:
         loop.add_reader(parent_pipe_fd, stop.set)
     async with build_services(settings) as container:
+        container.metrics.watch_dropped_log_lines(logs.dropped_lines)
+        count = container.metrics.count_background_task_failure
+        runner = BackgroundTaskRunner(count, monotonic=container.clock.monotonic)
         await _connect_stores(container)
         async with (
-            _run_background_tasks(settings, container),
+            runner.run(build_background_tasks(settings, container)),
             open_listeners(settings, container) as listeners,
         ):
             reloader = Reloader(
                 settings, container, read_settings=read_settings, prepare=listeners.prepare
             )
             _log.info("ready")
-            async with _run_alongside(reloader.run(reload_requested)):
+            reload = BackgroundTask("reload", partial(reloader.run, reload_requested))
+            async with runner.run([reload]):
                 await stop.wait()
             if parent_pipe_fd is not None:
                 loop.remove_reader(parent_pipe_fd)
@@ -107,46 +110,28 @@ async def _query_stores(container: Container) -> None:
         with suppress(StoreUnavailable):  # a slow answer: the background task tries again soon
             await container.clock_sync.sync()
     await container.change_poller.poll()
+    if container.cache_follower is not None:
+        with suppress(StoreUnavailable):  # the background task tries again soon
+            await container.cache_follower.follow()
     for store in (container.durable, container.redis):
         if store is not None:
             await store.find(_UNUSED_DIGEST)
 
 
-@asynccontextmanager
-async def _run_alongside(coroutine: Coroutine[Any, Any, NoReturn]) -> AsyncIterator[None]:
-    """Run a coroutine until the block ends. Its error cancels the block."""
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(coroutine)
-        try:
-            yield
-        finally:
-            task.cancel()
-
-
-@asynccontextmanager
-async def _run_background_tasks(settings: Settings, container: Container) -> AsyncIterator[None]:
-    """Run the background tasks until the block ends. An unexpected error ends the process."""
-    async with asyncio.TaskGroup() as tasks:
-        running = [
-            tasks.create_task(coroutine) for coroutine in _background_tasks(settings, container)
-        ]
-        try:
-            yield
-        finally:
-            for task in running:
-                task.cancel()
-
-
-def _background_tasks(
-    settings: Settings, container: Container
-) -> Iterator[Coroutine[Any, Any, NoReturn]]:
-    yield container.activity.run(interval=settings.touch.interval.total_seconds())
-    yield container.background_revoker.run()
-    yield container.analytics.run(sampling=settings.jobs)
-    yield limit_gc_pauses()
+def build_background_tasks(settings: Settings, container: Container) -> Iterator[BackgroundTask]:
+    """Yield the tasks of a server, each with a name of its own."""
+    touch_interval = settings.touch.interval.total_seconds()
+    yield BackgroundTask("activity", partial(container.activity.run, interval=touch_interval))
+    yield BackgroundTask("binding_revocations", container.background_revoker.run)
+    yield BackgroundTask("analytics", partial(container.analytics.run, sampling=settings.jobs))
+    yield BackgroundTask("store_monitor", container.store_monitor.run)
+    yield BackgroundTask("gc", limit_gc_pauses)
     if container.clock_sync is not None:
-        yield container.clock_sync.run(interval=_CLOCK_SYNC_INTERVAL)
+        sync = partial(container.clock_sync.run, interval=_CLOCK_SYNC_INTERVAL)
+        yield BackgroundTask("clock_sync", sync)
     if settings.jobs:  # in one worker of several
-        yield container.cleanup.run(interval=settings.cleanup.interval.total_seconds())
-        yield container.audit.run(interval=settings.audit.interval.total_seconds())
+        clean = partial(container.cleanup.run, interval=settings.cleanup.interval.total_seconds())
+        yield BackgroundTask("cleanup", clean)
+        seal = partial(container.audit.run, interval=settings.audit.interval.total_seconds())
+        yield BackgroundTask("audit", seal)
     yield from container.subscriptions.background_tasks()

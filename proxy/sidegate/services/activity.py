@@ -6,7 +6,7 @@ on another instance. A session that returns after a longer pause is written at t
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,11 +14,11 @@ from typing import Final, NoReturn
 
 from sidegate.core.clock import Clock
 from sidegate.core.errors import SessionEnded, StoreUnavailable
-from sidegate.core.protocols import ActivityStore, SessionCache, Touch
+from sidegate.core.protocols import ActivityStore, Touch
 from sidegate.core.session import Session, SessionId
 from sidegate.core.timeouts import with_timeout
+from sidegate.services.cache_filler import CacheFiller
 from sidegate.services.job_outage import watch_job
-from sidegate.services.publisher import put_copies
 from sidegate.services.rules import RulesInForce
 
 # Sessions in one statement: it holds its row locks for a few milliseconds.
@@ -42,7 +42,7 @@ class ActivityRecorder:
         self,
         store: ActivityStore,
         *,
-        caches: Sequence[SessionCache],
+        filler: CacheFiller,
         rules: RulesInForce,
         clock: Clock,
         touch_memory: Callable[[Session], object],
@@ -56,7 +56,7 @@ class ActivityRecorder:
         limits each flush of `run`, the last one included.
         """
         self._store = store
-        self._caches = caches
+        self._filler = filler
         self._rules = rules
         self._clock = clock
         self._touch_memory = touch_memory
@@ -110,6 +110,7 @@ class ActivityRecorder:
     async def _write(self, batch: Mapping[SessionId, _BufferedTouch]) -> None:
         for session_id in batch:
             del self._buffer[session_id]  # activity from here on is buffered anew
+        start = self._filler.begin()
         try:
             touched = await self._store.touch(
                 [
@@ -122,13 +123,13 @@ class ActivityRecorder:
             self._count("failed", len(batch))
             self._put_back(batch)
             return
-        except asyncio.CancelledError:
+        except BaseException:
             self._put_back(batch)  # it may have been written: counting twice beats losing it
             raise
         self._outage.record_success()
         self._count("written", len(batch))
         # The stored state, not the buffered one: the session may have been revoked since.
-        await put_copies(touched, self._caches)
+        await self._filler.fill(touched, start)
 
     def _put_back(self, batch: Mapping[SessionId, _BufferedTouch]) -> None:
         for session_id, old in batch.items():

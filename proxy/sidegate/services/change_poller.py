@@ -1,43 +1,57 @@
-"""Poll the database for changed sessions, and hand them to subscribers."""
+"""Poll the database for changed sessions, and apply them to the memory of this process."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn, Protocol, TypeVar
 
+from sidegate.core.change_log import ChangeCursor, ChangedSession, ChangePage, Mark
 from sidegate.core.clock import Clock
-from sidegate.core.errors import PositionLost, StoreUnavailable
+from sidegate.core.errors import PositionLost, StoreUnavailable, TooManyChanges
 from sidegate.core.protocols import ChangeLog
-from sidegate.core.session import Session
 from sidegate.core.timeouts import with_timeout
 from sidegate.services.job_outage import watch_job
-from sidegate.services.redelivery import Redelivery
 
-# Seconds for one round: a hundred thousand changes are read and delivered within them.
-_ROUND_TIMEOUT: Final = 10.0
-# Seconds for redelivery; then new changes are read first.
-_REDELIVERY_TIMEOUT: Final = 5.0
+# Changes in one page: decoded and applied in a few milliseconds.
+_PAGE_SIZE: Final = 128
+# Seconds for all pages of a round. What cannot be read within them is not read: copies in memory
+# are expired instead, which costs the same for any number of changes.
+_PAGES_TIMEOUT: Final = 5.0
+# Seconds for one page, which is always quick: it detects an outage of the database.
+_PAGE_TIMEOUT: Final = 2.0
 # Seconds between two rounds, however many notifications arrive: at most forty rounds a second.
 _MIN_PAUSE: Final = 0.025
+
+_Result = TypeVar("_Result")
+
+_log: Final = logging.getLogger("sidegate.poller")
 
 
 class ChangeSubscriber(Protocol):
     """Receives the changes that the change poller reads."""
 
-    async def apply(self, changed: Sequence[Session]) -> None:
-        """Apply changes. If this is cancelled, the same changes come again."""
+    async def apply(self, changes: Sequence[ChangedSession], *, age: float) -> None:
+        """Apply changes that were read `age` seconds ago.
+
+        If this is cancelled, the same changes come again.
+        """
         ...
 
-    def on_position_lost(self) -> None:
+    def on_overflow(self) -> None:
+        """There were more changes than could be read; they do not come again."""
+        ...
+
+    def on_position_lost(self, lost: PositionLost) -> None:
         """The database has lost changes, which may have been applied here."""
         ...
 
 
 class ChangePoller:
-    """Reads the change log, on notification and periodically, and schedules redelivery.
+    """Reads the change log, on notification and periodically.
 
-    Guarantees that every subscriber receives every change after the start, in the order of the
-    log, at least once; or is notified that the position in the log is lost.
+    Guarantees that the subscriber receives every change after the start, at least once; or is
+    notified that it does not.
     """
 
     def __init__(
@@ -45,22 +59,22 @@ class ChangePoller:
         change_log: ChangeLog,
         *,
         memory: ChangeSubscriber,
-        redelivery: Redelivery,
         clock: Clock,
         interval: float,
-        wakeup: asyncio.Event,
+        pages_timeout: float = _PAGES_TIMEOUT,
     ) -> None:
-        """Run a round every `interval` seconds, and when `wakeup` is set.
+        """Run a round every `interval` seconds, and after `wake`.
 
-        Changes go to `memory`, this process's, and then to `redelivery`.
+        `pages_timeout` is in seconds, for all changes of a round.
         """
         self._change_log = change_log
-        self._subscribers: Sequence[ChangeSubscriber] = (memory, redelivery)
-        self._redelivery = redelivery
+        self._memory = memory
+        self._clock = clock
         self._interval = interval
-        self._wakeup = wakeup
+        self._pages_timeout = pages_timeout
+        self._wakeup = asyncio.Event()
         self._outage = watch_job("change_poller", clock)
-        self._position = 0  # in the change log
+        self._position: Mark | None = None
 
     def wake(self) -> None:
         """Begin the next round now."""
@@ -68,60 +82,65 @@ class ChangePoller:
 
     async def run(self, on_round: Callable[[bool], None]) -> NoReturn:
         """Run rounds until cancelled; pass to `on_round` whether each succeeded."""
-        try:
-            while True:
-                on_round(await self._attempt(self.poll()))
-                await asyncio.sleep(_MIN_PAUSE)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._interval):
-                        await self._wakeup.wait()
-                self._wakeup.clear()
-        finally:
-            await self._attempt(self._redelivery.deliver_due())
+        while True:
+            on_round(await self._attempt())
+            await asyncio.sleep(_MIN_PAUSE)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._wakeup.wait()
+            self._wakeup.clear()
 
     async def poll(self) -> int:
-        """Redeliver what is due, read new changes, and return how many sessions changed."""
-        # First: it is quick, or the database is unavailable.
-        await self._redelivery.confirm_generation()
-        if self._position == 0:
-            await self._start()
-        try:
-            # Before session rows are read, which may be locked.
-            await with_timeout(self._redelivery.deliver_due(), _REDELIVERY_TIMEOUT, store="durable")
-        except StoreUnavailable:
-            await self._read_changes()  # a read-only database has changes all the same
-            raise
-        return await self._read_changes()
+        """Read and apply new changes, and return how many sessions changed.
 
-    async def _start(self) -> None:
-        """Start at the log's current end, with the last changes to redeliver."""
-        position, _ = await self._change_log.list_changed_since(0)
-        await self._redelivery.schedule_startup()
-        self._position = position
-
-    async def _read_changes(self) -> int:
+        The first call only finds the present position.
+        """
+        if self._position is None:
+            self._position = await self._read_position()
+            return 0
         try:
-            position, changed = await self._change_log.list_changed_since(self._position)
-        except PositionLost:
-            position, changed = await self._change_log.list_changed_since(0)
-            for subscriber in self._subscribers:
-                # After the new position was read: later changes to cached copies are read.
-                subscriber.on_position_lost()
-        for subscriber in self._subscribers:
-            await subscriber.apply(changed)
-        self._position = position  # last: an interrupted round reads the same changes again
-        return len(changed)
+            async with asyncio.timeout(self._pages_timeout):
+                self._position, changed = await self._read_pages(self._position)
+        except (TooManyChanges, TimeoutError):
+            # Read first: what changes later is read in the next round.
+            self._position = await self._read_position()
+            _log.warning("too many changes to read", extra={"seconds": self._pages_timeout})
+            self._memory.on_overflow()
+            return 0
+        except PositionLost as lost:
+            self._position = await self._read_position()
+            self._memory.on_position_lost(lost)
+            return 0
+        return changed
 
-    async def _attempt(self, work: Awaitable[object]) -> bool:
-        """Return whether `work` completed in time; if not, deliver what is due anyway."""
+    async def _read_pages(self, since: Mark) -> tuple[Mark, int]:
+        """Apply all changes since a mark; return the position up to which they are complete."""
+        page = await self._apply_page(since)
+        position, changed = page.position, len(page.changes)
+        while page.next is not None:
+            page = await self._apply_page(since, after=page.next)
+            changed += len(page.changes)
+        return position, changed
+
+    async def _apply_page(self, since: Mark, *, after: ChangeCursor | None = None) -> ChangePage:
+        asked_at = self._clock.monotonic()
+        page = await _in_time(self._change_log.list_changes(since, limit=_PAGE_SIZE, after=after))
+        await self._memory.apply(page.changes, age=self._clock.monotonic() - asked_at)
+        return page
+
+    async def _read_position(self) -> Mark:
+        return await _in_time(self._change_log.read_position())
+
+    async def _attempt(self) -> bool:
+        """Return whether a round succeeded."""
         try:
-            await with_timeout(work, _ROUND_TIMEOUT, store="durable")
+            await self.poll()
         except StoreUnavailable as error:
             self._outage.record_failure(error)
-            with suppress(StoreUnavailable):
-                await with_timeout(
-                    self._redelivery.deliver_during_outage(), _ROUND_TIMEOUT, store="remote caches"
-                )
             return False
         self._outage.record_success()
         return True
+
+
+async def _in_time(question: Awaitable[_Result]) -> _Result:
+    return await with_timeout(question, _PAGE_TIMEOUT, store="durable")

@@ -193,9 +193,10 @@ class Rotation:
             change=Change(now, SIDEGATE),
         )
         after = SessionRecord(record.session.revoked(now), details)
-        if not await self._repository.replace(after, expected=record.session.version):
+        changed = await self._repository.replace(after, expected=record.session.version)
+        if changed is None:
             return None
-        await self._publisher.publish_ended([after.session], cause="token_reuse")
+        await self._publisher.publish_ended([changed], cause="token_reuse")
         return Deny(Reason.REUSED)
 
     async def _replace_within_limit(
@@ -204,24 +205,18 @@ class Rotation:
         """Replace a session that joins another type; False: it was changed concurrently."""
         if limit is None:
             return await self._replace(before, after)
-        evicted = await self._repository.replace_within_limit(
+        changes = await self._repository.replace_within_limit(
             after, expected=before.version, limit=limit, at=now
         )
-        if evicted is None:
+        if changes is None:
             return False
-        await self._publish(before, after)
-        await self._publisher.publish_ended(evicted, cause="limit")
+        await self._publisher.publish(changes[:1])
+        await self._publisher.publish_ended(changes[1:], cause="limit")
         return True
 
     async def _replace(self, before: Session, after: SessionRecord) -> bool:
-        if not await self._repository.replace(after, expected=before.version):
+        changed = await self._repository.replace(after, expected=before.version)
+        if changed is None:
             return False
-        await self._publish(before, after)
+        await self._publisher.publish([changed])
         return True
-
-    async def _publish(self, before: Session, after: SessionRecord) -> None:
-        changed, oldest = [after.session], before.previous_digest
-        if oldest is not None and oldest != after.session.previous_digest:
-            # Its grace may not be over, but it does not lead to the session any more.
-            changed.append(after.session.rotated_out(oldest))
-        await self._publisher.publish(changed)

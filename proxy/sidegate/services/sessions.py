@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from sidegate.core.actor import Actor, Change
 from sidegate.core.binding import Signals, bind
+from sidegate.core.change_log import ChangedSession
 from sidegate.core.clock import Clock
 from sidegate.core.condition import Condition
 from sidegate.core.digest import Digest
@@ -30,6 +31,7 @@ from sidegate.core.session_state import SessionState
 from sidegate.core.session_type import SessionType
 from sidegate.core.timeouts import with_timeout
 from sidegate.core.token import KeyRing, Token
+from sidegate.services.cache_filler import CacheFiller
 from sidegate.services.pending_revocations import PendingRevocations
 from sidegate.services.publisher import ChangePublisher
 from sidegate.services.rules import Rules, RulesInForce
@@ -83,6 +85,7 @@ class Sessions:
         activity: ActivityStore,
         reader: SessionReader,
         publisher: ChangePublisher,
+        filler: CacheFiller,
         rules: RulesInForce,
         clock: Clock,
         new_id: Callable[[], SessionId],
@@ -93,6 +96,7 @@ class Sessions:
         self._activity = activity
         self._reader = reader
         self._publisher = publisher
+        self._filler = filler
         self._rules = rules
         self._clock = clock
         self._new_id = new_id
@@ -161,7 +165,7 @@ class Sessions:
         record = await self.get(session_id)
         if record is not None and not tombstones and record.session.revoked_at is not None:
             # The first request may have failed between commit and publish, and this is its retry.
-            await self._publisher.publish([record.session])
+            await self._publisher.publish([ChangedSession(record.session)])
         return record
 
     async def touch(self, session_id: SessionId) -> SessionRecord | None:
@@ -172,12 +176,12 @@ class Sessions:
         record, now = await self.get(session_id), self._clock.now()
         if record is None:
             return None
-        touched = []
+        touched, start = [], self._filler.begin()
         if not record.session.has_ended(now):
             touched = await self._activity.touch([Touch(session_id, now, 1)])
         if not touched:
             raise SessionEnded(f"session {session_id} has ended")
-        await self._publisher.publish_touched(touched)
+        await self._filler.fill(touched, start)
         count = record.details.access_count + 1  # a lower bound: others may have touched it too
         return SessionRecord(touched[0], replace(record.details, access_count=count))
 
@@ -199,7 +203,7 @@ class Sessions:
                 return
             await self._publisher.publish_ended(tombstones, cause="revoke_where")
             yield len(tombstones)
-            after = tombstones[-1].id
+            after = tombstones[-1].session.id
 
     async def persist(self, revocation: PendingRevocation) -> None:
         """Persist a pending revocation. Sessions that have ended are not changed."""
@@ -216,7 +220,7 @@ class Sessions:
             if not tombstones:
                 return
             await self._publisher.publish_ended(tombstones, cause="revoke_pending")
-            after = tombstones[-1].id
+            after = tombstones[-1].session.id
 
     async def _revoke_batch(
         self,
@@ -226,7 +230,7 @@ class Sessions:
         reason: str,
         limit: int,
         after: SessionId | None = None,
-    ) -> list[Session]:
+    ) -> list[ChangedSession]:
         """Revoke a batch and return its tombstones, or make it pending and raise."""
         revoking = self._repository.revoke_where(
             condition, at=self._clock.now(), by=by, reason=reason, limit=limit, after=after

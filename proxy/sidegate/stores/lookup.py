@@ -5,24 +5,34 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from sidegate.core.clock import Clock
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.judge import judge, may_be_stale
 from sidegate.core.memory_entry import MemoryEntry
-from sidegate.core.protocols import SessionFinder
+from sidegate.core.protocols import CacheTrust, Fill, SessionFinder
+from sidegate.core.seal import CachePosition
 from sidegate.core.session import Session
 from sidegate.stores.client.batching import BatchedCache
 from sidegate.stores.memory import MemoryStore
 from sidegate.stores.negative_cache import NegativeCache
 from sidegate.stores.shared_future import share_future
 
-# Seconds. Changes are delivered to Redis once more after one second (services/redelivery.py).
-_MAX_FILL_AGE: Final = 0.5
+# Seconds by which trust in Redis may exceed the time of the last round (client/redis_trust.py).
+# During an outage of the database nothing is committed that a round could find.
+_MAX_TRUST_AGE: Final = 3.0
 
 _log: Final = logging.getLogger("sidegate.lookup")
+
+
+class _Prefetch(NamedTuple):
+    """A lookup in Redis. `epoch` is that of memory, and `as_of` that of Redis when it began."""
+
+    lookup: asyncio.Future[Session | None]
+    epoch: int
+    as_of: float
 
 
 class SessionLookup:
@@ -40,6 +50,7 @@ class SessionLookup:
         memory: MemoryStore,
         *,
         redis: BatchedCache | None = None,
+        redis_trust: CacheTrust | None = None,
         redis_deadline: float = 0.0,
         database: SessionFinder,
         negative_cache: NegativeCache,
@@ -49,19 +60,20 @@ class SessionLookup:
         """`deadline`: the seconds after which `find` raises StoreUnavailable("deadline").
 
         `redis_deadline`: those within which `redis` always answers or fails.
+        `redis_trust` belongs to `redis`.
         """
         # Returns the entry in memory, or None. A miss is not counted: `find` will count it.
         self.peek: Callable[[Digest], MemoryEntry | None] = memory.get_entry
         self._memory = memory
         self._redis = redis
+        self._redis_trust = redis_trust
         self._redis_deadline = redis_deadline
         self._database = database
         self._negative_cache = negative_cache
         self._deadline = deadline
         self._clock = clock
         self._flights: dict[Digest, asyncio.Task[Session | None]] = {}
-        # With the epoch of memory when they began.
-        self._prefetches: dict[Digest, tuple[asyncio.Future[Session | None], int]] = {}
+        self._prefetches: dict[Digest, _Prefetch] = {}
 
     def prefetch(
         self, digest: Digest, on_done: Callable[[MemoryEntry | None], None], *, timeout: float
@@ -77,10 +89,12 @@ class SessionLookup:
         if digest in self._negative_cache or digest in self._flights:
             return False
         if digest not in self._prefetches:
-            self._prefetches[digest] = self._redis.submit(digest), self._memory.epoch
-            self._prefetches[digest][0].add_done_callback(partial(self._end_prefetch, digest))
-        lookup, epoch = self._prefetches[digest]
-        lookup.add_done_callback(lambda done: on_done(self._fill_prefetched(done, epoch)))
+            as_of = self._redis_as_of()
+            lookup = self._redis.submit(digest)
+            self._prefetches[digest] = _Prefetch(lookup, self._memory.epoch, as_of)
+            lookup.add_done_callback(partial(self._end_prefetch, digest))
+        prefetch = self._prefetches[digest]
+        prefetch.lookup.add_done_callback(lambda _: on_done(self._fill_prefetched(prefetch)))
         return True
 
     async def find(self, digest: Digest, *, skip_redis: bool = False) -> Session | None:
@@ -113,25 +127,39 @@ class SessionLookup:
 
     async def _load(self, digest: Digest, *, skip_redis: bool) -> Session | None:
         """Look in Redis and the database; fill Redis, memory and the negative cache."""
-        started, epoch = self._clock.monotonic(), self._memory.epoch
-        redis = self._redis
+        epoch, redis = self._memory.epoch, self._redis
         if redis is not None and not skip_redis:
+            as_of = self._redis_as_of()
             with suppress(StoreUnavailable):
                 session = await redis.find(digest)
                 if session is not None:
                     # Memory may have seen activity since.
-                    session = self._memory.fill(session, epoch=epoch).session
+                    session = self._fill_from_redis(session, epoch, as_of=as_of).session
                     if self._is_conclusive(session):
                         return session
+        started, position = self._clock.monotonic(), self._redis_position()
         session = await self._database.find(digest)
         if session is None:
             self._negative_cache.add(digest)
             return None
-        # A copy that was read so long ago may be older than a tombstone that is no longer cached.
-        if redis is not None and self._clock.monotonic() - started < _MAX_FILL_AGE:
+        if redis is not None and position:
             with suppress(StoreUnavailable):
-                session = await redis.put(session)
-        return self._memory.fill(session, epoch=epoch).session
+                session = await redis.fill(Fill(session, position))
+        age = self._clock.monotonic() - started
+        return self._memory.fill(session, epoch=epoch, age=age).session
+
+    def _redis_position(self) -> CachePosition:
+        return {} if self._redis_trust is None else self._redis_trust.position
+
+    def _redis_as_of(self) -> float:
+        """Return the time up to which a trusted Redis has all changes, by the monotonic clock."""
+        trust = self._redis_trust
+        age = 0.0 if trust is None else min(trust.age, _MAX_TRUST_AGE)
+        return self._clock.monotonic() - age
+
+    def _fill_from_redis(self, session: Session, epoch: int, *, as_of: float) -> MemoryEntry:
+        """Put a copy into memory, where its age counts from the last round before its lookup."""
+        return self._memory.fill(session, epoch=epoch, age=self._clock.monotonic() - as_of)
 
     def _is_conclusive(self, session: Session) -> bool:
         return not may_be_stale(judge(session, self._clock.now()))
@@ -149,13 +177,13 @@ class SessionLookup:
     def _end_prefetch(self, digest: Digest, _: object) -> None:
         del self._prefetches[digest]
 
-    def _fill_prefetched(
-        self, lookup: asyncio.Future[Session | None], epoch: int
-    ) -> MemoryEntry | None:
+    def _fill_prefetched(self, prefetch: _Prefetch) -> MemoryEntry | None:
         self._memory.misses += 1  # `peek` has not counted it
         try:
-            session = lookup.result()
-            return None if session is None else self._memory.fill(session, epoch=epoch)
+            session = prefetch.lookup.result()
+            if session is None:
+                return None
+            return self._fill_from_redis(session, prefetch.epoch, as_of=prefetch.as_of)
         except (StoreUnavailable, UnreadableRecord, asyncio.CancelledError):
             return None
         except Exception:  # noqa: BLE001  # no caller can handle it: this is a callback of the loop

@@ -102,19 +102,21 @@ class MemoryStore:
         """Put without awaiting. An equal session renews the time to live of the kept one."""
         return self.put_entry(session).session
 
-    def put_entry(self, session: Session) -> MemoryEntry:
-        """Put as `put_nowait` does, and return the entry that is kept.
+    def put_entry(self, session: Session, *, age: float = 0.0) -> MemoryEntry:
+        """Put as `put_nowait` does a copy of this age in seconds; return the entry that is kept.
 
         A kept session that has seen more activity, and no other change, is renewed as an equal one.
         """
         entry = self._entries.get(session.digest)
-        fresh_until = self._monotonic() + self._time_to_live()
+        fresh_until = self._monotonic() + self._time_to_live() - age
         if entry is not None and entry.session.freshness > session.freshness:
             if _differ_by_activity_only(entry.session, session):
                 entry.fresh_until = max(entry.fresh_until, fresh_until)
             return self._with_pending(entry)
         if entry is not None and entry.session == session:
-            entry.fresh_until = fresh_until  # and keeps what was derived from it
+            entry.fresh_until = max(
+                entry.fresh_until, fresh_until
+            )  # and keeps what was derived from it
         else:
             self._estimated_bytes += estimate_size(session)
             if entry is not None:
@@ -124,13 +126,14 @@ class MemoryStore:
         self._evict()
         return self._with_pending(entry)
 
-    def fill(self, session: Session, *, epoch: int) -> MemoryEntry:
+    def fill(self, session: Session, *, epoch: int, age: float = 0.0) -> MemoryEntry:
         """Put a session that was read from a store when `epoch` was that of this memory.
 
-        It is not kept if entries have been expired or cleared since, as it may be stale, too.
+        Its time to live counts from when it was certainly the latest, `age` seconds ago. It is not
+        kept if entries have been expired or cleared since, as it may be stale, too.
         """
         if epoch == self.epoch:
-            return self.put_entry(session)
+            return self.put_entry(session, age=age)
         return MemoryEntry(self._apply_pending(session), _EXPIRED)
 
     def touch(self, session: Session) -> None:
@@ -140,6 +143,14 @@ class MemoryStore:
             return
         self._estimated_bytes += estimate_size(session) - estimate_size(kept.session)
         self._entries[session.digest] = MemoryEntry(session, kept.fresh_until)
+
+    def tombstones(self) -> list[Session]:
+        """Return the revoked sessions that are kept here."""
+        return [
+            entry.session
+            for entry in self._entries.values()
+            if entry.session.revoked_at is not None
+        ]
 
     def expire_all(self) -> None:
         """Expire all entries, as after change notifications that may have been missed.

@@ -1,19 +1,31 @@
-"""The lookups and puts of one tick are one round trip, with a result for each caller."""
+"""The lookups and fills of one tick are one round trip, with a result for each caller."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final
 
 import pytest
 
+from sidegate.core.change_log import ChangedSession, Mark
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
+from sidegate.core.protocols import Fill
+from sidegate.core.seal import Seal
 from sidegate.core.session import Session
 from sidegate.stores.client.batching import Batched, BatchedCache
-from tests.contracts.values import build_digest, build_session
+from tests.contracts.values import (
+    build_digest,
+    build_rotated_session,
+    build_session,
+    build_tombstone,
+)
 from tests.stores.waiting import cancel_all, no_leaks, wait_until
 from tests.support.clock import NOON
 from tests.support.fakes import FakeBackend
+from tests.support.redis_trust import build_mark
+
+SECOND: Final = timedelta(seconds=1)
 
 
 async def test_lookups_of_one_tick_are_one_round_trip() -> None:
@@ -213,62 +225,110 @@ def test_batch_cancelled_by_loop_shutdown_reports_nothing() -> None:
     assert errors == []
 
 
-# --- Puts
+# --- Fills and restrictions
 
 
 class CountingBackend(FakeBackend):
-    """A backend that records how many sessions were put in each batch."""
+    """A backend that records how many sessions were written in each batch."""
 
     def __init__(self, *sessions: Session) -> None:
         super().__init__(*sessions)
         self.batch_sizes: list[int] = []
 
-    async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
-        self.batch_sizes.append(len(sessions))
-        return await super().put_many(sessions)
+    async def fill_many(self, fills: Mapping[Digest, Fill]) -> Mapping[Digest, Session]:
+        self.batch_sizes.append(len(fills))
+        return await super().fill_many(fills)
+
+    async def restrict_many(self, copies: Sequence[Session]) -> bool:
+        self.batch_sizes.append(len(copies))
+        return await super().restrict_many(copies)
 
 
-async def test_puts_of_one_tick_are_one_round_trip() -> None:
+def build_fill(session: Session, *, mark: Mark | None = None) -> Fill:
+    return Fill(session, {0: Seal.begin(mark or build_mark())})
+
+
+async def fill_all(cache: BatchedCache, sessions: Iterable[Session]) -> list[Session]:
+    """Fill with all sessions in one tick."""
+    return await asyncio.gather(*(cache.fill(build_fill(session)) for session in sessions))
+
+
+async def test_fills_of_one_tick_are_one_round_trip() -> None:
     sessions, backend = [build_session() for _ in range(20)], CountingBackend()
-    assert await asyncio.gather(*map(BatchedCache(backend).put, sessions)) == sessions
+    assert await fill_all(BatchedCache(backend), sessions) == sessions
     assert backend.batch_sizes == [20]
     assert list(backend.sessions.values()) == sessions
 
 
-async def test_each_put_returns_the_session_kept_under_its_digest() -> None:
+async def test_each_fill_returns_the_session_kept_under_its_digest() -> None:
     session, other = build_session(), build_session()
     tombstone = session.revoked(NOON)
     cache = BatchedCache(CountingBackend(tombstone))
-    assert await asyncio.gather(*map(cache.put, (other, session))) == [other, tombstone]
+    assert await fill_all(cache, (other, session)) == [other, tombstone]
 
 
 @pytest.mark.parametrize("tombstone_first", [True, False])
-async def test_fresher_of_two_puts_of_one_digest_is_sent(tombstone_first: bool) -> None:
+async def test_fresher_of_two_fills_of_one_digest_is_sent(tombstone_first: bool) -> None:
     session = build_session()
     tombstone = session.revoked(NOON)
     backend = CountingBackend()
-    cache = BatchedCache(backend)
     copies = [tombstone, session] if tombstone_first else [session, tombstone]
-    assert await asyncio.gather(*map(cache.put, copies)) == [tombstone, tombstone]
+    assert await fill_all(BatchedCache(backend), copies) == [tombstone, tombstone]
     assert backend.sessions == {session.digest: tombstone}
 
 
-async def test_more_puts_than_max_put_batch_are_split() -> None:
+async def test_merged_fill_keeps_the_position_that_its_session_was_read_at() -> None:
+    sent: list[Fill] = []
+
+    class Recording(FakeBackend):
+        async def fill_many(self, fills: Mapping[Digest, Fill]) -> Mapping[Digest, Session]:
+            sent.extend(fills.values())
+            return await super().fill_many(fills)
+
+    session = build_session()
+    before, after = build_fill(session), build_fill(session.touched(NOON + SECOND))
+    cache = BatchedCache(Recording())
+    await asyncio.gather(cache.fill(after), cache.fill(before))
+    assert sent == [after]
+
+
+async def test_more_fills_than_max_write_batch_are_split() -> None:
     backend = CountingBackend()
-    cache = BatchedCache(backend, max_put_batch=4)
-    await asyncio.gather(*(cache.put(build_session()) for _ in range(10)))
+    await fill_all(BatchedCache(backend, max_write_batch=4), [build_session() for _ in range(10)])
     assert backend.batch_sizes == [4, 4, 2]
 
 
-async def test_outage_fails_every_put_of_the_batch() -> None:
+async def test_outage_fails_every_fill_of_the_batch() -> None:
     backend = CountingBackend()
     backend.down = True
     cache = BatchedCache(backend)
     async with no_leaks():
         results = await asyncio.gather(
-            *(cache.put(build_session()) for _ in range(3)), return_exceptions=True
+            *(cache.fill(build_fill(build_session())) for _ in range(3)), return_exceptions=True
         )
     assert [type(result) for result in results] == [StoreUnavailable] * 3
+
+
+async def test_restrictions_of_all_copies_are_split_into_batches() -> None:
+    backend = CountingBackend()
+    tombstones = [build_rotated_session().revoked(NOON) for _ in range(5)]
+    cache = BatchedCache(backend, max_write_batch=4)
+    assert await cache.restrict([ChangedSession(tombstone) for tombstone in tombstones])
+    assert backend.batch_sizes == [4, 4, 2]
+    assert set(backend.sessions) == {copy.digest for each in tombstones for copy in each.copies()}
+
+
+async def test_restriction_is_refused_if_one_batch_is_but_all_are_sent() -> None:
+    class RefusesFirst(CountingBackend):
+        async def restrict_many(self, copies: Sequence[Session]) -> bool:
+            return await super().restrict_many(copies) and len(self.batch_sizes) > 1
+
+    backend = RefusesFirst()
+    tombstones = [build_tombstone() for _ in range(6)]
+    cache = BatchedCache(backend, max_write_batch=4)
+    assert not await cache.restrict([ChangedSession(tombstone) for tombstone in tombstones])
+    assert backend.batch_sizes == [4, 2]
+    assert len(backend.sessions) == 6
 
 
 # --- The bulkhead

@@ -2,17 +2,38 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 import pytest
 
-from sidegate.core.errors import StoreUnavailable, UnreadableRecord
+from sidegate.core.digest import Digest
+from sidegate.core.errors import CacheNotTrusted, StoreUnavailable, UnreadableRecord
+from sidegate.core.protocols import Fill
+from sidegate.core.seal import Seal
+from sidegate.core.session import Session
 from sidegate.stores.client.circuit_breaker import BreakerState, CircuitBreaker
 from sidegate.stores.client.guard import Guard, Guarded, GuardedCache
-from tests.contracts.values import build_digest, build_session
+from tests.contracts.values import build_digest, build_session, build_tombstone
 from tests.stores.waiting import wait_until
 from tests.support.clock import FakeClock
 from tests.support.fakes import FakeBackend
+from tests.support.redis_trust import build_mark
+
+
+def build_fill(session: Session) -> Fill:
+    return Fill(session, {0: Seal.begin(build_mark())})
+
+
+class DistrustedBackend(FakeBackend):
+    """A backend that answers, but refuses its copies while `distrusted` is set."""
+
+    distrusted = False
+
+    async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
+        if self.distrusted:
+            raise CacheNotTrusted("backend", "distrusted on demand")
+        return await super().find_many(digests)
 
 
 class GuardedBackend:
@@ -20,7 +41,7 @@ class GuardedBackend:
 
     def __init__(self, *, timeout: float = 5.0) -> None:
         self.clock = FakeClock()
-        self.backend = FakeBackend()
+        self.backend = DistrustedBackend()
         self.breaker = CircuitBreaker(
             failure_threshold=5, probe_interval=0.25, clock=self.clock, jitter=lambda: 0.5
         )
@@ -31,9 +52,12 @@ class GuardedBackend:
     async def find(self) -> None:
         await self.finder.find_many((build_digest(),))
 
-    async def put(self) -> None:
+    async def fill(self) -> None:
         session = build_session()
-        await self.cache.put_many({session.digest: session})
+        await self.cache.fill_many({session.digest: build_fill(session)})
+
+    async def restrict(self) -> None:
+        await self.cache.restrict_many([build_tombstone()])
 
     async def fail(self, times: int) -> None:
         self.backend.down = True
@@ -42,11 +66,20 @@ class GuardedBackend:
                 await self.find()
         self.backend.down = False
 
+    async def read_untrusted_copies(self) -> None:
+        self.backend.distrusted = True
+        with pytest.raises(CacheNotTrusted):
+            await self.find()
+        self.backend.distrusted = False
+
     async def read_an_unreadable_record(self) -> None:
         digest = build_digest()
         self.backend.unreadable = {digest}
         with pytest.raises(UnreadableRecord):
             await self.finder.find_many((digest,))
+
+
+Send = Callable[[GuardedBackend], Coroutine[Any, Any, None]]
 
 
 async def test_five_outages_open_the_breaker() -> None:
@@ -57,17 +90,20 @@ async def test_five_outages_open_the_breaker() -> None:
     assert len(guarded.backend.lookups) == 5
 
 
-async def test_lookups_and_puts_share_one_breaker() -> None:
+@pytest.mark.parametrize("send", [GuardedBackend.fill, GuardedBackend.restrict])
+async def test_lookups_and_writes_share_one_breaker(send: Send) -> None:
     guarded = GuardedBackend()
     await guarded.fail(5)
     with pytest.raises(StoreUnavailable, match="breaker open"):
-        await guarded.put()
+        await send(guarded)
     assert guarded.backend.sessions == {}
 
 
-@pytest.mark.parametrize("send", [GuardedBackend.find, GuardedBackend.put])
+@pytest.mark.parametrize(
+    "send", [GuardedBackend.find, GuardedBackend.fill, GuardedBackend.restrict]
+)
 async def test_successful_probe_closes_the_breaker(
-    send: Callable[[GuardedBackend], "asyncio.Future[None]"],
+    send: Send,
 ) -> None:
     guarded = GuardedBackend()
     await guarded.fail(5)
@@ -88,32 +124,43 @@ async def test_timeout_raises_unavailable() -> None:
 async def test_timeouts_open_the_breaker() -> None:
     guarded = GuardedBackend(timeout=0.001)
     guarded.backend.unblocked.clear()
-    for send in (guarded.find, guarded.put, guarded.find, guarded.put, guarded.find):
+    sent = (guarded.find, guarded.fill, guarded.restrict, guarded.fill, guarded.find)
+    for send in sent:
         with pytest.raises(StoreUnavailable):
             await send()
     assert guarded.breaker.state is BreakerState.OPEN
 
 
-async def test_unreadable_records_do_not_open_the_breaker() -> None:
+answers_with_an_error = pytest.mark.parametrize(
+    "read",
+    [GuardedBackend.read_an_unreadable_record, GuardedBackend.read_untrusted_copies],
+    ids=["unreadable record", "untrusted copies"],
+)
+
+
+@answers_with_an_error
+async def test_errors_of_a_store_that_answers_do_not_open_the_breaker(read: Send) -> None:
     guarded = GuardedBackend()
     for _ in range(20):
-        await guarded.read_an_unreadable_record()
+        await read(guarded)
     assert guarded.breaker.state is BreakerState.CLOSED
 
 
-async def test_unreadable_record_resets_the_failure_count() -> None:
+@answers_with_an_error
+async def test_error_of_a_store_that_answers_resets_the_failure_count(read: Send) -> None:
     guarded = GuardedBackend()
     for _ in range(3):
         await guarded.fail(4)
-        await guarded.read_an_unreadable_record()
+        await read(guarded)
     assert guarded.breaker.state is BreakerState.CLOSED
 
 
-async def test_probe_with_an_unreadable_record_closes_the_breaker() -> None:
+@answers_with_an_error
+async def test_probe_with_an_error_of_a_store_that_answers_closes_the_breaker(read: Send) -> None:
     guarded = GuardedBackend()
     await guarded.fail(5)
     guarded.clock.advance(0.25)
-    await guarded.read_an_unreadable_record()
+    await read(guarded)
     assert guarded.breaker.state is BreakerState.CLOSED
 
 
@@ -149,8 +196,9 @@ async def test_next_probe_is_sent_after_a_cancelled_one() -> None:
 
 async def test_results_are_passed_through_unchanged() -> None:
     guarded, session = GuardedBackend(), build_session()
-    kept = await guarded.cache.put_many({session.digest: session})
+    kept = await guarded.cache.fill_many({session.digest: build_fill(session)})
     assert kept == {session.digest: session}
+    assert await guarded.cache.restrict_many([])
     assert await guarded.finder.find_many((session.digest, build_digest())) == {
         session.digest: session
     }

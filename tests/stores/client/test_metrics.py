@@ -5,11 +5,14 @@ import asyncio
 import pytest
 
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
+from sidegate.core.protocols import Fill
+from sidegate.core.seal import Seal
 from sidegate.core.session import Session
 from sidegate.stores.client.metrics import Metered, MeteredCache
 from tests.contracts.values import build_digest, build_session, build_tombstone
 from tests.support.clock import NOON
 from tests.support.fakes import FakeBackend
+from tests.support.redis_trust import build_mark
 
 
 class Observer:
@@ -66,12 +69,24 @@ async def test_each_lookup_is_observed_once_with_its_seconds() -> None:
     assert all(0 <= seconds < 5 for seconds in observer.seconds)
 
 
-async def test_put_is_not_observed_and_returns_the_fresher_session() -> None:
+async def test_fill_is_not_observed_and_returns_the_fresher_session() -> None:
     session, observer = build_session(), Observer()
     tombstone = session.revoked(NOON)
     cache = MeteredCache(FakeBackend(tombstone), store="x", observe=observer)
-    kept = await cache.put_many({session.digest: session})
+    fill = Fill(session, {0: Seal.begin(build_mark())})
+    kept = await cache.fill_many({session.digest: fill})
     assert (kept, observer.outcomes) == ({session.digest: tombstone}, [])
+
+
+@pytest.mark.parametrize("has_seal", [True, False])
+async def test_restriction_is_not_observed_and_returns_whether_it_was_applied(
+    has_seal: bool,
+) -> None:
+    backend, observer = FakeBackend(), Observer()
+    backend.has_seal = has_seal
+    cache = MeteredCache(backend, store="x", observe=observer)
+    assert await cache.restrict_many([build_tombstone()]) is has_seal
+    assert observer.outcomes == []
 
 
 async def test_each_lookup_of_a_batch_is_observed_with_its_outcome() -> None:

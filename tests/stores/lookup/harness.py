@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from sidegate.core.digest import Digest
 from sidegate.core.memory_entry import MemoryEntry
+from sidegate.core.seal import Seal
 from sidegate.core.session import Session
 from sidegate.stores.client.batching import BatchedCache
 from sidegate.stores.lookup import SessionLookup
@@ -13,7 +14,8 @@ from sidegate.stores.memory import MemoryStore
 from sidegate.stores.negative_cache import NegativeCache
 from tests.stores.waiting import wait_until
 from tests.support.clock import FakeClock
-from tests.support.fakes import FakeBackend
+from tests.support.fakes import FakeBackend, FakeCacheTrust
+from tests.support.redis_trust import build_mark
 
 REDIS_DEADLINE: Final = 2.0
 
@@ -46,11 +48,13 @@ class LookupHarness:
             jitter=lambda: 0.0,
         )
         self.redis = FakeBackend(*(redis or ()))
+        self.redis_trust = FakeCacheTrust({0: Seal.begin(build_mark())})
         self.database = FakeBackend(*database)
         self.misses = NegativeCache(max_digests=max_misses, max_age=2.0, clock=self.clock)
         self.lookup = SessionLookup(
             self.memory,
             redis=None if redis is None else BatchedCache(self.redis),
+            redis_trust=None if redis is None else self.redis_trust,
             redis_deadline=REDIS_DEADLINE,
             database=self.database,
             negative_cache=self.misses,
@@ -78,6 +82,12 @@ class LookupHarness:
         """Return the session of the entry in memory."""
         entry = self.lookup.peek(digest)
         return None if entry is None else entry.session
+
+    def age_in_memory(self, digest: Digest) -> float:
+        """Return the seconds for which the entry in memory counts as present there."""
+        entry = self.lookup.peek(digest)
+        assert entry is not None
+        return _MEMORY_MAX_AGE - (entry.fresh_until - self.clock.monotonic())
 
     def prefetch(self, digest: Digest) -> asyncio.Future[Session | None]:
         """Return the future result of a prefetch, which must not be refused."""

@@ -7,7 +7,10 @@ from typing import Final
 import pytest
 
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
+from sidegate.core.protocols import Fill
+from sidegate.core.seal import Seal
 from sidegate.core.session import Session
+from sidegate.stores.client.redis_trust import LAPSE
 from sidegate.stores.memory import MemoryStore
 from tests.contracts.values import (
     build_digest,
@@ -17,6 +20,7 @@ from tests.contracts.values import (
 )
 from tests.stores.lookup.harness import LookupHarness
 from tests.support.clock import NOON
+from tests.support.redis_trust import build_mark
 
 HOUR: Final = timedelta(hours=1)
 DAY: Final = timedelta(days=1)
@@ -356,13 +360,55 @@ async def test_copy_read_before_memory_was_expired_does_not_fill_memory(
     assert harness.peek(session.digest) is None
 
 
-@pytest.mark.parametrize(("seconds", "fills"), [(0.4, True), (0.6, False)])
-async def test_slow_lookup_does_not_fill_redis(seconds: float, fills: bool) -> None:
+# --- Fills of Redis, and the age of copies in memory
+
+
+@with_and_without_redis
+async def test_fill_of_redis_has_the_position_from_before_the_database_was_read(
+    skip_redis: bool,
+) -> None:
     session = build_session()
     harness = LookupHarness(database=[session])
-    (caller,) = await harness.start_callers(session.digest, 1)
-    harness.clock.advance(seconds)
+    before = harness.redis_trust.position
+    (caller,) = await harness.start_callers(session.digest, 1, skip_redis=skip_redis)
+    harness.redis_trust.position = {0: Seal.begin(build_mark())}
     harness.database.unblocked.set()
 
     assert await caller == session
-    assert (harness.read("redis", session.digest) == session) is fills
+    assert harness.redis.fills == [Fill(session, before)]
+
+
+@with_and_without_redis
+async def test_redis_is_not_filled_without_a_position(skip_redis: bool) -> None:
+    session = build_session()
+    harness = LookupHarness(database=[session])
+    harness.redis_trust.position = {}
+
+    assert await harness.find(session.digest, skip_redis=skip_redis) == session
+    assert harness.redis.fills == []
+    assert harness.peek(session.digest) == session
+
+
+@pytest.mark.parametrize(("age", "counted"), [(0.0, 0.0), (1.5, 1.5), (3600.0, LAPSE)])
+async def test_copy_from_redis_is_as_old_in_memory_as_the_last_round_until_trust_lapses(
+    age: float, counted: float
+) -> None:
+    session = build_session()
+    harness = LookupHarness(redis=[session])
+    harness.redis_trust.age = age
+
+    await harness.find(session.digest)
+    assert harness.age_in_memory(session.digest) == counted
+
+
+@with_and_without_redis
+async def test_copy_from_the_database_is_as_old_in_memory_as_its_lookup(skip_redis: bool) -> None:
+    session = build_session()
+    harness = LookupHarness(database=[session])
+    harness.redis_trust.age = 1.5
+    (caller,) = await harness.start_callers(session.digest, 1, skip_redis=skip_redis)
+    harness.clock.advance(3.0)
+    harness.database.unblocked.set()
+
+    await caller
+    assert harness.age_in_memory(session.digest) == 3.0

@@ -178,6 +178,15 @@ async def test_digest_with_a_flight_is_refused_without_a_callback_until_it_ends(
     assert await harness.prefetch(session.digest) == session
 
 
+async def test_prefetched_copy_is_as_old_in_memory_as_the_last_round() -> None:
+    session = build_session()
+    harness = LookupHarness(redis=[session])
+    harness.redis_trust.age = 1.5
+
+    await harness.prefetch(session.digest)
+    assert harness.age_in_memory(session.digest) == 1.5
+
+
 async def test_copy_read_before_memory_was_expired_does_not_fill_memory() -> None:
     session = build_session()
     harness = LookupHarness(redis=[session])

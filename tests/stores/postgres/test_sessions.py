@@ -10,26 +10,15 @@ import asyncpg
 import pytest
 
 from sidegate.core.condition import Condition
-from sidegate.core.errors import (
-    PositionLost,
-    SchemaMismatch,
-    SessionExists,
-    StoreUnavailable,
-    UnreadableRecord,
-)
+from sidegate.core.errors import SchemaMismatch, SessionExists, StoreUnavailable, UnreadableRecord
 from sidegate.core.protocols import Touch
-from sidegate.core.session import Session
 from sidegate.stores.client.batching import Batched
 from sidegate.stores.postgres.connection import OUTAGES, translate_error
 from sidegate.stores.postgres.database import compute_max_lookups
 from sidegate.stores.postgres.migrate import migrate_postgres
 from sidegate.stores.postgres.sessions import PostgresSessions
 from tests.contracts.values import TESTER, build_digest, build_record, build_session
-from tests.stores.postgres.raw_connection import (
-    RawConnection,
-    connect_directly,
-    wait_for_blocked_query,
-)
+from tests.stores.postgres.raw_connection import connect_directly, wait_for_blocked_query
 from tests.support.clock import NOON
 from tests.support.processes import Server, find_free_port
 
@@ -49,81 +38,6 @@ async def stoppable(own_postgres: Server) -> AsyncIterator[PostgresSessions]:
     store = await PostgresSessions.open(own_postgres.url)
     yield store
     await store.close()
-
-
-# --- Changes in the order of commits
-
-
-async def revoke_without_commit(
-    connection: "RawConnection[asyncpg.Record]", session: Session
-) -> None:
-    await connection.execute(
-        "UPDATE sessions SET revoked_at = $2, version = version + 1,"
-        " changed_xid = pg_current_xact_id() WHERE id = $1",
-        session.id,
-        NOON,
-    )
-
-
-async def test_change_that_commits_late_is_not_missed(
-    store: PostgresSessions, database_url: str
-) -> None:
-    slow, quick = build_session(user_id="slow"), build_session(user_id="quick")
-    for session in (slow, quick):
-        await store.create(build_record(session))
-    position, _ = await store.list_changed_since(0)
-    async with connect_directly(database_url) as connection:
-        transaction = connection.transaction()
-        await transaction.start()
-        await revoke_without_commit(connection, slow)
-        await store.revoke_where(Condition("quick"), at=NOON, by=TESTER, reason="test", limit=9)
-        position, changed = await store.list_changed_since(position)
-        assert [s.id for s in changed] == [quick.id]
-        await transaction.commit()
-    position, changed = await store.list_changed_since(position)
-    assert [s.id for s in changed] == [slow.id]
-    assert (await store.list_changed_since(position))[1] == []
-
-
-async def test_long_transaction_does_not_repeat_old_changes(
-    store: PostgresSessions, database_url: str
-) -> None:
-    async with connect_directly(database_url) as connection, connection.transaction():
-        await connection.fetchval(
-            "SELECT pg_current_xact_id()"
-        )  # holds the oldest transaction number
-        position, _ = await store.list_changed_since(0)
-        session = build_session()
-        await store.create(build_record(session))
-        assert await store.replace(build_record(session.revoked(NOON)), expected=1)
-        position, changed = await store.list_changed_since(position)
-        assert len(changed) == 1
-        assert (await store.list_changed_since(position))[1] == []
-
-
-async def test_future_transaction_numbers_of_a_restored_cluster_are_ignored(
-    store: PostgresSessions, database_url: str
-) -> None:
-    session = build_session()
-    await store.create(build_record(session))
-    position, _ = await store.list_changed_since(0)
-    async with connect_directly(database_url) as connection:
-        await connection.execute("UPDATE sessions SET changed_xid = '1000000000000'")
-    assert (await store.list_changed_since(position))[1] == []
-
-
-async def test_position_from_the_future_is_lost(store: PostgresSessions) -> None:
-    """As after a failover to a replica that lacked the last transactions."""
-    position, _ = await store.list_changed_since(0)
-    snapshot = position.to_bytes((position.bit_length() + 7) // 8).decode()
-    future = ":".join([*(str(int(number) + 1000) for number in snapshot.split(":")[:2]), ""])
-    with pytest.raises(PositionLost):
-        await store.list_changed_since(int.from_bytes(future.encode()))
-
-
-async def test_position_of_another_store_is_rejected(store: PostgresSessions) -> None:
-    with pytest.raises(ValueError, match="rejects"):
-        await store.list_changed_since(5)
 
 
 # --- Startup and schema
@@ -255,7 +169,7 @@ async def test_cancelled_queries_are_cancelled_on_the_server(
 async def test_read_only_database_serves_lookups(
     own_postgres: Server, stoppable: PostgresSessions
 ) -> None:
-    session = build_session()
+    session, mark = build_session(), await stoppable.add_mark()
     await stoppable.create(build_record(session))
     async with connect_directly(own_postgres.url) as connection:
         await connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
@@ -264,6 +178,7 @@ async def test_read_only_database_serves_lookups(
             pass
     reopened = await PostgresSessions.open(own_postgres.url)
     assert await reopened.find(session.digest) == session
+    assert (await reopened.list_changes(mark, limit=9)).has_changed
     with pytest.raises(StoreUnavailable, match="it is read-only"):
         await reopened.create(build_record())
     await reopened.close()
@@ -293,7 +208,7 @@ async def test_deadlock_is_retried(store: PostgresSessions, database_url: str) -
             )
             await wait_for_blocked_query(database_url)
             await connection.execute("SELECT FROM sessions WHERE user_id = 'first' FOR UPDATE")
-        assert [s.id for s in await revoking] == [first.id]
+        assert [changed.session.id for changed in await revoking] == [first.id]
         await fresh.close()
 
 
@@ -468,8 +383,8 @@ async def test_blocked_writes_delay_neither_lookups_nor_changes(
             waiting = [asyncio.create_task(store.touch([touch])) for _ in range(20)]
             async with asyncio.timeout(5):
                 assert await store.find(other.session.digest) == other.session
-                assert await store.list_changed_since(0)
-                await store.advance_generation(await store.read_generation())
+                mark = await store.add_mark()
+                assert not (await store.list_changes(mark, limit=9)).has_changed
                 await store.ping()
         await asyncio.gather(*waiting)
 
@@ -489,7 +404,7 @@ async def test_blocked_lookups_do_not_delay_changes(
             touching = [asyncio.create_task(store.touch(touches)) for _ in range(20)]
             await wait_for_blocked_query(database_url)
             async with asyncio.timeout(10):
-                await store.advance_generation(await store.read_generation())
+                await store.add_mark()
         await asyncio.gather(*waiting, *touching)
 
 

@@ -1,7 +1,6 @@
-"""Real failovers: old data is never returned, and the new primary is used soon."""
+"""Real failovers: the new primary is used soon, the cache stays warm, and nothing is stale."""
 
 import asyncio
-from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -13,20 +12,23 @@ import pytest
 import redis.exceptions
 from redis.crc import key_slot
 
+from sidegate.core.change_log import ChangedSession
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.pending_revocation import PendingRevocation
 from sidegate.core.session import Session
 from sidegate.core.timeouts import with_timeout
 from sidegate.stores.redis.pending_revocations import RedisPendingRevocations
 from sidegate.stores.redis.pubsub import RedisPubSub
-from sidegate.stores.redis.store import RedisStore
+from sidegate.stores.redis.sealed_write import CLUSTER_BUCKETS, bucket_of, build_hash_tag
 from tests.contracts.harnesses import ignore
 from tests.contracts.values import build_session
-from tests.stores.conftest import build_redis_store, connect_raw
+from tests.services.change_log import FakeChangeLog
+from tests.stores.conftest import connect_raw
 from tests.stores.redis.test_pending_revocations import build_pending
 from tests.stores.redis.test_pubsub import Listener, build_feed, listening
 from tests.stores.waiting import wait_until, wait_until_async
 from tests.support.processes import Server, temporary_directory
+from tests.support.redis_trust import FollowedRedis
 from tests.support.servers import RedisSet, primary_of, start_cluster, start_sentinel_set
 
 NOW: Final = datetime.now(UTC)
@@ -46,15 +48,22 @@ _T = TypeVar("_T")
 class Instance:
     """Everything that one Sidegate instance has in Redis."""
 
-    store: RedisStore
+    store: FollowedRedis
     feed: RedisPubSub
     pending: RedisPendingRevocations
 
 
 @asynccontextmanager
-async def open_instance(url: str) -> AsyncIterator[Instance]:
+async def open_instance(
+    url: str, change_log: FakeChangeLog | None = None
+) -> AsyncIterator[Instance]:
     unreadable: Counter[str] = Counter()
-    store = build_redis_store(url, unreadable, timeout=0.5)
+    store = FollowedRedis(
+        url,
+        on_unreadable=lambda name: unreadable.update([name]),
+        timeout=0.5,
+        change_log=change_log,
+    )
     pending = RedisPendingRevocations(store.client, on_unreadable=ignore)
     try:
         yield Instance(store, build_feed(store, unreadable), pending)
@@ -71,17 +80,18 @@ def build_session_per_primary() -> list[Session]:
     sessions: dict[int, Session] = {}
     while len(sessions) < 3:
         session = build_session(at=NOW)
-        encoded = urlsafe_b64encode(session.digest).rstrip(b"=")
-        sessions[primary_of(key_slot(encoded))] = session
+        hash_tag = build_hash_tag(bucket_of(session.digest, CLUSTER_BUCKETS))
+        sessions[primary_of(key_slot(hash_tag.encode()))] = session
     return [sessions[number] for number in range(3)]
 
 
-async def retry(request: Callable[[], Awaitable[_T]]) -> _T:
-    """Repeat the request until it succeeds; until then only StoreUnavailable may be raised."""
+async def retry(instance: Instance, request: Callable[[], Awaitable[_T]]) -> _T:
+    """Repeat a round and the request until both succeed, or else raise StoreUnavailable."""
     results: list[_T] = []
 
     async def succeeded() -> bool:
         with suppress(StoreUnavailable):
+            await instance.store.follow()
             results.append(await request())
         return bool(results)
 
@@ -103,21 +113,22 @@ async def wait_until_all_works(instance: Instance, listener: Listener) -> Sequen
 async def check_put(
     instance: Instance, sessions: Sequence[Session], expected: Sequence[Session]
 ) -> None:
-    by_digest = {session.digest: session for session in sessions}
-    kept = await retry(lambda: instance.store.put_many(by_digest))
+    kept = await retry(instance, lambda: instance.store.put_many(sessions))
     assert kept == {session.digest: session for session in expected}
 
 
 async def check_find(instance: Instance, sessions: Sequence[Session]) -> None:
     known = {session.digest: session for session in sessions}
-    assert await retry(lambda: instance.store.find_many(tuple(known))) == known
+    assert await retry(instance, lambda: instance.store.find_many(tuple(known))) == known
 
 
 async def check_tombstones(instance: Instance) -> None:
     sessions = build_session_per_primary()
     tombstones = [session.revoked(NOW) for session in sessions]
     await check_put(instance, sessions, sessions)
-    await check_put(instance, tombstones, tombstones)
+    changes = [ChangedSession(tombstone) for tombstone in tombstones]
+    assert await retry(instance, lambda: instance.store.restrict(changes))
+    await check_find(instance, tombstones)
     await check_put(instance, sessions, tombstones)
 
 
@@ -137,31 +148,37 @@ async def check_feed(instance: Instance, listener: Listener) -> None:
 
 async def check_pending(instance: Instance) -> None:
     revocation = build_pending()
-    await retry(lambda: instance.pending.put([revocation]))
+    await retry(instance, lambda: instance.pending.put([revocation]))
     assert await has_pending(instance, revocation)
 
 
 async def has_pending(instance: Instance, revocation: PendingRevocation) -> bool:
-    stored, _ = await retry(lambda: instance.pending.compare(set()))
+    stored, _ = await retry(instance, lambda: instance.pending.compare(set()))
     return revocation in stored
 
 
-async def wait_until_missing(instance: Instance, lost: Sequence[Session]) -> None:
-    """Wait until the store returns a miss for all `lost` sessions, and never one of them.
+async def wait_until_found_again(instance: Instance, sessions: Sequence[Session]) -> None:
+    """Wait until the store returns all sessions; until then it may fail, but not miss one.
 
     The timeout is that of a check, which is shorter than connecting to a host that is down.
     """
-    digests = [session.digest for session in lost]
+    known = {session.digest: session for session in sessions}
 
-    async def misses() -> bool:
+    async def are_found() -> bool:
         with suppress(StoreUnavailable):
-            assert (
-                await with_timeout(instance.store.find_many(digests), DEADLINE, store="redis") == {}
-            )
+            lookup = instance.store.find_many(tuple(known))
+            assert await with_timeout(lookup, DEADLINE, store="redis") == known
             return True
         return False
 
-    await wait_until_async(misses, within=FAILOVER_TIMEOUT)
+    await wait_until_async(are_found, within=FAILOVER_TIMEOUT)
+
+
+async def is_replicated(server: Server) -> bool:
+    """Return whether the replica of a server has confirmed all of its data."""
+    async with connect_raw(f"redis://{server.address}") as raw_client:
+        info = await raw_client.info("replication")
+    return bool(info["slave0"]["offset"] == info["master_repl_offset"])
 
 
 # --- A Sentinel set
@@ -195,7 +212,7 @@ async def is_replica(server: Server) -> bool:
     return False
 
 
-async def test_sentinel_failover_uses_the_new_primary_without_old_data(
+async def test_sentinel_failover_keeps_the_cache_warm_and_follows_what_was_missed(
     sentinel_set: RedisSet,
 ) -> None:
     first, second = sentinel_set.servers
@@ -203,9 +220,13 @@ async def test_sentinel_failover_uses_the_new_primary_without_old_data(
         before, revocation = build_session_per_primary(), build_pending()
         await check_put(instance, before, before)
         await instance.pending.put([revocation])
+        await wait_until_async(lambda: is_replicated(first))
 
         first.kill()
-        await wait_until_missing(instance, before)
+        await wait_until_found_again(instance, before)  # without a round
+        tombstone = instance.store.change_log.commit(before[0].revoked(NOW))
+        await check_find(instance, [tombstone, *before[1:]])
+        assert instance.store.moves == ["begun", "moved"]
         assert not await has_pending(instance, revocation)
         after = await wait_until_all_works(instance, listener)
         assert listener.events[:4] == EVENTS_WITH_GAP
@@ -216,7 +237,7 @@ async def test_sentinel_failover_uses_the_new_primary_without_old_data(
         first.restart()  # it starts as a primary, until the Sentinels demote it
         sentinel_set.sentinels[0].kill()
         while not await is_replica(first):
-            async with open_instance(sentinel_set.url) as new_instance:
+            async with open_instance(sentinel_set.url, instance.store.change_log) as new_instance:
                 await check_find(new_instance, after)
         await check_find(instance, after)
         await wait_until_all_works(instance, listener)
@@ -251,21 +272,27 @@ def test_each_kind_of_data_has_its_own_primary() -> None:
         pytest.param(PENDING, Server.kill, Server.restart, id="pending revocations, killed"),
     ],
 )
-async def test_cluster_failover_uses_the_replica_without_old_data(
+async def test_cluster_failover_keeps_the_cache_warm(
     cluster: RedisSet,
     number: int,
     stop: Callable[[Server], None],
     restart: Callable[[Server], None],
 ) -> None:
     stopped = cluster.servers[number]
-    async with open_instance(cluster.url) as instance, listening(instance.feed) as listener:
+    change_log = FakeChangeLog()
+    async with (
+        open_instance(cluster.url, change_log) as instance,
+        listening(instance.feed) as listener,
+    ):
         before, revocation = build_session_per_primary(), build_pending()
         await check_put(instance, before, before)
         await instance.pending.put([revocation])
+        await wait_until_async(lambda: is_replicated(stopped))
 
         stop(stopped)
-        await wait_until_missing(instance, [before.pop(number)])
-        await check_find(instance, before)
+        await wait_until_found_again(instance, before)
+        tombstones = [change_log.commit(session.revoked(NOW)) for session in before]
+        await check_find(instance, tombstones)
         assert await has_pending(instance, revocation) == (number != PENDING)
         after = await wait_until_all_works(instance, listener)
         assert listener.events[:4] == (EVENTS_WITH_GAP if number == FEED else ["gap", "up"])

@@ -14,7 +14,6 @@ from sidegate.core.errors import StoreUnavailable
 from sidegate.core.session import Session
 from sidegate.stores.codec import encode
 from sidegate.stores.redis.pubsub import CHANNEL, RedisPubSub
-from sidegate.stores.redis.store import RedisStore
 from tests.contracts.harnesses import ignore
 from tests.contracts.values import (
     build_digest,
@@ -26,6 +25,7 @@ from tests.stores.conftest import RawClient, build_redis_store
 from tests.stores.sql.tcp_proxy import TcpProxy
 from tests.stores.waiting import no_leaks, wait_until, wait_until_async
 from tests.support.processes import Server
+from tests.support.redis_trust import FollowedRedis
 
 NOW: Final = datetime.now(UTC)
 
@@ -59,7 +59,7 @@ class Listener:
 
 
 def build_feed(
-    store: RedisStore, unreadable: Counter[str], lag: Callable[[float], None] = ignore
+    store: FollowedRedis, unreadable: Counter[str], lag: Callable[[float], None] = ignore
 ) -> RedisPubSub:
     def count(name: str) -> None:
         unreadable[name] += 1
@@ -100,7 +100,7 @@ async def count_subscribers(raw_client: RawClient) -> int:
 
 
 async def test_change_is_received_by_every_subscriber(
-    store: RedisStore, other_feed: RedisPubSub, unreadable: Counter[str]
+    store: FollowedRedis, other_feed: RedisPubSub, unreadable: Counter[str]
 ) -> None:
     feed = build_feed(store, unreadable)
     sessions = [
@@ -116,7 +116,7 @@ async def test_change_is_received_by_every_subscriber(
 
 
 async def test_many_changes_are_received_in_order(
-    store: RedisStore, other_feed: RedisPubSub, unreadable: Counter[str]
+    store: FollowedRedis, other_feed: RedisPubSub, unreadable: Counter[str]
 ) -> None:
     sessions = [build_session(at=NOW) for _ in range(300)]
     async with listening(build_feed(store, unreadable)) as listener:
@@ -145,7 +145,7 @@ async def test_publish_to_an_unreachable_redis_raises_unavailable(
 
 
 async def test_store_works_while_its_feed_is_subscribed(
-    store: RedisStore, unreadable: Counter[str]
+    store: FollowedRedis, unreadable: Counter[str]
 ) -> None:
     session = build_session(at=NOW)
     async with listening(build_feed(store, unreadable)):
@@ -155,7 +155,7 @@ async def test_store_works_while_its_feed_is_subscribed(
 
 
 async def test_invalid_messages_are_reported_and_skipped(
-    store: RedisStore, other_feed: RedisPubSub, raw_client: RawClient, unreadable: Counter[str]
+    store: FollowedRedis, other_feed: RedisPubSub, raw_client: RawClient, unreadable: Counter[str]
 ) -> None:
     session = build_session(at=NOW)
     invalid = [b"", b"\x80", b"{}", b"1" * 500, encode(session)[:-1], bytes(100_000)]
@@ -172,7 +172,7 @@ async def test_invalid_messages_are_reported_and_skipped(
 
 
 async def test_each_subscription_reports_a_gap(
-    store: RedisStore, other_feed: RedisPubSub, raw_client: RawClient, unreadable: Counter[str]
+    store: FollowedRedis, other_feed: RedisPubSub, raw_client: RawClient, unreadable: Counter[str]
 ) -> None:
     session = build_session(at=NOW)
     async with listening(build_feed(store, unreadable)) as listener:
@@ -183,45 +183,8 @@ async def test_each_subscription_reports_a_gap(
         await listener.receives(session)
 
 
-async def test_lost_subscription_is_reported_before_the_next_one(
-    store: RedisStore, raw_client: RawClient, unreadable: Counter[str]
-) -> None:
-    listener = Listener()
-    feed = build_feed(store, unreadable)
-    async with asyncio.TaskGroup() as tasks:
-        listen = feed.listen(
-            on_change=ignore,
-            on_gap=listener.on_gap,
-            on_status=ignore,
-            on_lost=lambda: listener.events.append("lost"),
-        )
-        task = tasks.create_task(listen)
-        await listener.sees_events("gap")
-        await raw_client.execute_command("CLIENT KILL TYPE pubsub")
-        await listener.sees_events("gap", "lost", "gap")
-        task.cancel()
-
-
-async def test_lost_is_reported_repeatedly_without_a_subscription(
-    own_store: RedisStore, own_redis: Server, unreadable: Counter[str]
-) -> None:
-    """An instance that trusts Redis again too early has missed the changes of others."""
-    listener = Listener()
-    async with asyncio.TaskGroup() as tasks:
-        await asyncio.to_thread(own_redis.kill)
-        listen = build_feed(own_store, unreadable).listen(
-            on_change=ignore,
-            on_gap=ignore,
-            on_status=ignore,
-            on_lost=lambda: listener.events.append("lost"),
-        )
-        task = tasks.create_task(listen)
-        await listener.sees_events("lost", "lost")
-        task.cancel()
-
-
 async def test_gap_is_reported_after_the_subscription_is_active(
-    store: RedisStore, raw_client: RawClient, unreadable: Counter[str]
+    store: FollowedRedis, raw_client: RawClient, unreadable: Counter[str]
 ) -> None:
     """Otherwise changes published between the gap and the subscription would be lost."""
     counts: list[asyncio.Task[int]] = []
@@ -238,7 +201,7 @@ async def test_gap_is_reported_after_the_subscription_is_active(
 
 
 async def test_restarted_redis_reports_down_then_gap_then_up(
-    own_store: RedisStore, own_redis: Server, unreadable: Counter[str]
+    own_store: FollowedRedis, own_redis: Server, unreadable: Counter[str]
 ) -> None:
     feed, session = build_feed(own_store, unreadable), build_session(at=NOW)
     async with listening(feed) as listener:
@@ -274,7 +237,7 @@ async def test_listening_starts_while_redis_is_unreachable(unreadable: Counter[s
 
 
 async def test_stalled_subscription_is_detected(
-    proxy: TcpProxy, proxied_store: RedisStore, unreadable: Counter[str]
+    proxy: TcpProxy, proxied_store: FollowedRedis, unreadable: Counter[str]
 ) -> None:
     async with listening(build_feed(proxied_store, unreadable)) as listener:
         proxy.stall()
@@ -290,7 +253,7 @@ async def create_user_without_publish(raw_client: RawClient, url: str) -> str:
 
 
 async def test_user_without_publish_is_down_but_receives_changes(
-    own_redis: Server, own_store: RedisStore, own_raw_client: RawClient, unreadable: Counter[str]
+    own_redis: Server, own_store: FollowedRedis, own_raw_client: RawClient, unreadable: Counter[str]
 ) -> None:
     session = build_session(at=NOW)
     url = await create_user_without_publish(own_raw_client, own_redis.url)
@@ -309,7 +272,7 @@ async def has_received_ping(raw_client: RawClient) -> bool:
     return bool((await raw_client.info("commandstats")).get("cmdstat_ping"))
 
 
-async def test_lag_is_measured(store: RedisStore, unreadable: Counter[str]) -> None:
+async def test_lag_is_measured(store: FollowedRedis, unreadable: Counter[str]) -> None:
     lags: list[float] = []
     async with listening(build_feed(store, unreadable, lags.append)) as listener:
         await wait_until(lambda: len(lags) >= 2)
@@ -318,7 +281,7 @@ async def test_lag_is_measured(store: RedisStore, unreadable: Counter[str]) -> N
 
 
 async def test_subscription_without_its_own_heartbeats_is_replaced(
-    proxy: TcpProxy, proxied_store: RedisStore, unreadable: Counter[str]
+    proxy: TcpProxy, proxied_store: FollowedRedis, unreadable: Counter[str]
 ) -> None:
     def corrupt_heartbeats(_: object, chunk: bytes) -> bytes:
         return chunk.replace(b"beat ", b"meat ")
@@ -342,7 +305,7 @@ async def test_subscription_without_its_own_heartbeats_is_replaced(
 )
 async def test_stray_reply_replaces_the_subscription(
     proxy: TcpProxy,
-    proxied_store: RedisStore,
+    proxied_store: FollowedRedis,
     other_feed: RedisPubSub,
     unreadable: Counter[str],
     reply: bytes,
@@ -365,7 +328,7 @@ async def test_stray_reply_replaces_the_subscription(
 )
 async def test_message_that_is_not_a_string_is_reported_and_skipped(
     proxy: TcpProxy,
-    proxied_store: RedisStore,
+    proxied_store: FollowedRedis,
     other_feed: RedisPubSub,
     unreadable: Counter[str],
     reply: bytes,
@@ -397,7 +360,7 @@ async def test_cancelled_listener_leaves_no_task_and_no_subscription(
 
 
 async def test_connection_of_a_cancelled_subscription_is_not_reused(
-    store: RedisStore, unreadable: Counter[str]
+    store: FollowedRedis, unreadable: Counter[str]
 ) -> None:
     session = build_session(at=NOW)
     for _ in range(3):
@@ -409,7 +372,7 @@ async def test_connection_of_a_cancelled_subscription_is_not_reused(
 
 
 async def test_listener_can_be_cancelled_at_any_time(
-    store: RedisStore, unreadable: Counter[str]
+    store: FollowedRedis, unreadable: Counter[str]
 ) -> None:
     feed = build_feed(store, unreadable)
     async with no_leaks():
@@ -424,7 +387,7 @@ async def test_listener_can_be_cancelled_at_any_time(
 
 
 async def test_listener_can_be_cancelled_during_an_outage(
-    own_store: RedisStore, own_redis: Server, unreadable: Counter[str]
+    own_store: FollowedRedis, own_redis: Server, unreadable: Counter[str]
 ) -> None:
     async with no_leaks(), listening(build_feed(own_store, unreadable)) as listener:
         await asyncio.to_thread(own_redis.kill)

@@ -10,6 +10,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from sidegate.core.change_log import ChangedSession
 from sidegate.core.condition import Condition
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.limits import AtLimit, Limit
@@ -84,7 +85,9 @@ async def test_connection_is_usable_after_a_failed_create(
             await sqlite.create(build_record(new), limit=Limit(1))
         other.execute("COMMIT")
     assert await sqlite.find(old.digest) == old
-    assert await sqlite.create(build_record(new), limit=Limit(1)) == [old.revoked(NOON + MINUTE)]
+    assert await sqlite.create(build_record(new), limit=Limit(1)) == [
+        ChangedSession(old.revoked(NOON + MINUTE))
+    ]
 
 
 async def test_rollback_of_a_create_keeps_concurrent_writes(

@@ -12,10 +12,11 @@ import asyncpg
 import pytest
 
 from sidegate.core.actor import Change
+from sidegate.core.change_log import ChangedSession
 from sidegate.core.condition import Condition
 from sidegate.core.errors import OutcomeUnknown, StoreUnavailable
 from sidegate.core.limits import AtLimit, Limit
-from sidegate.core.session import Session, SessionId, SessionRecord
+from sidegate.core.session import SessionId, SessionRecord
 from sidegate.stores.postgres.migrate import migrate_postgres
 from sidegate.stores.postgres.sessions import PostgresSessions
 from tests.contracts.values import TESTER, build_digest, build_record
@@ -98,42 +99,50 @@ def build_revoked(record: SessionRecord) -> SessionRecord:
     )
 
 
-async def revoke(store: PostgresSessions, record: SessionRecord) -> list[Session]:
+async def revoke(store: PostgresSessions, record: SessionRecord) -> list[ChangedSession]:
     condition = Condition(session_id=record.session.id)
     return await store.revoke_where(condition, at=NOON, by=TESTER, reason="test", limit=1)
 
 
 @dataclass(frozen=True)
 class Write:
-    """A write that stores `build(record)`, its result, and the audit event it leaves."""
+    """A write that stores `build(record)`, its result for that, and the audit event it leaves."""
 
     action: str
     build: Callable[[SessionRecord], SessionRecord]
     run: Callable[[PostgresSessions, SessionRecord], Awaitable[object]]
-    result: object
+    build_result: Callable[[SessionRecord], object]
 
 
 WRITES = {
-    "create": Write("create", lambda record: record, lambda store, new: store.create(new), []),
+    "create": Write(
+        "create", lambda record: record, lambda store, new: store.create(new), lambda _: []
+    ),
     "create_evicting": Write(
-        "create", lambda record: record, lambda store, new: store.create(new, limit=Limit(1)), []
+        "create",
+        lambda record: record,
+        lambda store, new: store.create(new, limit=Limit(1)),
+        lambda _: [],
     ),
     "create_refusing": Write(
         "create",
         lambda record: record,
         lambda store, new: store.create(new, limit=Limit(1, AtLimit.REFUSE)),
-        [],
+        lambda _: [],
     ),
     "replace": Write(
-        "refresh", build_rotated, lambda store, new: store.replace(new, expected=1), True
+        "refresh",
+        build_rotated,
+        lambda store, new: store.replace(new, expected=1),
+        lambda new: ChangedSession(new.session),
     ),
     "replace_within_limit": Write(
         "migrate",
         build_migrated,
         lambda store, new: store.replace_within_limit(new, expected=1, limit=Limit(1), at=NOON),
-        [],
+        lambda new: [ChangedSession(new.session)],
     ),
-    "revoke": Write("revoke", build_revoked, revoke, ANY),
+    "revoke": Write("revoke", build_revoked, revoke, lambda _: ANY),
 }
 
 resets = pytest.mark.parametrize("reset", [reset_before_request, reset_after_commit])
@@ -155,7 +164,7 @@ async def test_write_over_a_lost_connection_happens_once(
 ) -> None:
     record = await prepare(store, write)
     reset(proxy)
-    assert await write.run(store, record) == write.result
+    assert await write.run(store, record) == write.build_result(record)
     assert await store.get(record.session.id) == record
     assert await count_events(database_url, record.session.id, write.action) == 1
 

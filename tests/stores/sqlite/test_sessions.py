@@ -13,9 +13,16 @@ from pathlib import Path
 import pytest
 
 from sidegate.core.condition import Condition
-from sidegate.core.errors import SchemaMismatch, SessionExists, StoreUnavailable, UnreadableRecord
+from sidegate.core.errors import (
+    PositionLost,
+    SchemaMismatch,
+    SessionExists,
+    StoreUnavailable,
+    UnreadableRecord,
+)
 from sidegate.stores.sqlite.connection import OUTAGES, translate_error
 from sidegate.stores.sqlite.sessions import SqliteSessions
+from tests.contracts.changes import list_changed_sessions
 from tests.contracts.values import TESTER, build_digest, build_record, build_session
 from tests.support.clock import NOON
 
@@ -103,6 +110,7 @@ async def test_acknowledged_write_survives_a_killed_process(path: Path) -> None:
 CREATE_AND_EXIT = """
 import asyncio, os, pathlib, sys
 from sidegate.stores.sqlite.sessions import SqliteSessions
+from tests.contracts.changes import list_changed_sessions
 from tests.contracts.values import build_record
 
 async def main():
@@ -151,10 +159,9 @@ async def test_concurrent_opens_of_a_new_file_succeed(path: Path) -> None:
 async def test_revocation_by_another_process_is_a_change(store: SqliteSessions, path: Path) -> None:
     session = build_session()
     await store.create(build_record(session))
-    position, _ = await store.list_changed_since(0)
+    position = await store.read_position()
     run_python(REVOKE, path)
-    _, changed = await store.list_changed_since(position)
-    assert changed == [session.revoked(NOON)]
+    assert await list_changed_sessions(store, position) == [session.revoked(NOON)]
 
 
 REVOKE = """
@@ -162,6 +169,7 @@ import asyncio, pathlib, sys
 from sidegate.core.condition import Condition
 from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.support.clock import NOON
+from tests.contracts.changes import list_changed_sessions
 from tests.contracts.values import TESTER
 
 async def main():
@@ -237,20 +245,53 @@ async def test_changes_survive_the_deletion_of_changed_rows(
     for session in (first, second):
         await store.create(build_record(session))
     await store.replace(build_record(first.revoked(NOON)), expected=1)
-    position, _ = await store.list_changed_since(0)
+    position = await store.read_position()
     with connect_directly(path) as connection:
         connection.execute("DELETE FROM sessions WHERE id = ?", (first.id,))
+    assert not (await store.list_changes(position, limit=9)).has_changed
     await store.replace(build_record(second.revoked(NOON)), expected=1)
-    assert [s.id for s in (await store.list_changed_since(position))[1]] == [second.id]
+    assert [s.id for s in await list_changed_sessions(store, position)] == [second.id]
 
 
 async def test_revocation_by_hand_is_a_change(store: SqliteSessions, path: Path) -> None:
     session = build_session()
     await store.create(build_record(session))
-    position, _ = await store.list_changed_since(0)
+    position = await store.read_position()
     with connect_directly(path) as connection:
         connection.execute("UPDATE sessions SET revoked_at = 1, version = version + 1")
-    assert [s.id for s in (await store.list_changed_since(position))[1]] == [session.id]
+    assert [s.id for s in await list_changed_sessions(store, position)] == [session.id]
+
+
+async def test_restored_copy_of_the_file_loses_the_marks_made_since(
+    store: SqliteSessions, path: Path
+) -> None:
+    session = build_session()
+    await store.create(build_record(session))
+    before = await store.add_mark()
+    with connect_directly(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    copy = run_python(READ_FILE, path)
+    await store.replace(build_record(session.revoked(NOON)), expected=1)
+    after = await store.add_mark()
+    await store.close()
+    overwrite(path, bytes.fromhex(copy))
+    reopened = await SqliteSessions.open(path)
+    assert not (await reopened.list_changes(before, limit=9)).has_changed
+    with pytest.raises(PositionLost) as lost:
+        await reopened.list_changes(after, limit=9)
+    assert lost.value.restored_since is not None
+    [changed] = await reopened.revoke_again([session.revoked(NOON)])
+    with pytest.raises(PositionLost):  # its number was assigned again
+        await reopened.list_changes(after, limit=9)
+    assert changed.session == session.revoked(NOON)
+    await reopened.close()
+
+
+# In another process: closing the file in this one would drop the locks that SQLite holds on it.
+READ_FILE = """
+import pathlib, sys
+print(pathlib.Path(sys.argv[1]).read_bytes().hex(), end="")
+"""
 
 
 # --- Errors

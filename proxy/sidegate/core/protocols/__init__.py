@@ -9,12 +9,22 @@ records.
 
 from sidegate.core.protocols.analytics import AnalyticsStore
 from sidegate.core.protocols.audit import AuditLog
-from sidegate.core.protocols.cache_trust import CacheTrust, Mark
+from sidegate.core.protocols.cache_trust import CacheTrust, FollowedTrust, RoundStart
 from sidegate.core.protocols.changes import ChangeLog, Feed, PendingRevocationStore
 from sidegate.core.protocols.durable_store import DurableStore, StoreLifecycle
 from sidegate.core.protocols.locks import SessionLocks
 from sidegate.core.protocols.logout_tokens import LogoutTokenStore
-from sidegate.core.protocols.lookup import BatchCache, BatchFinder, SessionCache, SessionFinder
+from sidegate.core.protocols.lookup import (
+    BatchFinder,
+    Fill,
+    MemoryCache,
+    RemoteBatchCache,
+    RemoteCache,
+    SealedCache,
+    SealedServer,
+    SessionCache,
+    SessionFinder,
+)
 from sidegate.core.protocols.sessions import (
     ActivityStore,
     Cursor,
@@ -28,18 +38,24 @@ __all__ = [
     "ActivityStore",
     "AnalyticsStore",
     "AuditLog",
-    "BatchCache",
     "BatchFinder",
     "CacheTrust",
     "ChangeLog",
     "Cursor",
     "DurableStore",
     "Feed",
+    "Fill",
+    "FollowedTrust",
     "LogoutTokenStore",
-    "Mark",
+    "MemoryCache",
     "PendingRevocationStore",
     "Purger",
+    "RemoteBatchCache",
+    "RemoteCache",
     "RotatedOut",
+    "RoundStart",
+    "SealedCache",
+    "SealedServer",
     "SessionCache",
     "SessionFinder",
     "SessionLocks",

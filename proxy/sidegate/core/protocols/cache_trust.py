@@ -1,41 +1,60 @@
-"""The contract of trust in the remote caches."""
+"""The contract of trust in a remote cache."""
 
-from typing import NewType, Protocol
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
 
-Mark = NewType("Mark", int)
-"""A point in time, as the number of distrust events until then."""
+from sidegate.core.seal import CachePosition, Seal
+from sidegate.core.session import Session
 
 
 class CacheTrust(Protocol):
-    """Whether the copies in remote caches may be used, and under which generation.
+    """Whether the copies in a remote cache may be used."""
 
-    They may be used after the startup is complete and a generation is confirmed, until the next
-    distrust event.
-    """
+    @property
+    def position(self) -> CachePosition:
+        """The seals of the cache as last approved. Take it before the database is read."""
+        ...
 
-    def mark(self) -> Mark:
+    @property
+    def age(self) -> float:
+        """The seconds since the cache was last known to have followed the database."""
+        ...
+
+    def record_changes(self, copies: Iterable[Session]) -> None:
+        """Use no older copies than these, which were committed here, until a later round."""
+        ...
+
+    def distrust(self, reason: str) -> None:
+        """Use no copies until the cache has been verified again: changes may be missing."""
+        ...
+
+
+class RoundStart(NamedTuple):
+    """When a round began, in seconds of the monotonic clock and in distrust events."""
+
+    at: float
+    distrust_count: int
+
+
+class FollowedTrust(CacheTrust, Protocol):
+    """Trust in a remote cache, as the rounds of the cache follower change it."""
+
+    @property
+    def verified(self) -> Mapping[str, Seal]:
+        """The seals that are trusted, by namespace, as the last round has left them."""
+        ...
+
+    def begin_round(self) -> RoundStart:
         """Return the present, to be passed to `confirm`."""
         ...
 
-    def distrust(self) -> None:
-        """Use no copies until a confirmation whose `since` is later: changes may be missing."""
-        ...
+    def confirm(self, verified: Mapping[str, Seal], start: RoundStart) -> None:
+        """Trust these namespaces, and no others, unless there was a distrust event since.
 
-    def end_generation(self) -> None:
-        """Distrust the caches until another generation than the present one is confirmed."""
-        ...
-
-    def is_outdated(self, generation: int) -> bool:
-        """Return whether `generation` has ended, or is older than the present one."""
-        ...
-
-    def complete_startup(self) -> None:
-        """The caches have the changes that a crashed instance may not have published."""
-        ...
-
-    def confirm(self, generation: int, *, since: Mark) -> None:
-        """Store copies under `generation`, which was read from the database after `since`.
-
-        They may be used, unless there was a distrust event after `since`.
+        Trust lapses some seconds after `start`.
         """
+        ...
+
+    def extend(self, start: RoundStart) -> None:
+        """Trust what is trusted for longer: the round failed for lack of the database."""
         ...

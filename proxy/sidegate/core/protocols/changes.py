@@ -3,45 +3,54 @@
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from sidegate.core.change_log import ChangeCursor, ChangedSession, ChangePage, Mark
 from sidegate.core.pending_revocation import PendingRevocation
 from sidegate.core.session import Session
 
 
 class ChangeLog(Protocol):
-    """The changed sessions of the database, and the generation of the cached copies of sessions.
+    """The changed sessions of the database, in pages.
 
-    Creations and touches are not changes.
+    A creation is a change: it is listed where `created` is asked for. A touch is none.
     """
 
-    async def list_changed_since(self, position: int) -> tuple[int, list[Session]]:
-        """Return the next position, and the sessions changed since `position`.
+    async def read_position(self) -> Mark:
+        """Return the present position, without an id."""
+        ...
 
-        A position is opaque; 0 returns the present position
-        and no sessions. A change may be returned twice, but is never left out, in whatever order
-        concurrent writers commit. Unreadable sessions are omitted. Raise PositionLost if the
-        position is not valid any more, for example after a failover; then continue with 0.
+    async def list_changes(
+        self,
+        since: Mark,
+        *,
+        limit: int,
+        after: ChangeCursor | None = None,
+        created: bool = False,
+        store_mark: bool = False,
+    ) -> ChangePage:
+        """Return at most `limit` sessions changed since a mark, in their latest state.
+
+        Continue with `after=page.next`: every session that had changed when the first page was read
+        is listed once, in whatever order concurrent writers commit. What changes later may be
+        missing, and the first page's position does not cover it. `created`: list sessions that were
+        only created, too; `has_changed` tells of them in any case, and a limit of 0 asks for that
+        alone. `store_mark`: store the position of the first page as a mark, in the statement that
+        reads the page.
+
+        Each change names the current digest, the previous one, those within their grace, and those
+        rotated out since the mark. Raise PositionLost if the mark's id is not stored here, or its
+        system is another one, or the transaction numbers have gone back; raise TooManyChanges if
+        there are more than 20,000.
         """
         ...
 
-    async def list_last_changed(self, limit: int) -> list[Session]:
-        """Return at most `limit` sessions, those changed last, the latest first.
-
-        Unreadable sessions are omitted.
-        """
+    async def add_mark(self) -> Mark:
+        """Store the present position as a mark, and return it. The last 10,000 are kept."""
         ...
 
-    async def read_generation(self) -> int:
-        """Return the generation of cached copies that may be trusted.
+    async def revoke_again(self, tombstones: Sequence[Session]) -> list[ChangedSession]:
+        """Revoke what a restored database shows as not revoked; return what has changed.
 
-        It only grows. A number that was lost in a failover is not used again.
-        """
-        ...
-
-    async def advance_generation(self, after: int) -> int:
-        """Begin the generation after `after`, and return the present generation.
-
-        For a cache that missed a change: its copies are not trusted in the new generation. If
-        another instance has begun it already, only return the present one.
+        Sessions that are revoked or absent stay as they are.
         """
         ...
 
@@ -49,8 +58,8 @@ class ChangeLog(Protocol):
 class Feed(Protocol):
     """Notifies the other instances of changed sessions."""
 
-    async def publish(self, sessions: Iterable[Session]) -> None:
-        """Publish the changed sessions. Best effort: the change poller finds what was lost."""
+    async def publish(self, copies: Iterable[Session]) -> None:
+        """Publish copies of changed sessions. Best effort: the change poller finds what is lost."""
         ...
 
 

@@ -1,9 +1,13 @@
 """Finders and caches of sessions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
+from sidegate.core.change_log import ChangedSession, Mark
 from sidegate.core.digest import Digest
+from sidegate.core.seal import CachePosition, Seal
 from sidegate.core.session import Session
 
 
@@ -37,9 +41,94 @@ class SessionCache(SessionFinder, Protocol):
         ...
 
 
-class BatchCache(BatchFinder, Protocol):
-    """A cache backend that finds and puts many sessions in one round trip."""
+class MemoryCache(SessionCache, Protocol):
+    """The cache in this process. `epoch` grows whenever copies read before may be stale."""
 
-    async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
-        """Put each session under its digest, and return what `put` would for each digest."""
+    @property
+    def epoch(self) -> int: ...
+
+    def fill(self, session: Session, *, epoch: int, age: float = 0.0) -> object:
+        """Put a copy that was the latest `age` seconds ago, unless `epoch` has grown since."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """A session that was read from the database when a remote cache was at `position`."""
+
+    session: Session
+    position: CachePosition
+
+
+class RemoteCache(SessionFinder, Protocol):
+    """A cache that other instances and other programs change, too, and that may go back in time.
+
+    A lookup raises CacheNotTrusted if the cache may have missed changes.
+    """
+
+    async def fill(self, fill: Fill) -> Session:
+        """Store a copy if the cache is still at the fill's position, which covers the session.
+
+        Return the copy that is cached now, the fresher one; the session itself if it was dropped.
+        """
+        ...
+
+    async def restrict(self, changes: Sequence[ChangedSession]) -> bool:
+        """Apply what committed changes take away; what they allow comes with the next round.
+
+        Return False if the cache may still have copies of an earlier state.
+        """
+        ...
+
+
+class RemoteBatchCache(BatchFinder, Protocol):
+    """A backend that finds, fills and restricts many sessions in one round trip."""
+
+    async def fill_many(self, fills: Mapping[Digest, Fill]) -> Mapping[Digest, Session]:
+        """Return what `fill` would for each digest."""
+        ...
+
+    async def restrict_many(self, copies: Sequence[Session]) -> bool:
+        """Apply what these copies take away, as `restrict` does."""
+        ...
+
+
+class SealedServer(Protocol):
+    """A server of a remote cache, by a connection that leads to it, during one round.
+
+    `seals`: the seal of each bucket of the server; None where there is none, or an unreadable one.
+    """
+
+    @property
+    def seals(self) -> Mapping[int, Seal | None]: ...
+
+    async def apply(
+        self,
+        changes: Sequence[Session],
+        *,
+        deleted: Sequence[Digest] = (),
+        buckets: Collection[int],
+        moved_to: Mark | None,
+    ) -> set[int]:
+        """Apply changed copies to `buckets`, each of which must still have its seal.
+
+        Each seal is replaced. Without `moved_to` it keeps its mark, and only what the changes take
+        away is applied. With `moved_to`, copies that it covers are stored as well, and the seals
+        have that mark. Return the buckets that had their seals.
+        """
+        ...
+
+    async def begin(self, mark: Mark, *, buckets: Collection[int]) -> set[int]:
+        """Begin a new namespace at `mark` in buckets that still have their seals; return those."""
+        ...
+
+
+class SealedCache(Protocol):
+    """The servers of a remote cache, for the cache follower."""
+
+    def open_round(self) -> AbstractAsyncContextManager[Sequence[SealedServer]]:
+        """Read the seals of all servers that connections lead to. Raise StoreUnavailable if none.
+
+        `seals` of the servers are updated by `apply` and `begin`.
+        """
         ...

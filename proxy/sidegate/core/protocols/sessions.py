@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from sidegate.core.actor import Actor
+from sidegate.core.change_log import ChangedSession
 from sidegate.core.condition import Condition
 from sidegate.core.digest import Digest
 from sidegate.core.limits import Limit
@@ -34,10 +35,15 @@ class RotatedOut:
 
 
 class SessionRepository(Protocol):
-    """The sessions of the database. They change only by compare-and-set on the version."""
+    """The sessions of the database. They change only by compare-and-set on the version.
 
-    async def create(self, record: SessionRecord, *, limit: Limit | None = None) -> list[Session]:
-        """Store a new session, and return the tombstones of the sessions evicted for it.
+    What a method returns as changed names every digest that a cache may have an open copy for.
+    """
+
+    async def create(
+        self, record: SessionRecord, *, limit: Limit | None = None
+    ) -> list[ChangedSession]:
+        """Store a new session, and return the sessions evicted for it.
 
         `limit` applies to the sessions of its user, type and tenant that are active at its
         `created_at`, the new one included, also under concurrent calls.
@@ -81,21 +87,21 @@ class SessionRepository(Protocol):
         """Return the number of sessions that `revoke_where` would revoke without a limit."""
         ...
 
-    async def replace(self, record: SessionRecord, *, expected: int) -> bool:
+    async def replace(self, record: SessionRecord, *, expected: int) -> ChangedSession | None:
         """Store the next version of a session if the stored version is `expected`.
 
-        Return False if it is another version or there is no such session; then nothing has changed.
+        Return None if it is another version or there is no such session; then nothing has changed.
         A digest replaced by a rotation is kept as long as the session.
         """
         ...
 
     async def replace_within_limit(
         self, record: SessionRecord, *, expected: int, limit: Limit, at: datetime
-    ) -> list[Session] | None:
+    ) -> list[ChangedSession] | None:
         """Replace a session that changes its type, and apply `limit` at `at` as `create` does.
 
-        Return the tombstones of the sessions evicted for it, unreadable ones omitted, or None if
-        the stored version is not `expected`. Raise LimitReached if `limit.at_limit` refuses it.
+        Return the replaced session and then those evicted for it, unreadable ones omitted, or None
+        if the stored version is not `expected`. Raise LimitReached if `limit.at_limit` refuses it.
         In the last two cases nothing has changed.
         """
         ...
@@ -109,7 +115,7 @@ class SessionRepository(Protocol):
         reason: str,
         limit: int,
         after: SessionId | None = None,
-    ) -> list[Session]:
+    ) -> list[ChangedSession]:
         """Revoke at most `limit` matching sessions, by id in ascending order, after `after`.
 
         Sessions that are revoked or past their absolute deadline at `at` do not match. Idle ones

@@ -6,8 +6,8 @@ one integer; the objects of prometheus-client are built at a scrape. No label ev
 user, a path or an address.
 """
 
-from sidegate.observability.metrics.exposition import build_registry
+from sidegate.observability.metrics.exposition import build_registry, build_supervisor_page
 from sidegate.observability.metrics.recorder import Metrics
 from sidegate.observability.metrics.table import METRIC_NAMES, METRICS
 
-__all__ = ["METRICS", "METRIC_NAMES", "Metrics", "build_registry"]
+__all__ = ["METRICS", "METRIC_NAMES", "Metrics", "build_registry", "build_supervisor_page"]

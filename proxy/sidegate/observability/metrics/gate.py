@@ -65,7 +65,15 @@ LISTENERS: Final = (
         "counter",
         "Connections to the gate above gate.max_connections, answered 503.",
         (),
-        lambda metrics: scalar(metrics.refused_connections),
+        lambda metrics: scalar(metrics.connections_over_limit["gate", "refused"]),
+    ),
+    MetricSpec(
+        "sidegate_connections_over_limit",
+        "counter",
+        "Connections above a limit of their listener: refused with 503, or evicted, which is an"
+        " idle one closed for a new one.",
+        ("listener", "outcome"),
+        lambda metrics: metrics.connections_over_limit,
     ),
     MetricSpec(
         "sidegate_bad_requests",
@@ -119,5 +127,20 @@ PROCESS: Final = (
         "1 while shutting down.",
         (),
         lambda metrics: scalar(metrics.draining()),
+    ),
+    MetricSpec(
+        "sidegate_background_task_failures",
+        "counter",
+        "Unexpected errors of a background task, after each of which it was started again.",
+        ("task",),
+        lambda metrics: metrics.background_task_failures,
+    ),
+    MetricSpec(
+        "sidegate_log_lines_dropped",
+        "counter",
+        "Log lines that were not written: the queue was full, because the log is read too slowly or"
+        " not at all, or writing failed, for example because the disk is full.",
+        ("cause",),
+        lambda metrics: {(cause,): lines for cause, lines in metrics.dropped_log_lines().items()},
     ),
 )

@@ -55,21 +55,28 @@ class Metrics:
         self.bad_requests: Counts = defaultdict(int)
         self.admin_requests: Counts = defaultdict(int)
         self.logouts: Counts = defaultdict(int)
+        self.pings: dict[str, bool] = {}  # whether each store answered the last one
         self.feed_up: dict[Labels, float] = {}
         self.feed_gaps: Counts = defaultdict(int)
         self.feed_lag: dict[Labels, float] = {}
+        self.redis_distrusts: Counts = defaultdict(int)
+        self.redis_seals: Counts = defaultdict(int)
+        self.database_restores = 0
         self.untrusted_peers = 0
-        self.refused_connections = 0
+        self.connections_over_limit: Counts = defaultdict(int)
+        self.background_task_failures: Counts = defaultdict(int)
         self.reload_successful = False
         self.reloaded_at = 0.0
         # Read at a scrape:
         self.breakers: dict[str, Callable[[], str]] = {}
         self.round_trips: dict[str, Callable[[], int]] = {}
         self.redis_trusted: Callable[[], bool] | None = None
+        self.redis_verified_age: Callable[[], float] | None = None
         self.memory: MemoryStats | None = None
         self.connections: Callable[[], Mapping[str, int]] = dict
         self.pending: Callable[[], int] = lambda: 0
         self.draining: Callable[[], bool] = lambda: False
+        self.dropped_log_lines: Callable[[], Mapping[str, int]] = dict
 
     # Counters and gauges that are set as things happen
 
@@ -147,15 +154,37 @@ class Metrics:
     def count_untrusted_peer(self) -> None:
         self.untrusted_peers += 1
 
-    def count_refused_connection(self) -> None:
-        """Count a connection to the gate above gate.max_connections."""
-        self.refused_connections += 1
+    def count_refused_connection(self, listener: str = "gate") -> None:
+        """Count a connection above a limit of its listener, answered 503."""
+        self.connections_over_limit[listener, "refused"] += 1
+
+    def count_evicted_connection(self, listener: str) -> None:
+        """Count an idle connection that was closed for a new one, at a limit of its listener."""
+        self.connections_over_limit[listener, "evicted"] += 1
+
+    def count_background_task_failure(self, task: str, failures: int = 1) -> None:
+        """Count failures of a background task; 0 failures export its series."""
+        self.background_task_failures[(task,)] += failures
+
+    def record_ping(self, store: str, answered: bool) -> None:
+        self.pings[store] = answered
 
     def set_feed_up(self, feed: str, up: bool) -> None:
         self.feed_up[(feed,)] = float(up)
 
     def count_feed_gap(self, feed: str) -> None:
         self.feed_gaps[(feed,)] += 1
+
+    def count_distrust(self, reason: str) -> None:
+        """Count a loss of trust in Redis; the reason is one of a few fixed texts."""
+        self.redis_distrusts[(reason,)] += 1
+
+    def count_seal(self, change: str) -> None:
+        """Count a seal that this process has moved or begun."""
+        self.redis_seals[(change,)] += 1
+
+    def count_database_restore(self) -> None:
+        self.database_restores += 1
 
     def set_feed_lag(self, feed: str, seconds: float) -> None:
         """Set the seconds from publishing on a feed to receiving it."""
@@ -176,8 +205,12 @@ class Metrics:
         """`trips` returns the number of round trips for lookups to a store so far."""
         self.round_trips[store] = trips
 
-    def watch_redis_trusted(self, is_trusted: Callable[[], bool]) -> None:
+    def watch_redis_trust(
+        self, *, is_trusted: Callable[[], bool], age: Callable[[], float]
+    ) -> None:
+        """`age`: the seconds since the last complete round began."""
         self.redis_trusted = is_trusted
+        self.redis_verified_age = age
 
     def watch_memory(self, memory: MemoryStats) -> None:
         self.memory = memory
@@ -191,3 +224,7 @@ class Metrics:
 
     def watch_draining(self, draining: Callable[[], bool]) -> None:
         self.draining = draining
+
+    def watch_dropped_log_lines(self, lines: Callable[[], Mapping[str, int]]) -> None:
+        """`lines` returns the number of log lines that were not written, by cause."""
+        self.dropped_log_lines = lines

@@ -8,6 +8,8 @@ from sidegate.observability.metrics.recorder import Labels, Metrics
 from sidegate.observability.metrics.spec import MetricSpec, scalar
 
 _BREAKER_STATES: Final = ("closed", "half_open", "open")
+# The feeds that say whether Redis can be used.
+_REDIS_FEEDS: Final = ("redis", "cache_follower", "change_poller")
 
 
 def _measure_lookups(metrics: Metrics) -> Mapping[Labels, Histogram]:
@@ -21,7 +23,27 @@ def _measure_lookups(metrics: Metrics) -> Mapping[Labels, Histogram]:
 
 
 def _read_stores_up(metrics: Metrics) -> Mapping[Labels, float]:
-    return {(store,): float(state() == "closed") for store, state in metrics.breakers.items()}
+    """Return 1 for each store that nothing in this process finds at fault.
+
+    The breaker knows lookups only, and there are none while Redis is not trusted.
+    """
+    return {
+        (store,): float(
+            state() == "closed"
+            and metrics.pings.get(store, True)
+            and (store != "redis" or _is_redis_usable(metrics))
+        )
+        for store, state in metrics.breakers.items()
+    }
+
+
+def _is_redis_usable(metrics: Metrics) -> bool:
+    """Return whether pub/sub works, and whether rounds of the cache follower do, too.
+
+    Rounds that fail together with those of the change poller fail for lack of the database.
+    """
+    is_up = {feed: metrics.feed_up.get((feed,), 1.0) == 1.0 for feed in _REDIS_FEEDS}
+    return is_up["redis"] and (is_up["cache_follower"] or not is_up["change_poller"])
 
 
 def _read_breakers(metrics: Metrics) -> Mapping[Labels, float]:
@@ -36,6 +58,10 @@ def _read_breakers(metrics: Metrics) -> Mapping[Labels, float]:
 
 def _read_redis_trusted(metrics: Metrics) -> Mapping[Labels, float]:
     return {} if metrics.redis_trusted is None else scalar(metrics.redis_trusted())
+
+
+def _read_redis_verified_age(metrics: Metrics) -> Mapping[Labels, float]:
+    return {} if metrics.redis_verified_age is None else scalar(metrics.redis_verified_age())
 
 
 STORES: Final = (
@@ -58,7 +84,8 @@ STORES: Final = (
     MetricSpec(
         "sidegate_store_up",
         "gauge",
-        "1 while the circuit breaker of the store is closed.",
+        "1 while the store is usable: its circuit breaker is closed, and it answers pings. Redis:"
+        " and pub/sub and the rounds of the cache follower work, too.",
         ("store",),
         _read_stores_up,
     ),
@@ -72,10 +99,42 @@ STORES: Final = (
     MetricSpec(
         "sidegate_redis_trusted",
         "gauge",
-        "1 while sessions in Redis may be used; 0 while changes may be missing there, until the"
-        " database has confirmed the generation. Absent without Redis.",
+        "1 while sessions in Redis may be used; 0 while changes may be missing there. Absent"
+        " without Redis.",
         (),
         _read_redis_trusted,
+    ),
+    MetricSpec(
+        "sidegate_redis_verified_age_seconds",
+        "gauge",
+        "Seconds since the last round that verified that Redis has followed the database; infinite"
+        " before the first one. Absent without Redis.",
+        (),
+        _read_redis_verified_age,
+    ),
+    MetricSpec(
+        "sidegate_redis_distrusts",
+        "counter",
+        "Losses of trust in Redis: undelivered (it did not take a change made here), not followed"
+        " (it could not be brought forward), position lost (the database does not know its mark),"
+        " lapsed (this process was suspended, or its rounds took too long).",
+        ("reason",),
+        lambda metrics: metrics.redis_distrusts,
+    ),
+    MetricSpec(
+        "sidegate_redis_seals",
+        "counter",
+        "Seals in Redis that this process has moved to the present of the database, or begun anew"
+        " with an empty cache.",
+        ("change",),
+        lambda metrics: metrics.redis_seals,
+    ),
+    MetricSpec(
+        "sidegate_database_restores",
+        "counter",
+        "Restores and failovers of the database that have lost commits, as noticed here.",
+        (),
+        lambda metrics: scalar(metrics.database_restores),
     ),
     MetricSpec(
         "sidegate_unreadable_records",

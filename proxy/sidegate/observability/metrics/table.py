@@ -24,3 +24,10 @@ METRICS: Final = tuple(spec for specs in METRICS_BY_SUBJECT.values() for spec in
 
 METRIC_NAMES: Final = frozenset(name for spec in METRICS for name in spec.series())
 """The name of every series that Sidegate itself exports, as in a query."""
+
+_OF_SUPERVISOR: Final = frozenset(
+    ("sidegate_bad_requests", "sidegate_connections_over_limit", "sidegate_log_lines_dropped")
+)
+
+SUPERVISOR_METRICS: Final = tuple(spec for spec in METRICS if spec.name in _OF_SUPERVISOR)
+"""Those that the supervisor of workers exports of itself: it has the ops listener and a log."""

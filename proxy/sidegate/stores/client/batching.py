@@ -1,13 +1,14 @@
-"""Send the lookups and puts of one event loop tick as one round trip."""
+"""Send the lookups and fills of one event loop tick as one round trip."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Final, Generic, TypeVar
 
+from sidegate.core.change_log import ChangedSession
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
-from sidegate.core.protocols import BatchCache, BatchFinder
+from sidegate.core.protocols import BatchFinder, Fill, RemoteBatchCache
 from sidegate.core.session import Session
 
 Payload = TypeVar("Payload")
@@ -19,9 +20,9 @@ _Results = Mapping[Digest, Session | Exception | None]
 
 UNLIMITED: Final = 1_000_000_000
 
-# Digests in one round trip. A put costs about four times as much as a lookup.
+# Digests in one round trip. A fill costs about four times as much as a lookup.
 _LOOKUP_BATCH_SIZE: Final = 256
-_PUT_BATCH_SIZE: Final = 64
+_WRITE_BATCH_SIZE: Final = 64
 
 
 class BatcherFull(Exception):
@@ -213,7 +214,7 @@ class Batched:
 
 
 class BatchedCache(Batched):
-    """A cache in front of a batch backend. The puts of one tick are one round trip, too.
+    """A remote cache in front of a batch backend. The fills of one tick are one round trip, too.
 
     At most two lookup round trips run at a time: meanwhile the next one fills, and costs less per
     digest. One in flight for more than `SLOW_AFTER` seconds no longer delays the next; so a lookup
@@ -224,18 +225,28 @@ class BatchedCache(Batched):
 
     def __init__(
         self,
-        backend: BatchCache,
+        backend: RemoteBatchCache,
         *,
         max_batch: int = _LOOKUP_BATCH_SIZE,
-        max_put_batch: int = _PUT_BATCH_SIZE,
+        max_write_batch: int = _WRITE_BATCH_SIZE,
     ) -> None:
         super().__init__(backend, max_batch=max_batch, max_in_flight=2, slow_after=self.SLOW_AFTER)
-        self._puts = Batcher[Session, Session](
-            backend.put_many, merge=_pick_fresher, max_batch=max_put_batch
+        self._cache = backend
+        self._max_write_batch = max_write_batch
+        self._fills = Batcher[Fill, Session](
+            backend.fill_many, merge=_pick_fresher, max_batch=max_write_batch
         )
 
-    async def put(self, session: Session) -> Session:
-        return await self._puts.submit(session.digest, session)
+    async def fill(self, fill: Fill) -> Session:
+        return await self._fills.submit(fill.session.digest, fill)
+
+    async def restrict(self, changes: Sequence[ChangedSession]) -> bool:
+        copies = [copy for change in changes for copy in change.copies()]
+        results = [
+            await self._cache.restrict_many(copies[start : start + self._max_write_batch])
+            for start in range(0, len(copies), self._max_write_batch)
+        ]
+        return all(results)
 
 
 def _cancel(waiting: Mapping[Digest, _Waiters[Result]]) -> None:
@@ -250,5 +261,5 @@ def _complete(future: asyncio.Future[Result], result: Result | Exception) -> Non
         future.set_result(result)
 
 
-def _pick_fresher(one: Session, other: Session) -> Session:
-    return one if one.freshness > other.freshness else other
+def _pick_fresher(one: Fill, other: Fill) -> Fill:
+    return one if one.session.freshness > other.session.freshness else other

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from sidegate.core.digest import Digest
-from sidegate.core.errors import StoreUnavailable, UnreadableRecord
-from sidegate.core.protocols import BatchCache, BatchFinder
+from sidegate.core.errors import CacheNotTrusted, StoreUnavailable, UnreadableRecord
+from sidegate.core.protocols import BatchFinder, Fill, RemoteBatchCache
 from sidegate.core.session import Session
 from sidegate.core.timeouts import with_timeout
 from sidegate.stores.client.circuit_breaker import CircuitBreaker
@@ -36,14 +36,14 @@ class Guard:
             raise StoreUnavailable(self._store, "circuit breaker open")
         try:
             answer = await with_timeout(request(), self._timeout, store=self._store)
+        except (CacheNotTrusted, UnreadableRecord):
+            self._record_success()  # the store did answer
+            raise
         except StoreUnavailable as outage:
             if self._breaker.record_failure():
                 _log.warning(
                     "store unavailable", extra={"store": self._store, "reason": outage.reason}
                 )
-            raise
-        except UnreadableRecord:
-            self._record_success()  # the store did answer
             raise
         self._record_success()
         return answer
@@ -69,11 +69,14 @@ class Guarded:
 
 
 class GuardedCache(Guarded):
-    """A cache backend whose lookups and puts are guarded."""
+    """A remote cache backend whose requests are guarded."""
 
-    def __init__(self, backend: BatchCache, *, guard: Guard) -> None:
+    def __init__(self, backend: RemoteBatchCache, *, guard: Guard) -> None:
         super().__init__(backend, guard=guard)
         self._cache = backend
 
-    async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
-        return await self._guard(lambda: self._cache.put_many(sessions))
+    async def fill_many(self, fills: Mapping[Digest, Fill]) -> Mapping[Digest, Session]:
+        return await self._guard(lambda: self._cache.fill_many(fills))
+
+    async def restrict_many(self, copies: Sequence[Session]) -> bool:
+        return await self._guard(lambda: self._cache.restrict_many(copies))

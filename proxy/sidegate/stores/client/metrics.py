@@ -5,7 +5,7 @@ from time import perf_counter
 
 from sidegate.core.digest import Digest
 from sidegate.core.errors import UnreadableRecord
-from sidegate.core.protocols import BatchCache, BatchFinder
+from sidegate.core.protocols import BatchFinder, Fill, RemoteBatchCache
 from sidegate.core.session import Session
 
 Observe = Callable[[str, str, float], None]
@@ -41,11 +41,14 @@ class Metered:
 
 
 class MeteredCache(Metered):
-    """A cache backend whose lookups are observed."""
+    """A remote cache backend whose lookups are observed."""
 
-    def __init__(self, backend: BatchCache, *, store: str, observe: Observe) -> None:
+    def __init__(self, backend: RemoteBatchCache, *, store: str, observe: Observe) -> None:
         super().__init__(backend, store=store, observe=observe)
         self._cache = backend
 
-    async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
-        return await self._cache.put_many(sessions)
+    async def fill_many(self, fills: Mapping[Digest, Fill]) -> Mapping[Digest, Session]:
+        return await self._cache.fill_many(fills)
+
+    async def restrict_many(self, copies: Sequence[Session]) -> bool:
+        return await self._cache.restrict_many(copies)

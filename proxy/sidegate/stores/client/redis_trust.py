@@ -1,91 +1,234 @@
-"""Whether copies in Redis may be used, and under which generation they are stored."""
+"""Whether copies in Redis may be used. Nothing else in this process decides or keeps it.
 
-from collections.abc import Mapping, Sequence
+docs/architecture.md explains the protocol.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from sidegate.core.digest import Digest
-from sidegate.core.errors import StoreUnavailable
-from sidegate.core.protocols import BatchCache, Mark
+from sidegate.core.errors import CacheNotTrusted, UnreadableRecord
+from sidegate.core.protocols import Fill, RemoteBatchCache, RoundStart
+from sidegate.core.seal import CachePosition, Seal
 from sidegate.core.session import Session
 
 _STORE: Final = "redis"
 
+# Seconds after the start of the last round until copies are not used any more: a process that was
+# suspended must not use what it has verified before. Two rounds that fail after a second each.
+LAPSE: Final = 3.0
+# Seconds for which changes that were committed here are remembered: longer than a round takes.
+_MEMORY_OF_CHANGES: Final = 30.0
+
+_log: Final = logging.getLogger("sidegate.trust")
+
 
 class RedisTrust:
-    """The state of trust in Redis, a CacheTrust. Nothing else in this process keeps it.
+    """The namespaces in Redis that have followed the database, as far as this process knows.
 
-    The generation is part of the keys in Redis, so copies of other generations are not found. It
-    stays in use while Redis is distrusted, because puts go through.
+    A round of the cache follower verifies them. Copies are used if they were read together with a
+    seal of a verified namespace that is at least as far as the round has found it.
     """
 
-    def __init__(self) -> None:
-        """Start distrusted, without a generation."""
-        self._generation: int | None = None
-        self._has_ended = False  # the generation
-        self._startup_complete = False
-        self._is_confirmed = False  # since the last distrust event
-        self._distrust_count = 0
+    def __init__(
+        self,
+        *,
+        monotonic: Callable[[], float],
+        trust_without_database: float,
+        on_distrust: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Start without a verified namespace.
 
-    @property
-    def generation(self) -> int | None:
-        """The generation to store copies under. None: not known yet."""
-        return self._generation
+        While the database is unavailable, trust lasts `trust_without_database` seconds after the
+        last complete round. `on_distrust` is called with the reason of each loss of trust.
+        """
+        # Called when the next round should begin at once.
+        self.request_round: Callable[[], None] = lambda: None
+        self._monotonic = monotonic
+        self._trust_without_database = trust_without_database
+        self._on_distrust = on_distrust
+        self._verified: Mapping[str, Seal] = MappingProxyType({})  # by namespace
+        self._approved: CachePosition = MappingProxyType({})  # the last one of each bucket
+        self._records: dict[int, bytes] = {}  # those of `_approved`, as stored
+        # The buckets and namespaces that lookups have met since the last round; an empty namespace
+        # where there was no seal.
+        self._seen: set[tuple[int, str]] = set()
+        self._expires_at = 0.0
+        self._verified_at = float("-inf")  # the start of the last complete round
+        self._distrust_count = 0
+        self._was_trusted = False
+        self._changes: dict[Digest, tuple[float, Session]] = {}  # with the time of the commit
 
     @property
     def is_trusted(self) -> bool:
-        """Whether copies of this generation may be used now."""
-        return self._is_confirmed and self._startup_complete
+        """Whether copies of some namespace may be used now."""
+        return bool(self._verified) and self._monotonic() < self._expires_at
 
-    def mark(self) -> Mark:
-        return Mark(self._distrust_count)
+    @property
+    def age(self) -> float:
+        """The seconds since the start of the last complete round; infinite before the first one."""
+        return self._monotonic() - self._verified_at
 
-    def is_distrusted_since(self, mark: Mark) -> bool:
-        """Return whether there was a distrust event after `mark`, whatever followed it."""
-        return mark != self._distrust_count
+    @property
+    def position(self) -> CachePosition:
+        """The seals last approved, by bucket."""
+        return self._approved if self.is_trusted else MappingProxyType({})
 
-    def distrust(self) -> None:
-        self._is_confirmed = False
-        self._distrust_count += 1
+    @property
+    def verified(self) -> Mapping[str, Seal]:
+        """The verified namespaces, with their seals as the last round has found or moved them."""
+        return self._verified
 
-    def end_generation(self) -> None:
-        self._has_ended = True
-        self.distrust()
-
-    def is_outdated(self, generation: int) -> bool:
-        if self._generation is None:
+    def approve(self, bucket: int, record: bytes) -> bool:
+        """Return whether copies that were read together with this seal may be used."""
+        if not self.is_trusted:
             return False
-        has_ended = self._has_ended and generation == self._generation
-        return has_ended or generation < self._generation
+        if self._records.get(bucket) == record:
+            return True
+        try:
+            seal = Seal.decode(record)
+        except UnreadableRecord:
+            self._seen.add((bucket, ""))
+            self.request_round()
+            return False
+        self._seen.add((bucket, seal.namespace))
+        if not self._is_verified(seal):
+            self.request_round()
+            return False
+        if bucket in self._approved:
+            self._seen.add((bucket, self._approved[bucket].namespace))
+        self._records[bucket] = record
+        self._approved = MappingProxyType({**self._approved, bucket: seal})
+        return True
 
-    def complete_startup(self) -> None:
-        self._startup_complete = True
+    def pop_seen(self) -> set[tuple[int, str]]:
+        """Return the buckets and namespaces met since the last call, and those approved before.
 
-    def confirm(self, generation: int, *, since: Mark) -> None:
-        if generation != self._generation:
-            self._generation = generation
-            self._has_ended = False
-        if not self._has_ended and not self.is_distrusted_since(since):
-            self._is_confirmed = True
+        The namespace is empty if a bucket was met without a seal.
+        """
+        seen, self._seen = self._seen, set()
+        return seen | {(bucket, seal.namespace) for bucket, seal in self._approved.items()}
+
+    def record_changes(self, copies: Iterable[Session]) -> None:
+        """Use no older copies than these, which were committed here, until a later round.
+
+        Redis may lose what was written to it, and the database may be lost before a round has found
+        that.
+        """
+        now = self._monotonic()
+        for copy in copies:
+            kept = self._changes.pop(copy.digest, None)
+            if kept is None or kept[1].freshness < copy.freshness:
+                self._changes[copy.digest] = now, copy
+            else:
+                self._changes[copy.digest] = kept
+        self._drop_changes(before=now - _MEMORY_OF_CHANGES)
+
+    def apply_changes(self, found: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
+        """Return copies from Redis, or instead of them those of later changes made here."""
+        if not self._changes:
+            return found
+        return {digest: self._apply_change(copy) for digest, copy in found.items()}
+
+    def begin_round(self) -> RoundStart:
+        """Return the present, to be passed to `confirm`."""
+        if self._verified and self._monotonic() >= self._expires_at:
+            self.distrust("lapsed")
+        return RoundStart(self._monotonic(), self._distrust_count)
+
+    def distrust(self, reason: str) -> None:
+        """Use no copies until a round that begins after this has verified them."""
+        self._distrust_count += 1
+        if self._verified:
+            self._clear(reason)
+            self.request_round()
+
+    def confirm(self, verified: Mapping[str, Seal], start: RoundStart) -> None:
+        """Use copies of these namespaces, and of no others, for `LAPSE` seconds from `start`.
+
+        Has no effect if there was a distrust event since.
+        """
+        if start.distrust_count != self._distrust_count:
+            return
+        if not verified:
+            self._clear("not followed")
+            return
+        self._replace_verified(verified)
+        self._verified_at = start.at
+        self._expires_at = start.at + LAPSE
+        self._drop_changes(before=start.at)
+        self._log_change("lapsed")
+
+    def extend(self, start: RoundStart) -> None:
+        """Use what is verified for longer, after a round that failed for lack of the database."""
+        latest = self._verified_at + self._trust_without_database
+        self._expires_at = max(self._expires_at, min(start.at + LAPSE, latest))
+
+    def _apply_change(self, copy: Session) -> Session:
+        _, changed = self._changes.get(copy.digest, (0.0, copy))
+        return changed if changed.freshness > copy.freshness else copy
+
+    def _drop_changes(self, *, before: float) -> None:
+        """Drop changes that were committed before a time, the oldest of which come first."""
+        while self._changes:
+            digest, (at, _) = next(iter(self._changes.items()))
+            if at >= before:
+                return
+            del self._changes[digest]
+
+    def _clear(self, reason: str) -> None:
+        if self._verified:
+            self._on_distrust(reason)
+        self._replace_verified({})
+        self._log_change(reason)
+
+    def _is_verified(self, seal: Seal) -> bool:
+        verified = self._verified.get(seal.namespace)
+        if verified is None:
+            return False
+        return seal.mark.snapshot.order >= verified.mark.snapshot.order
+
+    def _replace_verified(self, verified: Mapping[str, Seal]) -> None:
+        self._verified = MappingProxyType(dict(verified))
+        approved = {
+            bucket: seal if self._is_verified(seal) else verified[seal.namespace]
+            for bucket, seal in self._approved.items()
+            if seal.namespace in verified
+        }
+        self._approved = MappingProxyType(approved)
+        self._records = {bucket: seal.encode() for bucket, seal in approved.items()}
+
+    def _log_change(self, reason: str) -> None:
+        if self.is_trusted == self._was_trusted:
+            return
+        self._was_trusted = self.is_trusted
+        if self._was_trusted:
+            _log.info("redis trusted")
+        else:
+            _log.warning("redis not trusted", extra={"reason": reason})
 
 
 class Trusted:
-    """A cache backend whose lookups raise StoreUnavailable while Redis is not trusted.
+    """A cache backend that is not asked while nothing in Redis is trusted.
 
-    So do the lookups that are in flight when it becomes distrusted. Puts always go through.
+    Its lookups raise CacheNotTrusted then, and fills are dropped.
     """
 
-    def __init__(self, backend: BatchCache, trust: RedisTrust) -> None:
+    def __init__(self, backend: RemoteBatchCache, trust: RedisTrust) -> None:
         self._backend = backend
         self._trust = trust
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
         if not self._trust.is_trusted:
-            raise StoreUnavailable(_STORE, "changes may have been missed")
-        mark = self._trust.mark()
-        found = await self._backend.find_many(digests)
-        if self._trust.is_distrusted_since(mark):
-            raise StoreUnavailable(_STORE, "changes may have been missed meanwhile")
-        return found
+            raise CacheNotTrusted(_STORE, "changes may have been missed")
+        return self._trust.apply_changes(await self._backend.find_many(digests))
 
-    async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
-        return await self._backend.put_many(sessions)
+    async def fill_many(self, fills: Mapping[Digest, Fill]) -> Mapping[Digest, Session]:
+        if not self._trust.is_trusted:
+            return {digest: fill.session for digest, fill in fills.items()}
+        return await self._backend.fill_many(fills)
+
+    async def restrict_many(self, copies: Sequence[Session]) -> bool:
+        return await self._backend.restrict_many(copies)

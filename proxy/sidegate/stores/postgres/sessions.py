@@ -7,14 +7,17 @@ from typing import Final, Self
 import asyncpg
 
 from sidegate.core.actor import SIDEGATE, Actor
+from sidegate.core.change_log import ChangedSession
 from sidegate.core.condition import Condition
 from sidegate.core.digest import Digest
-from sidegate.core.errors import LimitReached, PositionLost, SessionExists
+from sidegate.core.errors import LimitReached, SessionExists
 from sidegate.core.limits import EVICTED_REASON, Limit
 from sidegate.core.protocols import Cursor, RotatedOut, Touch
 from sidegate.core.session import Session, SessionId, SessionRecord
 from sidegate.core.session_state import SessionState
+from sidegate.stores.postgres.changes import PostgresChanges, select_changed
 from sidegate.stores.postgres.database import PostgresDatabase
+from sidegate.stores.sql.change_rows import decode_changed, decode_readable_changes
 from sidegate.stores.sql.conditions import (
     POSTGRES,
     QueryBuilder,
@@ -37,12 +40,15 @@ from sidegate.stores.sql.rows import (
 )
 
 # S608: all interpolated parts are column names and SQL of this package.
-_SESSION_COLUMNS: Final = ", ".join(SESSION_COLUMNS)
-_QUALIFIED_COLUMNS: Final = ", ".join(f"sessions.{column}" for column in SESSION_COLUMNS)
-_RECORD_COLUMNS: Final = ", ".join(RECORD_COLUMNS)
+_SESSION_COLUMNS: Final = ", ".join((*SESSION_COLUMNS, POSTGRES.changed_xid))
+_QUALIFIED_COLUMNS: Final = ", ".join(
+    f"sessions.{column}" for column in (*SESSION_COLUMNS, POSTGRES.changed_xid)
+)
+_INSERTED_COLUMNS: Final = ", ".join(RECORD_COLUMNS)
+_RECORD_COLUMNS: Final = f"{_INSERTED_COLUMNS}, {POSTGRES.changed_xid}"
 _PLACEHOLDERS: Final = {column: f"${number}" for number, column in enumerate(RECORD_COLUMNS, 1)}
 _CREATE: Final = (
-    f"INSERT INTO sessions ({_RECORD_COLUMNS}) VALUES ({', '.join(_PLACEHOLDERS.values())})"  # noqa: S608
+    f"INSERT INTO sessions ({_INSERTED_COLUMNS}) VALUES ({', '.join(_PLACEHOLDERS.values())})"  # noqa: S608
 )
 # MATERIALIZED: the limit is enforced before the insert, which checks the result. A row of nulls
 # means that the limit is reached.
@@ -52,10 +58,10 @@ _EVICTED: Final = (
 )
 _CREATE_WITHIN_LIMIT: Final = (
     f"WITH {_EVICTED},"  # noqa: S608
-    f" created AS (INSERT INTO sessions ({_RECORD_COLUMNS})"
+    f" created AS (INSERT INTO sessions ({_INSERTED_COLUMNS})"
     f" SELECT {', '.join(_PLACEHOLDERS.values())}"
     f" WHERE NOT EXISTS (SELECT FROM evicted WHERE id IS NULL))"
-    f" SELECT {_SESSION_COLUMNS} FROM evicted"
+    f" SELECT {select_changed('evicted')} FROM evicted"
 )
 # By the current digest, the previous one, or one that was rotated out earlier.
 _FIND_BY_DIGEST: Final = (
@@ -84,25 +90,23 @@ _ASSIGNMENTS: Final = ", ".join(
 # `{condition}` is part of the WHERE clause, `{expected}` the number of the argument.
 _REPLACE_STEPS: Final = (
     f"replaced AS (UPDATE sessions SET {_ASSIGNMENTS}, changed_xid = pg_current_xact_id()"  # noqa: S608
-    " WHERE id = $1 AND version = ${expected}{condition} RETURNING id, previous_digest,"
-    " previous_until, rotation_nonce),"
+    " WHERE id = $1 AND version = ${expected}{condition}"
+    f" RETURNING {_SESSION_COLUMNS}, rotation_nonce),"
     " rotated AS (INSERT INTO rotated_digests"
     " SELECT previous_digest, id, previous_until, rotation_nonce FROM replaced"
     " WHERE previous_digest IS NOT NULL ON CONFLICT DO NOTHING)"
 )
 _REPLACE: Final = (
     f"WITH {_REPLACE_STEPS.format(expected=len(RECORD_COLUMNS) + 1, condition='')}"  # noqa: S608
-    " SELECT id FROM replaced"
+    f" SELECT {select_changed('replaced')} FROM replaced"
 )
 _BELOW_LIMIT: Final = " AND NOT EXISTS (SELECT FROM evicted WHERE id IS NULL)"
-# Returns at least one row: whether it was replaced, whether the limit is reached, evicted sessions.
+# The replaced session, and the evicted ones.
 _REPLACE_WITHIN_LIMIT: Final = (
     f"WITH {_EVICTED},"  # noqa: S608
     f" {_REPLACE_STEPS.format(expected=len(RECORD_COLUMNS) + 10, condition=_BELOW_LIMIT)}"
-    " SELECT EXISTS (SELECT FROM replaced) AS replaced,"
-    " EXISTS (SELECT FROM evicted WHERE id IS NULL) AS limit_reached,"
-    f" {', '.join(f'evicted.{column}' for column in SESSION_COLUMNS)}"
-    " FROM (VALUES (1)) AS always LEFT JOIN evicted ON true"
+    f" SELECT true AS is_replaced, {select_changed('replaced')} FROM replaced UNION ALL"
+    f" SELECT false, {select_changed('evicted')} FROM evicted"
 )
 _TOUCH: Final = (
     "UPDATE sessions SET last_seen_at = greatest(last_seen_at, seen_at),"  # noqa: S608
@@ -111,14 +115,6 @@ _TOUCH: Final = (
     " AS touch (session_id, seen_at, touches)"
     " WHERE id = session_id AND revoked_at IS NULL AND expires_at > seen_at"
     f" RETURNING {_SESSION_COLUMNS}"
-)
-_READ_GENERATION: Final = "SELECT max(number) AS number FROM cache_generation"
-# The time, not just the next number: after a failover that lost the last generations, their numbers
-# must not be used again, since their cache entries would count as fresh.
-_ADVANCE_GENERATION: Final = (
-    "UPDATE cache_generation SET number ="
-    " greatest(number + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
-    " WHERE number = $1 RETURNING number"
 )
 # One instance at a time: the advisory lock is released with the statement.
 _PURGE: Final = (
@@ -129,31 +125,15 @@ _PURGE: Final = (
 )
 # Any number that is used for no other advisory lock in this database.
 _PURGE_LOCK: Final = 0x5347_7075_7267_6500
-_READ_POSITION: Final = "SELECT pg_current_snapshot()::text AS snapshot"
-# The changes visible in the latest snapshot, which becomes the next position, but not in snapshot
-# $1. The upper bound, here and below, matters after a restore into a younger cluster: its rows
-# carry transaction numbers that were not assigned yet.
-_LIST_CHANGED: Final = (
-    f"SELECT latest::text AS snapshot, {_SESSION_COLUMNS} FROM pg_current_snapshot() AS latest"  # noqa: S608
-    " LEFT JOIN sessions ON changed_xid >= pg_snapshot_xmin($1::text::pg_snapshot)"
-    " AND changed_xid < pg_snapshot_xmax(latest)"
-    " AND NOT pg_visible_in_snapshot(changed_xid, $1::text::pg_snapshot)"
-)
-_LIST_LAST_CHANGED: Final = (
-    f"SELECT {_SESSION_COLUMNS} FROM sessions"  # noqa: S608
-    " WHERE changed_xid < pg_snapshot_xmax(pg_current_snapshot())"
-    " ORDER BY changed_xid DESC LIMIT $1"
-)
 
 
-class PostgresSessions:
+class PostgresSessions(PostgresChanges):
     """Implements DurableStore. Opens without connecting, and recovers from outages by itself."""
 
     def __init__(self, database: PostgresDatabase) -> None:
+        super().__init__(database)
         self._database = database
         self._execute = database.execute
-        self._execute_priority = database.execute_priority
-        self._write = database.write
 
     @classmethod
     async def open(cls, dsn: str, *, pool_max: int = 8, prepared_statements: bool = True) -> Self:
@@ -174,10 +154,12 @@ class PostgresSessions:
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
         return decode_copies(await self._execute_priority(_FIND_BY_DIGEST, digests), digests)
 
-    async def create(self, record: SessionRecord, *, limit: Limit | None = None) -> list[Session]:
+    async def create(
+        self, record: SessionRecord, *, limit: Limit | None = None
+    ) -> list[ChangedSession]:
         return await retry_create(lambda: self._create(record, limit), self.get, record=record)
 
-    async def _create(self, record: SessionRecord, limit: Limit | None) -> list[Session]:
+    async def _create(self, record: SessionRecord, limit: Limit | None) -> list[ChangedSession]:
         values = encode_record(record).values()
         try:
             if limit is None:
@@ -189,7 +171,7 @@ class PostgresSessions:
             raise SessionExists(f"session {record.session.id} or its digest is taken") from None
         if limit is not None and rows and rows[0]["id"] is None:
             raise LimitReached(record.session.type, limit.max_sessions)
-        return list(decode_readable_sessions(rows))
+        return decode_readable_changes(rows)
 
     async def get(self, session_id: SessionId) -> SessionRecord | None:
         if not is_canonical(session_id):
@@ -226,26 +208,29 @@ class PostgresSessions:
         query, arguments = build_count_query(POSTGRES, condition, at=at)
         return int((await self._execute(query, *arguments))[0]["number"])
 
-    async def replace(self, record: SessionRecord, *, expected: int) -> bool:
+    async def replace(self, record: SessionRecord, *, expected: int) -> ChangedSession | None:
         values = (*encode_record(record).values(), expected)
 
-        async def replace() -> list[Session] | None:
-            return [] if await self._replace(record, _REPLACE, *values) else None
+        async def replace() -> list[ChangedSession] | None:
+            rows = await self._replace(record, _REPLACE, *values)
+            return [decode_changed(rows[0])] if rows else None
 
-        return await retry_replace(replace, self.get, record=record) is not None
+        changed = await retry_replace(replace, self.get, record=record)
+        return None if changed is None else changed[0]
 
     async def replace_within_limit(
         self, record: SessionRecord, *, expected: int, limit: Limit, at: datetime
-    ) -> list[Session] | None:
+    ) -> list[ChangedSession] | None:
         arguments = _build_limit_arguments(record, limit, at=at)
         values = (*encode_record(record).values(), *arguments, record.session.id, expected)
 
-        async def replace() -> list[Session] | None:
+        async def replace() -> list[ChangedSession] | None:
             rows = await self._replace(record, _REPLACE_WITHIN_LIMIT, *values)
-            if rows[0]["limit_reached"]:
+            if any(row["id"] is None for row in rows):
                 raise LimitReached(record.session.type, limit.max_sessions)
-            evicted = (row for row in rows if row["id"] is not None)
-            return list(decode_readable_sessions(evicted)) if rows[0]["replaced"] else None
+            ordered = sorted(rows, key=lambda row: not row["is_replaced"])
+            is_replaced = ordered and ordered[0]["is_replaced"]
+            return decode_readable_changes(ordered) if is_replaced else None
 
         return await retry_replace(replace, self.get, record=record)
 
@@ -264,7 +249,7 @@ class PostgresSessions:
         reason: str,
         limit: int,
         after: SessionId | None = None,
-    ) -> list[Session]:
+    ) -> list[ChangedSession]:
         builder = QueryBuilder(POSTGRES)
         # Locked as they are selected: a concurrent change comes before or after this one.
         selected = build_revocable_query(builder, condition, at=at, after=after, limit=limit)
@@ -276,12 +261,11 @@ class PostgresSessions:
             f" UPDATE sessions SET revoked_at = {timestamp}, revoked_by = {actor},"
             f" revoked_reason = {stated_reason}, changed_at = {timestamp}, changed_by = {actor},"
             f" changed_from = {source}, version = version + 1, changed_xid = pg_current_xact_id()"
-            f" FROM selected WHERE sessions.id = selected.id RETURNING {_QUALIFIED_COLUMNS}"
+            f" FROM selected WHERE sessions.id = selected.id RETURNING {select_changed('sessions')}"
         )
         while rows := await retry_idempotent(lambda: self._write(revoke, *builder.arguments)):
-            tombstones = sorted(decode_readable_sessions(rows), key=lambda tombstone: tombstone.id)
-            if tombstones:
-                return tombstones
+            if revoked := decode_readable_changes(rows):
+                return sorted(revoked, key=lambda changed: changed.session.id)
         return []
 
     async def touch(self, touches: Sequence[Touch]) -> list[Session]:
@@ -295,31 +279,8 @@ class PostgresSessions:
         )
         return list(decode_readable_sessions(rows))
 
-    async def read_generation(self) -> int:
-        return int((await self._execute_priority(_READ_GENERATION))[0]["number"])
-
-    async def advance_generation(self, after: int) -> int:
-        rows = await self._execute_priority(_ADVANCE_GENERATION, after)
-        return int(rows[0]["number"]) if rows else await self.read_generation()
-
     async def purge(self, expired_before: datetime, *, limit: int) -> int:
         return len(await self._execute(_PURGE, expired_before, limit, _PURGE_LOCK))
-
-    async def list_changed_since(self, position: int) -> tuple[int, list[Session]]:
-        """A position is an encoded snapshot: changes visible in it are not returned again."""
-        if position == 0:
-            rows = await self._execute_priority(_READ_POSITION)
-            return _encode_position(rows[0]["snapshot"]), []
-        rows = await self._execute_priority(_LIST_CHANGED, _decode_position(position))
-        if _parse_next_xid(rows[0]["snapshot"]) < _parse_next_xid(_decode_position(position)):
-            raise PositionLost("the transaction numbers of the database have gone back")
-        changed = (row for row in rows if row["id"] is not None)
-        return _encode_position(rows[0]["snapshot"]), list(decode_readable_sessions(changed))
-
-    async def list_last_changed(self, limit: int) -> list[Session]:
-        return list(
-            decode_readable_sessions(await self._execute_priority(_LIST_LAST_CHANGED, limit))
-        )
 
     async def now(self) -> datetime:
         """Return the database's time."""
@@ -346,16 +307,3 @@ def _build_limit_arguments(
         SIDEGATE.name,
         EVICTED_REASON,
     )
-
-
-def _encode_position(snapshot: str) -> int:
-    return int.from_bytes(snapshot.encode("ascii"))
-
-
-def _parse_next_xid(snapshot: str) -> int:
-    """Return the lowest transaction number not yet assigned at the snapshot; it never decreases."""
-    return int(snapshot.split(":")[1])
-
-
-def _decode_position(position: int) -> str:
-    return position.to_bytes((position.bit_length() + 7) // 8).decode("ascii")

@@ -18,14 +18,12 @@ CHANNEL: Final = "sidegate:v1:feed"
 
 # Seconds between two attempts to subscribe.
 _RECONNECT_DELAY: Final = 0.1
-# Seconds between two calls of `on_lost` while there is no subscription.
-_LOST_INTERVAL: Final = 1.0
 
 _log: Final = logging.getLogger("sidegate.pubsub")
 
 
 class RedisPubSub:
-    """Publishes changed sessions, and receives those of all instances.
+    """Publishes copies of changed sessions, and receives those of all instances.
 
     The change poller finds what was lost.
     """
@@ -47,12 +45,12 @@ class RedisPubSub:
         self._on_unreadable = on_unreadable
         self._outage = Outage(clock=clock, on_start=_log_disconnected, on_end=_log_connected)
 
-    async def publish(self, sessions: Iterable[Session]) -> None:
-        """Send the sessions to all instances that are subscribed now.
+    async def publish(self, copies: Iterable[Session]) -> None:
+        """Send the copies to all instances that are subscribed now.
 
         Raise StoreUnavailable if they were not sent.
         """
-        messages = [encode(session) for session in sessions]
+        messages = [encode(copy) for copy in copies]
         if messages:
             await self._client.publish(CHANNEL, messages)
 
@@ -62,18 +60,14 @@ class RedisPubSub:
         on_change: Callable[[Session], None],
         on_gap: Callable[[], None],
         on_status: Callable[[bool], None],
-        on_lost: Callable[[], None] = lambda: None,
         on_pending: Callable[[], None] = lambda: None,
     ) -> NoReturn:
-        """Call `on_change` for each changed session, until cancelled.
+        """Call `on_change` for each copy of a changed session, until cancelled.
 
         `on_status` receives whether the feed works, within three seconds of a failure. `on_gap` is
-        called at every subscription: earlier messages were missed. `on_lost` is called when a
-        subscription ends, and each second until there is another. `on_pending` is called when there
-        are new pending revocations.
+        called at every subscription: earlier messages were missed. `on_pending` is called when
+        there are new pending revocations.
         """
-        time = asyncio.get_running_loop().time
-        reported_at = time()
         while True:
             try:
                 async with asyncio.TaskGroup() as tasks:
@@ -83,15 +77,10 @@ class RedisPubSub:
                             on_change, on_gap, on_pending=on_pending, subscribed=subscribed
                         )
                     )
-                    tasks.create_task(
-                        self._send_heartbeats(on_status, on_lost, subscribed=subscribed)
-                    )
+                    tasks.create_task(self._send_heartbeats(on_status, subscribed=subscribed))
             except* StoreUnavailable as outages:
                 self._outage.record_failure(outages.exceptions[0])
                 on_status(False)
-            if time() - reported_at >= _LOST_INTERVAL:
-                on_lost()
-                reported_at = time()
             await asyncio.sleep(_RECONNECT_DELAY)
 
     async def _receive(
@@ -117,11 +106,7 @@ class RedisPubSub:
         await self._client.subscribe(callbacks, on_subscribed=on_subscribed)
 
     async def _send_heartbeats(
-        self,
-        on_status: Callable[[bool], None],
-        on_lost: Callable[[], None],
-        *,
-        subscribed: asyncio.Event,
+        self, on_status: Callable[[bool], None], *, subscribed: asyncio.Event
     ) -> NoReturn:
         """Report each second whether publishing works.
 
@@ -129,12 +114,9 @@ class RedisPubSub:
         """
         await subscribed.wait()
         on_status(True)
-        try:
-            while True:
-                on_status(await self._send_heartbeat())
-                await self._heartbeat.wait_for_next()
-        finally:
-            on_lost()  # at once, whichever of the two tasks has failed
+        while True:
+            on_status(await self._send_heartbeat())
+            await self._heartbeat.wait_for_next()
 
     async def _send_heartbeat(self) -> bool:
         """Return whether a heartbeat could be published; then it has been received, too."""

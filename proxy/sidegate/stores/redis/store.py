@@ -1,25 +1,26 @@
-"""The session cache in Redis, which never returns what was written before a restart.
+"""The session cache in Redis.
 
-Keys are `sidegate:v1:<server ID>:<generation>:s:{<digest>}`; for the server ID see connection.py.
-The database holds the current generation, and begins another when a change could not be written to
-Redis. The braces make the slot in a Cluster depend on the digest only.
+Copies lie under keys that contain a namespace. Each bucket of keys has a seal, which names the
+namespace and says how far its copies have followed the database; sealed_write.py has the keys.
+Every lookup reads the seal before and after the copies, in one round trip: on one connection the
+server may change between two commands.
 """
 
 import asyncio
-from base64 import urlsafe_b64encode
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import sha1
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, NamedTuple, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
 
+from sidegate.core.change_log import ChangedSession
 from sidegate.core.digest import Digest
-from sidegate.core.errors import StoreUnavailable, UnreadableRecord
+from sidegate.core.errors import CacheNotTrusted, UnreadableRecord
+from sidegate.core.protocols import Fill, SealedServer
+from sidegate.core.seal import Seal, read_namespace
 from sidegate.core.session import Session
 from sidegate.stores.client.redis_trust import RedisTrust
-from sidegate.stores.codec import HEADER_SIZE, decode, encode, to_microseconds
+from sidegate.stores.codec import HEADER_SIZE, decode, encode
 from sidegate.stores.redis.connection import (
     STORE_NAME,
     BorrowedConnection,
@@ -27,44 +28,40 @@ from sidegate.stores.redis.connection import (
     check_replies,
     translate_errors,
 )
+from sidegate.stores.redis.sealed_servers import open_sealed_servers
+from sidegate.stores.redis.sealed_write import (
+    CLUSTER_BUCKETS,
+    MAX_RECORD_SIZE,
+    SealedWrite,
+    Step,
+    bucket_of,
+    build_hash_tag,
+    build_key,
+    build_key_pattern,
+    build_seal_key,
+    run_writes,
+)
 from sidegate.stores.redis.topology import Pool
 
 _Result = TypeVar("_Result")
 
-# Longer than any record in bytes: a huge value that another program has written under the key must
-# not be read as a whole.
-_MAX_RECORD_SIZE: Final = 16 * 1024
+# A lookup is repeated once, under the namespace that the seal names, or because the seal was moved
+# between the commands.
+_MAX_ATTEMPTS: Final = 2
 
-# A record's header compares as text by freshness. A value without such a header, of whatever type,
-# is overwritten; so is the value that the caller could not read (the last argument), if it is still
-# there. The reply is the record that was kept: no other reply looks like it.
-_KEEP_FRESHER: Final = b"""
-local kept = redis.pcall('GETRANGE', KEYS[1], 0, tonumber(ARGV[3]))
-if type(kept) == 'string' and #kept > %(head)d and kept ~= ARGV[4]
-   and string.find(string.sub(kept, 1, %(head)d), '^[01]%%d+$')
-   and string.sub(kept, 1, %(head)d) > string.sub(ARGV[1], 1, %(head)d) then
-  return kept
-end
-redis.call('SET', KEYS[1], ARGV[1], 'PXAT', ARGV[2])
-return ARGV[1]
-""" % {b"head": HEADER_SIZE}
-_SCRIPT_SHA: Final = sha1(_KEEP_FRESHER, usedforsecurity=False).hexdigest()
+# Keys that one SCAN looks at: about a millisecond in Redis.
+_SCAN_SIZE: Final = 1_000
+
+# Equal to no seal, and to none at all neither.
+_NO_SEAL: Final = b"-"
 
 
-@dataclass(slots=True)
-class _Put:
-    """A session to put, its record, and the last reply of Redis to it."""
+class _Lookup(NamedTuple):
+    """What is looked up in one bucket, and under which namespace."""
 
-    session: Session
-    record: bytes
-    reply: Any = None
-
-    def command(self, namespace: str) -> tuple[Any, ...]:
-        """Return the arguments of the script; it overwrites a value that was unreadable."""
-        key = _key(namespace, self.session.digest)
-        until = to_microseconds(self.session.expires_at) // 1000
-        unreadable = self.reply if isinstance(self.reply, bytes) else b""
-        return (1, key, self.record, until, _MAX_RECORD_SIZE, unreadable)
+    bucket: int
+    namespace: str
+    digests: Sequence[Digest]
 
 
 class RedisStore:
@@ -80,15 +77,15 @@ class RedisStore:
     ) -> None:
         """Connect on the first request, as RedisClient does.
 
-        Only sessions of `trust.generation` are read and written; none are before it is known.
-        `on_unreadable` receives the store's name for each unreadable record.
+        Only copies that `trust` approves are returned. `on_unreadable` receives the store's name
+        for each unreadable record.
         """
         self.client = RedisClient(url, timeout=timeout)
+        self._buckets = CLUSTER_BUCKETS if self.client.is_cluster else 1
         self._trust = trust
         self._on_unreadable = on_unreadable
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
-        self._require_generation()
         with translate_errors():
             groups = await self._group_by_pool(digests)
             results = await _gather(self._find_in_pool(*group) for group in groups.items())
@@ -97,18 +94,71 @@ class RedisStore:
     async def find(self, digest: Digest) -> Session | None:
         return (await self.find_many((digest,))).get(digest)
 
-    async def put(self, session: Session) -> Session:
-        return (await self.put_many({session.digest: session}))[session.digest]
-
-    async def put_many(self, sessions: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
-        self._require_generation()
+    async def fill_many(self, fills: Mapping[Digest, Fill]) -> Mapping[Digest, Session]:
+        kept = {digest: fill.session for digest, fill in fills.items()}
         with translate_errors():
-            groups = await self._group_by_pool(sessions)
+            groups = await self._group_by_pool(fills)
+            for result in await _gather(
+                self._fill_in_pool(pool, {digest: fills[digest] for digest in digests})
+                for pool, digests in groups.items()
+            ):
+                kept.update(result)
+        return kept
+
+    async def fill(self, fill: Fill) -> Session:
+        digest = fill.session.digest
+        return (await self.fill_many({digest: fill}))[digest]
+
+    async def restrict_many(self, copies: Sequence[Session]) -> bool:
+        by_digest = {copy.digest: copy for copy in copies}
+        with translate_errors():
+            groups = await self._group_by_pool(by_digest)
             results = await _gather(
-                self._put_in_pool(pool, [sessions[digest] for digest in digests])
+                self._restrict_in_pool(pool, [by_digest[digest] for digest in digests])
                 for pool, digests in groups.items()
             )
-        return {digest: session for result in results for digest, session in result.items()}
+        return all(results)
+
+    async def restrict(self, changes: Sequence[ChangedSession]) -> bool:
+        return await self.restrict_many([copy for change in changes for copy in change.copies()])
+
+    def open_round(self) -> AbstractAsyncContextManager[Sequence[SealedServer]]:
+        return open_sealed_servers(
+            self.client, buckets=self._buckets, wanted=self._trust.pop_seen()
+        )
+
+    async def read_tombstones(self, namespace: str) -> AsyncIterator[Sequence[Session]]:
+        """Yield the tombstones under a namespace, a few at a time."""
+        for pool in await self._list_pools():
+            async for keys in self._scan(pool, build_key_pattern(namespace)):
+                with translate_errors():
+                    async with self.client.acquire(pool) as connection:
+                        records = check_replies(
+                            await connection.execute(
+                                *(("GETRANGE", key, 0, MAX_RECORD_SIZE) for key in keys)
+                            )
+                        )
+                yield [session for record in records if (session := _read_tombstone(record))]
+
+    async def _scan(self, pool: Pool, pattern: str) -> AsyncIterator[Sequence[bytes]]:
+        cursor = b"0"
+        while True:
+            with translate_errors():
+                async with self.client.acquire(pool) as connection:
+                    [reply] = check_replies(
+                        await connection.execute(
+                            ("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_SIZE)
+                        )
+                    )
+                match reply:
+                    case [bytes(cursor), [*keys]]:
+                        pass
+                    case _:
+                        raise RedisConnectionError("invalid reply to SCAN")
+            if keys:
+                yield keys
+            if cursor == b"0":
+                return
 
     async def ping(self) -> None:
         """Return when Redis answers. Raise StoreUnavailable if it does not."""
@@ -118,61 +168,164 @@ class RedisStore:
         await self.client.close()
 
     async def _find_in_pool(self, pool: Pool, digests: Sequence[Digest]) -> dict[Digest, Session]:
-        found = {}
         async with self.client.acquire(pool) as connection:
-            commands = (
-                ("GETRANGE", _key(self._namespace(connection), digest), 0, _MAX_RECORD_SIZE)
+            copies = await self._read_approved(connection, digests)
+            if copies is not None:
+                return await self._decode_copies(connection, copies)
+        raise CacheNotTrusted(STORE_NAME, "changes may have been missed")
+
+    async def _read_approved(
+        self, connection: BorrowedConnection, digests: Sequence[Digest]
+    ) -> dict[Digest, Any] | None:
+        """Return the reply for each digest, or None if they were not read under approved seals."""
+        for _ in range(_MAX_ATTEMPTS):
+            lookups = [
+                _Lookup(bucket, self._guess_namespace(connection, bucket), group)
+                for bucket, group in self._group_by_bucket(digests).items()
+            ]
+            replies = await self._read(connection, lookups)
+            if _keep_seals(connection, lookups, replies=replies):
+                return self._approve(connection, lookups, replies=replies)
+        await connection.drop()  # it may be out of step
+        return None
+
+    def _guess_namespace(self, connection: BorrowedConnection, bucket: int) -> str:
+        """Return the namespace last seen on this connection, or else on any; empty: unknown."""
+        record = connection.seals.get(bucket)
+        if record:
+            return read_namespace(record)
+        seal = self._trust.position.get(bucket)
+        return "" if seal is None else seal.namespace
+
+    async def _read(
+        self, connection: BorrowedConnection, lookups: Sequence[_Lookup]
+    ) -> Sequence[Any]:
+        commands: list[tuple[Any, ...]] = []
+        for bucket, namespace, digests in lookups:
+            read_seal = ("GETRANGE", build_seal_key(bucket), 0, MAX_RECORD_SIZE)
+            commands.append(read_seal)
+            commands += (
+                ("GETRANGE", build_key(bucket, digest, namespace=namespace), 0, MAX_RECORD_SIZE)
                 for digest in digests
             )
-            replies = await connection.execute(*commands)
-            for digest, reply in zip(digests, check_replies(replies), strict=True):
-                session = await self._read_session(connection, digest, reply=reply)
-                if session is not None:
-                    found[digest] = session
+            commands.append(read_seal)
+        return check_replies(await connection.execute(*commands))
+
+    def _approve(
+        self, connection: BorrowedConnection, lookups: Sequence[_Lookup], *, replies: Sequence[Any]
+    ) -> dict[Digest, Any] | None:
+        copies: dict[Digest, Any] = {}
+        end = -1
+        for bucket, _, digests in lookups:
+            start, end = end + 1, end + len(digests) + 2
+            if not self._trust.approve(bucket, connection.seals[bucket]):
+                return None
+            copies.update(zip(digests, replies[start + 1 : end], strict=True))
+        return copies
+
+    async def _decode_copies(
+        self, connection: BorrowedConnection, copies: Mapping[Digest, Any]
+    ) -> dict[Digest, Session]:
+        found = {}
+        for digest, reply in copies.items():
+            session = await self._read_session(connection, digest, reply=reply)
+            if session is not None:
+                found[digest] = session
         return found
 
-    async def _put_in_pool(self, pool: Pool, sessions: Sequence[Session]) -> dict[Digest, Session]:
+    async def _fill_in_pool(
+        self, pool: Pool, fills: Mapping[Digest, Fill]
+    ) -> dict[Digest, Session]:
+        """Return the copies that Redis has now. Fills that no seal covers are not sent."""
         kept: dict[Digest, Session] = {}
-        puts = [_Put(session, encode(session)) for session in sessions]
+        seals = {digest: self._covering_seal(fill) for digest, fill in fills.items()}
+        steps = {
+            digest: Step("fill", digest, encode(fills[digest].session))
+            for digest, seal in seals.items()
+            if seal is not None
+        }
+        if not steps:
+            return kept
         async with self.client.acquire(pool) as connection:
-            for _ in range(2):
-                for put, reply in zip(puts, await self._run_script(connection, puts), strict=True):
-                    put.reply = reply
-                    if (session := await self._read_kept(connection, put)) is not None:
-                        kept[put.session.digest] = session
-                puts = [put for put in puts if put.session.digest not in kept]
-                if not puts:
+            for _ in range(_MAX_ATTEMPTS):
+                replies = await self._send_fills(connection, steps, seals=seals)
+                for digest, reply in replies.items():
+                    step, session = steps.pop(digest), fills[digest].session
+                    kept[digest] = session
+                    if len(reply) <= HEADER_SIZE or reply == step.record:
+                        continue  # it was dropped, or is stored
+                    found = await self._read_session(connection, digest, reply=reply)
+                    if found is not None and found.freshness > session.freshness:
+                        kept[digest] = found
+                    elif found is None:  # an unreadable body after a fresher header: overwrite it
+                        steps[digest] = Step("fill", digest, step.record, reply)
+                if not steps:
                     return kept
-                await connection.drop()
         raise RedisConnectionError("reply to another command")
 
-    async def _read_kept(self, connection: BorrowedConnection, put: _Put) -> Session | None:
-        """Return the session that was kept, or None if the reply does not contain it.
+    async def _send_fills(
+        self,
+        connection: BorrowedConnection,
+        steps: Mapping[Digest, Step],
+        *,
+        seals: Mapping[Digest, Seal | None],
+    ) -> dict[Digest, bytes]:
+        """Return the reply for each digest; empty: it was dropped, since the seal has moved."""
+        groups: dict[Seal, list[Step]] = {}
+        buckets: dict[Seal, int] = {}
+        for digest, step in steps.items():
+            seal = seals[digest]
+            assert seal is not None  # as planned
+            groups.setdefault(seal, []).append(step)
+            buckets[seal] = self._bucket_of(digest)
+        writes = [
+            SealedWrite(buckets[seal], seal.namespace, group, expected=seal.encode())
+            for seal, group in groups.items()
+        ]
+        replies = dict.fromkeys(steps, b"")
+        for write, result in zip(writes, await run_writes(connection, writes), strict=True):
+            if result.done:
+                replies.update(
+                    (step.digest, reply)
+                    for step, reply in zip(write.steps, result.replies, strict=True)
+                )
+        return replies
 
-        Then either there is an unreadable body after a fresher header, which would stay until it
-        expires, or the reply is not ours and the kept session is not known: it may be a tombstone.
-        """
-        if put.reply == put.record:
-            return put.session
-        kept = await self._read_session(connection, put.session.digest, reply=put.reply)
-        return kept if kept is not None and kept.freshness > put.session.freshness else None
+    def _covering_seal(self, fill: Fill) -> Seal | None:
+        seal = fill.position.get(self._bucket_of(fill.session.digest))
+        return seal if seal is not None and seal.mark.covers(fill.session) else None
 
-    async def _run_script(self, connection: BorrowedConnection, puts: Sequence[_Put]) -> list[Any]:
-        commands = [put.command(self._namespace(connection)) for put in puts]
-        replies = await connection.execute(
-            *(("EVALSHA", _SCRIPT_SHA, *command) for command in commands)
-        )
-        if any(isinstance(reply, NoScriptError) for reply in replies):
-            replies = await connection.execute(
-                *(("EVAL", _KEEP_FRESHER, *command) for command in commands)
-            )
-        return check_replies(replies)
+    async def _restrict_in_pool(self, pool: Pool, copies: Sequence[Session]) -> bool:
+        remaining: dict[int, list[Step]] = {}
+        for copy in copies:
+            remaining.setdefault(self._bucket_of(copy.digest), []).append(Step.restrict(copy))
+        async with self.client.acquire(pool) as connection:
+            for _ in range(_MAX_ATTEMPTS):
+                writes = [
+                    self._plan_restriction(connection, bucket, steps=steps)
+                    for bucket, steps in remaining.items()
+                ]
+                for write, result in zip(writes, await run_writes(connection, writes), strict=True):
+                    if result.done:
+                        del remaining[write.bucket]
+                if not remaining:
+                    return True
+        return False
+
+    def _plan_restriction(
+        self, connection: BorrowedConnection, bucket: int, *, steps: Sequence[Step]
+    ) -> SealedWrite:
+        """Return the write in the namespace last seen; without one, a write that only reads it."""
+        namespace = self._guess_namespace(connection, bucket)
+        if not namespace:
+            return SealedWrite(bucket, "", (), expected=_NO_SEAL)
+        return SealedWrite(bucket, namespace, steps, expected=_NO_SEAL, under_any_seal=True)
 
     async def _read_session(
         self, connection: BorrowedConnection, digest: Digest, *, reply: Any
     ) -> Session | None:
         """Return the session in a reply if it belongs to `digest`, else None."""
-        if not reply:
+        if not reply or len(_read_record(reply)) == HEADER_SIZE:  # it only blocks older copies
             return None
         try:
             if not isinstance(reply, bytes):
@@ -187,19 +340,47 @@ class RedisStore:
             return None
         return session
 
-    def _require_generation(self) -> None:
-        if self._trust.generation is None:
-            raise StoreUnavailable(STORE_NAME, "generation not known yet")
+    def _bucket_of(self, digest: Digest) -> int:
+        return bucket_of(digest, self._buckets)
+
+    def _group_by_bucket(self, digests: Iterable[Digest]) -> dict[int, list[Digest]]:
+        groups: dict[int, list[Digest]] = {}
+        for digest in digests:
+            groups.setdefault(self._bucket_of(digest), []).append(digest)
+        return groups
+
+    async def _list_pools(self) -> set[Pool]:
+        with translate_errors():
+            return {
+                await self.client.get_pool(build_hash_tag(bucket).encode())
+                for bucket in range(self._buckets)
+            }
 
     async def _group_by_pool(self, digests: Iterable[Digest]) -> dict[Pool, list[Digest]]:
         groups: dict[Pool, list[Digest]] = {}
-        for digest in digests:
-            pool = await self.client.get_pool(_hash_tag(digest).encode())
-            groups.setdefault(pool, []).append(digest)
+        for bucket, group in self._group_by_bucket(digests).items():
+            pool = await self.client.get_pool(build_hash_tag(bucket).encode())
+            groups.setdefault(pool, []).extend(group)
         return groups
 
-    def _namespace(self, connection: BorrowedConnection) -> str:
-        return f"{connection.server_id}:{self._trust.generation}"
+
+def _keep_seals(
+    connection: BorrowedConnection, lookups: Sequence[_Lookup], *, replies: Sequence[Any]
+) -> bool:
+    """Keep the seals that were read; return whether the copies were all read under them."""
+    is_consistent, end = True, -1
+    for bucket, namespace, digests in lookups:
+        start, end = end + 1, end + len(digests) + 2
+        before, seal = _read_record(replies[start]), _read_record(replies[end])
+        connection.seals[bucket] = seal
+        if before != seal or read_namespace(seal) not in (namespace, ""):
+            is_consistent = False
+    return is_consistent
+
+
+def _read_record(reply: Any) -> bytes:
+    """Return a record in a reply; empty: there is none, or a value of another type."""
+    return reply if isinstance(reply, bytes) else b""
 
 
 async def _gather(requests: Iterable[Coroutine[Any, Any, _Result]]) -> Sequence[_Result]:
@@ -208,9 +389,12 @@ async def _gather(requests: Iterable[Coroutine[Any, Any, _Result]]) -> Sequence[
     return (await coroutines[0],) if len(coroutines) == 1 else await asyncio.gather(*coroutines)
 
 
-def _hash_tag(digest: Digest) -> str:
-    return f"{{{urlsafe_b64encode(digest).decode()[:43]}}}"
-
-
-def _key(namespace: str, digest: Digest) -> str:
-    return f"{namespace}:s:{_hash_tag(digest)}"
+def _read_tombstone(record: Any) -> Session | None:
+    """Return the revoked session of a record, or None if it is another one."""
+    if not isinstance(record, bytes) or not record.startswith(b"1"):
+        return None
+    try:
+        session = decode(record)
+    except UnreadableRecord:
+        return None
+    return session if session.revoked_at is not None else None

@@ -16,9 +16,13 @@ from sidegate.stores.sql.rows import LIST_START, RECORD_COLUMNS, require_canonic
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """The SQL that differs between the databases. `{}` stands for a placeholder."""
+    """The SQL that differs between the databases. `{}` stands for a placeholder.
+
+    `changed_xid` is the column with the transaction or the number of the last change.
+    """
 
     placeholder: str
+    changed_xid: str
     encode_timestamp: Callable[[datetime], object]
     idle_at: str
     has_scope: str
@@ -27,6 +31,7 @@ class Dialect:
 
 POSTGRES: Final = Dialect(
     placeholder="$",
+    changed_xid="changed_xid",
     encode_timestamp=lambda timestamp: timestamp,
     idle_at="last_seen_at + idle_timeout * interval '1 microsecond'",
     has_scope="{} = ANY (scopes)",
@@ -34,6 +39,7 @@ POSTGRES: Final = Dialect(
 )
 SQLITE: Final = Dialect(
     placeholder="?",
+    changed_xid="change_number AS changed_xid",
     encode_timestamp=to_microseconds,
     idle_at="last_seen_at + idle_timeout",
     has_scope="EXISTS (SELECT 1 FROM json_each(scopes) WHERE value = {})",
@@ -131,7 +137,8 @@ def build_list_query(
         f"(created_at, id) < ({builder.bind(start.created_at)}, {builder.bind(start.id)})"
     )
     query = (
-        f"SELECT {', '.join(RECORD_COLUMNS)} FROM sessions WHERE {' AND '.join(clauses)}"  # noqa: S608
+        f"SELECT {', '.join((*RECORD_COLUMNS, dialect.changed_xid))} FROM sessions"  # noqa: S608
+        f" WHERE {' AND '.join(clauses)}"
         f" ORDER BY created_at DESC, id DESC LIMIT {builder.bind(limit)}"
     )
     return query, builder.arguments

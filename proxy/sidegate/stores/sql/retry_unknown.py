@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from sidegate.core.change_log import ChangedSession
 from sidegate.core.errors import LimitReached, OutcomeUnknown, SessionExists, StoreUnavailable
-from sidegate.core.session import Session, SessionId, SessionRecord
+from sidegate.core.session import SessionId, SessionRecord
 
 _Result = TypeVar("_Result")
 
@@ -17,9 +18,9 @@ GetRecord = Callable[[SessionId], Awaitable[SessionRecord | None]]
 
 
 async def retry_create(
-    create: Callable[[], Awaitable[list[Session]]], get: GetRecord, *, record: SessionRecord
-) -> list[Session]:
-    """Create `record`, and return the tombstones of the sessions it evicted.
+    create: Callable[[], Awaitable[list[ChangedSession]]], get: GetRecord, *, record: SessionRecord
+) -> list[ChangedSession]:
+    """Create `record`, and return the sessions evicted for it.
 
     Return an empty list if the first attempt had succeeded: its evictions are found as changes.
     """
@@ -36,17 +37,24 @@ async def retry_create(
 
 
 async def retry_replace(
-    replace: Callable[[], Awaitable[list[Session] | None]], get: GetRecord, *, record: SessionRecord
-) -> list[Session] | None:
-    """Replace by `record`, as `retry_create` creates; None if it was changed concurrently."""
+    replace: Callable[[], Awaitable[list[ChangedSession] | None]],
+    get: GetRecord,
+    *,
+    record: SessionRecord,
+) -> list[ChangedSession] | None:
+    """Replace by `record`, and return it and the sessions evicted for it, or None.
+
+    None: it was changed concurrently. If the first attempt had succeeded, return `record` only: its
+    evictions and its rotated digests are found as changes.
+    """
     try:
         return await replace()
     except OutcomeUnknown as unknown:
         with _keep_unknown(unknown):
-            evicted = await replace()
-            if evicted is None and _is_stored(record, await get(record.session.id)):
-                return []
-            return evicted
+            changed = await replace()
+            if changed is None and _is_stored(record, await get(record.session.id)):
+                return [ChangedSession(record.session)]
+            return changed
 
 
 async def retry_idempotent(write: Callable[[], Awaitable[_Result]]) -> _Result:

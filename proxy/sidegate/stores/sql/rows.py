@@ -20,7 +20,8 @@ from sidegate.stores import interning
 
 Row = Mapping[str, Any]
 """Column to value. A timestamp is an aware datetime or microseconds since 1970; scopes are a list
-or JSON text; idle_timeout is in microseconds; metadata and binding are JSON text."""
+or JSON text; idle_timeout is in microseconds; metadata and binding are JSON text. `changed_xid`,
+which the database sets, is null in sessions not changed since before migration 0012."""
 
 SESSION_COLUMNS: Final = (
     "id",
@@ -67,6 +68,9 @@ LIST_START: Final = Cursor(
     datetime.max.replace(tzinfo=UTC), SessionId("ffffffff-ffff-ffff-ffff-ffffffffffff")
 )
 """The cursor of the first page of any list."""
+
+# Visible in every snapshot.
+_FIRST_XID: Final = 1
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -167,7 +171,12 @@ def decode_readable_sessions(rows: Iterable[Row]) -> Iterator[Session]:
         try:
             yield decode_session(row)
         except UnreadableRecord as unreadable:
-            _log.error("session change skipped", extra={"reason": str(unreadable)})
+            log_skipped(unreadable)
+
+
+def log_skipped(unreadable: UnreadableRecord) -> None:
+    """Log that the change of an unreadable session is skipped."""
+    _log.error("session change skipped", extra={"reason": str(unreadable)})
 
 
 def decode_copies(rows: Iterable[Row], digests: Sequence[Digest]) -> dict[Digest, Session]:
@@ -181,7 +190,7 @@ def _decode_row_copies(row: Row) -> tuple[Session, ...]:
     """Return the copies of the session, or the one copy for a digest that was rotated out."""
     session = decode_session(row)
     rotated = row["rotated_digest"]
-    return session.copies() if rotated is None else (session.rotated_out(_decode_digest(rotated)),)
+    return session.copies() if rotated is None else (session.rotated_out(decode_digest(rotated)),)
 
 
 def _build_session(row: Row) -> Session:
@@ -189,7 +198,7 @@ def _build_session(row: Row) -> Session:
     created_at = decode_timestamp(row["created_at"])
     return Session(
         id=SessionId(str(row["id"])),
-        digest=_decode_digest(row["digest"]),
+        digest=decode_digest(row["digest"]),
         user_id=row["user_id"],
         type=SessionType(row["type"]),
         scopes=interning.intern_scopes(_decode_scopes(row["scopes"])),
@@ -201,10 +210,11 @@ def _build_session(row: Row) -> Session:
         expires_at=decode_timestamp(row["expires_at"]),
         idle_timeout=None if idle_timeout is None else interning.intern_idle_timeout(idle_timeout),
         revoked_at=None if row["revoked_at"] is None else decode_timestamp(row["revoked_at"]),
-        previous_digest=None if previous is None else _decode_digest(previous),
+        previous_digest=None if previous is None else decode_digest(previous),
         previous_until=EPOCH if previous is None else decode_timestamp(row["previous_until"]),
         version=row["version"],
         binding=_decode_binding(row["binding"]),
+        changed_xid=_FIRST_XID if row["changed_xid"] is None else row["changed_xid"],
     )
 
 
@@ -239,7 +249,8 @@ def _decode_change(row: Row) -> Change | None:
     )
 
 
-def _decode_digest(value: bytes) -> Digest:
+def decode_digest(value: bytes) -> Digest:
+    """Decode the digest of a column. Raise ValueError if it is none."""
     if len(value) != 32:
         raise ValueError("a digest does not have 32 bytes")
     return Digest(value)

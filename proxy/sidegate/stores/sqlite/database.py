@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from sidegate.stores.sql.rows import Row
 from sidegate.stores.sqlite.connection import SqliteConnection, prepare_file
 
 Values = Mapping[str, Any] | Sequence[Any]
+
+NOW: Final = "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000"
+"""SQLite's own clock, in microseconds since 1970. It has milliseconds, and does not advance within
+a statement."""
 
 
 class SqliteDatabase:

@@ -6,34 +6,31 @@ from typing import Final
 from sidegate.core.lock import Contended, Hold, LeaseDigest
 from sidegate.core.session import SessionId
 from sidegate.stores.sql.lock_rows import decode_contended, decode_hold
-from sidegate.stores.sqlite.database import SqliteDatabase
+from sidegate.stores.sqlite.database import NOW, SqliteDatabase
 
 _MICROSECOND: Final = timedelta(microseconds=1)
-# SQLite's own clock, in microseconds since 1970. It has milliseconds, and does not advance within a
-# statement.
-_NOW: Final = "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000"
 # The fence is the time, or the last fence plus one if that is higher: it grows even if an old copy
 # of the file lost the last ones.
 _ACQUIRE: Final = (
     "INSERT INTO session_locks (session_id, fence, lease, holder, expires_at)"  # noqa: S608
-    f" SELECT id, {_NOW}, :lease, :holder, {_NOW} + :ttl FROM sessions WHERE id = :id"
+    f" SELECT id, {NOW}, :lease, :holder, {NOW} + :ttl FROM sessions WHERE id = :id"
     " ON CONFLICT (session_id) DO UPDATE SET fence = max(fence + 1, excluded.fence),"
     " lease = excluded.lease, holder = excluded.holder, expires_at = excluded.expires_at"
-    f" WHERE (expires_at > {_NOW}) IS NOT TRUE RETURNING fence, expires_at"
+    f" WHERE (expires_at > {NOW}) IS NOT TRUE RETURNING fence, expires_at"
 )
 # In the transaction of a failed acquire: the lock is held, even if it has expired since.
 _SELECT_HOLD: Final = (
-    f"SELECT expires_at, max(0, expires_at - {_NOW}) AS remaining, holder"  # noqa: S608
+    f"SELECT expires_at, max(0, expires_at - {NOW}) AS remaining, holder"  # noqa: S608
     " FROM session_locks WHERE session_id = :id"
 )
 _RENEW: Final = (
-    f"UPDATE session_locks SET expires_at = max(expires_at, {_NOW} + :ttl)"  # noqa: S608
-    f" WHERE session_id = :id AND lease = :lease AND expires_at > {_NOW}"
+    f"UPDATE session_locks SET expires_at = max(expires_at, {NOW} + :ttl)"  # noqa: S608
+    f" WHERE session_id = :id AND lease = :lease AND expires_at > {NOW}"
     " RETURNING fence, expires_at"
 )
 _RELEASE: Final = (
     "UPDATE session_locks SET lease = NULL, holder = NULL, expires_at = NULL"  # noqa: S608
-    f" WHERE session_id = :id AND lease = :lease AND expires_at > {_NOW} RETURNING fence"
+    f" WHERE session_id = :id AND lease = :lease AND expires_at > {NOW} RETURNING fence"
 )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from sidegate.core.actor import SIDEGATE, Actor
+from sidegate.core.change_log import ChangedSession
 from sidegate.core.condition import Condition
 from sidegate.core.digest import Digest
 from sidegate.core.errors import LimitReached
@@ -15,6 +16,7 @@ from sidegate.core.protocols import Cursor, RotatedOut, Touch
 from sidegate.core.session import Session, SessionId, SessionRecord
 from sidegate.core.session_state import SessionState
 from sidegate.stores.codec import to_microseconds
+from sidegate.stores.sql.change_rows import decode_changed, decode_readable_changes
 from sidegate.stores.sql.conditions import (
     SQLITE,
     QueryBuilder,
@@ -33,6 +35,7 @@ from sidegate.stores.sql.rows import (
     encode_record,
     is_canonical,
 )
+from sidegate.stores.sqlite.changes import SELECT_LAST_CHANGED, SqliteChanges
 from sidegate.stores.sqlite.database import SqliteDatabase
 
 # SQLite allows 32,766 parameters; a lookup binds each digest three times.
@@ -49,22 +52,26 @@ _TIMESTAMP_COLUMNS: Final = (
 )
 
 # S608: all interpolated parts are column names and SQL of this package.
-_SESSION_COLUMNS: Final = ", ".join(SESSION_COLUMNS)
-_RECORD_COLUMNS: Final = ", ".join(RECORD_COLUMNS)
+_SESSION_COLUMNS: Final = ", ".join((*SESSION_COLUMNS, SQLITE.changed_xid))
+_QUALIFIED_COLUMNS: Final = ", ".join(
+    f"sessions.{column}" for column in (*SESSION_COLUMNS, SQLITE.changed_xid)
+)
+_INSERTED_COLUMNS: Final = ", ".join(RECORD_COLUMNS)
+_RECORD_COLUMNS: Final = f"{_INSERTED_COLUMNS}, {SQLITE.changed_xid}"
 _PLACEHOLDERS: Final = ", ".join(f":{column}" for column in RECORD_COLUMNS)
 # The complement of Session.has_ended.
 _IS_ACTIVE: Final = (
     "revoked_at IS NULL AND expires_at > :at"
     " AND (idle_timeout IS NULL OR last_seen_at + idle_timeout > :at)"
 )
-_CREATE: Final = f"INSERT INTO sessions ({_RECORD_COLUMNS}) VALUES ({_PLACEHOLDERS})"  # noqa: S608
+_CREATE: Final = f"INSERT INTO sessions ({_INSERTED_COLUMNS}) VALUES ({_PLACEHOLDERS})"  # noqa: S608
 _IS_BELOW_LIMIT: Final = (
     ":at_limit <> 'refuse' OR (SELECT count(*) FROM sessions WHERE user_id = :user_id"  # noqa: S608
     f" AND type = :type AND tenant IS :tenant AND id <> :id AND {_IS_ACTIVE}) < :max_sessions"
 )
 # Two statements of one transaction; if the first returns no row, the limit is reached.
 _CREATE_WITHIN_LIMIT: Final = (
-    f"INSERT INTO sessions ({_RECORD_COLUMNS}) SELECT {_PLACEHOLDERS}"
+    f"INSERT INTO sessions ({_INSERTED_COLUMNS}) SELECT {_PLACEHOLDERS}"
     f" WHERE {_IS_BELOW_LIMIT} RETURNING id"
 )
 # A session that looks idle does not count, but is revoked if it does not fit beside the active
@@ -78,13 +85,13 @@ _EVICT: Final = (
     f" ORDER BY ({_IS_ACTIVE}) DESC,"
     " CASE :at_limit WHEN 'evict_idle_longest' THEN last_seen_at END DESC,"
     " created_at DESC, id DESC LIMIT -1 OFFSET :max_sessions - 1)"
-    f" AND EXISTS (SELECT 1 FROM sessions WHERE digest = :digest) RETURNING {_SESSION_COLUMNS}"
+    " AND EXISTS (SELECT 1 FROM sessions WHERE digest = :digest)"
 )
 # By the current digest, the previous one, or one that was rotated out earlier.
 _FIND_BY_DIGEST: Final = (
     f"SELECT {_SESSION_COLUMNS}, NULL AS rotated_digest FROM sessions"  # noqa: S608
     " WHERE digest IN ({placeholders}) OR previous_digest IN ({placeholders}) UNION ALL"
-    f" SELECT {', '.join(f'sessions.{column}' for column in SESSION_COLUMNS)}, rotated.digest"
+    f" SELECT {_QUALIFIED_COLUMNS}, rotated.digest"
     " FROM rotated_digests AS rotated JOIN sessions ON sessions.id = rotated.session_id"
     " WHERE rotated.digest IN ({placeholders}) AND rotated.digest <> sessions.previous_digest"
 )
@@ -104,12 +111,10 @@ _ASSIGNMENTS: Final = ", ".join(
     for column in RECORD_COLUMNS
     if column != "id"
 )
-_REPLACE: Final = (
-    f"UPDATE sessions SET {_ASSIGNMENTS} WHERE id = :id AND version = :expected RETURNING id"  # noqa: S608
-)
+_REPLACE: Final = f"UPDATE sessions SET {_ASSIGNMENTS} WHERE id = :id AND version = :expected"  # noqa: S608
 _REPLACE_WITHIN_LIMIT: Final = (
     f"UPDATE sessions SET {_ASSIGNMENTS} WHERE id = :id AND version = :expected"  # noqa: S608
-    f" AND ({_IS_BELOW_LIMIT}) RETURNING id"
+    f" AND ({_IS_BELOW_LIMIT})"
 )
 _SELECT_EXPECTED: Final = "SELECT id FROM sessions WHERE id = :id AND version = :expected"
 _TOUCH: Final = (
@@ -121,34 +126,18 @@ _TOUCH: Final = (
     " WHERE id = session_id AND revoked_at IS NULL AND expires_at > seen_at"
     f" RETURNING {_SESSION_COLUMNS}"
 )
-_READ_GENERATION: Final = "SELECT number FROM cache_generation"
-_ADVANCE_GENERATION: Final = (
-    "UPDATE cache_generation SET number = number + 1 WHERE number = :after RETURNING number"
-)
 _PURGE: Final = (
     "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < :before"
     " ORDER BY expires_at LIMIT :limit) RETURNING id"
 )
-_READ_POSITION: Final = "SELECT number + 1 AS position FROM change_counter"
-_LIST_CHANGED: Final = (
-    f"SELECT number + 1 AS position, {_SESSION_COLUMNS} FROM change_counter"  # noqa: S608
-    " LEFT JOIN sessions ON change_number >= :position"
-)
-_LIST_LAST_CHANGED: Final = (
-    f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE change_number IS NOT NULL"  # noqa: S608
-    " ORDER BY change_number DESC LIMIT :limit"
-)
 
 
-class SqliteSessions:
+class SqliteSessions(SqliteChanges):
     """Implements DurableStore. An acknowledged write survives a crash and a power failure.
 
     Each operation is one statement or one transaction, hence atomic. It completes even if the
     caller is cancelled.
     """
-
-    def __init__(self, database: SqliteDatabase) -> None:
-        self._database = database
 
     @classmethod
     async def open(cls, path: Path, *, busy_timeout: timedelta = timedelta(seconds=5)) -> Self:
@@ -169,18 +158,20 @@ class SqliteSessions:
             )
         return found
 
-    async def create(self, record: SessionRecord, *, limit: Limit | None = None) -> list[Session]:
+    async def create(
+        self, record: SessionRecord, *, limit: Limit | None = None
+    ) -> list[ChangedSession]:
         values = _encode_values(record)
         if limit is None:
             await self._database.write(_CREATE, values)
             return []
         values |= _build_limit_values(limit, record.session.created_at)
-        created, evicted = await self._database.write_all(
-            (_CREATE_WITHIN_LIMIT, values), (_EVICT, values)
+        created, _, evicted = await self._database.write_all(
+            (_CREATE_WITHIN_LIMIT, values), (_EVICT, values), (SELECT_LAST_CHANGED, ())
         )
         if not created:
             raise LimitReached(record.session.type, limit.max_sessions)
-        return list(decode_readable_sessions(evicted))
+        return decode_readable_changes(evicted)
 
     async def get(self, session_id: SessionId) -> SessionRecord | None:
         if not is_canonical(session_id):
@@ -217,20 +208,25 @@ class SqliteSessions:
         query, arguments = build_count_query(SQLITE, condition, at=at)
         return int((await self._database.read(query, arguments))[0]["number"])
 
-    async def replace(self, record: SessionRecord, *, expected: int) -> bool:
+    async def replace(self, record: SessionRecord, *, expected: int) -> ChangedSession | None:
         values = _encode_values(record) | {"expected": expected}
-        return bool(await self._database.write(_REPLACE, values))
+        replaced = await self._change(_REPLACE, values)
+        return decode_changed(replaced[0]) if replaced else None
 
     async def replace_within_limit(
         self, record: SessionRecord, *, expected: int, limit: Limit, at: datetime
-    ) -> list[Session] | None:
+    ) -> list[ChangedSession] | None:
         values = _encode_values(record) | _build_limit_values(limit, at) | {"expected": expected}
-        replaced, evicted, expected_row = await self._database.write_all(
-            (_REPLACE_WITHIN_LIMIT, values), (_EVICT, values), (_SELECT_EXPECTED, values)
+        _, replaced, _, evicted, expected_row = await self._database.write_all(
+            (_REPLACE_WITHIN_LIMIT, values),
+            (SELECT_LAST_CHANGED, ()),
+            (_EVICT, values),
+            (SELECT_LAST_CHANGED, ()),
+            (_SELECT_EXPECTED, values),
         )
         if expected_row:
             raise LimitReached(record.session.type, limit.max_sessions)
-        return list(decode_readable_sessions(evicted)) if replaced else None
+        return decode_readable_changes([*replaced, *evicted]) if replaced else None
 
     async def revoke_where(
         self,
@@ -241,7 +237,7 @@ class SqliteSessions:
         reason: str,
         limit: int,
         after: SessionId | None = None,
-    ) -> list[Session]:
+    ) -> list[ChangedSession]:
         builder = QueryBuilder(SQLITE)
         selected = build_revocable_query(builder, condition, at=at, after=after, limit=limit)
         timestamp, actor, source, stated_reason = map(
@@ -251,12 +247,11 @@ class SqliteSessions:
             f"UPDATE sessions SET revoked_at = {timestamp}, revoked_by = {actor},"  # noqa: S608
             f" revoked_reason = {stated_reason}, changed_at = {timestamp}, changed_by = {actor},"
             f" changed_from = {source}, version = version + 1"
-            f" WHERE id IN ({selected}) RETURNING {_SESSION_COLUMNS}"
+            f" WHERE id IN ({selected})"
         )
-        while rows := await self._database.write(revoke, builder.arguments):
-            tombstones = sorted(decode_readable_sessions(rows), key=lambda tombstone: tombstone.id)
-            if tombstones:
-                return tombstones
+        while rows := await self._change(revoke, builder.arguments):
+            if revoked := decode_readable_changes(rows):
+                return revoked
         return []
 
     async def touch(self, touches: Sequence[Touch]) -> list[Session]:
@@ -267,32 +262,9 @@ class SqliteSessions:
             )
         )
 
-    async def read_generation(self) -> int:
-        return int((await self._database.read(_READ_GENERATION, {}))[0]["number"])
-
-    async def advance_generation(self, after: int) -> int:
-        rows = await self._database.write(_ADVANCE_GENERATION, {"after": after})
-        return int(rows[0]["number"]) if rows else await self.read_generation()
-
     async def purge(self, expired_before: datetime, *, limit: int) -> int:
         values = {"before": to_microseconds(expired_before), "limit": limit}
         return len(await self._database.write(_PURGE, values))
-
-    async def list_changed_since(self, position: int) -> tuple[int, list[Session]]:
-        """A position is the number of the next change: SQLite serializes all writes."""
-        if position == 0:
-            rows = await self._database.read(_READ_POSITION, {})
-            return rows[0]["position"], []
-        rows = await self._database.read(_LIST_CHANGED, {"position": position})
-        changed = (row for row in rows if row["id"] is not None)
-        return rows[0]["position"], list(decode_readable_sessions(changed))
-
-    async def list_last_changed(self, limit: int) -> list[Session]:
-        return list(
-            decode_readable_sessions(
-                await self._database.read(_LIST_LAST_CHANGED, {"limit": limit})
-            )
-        )
 
     async def ping(self) -> None:
         await self._database.read("SELECT number FROM change_counter", {})
