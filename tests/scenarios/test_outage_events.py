@@ -92,8 +92,12 @@ async def test_redis_outage_is_one_start_and_one_end(outages: Outages, own_redis
     sidegate = outages.sidegate
     await outages.look_up()
     for outage in (1, 2):
-        starts = {(START, "redis"): outage, ("pubsub disconnected", ""): outage}
-        ends = {(END, "redis"): outage, ("pubsub connected", ""): outage}
+        starts = {
+            (START, "redis"): outage,
+            ("pubsub disconnected", ""): outage,
+            ("background job failing", "cache_follower"): outage,
+        }
+        ends = {(PAIRS[name], subject): outage for name, subject in starts}
         await asyncio.to_thread(own_redis.kill)
         await outages.look_up_until(lambda: count_events(sidegate, *PAIRS) == starts)  # noqa: B023
         for _ in range(50):

@@ -36,6 +36,15 @@ async def statuses_until(
     return statuses
 
 
+async def wait_for_readiness(
+    http: aiohttp.ClientSession, sidegate: Sidegate, *, status: int
+) -> None:
+    """Poll /readyz, which remembers the answer of a store for half a second."""
+    deadline = time.monotonic() + TIMEOUT
+    while await sidegate.get_ops_status(http, "/readyz") != status:
+        assert time.monotonic() < deadline
+
+
 def tokens(sidegate: Sidegate, count: int) -> list[str]:
     return [sidegate.create_session(user_id=f"user-{n}")[0] for n in range(count)]
 
@@ -150,7 +159,7 @@ async def test_instance_started_without_stores_responds_503_until_they_are_up(
     assert await check(http, early, token) == 503
     await asyncio.to_thread(deployment.postgres.restart)
     assert await statuses_until(http, early, token, last=200) <= {200, 503}
-    assert await early.get_ops_status(http, "/readyz") == 200
+    await wait_for_readiness(http, early, status=200)
 
 
 async def test_redis_outage_keeps_the_instance_ready(
@@ -167,8 +176,6 @@ async def test_draining_instance_is_not_ready_but_still_responds(
     leaving = await asyncio.to_thread(lambda: instances(SIDEGATE_DRAIN__DELAY="2s"))
     assert await check(http, leaving, token) == 200
     leaving.server.process.terminate()
-    deadline = time.monotonic() + TIMEOUT
-    while await leaving.get_ops_status(http, "/readyz") != 503:
-        assert time.monotonic() < deadline
+    await wait_for_readiness(http, leaving, status=503)
     assert await check(http, leaving, token) == 200
     assert await asyncio.to_thread(leaving.server.process.wait, TIMEOUT) == 0

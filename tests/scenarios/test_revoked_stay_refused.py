@@ -1,12 +1,14 @@
 """Revoked sessions stay denied if Redis is down, read-only, empty or outdated."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import pytest
 import redis as redis_client
 
 from sidegate.core.condition import Condition
+from sidegate.core.errors import StoreUnavailable
+from sidegate.core.session import Session
 from sidegate.core.token import Token, TokenKey
 from sidegate.core.verdict import Allow, Deny, Reason
 from sidegate.runtime.container import Container, build_services
@@ -29,7 +31,7 @@ async def proxy(own_redis: Server) -> AsyncIterator[TcpProxy]:
 
 @pytest.fixture
 async def build_instance(proxy: TcpProxy, database_url: str) -> BuildInstance:
-    """Build instances without listeners; the test calls their change pollers."""
+    """Build instances without listeners, which make rounds when the test says so."""
     await migrate_postgres(database_url)
     settings = load(
         None,
@@ -45,16 +47,32 @@ async def build_instance(proxy: TcpProxy, database_url: str) -> BuildInstance:
     @asynccontextmanager
     async def open_instance() -> AsyncIterator[Container]:
         async with build_services(settings) as container:
-            await poll(container)
+            await make_round(container)
             yield container
-            await container.redelivery.deliver_due()
 
     return open_instance
 
 
-async def poll(container: Container) -> None:
-    """Run one round of the instance's change poller."""
+async def make_round(container: Container) -> None:
+    """Run one round of the instance's change poller, and one of its cache follower."""
     await container.change_poller.poll()
+    assert container.cache_follower is not None
+    with suppress(StoreUnavailable):
+        await container.cache_follower.follow()
+
+
+async def log_in(container: Container) -> Issued:
+    """Create a session that is cached in Redis."""
+    issued = await container.sessions.create(NewSession("alice", TESTER))
+    await make_round(container)
+    assert await read_hit(container, issued.token) is not None
+    return issued
+
+
+async def read_hit(container: Container, token: Token) -> Session | None:
+    """Return the copy in Redis, which the instance trusts."""
+    assert container.redis is not None
+    return await container.redis.find(token.digest())
 
 
 async def inspect_without_memory(container: Container, token: Token) -> Allow | Deny | None:
@@ -83,7 +101,7 @@ async def test_redis_that_missed_a_revocation_is_distrusted_by_later_instances(
     build_instance: BuildInstance, proxy: TcpProxy
 ) -> None:
     async with build_instance() as container:
-        issued = await container.sessions.create(NewSession("alice", TESTER))
+        issued = await log_in(container)
         assert isinstance(await inspect_without_memory(container, issued.token), Allow)
         disconnect(proxy)
         await revoke(container, issued)
@@ -92,25 +110,28 @@ async def test_redis_that_missed_a_revocation_is_distrusted_by_later_instances(
         assert await inspect_without_memory(later, issued.token) == Deny(Reason.REVOKED)
 
 
-async def test_unpublished_revocation_of_a_crashed_instance_is_redelivered(
+async def test_unpublished_revocation_of_a_crashed_instance_reaches_redis(
     build_instance: BuildInstance,
 ) -> None:
     async with build_instance() as container:
-        issued = await container.sessions.create(NewSession("alice", TESTER))
+        issued = await log_in(container)
         assert isinstance(await inspect_without_memory(container, issued.token), Allow)
+        kept = await log_in(container)
         await revoke_unpublished(container, issued)
-        generation = await container.durable.read_generation()
     async with build_instance() as later:
         assert await inspect_without_memory(later, issued.token) == Deny(Reason.REVOKED)
-        # Redis was updated, and its copies stay trusted.
-        assert await later.durable.read_generation() == generation
+        # The change was put into Redis, whose other copies stay in use.
+        tombstone = await read_hit(later, issued.token)
+        assert tombstone is not None
+        assert tombstone.revoked_at is not None
+        assert await read_hit(later, kept.token) is not None
 
 
 async def test_repeated_revocation_publishes_an_unpublished_one(
     build_instance: BuildInstance,
 ) -> None:
     async with build_instance() as container:
-        issued = await container.sessions.create(NewSession("alice", TESTER))
+        issued = await log_in(container)
         assert isinstance(await inspect_without_memory(container, issued.token), Allow)
         await revoke_unpublished(container, issued)
         assert isinstance(await inspect_without_memory(container, issued.token), Allow)
@@ -118,17 +139,21 @@ async def test_repeated_revocation_publishes_an_unpublished_one(
         assert await inspect_without_memory(container, issued.token) == Deny(Reason.REVOKED)
 
 
-async def test_instance_that_lost_the_feed_distrusts_the_old_generation(
+async def test_instance_puts_into_redis_what_redis_missed(
     build_instance: BuildInstance, proxy: TcpProxy
 ) -> None:
     async with build_instance() as container, build_instance() as other:
-        issued = await container.sessions.create(NewSession("alice", TESTER))
+        issued = await log_in(container)
         assert isinstance(await inspect_without_memory(other, issued.token), Allow)
         disconnect(proxy)
         await revoke(container, issued)
-        await container.redelivery.deliver_due()
         proxy.refuse_new = False
-        other.redis_trust.distrust()  # as after the loss of the feed
+        assert await inspect_without_memory(container, issued.token) == Deny(Reason.REVOKED)
+        await make_round(other)  # it finds that its connection was reset
+        await make_round(other)
+        tombstone = await read_hit(other, issued.token)
+        assert tombstone is not None
+        assert tombstone.revoked_at is not None
         assert await inspect_without_memory(other, issued.token) == Deny(Reason.REVOKED)
 
 
@@ -136,12 +161,13 @@ async def test_redis_that_rejects_writes_is_distrusted(
     build_instance: BuildInstance, own_redis: Server
 ) -> None:
     async with build_instance() as container, build_instance() as other:
-        issued = await container.sessions.create(NewSession("alice", TESTER))
+        issued = await log_in(container)
         with redis_client.Redis(port=own_redis.port) as raw:
             raw.config_set("maxmemory", 1)
         await revoke(container, issued)
-        await container.redelivery.deliver_due()
-        await poll(other)
+        assert not container.redis_trust.is_trusted
+        await make_round(other)
+        assert not other.redis_trust.is_trusted
         assert await inspect_without_memory(other, issued.token) == Deny(Reason.REVOKED)
 
 
@@ -149,7 +175,7 @@ async def test_touch_does_not_restore_a_revoked_session_in_an_empty_redis(
     build_instance: BuildInstance, own_redis: Server
 ) -> None:
     async with build_instance() as container, build_instance() as other:
-        issued = await container.sessions.create(NewSession("alice", TESTER))
+        issued = await log_in(container)
         assert isinstance(await other.validator.validate(issued.token.text), Allow)
         await revoke(container, issued)
         own_redis.restart()
@@ -161,15 +187,15 @@ async def test_token_rotated_out_during_a_redis_outage_stays_refused(
     build_instance: BuildInstance, proxy: TcpProxy
 ) -> None:
     async with build_instance() as container:
-        first = await container.sessions.create(NewSession("alice", TESTER))
+        first = await log_in(container)
         assert isinstance(await inspect_without_memory(container, first.token), Allow)
         disconnect(proxy)
         second = await container.rotation.refresh(first.token.text, by=TESTER)
         assert isinstance(second, Issued)
         third = await container.rotation.refresh(second.token.text, by=TESTER)
         assert isinstance(third, Issued)
-        await container.redelivery.deliver_due()
         proxy.refuse_new = False
+        await make_round(container)
         assert await inspect_without_memory(container, first.token) == Deny(Reason.REUSED)
         await revoke(container, third)
         for issued in (first, second, third):
@@ -180,7 +206,7 @@ async def test_redis_promoted_again_is_distrusted_for_what_it_missed(
     build_instance: BuildInstance, own_redis: Server, proxy: TcpProxy
 ) -> None:
     async with build_instance() as container:
-        issued = await container.sessions.create(NewSession("alice", TESTER))
+        issued = await log_in(container)
         assert isinstance(await inspect_without_memory(container, issued.token), Allow)
         with redis_client.Redis(port=own_redis.port) as raw:
             raw.replicaof("127.0.0.1", 1)  # demoted to a replica, and promoted again below

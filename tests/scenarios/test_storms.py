@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 import pytest
@@ -17,7 +17,7 @@ from sidegate.settings import load
 from sidegate.stores.postgres.migrate import migrate_postgres
 from tests.contracts.values import TESTER
 from tests.stores.sql.tcp_proxy import TcpProxy
-from tests.stores.waiting import wait_until, wait_until_async
+from tests.stores.waiting import cancel_all, wait_until, wait_until_async
 from tests.support.processes import Server
 
 KEY = TokenKey.generate()
@@ -32,7 +32,7 @@ async def proxy(postgres_server: Server) -> AsyncIterator[TcpProxy]:
 
 @pytest.fixture
 async def container(proxy: TcpProxy, database_url: str, redis_url: str) -> AsyncIterator[Container]:
-    """An instance without listeners, with deadlines for a busy machine."""
+    """An instance without listeners that follows Redis, with deadlines for a busy machine."""
     await migrate_postgres(database_url)
     name = database_url.rpartition("/")[2]
     settings = load(
@@ -49,7 +49,11 @@ async def container(proxy: TcpProxy, database_url: str, redis_url: str) -> Async
     )
     async with build_services(settings) as container:
         await container.change_poller.poll()
+        assert container.cache_follower is not None
+        await container.cache_follower.follow()  # later creations are put into Redis
+        following = asyncio.create_task(container.cache_follower.run(lambda _: None))
         yield container
+        await cancel_all([following])
 
 
 def mint_purged_token() -> Token:
@@ -76,11 +80,25 @@ async def count_verdicts(container: Container, *tokens: Token) -> Counter[str]:
     return Counter(map(outcome, judged))
 
 
+async def wait_for_redis(container: Container, tokens: Sequence[Token]) -> None:
+    """Return when Redis has the sessions, and is trusted."""
+    redis, digests = container.redis, [token.digest() for token in tokens]
+    assert redis is not None
+
+    async def has_all() -> bool:
+        with suppress(StoreUnavailable):
+            return len(await redis.find_many(digests)) == len(digests)
+        return False
+
+    await wait_until_async(has_all)
+
+
 async def test_many_purged_tokens_do_not_block_known_sessions(
     container: Container, proxy: TcpProxy
 ) -> None:
     issued = [await container.sessions.create(NewSession("ada", TESTER)) for _ in range(50)]
     known = [each.token for each in issued]
+    await wait_for_redis(container, known)
     proxy.stall()
     async with asyncio.TaskGroup() as tasks:
         purged_checks = [
