@@ -5,6 +5,7 @@
     history         the recorded operations, on one clock, without tokens
     rules           limits that instances have to keep: grace period, bounds, deadline
     ledger          all changes by session: when each ended, and when it may have ended
+    ledgers         one for each time between two restores of the database
     checker         violations of I1 to I6 and I9 in a history; pure
     consistency     violations in lists, limits, the audit trail, unanswered checks: I5, I7, I8, I12
     stats           statistics for a row of the table: shares, percentiles, recovery; pure
@@ -24,6 +25,12 @@
     broken_builds   builds with an injected bug
     preparation     before the first fault: the load, the sessions, invalid tokens
     context         what an episode can act on
+    revocations     sessions that an episode ends by itself, checked afterwards
+    cached_copies   reads the copies in a Redis
+    database_loss   what a restored database does not know
+    restore_reports whether instances report that
+    command_line    runs `sidegate` commands, optionally with a wrong clock
+    event_loop      measures for how long an event loop is blocked
     episodes/       how each fault is injected and repaired
     faults          the table of faults, with expected results
     resources       metrics and resource usage, measured from outside

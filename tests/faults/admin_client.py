@@ -10,8 +10,18 @@ from typing import Any, Final
 
 from tests.faults.client import ConnectionBroken, HttpResponse
 from tests.faults.gateway import SimulatedGateway, Upstream
-from tests.faults.history import Create, HistoryRecorder, Listing, Refresh, Result, Revoke, now
+from tests.faults.history import (
+    Create,
+    HistoryRecorder,
+    Listing,
+    Migrate,
+    Refresh,
+    Result,
+    Revoke,
+    now,
+)
 from tests.faults.population import ClientToken, Population
+from tests.faults.rules import Rules
 
 # Seconds: a caller of the admin API waits longer than a gateway, and retries.
 _TIMEOUT: Final = 2.0
@@ -51,9 +61,9 @@ class AdminClient:
             lambda upstream: self._create(upstream, user, type_, limit, key)
         )
 
-    async def revoke(self, token: ClientToken) -> Result:
-        """Revoke a session, with one attempt."""
-        return await self._revoke(self._gateway.choose(), token)
+    async def revoke(self, token: ClientToken, *, at: Upstream | None = None) -> Result:
+        """Revoke a session, with one attempt, at any instance or at a certain one."""
+        return await self._revoke(at or self._gateway.choose(), token)
 
     async def revoke_until_confirmed(self, token: ClientToken) -> None:
         """Revoke a session, with retries until it is acknowledged."""
@@ -74,6 +84,14 @@ class AdminClient:
             if any(answered for answered, _ in replies) or now() > until:
                 return successor
             await asyncio.sleep(_RETRY_DELAY / 2)
+
+    async def refresh_once(self, token: ClientToken, *, at: Upstream) -> ClientToken | None:
+        """Refresh a token at one instance, with one attempt; None: no successor was returned."""
+        return (await self._refresh(at, token))[1]
+
+    async def migrate(self, token: ClientToken, *, at: Upstream) -> ClientToken | None:
+        """Migrate a session, which gets another token; None: no token was returned."""
+        return (await self._migrate(at, token))[1]
 
     async def reuse(self, token: ClientToken) -> None:
         """Refresh a token long after it was rotated out, as an attacker would."""
@@ -127,6 +145,7 @@ class AdminClient:
                 user=user,
                 key=key,
                 limit=limit,
+                grace=Rules().long_grace if type_ == "mobile" else None,
                 session=None if token is None else token.session,
                 token=None if token is None else token.number,
                 **outcome,
@@ -150,6 +169,26 @@ class AdminClient:
         )
         self._recorder.add(operation)
         return operation.result
+
+    async def _migrate(
+        self, upstream: Upstream, token: ClientToken
+    ) -> tuple[bool, ClientToken | None]:
+        assert token.session is not None
+        assert token.user is not None
+        start = now()
+        path = f"/v1/sessions/{token.session}/sso"
+        response = await self._request(upstream, "POST", path, {"provider": "rig"})
+        successor = self._read_issued(response, token.user, HTTPStatus.OK)
+        operation = Migrate(
+            start=start,
+            end=now(),
+            instance=upstream.name,
+            session=token.session,
+            successor=None if successor is None else successor.number,
+            **_outcome_of(response),
+        )
+        self._recorder.add(operation)
+        return operation.result is not Result.INFO, successor
 
     async def _refresh(
         self, upstream: Upstream, token: ClientToken

@@ -13,6 +13,7 @@ from tests.faults.history import (
     Entry,
     FaultPeriod,
     InstanceFault,
+    Migrate,
     Refresh,
     Result,
     Revoke,
@@ -21,22 +22,24 @@ from tests.faults.history import (
     TokenCategory,
 )
 from tests.faults.ledger import Ledger
+from tests.faults.ledgers import Ledgers
 from tests.faults.rules import Rules, Violation
 
 
 def find_violations(history: Iterable[Entry], rules: Rules | None = None) -> list[Violation]:
     """Return all violations in a history, ordered by time. Entries may be in any order."""
     entries = list(history)
-    ledger = Ledger(entries, rules or Rules())
+    rules = rules or Rules()
+    ledgers = Ledgers(entries, rules)
     found = [
         violation
         for entry in entries
-        if isinstance(entry, Check | Refresh | Revoke | Create)
-        for violation in _check_entry(entry, ledger)
+        if isinstance(entry, Check | Refresh | Revoke | Create | Migrate)
+        for violation in _check_entry(entry, ledgers.of(entry))
     ]
-    found += _check_successors(ledger)
-    found += _check_latency(entries, ledger.rules)
-    found += _check_stores_down(entries, ledger.rules)
+    found += {violation for ledger in ledgers for violation in _check_successors(ledger)}
+    found += _check_latency(entries, rules)
+    found += _check_stores_down(entries, rules)
     return sorted(found, key=lambda violation: violation.time)
 
 
@@ -46,18 +49,21 @@ def _check_entry(entry: Entry, ledger: Ledger) -> Iterator[Violation]:
             yield from _check_identity(entry)
             yield from _check_never_valid(entry)
             yield from _check_ended_session(entry, ledger)
-            yield from _check_rotated_token(entry, ledger)
+            yield from _check_ended_token(entry, ledger)
         case Check(result=Result.FAIL):
             yield from _check_refusal(entry, ledger)
         case Refresh(result=Result.OK):
             yield from _check_accepted_refresh(entry, ledger)
         case Refresh(result=Result.FAIL):
             yield from _check_refused_refresh(entry, ledger)
-        case Revoke(result=Result.FAIL):
+        case Revoke(result=Result.FAIL) if not ledger.is_lost(entry.session):
             message = (
                 f"revoking {entry.session} on {entry.instance} was refused with {entry.status}"
             )
             yield Violation("I5", message, entry.start)
+        case Migrate(result=Result.FAIL) if not ledger.is_lost(entry.session):
+            message = f"migrating {entry.session} was refused with {entry.status}"
+            yield Violation("I2", message, entry.start)
         case Create(result=Result.FAIL):
             message = f"a login of {entry.user} on {entry.instance} was refused with {entry.status}"
             yield Violation("I2", message, entry.start)
@@ -84,22 +90,21 @@ def _check_never_valid(check: Check) -> Iterator[Violation]:
 def _check_ended_session(check: Check, ledger: Ledger) -> Iterator[Violation]:
     if check.session is None:
         return
-    ended_at = ledger.ended_at(check.session)
-    late = check.start - ended_at
-    if late > 0 and late > ledger.bound(ended_at):
-        message = f"{_token(check)} was allowed {late:.2f} s after its session had ended"
-        yield Violation("I5" if check.after_restart else "I1", message, check.start)
+    end = ledger.end_of(check.session)
+    if check.start > end.denied_from:
+        late = check.start - end.at
+        message = f"{_token(check)} was allowed {late:.2f} s after {end.cause}"
+        yield Violation("I5" if check.after_restart else end.invariant, message, check.start)
 
 
-def _check_rotated_token(check: Check, ledger: Ledger) -> Iterator[Violation]:
+def _check_ended_token(check: Check, ledger: Ledger) -> Iterator[Violation]:
     if check.session is None or check.token is None:
         return
-    grace_ended_at = ledger.grace_ended_at(check.session, check.token)
-    late = check.start - grace_ended_at
-    if late > 0 and late > ledger.bound(grace_ended_at - ledger.rules.grace):
-        yield Violation(
-            "I6", f"{_token(check)} was allowed {late:.2f} s after its grace period", check.start
-        )
+    end = ledger.token_end_of(check.session, check.token)
+    if check.start > end.denied_from:
+        late = check.start - end.at
+        message = f"{_token(check)} was allowed {late:.2f} s after {end.cause}"
+        yield Violation(end.invariant, message, check.start)
 
 
 def _check_refusal(check: Check, ledger: Ledger) -> Iterator[Violation]:
@@ -109,6 +114,7 @@ def _check_refusal(check: Check, ledger: Ledger) -> Iterator[Violation]:
         lambda: ledger.may_have_ended_at(check.session or "") <= check.end,
         lambda: ledger.grace_may_have_ended_at(check.session or "", check.token or 0) <= check.end,
         lambda: ledger.may_be_evicted(check.session or "", by=check.end),
+        lambda: ledger.may_be_stale(check.session or "", check.end),
     )
     if not any(reason() for reason in reasons):
         message = (
@@ -161,7 +167,7 @@ def _check_latency(entries: list[Entry], rules: Rules) -> Iterator[Violation]:
     for check in entries:
         if not isinstance(check, Check) or check.aborted or _is_in_time(check, rules, ()):
             continue
-        if not _is_in_time(check, rules, stalls) and not _is_excused(check, instance_faults):
+        if not _is_excused(check, instance_faults) and not _is_in_time(check, rules, stalls):
             when = (
                 f"answered after {(check.end - check.start) * 1000:.0f} ms"
                 if check.status
@@ -172,13 +178,14 @@ def _check_latency(entries: list[Entry], rules: Rules) -> Iterator[Violation]:
 
 
 def _is_in_time(check: Check, rules: Rules, stalls: Iterable[Stall]) -> bool:
+    if check.status == 0:
+        return False
     waited = sum(
         stall.waited
         for stall in stalls
         if stall.process in (RIG, check.instance) and _overlap(stall, check)
     )
-    took = check.end - check.start - waited
-    return check.status != 0 and took <= rules.deadline
+    return check.end - check.start - waited <= rules.deadline
 
 
 def _check_stores_down(entries: list[Entry], rules: Rules) -> Iterator[Violation]:

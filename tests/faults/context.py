@@ -81,6 +81,11 @@ class FaultContext:
         """The instance that faults of a single instance are injected into."""
         return self.load.gateway.upstreams[0]
 
+    @property
+    def other(self) -> Upstream:
+        """The instance without the fault of a single instance."""
+        return self.load.gateway.upstreams[1]
+
     async def wait(self, seconds: float) -> None:
         """Keep the load running for so many scaled seconds."""
         await asyncio.sleep(seconds * self.time_scale)

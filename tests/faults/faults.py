@@ -1,17 +1,23 @@
 """The table of faults: number, name, episodes, and expected results."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Self
 
 from tests.faults.context import Episode, FaultContext
 from tests.faults.episodes import (
     clients,
     combined,
+    command_line,
+    database_restore,
     instances,
+    late_touch,
+    mass_revocation,
     postgres,
     redis,
+    redis_copies,
     redis_replies,
+    rotation_chains,
 )
 from tests.faults.rules import Rules
 
@@ -26,7 +32,7 @@ class Fault:
     `twice_baseline` expects a 99th percentile of at most twice the one before the fault.
     `exclude_cold` excludes sessions that have to be looked up in Postgres. `only_other_instance`
     counts only the requests to the instance without the fault. `cpu_starved`: see FaultPeriod.
-    `quick`: part of a quick run.
+    `quick`: part of a quick run, with only `quick_episodes` if they are given.
     """
 
     number: int
@@ -41,6 +47,13 @@ class Fault:
     only_other_instance: bool = False
     cpu_starved: bool = False
     quick: bool = False
+    quick_episodes: tuple[str, ...] | None = None
+
+    def only(self, names: Collection[str] | None) -> Self:
+        """Return the fault with these episodes only; None: with all of them."""
+        if names is None:
+            return self
+        return replace(self, episodes=tuple(each for each in self.episodes if each[0] in names))
 
 
 def _single(episode: Episode) -> tuple[tuple[str, Episode], ...]:
@@ -253,12 +266,10 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         26,
         "revocations while stores fail and recover, in six orders",
-        tuple(
-            (", ".join(step.name for step in order), combined.run_steps(order))
-            for order in combined.ORDERS
-        ),
+        tuple((combined.name(order), combined.run_steps(order)) for order in combined.ORDERS),
         recovery=5.0,
         quick=True,
+        quick_episodes=tuple(map(combined.name, combined.QUICK_ORDERS)),
     ),
     Fault(
         27,
@@ -309,4 +320,74 @@ FAULTS: Final[tuple[Fault, ...]] = (
         only_other_instance=True,
     ),
     Fault(33, "random mix", _single(combined.mix_random(_MIX, _random_mix)), recovery=10.0),
+    Fault(
+        34,
+        "another Redis behind the same address, and back",
+        (
+            ("all connections", redis_copies.swap_all_connections),
+            ("only new ones", redis_copies.swap_new_connections),
+            ("one instance", redis_copies.swap_at_one_instance),
+        ),
+        valid=0.995,
+        p99=0.150,
+        recovery=5.0,
+        quick=True,
+        quick_episodes=("only new ones",),
+    ),
+    Fault(
+        35,
+        "REPLICAOF an old copy, then NO ONE",
+        _single(redis_copies.load_old_copy),
+        p99=0.150,
+        recovery=5.0,
+    ),
+    Fault(
+        36,
+        "database restored from a base backup",
+        (
+            ("instances stopped", database_restore.restore_while_stopped),
+            ("instances running", database_restore.restore_while_running),
+        ),
+        p99=0.150,
+        recovery=5.0,
+        quick=True,
+        quick_episodes=("instances running",),
+    ),
+    Fault(
+        37,
+        "200,000 sessions revoked at once, an instance cut off",
+        _single(mass_revocation.revoke_while_cut_off),
+        p99=0.150,
+        recovery=5.0,
+    ),
+    Fault(
+        40,
+        "command line without Redis, with a wrong clock",
+        command_line.EPISODES,
+        recovery=5.0,
+    ),
+    Fault(
+        41,
+        "publishing of a rotation lost, then the session ended",
+        rotation_chains.LOSSES,
+        recovery=5.0,
+        quick=True,
+        quick_episodes=("link cut",),
+    ),
+    Fault(
+        42,
+        "replies to touches 4 s late, Redis emptied meanwhile",
+        _single(late_touch.delay_touches),
+        recovery=5.0,
+    ),
+    Fault(
+        47,
+        "Postgres failover that loses commits, then one that loses none",
+        (
+            ("a replica that lacks commits", database_restore.promote_old_replica),
+            ("a synchronous replica", database_restore.promote_synchronous_replica),
+        ),
+        p99=0.150,
+        recovery=5.0,
+    ),
 )

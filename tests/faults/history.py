@@ -94,11 +94,15 @@ class Check(Operation, frozen=True, kw_only=True, gc=False, omit_defaults=True, 
 
 
 class Create(Operation, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag="create"):
-    """`key` is the Idempotency-Key: operations with the same key are the same login."""
+    """`key` is the Idempotency-Key: operations with the same key are the same login.
+
+    `grace` is the grace period of the session's type, if it is not that of the rules.
+    """
 
     user: str
     key: str
     limit: int | None = None
+    grace: float | None = None
     session: str | None = None
     token: int | None = None
 
@@ -115,6 +119,13 @@ class Refresh(Operation, frozen=True, kw_only=True, gc=False, omit_defaults=True
     successor: int | None = None
 
 
+class Migrate(Operation, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag="migrate"):
+    """`successor` was returned; every other token of the session becomes invalid at once."""
+
+    session: str
+    successor: int | None = None
+
+
 class Listing(Operation, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag="list"):
     user: str
     sessions: tuple[str, ...] = ()
@@ -123,13 +134,15 @@ class Listing(Operation, frozen=True, kw_only=True, gc=False, omit_defaults=True
 class FaultPeriod(Entry, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag="fault"):
     """When one episode of a fault started, and when it was repaired.
 
-    `bound` is how long a revocation may take meanwhile. `cpu_starved`: the fault is a lack of CPU,
-    so CPU waits are not subtracted. `exclude_cold`: checks of cold sessions are not counted.
+    Its recovery was observed until `observed_until`: then the next episode may be prepared. `bound`
+    is how long a revocation may take meanwhile. `cpu_starved`: the fault is a lack of CPU, so CPU
+    waits are not subtracted. `exclude_cold`: checks of cold sessions are not counted.
     """
 
     number: int
     episode: str
     bound: float
+    observed_until: float | None = None
     exclude_cold: bool = False
     cpu_starved: bool = False
 
@@ -146,6 +159,25 @@ class StoresDown(Entry, frozen=True, kw_only=True, gc=False, tag="stores_down"):
 
 class RedisDataLoss(Entry, frozen=True, kw_only=True, gc=False, tag="redis_data_loss"):
     """Redis lost all its data: a revocation answered with 202 may be lost with it."""
+
+
+class DatabaseRestore(
+    Entry, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag="database_restore"
+):
+    """The database was replaced by an older state of it, which lacks acknowledged changes.
+
+    It stopped at `start`; from `end` on the older state is reachable. Unknown to it are `sessions`
+    and `tokens`, which may still be allowed for `bound` seconds. Sessions that had ended are active
+    in it: those of `tombstones` end again by `settled_at`, because Redis holds their tombstones;
+    the end of those of `ends` is lost.
+    """
+
+    bound: float
+    settled_at: float
+    sessions: frozenset[str] = frozenset()
+    tokens: frozenset[int] = frozenset()
+    tombstones: frozenset[str] = frozenset()
+    ends: frozenset[str] = frozenset()
 
 
 class Stall(Entry, frozen=True, kw_only=True, gc=False, tag="stall"):
@@ -181,11 +213,13 @@ _AnyEntry = (
     | Create
     | Revoke
     | Refresh
+    | Migrate
     | Listing
     | FaultPeriod
     | InstanceFault
     | StoresDown
     | RedisDataLoss
+    | DatabaseRestore
     | Stall
     | ActiveCount
     | AuditEvent

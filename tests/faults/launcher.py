@@ -2,7 +2,9 @@
 
 RIG_COMMANDS      a file with commands, which are run at the start and on SIGUSR1; then it is
                   removed. {"clock": 3600} sets the clock's offset in seconds, {"block": 2.0}
-                  blocks the event loop for so many seconds
+                  blocks the event loop for so many seconds, {"watch": 1} begins to measure for how
+                  long it is blocked, and {"watch": 0} writes the longest time, in seconds, to the
+                  file RIG_COMMANDS.blocked
 RIG_BROKEN_BUILD  the name of a build in broken_builds.py
 """
 
@@ -20,9 +22,11 @@ from sidegate.core.clock import SystemClock
 from sidegate.runtime import server as app
 from sidegate.settings import Settings
 from tests.faults.broken_builds import BUILDS
+from tests.faults.event_loop import EventLoopWatch
 
 _serve = app.serve
 _clock_offset = timedelta(0)
+_watch: EventLoopWatch | None = None
 
 
 def main() -> None:
@@ -56,6 +60,18 @@ def _run_commands() -> None:
     global _clock_offset  # the one clock of this process
     _clock_offset = timedelta(seconds=commands.get("clock", _clock_offset.total_seconds()))
     time.sleep(commands.get("block", 0.0))
+    if "watch" in commands:
+        _watch_event_loop(begin=commands["watch"])
+
+
+def _watch_event_loop(*, begin: bool) -> None:
+    global _watch  # of the one event loop of this process
+    watch, _watch = _watch, EventLoopWatch() if begin else None
+    if watch is not None:
+        watch.stop()
+        result = _command_file().with_suffix(".blocked")
+        result.with_suffix(".part").write_text(str(watch.longest), "ascii")
+        result.with_suffix(".part").rename(result)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,19 @@
 
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from math import inf
+from typing import Final, NamedTuple
 
 from tests.faults.history import (
     Check,
     Create,
+    DatabaseRestore,
     Entry,
     FaultPeriod,
+    Migrate,
     RedisDataLoss,
     Refresh,
     Result,
@@ -28,6 +31,8 @@ class SessionOperations:
     creates: list[Create] = field(default_factory=list)
     revokes: list[Revoke] = field(default_factory=list)
     refreshes: list[Refresh] = field(default_factory=list)
+    migrations: list[Migrate] = field(default_factory=list)
+    lost_refreshes: list[Refresh] = field(default_factory=list)  # with a restored database
     refusals: list[tuple[float, float]] = field(default_factory=list)  # (start, end)
 
     def rotations(self, token: int) -> list[Refresh]:
@@ -39,11 +44,42 @@ class SessionOperations:
         ]
 
 
-class Ledger:
-    """The changes of one history, whose entries may be in any order."""
+class End(NamedTuple):
+    """When a session or a token certainly ended, and how long it may still be allowed.
 
-    def __init__(self, history: Iterable[Entry], rules: Rules) -> None:
+    An allow after that violates `invariant`.
+    """
+
+    at: float
+    bound: float
+    cause: str = "its session had ended"
+    invariant: str = "I1"
+
+    @property
+    def denied_from(self) -> float:
+        """From when on it must be denied."""
+        return self.at + self.bound
+
+
+_NEVER: Final = End(inf, 0.0)
+
+
+class Ledger:
+    """The changes of one history, whose entries may be in any order.
+
+    `restores` are restores of the database that came before, in their order.
+    """
+
+    def __init__(
+        self, history: Iterable[Entry], rules: Rules, restores: Iterable[DatabaseRestore] = ()
+    ) -> None:
         self.rules = rules
+        self._restores = tuple(restores)
+        latest_first = self._restores[::-1]  # the first restore that lost it counts
+        self._lost_sessions = {
+            session: restore for restore in latest_first for session in restore.sessions
+        }
+        self._lost_tokens = {token: restore for restore in latest_first for token in restore.tokens}
         self.sessions: defaultdict[str, SessionOperations] = defaultdict(SessionOperations)
         self.faults: list[FaultPeriod] = []
         self._data_losses: list[float] = []
@@ -51,36 +87,67 @@ class Ledger:
         for entry in history:
             self._add(entry)
 
-    def ended_at(self, session: str) -> float:
-        """Return from when on the session had certainly ended, or inf.
+    def end_of(self, session: str) -> End:
+        """Return when the session certainly ended.
 
         A revocation without an answer counts as done once a check was denied after it.
         """
         operations = self.sessions.get(session)
         if operations is None:
-            return inf
-        ends = [revoke.end for revoke in operations.revokes if self.is_durable(revoke)]
-        ends += [
-            refresh.end for refresh in operations.refreshes if self._is_reuse(operations, refresh)
-        ]
+            return _NEVER
+        ends = [self._survive(session, at) for at in self._certain_ends(operations)]
         uncertain = [
             revoke.start
             for revoke in operations.revokes
             if revoke.result is not Result.FAIL and not self.is_durable(revoke)
         ]
-        if uncertain:
+        if uncertain and not operations.migrations:
             started_at = min(uncertain)
-            ends += [end for start, end in operations.refusals if start >= started_at]
-        return min(ends, default=inf)
+            ends += [
+                self._end(refused_at)
+                for start, refused_at in operations.refusals
+                if start >= started_at
+            ]
+        if session in self._lost_sessions:
+            ends.append(_end_by(self._lost_sessions[session]))
+        return min(ends, key=lambda end: end.denied_from, default=_NEVER)
+
+    def ended_at(self, session: str) -> float:
+        """Return from when on the session had certainly ended, or inf."""
+        return self.end_of(session).at
+
+    def _certain_ends(self, operations: SessionOperations) -> Iterator[float]:
+        yield from (revoke.end for revoke in operations.revokes if self.is_durable(revoke))
+        yield from (
+            refresh.end for refresh in operations.refreshes if self._is_reuse(operations, refresh)
+        )
+
+    def _survive(self, session: str, ended_at: float) -> End:
+        """Return when a session that ended at that time has ended in the restored database."""
+        for restore in self._restores:
+            if ended_at < restore.end:
+                if session in restore.ends:
+                    return _NEVER
+                if session in restore.tombstones:
+                    ended_at = restore.settled_at
+        return self._end(ended_at)
+
+    def _end(self, at: float) -> End:
+        return End(at, self.bound(at))
 
     def is_durable(self, revoke: Revoke) -> bool:
-        """Return whether a revocation was acknowledged, and not lost with Redis (202)."""
-        return revoke.result is Result.OK and not (
-            revoke.status == HTTPStatus.ACCEPTED
-            and any(
-                0 <= lost - revoke.start < self.rules.persist_within for lost in self._data_losses
-            )
+        """Return whether a revocation was acknowledged and not lost.
+
+        It may be lost with Redis, if it was answered with 202, or with a restored database.
+        """
+        lost_with_redis = revoke.status == HTTPStatus.ACCEPTED and any(
+            0 <= lost - revoke.start < self.rules.persist_within for lost in self._data_losses
         )
+        lost_with_database = any(
+            revoke.end < restore.end and revoke.session in restore.ends
+            for restore in self._restores
+        )
+        return revoke.result is Result.OK and not (lost_with_redis or lost_with_database)
 
     def may_have_ended_at(self, session: str) -> float:
         """Return the earliest time at which the session may have ended, or inf."""
@@ -89,30 +156,86 @@ class Ledger:
             return inf
         ends = [revoke.start for revoke in operations.revokes if revoke.result is not Result.FAIL]
         ends += [self._may_be_reuse_at(operations, refresh) for refresh in operations.refreshes]
+        if session in self._lost_sessions:
+            ends.append(self._lost_sessions[session].start)
         return min(ends, default=inf)
+
+    def token_end_of(self, session: str, token: int) -> End:
+        """Return when a token certainly became invalid, though not necessarily its session."""
+        operations = self.sessions.get(session)
+        if operations is None:
+            return _NEVER
+        rotations = operations.rotations(token)
+        rotated_at = min(
+            (refresh.end for refresh in rotations if refresh.result is Result.OK), default=inf
+        )
+        grace_end = rotated_at + self.grace(session)
+        ends = [End(grace_end, self.bound(rotated_at), "its grace period", "I6")]
+        ends += [
+            End(migrate.end, self.bound(migrate.end), "its session was migrated")
+            for migrate in operations.migrations
+            if migrate.result is Result.OK and migrate.successor != token
+        ]
+        if token in self._lost_tokens:
+            ends.append(_end_by(self._lost_tokens[token]))
+        return min(ends, key=lambda end: end.denied_from)
 
     def grace_ended_at(self, session: str, token: int) -> float:
         """Return when the grace period of a rotated-out token certainly ended, or inf."""
-        rotations = self.sessions[session].rotations(token) if session in self.sessions else []
-        done = [refresh.end for refresh in rotations if refresh.result is Result.OK]
-        return min(done, default=inf) + self.rules.grace
+        return self.token_end_of(session, token).at
+
+    def grace(self, session: str) -> float:
+        """Return the grace period of a session."""
+        operations = self.sessions.get(session)
+        stated = operations.creates[0].grace if operations and operations.creates else None
+        return self.rules.grace if stated is None else stated
 
     def grace_may_have_ended_at(self, session: str, token: int) -> float:
-        """Return the earliest time at which a rotation may have made the token invalid, or inf.
+        """Return the earliest time at which a token may have become invalid, or inf.
 
         A token rotated out before the last rotation has no grace period left.
         """
         operations = self.sessions.get(session)
-        rotations = [] if operations is None else operations.rotations(token)
-        if operations is None or not rotations:
+        if operations is None:
             return inf
-        started_at = min(refresh.start for refresh in rotations)
-        later = [
-            refresh.start
-            for refresh in operations.refreshes
-            if refresh.token != token and refresh.start > started_at
+        ends = [
+            migrate.start
+            for migrate in operations.migrations
+            if migrate.result is not Result.FAIL and migrate.successor != token
         ]
-        return min([started_at + self.rules.grace, *later]) - self.rules.clock_tolerance
+        if token in self._lost_tokens:
+            ends.append(self._lost_tokens[token].start)
+        rotations = operations.rotations(token)
+        if rotations:
+            started_at = min(refresh.start for refresh in rotations)
+            later = [
+                refresh.start
+                for refresh in operations.refreshes
+                if refresh.token != token and refresh.start > started_at
+            ]
+            grace_ends = min([started_at + self.grace(session), *later])
+            ends.append(grace_ends - self.rules.clock_tolerance)
+        return min(ends, default=inf)
+
+    def may_be_stale(self, session: str, at: float) -> bool:
+        """Return whether a cache may still hold a rotation that a restored database has lost."""
+        operations = self.sessions.get(session)
+        return (
+            operations is not None
+            and bool(operations.lost_refreshes)
+            and any(restore.end <= at < restore.settled_at for restore in self._restores)
+        )
+
+    def is_revoked_again(self, session: str) -> bool:
+        """Return whether a tombstone may have ended the session again after a restore.
+
+        It has the version that the tombstone had, if the restored one was lower.
+        """
+        return any(session in restore.tombstones | restore.ends for restore in self._restores)
+
+    def is_lost(self, session: str) -> bool:
+        """Return whether the session is unknown to a restored database."""
+        return session in self._lost_sessions
 
     def may_be_evicted(self, session: str, by: float) -> bool:
         """Return whether later logins of the user may have ended the session by the limit."""
@@ -150,6 +273,10 @@ class Ledger:
                 self._add_login(entry)
             case Revoke(session=session):
                 self.sessions[session].revokes.append(entry)
+            case Refresh(session=session) if self._is_lost_refresh(entry):
+                self.sessions[session].lost_refreshes.append(entry)
+            case Migrate(session=session):
+                self.sessions[session].migrations.append(entry)
             case Refresh(session=session):
                 insort(self.sessions[session].refreshes, entry, key=lambda refresh: refresh.start)
             case Check(
@@ -158,7 +285,7 @@ class Ledger:
                 session=str(session),
                 token=int(token),
             ):
-                if not self.sessions[session].rotations(token):
+                if not self.sessions[session].rotations(token) and self._is_settled(entry):
                     self.sessions[session].refusals.append((entry.start, entry.end))
             case FaultPeriod():
                 self.faults.append(entry)
@@ -171,6 +298,16 @@ class Ledger:
         if create.limit is not None:
             self._logins_at_limit[create.user].append(create)
 
+    def _is_lost_refresh(self, refresh: Refresh) -> bool:
+        return refresh.successor in self._lost_tokens and any(
+            refresh.end < restore.end and refresh.successor in restore.tokens
+            for restore in self._restores
+        )
+
+    def _is_settled(self, check: Check) -> bool:
+        """Return whether every cache followed the last restore when the check started."""
+        return all(check.start >= restore.settled_at for restore in self._restores)
+
     def _is_reuse(self, operations: SessionOperations, refresh: Refresh) -> bool:
         """Return whether a refused refresh came after the grace period and ended the session."""
         if refresh.result is not Result.FAIL:
@@ -181,7 +318,8 @@ class Ledger:
             if before.result is Result.OK and before is not refresh
         ]
         return (
-            refresh.start > min(done, default=inf) + self.rules.grace + self.rules.clock_tolerance
+            refresh.start
+            > min(done, default=inf) + self.grace(refresh.session) + self.rules.clock_tolerance
         )
 
     def _may_be_reuse_at(self, operations: SessionOperations, refresh: Refresh) -> float:
@@ -190,11 +328,18 @@ class Ledger:
         A refresh without a response may have been executed after the grace period.
         """
         started_at = [
-            before.start for before in operations.rotations(refresh.token) if before is not refresh
+            before.start
+            for before in (*operations.rotations(refresh.token), *operations.lost_refreshes)
+            if before is not refresh and before.token == refresh.token
         ]
-        ended_at = min(started_at, default=inf) + self.rules.grace - self.rules.clock_tolerance
+        grace = self.grace(refresh.session)
+        ended_at = min(started_at, default=inf) + grace - self.rules.clock_tolerance
         answered = refresh.status != 0
         return inf if answered and refresh.end < ended_at else max(ended_at, refresh.start)
+
+
+def _end_by(restore: DatabaseRestore) -> End:
+    return End(restore.end, restore.bound, "the restore of a database that does not know it")
 
 
 def _may_take_effect_until(create: Create) -> float:

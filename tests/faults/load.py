@@ -21,6 +21,9 @@ LIMIT: Final = 3
 _PROBE_DELAYS: Final = (0.0, 0.05, 0.25, 1.05, 2.5, 5.1, 8.0)
 _PROBE_DELAYS_AFTER_GRACE: Final = (1.1, 5.2)
 
+# Seconds after which a change is published everywhere, if nothing fails.
+_PUBLISH_TIME: Final = 2.0
+
 # Seconds to wait for requests in progress when the load ends.
 _DRAIN_TIMEOUT: Final = 20.0
 
@@ -90,13 +93,14 @@ class Load:
         self._running: set[asyncio.Task[Any]] = set()
         self._errors: list[BaseException] = []
         self._stopping = asyncio.Event()
+        self._is_quiet = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the load during the block, then wait for the requests in progress."""
         self._stopping.clear()
         rates = self.rates
-        streams = (
+        checks = (
             (rates.hot, self._check_hot),
             (rates.warm, self._check_warm),
             (rates.cold, self._check_cold),
@@ -106,12 +110,15 @@ class Load:
                 (rates.never_valid, self._check_never_valid(category))
                 for category in self.population.never_valid
             ),
+        )
+        changes = (
             (rates.creates, self._create),
             (rates.login_pairs, self._create_pair),
             (rates.revokes, self._revoke),
             (rates.refreshes, self._refresh),
             (rates.lists, self._list),
         )
+        streams = (*checks, *((rate, self._unless_quiet(change)) for rate, change in changes))
         tasks = [asyncio.create_task(self._stream(*stream)) for stream in streams]
         try:
             yield
@@ -120,6 +127,20 @@ class Load:
             await self._drain()
         if self._errors:  # of the rig itself
             raise self._errors[0]
+
+    @asynccontextmanager
+    async def without_changes(self) -> AsyncIterator[None]:
+        """Only check tokens around the block: no change fails because of it, and tells of it.
+
+        Earlier changes are published before; after it, checks find the connections that broke.
+        """
+        self._is_quiet = True
+        try:
+            await asyncio.sleep(_PUBLISH_TIME)
+            yield
+            await asyncio.sleep(_PUBLISH_TIME)
+        finally:
+            self._is_quiet = False
 
     @asynccontextmanager
     async def extra_stream(
@@ -159,6 +180,15 @@ class Load:
             due += self._random.expovariate(rate)
             await asyncio.sleep(max(0.0, due - now()))
             self.spawn(operation())
+
+    def _unless_quiet(
+        self, operation: Callable[[], Coroutine[Any, Any, object]]
+    ) -> Callable[[], Coroutine[Any, Any, object]]:
+        async def run() -> None:
+            if not self._is_quiet:
+                await operation()
+
+        return run
 
     async def _check_hot(self) -> None:
         await self._check_one(self.population.hot, TokenCategory.HOT)
@@ -222,7 +252,7 @@ class Load:
         if await self.admin_client.revoke(token) is Result.INFO:
             self.spawn(self._probe_after(token, _PROBE_DELAYS))
             await self.admin_client.revoke_until_confirmed(token)
-        await self._retire(token)
+        await self.retire(token)
 
     async def _refresh(self) -> None:
         token = self.population.take()
@@ -239,13 +269,14 @@ class Load:
         await self._wait(started_at + self._grace + 1.0 - now())
         if reuse:
             await self.admin_client.reuse(token)
-            await self._retire(successor)
+            await self.retire(successor)
         await self._probe_after(token, _PROBE_DELAYS_AFTER_GRACE)
 
     async def _list(self) -> None:
         await self.admin_client.list(self.population.pick_user())
 
-    async def _retire(self, token: ClientToken) -> None:
+    async def retire(self, token: ClientToken) -> None:
+        """Check a token of an ended session at every instance, until no cache may allow it."""
         self.population.recently_ended.append(token)
         await self._probe_after(token, _PROBE_DELAYS)
 

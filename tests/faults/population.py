@@ -3,6 +3,7 @@
 import secrets
 from base64 import urlsafe_b64encode
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import count
@@ -37,8 +38,12 @@ class ClientToken:
     @property
     def redis_key_suffix(self) -> str:
         """The suffix of the keys under which Redis caches its session."""
-        digest = sha256(self.text.encode("ascii")).digest()
-        return f":s:{{{urlsafe_b64encode(digest).decode()[:43]}}}"
+        return f":{urlsafe_b64encode(self.digest).decode()[:43]}"
+
+    @property
+    def digest(self) -> bytes:
+        """The digest under which the stores find its session."""
+        return sha256(self.text.encode("ascii")).digest()
 
 
 class Population:
@@ -88,6 +93,20 @@ class Population:
         # The last hot token stays: during an outage of logins no other is added.
         is_hot = len(self.hot) > 1 and self._random.random() < _HOT_SHARE
         return _draw(self.hot if is_hot else self.warm, self._random)
+
+    def take_many(self, number: int) -> list[ClientToken]:
+        """Remove and return so many tokens whose sessions are about to change, or fewer."""
+        taken = (self.take() for _ in range(number))
+        return [token for token in taken if token is not None]
+
+    def remove(self, tokens: Iterable[ClientToken]) -> None:
+        """Remove tokens that became invalid."""
+        invalid = set(tokens)
+        for group in (self.hot, self.warm, self.cold):
+            group[:] = [token for token in group if token not in invalid]
+        valid = [token for token in self.at_limit if token not in invalid]
+        self.at_limit.clear()
+        self.at_limit.extend(valid)
 
     def mark_checked(self, token: ClientToken) -> None:
         """Note that a token was checked now, and may be in the memory of an instance."""

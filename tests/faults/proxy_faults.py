@@ -1,17 +1,28 @@
 """Faults that a TCP proxy injects into the bytes it forwards."""
 
+import asyncio
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
+from collections.abc import Iterable
 from random import Random
 from typing import Final
+from uuid import UUID
 
 from tests.stores.sql.tcp_proxy import Filter, ProxiedConnection
 
-# A bulk reply long enough for a session record.
-_RECORD: Final = re.compile(rb"\$(\d{3,4})\r\n")
+# A bulk reply.
+_BULK: Final = re.compile(rb"\$(\d{1,4})\r\n")
 
 # The statements that change sessions, and their audit trail with them.
 _CHANGES: Final = re.compile(rb"INSERT INTO sessions|UPDATE sessions SET")
+_TOUCHES: Final = re.compile(rb"UPDATE sessions SET last_seen_at")
+
+# ReadyForQuery, outside of a transaction: the end of the reply to a committed statement.
+_READY: Final = b"Z\0\0\0\5I"
+
+# Sent in place of what is withheld, since an empty chunk would end the stream: a ParameterStatus
+# that no client knows.
+_NOTHING: Final = b"S\0\0\0\x0drig\0none\0"
 
 
 def reset_each(number: int) -> Filter:
@@ -30,7 +41,7 @@ def reset_each(number: int) -> Filter:
 
 
 class StrayReplies:
-    """Insert another session's record before a reply, or duplicate a reply, at random."""
+    """Insert the reply to another lookup before a reply, or duplicate a reply, at random."""
 
     def __init__(self, random: Random, *, share: float) -> None:
         self.injected = 0
@@ -40,24 +51,47 @@ class StrayReplies:
 
     def on_reply(self, connection: ProxiedConnection, chunk: bytes) -> bytes:
         del connection
-        record = _find_record(chunk)
-        if record is None:
+        if not _is_hit(chunk):
             return chunk
-        earlier, self._recent = self._recent, [*self._recent[-20:], record]
+        earlier, self._recent = self._recent, [*self._recent[-20:], chunk]
         if not earlier or self._random.random() >= self._share:
             return chunk
         self.injected += 1
         if self._random.random() < 0.5:
-            return chunk + record
-        return self._random.choice(earlier) + chunk
+            return chunk + chunk
+        seal, _, _ = chunk.partition(b"\r\n$")
+        same_seal = [each for each in earlier if each.startswith(seal)]
+        return self._random.choice(same_seal or earlier) + chunk
 
 
-def _find_record(chunk: bytes) -> bytes | None:
-    """Return the chunk if it is exactly one bulk reply of a record's size."""
-    found = _RECORD.match(chunk)
-    if found is None or len(chunk) != found.end() + int(found[1]) + 2:
-        return None
-    return chunk
+def _is_hit(chunk: bytes) -> bool:
+    """Return whether the chunk is the reply to one lookup: a seal, a record, and a seal."""
+    replies, end = [], 0
+    while end < len(chunk) and (found := _BULK.match(chunk, end)):
+        start, end = end, found.end() + int(found[1]) + 2
+        replies.append(chunk[start:end])
+    return end == len(chunk) and len(replies) == 3 and replies[0] == replies[2] != replies[1]
+
+
+class _Statements:
+    """The statements of a kind that are executed on the connections to Postgres.
+
+    Only those that are prepared after the start are recognised.
+    """
+
+    def __init__(self, text: re.Pattern[bytes]) -> None:
+        self._text = text
+        self._names: defaultdict[ProxiedConnection, set[bytes]] = defaultdict(set)
+
+    def executed(self, connection: ProxiedConnection, chunk: bytes) -> list[bytes]:
+        """Return the arguments of each execution in this request."""
+        executions = []
+        for kind, body in _messages(chunk):
+            if kind == b"P" and self._text.search(body):
+                self._names[connection].add(body.partition(b"\0")[0])
+            if kind == b"B" and _statement(body) in self._names[connection]:
+                executions.append(body)
+        return executions
 
 
 class CutsAfterCommit:
@@ -67,21 +101,18 @@ class CutsAfterCommit:
         self.cut_count = 0
         self._random = random
         self._share = share
-        self._change_statements: defaultdict[ProxiedConnection, set[bytes]] = defaultdict(set)
+        self._statements = _Statements(_CHANGES)
         self._awaiting_commit: set[ProxiedConnection] = set()
 
     def on_request(self, connection: ProxiedConnection, chunk: bytes) -> bytes:
-        for kind, body in _messages(chunk):
-            if kind == b"P" and _CHANGES.search(body):
-                self._change_statements[connection].add(body.partition(b"\0")[0])
-            if kind == b"B" and _statement(body) in self._change_statements[connection]:
-                self._awaiting_commit.add(connection)
+        if self._statements.executed(connection, chunk):
+            self._awaiting_commit.add(connection)
         return chunk
 
     def on_reply(self, connection: ProxiedConnection, chunk: bytes) -> bytes:
         if connection not in self._awaiting_commit:
             return chunk
-        if not chunk.endswith(b"Z\0\0\0\5I"):  # not committed before ReadyForQuery
+        if not chunk.endswith(_READY):  # not committed before ReadyForQuery
             return chunk
         self._awaiting_commit.discard(connection)
         if self._random.random() >= self._share:
@@ -89,6 +120,74 @@ class CutsAfterCommit:
         self.cut_count += 1
         connection.reset()
         return b""
+
+
+class WithheldCommits:
+    """Withhold the replies to the next committed change of each of these sessions."""
+
+    def __init__(self, sessions: Iterable[str]) -> None:
+        self._missing = {UUID(session).bytes for session in sessions}
+        self._statements = _Statements(_CHANGES)
+        self._sessions: dict[ProxiedConnection, bytes] = {}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a change of each session was committed, and its reply withheld."""
+        return not self._missing
+
+    def is_withheld(self, session: str) -> bool:
+        """Return whether a change of this session was committed, and its reply withheld."""
+        return UUID(session).bytes not in self._missing
+
+    def on_request(self, connection: ProxiedConnection, chunk: bytes) -> bytes:
+        for arguments in self._statements.executed(connection, chunk):
+            for session in self._missing:
+                if session in arguments:
+                    self._sessions[connection] = session
+        return chunk
+
+    def on_reply(self, connection: ProxiedConnection, chunk: bytes) -> bytes:
+        if connection not in self._sessions or not chunk.endswith(_READY):
+            return chunk
+        self._missing.discard(self._sessions[connection])
+        return _NOTHING
+
+
+class LateReplies:
+    """Deliver the replies to touches so many seconds late, in their order."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._statements = _Statements(_TOUCHES)
+        self._touching: set[ProxiedConnection] = set()
+        self._late: deque[tuple[ProxiedConnection, bytes]] = deque()
+
+    def is_late(self, session: str) -> bool:
+        """Return whether a reply about the session is being delayed."""
+        return any(UUID(session).bytes in reply for _, reply in self._late)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no reply is being delayed."""
+        return not self._late
+
+    def on_request(self, connection: ProxiedConnection, chunk: bytes) -> bytes:
+        if self._statements.executed(connection, chunk):
+            self._touching.add(connection)
+        return chunk
+
+    def on_reply(self, connection: ProxiedConnection, chunk: bytes) -> bytes:
+        if connection not in self._touching:
+            return chunk
+        if chunk.endswith(_READY):
+            self._touching.discard(connection)
+        self._late.append((connection, chunk))
+        asyncio.get_running_loop().call_later(self._seconds, self._deliver)
+        return _NOTHING
+
+    def _deliver(self) -> None:
+        connection, chunk = self._late.popleft()
+        connection.inject(chunk)
 
 
 def _messages(chunk: bytes) -> list[tuple[bytes, bytes]]:

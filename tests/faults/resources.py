@@ -81,7 +81,7 @@ async def read_usage(upstreams: Iterable[Upstream], redis: int, postgres: int) -
     pids = [upstream.sidegate.server.process.pid for upstream in each]
     return ResourceUsage(
         memory=max(
-            _resident_bytes(pid) - cached_bytes(metrics.series.get(upstream.name, {}))
+            resident_bytes(pid) - cached_bytes(metrics.series.get(upstream.name, {}))
             for upstream, pid in zip(each, pids, strict=True)
         ),
         descriptors=sum(map(count_descriptors, pids))
@@ -149,7 +149,8 @@ def _parse_sample(line: re.Match[str]) -> tuple[tuple[str, Labels], float]:
     return (name, frozenset(_LABEL.findall(labels or ""))), float(value)
 
 
-def _resident_bytes(pid: int) -> int:
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
 
 

@@ -8,6 +8,7 @@ class Rules:
     """Seconds. `grace` is as configured for the rig's instances; the rest are the defaults."""
 
     grace: float = 3.0  # a rotated-out token is still valid for so long
+    long_grace: float = 60.0  # the same for sessions of type mobile
     normal_bound: float = 1.0  # a revocation takes effect within this without faults
     max_age: float = 5.0  # time to live of a cache entry in memory
     deadline: float = 0.2  # 150 ms for a check, and 50 ms to the client

@@ -103,9 +103,11 @@ async def _run_episode(
     before = await context.fetch_counters()
     context.mark_started()
     await episode(context)
+    recovery = fault.recovery or 0.0  # not scaled: it is a promise
     period = history.FaultPeriod(
         start=context.started_at,
         end=now(),
+        observed_until=now() + recovery + _OBSERVATION_TIME,
         number=fault.number,
         episode=name,
         bound=fault.bound,
@@ -113,7 +115,6 @@ async def _run_episode(
         cpu_starved=fault.cpu_starved,
     )
     context.recorder.add(period)
-    recovery = fault.recovery or 0.0  # not scaled: it is a promise
     await asyncio.sleep(recovery)
     async with context.expect_redis_hits(f"from {recovery:g} s after the fault"):
         await asyncio.sleep(_OBSERVATION_TIME)

@@ -11,9 +11,11 @@ from tests.faults.history import (
     AuditEvent,
     Check,
     Create,
+    DatabaseRestore,
     FaultPeriod,
     InstanceFault,
     Listing,
+    Migrate,
     RedisDataLoss,
     Refresh,
     Result,
@@ -24,6 +26,7 @@ from tests.faults.history import (
 )
 
 _DURATION = 0.01
+_LOST = ("sessions", "tokens", "tombstones", "ends")
 _STATUS = {Result.OK: 200, Result.FAIL: 401, Result.INFO: 503}
 
 
@@ -71,6 +74,11 @@ def refresh(when: float, result: Result = Result.OK, **more: Any) -> Refresh:
     return Refresh(**_operation(when, result) | fields | more)
 
 
+def migrate(when: float, result: Result = Result.OK, **more: Any) -> Migrate:
+    successor = {"successor": 3} if result is Result.OK else {}
+    return Migrate(**_operation(when, result) | {"session": "s1"} | successor | more)
+
+
 def listing(when: float, *sessions: str, **more: Any) -> Listing:
     return Listing(**_operation(when, Result.OK) | {"user": "ada", "sessions": sessions} | more)
 
@@ -90,6 +98,13 @@ def stores_down(start: float, end: float) -> StoresDown:
 
 def redis_data_loss(when: float) -> RedisDataLoss:
     return RedisDataLoss(start=when, end=when)
+
+
+def database_restore(start: float, end: float, **more: Any) -> DatabaseRestore:
+    """By default five seconds pass until the instances have settled."""
+    fields: dict[str, Any] = {"bound": 5.0, "settled_at": end + 5.0}
+    lost = {name: frozenset(values) for name, values in more.items() if name in _LOST}
+    return DatabaseRestore(start=start, end=end, **fields | more | lost)
 
 
 def stall(start: float, end: float, waited: float, process: str = "one") -> Stall:

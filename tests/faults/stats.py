@@ -21,6 +21,7 @@ from tests.faults.history import (
     TokenCategory,
 )
 from tests.faults.ledger import Ledger
+from tests.faults.ledgers import Ledgers
 from tests.faults.rules import Rules
 
 Write = Create | Revoke | Refresh
@@ -70,9 +71,11 @@ def compute_stats(
     `only_instance`: count only the requests that went to this instance first.
     """
     entries = list(history)
-    ledger = Ledger(entries, rules or Rules())
+    ledgers = Ledgers(entries, rules or Rules())
     requests = [
-        entry for entry in entries if isinstance(entry, Check) and _must_be_allowed(entry, ledger)
+        entry
+        for entry in entries
+        if isinstance(entry, Check) and _must_be_allowed(entry, ledgers.of(entry))
     ]
     writes = [entry for entry in entries if isinstance(entry, Write)]
     evicted = _evicted_since(requests)
@@ -104,11 +107,11 @@ def compute_stats(
         baseline_p99=percentile(before, 99),
         recovery=max(
             _recovery_time(fault.end, then, requests, writes)
-            for fault, then in zip(faults, _next_starts(faults), strict=True)
+            for fault, then in zip(faults, _observed_until(faults), strict=True)
         ),
         revocations=len(revocations),
         acknowledged=sum(revoke.result is Result.OK for revoke in revocations),
-        last_allow=_last_allow(entries, ledger),
+        last_allow=_last_allow(entries, ledgers),
     )
 
 
@@ -177,9 +180,13 @@ def _is_during(write: Write, faults: Sequence[FaultPeriod]) -> bool:
     return any(fault.start <= write.start <= fault.end for fault in faults)
 
 
-def _next_starts(faults: Sequence[FaultPeriod]) -> Iterable[float]:
-    """Return for each period when the next one starts."""
-    return (*(fault.start for fault in faults[1:]), inf)
+def _observed_until(faults: Sequence[FaultPeriod]) -> Iterable[float]:
+    """Return for each period until when its recovery was observed."""
+    next_starts = (*(fault.start for fault in faults[1:]), inf)
+    return (
+        start if fault.observed_until is None else min(start, fault.observed_until)
+        for fault, start in zip(faults, next_starts, strict=True)
+    )
 
 
 def _recovery_time(
@@ -221,9 +228,9 @@ def _last_failure(
     return recovered_after
 
 
-def _last_allow(entries: Iterable[Entry], ledger: Ledger) -> float:
+def _last_allow(entries: Iterable[Entry], ledgers: Ledgers) -> float:
     delays = [
-        entry.start - ledger.ended_at(entry.session)
+        entry.start - ledgers.of(entry).ended_at(entry.session)
         for entry in entries
         if isinstance(entry, Check)
         and entry.category is TokenCategory.ENDED

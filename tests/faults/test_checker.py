@@ -11,6 +11,7 @@ from tests.faults.sample_entries import (
     create,
     fault,
     instance_fault,
+    migrate,
     redis_data_loss,
     refresh,
     refused,
@@ -93,6 +94,12 @@ def test_i1_revocation_answered_with_202_is_durable_after_a_minute() -> None:
     assert violated(*history) == ["I1"]
 
 
+def test_i1_allow_of_an_old_token_after_a_migration_is_a_violation() -> None:
+    history = [create(0.0), refresh(4.0), migrate(10.0)]
+    assert violated(*history, allowed(11.5, ENDED, token=2)) == ["I1"]
+    assert violated(*history, allowed(11.5, token=3)) == []
+
+
 def test_i1_memory_without_stores_is_valid_only_for_its_time_to_live() -> None:
     history = [create(0.0), fault(10.0, 30.0), stores_down(10.0, 30.0)]
     assert violated(*history, allowed(14.9)) == []
@@ -130,6 +137,21 @@ def test_i2_denial_of_the_old_token_within_grace_is_a_violation() -> None:
 def test_i2_next_rotation_ends_the_grace_of_the_previous_token() -> None:
     history = [create(0.0), refresh(5.0), refresh(5.5, token=2, successor=3)]
     assert violated(*history, refused(6.0, ENDED)) == []
+
+
+def test_i2_denial_of_an_old_token_after_a_migration_passes() -> None:
+    history = [create(0.0), migrate(10.0, Result.INFO)]
+    assert violated(*history, refused(11.0)) == []
+    assert violated(*history, refused(9.0)) == ["I2"]
+
+
+def test_i2_refused_migration_is_a_violation() -> None:
+    assert violated(create(0.0), migrate(5.0, Result.FAIL)) == ["I2"]
+
+
+def test_i2_grace_may_be_that_of_the_session() -> None:
+    history = [create(0.0, grace=60.0), refresh(5.0), refused(20.0, ENDED)]
+    assert violated(*history) == ["I2"]
 
 
 def test_i2_refused_refresh_of_a_valid_token_is_a_violation() -> None:
@@ -226,6 +248,12 @@ def test_i6_allow_of_the_old_token_after_grace_is_a_violation() -> None:
     history = [create(0.0), refresh(5.0)]
     assert violated(*history, allowed(8.9, ENDED)) == []
     assert violated(*history, allowed(9.1, ENDED)) == ["I6"]
+
+
+def test_i6_grace_may_be_that_of_the_session() -> None:
+    history = [create(0.0, grace=60.0), refresh(5.0)]
+    assert violated(*history, allowed(60.0, ENDED)) == []
+    assert violated(*history, allowed(67.0, ENDED)) == ["I6"]
 
 
 def test_i6_refresh_of_the_old_token_after_grace_is_a_violation() -> None:

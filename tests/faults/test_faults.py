@@ -42,17 +42,25 @@ def row(
     return Row(fault(number), stats, violations, missing_effects)
 
 
-def test_faults_are_numbered_from_1_to_33() -> None:
-    assert [fault.number for fault in FAULTS] == list(range(1, 34))
+def test_fault_numbers_ascend() -> None:
+    numbers = [fault.number for fault in FAULTS]
+    assert numbers == [*range(1, 38), *range(40, 43), 47]
 
 
 def test_fault_names_are_unique() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
 
 
-def test_quick_run_selects_eleven_faults() -> None:
+def test_quick_run_selects_fourteen_faults() -> None:
     quick = [fault.number for fault in FAULTS if fault.quick]
-    assert quick == [2, 5, 6, 7, 12, 17, 18, 25, 26, 28, 30]
+    assert quick == [2, 5, 6, 7, 12, 17, 18, 25, 26, 28, 30, 34, 36, 41]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_quick_episodes_are_episodes_of_the_fault(fault: Fault) -> None:
+    names = [name for name, _ in fault.episodes]
+    assert set(fault.quick_episodes or names) <= set(names)
+    assert fault.only(fault.quick_episodes).episodes
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

@@ -3,15 +3,24 @@
 import asyncio
 from collections.abc import AsyncIterator
 from random import Random
+from uuid import UUID
 
 import pytest
 
-from tests.faults.proxy_faults import CutsAfterCommit, StrayReplies, reset_each
+from tests.faults.proxy_faults import (
+    CutsAfterCommit,
+    LateReplies,
+    StrayReplies,
+    WithheldCommits,
+    reset_each,
+)
 from tests.stores.sql.tcp_proxy import TcpProxy
-from tests.stores.waiting import no_leaks
+from tests.stores.waiting import no_leaks, wait_until
 
-# Redis replies with the records of two sessions.
-ONE, OTHER = b"$120\r\n" + b"1" * 120 + b"\r\n", b"$120\r\n" + b"2" * 120 + b"\r\n"
+# Redis replies to lookups of two sessions: the seal, the record, and the seal again.
+SEAL = b"$4\r\nseal\r\n"
+RECORD = b"$120\r\n" + b"1" * 120 + b"\r\n"
+ONE, OTHER = SEAL + RECORD + SEAL, SEAL + RECORD.replace(b"11", b"22") + SEAL
 READY = b"Z\0\0\0\5I"
 
 
@@ -97,7 +106,7 @@ async def test_other_replies_are_forwarded_unchanged(proxy: TcpProxy) -> None:
     strays = StrayReplies(Random(1), share=1.0)
     proxy.server_filter = strays.on_reply
     client = Client(proxy)
-    for data in (ONE, b"+PONG\r\n", b"$-1\r\n", ONE + OTHER, ONE[:-1]):
+    for data in (ONE, b"+PONG\r\n", SEAL + b"$-1\r\n" + SEAL, RECORD, ONE + OTHER, ONE[:-1]):
         assert await client.exchange(data, len(data)) == data
     assert strays.injected == 0
     client.close()
@@ -129,4 +138,53 @@ async def test_connection_is_not_cut_after_a_lookup(proxy: TcpProxy) -> None:
     data = PARSE_LOOKUP + BIND_LOOKUP + READY
     assert await client.exchange(data, len(data)) == data
     assert cuts.cut_count == 0
+    client.close()
+
+
+SESSION, OTHER_SESSION = UUID(int=1), UUID(int=2)
+BIND_SESSION = message(b"B", b"", b"stmt_1", SESSION.bytes)
+PARSE_TOUCH = message(b"P", b"stmt_3", b"UPDATE sessions SET last_seen_at = $1")
+BIND_TOUCH = message(b"B", b"", b"stmt_3", SESSION.bytes)
+
+
+async def test_reply_to_a_commit_of_the_session_is_withheld(proxy: TcpProxy) -> None:
+    commits = WithheldCommits([str(SESSION)])
+    proxy.client_filter, proxy.server_filter = commits.on_request, commits.on_reply
+    client = Client(proxy)
+    await client.exchange(PARSE_CHANGE, len(PARSE_CHANGE))
+    assert await client.exchange(BIND_SESSION + READY, 1) == b"S"  # a message without meaning
+    assert commits.is_complete
+    assert commits.is_withheld(str(SESSION))
+    client.close()
+
+
+async def test_reply_to_a_commit_of_another_session_is_forwarded(proxy: TcpProxy) -> None:
+    commits = WithheldCommits([str(OTHER_SESSION)])
+    proxy.client_filter, proxy.server_filter = commits.on_request, commits.on_reply
+    client = Client(proxy)
+    data = PARSE_CHANGE + BIND_SESSION + READY
+    assert await client.exchange(data, len(data)) == data
+    assert not commits.is_complete
+    client.close()
+
+
+async def test_reply_to_a_touch_is_late(proxy: TcpProxy) -> None:
+    late = LateReplies(0.05)
+    proxy.client_filter, proxy.server_filter = late.on_request, late.on_reply
+    client = Client(proxy)
+    data = PARSE_TOUCH + BIND_TOUCH + READY
+    assert await client.exchange(data, 1) == b"S"
+    assert late.is_late(str(SESSION))
+    assert not late.is_late(str(OTHER_SESSION))
+    await wait_until(lambda: late.is_idle)
+    assert (await client.exchange(b"", 13 + len(data)))[-len(data) :] == data
+    client.close()
+
+
+async def test_other_replies_are_not_late(proxy: TcpProxy) -> None:
+    late = LateReplies(60.0)
+    proxy.client_filter, proxy.server_filter = late.on_request, late.on_reply
+    client = Client(proxy)
+    data = PARSE_CHANGE + BIND_CHANGE + READY
+    assert await client.exchange(data, len(data)) == data
     client.close()

@@ -20,6 +20,13 @@ def test_share_counts_requests_during_the_fault() -> None:
     assert stats_of(*history).valid == 0.5
 
 
+def test_failure_after_the_observation_is_no_slow_recovery() -> None:
+    observed = fault(10.0, 20.0, observed_until=24.0)
+    checks = [allowed(20.0 + second / 10) for second in range(40)]
+    history = [create(0.0), observed, *checks, unavailable(24.5), unavailable(25.0)]
+    assert compute_stats(history, [observed]).recovery == 0.0
+
+
 def test_revocation_counts_for_the_episode_it_was_requested_in() -> None:
     first, second = fault(10.0, 20.0), fault(30.0, 40.0)
     history = [revoke(9.0), revoke(20.0), revoke(25.0)]

@@ -73,6 +73,12 @@ ORDERS: Final[tuple[tuple[Step, ...], ...]] = (
 )
 """All orders in which one or both stores can fail and recover."""
 
+QUICK_ORDERS: Final = (ORDERS[2], ORDERS[4])
+
+
+def name(steps: Sequence[Step]) -> str:
+    return ", ".join(step.name for step in steps)
+
 
 def run_steps(steps: Sequence[Step]) -> Episode:
     """Run the steps in order, with revocations after each but the last."""

@@ -33,7 +33,7 @@ async def fail_over(context: FaultContext) -> None:
         )
         try:
             with open_client(replica.port) as raw:
-                await _wait_until_linked(raw)
+                await wait_until_linked(raw)
                 await run_in_thread(replica.pause)
                 await execute(context, "CLIENT", "KILL", "TYPE", "replica")
                 await context.wait_for_revocation()
@@ -55,7 +55,7 @@ async def fail_over(context: FaultContext) -> None:
             await run_in_thread(replica.kill)
 
 
-async def _wait_until_linked(raw: Any) -> None:
+async def wait_until_linked(raw: Any) -> None:
     async def is_linked() -> bool:
         replication = await asyncio.to_thread(raw.info, "replication")
         return bool(replication["master_link_status"] == "up")
