@@ -628,7 +628,7 @@ async def test_mark_from_the_future_is_lost_by_a_restore(
         with pytest.raises(PositionLost) as lost:
             await durable.list_changes(mark, limit=9)
         assert lost.value.restored_since is not None
-        assert abs(lost.value.restored_since - (NOW - HOUR)) < 10 * MINUTE
+        assert abs(lost.value.restored_since - (datetime.now(UTC) - HOUR)) < 10 * MINUTE
 
 
 async def test_mark_lost_by_a_restore_tells_the_last_one_kept_before_it(
@@ -644,7 +644,7 @@ async def test_mark_lost_by_a_restore_tells_the_last_one_kept_before_it(
     with pytest.raises(PositionLost) as lost:
         await durable.list_changes(lost_mark, limit=9)
     assert lost.value.restored_since is not None
-    assert abs(lost.value.restored_since - (NOW - HOUR)) < 10 * MINUTE
+    assert abs(lost.value.restored_since - (datetime.now(UTC) - HOUR)) < 10 * MINUTE
 
 
 async def test_all_changes_may_be_lost_if_no_mark_is_left(
@@ -694,7 +694,7 @@ async def test_session_revoked_again_tells_who_and_why(durable: DurableStore) ->
     assert record.details.revoked_reason == "restored"
     assert record.details.change is not None
     assert record.details.change.by == SIDEGATE
-    assert abs(record.details.change.at - NOW) < 10 * MINUTE
+    assert abs(record.details.change.at - datetime.now(UTC)) < 10 * MINUTE
 
 
 async def test_session_changed_since_a_restore_gets_a_higher_version(

@@ -89,3 +89,11 @@ async def test_tombstones_of_a_restored_database_are_written_back(instance: Inst
     assert instance.log.revoked_again == [tombstone, in_redis.revoked(NOON)]
     assert instance.redis.read == ["left"]
     assert instance.metrics.database_restores == 1
+
+
+async def test_namespace_left_for_another_reason_leaves_memory_as_it_is(instance: Instance) -> None:
+    session = build_session()
+    await instance.memory.put(session)
+    instance.subscriber.on_position_lost(PositionLost("the mark is older than those kept"), ["a1"])
+    assert await instance.memory.find(session.digest) == session
+    assert instance.metrics.feed_gaps["change_poller",] == 0

@@ -196,6 +196,28 @@ async def test_background_task_retries_until_everything_is_written_back(
     assert instance.log.revoked_again == [tombstone]
 
 
+async def test_tombstone_that_is_reported_during_the_last_scan_is_written_back(
+    instance: Instance,
+) -> None:
+    tombstone = build_tombstone()
+
+    class LateSource(FakeSource):
+        async def read_tombstones(self, namespace: str) -> AsyncIterator[Sequence[Session]]:
+            if not self.read:
+                instance.restore.report(LOST, tombstones=[tombstone], namespaces=[namespace])
+            async for batch in super().read_tombstones(namespace):
+                yield batch
+
+    restore = DatabaseRestore(
+        instance.log, cache=LateSource(), clock=instance.clock, count=lambda: None
+    )
+    instance.restore = restore
+    running = asyncio.create_task(restore.run())
+    restore.report(LOST, namespaces=["left"])
+    await wait_until(lambda: instance.log.revoked_again == [tombstone])
+    await cancel_all([running])
+
+
 async def test_restored_session_is_revoked_as_before(durable: DurableStore) -> None:
     """The database has the session as it was before its revocation, which was lost."""
     session, other = build_session(), build_session()

@@ -56,7 +56,8 @@ class Seal:
             fields = record.decode("ascii").split(" ")
             version, namespace, snapshot, id_, system, revision = fields
             sizes = {len(bytes.fromhex(token)) for token in (namespace, revision)}
-            if version != _VERSION or sizes != {_TOKEN_BYTES}:
+            lengths = {len(namespace), len(revision)}  # fromhex skips spaces
+            if version != _VERSION or sizes != {_TOKEN_BYTES} or lengths != {2 * _TOKEN_BYTES}:
                 raise UnreadableRecord("seal of another version")
             seal = cls(namespace, Mark(Snapshot.parse(snapshot), system, UUID(id_)), revision)
         except ValueError as error:

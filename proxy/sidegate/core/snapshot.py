@@ -1,7 +1,10 @@
 """Which transactions of the database were committed at a moment."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
+
+# The numbers of both databases fit into 63 bits.
+_MAX_XID: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +22,12 @@ class Snapshot:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the snapshot of its text. Raise ValueError if it is none."""
-        xmin, xmax, in_progress = text.split(":")
+        first, last, in_progress = text.split(":")
+        xmin, xmax = int(first), int(last)
         numbers = frozenset(map(int, in_progress.split(","))) if in_progress else frozenset[int]()
-        return cls(int(xmin), int(xmax), numbers)
+        if not 0 <= xmin <= xmax <= _MAX_XID or any(not xmin <= xid < xmax for xid in numbers):
+            raise ValueError("transaction numbers out of range")
+        return cls(xmin, xmax, numbers)
 
     def __str__(self) -> str:
         return f"{self.xmin}:{self.xmax}:{','.join(map(str, sorted(self.in_progress)))}"

@@ -104,8 +104,12 @@ class MemorySubscriber:
     def on_position_lost(self, lost: PositionLost, namespaces: Collection[str] = ()) -> None:
         """Clear the memory: the database has lost changes that memory may hold.
 
-        `namespaces` of Redis were left for the same reason.
+        `namespaces` of Redis were left for the same reason. If only they were of another database,
+        or too old, that does not concern memory.
         """
+        if namespaces and lost.restored_since is None:
+            self._restore.report(lost)
+            return
         self._metrics.count_feed_gap("change_poller")
         self._restore.report(lost, tombstones=self._memory.tombstones(), namespaces=namespaces)
         self._memory.clear()

@@ -99,14 +99,15 @@ class DatabaseRestore:
         """Write back what was reported, until cancelled."""
         while True:
             await self._wakeup.wait()
+            self._wakeup.clear()  # first: what is reported meanwhile is written in the next pass
             try:
                 await self.write_back()
             except StoreUnavailable as error:
                 self._outage.record_failure(error)
+                self._wakeup.set()
                 await asyncio.sleep(_RETRY_PAUSE)
             else:
                 self._outage.record_success()
-                self._wakeup.clear()
 
     async def write_back(self) -> int:
         """Revoke again what was revoked, and return how many sessions that has changed.

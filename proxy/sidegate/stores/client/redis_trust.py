@@ -123,7 +123,7 @@ class RedisTrust:
             if kept is None or kept[1].freshness < copy.freshness:
                 self._changes[copy.digest] = now, copy
             else:
-                self._changes[copy.digest] = kept
+                self._changes[copy.digest] = now, kept[1]
         self._drop_changes(before=now - _MEMORY_OF_CHANGES)
 
     def apply_changes(self, found: Mapping[Digest, Session]) -> Mapping[Digest, Session]:

@@ -159,7 +159,8 @@ def _read_result(reply: Any, nonce: bytes, *, steps: int) -> WriteResult | None:
         case [first, 0, bytes(seal)] if first == nonce:
             return WriteResult(False, seal)
         case [first, 1, bytes(seal), *replies] if first == nonce and len(replies) == steps:
-            return WriteResult(True, seal, replies)
+            if all(isinstance(each, bytes) for each in replies):
+                return WriteResult(True, seal, replies)
     return None
 
 

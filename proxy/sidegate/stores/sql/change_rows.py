@@ -41,6 +41,7 @@ SELECT_KEPT_MARKS: Final = (
 _CLOCK_MARGIN: Final = timedelta(seconds=5)
 _TIME_ORDERED: Final = 7
 _BATCH_SIZE: Final = 500
+_MAX_VERSION: Final = 2**63 - 1
 
 
 def decode_changed(row: Row) -> ChangedSession:
@@ -119,7 +120,10 @@ def compute_survivors_end(since: Mark) -> datetime:
     """
     if since.id is None or since.id.version != _TIME_ORDERED:
         return datetime.max.replace(tzinfo=UTC)
-    return EPOCH + timedelta(milliseconds=since.id.int >> 80) - _CLOCK_MARGIN
+    try:
+        return EPOCH + timedelta(milliseconds=since.id.int >> 80) - _CLOCK_MARGIN
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def build_position_lost(since: Mark, position: Mark, *, kept: Row) -> PositionLost:
@@ -137,7 +141,9 @@ def select_tombstones(sessions: Iterable[Session]) -> Iterator[list[Session]]:
     tombstones = {
         session.id: session
         for session in sessions
-        if session.revoked_at is not None and is_canonical(session.id)
+        if session.revoked_at is not None
+        and is_canonical(session.id)
+        and session.version < _MAX_VERSION  # a cache may hold any number
     }
     ordered = [tombstones[id_] for id_ in sorted(tombstones)]
     for start in range(0, len(ordered), _BATCH_SIZE):
