@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -60,18 +60,18 @@ def _format_cell(value: object) -> str:
             return json.dumps(value)
 
 
-def build_document(record: "SessionRecord") -> Mapping[str, Any]:
-    """Return a session as the admin API returns it."""
+def build_document(record: "SessionRecord", at: datetime) -> Mapping[str, Any]:
+    """Return a session at this time as the admin API returns it."""
     from sidegate.web.schemas.documents import build_session_document
 
-    return build_session_document(record, datetime.now(UTC))
+    return build_session_document(record, at)
 
 
-def print_session(record: "SessionRecord | None", output: str) -> None:
-    """Print a session. Raise ClickException if there is none."""
+def print_session(record: "SessionRecord | None", at: datetime, *, output: str) -> None:
+    """Print a session at this time. Raise ClickException if there is none."""
     if record is None:
         raise click.ClickException(
             "no session has this id.\n`sidegate session list USER` lists those of a user."
         )
-    document = build_document(record)
+    document = build_document(record, at)
     click.echo(format_json(document) if output == "json" else format_record(document))

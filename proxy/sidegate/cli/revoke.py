@@ -14,6 +14,7 @@ from sidegate.cli.services import (
     current_actor,
     report_usage_errors,
     run_with_services,
+    with_time,
 )
 
 if TYPE_CHECKING:
@@ -102,11 +103,15 @@ def _revoke_one(settings: "Settings", session_id: str, *, reason: str, output: s
         parsed_id = parse_session_id(session_id)
     with report_usage_errors("options"):
         checked = parse_payload(RevokePayload, {"reason": reason}).reason
-    record = change_with_services(
+    record, now = change_with_services(
         settings,
-        lambda container: container.sessions.revoke(parsed_id, by=current_actor(), reason=checked),
+        with_time(
+            lambda container: container.sessions.revoke(
+                parsed_id, by=current_actor(), reason=checked
+            )
+        ),
     )
-    print_session(record, output)
+    print_session(record, now, output=output)
 
 
 def _revoke_many(

@@ -12,6 +12,8 @@ from sidegate.core.actor import Actor
 from sidegate.core.session_type import SessionType
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sidegate.runtime.container import Container
     from sidegate.settings import Settings
 
@@ -43,6 +45,17 @@ def run_with_services(settings: "Settings", action: "Callable[[Container], Await
             return await action(container)
 
     return run_async(run())
+
+
+def with_time(
+    action: "Callable[[Container], Awaitable[T]]",
+) -> "Callable[[Container], Awaitable[tuple[T, datetime]]]":
+    """Return an action whose result comes with the time by the database's clock."""
+
+    async def act(container: "Container") -> "tuple[T, datetime]":
+        return await action(container), container.clock.now()
+
+    return act
 
 
 @contextmanager

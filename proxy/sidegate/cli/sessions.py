@@ -23,6 +23,7 @@ from sidegate.cli.services import (
     current_actor,
     report_usage_errors,
     run_with_services,
+    with_time,
 )
 
 if TYPE_CHECKING:
@@ -78,8 +79,10 @@ def session_create(config: Path | None, output: str, **options: Any) -> None:
     """
     settings = load_settings(config)
     new = _build_new_session(options, settings)
-    issued = change_with_services(settings, lambda container: container.sessions.create(new))
-    token, document = issued.token.text, build_document(issued.record)
+    issued, now = change_with_services(
+        settings, with_time(lambda container: container.sessions.create(new))
+    )
+    token, document = issued.token.text, build_document(issued.record, now)
     if output == "json":
         click.echo(format_json({"token": token, "session": document}))
     else:
@@ -151,12 +154,10 @@ def session_show(session_id: str, config: Path | None, *, output: str) -> None:
       sidegate session show 01936f2e-8f4a-7c3b-9d51-2f6f0e1c4b7a -o json
     """
     parsed_id = _parse_session_id(session_id)
-    print_session(
-        run_with_services(
-            load_settings(config), lambda container: container.sessions.get(parsed_id)
-        ),
-        output,
+    record, now = run_with_services(
+        load_settings(config), with_time(lambda container: container.sessions.get(parsed_id))
     )
+    print_session(record, now, output=output)
 
 
 @session.command("list")
@@ -194,12 +195,16 @@ def session_list(
         raise click.UsageError("Give --ended or --state, not both.")
     condition = Condition(_check_user_id(user))
     wanted_state = None if ended else SessionState(state or SessionState.ACTIVE)
-    records = run_with_services(
+    records, now = run_with_services(
         load_settings(config),
-        lambda container: container.sessions.list_where(condition, limit=limit, state=wanted_state),
+        with_time(
+            lambda container: container.sessions.list_where(
+                condition, limit=limit, state=wanted_state
+            )
+        ),
     )
     if len(records) == limit:
         click.echo(f"Only the newest {limit} are listed; there may be more: --limit.", err=True)
-    documents = [build_document(record) for record in records]
+    documents = [build_document(record, now) for record in records]
     columns = ("id", "type", "state", "created_at", "last_seen_at", "expires_at")
     click.echo(format_json(documents) if output == "json" else format_table(columns, documents))

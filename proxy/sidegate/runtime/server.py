@@ -33,18 +33,34 @@ _log: Final = logging.getLogger("sidegate")
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Container]:
-    """Open the services without listeners, for one command."""
+    """Open the services without listeners, for one command, with the database's time."""
     async with build_services(settings) as container:
         with suppress(StoreUnavailable):
             await container.subscriptions.pending.refresh()
+        with suppress(StoreUnavailable):  # a revocation is possible without the database
+            await _synchronize_clock(container)
         yield container
 
 
 async def cleanup(settings: Settings) -> AsyncIterator[int]:
-    """Purge sessions that ended long ago, and yield the number of each batch."""
+    """Purge sessions that ended long ago, and yield the number of each batch.
+
+    Raise StoreUnavailable, having purged none, if the database's time is not known.
+    """
     async with build_services(settings) as container:
+        await _synchronize_clock(container)
         async for purged in container.cleanup.clean():
             yield purged
+
+
+async def _synchronize_clock(container: Container) -> None:
+    """Take the time from the database, if it has the clock. One slow answer is not enough."""
+    if container.clock_sync is None:
+        return
+    with suppress(StoreUnavailable):
+        await container.clock_sync.sync()
+        return
+    await container.clock_sync.sync()
 
 
 async def migrate(settings: Settings) -> list[str]:
