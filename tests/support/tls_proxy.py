@@ -3,57 +3,34 @@
 import asyncio
 import ssl
 from contextlib import suppress
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from tests.support.authority import Certificate
+from tests.support.local_server import LocalServer
 
 _SSL_REQUEST: Final = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
 
 
-class TlsProxy:
-    """Listens on a port of its own and forwards to `port`; an asynchronous context manager.
+class TlsProxy(LocalServer):
+    """Forwards to `port`.
 
     For Postgres TLS begins after the client's request for it. The attributes may be changed at any
     time, and apply to new connections.
     """
 
     def __init__(self, port: int, certificate: Certificate, *, is_postgres: bool = False) -> None:
+        super().__init__()
         self._target = port
         self._is_postgres = is_postgres
         self.context = build_server_context(certificate)
         self.refuses_tls = False  # Postgres' answer to a request for TLS is no
         self.received = b""  # what clients sent in plain text
-        self.port = 0
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def use(self, certificate: Certificate, *, client_ca: str | None = None) -> None:
         """Present another certificate; require one of clients, if there is a CA for them."""
         self.context = build_server_context(certificate, client_ca=client_ca)
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             if await self._begin_tls(reader, writer):
                 await self._forward(reader, writer)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from sidegate.core.errors import StoreUnavailable
 from sidegate.stores.redis.connection import RedisClient
+from tests.stores.redis.clients import open_client, ping, read_reason
 from tests.support.authority import Authority
 from tests.support.processes import Server, temporary_directory
 from tests.support.tls_servers import TlsRedis, start_tls_sentinel
@@ -67,27 +67,6 @@ def restore(request: pytest.FixtureRequest) -> Iterator[None]:
         deployment.redis.use(deployment.authority.issue("redis"))
         deployment.redis.execute("CONFIG", "SET", "tls-auth-clients", "no")
         deployment.redis.execute("CONFIG", "SET", "requirepass", "")
-
-
-@asynccontextmanager
-async def open_client(url: str) -> AsyncIterator[RedisClient]:
-    client = RedisClient(url, timeout=5.0)
-    try:
-        yield client
-    finally:
-        await client.close()
-
-
-async def ping(url: str) -> None:
-    async with open_client(url) as client:
-        await client.ping()
-
-
-async def read_reason(url: str) -> str:
-    """Return why there is no connection."""
-    with pytest.raises(StoreUnavailable) as outage:
-        await ping(url)
-    return outage.value.reason
 
 
 # --- what is accepted

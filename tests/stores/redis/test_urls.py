@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,35 +11,15 @@ import redis
 
 from sidegate.core.clock import SystemClock
 from sidegate.core.errors import StoreUnavailable
-from sidegate.stores.redis.connection import RedisClient
 from sidegate.stores.redis.pending_revocations import RedisPendingRevocations
 from sidegate.stores.redis.pubsub import RedisPubSub
 from tests.contracts.values import build_session
+from tests.stores.redis.clients import open_client, ping, read_reason
 from tests.stores.waiting import wait_until
 from tests.support.pages import ROOT
 from tests.support.processes import Server, find_free_port
 from tests.support.redis_trust import FollowedRedis
 from tests.support.servers import start_redis, start_sentinel
-
-
-@asynccontextmanager
-async def open_client(url: str) -> AsyncIterator[RedisClient]:
-    client = RedisClient(url, timeout=5.0)
-    try:
-        yield client
-    finally:
-        await client.close()
-
-
-async def ping(url: str) -> None:
-    async with open_client(url) as client:
-        await client.ping()
-
-
-async def read_reason(url: str) -> str:
-    with pytest.raises(StoreUnavailable) as outage:
-        await ping(url)
-    return outage.value.reason
 
 
 def execute(server: Server, *command: str) -> None:

@@ -6,8 +6,8 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
-from types import TracebackType
-from typing import Self
+
+from tests.support.local_server import LocalServer
 
 Filter = Callable[["ProxiedConnection", bytes], bytes]
 """Receives each chunk of a connection and returns what to forward; may reset the connection."""
@@ -19,13 +19,14 @@ def pass_through(_: "ProxiedConnection", chunk: bytes) -> bytes:
     return chunk
 
 
-class TcpProxy:
-    """Listens on a port of its own and forwards to `host:port`; an asynchronous context manager.
+class TcpProxy(LocalServer):
+    """Forwards to `host:port`.
 
     The attributes may be changed at any time, and apply from the next chunk on.
     """
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        super().__init__()
         self._target = host, port
         self.delay = 0.0  # seconds for each chunk, in either direction
         self.chunk_size = 65_536  # bytes per write
@@ -36,11 +37,8 @@ class TcpProxy:
         self.connections: set[ProxiedConnection] = set()
         self.accepted = 0  # connections so far
         self.resets = 0  # connections that were reset
-        self.port = 0
         self._running = asyncio.Event()
         self._running.set()
-        self._server: asyncio.Server | None = None
-        self._handlers: set[asyncio.Task[None]] = set()
 
     def set_target(self, port: int) -> None:
         """Forward new connections to another port, as after a failover."""
@@ -68,27 +66,7 @@ class TcpProxy:
         """Return when the proxy is not stalled."""
         await self._running.wait()
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for handler in self._handlers:
-            handler.cancel()
-        await asyncio.gather(*self._handlers, return_exceptions=True)
-
-    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        handler = asyncio.current_task()
-        assert handler is not None
-        self._handlers.add(handler)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         try:
             await self.wait_until_resumed()
@@ -97,8 +75,6 @@ class TcpProxy:
             _reset(writer)  # the server refused the connection, or the proxy does
         except asyncio.CancelledError:
             _reset(writer)  # the proxy is closed; no caller awaits this task
-        finally:
-            self._handlers.discard(handler)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuse_new:
