@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sidegate.core.errors import unwrap_group
+
 if TYPE_CHECKING:
     from sidegate.settings import Settings
 
@@ -43,11 +45,4 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
         try:
             return runner.run(coroutine)
         except BaseExceptionGroup as group:
-            raise _unwrap(group) from None
-
-
-def _unwrap(error: BaseException) -> BaseException:
-    """Return the only error of nested exception groups. A group of several errors stays a group."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+            raise unwrap_group(group) from None

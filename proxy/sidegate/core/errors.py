@@ -23,6 +23,13 @@ SidegateError
 from datetime import datetime
 
 
+def unwrap_group(error: BaseException) -> BaseException:
+    """Return the only error of nested exception groups. A group of several errors stays a group."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 class SidegateError(Exception):
     """The base class of all errors of Sidegate."""
 

@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol
 
+from sidegate.core.errors import unwrap_group
+
 FIRST_PAUSE: Final = 0.1
 MAX_PAUSE: Final = 30.0
 STABLE_AFTER: Final = 30.0
@@ -109,7 +111,7 @@ class _Outage:
         self.pause = min(self.pause * 2 or FIRST_PAUSE, MAX_PAUSE)
         if not self.is_going_on:
             self._since = self._monotonic()
-        cause = _unwrap(error)
+        cause = unwrap_group(error)
         if type(cause) in self._kinds:
             return
         self._kinds.add(type(cause))
@@ -142,10 +144,3 @@ def _is_cancelled() -> bool:
     """Return whether the current task was asked to end."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _unwrap(error: BaseException) -> BaseException:
-    """Return the only error of nested exception groups, or the group."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

@@ -41,14 +41,13 @@ from sidegate.services.rotation import Rotation
 from sidegate.services.rules import RulesInForce
 from sidegate.services.session_reader import SessionReader
 from sidegate.services.sessions import Sessions
-from sidegate.services.store_monitor import StoreMonitor
+from sidegate.services.store_monitor import Ping, StoreMonitor
 from sidegate.services.validator import Validator
 from sidegate.settings import Settings
 from sidegate.stores.client.batching import BatchedCache
 from sidegate.stores.client.redis_trust import RedisTrust
 from sidegate.stores.lookup import SessionLookup
 from sidegate.stores.memory import MemoryStore
-from sidegate.web.ops.app import Ping
 
 if TYPE_CHECKING:
     from sidegate.stores.redis.pubsub import RedisPubSub

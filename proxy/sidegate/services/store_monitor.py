@@ -2,16 +2,26 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Final, NoReturn
 
 from sidegate.core.errors import StoreUnavailable
-from sidegate.core.timeouts import with_timeout
 
 _INTERVAL: Final = 1.0
+# Seconds; less than the default timeout of a Kubernetes probe, which is 1 s.
 _TIMEOUT: Final = 0.8
 
 Ping = Callable[[], Awaitable[None]]
 """Returns if the store responds. Raises StoreUnavailable if it does not."""
+
+
+async def is_available(ping: Ping) -> bool:
+    """Return whether a store answers a ping in time."""
+    with suppress(StoreUnavailable, TimeoutError):
+        async with asyncio.timeout(_TIMEOUT):
+            await ping()
+            return True
+    return False
 
 
 class StoreMonitor:
@@ -33,9 +43,4 @@ class StoreMonitor:
         await asyncio.gather(*(self._ping(store, ping) for store, ping in self._pings.items()))
 
     async def _ping(self, store: str, ping: Ping) -> None:
-        try:
-            await with_timeout(ping(), _TIMEOUT, store=store)
-        except (StoreUnavailable, TimeoutError):
-            self._report(store, False)
-        else:
-            self._report(store, True)
+        self._report(store, await is_available(ping))

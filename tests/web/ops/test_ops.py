@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 from sidegate.core.address import Address
 from sidegate.core.errors import StoreUnavailable
 from sidegate.observability.metrics import Metrics, build_registry
-from sidegate.web.ops.app import Ping, Readiness, build_ops_handler, collect_from
+from sidegate.services.store_monitor import Ping
+from sidegate.web.ops.app import Readiness, build_ops_handler, collect_from
 from sidegate.web.server.fast_path import ConnectionTimeouts
 from sidegate.web.server.listener import DEFAULT_MAX_CONNECTIONS, Listener, deny_all
 from tests.stores.waiting import wait_until

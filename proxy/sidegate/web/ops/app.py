@@ -11,7 +11,6 @@ all that wait, a page of metrics is built once, and both are remembered for half
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -22,18 +21,13 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from sidegate.core.errors import StoreUnavailable
+from sidegate.services.store_monitor import Ping, is_available
 from sidegate.web.ops.shared_result import SharedResult
 from sidegate.web.server.listener import Handler, build_error_response
-
-Ping = Callable[[], Awaitable[None]]
-"""Returns if the store responds. Raises StoreUnavailable if it does not."""
 
 CollectMetrics = Callable[[], Awaitable[CollectorRegistry]]
 """Returns the registry to be scraped."""
 
-# Seconds; less than the default timeout of a Kubernetes probe, which is 1 s.
-_PING_TIMEOUT: Final = 0.8
 # Formats of the metrics page to which clients may negotiate; more are not kept, but get plain text.
 _MAX_FORMATS: Final = 8
 _HEADERS: Final = {"Cache-Control": "no-store", "Server": "sidegate"}
@@ -52,7 +46,7 @@ class Readiness:
 
     def __post_init__(self) -> None:
         self._shared = {
-            name: SharedResult(partial(_is_available, ping), monotonic=self.monotonic)
+            name: SharedResult(partial(is_available, ping), monotonic=self.monotonic)
             for name, ping in self.stores.items()
         }
 
@@ -156,14 +150,6 @@ def collect_from(registry: CollectorRegistry) -> CollectMetrics:
         return registry
 
     return collect
-
-
-async def _is_available(ping: Ping) -> bool:
-    with suppress(StoreUnavailable, TimeoutError):
-        async with asyncio.timeout(_PING_TIMEOUT):
-            await ping()
-            return True
-    return False
 
 
 def _format_line(component: str, ok: bool) -> str:
