@@ -199,6 +199,8 @@ INVALID: Final = {
     + encode(SESSION)[HEADER_SIZE:],
     "header of a tombstone": encode(SESSION.revoked(NOON))[:HEADER_SIZE]
     + encode(SESSION)[HEADER_SIZE:],
+    "version of no session": encode(replace(SESSION, version=0)),
+    "version beyond 63 bits": encode(replace(SESSION, version=2**63)),
     "array of 2**32-1 elements": encode(SESSION)[:HEADER_SIZE] + b"\xdd\xff\xff\xff\xff",
 }
 

@@ -20,6 +20,7 @@ from sidegate.stores.interning import intern_idle_timeout, intern_scopes, intern
 
 HEADER_SIZE: Final = 39
 _DIGEST_SIZE: Final = 32
+_MAX_VERSION: Final = 2**63 - 1  # a bigint
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -113,7 +114,9 @@ def _build_session(body: _Body) -> Session:
 
 
 def _validate(body: _Body) -> None:
-    """Raise UnreadableRecord for values that could not be compared when the session is judged."""
+    """Raise UnreadableRecord for values that could not be compared, or stored in the database."""
+    if not 1 <= body.version <= _MAX_VERSION:
+        raise UnreadableRecord("version out of range")
     required = (body.created_at, body.authenticated_at, body.last_seen_at, body.expires_at)
     for timestamp in (*required, body.revoked_at, body.previous_until):
         if timestamp is not None and timestamp.tzinfo is None:

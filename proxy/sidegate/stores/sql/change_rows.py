@@ -41,7 +41,6 @@ SELECT_KEPT_MARKS: Final = (
 _CLOCK_MARGIN: Final = timedelta(seconds=5)
 _TIME_ORDERED: Final = 7
 _BATCH_SIZE: Final = 500
-_MAX_VERSION: Final = 2**63 - 1
 
 
 def decode_changed(row: Row) -> ChangedSession:
@@ -141,9 +140,7 @@ def select_tombstones(sessions: Iterable[Session]) -> Iterator[list[Session]]:
     tombstones = {
         session.id: session
         for session in sessions
-        if session.revoked_at is not None
-        and is_canonical(session.id)
-        and session.version < _MAX_VERSION  # a cache may hold any number
+        if session.revoked_at is not None and is_canonical(session.id)
     }
     ordered = [tombstones[id_] for id_ in sorted(tombstones)]
     for start in range(0, len(ordered), _BATCH_SIZE):
