@@ -28,7 +28,7 @@ AVOIDED = {
     r"mistakes?|mistaken": "validation error",
     r"strangers?": "untrusted peer",
     r"toucher|janitor|catch[_ -]up": "activity recorder, cleanup job, change poller",
-    r"doubts?|doubted|believed?|believes": "distrust, trusted",
+    r"doubts?|doubted|believed?|believes": "not trusted, trusted",
     r"obey(?:s|ed)?": "process",
     r"mend(?:s|ed|ing)?": "fix, repair",
     r"leash|cellar|cargo|passengers?|octets": "pipe, exit stack, payload, waiters, bytes",

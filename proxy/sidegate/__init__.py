@@ -37,7 +37,7 @@ Where is ...
                                         web/gateways/credentials.py
     a cache miss sent to Redis          stores/lookup.py
     Redis trusted or not                stores/client/redis_trust.py; verified and brought forward
-                                        by services/cache_follower.py, distrusted by
+                                        by services/cache_follower.py, invalidated by
                                         services/publisher.py; docs/architecture.md has the protocol
     a key or a script in Redis          stores/redis/sealed_write.py; read in stores/redis/store.py
     a change of a session found         services/change_poller.py (for memory) and

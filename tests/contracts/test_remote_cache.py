@@ -230,7 +230,7 @@ async def test_restriction_without_changes_is_applied(harness: RemoteCacheHarnes
 async def test_restriction_while_not_trusted_is_applied(harness: RemoteCacheHarness) -> None:
     session = build_session(at=NOW)
     await harness.fill(session)
-    harness.redis.trust.distrust("test")
+    harness.redis.trust.invalidate("test")
     change = await commit(harness, session.revoked(NOW))
     await harness.redis.follow()
     assert await harness.cache.find(session.digest) == change.session
@@ -243,7 +243,7 @@ async def test_lookup_while_not_trusted_raises_not_trusted(harness: RemoteCacheH
     session, tombstone = build_session(at=NOW), build_tombstone(at=NOW)
     await harness.fill(session)
     await harness.fill(tombstone)
-    harness.redis.trust.distrust("test")
+    harness.redis.trust.invalidate("test")
     for digest in (session.digest, tombstone.digest, build_digest()):
         with pytest.raises(CacheNotTrusted):
             await harness.cache.find(digest)
@@ -258,7 +258,7 @@ async def test_fill_while_not_trusted_has_no_effect_on_the_caller(
     session = build_session(at=NOW)
     await harness.cache.find(session.digest)
     fill = harness.redis.build_fill(session)
-    harness.redis.trust.distrust("test")
+    harness.redis.trust.invalidate("test")
     assert await harness.cache.fill(fill) == session
 
 

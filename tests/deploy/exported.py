@@ -56,7 +56,7 @@ def _record_one_of_each() -> Metrics:
     metrics.set_feed_lag("redis", 0.001)
     metrics.watch_breaker("redis", lambda: "closed")
     metrics.watch_redis_trust(is_trusted=lambda: True, age=lambda: 0.1)
-    metrics.count_distrust("lapsed")
+    metrics.count_redis_invalidation("lapsed")
     metrics.count_seal("moved")
     metrics.count_database_restore()
     return metrics

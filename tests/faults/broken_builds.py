@@ -118,28 +118,28 @@ def _cache_decision() -> None:
 
 
 def _never_trusts_redis() -> None:
-    """Redis is never trusted again after it was distrusted once, having served before."""
-    approve, distrust, confirm = RedisTrust.approve, RedisTrust.distrust, RedisTrust.confirm
-    used, distrusted_for_good = set[RedisTrust](), set[RedisTrust]()
+    """Redis is never trusted again after an invalidation, having served before."""
+    approve, invalidate, confirm = RedisTrust.approve, RedisTrust.invalidate, RedisTrust.confirm
+    used, invalidated_for_good = set[RedisTrust](), set[RedisTrust]()
 
     def approve_and_record(self: RedisTrust, bucket: int, record: bytes) -> bool:
         approved = approve(self, bucket, record)
         used.update({self} if approved else ())
         return approved
 
-    def distrust_for_good(self: RedisTrust, reason: str) -> None:
-        distrusted_for_good.update(used & {self})
-        distrust(self, reason)
+    def invalidate_for_good(self: RedisTrust, reason: str) -> None:
+        invalidated_for_good.update(used & {self})
+        invalidate(self, reason)
 
-    def confirm_unless_distrusted(
+    def confirm_unless_invalidated(
         self: RedisTrust, verified: Mapping[str, Seal], start: RoundStart
     ) -> None:
-        if self not in distrusted_for_good:
+        if self not in invalidated_for_good:
             confirm(self, verified, start)
 
     RedisTrust.approve = approve_and_record  # type: ignore[method-assign]
-    RedisTrust.distrust = distrust_for_good  # type: ignore[method-assign]
-    RedisTrust.confirm = confirm_unless_distrusted  # type: ignore[method-assign]
+    RedisTrust.invalidate = invalidate_for_good  # type: ignore[method-assign]
+    RedisTrust.confirm = confirm_unless_invalidated  # type: ignore[method-assign]
 
 
 def _read_unsealed() -> None:

@@ -82,8 +82,8 @@ async def _run_fault(fault: Fault, context: FaultContext, progress: Progress) ->
     context.recorder.discard_checks()
     async with context.load.running():
         if fault.exclude_cold:
-            # Redis may just have been distrusted: between two faults the rig, and the proxies
-            # with it, are blocked for a short time. Redis is filled when the entries in memory have
+            # Trust in Redis may just have ended: between two faults the rig, and the proxies with
+            # it, are blocked for a short time. Redis is filled when the entries in memory have
             # expired.
             await asyncio.sleep(_MEMORY_MAX_AGE)
             await _fill_redis(context)

@@ -36,12 +36,12 @@ class Protocol:
     # Trust
     verified_only: bool = True  # copies of other namespaces are not used
     compares_order: bool = True  # nor those under an older seal than was verified
-    distrust_events: bool = True  # what was not published is a reason to verify again
-    void_rounds: bool = True  # a round begun before a distrust event verifies nothing
+    invalidations: bool = True  # what was not published is a reason to verify again
+    void_rounds: bool = True  # a round begun before an invalidation verifies nothing
     drops_unfollowed: bool = True  # what a round did not verify is not trusted after it
     forgets_all: bool = True  # nor anything, if the database was lost after the round saw changes
     forgets_behind: bool = True  # (without that: nothing that lacks changes which it has seen)
-    distrusts_lost: bool = True  # a mark that is lost is a distrust event
+    invalidates_lost: bool = True  # a mark that is lost is an invalidation
     lapse: bool = True  # an instance that was suspended trusts nothing
     lapse_from_start: bool = True  # counted from the start of its last round
 

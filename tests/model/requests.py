@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from tests.model.database import DIGESTS, Session
 from tests.model.redis import Changed, Copies, Fill, Message, Publication, Seal, put_fresher
-from tests.model.rounds import MAX_MESSAGES, Steps, distrusted, is_trusted
+from tests.model.rounds import MAX_MESSAGES, Steps, invalidated, is_trusted
 from tests.model.world import TIME_TO_LIVE, Entry, Listed, Reading, World
 
 
@@ -70,7 +70,7 @@ def message_steps(world: World) -> Steps:
             arrived = arrived.with_server(message.server, redis)
         elif isinstance(request, Publication) and not message.is_late:
             if request.is_repeated or server.seal is None:
-                arrived = distrusted(arrived, sender)
+                arrived = invalidated(arrived, sender)
             else:
                 again = request._replace(namespace=server.seal.namespace, is_repeated=True)
                 arrived = arrived.with_message(message._replace(request=again))
@@ -81,7 +81,7 @@ def message_steps(world: World) -> Steps:
             timed_out = world._replace(
                 messages=(*world.messages[:index], late, *world.messages[index + 1 :])
             )
-            timed_out = distrusted(timed_out.spent("lose", "faults"), sender)
+            timed_out = invalidated(timed_out.spent("lose", "faults"), sender)
             yield f"{label} times out", timed_out
 
 
@@ -103,7 +103,7 @@ def _change(world: World, number: int, *, connection: int) -> Steps:
         namespaces = _known_namespaces(after, number, seal=world.servers[server].seal)
         is_sent = instance.has_redis and len(world.messages) < MAX_MESSAGES
         if not world.protocol.publishes or not namespaces or not is_sent:
-            yield f"{label}, not published", distrusted(after, number)
+            yield f"{label}, not published", invalidated(after, number)
             continue
         for namespace in namespaces:
             message = Message(number, server, Publication(namespace, changed, known))

@@ -23,9 +23,9 @@ Steps = Iterator[tuple[str, World]]
 MAX_MESSAGES = 2
 
 
-def distrusted(world: World, number: int) -> World:
-    """Return it after a distrust event of the instance."""
-    if not world.protocol.distrust_events:
+def invalidated(world: World, number: int) -> World:
+    """Return it after an invalidation of the instance."""
+    if not world.protocol.invalidations:
         return world
     under_way = world.instances[number].round
     if under_way is not None and world.protocol.void_rounds:
@@ -126,9 +126,9 @@ def _ask(world: World, number: int) -> Steps:
 
 
 def _with_lost_mark(world: World, number: int) -> World:
-    """Return it with a distrust event: the database has lost changes."""
+    """Return it with an invalidation: the database has lost changes."""
     world = _knowing(world.with_instance(number, memory=NO_ENTRIES), number)
-    return distrusted(world, number) if world.protocol.distrusts_lost else world
+    return invalidated(world, number) if world.protocol.invalidates_lost else world
 
 
 def _cursors(world: World) -> Iterator[tuple[int, str]]:
@@ -366,7 +366,7 @@ def _failed(world: World, number: int) -> World:
 
 
 def _ended(world: World, number: int) -> World:
-    """Return it after a complete round, which is void after a distrust event."""
+    """Return it after a complete round, which is void after an invalidation."""
     instance = world.instances[number]
     under_way = instance.round
     assert under_way is not None

@@ -174,7 +174,9 @@ WITHOUT = (
         ),
     ),
     Row(
-        "distrusts_lost", Left(tick=2, restore=1, database_link=1, faults=2), has_early_backup=True
+        "invalidates_lost",
+        Left(tick=2, restore=1, database_link=1, faults=2),
+        has_early_backup=True,
     ),
     Row("lapse", Left(tick=2, cli=1, revoke=1, suspend=2, faults=3)),
     Row("lapse_from_start", Left(tick=2, cli=1, revoke=1, suspend=2, faults=3)),
@@ -187,7 +189,7 @@ WITHOUT = (
 
 # Elements that no breach needs, given the others. Publication makes a change known at once, and an
 # instance whose publication has failed makes its next round at once.
-UNNEEDED = ("publishes", "distrust_events", "void_rounds", "forgets_behind")
+UNNEEDED = ("publishes", "invalidations", "void_rounds", "forgets_behind")
 
 # In none of these there is a breach.
 SOUND = (
@@ -270,8 +272,8 @@ SOUND = (
         without=("publishes",),
     ),
     Row(
-        "there are no distrust events but for a lost mark",
+        "there are no invalidations but for a lost mark",
         Left(tick=2, revoke=1, lose=2, database_link=1, save=1, rollback=1, faults=3),
-        without=("distrust_events", "void_rounds"),
+        without=("invalidations", "void_rounds"),
     ),
 )

@@ -29,7 +29,7 @@ TOKEN = KeyRing([TokenKey(1, bytes(range(32)))]).mint(SessionType.WEB)
 SESSION = build_session(user_id="ada@example.org", digest=TOKEN.digest())
 GATEWAYS = ("auth-request", "forward-auth", "ext-authz")
 STORES = ("memory", "redis", "postgres", "sqlite")
-DISTRUSTS = ("undelivered", "not followed", "position lost", "lapsed")
+INVALIDATIONS = ("undelivered", "not followed", "position lost", "lapsed")
 OUTAGES = ("redis", "postgres", "sqlite", "deadline", "unreadable")
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -62,8 +62,8 @@ def record_one_of_each(metrics: Metrics, session: Session = SESSION) -> None:
         metrics.watch_round_trips(store, lambda: 3)
         metrics.count_unreadable_record(store)
     metrics.watch_redis_trust(is_trusted=lambda: True, age=lambda: 0.1)
-    for distrust in DISTRUSTS:
-        metrics.count_distrust(distrust)
+    for invalidation in INVALIDATIONS:
+        metrics.count_redis_invalidation(invalidation)
     for change in ("moved", "begun"):
         metrics.count_seal(change)
     metrics.count_database_restore()
@@ -295,12 +295,12 @@ def test_trust_in_redis_is_absent_without_redis(metrics: Metrics, name: str) -> 
 def test_losses_of_trust_seals_and_restores_are_counted(metrics: Metrics) -> None:
     assert value(metrics, "sidegate_database_restores_total") == 0  # so that an increase is seen
     for reason in ("undelivered", "lapsed", "lapsed"):
-        metrics.count_distrust(reason)
+        metrics.count_redis_invalidation(reason)
     metrics.count_seal("begun")
     metrics.count_database_restore()
 
-    assert value(metrics, "sidegate_redis_distrusts_total", reason="undelivered") == 1
-    assert value(metrics, "sidegate_redis_distrusts_total", reason="lapsed") == 2
+    assert value(metrics, "sidegate_redis_invalidations_total", reason="undelivered") == 1
+    assert value(metrics, "sidegate_redis_invalidations_total", reason="lapsed") == 2
     assert value(metrics, "sidegate_redis_seals_total", change="begun") == 1
     assert value(metrics, "sidegate_database_restores_total") == 1
 
@@ -397,4 +397,4 @@ def test_label_names_and_values_are_a_fixed_set(metrics: Metrics) -> None:
     }  # fmt: skip
     assert values["result"] == {"allow", "deny", "unavailable"}
     of_checks = {"ok", *(reason.value for reason in Reason), *OUTAGES}
-    assert values["reason"] == of_checks | set(DISTRUSTS)
+    assert values["reason"] == of_checks | set(INVALIDATIONS)

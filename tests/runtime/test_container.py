@@ -66,7 +66,7 @@ async def test_change_that_redis_did_not_take_ends_trust(
     own_redis.kill()
     await container.sessions.revoke(issued.record.session.id, by=TESTER, reason="test")
     assert read(container, "sidegate_redis_trusted") == 0
-    assert read(container, "sidegate_redis_distrusts_total", reason="undelivered") == 1
+    assert read(container, "sidegate_redis_invalidations_total", reason="undelivered") == 1
 
 
 async def test_without_redis_there_is_nothing_to_follow(tmp_path: Path) -> None:
@@ -83,4 +83,4 @@ async def test_without_redis_there_is_nothing_to_follow(tmp_path: Path) -> None:
         issued = await container.sessions.create(NewSession("ada", TESTER))
         await container.sessions.revoke(issued.record.session.id, by=TESTER, reason="test")
         assert read(container, "sidegate_redis_trusted") is None
-        assert container.metrics.redis_distrusts == {}
+        assert container.metrics.redis_invalidations == {}

@@ -97,7 +97,7 @@ async def revoke_unpublished(container: Container, issued: Issued) -> None:
     await container.durable.revoke_where(condition, at=now, by=TESTER, reason="stolen", limit=1)
 
 
-async def test_redis_that_missed_a_revocation_is_distrusted_by_later_instances(
+async def test_redis_that_missed_a_revocation_is_not_trusted_by_later_instances(
     build_instance: BuildInstance, proxy: TcpProxy
 ) -> None:
     async with build_instance() as container:
@@ -157,7 +157,7 @@ async def test_instance_puts_into_redis_what_redis_missed(
         assert await inspect_without_memory(other, issued.token) == Deny(Reason.REVOKED)
 
 
-async def test_redis_that_rejects_writes_is_distrusted(
+async def test_redis_that_rejects_writes_is_not_trusted(
     build_instance: BuildInstance, own_redis: Server
 ) -> None:
     async with build_instance() as container, build_instance() as other:
@@ -202,7 +202,7 @@ async def test_token_rotated_out_during_a_redis_outage_stays_refused(
             assert isinstance(await inspect_without_memory(container, issued.token), Deny)
 
 
-async def test_redis_promoted_again_is_distrusted_for_what_it_missed(
+async def test_redis_promoted_again_is_not_trusted_for_what_it_missed(
     build_instance: BuildInstance, own_redis: Server, proxy: TcpProxy
 ) -> None:
     async with build_instance() as container:

@@ -12,7 +12,7 @@ PAUSE = 5.5
 """Seconds: longer than a copy in memory is used, and than trust in Redis lasts without a round."""
 
 
-async def test_resumed_instance_distrusts_a_redis_that_missed_the_revocation(
+async def test_resumed_instance_does_not_trust_a_redis_that_missed_the_revocation(
     deployment: Deployment, http: aiohttp.ClientSession
 ) -> None:
     session = await create_cached_session(http, deployment)

@@ -34,13 +34,13 @@ class FollowingInstance:
     ) -> None:
         self.clock = clock or FakeClock()
         self.wakeup = asyncio.Event()
-        self.distrusts: list[str] = []
+        self.invalidations: list[str] = []
         self.moves: Counter[str] = Counter()
         self.lost: list[tuple[PositionLost, set[str]]] = []
         self.trust = trust or RedisTrust(
             monotonic=self.clock.monotonic,
             trust_without_database=HOUR,
-            on_distrust=self.distrusts.append,
+            on_invalidated=self.invalidations.append,
         )
         self.trust.request_round = self.wakeup.set
         self.follower = CacheFollower(

@@ -389,7 +389,7 @@ async def test_lost_position_begins_a_new_namespace_and_is_reported(
     [(lost, namespaces)] = instance.lost
     assert isinstance(lost, PositionLost)
     assert namespaces == {before.namespace}
-    assert instance.distrusts == ["position lost"]
+    assert instance.invalidations == ["position lost"]
     assert seal_of(redis).namespace != before.namespace
     # What the round had verified until then may have been lost, too: the next one decides.
     assert not instance.trust.is_trusted
@@ -451,7 +451,7 @@ async def test_known_change_that_could_not_be_applied_ends_trust_in_spite_of_an_
     with pytest.raises(StoreUnavailable):
         await instance.follower.follow()
     assert not instance.trust.is_trusted
-    assert instance.distrusts == ["not followed"]
+    assert instance.invalidations == ["not followed"]
 
 
 async def test_change_that_cannot_be_marked_ends_trust_until_it_can(
@@ -462,7 +462,7 @@ async def test_change_that_cannot_be_marked_ends_trust_until_it_can(
     with pytest.raises(StoreUnavailable):
         await instance.follower.follow()
     assert not instance.trusts(redis.seals[0])
-    assert instance.distrusts == ["not followed"]
+    assert instance.invalidations == ["not followed"]
     log.read_only = False
     await instance.follower.follow()
     assert redis.copy_of(tombstone.digest) == tombstone
@@ -506,7 +506,7 @@ async def test_process_suspended_for_longer_than_trust_lasts_trusts_nothing(
     assert not instance.trusts(redis.seals[0])
     await instance.follower.follow()
     assert instance.trusts(redis.seals[0])
-    assert instance.distrusts == ["lapsed"]
+    assert instance.invalidations == ["lapsed"]
 
 
 # Redis is unavailable
@@ -555,16 +555,16 @@ async def test_server_that_was_not_met_in_a_round_is_not_trusted_after_it(
     assert instance.wakeup.is_set()
 
 
-# Distrust
+# Invalidation
 
 
-async def test_distrust_during_a_round_stays_in_force_until_the_next_one(
+async def test_invalidation_during_a_round_stays_in_force_until_the_next_one(
     log: FakeChangeLog, redis: FakeServer, instance: FollowingInstance
 ) -> None:
-    async def distrust() -> None:
-        instance.trust.distrust("undelivered")
+    async def invalidate() -> None:
+        instance.trust.invalidate("undelivered")
 
-    log.before_page = distrust
+    log.before_page = invalidate
     await instance.follower.follow()
     assert not instance.trust.is_trusted
     assert instance.wakeup.is_set()

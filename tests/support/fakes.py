@@ -113,7 +113,7 @@ class FakeMemory:
 class FakeCacheTrust:
     """A CacheTrust whose position and age a test sets.
 
-    `changes` are the copies of recorded changes, `reasons` those of distrust events.
+    `changes` are the copies of recorded changes, `reasons` those of invalidations.
     """
 
     def __init__(self, position: CachePosition, *, age: float = 0.0) -> None:
@@ -125,7 +125,7 @@ class FakeCacheTrust:
     def record_changes(self, copies: Iterable[Session]) -> None:
         self.changes += copies
 
-    def distrust(self, reason: str) -> None:
+    def invalidate(self, reason: str) -> None:
         self.reasons.append(reason)
 
 

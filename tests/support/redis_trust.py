@@ -53,13 +53,13 @@ class FollowedRedis(RedisStore):
     ) -> None:
         """The default timeout is long enough on a busy machine."""
         self.clock = FakeClock()
-        self.distrusts: list[str] = []
+        self.invalidations: list[str] = []
         self.moves: list[str] = []
         self.wakeup = asyncio.Event()
         self.trust = RedisTrust(
             monotonic=self.clock.monotonic,
             trust_without_database=HOUR,
-            on_distrust=self.distrusts.append,
+            on_invalidated=self.invalidations.append,
         )
         self.trust.request_round = self.wakeup.set
         super().__init__(url, trust=self.trust, on_unreadable=on_unreadable, timeout=timeout)

@@ -1,6 +1,6 @@
 """The values of the change log: marks, changed sessions, and pages of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -42,6 +42,11 @@ class ChangedSession:
         """Return the copy for each digest, the one for the current digest first."""
         rotated_out = map(self.session.rotated_out, self.rotated_digests)
         return (*self.session.copies(), *rotated_out)
+
+
+def list_copies(changes: Iterable[ChangedSession]) -> list[Session]:
+    """Return the copies of all changed sessions."""
+    return [copy for change in changes for copy in change.copies()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,11 @@ class Session:
             raise SessionEnded(f"session {self.id} has ended")
 
 
+def pick_fresher(one: Session, other: Session) -> Session:
+    """Return the fresher of two copies of a session, the first one if they are equally fresh."""
+    return other if other.freshness > one.freshness else one
+
+
 @dataclass(frozen=True, slots=True)
 class SessionDetails:
     """The fields that only the database has. `metadata` is any JSON object up to 16 KiB.

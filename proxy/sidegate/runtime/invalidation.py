@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from sidegate.core.change_log import ChangedSession
+from sidegate.core.change_log import ChangedSession, list_copies
 from sidegate.core.clock import Clock
 from sidegate.core.errors import PositionLost
 from sidegate.core.session import Session
@@ -93,9 +93,8 @@ class MemorySubscriber:
         self._restore = restore
 
     async def apply(self, changes: Sequence[ChangedSession], *, age: float) -> None:
-        for change in changes:
-            for copy in change.copies():
-                self._memory.put_entry(copy, age=age)
+        for copy in list_copies(changes):
+            self._memory.put_entry(copy, age=age)
 
     def on_overflow(self) -> None:
         self._metrics.count_feed_gap("change_poller")

@@ -55,7 +55,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         redis_trust = RedisTrust(
             monotonic=clock.monotonic,
             trust_without_database=seconds(settings.redis.trust_without_database),
-            on_distrust=metrics.count_distrust,
+            on_invalidated=metrics.count_redis_invalidation,
         )
         redis = _open_redis(settings, metrics, trust=redis_trust)
         if redis is not None:

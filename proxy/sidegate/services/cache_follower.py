@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, NoReturn, TypeVar
 
-from sidegate.core.change_log import ChangeCursor, ChangePage, Mark
+from sidegate.core.change_log import ChangeCursor, ChangePage, Mark, list_copies
 from sidegate.core.clock import Clock
 from sidegate.core.errors import PositionLost, StoreUnavailable, TooManyChanges
 from sidegate.core.protocols import ChangeLog, FollowedTrust, SealedCache, SealedServer
@@ -40,6 +40,7 @@ QUESTION_TIMEOUT: Final = 1.0
 _PAGE_TIMEOUT: Final = 1.0
 
 _Result = TypeVar("_Result")
+_Buckets = Mapping[SealedServer, Collection[int]]
 
 _log: Final = logging.getLogger("sidegate.follower")
 
@@ -49,7 +50,7 @@ class _Group:
     """The buckets of all servers that have a seal with the same mark."""
 
     mark: Mark
-    buckets: Mapping[SealedServer, Collection[int]]
+    buckets: _Buckets
 
     def namespaces(self) -> dict[str, Seal]:
         """Return the present seals by namespace."""
@@ -145,7 +146,7 @@ class CacheFollower:
                 outage = error  # the connections to the cache are in order
         if outage is not None:
             if this_round.has_changed:
-                self._trust.distrust("not followed")  # some server may lack the change
+                self._trust.invalidate("not followed")  # some server may lack the change
             self._trust.extend(start)
             raise outage.error
         self._trust.confirm(this_round.verified, start)
@@ -174,7 +175,7 @@ class CacheFollower:
                 await self._apply_pages(group, this_round)
                 return
         except PositionLost as lost:
-            self._trust.distrust("position lost")
+            self._trust.invalidate("position lost")
             self._wakeup.set()
             self._on_position_lost(lost, group.namespaces())
         except (TooManyChanges, TimeoutError):
@@ -203,33 +204,21 @@ class CacheFollower:
         this_round.add_verified(_Group(group.mark, buckets).namespaces())
 
     async def _apply(
-        self,
-        buckets: Mapping[SealedServer, Collection[int]],
-        page: ChangePage,
-        *,
-        moved_to: Mark | None,
-    ) -> dict[SealedServer, Collection[int]]:
+        self, buckets: _Buckets, page: ChangePage, *, moved_to: Mark | None
+    ) -> _Buckets:
         """Apply a page; return the buckets that took it. Another instance may move the others."""
-        copies = [copy for change in page.changes for copy in change.copies()]
-        applied: dict[SealedServer, Collection[int]] = {}
-        for server, own in buckets.items():
-            with suppress(StoreUnavailable):
-                applied[server] = await with_timeout(
-                    server.apply(copies, deleted=page.unreadable, buckets=own, moved_to=moved_to),
-                    _PAGE_TIMEOUT,
-                    store="redis",
-                )
-        return applied
+        copies = list_copies(page.changes)
+        return await _write(
+            buckets,
+            lambda server, own: server.apply(
+                copies, deleted=page.unreadable, buckets=own, moved_to=moved_to
+            ),
+        )
 
-    async def _begin(self, buckets: Mapping[SealedServer, Collection[int]]) -> dict[str, Seal]:
+    async def _begin(self, buckets: _Buckets) -> dict[str, Seal]:
         """Begin new namespaces at the present; return those that are in place."""
         mark = await self._question(self._change_log.add_mark())
-        begun: dict[SealedServer, Collection[int]] = {}
-        for server, own in buckets.items():
-            with suppress(StoreUnavailable):
-                begun[server] = await with_timeout(
-                    server.begin(mark, buckets=own), _PAGE_TIMEOUT, store="redis"
-                )
+        begun = await _write(buckets, lambda server, own: server.begin(mark, buckets=own))
         if any(begun.values()):
             self._count_move("begun")
         return _Group(mark, begun).namespaces()
@@ -256,6 +245,17 @@ class CacheFollower:
 
     def _compute_pause(self) -> float:
         return seconds_to_next_round(self._clock.now(), jitter=self._jitter())
+
+
+async def _write(
+    buckets: _Buckets, write: Callable[[SealedServer, Collection[int]], Awaitable[set[int]]]
+) -> dict[SealedServer, set[int]]:
+    """Write to all servers; return the buckets where that was done, without failed servers."""
+    done: dict[SealedServer, set[int]] = {}
+    for server, own in buckets.items():
+        with suppress(StoreUnavailable):
+            done[server] = await with_timeout(write(server, own), _PAGE_TIMEOUT, store="redis")
+    return done
 
 
 def seconds_to_next_round(now: datetime, *, jitter: float) -> float:

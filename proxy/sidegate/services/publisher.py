@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from sidegate.core.change_log import ChangedSession
+from sidegate.core.change_log import ChangedSession, list_copies
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.protocols import CacheTrust, Feed, RemoteCache, SessionCache
 from sidegate.core.session import Session
@@ -31,9 +31,8 @@ class NullFeed:
 
 async def put_changes(changes: Sequence[ChangedSession], memory: SessionCache) -> None:
     """Put a copy of each changed session under each of its digests."""
-    for change in changes:
-        for copy in change.copies():
-            await memory.put(copy)
+    for copy in list_copies(changes):
+        await memory.put(copy)
 
 
 class ChangePublisher:
@@ -50,7 +49,7 @@ class ChangePublisher:
     ) -> None:
         """`memory` is this process's. `trust` is that in `remote`, if there is one.
 
-        A remote cache that did not take what a change restricts is distrusted until the cache
+        A remote cache that did not take what a change restricts is not trusted until the cache
         follower has brought it forward.
         """
         self._memory = memory
@@ -81,12 +80,12 @@ class ChangePublisher:
         if self._remote is None:
             return
         is_applied = False
-        self._trust.record_changes(copy for change in changes for copy in change.copies())
+        self._trust.record_changes(list_copies(changes))
         with suppress(StoreUnavailable):
             is_applied = await self._remote.restrict(changes)
         if not is_applied:
-            self._trust.distrust("undelivered")
+            self._trust.invalidate("undelivered")
 
     async def _publish_to_feed(self, changes: Sequence[ChangedSession]) -> None:
         with suppress(StoreUnavailable):  # the other instances' change pollers find it
-            await self._feed.publish([copy for change in changes for copy in change.copies()])
+            await self._feed.publish(list_copies(changes))

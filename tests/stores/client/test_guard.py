@@ -25,14 +25,14 @@ def build_fill(session: Session) -> Fill:
     return Fill(session, {0: Seal.begin(build_mark())})
 
 
-class DistrustedBackend(FakeBackend):
-    """A backend that answers, but refuses its copies while `distrusted` is set."""
+class InvalidatedBackend(FakeBackend):
+    """A backend that answers, but refuses its copies while `invalidated` is set."""
 
-    distrusted = False
+    invalidated = False
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
-        if self.distrusted:
-            raise CacheNotTrusted("backend", "distrusted on demand")
+        if self.invalidated:
+            raise CacheNotTrusted("backend", "invalidated on demand")
         return await super().find_many(digests)
 
 
@@ -41,7 +41,7 @@ class GuardedBackend:
 
     def __init__(self, *, timeout: float = 5.0) -> None:
         self.clock = FakeClock()
-        self.backend = DistrustedBackend()
+        self.backend = InvalidatedBackend()
         self.breaker = CircuitBreaker(
             failure_threshold=5, probe_interval=0.25, clock=self.clock, jitter=lambda: 0.5
         )
@@ -67,10 +67,10 @@ class GuardedBackend:
         self.backend.down = False
 
     async def read_untrusted_copies(self) -> None:
-        self.backend.distrusted = True
+        self.backend.invalidated = True
         with pytest.raises(CacheNotTrusted):
             await self.find()
-        self.backend.distrusted = False
+        self.backend.invalidated = False
 
     async def read_an_unreadable_record(self) -> None:
         digest = build_digest()

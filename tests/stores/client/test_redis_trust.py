@@ -33,7 +33,7 @@ class TrustHarness:
         self.trust = RedisTrust(
             monotonic=self.clock.monotonic,
             trust_without_database=HOUR,
-            on_distrust=self.reasons.append,
+            on_invalidated=self.reasons.append,
         )
         self.trust.request_round = self._count_request
 
@@ -168,7 +168,7 @@ def test_position_that_was_taken_does_not_change(harness: TrustHarness) -> None:
     assert harness.approves(VERIFIED)
     taken = harness.trust.position
     harness.approves(VERIFIED.advanced(build_mark(101)))
-    harness.trust.distrust("test")
+    harness.trust.invalidate("test")
     assert taken == {0: VERIFIED}
 
 
@@ -286,50 +286,50 @@ def test_age_counts_from_the_start_of_the_last_complete_round(harness: TrustHarn
 # --- Distrust events
 
 
-def test_distrust_event_ends_trust_and_requests_a_round(harness: TrustHarness) -> None:
+def test_invalidation_ends_trust_and_requests_a_round(harness: TrustHarness) -> None:
     harness.make_round(VERIFIED)
     assert harness.approves(VERIFIED)
-    harness.trust.distrust("test")
+    harness.trust.invalidate("test")
     assert not harness.trust.is_trusted
     assert not harness.approves(VERIFIED)
     assert (harness.trust.verified, harness.trust.position) == ({}, {})
     assert harness.rounds_requested == 1
 
 
-def test_round_that_began_before_a_distrust_event_verifies_nothing(harness: TrustHarness) -> None:
+def test_round_that_began_before_an_invalidation_verifies_nothing(harness: TrustHarness) -> None:
     start = harness.trust.begin_round()
-    harness.trust.distrust("test")
+    harness.trust.invalidate("test")
     harness.trust.confirm({VERIFIED.namespace: VERIFIED}, start)
     assert not harness.trust.is_trusted
     harness.make_round(VERIFIED)
     assert harness.trust.is_trusted
 
 
-def test_round_that_began_before_a_distrust_event_leaves_a_later_one_in_force(
+def test_round_that_began_before_an_invalidation_leaves_a_later_one_in_force(
     harness: TrustHarness,
 ) -> None:
     start = harness.trust.begin_round()
-    harness.trust.distrust("test")
+    harness.trust.invalidate("test")
     harness.make_round(OTHER)
     harness.trust.confirm({VERIFIED.namespace: VERIFIED}, start)
     assert harness.approves(OTHER)
     assert not harness.approves(VERIFIED)
 
 
-def test_extension_after_a_distrust_event_does_not_restore_trust(harness: TrustHarness) -> None:
+def test_extension_after_an_invalidation_does_not_restore_trust(harness: TrustHarness) -> None:
     harness.make_round(VERIFIED)
-    harness.trust.distrust("test")
+    harness.trust.invalidate("test")
     harness.make_round_without_database()
     assert not harness.trust.is_trusted
 
 
 REASONS: Final[dict[str, tuple[list[Step], list[str]]]] = {
-    "distrusted": ([confirm(), lambda h: h.trust.distrust("undelivered")], ["undelivered"]),
-    "distrusted twice": (
-        [confirm(), *[lambda h: h.trust.distrust("undelivered")] * 2],
+    "invalidated": ([confirm(), lambda h: h.trust.invalidate("undelivered")], ["undelivered"]),
+    "invalidated twice": (
+        [confirm(), *[lambda h: h.trust.invalidate("undelivered")] * 2],
         ["undelivered"],
     ),
-    "distrusted before the first round": ([lambda h: h.trust.distrust("undelivered")], []),
+    "invalidated before the first round": ([lambda h: h.trust.invalidate("undelivered")], []),
     "lapsed": ([confirm(), wait(LAPSE), confirm()], ["lapsed"]),
     "lapsed without the database": ([confirm(), wait(LAPSE), extend()], ["lapsed"]),
     "not followed": ([confirm(), lambda h: h.make_round()], ["not followed"]),
@@ -355,8 +355,8 @@ def test_each_change_of_trust_is_one_log_event(
     for step in (
         confirm(),
         confirm(),
-        lambda h: h.trust.distrust("undelivered"),
-        lambda h: h.trust.distrust("undelivered"),
+        lambda h: h.trust.invalidate("undelivered"),
+        lambda h: h.trust.invalidate("undelivered"),
         confirm(),
         extend(),
         wait(LAPSE),
@@ -440,8 +440,8 @@ MEMORIES: Final[dict[str, tuple[list[Step], bool]]] = {
         [confirm(), record, wait(0.1), lambda h: h.make_round()],
         True,
     ),
-    "before a round that a distrust event ended": (
-        [record, make_round_around(wait(0.1), lambda h: h.trust.distrust("test"))],
+    "before a round that an invalidation ended": (
+        [record, make_round_around(wait(0.1), lambda h: h.trust.invalidate("test"))],
         True,
     ),
     "recorded again before a round": ([record, wait(0.1), record, wait(0.1), confirm()], False),
@@ -475,7 +475,7 @@ async def test_backend_is_not_asked_while_nothing_is_trusted() -> None:
     backend = FakeBackend(session)
     cache = Trusted(backend, trust)
     assert await cache.find_many([session.digest]) == {session.digest: session}
-    trust.distrust("test")
+    trust.invalidate("test")
     with pytest.raises(CacheNotTrusted):
         await cache.find_many([session.digest])
     assert len(backend.lookups) == 1
@@ -487,7 +487,7 @@ async def test_fill_while_nothing_is_trusted_is_dropped() -> None:
     session, trust = build_session(), build_redis_trust(VERIFIED)
     backend = FakeBackend(session.revoked(session.created_at))
     cache, fill = Trusted(backend, trust), Fill(session, {0: VERIFIED})
-    trust.distrust("test")
+    trust.invalidate("test")
     assert await cache.fill_many({session.digest: fill}) == {session.digest: session}
     assert backend.fills == []
     trust.confirm({VERIFIED.namespace: VERIFIED}, trust.begin_round())
@@ -498,6 +498,6 @@ async def test_fill_while_nothing_is_trusted_is_dropped() -> None:
 async def test_restriction_goes_through_while_nothing_is_trusted(has_seal: bool) -> None:
     tombstone, backend, trust = build_tombstone(), FakeBackend(), build_redis_trust()
     backend.has_seal = has_seal
-    trust.distrust("test")
+    trust.invalidate("test")
     assert await Trusted(backend, trust).restrict_many([tombstone]) is has_seal
     assert backend.sessions == ({tombstone.digest: tombstone} if has_seal else {})

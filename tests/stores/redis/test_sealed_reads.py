@@ -386,19 +386,19 @@ async def test_replies_to_an_earlier_lookup_are_not_used_once_a_round_has_moved_
 # --- Trust that ends during a lookup
 
 
-async def test_lookup_in_flight_at_a_distrust_event_is_refused(
+async def test_lookup_in_flight_at_an_invalidation_is_refused(
     any_proxied: FollowedRedis, other_proxy: TcpProxy
 ) -> None:
     session = build_session(at=NOW)
     await any_proxied.put(session)
     sent = asyncio.Event()
 
-    def distrust(_: object, chunk: bytes) -> bytes:
+    def invalidate(_: object, chunk: bytes) -> bytes:
         sent.set()
-        any_proxied.trust.distrust("test")
+        any_proxied.trust.invalidate("test")
         return chunk
 
-    other_proxy.server_filter = distrust
+    other_proxy.server_filter = invalidate
     with pytest.raises(CacheNotTrusted):
         await any_proxied.find(session.digest)
     assert sent.is_set()
@@ -421,7 +421,7 @@ async def test_lookup_in_flight_at_a_change_is_refused_though_a_round_has_restor
     other_proxy.server_filter = pass_through
 
     tombstone = any_proxied.change_log.commit(session.revoked(NOW))
-    any_proxied.trust.distrust("test")
+    any_proxied.trust.invalidate("test")
     await any_proxied.follow()
     assert await any_proxied.find(session.digest) == tombstone
     for connection, rest in held:

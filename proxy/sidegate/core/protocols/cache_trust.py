@@ -24,32 +24,27 @@ class CacheTrust(Protocol):
         """Use no older copies than these, which were committed here, until a later round."""
         ...
 
-    def distrust(self, reason: str) -> None:
+    def invalidate(self, reason: str) -> None:
         """Use no copies until the cache has been verified again: changes may be missing."""
         ...
 
 
 class RoundStart(NamedTuple):
-    """When a round began, in seconds of the monotonic clock and in distrust events."""
+    """When a round began, by the monotonic clock and by the number of invalidations until then."""
 
     at: float
-    distrust_count: int
+    invalidation_count: int
 
 
 class FollowedTrust(CacheTrust, Protocol):
     """Trust in a remote cache, as the rounds of the cache follower change it."""
-
-    @property
-    def verified(self) -> Mapping[str, Seal]:
-        """The seals that are trusted, by namespace, as the last round has left them."""
-        ...
 
     def begin_round(self) -> RoundStart:
         """Return the present, to be passed to `confirm`."""
         ...
 
     def confirm(self, verified: Mapping[str, Seal], start: RoundStart) -> None:
-        """Trust these namespaces, and no others, unless there was a distrust event since.
+        """Trust these namespaces, and no others, unless there was an invalidation since.
 
         Trust lapses some seconds after `start`.
         """

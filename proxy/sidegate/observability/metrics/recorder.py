@@ -59,7 +59,7 @@ class Metrics:
         self.feed_up: dict[Labels, float] = {}
         self.feed_gaps: Counts = defaultdict(int)
         self.feed_lag: dict[Labels, float] = {}
-        self.redis_distrusts: Counts = defaultdict(int)
+        self.redis_invalidations: Counts = defaultdict(int)
         self.redis_seals: Counts = defaultdict(int)
         self.database_restores = 0
         self.untrusted_peers = 0
@@ -175,9 +175,9 @@ class Metrics:
     def count_feed_gap(self, feed: str) -> None:
         self.feed_gaps[(feed,)] += 1
 
-    def count_distrust(self, reason: str) -> None:
+    def count_redis_invalidation(self, reason: str) -> None:
         """Count a loss of trust in Redis; the reason is one of a few fixed texts."""
-        self.redis_distrusts[(reason,)] += 1
+        self.redis_invalidations[(reason,)] += 1
 
     def count_seal(self, change: str) -> None:
         """Count a seal that this process has moved or begun."""

@@ -113,13 +113,13 @@ STORES: Final = (
         _read_redis_verified_age,
     ),
     MetricSpec(
-        "sidegate_redis_distrusts",
+        "sidegate_redis_invalidations",
         "counter",
         "Losses of trust in Redis: undelivered (it did not take a change made here), not followed"
         " (it could not be brought forward), position lost (the database does not know its mark),"
         " lapsed (this process was suspended, or its rounds took too long).",
         ("reason",),
-        lambda metrics: metrics.redis_distrusts,
+        lambda metrics: metrics.redis_invalidations,
     ),
     MetricSpec(
         "sidegate_redis_seals",

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Final, Generic, TypeVar
 
-from sidegate.core.change_log import ChangedSession
+from sidegate.core.change_log import ChangedSession, list_copies
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.protocols import BatchFinder, Fill, RemoteBatchCache
@@ -241,7 +241,7 @@ class BatchedCache(Batched):
         return await self._fills.submit(fill.session.digest, fill)
 
     async def restrict(self, changes: Sequence[ChangedSession]) -> bool:
-        copies = [copy for change in changes for copy in change.copies()]
+        copies = list_copies(changes)
         results = [
             await self._cache.restrict_many(copies[start : start + self._max_write_batch])
             for start in range(0, len(copies), self._max_write_batch)

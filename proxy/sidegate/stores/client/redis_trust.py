@@ -12,7 +12,7 @@ from sidegate.core.digest import Digest
 from sidegate.core.errors import CacheNotTrusted, UnreadableRecord
 from sidegate.core.protocols import Fill, RemoteBatchCache, RoundStart
 from sidegate.core.seal import CachePosition, Seal
-from sidegate.core.session import Session
+from sidegate.core.session import Session, pick_fresher
 
 _STORE: Final = "redis"
 
@@ -37,18 +37,18 @@ class RedisTrust:
         *,
         monotonic: Callable[[], float],
         trust_without_database: float,
-        on_distrust: Callable[[str], None] = lambda _: None,
+        on_invalidated: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Start without a verified namespace.
 
         While the database is unavailable, trust lasts `trust_without_database` seconds after the
-        last complete round. `on_distrust` is called with the reason of each loss of trust.
+        last complete round. `on_invalidated` is called with the reason of each loss of trust.
         """
         # Called when the next round should begin at once.
         self.request_round: Callable[[], None] = lambda: None
         self._monotonic = monotonic
         self._trust_without_database = trust_without_database
-        self._on_distrust = on_distrust
+        self._on_invalidated = on_invalidated
         self._verified: Mapping[str, Seal] = MappingProxyType({})  # by namespace
         self._approved: CachePosition = MappingProxyType({})  # the last one of each bucket
         self._records: dict[int, bytes] = {}  # those of `_approved`, as stored
@@ -57,7 +57,7 @@ class RedisTrust:
         self._seen: set[tuple[int, str]] = set()
         self._expires_at = 0.0
         self._verified_at = float("-inf")  # the start of the last complete round
-        self._distrust_count = 0
+        self._invalidation_count = 0
         self._was_trusted = False
         self._changes: dict[Digest, tuple[float, Session]] = {}  # with the time of the commit
 
@@ -119,11 +119,8 @@ class RedisTrust:
         """
         now = self._monotonic()
         for copy in copies:
-            kept = self._changes.pop(copy.digest, None)
-            if kept is None or kept[1].freshness < copy.freshness:
-                self._changes[copy.digest] = now, copy
-            else:
-                self._changes[copy.digest] = now, kept[1]
+            _, kept = self._changes.pop(copy.digest, (now, copy))
+            self._changes[copy.digest] = now, pick_fresher(kept, copy)
         self._drop_changes(before=now - _MEMORY_OF_CHANGES)
 
     def apply_changes(self, found: Mapping[Digest, Session]) -> Mapping[Digest, Session]:
@@ -135,12 +132,12 @@ class RedisTrust:
     def begin_round(self) -> RoundStart:
         """Return the present, to be passed to `confirm`."""
         if self._verified and self._monotonic() >= self._expires_at:
-            self.distrust("lapsed")
-        return RoundStart(self._monotonic(), self._distrust_count)
+            self.invalidate("lapsed")
+        return RoundStart(self._monotonic(), self._invalidation_count)
 
-    def distrust(self, reason: str) -> None:
+    def invalidate(self, reason: str) -> None:
         """Use no copies until a round that begins after this has verified them."""
-        self._distrust_count += 1
+        self._invalidation_count += 1
         if self._verified:
             self._clear(reason)
             self.request_round()
@@ -148,9 +145,9 @@ class RedisTrust:
     def confirm(self, verified: Mapping[str, Seal], start: RoundStart) -> None:
         """Use copies of these namespaces, and of no others, for `LAPSE` seconds from `start`.
 
-        Has no effect if there was a distrust event since.
+        Has no effect if there was an invalidation since.
         """
-        if start.distrust_count != self._distrust_count:
+        if start.invalidation_count != self._invalidation_count:
             return
         if not verified:
             self._clear("not followed")
@@ -168,7 +165,7 @@ class RedisTrust:
 
     def _apply_change(self, copy: Session) -> Session:
         _, changed = self._changes.get(copy.digest, (0.0, copy))
-        return changed if changed.freshness > copy.freshness else copy
+        return pick_fresher(copy, changed)
 
     def _drop_changes(self, *, before: float) -> None:
         """Drop changes that were committed before a time, the oldest of which come first."""
@@ -180,7 +177,7 @@ class RedisTrust:
 
     def _clear(self, reason: str) -> None:
         if self._verified:
-            self._on_distrust(reason)
+            self._on_invalidated(reason)
         self._replace_verified({})
         self._log_change(reason)
 

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from sidegate.core.change_log import ChangedSession
+from sidegate.core.change_log import ChangedSession, list_copies
 from sidegate.core.digest import Digest
 from sidegate.core.errors import CacheNotTrusted, UnreadableRecord
 from sidegate.core.protocols import Fill, SealedServer
@@ -120,7 +120,7 @@ class RedisStore:
         return all(results)
 
     async def restrict(self, changes: Sequence[ChangedSession]) -> bool:
-        return await self.restrict_many([copy for change in changes for copy in change.copies()])
+        return await self.restrict_many(list_copies(changes))
 
     def open_round(self) -> AbstractAsyncContextManager[Sequence[SealedServer]]:
         return open_sealed_servers(
