@@ -216,6 +216,6 @@ BUILDS: Final[Mapping[str, Build]] = MappingProxyType(
         "ignore-lost-marks": Build(
             _ignore_lost_marks, 36, frozenset({"I1", "I5"}), "instances stopped"
         ),
-        "forget-tombstones": Build(_forget_tombstones, 36, frozenset({"I1"}), "instances running"),
+        "forget-tombstones": Build(_forget_tombstones, 36, frozenset({"I5"}), "instances running"),
     }
 )

@@ -123,6 +123,10 @@ async def _lost_changes(
     await _record_losses(context, state, stopped_at=stopped_at, bound=Rules().settle_time)
     await retire_all(context, revoked)
     await context.wait(_HOLD_TIME)
+    # By now the kept tombstones must be in the database again: in checks, and in lists.
+    await check_everywhere(context, revoked, TokenCategory.ENDED)
+    for user in {token.user for token in revoked if token.user is not None}:
+        await context.load.admin_client.list(user)
     await reports.expect(since=since)
 
 
