@@ -173,7 +173,7 @@ def test_prometheus_scrapes_the_ops_listener(tmp_path: Path) -> None:
 
     known = load_settings(SERVICES["sidegate"]["environment"], files)
 
-    assert str(known.ops.listen) == f"0.0.0.0:{port}"
+    assert str(known.ops.listen) == f":{port}"
     assert host in SERVICES["gateway"]["networks"]["edge"]["aliases"]
     assert "edge" in SERVICES["prometheus"]["networks"]
     assert "--config.file=/etc/prometheus/prometheus.yaml" in SERVICES["prometheus"]["command"]

@@ -210,14 +210,14 @@ def test_listeners_are_reachable_only_where_needed(
 
     known = load_settings(environ, files, write_config(pod, container, tmp_path))
 
-    assert str(known.ops.listen) == f"0.0.0.0:{OPS}"
+    assert str(known.ops.listen) == f":{OPS}"
     assert str(known.admin.listen) == f"127.0.0.1:{ADMIN}"
     assert known.admin.keys
     assert all(network.prefixlen >= 8 for network in known.gate.trusted_peers)
     if known.gate.listen.path is not None:
         assert find_socket_folder(pod, container) == known.gate.listen.path.rpartition("/")[0]
     else:
-        assert str(known.gate.listen) == f"0.0.0.0:{GATE}"
+        assert str(known.gate.listen) == f":{GATE}"
         assert ip_network("127.0.0.0/8") not in known.gate.trusted_peers
 
 

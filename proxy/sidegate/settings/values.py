@@ -130,7 +130,7 @@ MemorySize = Annotated[
 
 
 _ADDRESS_HINT: Final = (
-    "write host:port, for example 127.0.0.1:7080 or [::1]:7080 (0.0.0.0:7080 listens on all "
+    "write host:port, for example 127.0.0.1:7080 or [::1]:7080 (:7080 listens on all "
     "interfaces), or unix:/run/sidegate/gate.sock"
 )
 

@@ -253,8 +253,9 @@ METHODS: Final = (
     _allowed("alice", "OPTIONS with a token", bearer(A), method=b"OPTIONS"),
     _denied("missing", "a preflight", b"Origin: https://evil.test", method=b"OPTIONS"),
     _denied("missing", "PROPFIND without a token", method=b"PROPFIND"),
-    _bad_request("an unknown method", _build(bearer(A), method=b"ZEBRA")),
-    _bad_request("a method in lower case", _build(bearer(A), method=b"get")),
+    Attack("an unknown method", _build(bearer(A), b"Upgrade: x", method=b"ZEBRA"), 501),
+    Attack("a method in lower case", _build(bearer(A), b"Upgrade: x", method=b"get"), 501),
+    _bad_request("a method that is no token", _build(bearer(A), method=b"ZE(BRA")),
 )
 
 WIRE: Final = (
@@ -364,8 +365,6 @@ UNKNOWN_TARGETS: Final = (
     "/ext-authzz",
     "/ext-authz%2fapp",
     "/%65xt-authz/app",
-    "http://gateway.test/auth-request",
-    "http://evil.test/ext-authz/app",
     "/metrics",
     "/livez",
     "/readyz",

@@ -246,7 +246,6 @@ async def test_other_methods_are_405(target: str, method: bytes) -> None:
         "/debug/pprof",
         "//livez",
         "/%6civez",
-        "http://ops.test/livez",
         "/auth-request",
         "/v1/sessions",
     ],
@@ -256,7 +255,7 @@ async def test_other_paths_are_404(target: str) -> None:
         assert (await send_request(address, get(target))).status == 404
 
 
-@pytest.mark.parametrize("target", ["/livez", "/readyz", "/metrics", "/x"])
+@pytest.mark.parametrize("target", ["/livez", "/readyz", "/metrics", "http://ops.test/livez"])
 async def test_responses_are_not_cacheable_and_hide_the_version(target: str) -> None:
     async with open_ops() as address:
         reply = await send_request(address, get(target))

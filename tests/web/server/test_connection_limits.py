@@ -36,6 +36,9 @@ class Site:
         self.in_progress -= 1
         return web.Response(status=self.status, text="ok\n")
 
+    async def echo(self, request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=await request.read())
+
     def on_full(self) -> None:
         self.refused += 1
 
@@ -50,11 +53,12 @@ async def open_site(
     *,
     timeouts: ConnectionTimeouts | None = None,
     protects_others: bool = True,
+    echo: bool = False,
 ) -> AsyncIterator[Site]:
     site = Site()
     listener = Listener(
         "ops",
-        site.respond,
+        site.echo if echo else site.respond,
         on_bad_request=lambda: None,
         timeouts=timeouts,
         limits=ConnectionLimits(total, per_peer, protects_others=protects_others),
@@ -178,10 +182,13 @@ async def test_idle_connection_is_closed_after_a_request() -> None:
         assert await connection.read_until_closed() == b""
 
 
-async def test_responses_to_requests_without_a_key_wait_for_each_other() -> None:
+@pytest.mark.parametrize("status", [400, 401, 403])
+async def test_responses_to_requests_without_a_key_or_a_valid_host_wait_for_each_other(
+    status: int,
+) -> None:
     """24 at once take at least 23 intervals, whatever they cost."""
     async with open_site(50, 50) as site, AsyncExitStack() as stack:
-        site.status = HTTPStatus.UNAUTHORIZED
+        site.status = HTTPStatus(status)
         connections = await hold(stack, site, 24)
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -189,5 +196,42 @@ async def test_responses_to_requests_without_a_key_wait_for_each_other() -> None
             await connection.send(REQUEST)
         statuses = [(await connection.read_response()).status for connection in connections]
 
-    assert statuses == [401] * 24
+    assert statuses == [status] * 24
     assert loop.time() - began >= 0.1
+
+
+BODY = bytes(range(256)) * 2_000
+"""Larger than what is read at once, and than what aiohttp keeps unread."""
+
+
+def encode_chunks(body: bytes, size: int) -> bytes:
+    chunks = (body[start : start + size] for start in range(0, len(body), size))
+    return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 7, 100_000])
+async def test_large_body_that_is_parsed_in_pieces_is_complete(chunk_size: int | None) -> None:
+    coding = f"Content-Length: {len(BODY)}" if chunk_size is None else "Transfer-Encoding: chunked"
+    head = f"POST / HTTP/1.1\r\nHost: ops.test\r\n{coding}\r\n\r\n".encode()
+    async with open_site(9, 9, echo=True) as site, connect(site.address) as connection:
+        for _ in range(2):
+            await connection.send(
+                head + (BODY if chunk_size is None else encode_chunks(BODY, chunk_size))
+            )
+            assert (await connection.read_response()).body == BODY
+
+
+async def test_many_pipelined_requests_are_all_answered() -> None:
+    async with open_site(9, 9) as site, connect(site.address) as connection:
+        await connection.send(REQUEST * 1_000)
+        responses = await connection.read_responses(1_000)
+    assert {response.status for response in responses} == {200}
+
+
+async def test_connection_that_is_closed_with_unparsed_input_leaves_nothing() -> None:
+    async with open_site(9, 9) as site:
+        for _ in range(20):
+            async with connect(site.address) as connection:
+                await connection.send(REQUEST * 10_000)
+        assert (await send_request(site.address, REQUEST)).status == 200
+        await wait_until(lambda: site.in_progress == 0)

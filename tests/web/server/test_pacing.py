@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from sidegate.web.server.pacing import RequestPacer
+from sidegate.web.server.pacing import InputPacer, RequestPacer
 from tests.stores.waiting import no_leaks
 
 
@@ -62,3 +62,44 @@ async def test_cancelled_request_does_not_hold_up_the_others(interval: float) ->
             each.cancel()
         await rest[3]
         await asyncio.wait(rest)
+
+
+class Unparsed:
+    """A connection with some pieces of input, which notes when each was parsed."""
+
+    def __init__(self, pacer: InputPacer, *, pieces: int, parsed: list["Unparsed"]) -> None:
+        self._pacer = pacer
+        self._pieces = pieces
+        self._parsed = parsed
+
+    def parse_piece(self) -> None:
+        self._parsed.append(self)
+        self._pieces -= 1
+        if self._pieces:
+            self._pacer.add(self)
+
+
+async def test_one_piece_of_all_connections_is_parsed_in_each_iteration() -> None:
+    pacer, parsed = InputPacer(), list[Unparsed]()
+    large, small = (Unparsed(pacer, pieces=number, parsed=parsed) for number in (4, 2))
+    pacer.add(large)
+    pacer.add(small)
+
+    for iteration in range(8):
+        assert len(parsed) == min(iteration, 6)
+        await asyncio.sleep(0)
+
+    assert parsed == [large, small, large, small, large, large]
+
+
+async def test_closed_connection_takes_no_turn() -> None:
+    pacer, parsed = InputPacer(), list[Unparsed]()
+    closed, other = (Unparsed(pacer, pieces=1, parsed=parsed) for _ in range(2))
+    pacer.add(closed)
+    pacer.add(other)
+    pacer.discard(closed)
+
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    assert parsed == [other]

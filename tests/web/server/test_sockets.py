@@ -16,7 +16,7 @@ from sidegate.web.server.listener import Listener
 from sidegate.web.server.sockets import SharedListener
 
 
-@pytest.fixture(params=["127.0.0.1", "::1", ""], ids=["v4", "v6", "all-interfaces"])
+@pytest.fixture(params=["127.0.0.1", "::1", "", "::"], ids=["v4", "v6", "every", "every-v6"])
 def port(request: pytest.FixtureRequest) -> Iterator[SharedListener]:
     shared = SharedListener.open(Address(request.param, 0))
     yield shared
@@ -142,3 +142,31 @@ def test_unix_socket_accepts_until_the_last_process_closes_it(tmp_path: Path) ->
 def test_address_in_use_cannot_be_opened() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
         SharedListener.open(Address(*taken.getsockname()))
+
+
+# --- Every address
+
+
+@pytest.mark.parametrize("text", [":0", "[::]:0"])
+async def test_listener_at_every_address_takes_both_families(text: str) -> None:
+    async def respond(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response()
+
+    listener = Listener("test", respond, on_bad_request=lambda: None)
+    address = await listener.open(Address.parse(text))
+    for host in ("127.0.0.1", "::1"):
+        _, writer = await asyncio.open_connection(host, address.port)
+        writer.close()
+        await writer.wait_closed()
+    await listener.close(drain_timeout=0)
+
+
+@pytest.mark.parametrize("text", [":0", "[::]:0"])
+async def test_processes_at_every_address_take_both_families(text: str) -> None:
+    shared = SharedListener.open(Address.parse(text))
+    with inherit_socket(shared) as one:
+        one.listen()
+        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            with socket.socket(family) as client:
+                assert client.connect_ex((host, one.getsockname()[1])) == 0
+    shared.close()

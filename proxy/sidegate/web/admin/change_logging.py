@@ -13,7 +13,16 @@ _log: Final = logging.getLogger("sidegate.admin")
 
 def request_actor(request: web.Request) -> Actor:
     """Return the actor of an authenticated request: its API key and its address."""
-    return Actor(f"key:{request[CALLER].name}", request.remote or None)
+    return Actor(f"key:{request[CALLER].name}", read_source(request))
+
+
+def read_source(request: web.BaseRequest) -> str | None:
+    """Return the address that a request came from, or None over a Unix socket.
+
+    A socket for IPv4 and IPv6 has IPv4 addresses in the form of IPv6.
+    """
+    remote = request.remote or None
+    return remote.removeprefix("::ffff:") if remote and "." in remote else remote
 
 
 def log_change(

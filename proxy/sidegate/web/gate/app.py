@@ -20,7 +20,7 @@ from sidegate.web.gateways.ext_authz import ExtAuthz
 from sidegate.web.gateways.forward_auth import ForwardAuth
 from sidegate.web.server.handler import RequestHandler, find_handler
 from sidegate.web.server.header_lines import Roles, build_head
-from sidegate.web.server.listener import Handler, build_error_response
+from sidegate.web.server.listener import AnonymousResponse, Handler, build_error_response
 from sidegate.web.server.messages import Head, Response
 from sidegate.web.server.trusted_peers import TrustedPeers
 
@@ -82,10 +82,9 @@ def _read_head(request: web.BaseRequest, roles: Roles) -> Head:
 
 
 def _build_response(request: web.BaseRequest, response: Response) -> web.Response:
-    http_response = web.Response(
+    http_response = AnonymousResponse(
         status=response.status, body=response.body, headers=response.headers
     )
-    http_response.headers["Server"] = "sidegate"
     if request.can_read_body:
         # The body may never come (nginx announces one and does not send it). Reading it would hang,
         # and on a persistent connection the next request would be taken for it.

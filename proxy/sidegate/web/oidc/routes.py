@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 from sidegate.core.actor import Actor
 from sidegate.core.errors import BadLogoutToken, ReplayedLogout
 from sidegate.services.backchannel_logout import BackchannelLogout
-from sidegate.web.admin.change_logging import log_change
+from sidegate.web.admin.change_logging import log_change, read_source
 from sidegate.web.admin.middleware import REQUEST_ID
 from sidegate.web.oidc.keys import KeysUnavailable
 from sidegate.web.oidc.token import LogoutTokenReader
@@ -72,7 +72,7 @@ class LogoutRoutes:
         return web.Response()
 
     async def _process(self, request: web.Request, name: str, *, reader: LogoutTokenReader) -> int:
-        actor = Actor(f"provider:{name}", request.remote or None)
+        actor = Actor(f"provider:{name}", read_source(request))
         logout = await reader.read(await _read_logout_token(request))
         ended = await self._backchannel_logout.process(logout, by=actor)
         log_change(request, "provider.logout", actor=actor, revoked=ended)

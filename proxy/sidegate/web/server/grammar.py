@@ -3,7 +3,7 @@
 The fast path answers what it matches; aiohttp's parser would read the same values. What it does not
 match may still be valid: aiohttp decides.
 
-A plain head has a known method, one of the gate's paths, HTTP/1.1 (or 1.0 with `Connection:
+A plain head has any method but CONNECT, one of the gate's paths, HTTP/1.1 (or 1.0 with `Connection:
 close`), exactly one Host, header lines of a strict alphabet, and neither a body nor an upgrade. A
 header with a role occurs at most once, and so do those that aiohttp accepts only once.
 """
@@ -17,6 +17,7 @@ from typing import Final
 from sidegate.core.token import TOKEN_PATTERN
 from sidegate.web.server.header_lines import Roles
 from sidegate.web.server.messages import Head
+from sidegate.web.server.request_rules import HOST, TOKEN
 
 OPTIONAL_WHITESPACE: Final = rb"[ \t]*+"
 FIELD_VALUE: Final = rb"[\t -~\x80-\xff]{0,60000}+"
@@ -26,7 +27,7 @@ FIELD_VALUE: Final = rb"[\t -~\x80-\xff]{0,60000}+"
 
 # Below the listener's limits: 256 lines of 64 KiB, and a target of 32 KiB.
 _MAX_LINES: Final = 200
-_METHOD: Final = rb"GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|PROPFIND|TRACE"
+_METHOD: Final = rb"(?!CONNECT )%b{1,32}+" % TOKEN
 _TARGET: Final = rb"[!\"$-~]{0,8000}+"  # without a fragment
 _NAME: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,1000}+"
 _COOKIE_PAIR: Final = rb"[\t !#-:<-~\x80-\xff]{0,60000}+"  # without quotes and semicolons
@@ -116,6 +117,8 @@ def _rules(names: Roles, cookie: bytes | None) -> Iterator[HeaderRule]:
                     ("session_cookie", role),
                     rb"(?:%b|(%b))" % (_cookies(cookie), FIELD_VALUE),
                 )
+            case "host":
+                yield HeaderRule((name,), (role,), rb"(%b)%b" % (HOST, OPTIONAL_WHITESPACE))
             case _:
                 yield HeaderRule((name,), (role,), rb"(%b)" % FIELD_VALUE)
 

@@ -4,8 +4,8 @@ A request that is not valid HTTP is counted and gets a short 400 that closes the
 does not repeat the request: aiohttp's own response and log line would contain the offending
 header line, which may hold a token.
 
-ops and admin, whose peers are not listed, close idle connections to make room for new ones, and
-start their requests one by one (`ConnectionLimits.protects_others`).
+ops and admin, whose peers are not listed, close idle connections to make room for new ones, start
+their requests one by one, and parse large input in pieces (`ConnectionLimits.protects_others`).
 """
 
 import asyncio
@@ -20,17 +20,29 @@ from http import HTTPStatus
 from typing import Any, Final, Protocol, Required, TypedDict, Unpack, cast
 
 from aiohttp import web
-from aiohttp.http import HttpVersion, HttpVersion10, HttpVersion11
-from yarl import URL
+from aiohttp.http_exceptions import BadHttpMethod
+from aiohttp.web_protocol import ERROR as _PARSE_ERROR
 
 from sidegate.core.address import Address
 from sidegate.core.errors import CannotListen
 from sidegate.web.server.connection_table import ConnectionTable, get_peer
 from sidegate.web.server.fast_path import ConnectionTimeouts
 from sidegate.web.server.messages import build_problem_response
-from sidegate.web.server.pacing import RequestPacer
+from sidegate.web.server.pacing import InputPacer, RequestPacer
+from sidegate.web.server.request_rules import (
+    PREFACE,
+    is_method,
+    is_valid,
+    replace_refused,
+    to_origin_form,
+)
 from sidegate.web.server.response_bytes import assemble_response, encode_response
-from sidegate.web.server.sockets import SocketFile, remove_stale_socket
+from sidegate.web.server.sockets import (
+    SocketFile,
+    bind_port,
+    is_every_address,
+    remove_stale_socket,
+)
 from sidegate.web.server.trusted_peers import TrustedPeers
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -62,6 +74,22 @@ MAX_UNTRUSTED_CONNECTIONS: Final = 100
 
 # Seconds between two responses to requests without a valid key, of all connections.
 _REFUSAL_INTERVAL: Final = 0.005
+# Without a key, or a valid host, which is looked at first. Clients with a key seldom get these.
+_REFUSALS: Final = frozenset(
+    {HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+)
+# Bytes that are parsed at once: of a body of tiny chunks about 2 ms.
+_INPUT_PIECE: Final = 4096
+
+# The key of a request's values that is set if it violates the rules.
+_IS_REFUSED: Final = web.RequestKey("is_refused", bool)
+
+# Bytes of a head that are kept until it is parsed: more than a method or a preface has.
+_HEAD_START_SIZE: Final = 80
+
+_PREFACE_DETAIL: Final = "this is HTTP/2 without TLS; this listener speaks HTTP/1.1"
+# Seconds between two log lines about clients of HTTP/2.
+_PREFACE_LOG_INTERVAL: Final = 60.0
 
 # Seconds until a surplus connection is aborted if it sends nothing.
 _OVERLOAD_TIMEOUT: Final = 1.0
@@ -79,8 +107,9 @@ class ConnectionLimits:
     """How many connections a listener and each of its peers may have.
 
     `protects_others`: at a limit, close the longest idle connection for a new one instead of
-    answering 503 to it; start the requests one by one, `interval` seconds apart; and let those
-    without a valid key wait. So the event loop has time for other listeners.
+    answering 503 to it; start the requests one by one, `interval` seconds apart; let those without
+    a valid key wait; and parse large input piece by piece. So the event loop has time for other
+    listeners.
     """
 
     total: int
@@ -137,6 +166,8 @@ class _HttpProtocol(web.RequestHandler):
         self._from_connect = from_connect
         self._has_request = False  # in progress
         self._head_timer: asyncio.TimerHandle | None = None
+        self._input = b""  # not parsed yet; meanwhile nothing more is read
+        self._head_start = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -147,11 +178,48 @@ class _HttpProtocol(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         if not self._has_request and self._head_timer is None and self.transport is not None:
             self._start_head_timer(self.transport)
-        super().data_received(data)
+        if not self._has_request and len(self._head_start) < _HEAD_START_SIZE:
+            self._head_start = (self._head_start + data)[:_HEAD_START_SIZE]
+        if data and self._listener.protects_others:
+            self._receive_paced(data)
+        else:  # no data: aiohttp continues to parse
+            super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._cancel_head_timer()
+        self._listener.input.discard(self)
         super().connection_lost(exc)
+
+    def parse_piece(self) -> None:
+        """Parse a piece of what was received, unless aiohttp wants no more for now."""
+        if self.transport is None or self._is_reading_paused():
+            return
+        piece, self._input = self._input[:_INPUT_PIECE], self._input[_INPUT_PIECE:]
+        super().data_received(piece)
+        if not self._is_reading_paused():
+            self._resume_transport_reading()
+
+    def _is_reading_paused(self) -> bool:
+        """Return whether aiohttp has paused: it will resume by `_resume_transport_reading`."""
+        return self._reading_paused or self._buffer_paused
+
+    def _receive_paced(self, data: bytes) -> None:
+        """Parse the first piece at once: usually it is all."""
+        if self._input:
+            self._input += data
+            return
+        super().data_received(data[:_INPUT_PIECE])
+        self._input = data[_INPUT_PIECE:]
+        if self._input:
+            self._pause_transport_reading()
+            self._listener.input.add(self)
+
+    def _resume_transport_reading(self) -> None:
+        """Read again, as aiohttp wants to; what was received before comes first."""
+        if self._input:
+            self._listener.input.add(self)
+        else:
+            super()._resume_transport_reading()
 
     def on_request(self) -> None:
         """Stop the timer until the response is there: what comes meanwhile is a body."""
@@ -160,6 +228,7 @@ class _HttpProtocol(web.RequestHandler):
 
     def on_response(self) -> None:
         self._has_request = False
+        self._head_start = b""
 
     def _start_head_timer(self, transport: asyncio.Transport) -> None:
         loop = asyncio.get_running_loop()
@@ -179,6 +248,11 @@ class _HttpProtocol(web.RequestHandler):
     ) -> web.StreamResponse:
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
             self._listener.on_bad_request()
+            if self._head_start.startswith(PREFACE):
+                self._listener.log_preface()
+                return build_error_response(HTTPStatus.BAD_REQUEST, detail=_PREFACE_DETAIL)
+            if isinstance(exc, BadHttpMethod) and is_method(self._head_start):
+                status = HTTPStatus.NOT_IMPLEMENTED
         else:
             _log.error(
                 "request handling failed", exc_info=exc, extra={"listener": self._listener.name}
@@ -251,7 +325,7 @@ class Listener(web.Server):
         connection that is closed for a new one.
         """
         super().__init__(self._handle, request_factory=request_factory)
-        self.request_factory = _ensure_target(self.request_factory)
+        self.request_factory = _keep_rules(self.request_factory)
         self.name = name
         self.on_bad_request = on_bad_request
         self.draining = False
@@ -267,11 +341,18 @@ class Listener(web.Server):
             max_connections=self._limits.total, max_per_peer=self._limits.per_peer
         )
         self._requests = RequestPacer(self._limits.interval)
+        self.input = InputPacer()
         self._refusals = RequestPacer(_REFUSAL_INTERVAL)
         if fast_path is not None:
             fast_path.on_lost = self._table.remove
+        self._next_preface_log = 0.0
         self._server: asyncio.Server | None = None
         self._socket_file: SocketFile | None = None
+
+    @property
+    def protects_others(self) -> bool:
+        """Whether the connections of this listener leave time for others."""
+        return self._limits.protects_others
 
     def __call__(self) -> web.RequestHandler:
         """Return aiohttp's protocol for a trusted peer."""
@@ -352,7 +433,12 @@ class Listener(web.Server):
             self._server = await _start_server(bound, self.accept)
             return address
         if address.path is None:
-            self._server = await loop.create_server(self.accept, address.host or None, address.port)
+            if is_every_address(address.host):
+                # asyncio would listen on IPv6 alone, or on two ports of the system's choice.
+                bound = bind_port(address.host, address.port, shared=False)
+                self._server = await _start_server(bound, self.accept)
+            else:
+                self._server = await loop.create_server(self.accept, address.host, address.port)
             port = self._server.sockets[0].getsockname()[1]
             return Address(address.host, port)
         remove_stale_socket(address.path)
@@ -393,15 +479,24 @@ class Listener(web.Server):
                 return await self._respond(request)
             await self._requests.wait_for_turn()
             response = await self._respond(request)
-            if response.status == HTTPStatus.UNAUTHORIZED:
+            if response.status in _REFUSALS:
                 await self._refusals.wait_for_turn()
             return response
         finally:
             self._table.set_busy(protocol.accepted, busy=False)
             protocol.on_response()
 
+    def log_preface(self) -> None:
+        """Log that a client speaks HTTP/2, as a gateway that is configured so does without end."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_preface_log:
+            self._next_preface_log = now + _PREFACE_LOG_INTERVAL
+            _log.warning(
+                "newer http version refused", extra={"listener": self.name, "hint": "use HTTP/1.1 to it"}
+            )
+
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.version not in (HttpVersion10, HttpVersion11):
+        if _IS_REFUSED in request:
             self.on_bad_request()
             return build_error_response(HTTPStatus.BAD_REQUEST)
         response = await self._handler(request)
@@ -448,25 +543,37 @@ async def _start_server(
     return await loop.create_server(accept, sock=bound)
 
 
-def _ensure_target(factory: Any) -> Any:
-    """Give each request a target: without one, aiohttp fails and leaves the connection open.
+def _keep_rules(factory: Any) -> Any:
+    """Return a factory of requests that says which of them to refuse, by `_IS_REFUSED`.
 
-    Its parser accepts one such request, `CONNECT ` and a line end, which becomes HTTP/0.9 here.
+    Without a target, aiohttp fails and leaves the connection open. Its parser accepts one such
+    request: `CONNECT ` and a line end.
     """
 
     def build_request(message: Any, *rest: Any) -> Any:
-        if message.path is None:
-            message = message._replace(path="/", url=URL("/"), version=HttpVersion(0, 9))
-        return factory(message, *rest)
+        if message is _PARSE_ERROR:
+            return factory(replace_refused(message), *rest)
+        if is_valid(message):
+            return factory(to_origin_form(message), *rest)
+        request = factory(replace_refused(message), *rest)
+        request[_IS_REFUSED] = True
+        return request
 
     return build_request
 
 
-def build_error_response(status: HTTPStatus) -> web.Response:
+class AnonymousResponse(web.Response):
+    """A response that does not name the server: gateways pass it to clients."""
+
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        del self.headers["Server"]
+
+
+def build_error_response(status: HTTPStatus, *, detail: str | None = None) -> web.Response:
     """Return a short problem document that closes the connection."""
-    document = build_problem_response(status)
-    response = web.Response(status=status, body=document.body, headers=document.fields)
-    response.headers["Server"] = "sidegate"
+    document = build_problem_response(status, detail=detail)
+    response = AnonymousResponse(status=status, body=document.body, headers=document.fields)
     response.force_close()
     return response
 

@@ -86,8 +86,14 @@ class Response:
         return self.fields + self.identity
 
 
-def build_problem_response(status: HTTPStatus, *fields: Field) -> Response:
-    """Return a short problem document with the common header fields and `fields`."""
+def build_problem_response(
+    status: HTTPStatus, *fields: Field, detail: str | None = None
+) -> Response:
+    """Return a short problem document with the common header fields and `fields`.
+
+    `detail` is plain text without quotes.
+    """
     common = (("Cache-Control", "no-store"), ("Content-Type", "application/problem+json"))
-    body = f'{{"title":"{status.phrase}","status":{status.value}}}'
+    more = "" if detail is None else f',"detail":"{detail}"'
+    body = f'{{"title":"{status.phrase}","status":{status.value}{more}}}'
     return Response(status.value, (*common, *fields), body.encode("ascii"))

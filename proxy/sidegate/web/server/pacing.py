@@ -1,7 +1,8 @@
-"""Start requests one by one, so that many of them take no more from other listeners than few."""
+"""Start requests and parse input step by step, so that many take no more time than few."""
 
 import asyncio
 from collections import deque
+from typing import Protocol
 
 
 class RequestPacer:
@@ -41,3 +42,40 @@ class RequestPacer:
                 self._schedule()
                 return
         self._is_taken = False
+
+
+class PacedConnection(Protocol):
+    """A connection with input that is not parsed yet."""
+
+    def parse_piece(self) -> None:
+        """Parse a piece, and if some input is left, take another turn."""
+        ...
+
+
+class InputPacer:
+    """Gives a turn to one connection in each iteration of the event loop, in order."""
+
+    def __init__(self) -> None:
+        self._waiting = dict[PacedConnection, None]()
+        self._is_scheduled = False
+
+    def add(self, connection: PacedConnection) -> None:
+        """Let a connection parse a piece when it is its turn."""
+        self._waiting[connection] = None
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._pass_turn)
+
+    def discard(self, connection: PacedConnection) -> None:
+        """Take back the turn of a connection that is closed."""
+        self._waiting.pop(connection, None)
+
+    def _pass_turn(self) -> None:
+        self._is_scheduled = False
+        if not self._waiting:
+            return
+        connection = next(iter(self._waiting))
+        del self._waiting[connection]
+        if self._waiting:
+            self.add(next(iter(self._waiting)))  # keeps its place
+        connection.parse_piece()

@@ -54,8 +54,7 @@ def assemble_response(
 @lru_cache(maxsize=256)  # one entry per gateway and reason
 def _encode_shared_head(status: int, fields: tuple[Field, ...], *, length: int) -> bytes:
     status_line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode("ascii")
-    common = (("Server", "sidegate"), ("Content-Length", str(length)))
-    return status_line + _encode_fields((*fields, *common))
+    return status_line + _encode_fields((*fields, ("Content-Length", str(length))))
 
 
 def _encode_fields(fields: Iterable[Field]) -> bytes:

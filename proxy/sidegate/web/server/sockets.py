@@ -54,7 +54,7 @@ class SharedListener:
         if self._reserved.family == socket.AF_UNIX:
             yield self._reserved.fileno()
         else:
-            with _bind(self._host, self._reserved.getsockname()[1]) as fresh:
+            with bind_port(self._host, self._reserved.getsockname()[1]) as fresh:
                 yield fresh.fileno()
 
     def release(self) -> None:
@@ -100,7 +100,7 @@ def remove_stale_socket(path: str) -> None:
 
 def _reserve_port(host: str, port: int) -> socket.socket:
     """Return a TCP socket that reserves a port for the processes that will listen there."""
-    reserved = _bind(host, port, shared=False)
+    reserved = bind_port(host, port, shared=False)
     # Set after the bind, which fails if the port is in use. SO_REUSEADDR must go: with it on both
     # sockets, any process could bind the port while none listens.
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -108,15 +108,23 @@ def _reserve_port(host: str, port: int) -> socket.socket:
     return reserved
 
 
-def _bind(host: str, port: int, *, shared: bool = True) -> socket.socket:
-    """Return a bound TCP socket. `shared`: several sockets may bind the same port."""
-    all_interfaces = not host and socket.has_dualstack_ipv6()
-    bound = socket.socket(socket.AF_INET6 if all_interfaces or ":" in host else socket.AF_INET)
+def is_every_address(host: str) -> bool:
+    """Return whether a listen host means every address, of IPv4 and IPv6."""
+    return host in ("", "::")
+
+
+def bind_port(host: str, port: int, *, shared: bool = True) -> socket.socket:
+    """Return a bound TCP socket. `shared`: several sockets may bind the same port.
+
+    For every address it takes connections of IPv4 and IPv6, as far as the machine has both.
+    """
+    has_both = is_every_address(host) and socket.has_dualstack_ipv6()
+    bound = socket.socket(socket.AF_INET6 if has_both or ":" in host else socket.AF_INET)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
         if bound.family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not all_interfaces)
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not has_both)
         bound.bind((host, port))
     except BaseException:
         bound.close()

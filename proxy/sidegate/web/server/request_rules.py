@@ -1,0 +1,76 @@
+"""The rules of HTTP that aiohttp's parser leaves to the server, for every listener.
+
+They apply to the message of a request before anything reads it. The fast path's grammar keeps them,
+too: what violates one is no plain head.
+"""
+
+import re
+from typing import Any, Final
+
+from aiohttp import hdrs
+from aiohttp.http import HttpVersion, HttpVersion10, HttpVersion11
+from yarl import URL
+
+_SPOKEN: Final = frozenset({HttpVersion10, HttpVersion11})
+
+# RFC 9110, 5.6.2.
+TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+# RFC 3986, 3.2.2, without a comma: two Host lines that a proxy has joined are not one host. Empty
+# if the target has no authority (RFC 9112, 3.2).
+HOST: Final = rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[!$%&'(*+;=_~)\-.0-9A-Za-z]{0,255})(?::[0-9]{0,5})?"
+
+_HOST_PATTERN: Final = re.compile(HOST.decode("ascii"))
+_ABSOLUTE: Final = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+# Followed by a target, which a line of another protocol has not.
+_METHOD_START: Final = re.compile(rb"%b{1,64} (?:/|\*|[Hh][Tt][Tt][Pp])" % TOKEN)
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n"
+"""What a client of HTTP/2 without TLS sends first (RFC 9113, 3.4)."""
+
+
+def is_valid(message: Any) -> bool:
+    """Return whether a message may be handled; the others are answered with 400."""
+    return (
+        message.path is not None
+        and message.version in _SPOKEN
+        and not _has_wrong_host(message)
+        and not _has_wrong_framing(message)
+    )
+
+
+def to_origin_form(message: Any) -> Any:
+    """Return the message with the path of an absolute target, which RFC 9112, 3.2.2 allows."""
+    absolute = _ABSOLUTE.fullmatch(message.path)
+    if absolute is None:
+        return message
+    path = absolute[2] if absolute[2].startswith("/") else f"/{absolute[2]}"
+    return message._replace(path=path, url=URL(path, encoded=True))
+
+
+def is_method(head_start: bytes) -> bool:
+    """Return whether a head begins with a method that the parser may not know: any token."""
+    return _METHOD_START.match(head_start) is not None
+
+
+def _has_wrong_host(message: Any) -> bool:
+    """RFC 9112, 3.2: a Host that is invalid. An absolute target replaces it."""
+    absolute = _ABSOLUTE.fullmatch(message.path)
+    hosts = message.headers.getall(hdrs.HOST, []) if absolute is None else [absolute[1]]
+    if absolute is not None and not absolute[1]:
+        return True
+    return any(_HOST_PATTERN.fullmatch(host.strip(" \t")) is None for host in hosts)
+
+
+def _has_wrong_framing(message: Any) -> bool:
+    """RFC 9112, 6.1: Transfer-Encoding in HTTP/1.0, or without a coding."""
+    codings = message.headers.getall(hdrs.TRANSFER_ENCODING, [])
+    return bool(codings) and (
+        message.version == HttpVersion10 or any(not coding.strip(" \t") for coding in codings)
+    )
+
+
+def replace_refused(message: Any) -> Any:
+    """Return a message with which aiohttp answers in HTTP/1.1 and closes the connection."""
+    return message._replace(
+        path="/", url=URL("/"), version=HttpVersion(1, 1), should_close=True, chunked=False
+    )
