@@ -26,10 +26,10 @@ from sidegate.stores.client.redis_trust import Trusted
 from sidegate.stores.lookup import SessionLookup
 from sidegate.stores.memory import MemoryStore
 from sidegate.stores.negative_cache import NegativeCache
-from sidegate.stores.postgres.migrate import migrate_postgres
 from sidegate.stores.postgres.sessions import PostgresSessions
 from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.support.clock import FakeClock
+from tests.support.database_time import migrate_for_test_clock
 from tests.support.fakes import FakeBackend, FakeCacheTrust
 from tests.support.processes import Server, temporary_directory
 from tests.support.redis_trust import FollowedRedis, build_mark, build_redis_trust
@@ -131,7 +131,7 @@ async def open_sqlite(_: pytest.FixtureRequest) -> AsyncIterator[FinderHarness]:
 @asynccontextmanager
 async def open_postgres(request: pytest.FixtureRequest) -> AsyncIterator[FinderHarness]:
     server: Server = request.getfixturevalue("own_postgres")
-    await migrate_postgres(server.url)
+    await migrate_for_test_clock(server.url)
     store = await PostgresSessions.open(server.url)
     yield FinderHarness(
         store, lambda session: store.create(SessionRecord(session)), server.kill, server.restart

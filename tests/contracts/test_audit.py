@@ -70,7 +70,8 @@ async def test_each_change_leaves_one_event(durable: DurableStore, log: AuditLog
     record = build_created()
     await durable.create(record)
     rotated = record.session.rotated(build_digest(), SECOND, at=NOON)
-    await durable.replace(SessionRecord(rotated, record.details), expected=1)
+    refreshed = replace(record.details, rotation_nonce=bytes(32))
+    await durable.replace(SessionRecord(rotated, refreshed), expected=1)
     migrated = rotated.migrated(build_digest(), NOON)
     await durable.replace(SessionRecord(migrated, record.details), expected=2)
     await durable.revoke_where(
@@ -83,6 +84,24 @@ async def test_each_change_leaves_one_event(durable: DurableStore, log: AuditLog
     assert [event.version for event in events] == [1, 2, 3, 4]
     last = events[-1]
     assert (last.at, last.by, last.reason) == (NOON + SECOND, Actor("cli:root"), "stolen")
+
+
+async def test_repeated_migration_is_no_refresh(durable: DurableStore, log: AuditLog) -> None:
+    record = build_created()
+    await durable.create(record)
+    once = record.session.migrated(build_digest(), NOON)
+    await durable.replace(SessionRecord(once, record.details), expected=1)
+    rotated = once.rotated(build_digest(), SECOND, at=NOON)
+    refreshed = replace(record.details, rotation_nonce=bytes(32))
+    await durable.replace(SessionRecord(rotated, refreshed), expected=2)
+    twice = rotated.migrated(build_digest(), NOON)
+    await durable.replace(SessionRecord(twice, record.details), expected=3)
+    assert await list_actions(log) == [
+        Action.CREATE,
+        Action.MIGRATE,
+        Action.REFRESH,
+        Action.MIGRATE,
+    ]
 
 
 async def test_failed_change_leaves_no_event(durable: DurableStore, log: AuditLog) -> None:
@@ -116,10 +135,12 @@ async def test_only_the_successful_concurrent_change_leaves_an_event(
 ) -> None:
     record = build_created()
     await durable.create(record)
+    refreshed = replace(record.details, rotation_nonce=bytes(32))
     results = await asyncio.gather(
         *(
             store.replace(
-                SessionRecord(record.session.rotated(build_digest(), SECOND, at=NOON)), expected=1
+                SessionRecord(record.session.rotated(build_digest(), SECOND, at=NOON), refreshed),
+                expected=1,
             )
             for store in (durable, other_store) * 5
         )

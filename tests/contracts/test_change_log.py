@@ -20,6 +20,7 @@ from sidegate.core.protocols import DurableStore, Touch
 from sidegate.core.session import EPOCH, Session, SessionId
 from sidegate.core.session_type import SessionType
 from sidegate.core.snapshot import Snapshot
+from sidegate.stores.codec import to_microseconds
 from sidegate.stores.sql import migrations
 from sidegate.stores.sql.migrations import Dialect
 from tests.contracts.changes import list_all_changes, list_changed_sessions
@@ -744,6 +745,20 @@ ROTATE_AS_BEFORE: Final[Mapping[Dialect, str]] = {
     "sqlite": "UPDATE sessions SET previous_digest = digest, digest = randomblob(32),"
     " previous_until = 0, version = version + 1 WHERE id = '{id}' RETURNING id",
 }
+_CREATED_COLUMNS: Final = (
+    "id, digest, user_id, type, scopes, created_at, authenticated_at, last_seen_at, expires_at,"
+    " version, metadata, access_count, refresh_count"
+)
+CREATE_AS_BEFORE: Final[Mapping[Dialect, str]] = {
+    "postgres": f"INSERT INTO sessions ({_CREATED_COLUMNS})"
+    " SELECT '{id}', decode('{digest}', 'hex'), '{user_id}', 'web', '{{}}', at, at, at, until,"
+    " 1, '{{}}', 0, 0"
+    " FROM (VALUES (timestamptz 'epoch' + {at} * interval '1 microsecond',"
+    " timestamptz 'epoch' + {until} * interval '1 microsecond')) AS times (at, until)",
+    "sqlite": f"INSERT INTO sessions ({_CREATED_COLUMNS})"
+    " VALUES ('{id}', X'{digest}', '{user_id}', 'web', '[]', {at}, {at}, {at}, {until},"
+    " 1, '{{}}', 0, 0)",
+}
 REVOKE_AS_BEFORE: Final[Mapping[Dialect, str]] = {
     "postgres": "UPDATE sessions SET revoked_at = now(), version = version + 1,"
     " changed_xid = pg_current_xact_id() WHERE id = '{id}'",
@@ -767,6 +782,20 @@ async def test_changes_by_servers_of_the_previous_version_are_listed(
     assert not mark.covers(changed.session)
 
 
+async def create_as_before(database: Database) -> Session:
+    session = build_session(at=NOW - HOUR, idle_timeout=None, scopes=())
+    await execute_dialect(
+        database,
+        CREATE_AS_BEFORE,
+        id=session.id,
+        digest=session.digest.hex(),
+        user_id=session.user_id,
+        at=to_microseconds(session.created_at),
+        until=to_microseconds(session.expires_at),
+    )
+    return session
+
+
 async def test_data_of_the_previous_version_is_migrated(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -777,7 +806,7 @@ async def test_data_of_the_previous_version_is_migrated(
     with monkeypatch.context() as patch:
         patch.setattr(migrations, "load_migrations", previous.__getitem__)
         before = await database.open()
-        unchanged, rotated, revoked = [await create(before) for _ in range(3)]
+        unchanged, rotated, revoked = [await create_as_before(database) for _ in range(3)]
         for _ in range(2):
             await execute_dialect(database, ROTATE_AS_BEFORE, id=rotated.id)
         await execute_dialect(database, REVOKE_AS_BEFORE, id=revoked.id)

@@ -14,7 +14,13 @@ from sidegate.core.actor import Actor, Change
 from sidegate.core.binding import Binding
 from sidegate.core.change_log import Mark
 from sidegate.core.condition import Condition
-from sidegate.core.errors import PositionLost, SessionExists, StoreUnavailable, UnreadableRecord
+from sidegate.core.errors import (
+    PositionLost,
+    PurgeInProgress,
+    SessionExists,
+    StoreUnavailable,
+    UnreadableRecord,
+)
 from sidegate.core.judge import judge
 from sidegate.core.protocols import Cursor, DurableStore, Touch
 from sidegate.core.session import Session, SessionDetails, SessionId, SessionRecord
@@ -830,7 +836,12 @@ async def test_concurrent_purges_delete_each_session_once(durable: DurableStore)
     for _ in range(40):
         await durable.create(build_record(build_session(expires_at=NOON + SECOND)))
 
+    async def purge() -> int:
+        with suppress(PurgeInProgress):
+            return await durable.purge(NOON + 2 * SECOND, limit=5)
+        return 0
+
     async def purge_all() -> int:
-        return sum([await durable.purge(NOON + 2 * SECOND, limit=5) for _ in range(20)])
+        return sum([await purge() for _ in range(20)])
 
     assert sum(await asyncio.gather(purge_all(), purge_all(), purge_all())) == 40

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from sidegate.core.protocols import DurableStore
-from sidegate.stores.postgres.migrate import migrate_postgres
 from sidegate.stores.postgres.sessions import PostgresSessions
 from sidegate.stores.sqlite.sessions import SqliteSessions
+from tests.support.database_time import migrate_for_test_clock
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -19,7 +19,7 @@ async def durable(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         store = await SqliteSessions.open(tmp_path / "sidegate.db")
     else:
         url = request.getfixturevalue("database_url")
-        await migrate_postgres(url)
+        await migrate_for_test_clock(url)
         store = await PostgresSessions.open(url)
     yield store
     await store.close()

@@ -2,10 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
 
@@ -21,15 +20,17 @@ from sidegate.services.activity import ActivityRecorder
 from sidegate.services.cache_filler import CacheFiller
 from sidegate.services.rules import Rules, RulesInForce
 from sidegate.stores.sqlite.sessions import SqliteSessions
-from tests.contracts.values import build_record, build_session
+from tests.contracts.values import build_digest, build_record, build_session
 from tests.support.clock import NOON, FakeClock
 from tests.support.fakes import FakeCacheTrust, FakeMemory
 
 MINUTE = timedelta(minutes=1)
 RING = KeyRing([TokenKey(1, bytes(32))])
-LIFETIMES = MappingProxyType(
-    {type_: Lifetimes(timedelta(hours=12), timedelta(minutes=30)) for type_ in SessionType}
-)
+
+
+def build_lifetimes(threshold: timedelta) -> Mapping[SessionType, Lifetimes]:
+    lifetimes = Lifetimes(timedelta(hours=12), 30 * MINUTE, touch_threshold=threshold)
+    return dict.fromkeys(SessionType, lifetimes)
 
 
 class FlakySessions(SqliteSessions):
@@ -56,7 +57,13 @@ class FlakySessions(SqliteSessions):
 class Instance:
     """An instance: its activity recorder, clock, memory and counters."""
 
-    def __init__(self, database: FlakySessions, *, max_buffered: int = 1000) -> None:
+    def __init__(
+        self,
+        database: FlakySessions,
+        *,
+        max_buffered: int = 1000,
+        threshold: timedelta = MINUTE,
+    ) -> None:
         self.clock = FakeClock()
         self.database = database
         self.memory = FakeMemory()
@@ -66,10 +73,11 @@ class Instance:
             filler=CacheFiller(
                 self.memory, remote=None, trust=FakeCacheTrust({}), clock=self.clock
             ),
-            rules=RulesInForce(Rules(ring=RING, lifetimes=LIFETIMES)),
+            rules=RulesInForce(Rules(ring=RING, lifetimes=build_lifetimes(threshold))),
             touch_memory=self.put,
             clock=self.clock,
             count=lambda outcome, count: self.counts.update({outcome: count}),
+            on_unavailable=lambda: self.counts.update({"unavailable": 1}),
             max_buffered=max_buffered,
         )
 
@@ -114,6 +122,42 @@ async def test_session_idle_past_the_threshold_is_written_at_the_next_flush(
     instance.check(session)
     await instance.recorder.flush()
     assert (await instance.stored(session)).session.last_seen_at == NOON + MINUTE * 10
+
+
+async def test_first_use_of_a_refreshed_token_is_written_at_the_next_flush(
+    instance: Instance,
+) -> None:
+    session = await instance.create_session()
+    rotated = session.rotated(build_digest(), MINUTE, at=NOON)
+    await instance.database.replace(build_record(rotated), expected=1)
+    old, current = rotated.copies()[1], rotated
+
+    instance.check(old)
+    await instance.recorder.flush()
+    assert not (await instance.stored(session)).session.token_seen
+    for _ in range(3):
+        instance.clock.advance(1)
+        instance.check(current)
+        await instance.recorder.flush()
+
+    assert (await instance.stored(session)).session.token_seen
+    assert instance.database.touches_written == 1  # once, and not the access with the old token
+
+
+async def test_first_use_of_a_token_is_kept_while_the_store_is_unavailable(
+    instance: Instance,
+) -> None:
+    session = await instance.create_session()
+    rotated = session.rotated(build_digest(), MINUTE, at=NOON)
+    await instance.database.replace(build_record(rotated), expected=1)
+    instance.clock.advance(1)
+    instance.database.unavailable = True
+    instance.check(rotated)
+    await instance.recorder.flush()
+    instance.check(rotated)
+    instance.database.unavailable = False
+    await instance.recorder.flush()
+    assert (await instance.stored(session)).session.token_seen
 
 
 async def test_recently_touched_session_is_written_one_threshold_later(instance: Instance) -> None:
@@ -183,11 +227,17 @@ async def test_session_revoked_before_the_flush_is_not_put_into_a_cache(instance
     assert instance.memory.sessions == {}
 
 
-async def test_session_in_use_does_not_look_idle_during_an_outage(instance: Instance) -> None:
+@pytest.mark.parametrize("threshold", [MINUTE, 10 * MINUTE])
+@pytest.mark.parametrize("pause", [MINUTE, 3 * MINUTE, 11 * MINUTE, 20 * MINUTE])
+async def test_session_in_use_does_not_look_idle_during_an_outage(
+    database: FlakySessions, threshold: timedelta, pause: timedelta
+) -> None:
+    instance = Instance(database, threshold=threshold)
     session = await instance.create_session()
+    instance.check(session)
     instance.database.unavailable = True
-    for _ in range(40):
-        now = instance.clock.advance(MINUTE)
+    for _ in range(30):
+        now = instance.clock.advance(pause)
         assert judge(instance.memory.sessions.get(session.digest, session), now) != Deny(
             Reason.IDLE
         )
@@ -236,7 +286,7 @@ async def test_outage_loses_no_touch(instance: Instance) -> None:
     await instance.recorder.flush(everything=True)
     record = await instance.stored(session)
     assert (record.session.last_seen_at, record.details.access_count) == (seen_at, 2)
-    assert instance.counts == {"failed": 1, "written": 1}
+    assert instance.counts == {"failed": 1, "unavailable": 1, "written": 1}
 
 
 async def test_touches_beyond_the_buffer_limit_are_dropped_and_counted(

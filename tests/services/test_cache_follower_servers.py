@@ -18,13 +18,13 @@ from sidegate.core.protocols import ChangeLog, Fill
 from sidegate.core.session import Session, SessionRecord
 from sidegate.core.verdict import Deny
 from sidegate.stores.client.redis_trust import RedisTrust
-from sidegate.stores.postgres.migrate import migrate_postgres
 from sidegate.stores.postgres.sessions import PostgresSessions
 from sidegate.stores.redis.store import RedisStore
 from tests.contracts.values import build_digest, build_record, build_session
 from tests.services.instance import HOUR, FollowingInstance
 from tests.stores.conftest import RawClient, connect_raw
 from tests.support.clock import FakeClock
+from tests.support.database_time import migrate_for_test_clock
 from tests.support.processes import Server
 
 NOW = datetime.now(UTC)  # grace is compared with the database's clock
@@ -143,7 +143,7 @@ class Deployment:
 
 @asynccontextmanager
 async def open_deployment(database_url: str, redis_url: str) -> AsyncIterator[Deployment]:
-    await migrate_postgres(database_url)
+    await migrate_for_test_clock(database_url)
     database = await PostgresSessions.open(database_url)
     connection = await asyncpg.connect(database_url)
     async with connect_raw(redis_url) as raw_client:

@@ -5,12 +5,17 @@ from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
-from sidegate.core.errors import StoreUnavailable
+import pytest
+
+from sidegate.core.errors import PurgeInProgress, StoreUnavailable
 from sidegate.core.protocols import Purger
 from sidegate.services.cleanup import CleanupJob
+from sidegate.stores.postgres.sessions import PURGE_LOCK, PostgresSessions
 from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.contracts.values import build_record, build_session
+from tests.stores.postgres.raw_connection import connect_directly
 from tests.support.clock import FakeClock
+from tests.support.database_time import migrate_for_test_clock
 
 DAY = timedelta(days=1)
 
@@ -63,6 +68,45 @@ async def test_size_of_each_batch_is_yielded(tmp_path: Path) -> None:
         await durable.create(build_record(build_session(at=old)))
     job = build_job(durable, Counter(), batch=2)
     assert [purged async for purged in job.clean()] == [2, 2, 1]
+    await durable.close()
+
+
+async def test_run_ends_quietly_while_another_process_cleans_up() -> None:
+    class Taken:
+        """A store in which another process purges; `retried` is set at the second attempt."""
+
+        def __init__(self) -> None:
+            self.calls = 0
+            self.retried = asyncio.Event()
+
+        async def purge(self, *_: object, **__: object) -> int:
+            self.calls += 1
+            if self.calls == 2:
+                self.retried.set()
+            raise PurgeInProgress
+
+    taken, counts = Taken(), Counter[str]()
+    running = asyncio.create_task(build_job(taken, counts).run(interval=0.001))
+    await asyncio.wait_for(taken.retried.wait(), 10)
+    running.cancel()
+    assert not counts
+
+
+async def test_clean_raises_when_another_process_takes_the_turn(database_url: str) -> None:
+    await migrate_for_test_clock(database_url)
+    durable = await PostgresSessions.open(database_url)
+    for _ in range(5):
+        await durable.create(build_record(build_session(at=FakeClock().now() - 3 * DAY)))
+    counts = Counter[str]()
+    batches = build_job(durable, counts, batch=2).clean()
+    assert await anext(batches) == 2
+
+    async with connect_directly(database_url) as other, other.transaction():
+        await other.execute("SELECT pg_advisory_xact_lock($1)", PURGE_LOCK)
+        with pytest.raises(PurgeInProgress):
+            await anext(batches)
+
+    assert counts == {"purged": 2}
     await durable.close()
 
 

@@ -13,7 +13,7 @@ from sidegate.core.errors import LimitReached, SessionEnded
 from sidegate.core.judge import judge
 from sidegate.core.lifetimes import DEFAULT_LIFETIMES
 from sidegate.core.limits import AtLimit, Limit
-from sidegate.core.protocols import DurableStore
+from sidegate.core.protocols import DurableStore, Touch
 from sidegate.core.session import Session, SessionId, SessionRecord
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, Token, TokenKey
@@ -39,6 +39,7 @@ class Deployment:
     clock: FakeClock = field(default_factory=FakeClock)
     memory: FakeMemory = field(default_factory=FakeMemory)
     published: list[Session] = field(default_factory=list)
+    outcomes: list[str] = field(default_factory=list)
     end_causes: list[str] = field(default_factory=list)
     ring: KeyRing = field(default_factory=lambda: KeyRing(KEYS))
     limits: dict[SessionType, Limit] = field(default_factory=dict)
@@ -54,6 +55,7 @@ class Deployment:
             events=self,
             memory=self.memory,
             feed=self,
+            count_refresh=self.outcomes.append,
         )
 
     async def publish(self, sessions: Iterable[Session]) -> None:
@@ -74,6 +76,11 @@ class Deployment:
         record = await self.durable.get(session_id)
         assert record is not None
         return record
+
+    async def present(self, issued: Issued) -> None:
+        """Record that the token was presented at the gate."""
+        touch = Touch(issued.record.session.id, self.clock.now(), 1, issued.token.digest())
+        assert await self.durable.touch([touch])
 
     async def verdict(self, token: Token) -> Allow | Deny:
         session = await self.durable.find(token.digest())
@@ -183,9 +190,36 @@ async def test_token_from_before_a_migration_is_denied_under_clock_skew(
     assert await deployment.verdict(token) == Deny(Reason.REUSED)
 
 
+async def test_refresh_after_the_grace_repeats_a_successor_that_was_never_presented(
+    deployment: Deployment,
+) -> None:
+    token, session = await deployment.create()
+    lost = await refresh(deployment.instance(), token)
+    deployment.clock.advance(GRACE * 2)
+    repeated = await refresh(deployment.instance(), token)
+    assert repeated.token == lost.token
+    assert await deployment.verdict(token) == Deny(Reason.REUSED)
+    assert isinstance(await deployment.verdict(lost.token), Allow)
+    assert (await deployment.stored(session.id)).details.refresh_count == 1
+    assert deployment.outcomes == ["rotated", "repeated"]
+
+
+async def test_only_the_last_predecessor_gets_an_unseen_successor(deployment: Deployment) -> None:
+    first, session = await deployment.create()
+    second = (await refresh(deployment.instance(), first)).token
+    third = (await refresh(deployment.instance(), second)).token
+    deployment.clock.advance(GRACE)
+    assert (await refresh(deployment.instance(), second)).token == third
+    assert await deployment.instance().refresh(first.text, by=TESTER) == Deny(Reason.REUSED)
+    assert (await deployment.stored(session.id)).session.revoked_at is not None
+    assert deployment.outcomes[-1] == "refused"
+
+
 async def test_refresh_after_the_grace_revokes_the_session(deployment: Deployment) -> None:
     token, session = await deployment.create()
-    successor = (await refresh(deployment.instance(), token)).token
+    issued = await refresh(deployment.instance(), token)
+    successor = issued.token
+    await deployment.present(issued)
     deployment.clock.advance(GRACE)
     assert await deployment.instance().refresh(token.text, by=TESTER) == Deny(Reason.REUSED)
     assert await deployment.verdict(successor) == Deny(Reason.REVOKED)
@@ -387,7 +421,7 @@ async def test_concurrent_migrations_keep_the_limit(deployment: Deployment) -> N
 
 async def test_every_change_records_its_actor(deployment: Deployment) -> None:
     token, session = await deployment.create()
-    await refresh(deployment.instance(), token)
+    await deployment.present(await refresh(deployment.instance(), token))
     record = await deployment.stored(session.id)
     assert record.details.change == Change(deployment.clock.now(), TESTER)
     deployment.clock.advance(60)

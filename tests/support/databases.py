@@ -22,7 +22,6 @@ from sidegate.stores.postgres.analytics import PostgresAnalytics
 from sidegate.stores.postgres.audit import PostgresAudit
 from sidegate.stores.postgres.locks import PostgresLocks
 from sidegate.stores.postgres.logout_tokens import PostgresLogoutTokens
-from sidegate.stores.postgres.migrate import migrate_postgres
 from sidegate.stores.postgres.sessions import PostgresSessions
 from sidegate.stores.sqlite import database as sqlite_database
 from sidegate.stores.sqlite.analytics import SqliteAnalytics
@@ -30,6 +29,7 @@ from sidegate.stores.sqlite.audit import SqliteAudit
 from sidegate.stores.sqlite.locks import SqliteLocks
 from sidegate.stores.sqlite.logout_tokens import SqliteLogoutTokens
 from sidegate.stores.sqlite.sessions import SqliteSessions
+from tests.support.database_time import migrate_for_test_clock
 from tests.support.processes import Server
 
 
@@ -78,7 +78,7 @@ class PostgresDatabase:
     url: str
 
     async def open(self) -> DurableStore:
-        await migrate_postgres(self.url)
+        await migrate_for_test_clock(self.url)
         return await PostgresSessions.open(self.url)
 
     @asynccontextmanager

@@ -1,12 +1,14 @@
 """The session operations on the stores of a test, connected as the container does it."""
 
+from collections.abc import Callable
+from datetime import datetime
 from typing import NamedTuple
 
 from uuid_utils import uuid7
 
 from sidegate.core.clock import Clock
 from sidegate.core.protocols import DurableStore, Feed, MemoryCache, RemoteCache
-from sidegate.core.session import SessionId
+from sidegate.core.session import Session, SessionId
 from sidegate.services.cache_filler import CacheFiller
 from sidegate.services.pending_revocations import PendingRevocations
 from sidegate.services.publisher import ChangePublisher, NullFeed, SessionEvents
@@ -35,11 +37,13 @@ def build_operations(
     remote: RemoteCache | None = None,
     feed: Feed | None = None,
     pending: PendingRevocations | None = None,
+    require_idle_known: Callable[[Session, datetime], None] = lambda _, __: None,
+    count_refresh: Callable[[str], None] = lambda _: None,
 ) -> Operations:
     """Build the operations of one instance. `memory` is its own one if it is None."""
     in_force, trust = RulesInForce(rules), FakeCacheTrust({})
     memory = FakeMemory() if memory is None else memory
-    reader = SessionReader(store, pending=pending)
+    reader = SessionReader(store, pending=pending, require_idle_known=require_idle_known)
     publisher = ChangePublisher(
         memory, remote=remote, trust=trust, feed=feed or NullFeed(), events=events
     )
@@ -54,5 +58,12 @@ def build_operations(
         new_id=lambda: SessionId(str(uuid7())),
         pending=pending,
     )
-    rotation = Rotation(store, reader=reader, publisher=publisher, rules=in_force, clock=clock)
+    rotation = Rotation(
+        store,
+        reader=reader,
+        publisher=publisher,
+        rules=in_force,
+        clock=clock,
+        count=count_refresh,
+    )
     return Operations(sessions, rotation, in_force)

@@ -11,10 +11,12 @@ SidegateError
 ├── SessionEnded            caller: a transition of a session that has ended
 ├── SessionExists           caller: the id, digest or idempotency key is taken
 ├── IdempotencyKeyReused    caller: the Idempotency-Key was used with another request
+├── MetadataTooLarge        caller: the metadata, after a merge, is over its limit
 ├── LimitReached            user: the limit of active sessions is reached, and set to refuse
 ├── BadLogoutToken          provider: the logout token is not valid
 │   └── ReplayedLogout      provider: the logout token was processed before
 ├── Conflict                none: concurrent changes of the session; retry
+├── PurgeInProgress         none: another process purges; it has the turn
 ├── CannotListen            operator: an address cannot be listened on
 ├── SettingsError           operator: all validation errors of the settings, each with its path
 └── SchemaMismatch          operator: the database schema is older or newer than this program
@@ -111,6 +113,13 @@ class IdempotencyKeyReused(SidegateError):
     """This Idempotency-Key was used with another request before."""
 
 
+class MetadataTooLarge(SidegateError, ValueError):
+    """The metadata of a session is over its limit, possibly only after a merge."""
+
+    def __init__(self, size: int, max_bytes: int) -> None:
+        super().__init__(f"at most {max_bytes} bytes of JSON; these are {size}")
+
+
 class BadLogoutToken(SidegateError):
     """A logout token is not valid. The message has the cause, and nothing of the token."""
 
@@ -124,6 +133,13 @@ class ReplayedLogout(BadLogoutToken):
 
 class Conflict(SidegateError):
     """The session was changed concurrently on every attempt; the caller may retry."""
+
+
+class PurgeInProgress(SidegateError):
+    """Another process is purging the database. Nothing was purged by this call."""
+
+    def __init__(self) -> None:
+        super().__init__("another process is deleting sessions")
 
 
 class SettingsError(SidegateError):

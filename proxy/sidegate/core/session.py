@@ -30,6 +30,9 @@ class Session:
     After a rotation the previous digest also finds the session, and is valid until
     `previous_until`; the copy found by it has `digest == previous_digest`.
 
+    `token_seen` is whether the current token was presented since a rotation issued it. Until then
+    its predecessor gets it again, because the response with it may have been lost.
+
     `changed_xid` is the transaction that changed it last, if it was read from the database; else 0.
     """
 
@@ -48,6 +51,7 @@ class Session:
     previous_until: datetime = EPOCH
     version: int = 1
     binding: Binding = UNBOUND
+    token_seen: bool = True
     changed_xid: int = field(default=0, repr=False, compare=False)
     valid_until: datetime = field(init=False, repr=False, compare=False)
 
@@ -63,6 +67,11 @@ class Session:
     def idle_at(self) -> datetime | None:
         """The idle deadline, or None without an idle timeout."""
         return None if self.idle_timeout is None else self.last_seen_at + self.idle_timeout
+
+    @property
+    def is_for_current_token(self) -> bool:
+        """Whether this copy is for the current digest, not for one that was rotated out."""
+        return self.digest != self.previous_digest
 
     def has_ended(self, at: datetime) -> bool:
         """Return whether the session has ended, as opposed to one of its tokens only."""
@@ -85,7 +94,11 @@ class Session:
     def touched(self, at: datetime) -> "Session":
         """Return it with activity at `at`. Keeps the version; last_seen_at never decreases."""
         self._require_active(at)
-        return replace(self, last_seen_at=max(self.last_seen_at, at))
+        return replace(
+            self,
+            last_seen_at=max(self.last_seen_at, at),
+            token_seen=self.token_seen or self.is_for_current_token,
+        )
 
     def extended(self, until: datetime, at: datetime) -> "Session":
         """Return it with the absolute deadline `until`, if that is later than the present one."""
@@ -108,6 +121,7 @@ class Session:
             previous_until=at + grace,
             last_seen_at=max(self.last_seen_at, at),
             version=self.version + 1,
+            token_seen=False,
             changed_xid=0,
         )
 
@@ -117,7 +131,7 @@ class Session:
         EPOCH instead of `at`, so that it has ended on instances whose clock is behind, too.
         """
         rotated = self.rotated(digest, timedelta(0), at=at)
-        return replace(rotated, type=SessionType.SSO, previous_until=EPOCH)
+        return replace(rotated, type=SessionType.SSO, previous_until=EPOCH, token_seen=True)
 
     def revoked(self, at: datetime) -> "Session":
         """Return its tombstone, the next and last version."""

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final, NoReturn
 
 from sidegate.core.clock import Clock
-from sidegate.core.errors import StoreUnavailable
+from sidegate.core.errors import PurgeInProgress, StoreUnavailable
 from sidegate.core.protocols import Purger
 from sidegate.core.timeouts import with_timeout
 from sidegate.services.job_outage import watch_job
@@ -46,11 +47,15 @@ class CleanupJob:
         self._outage = watch_job("cleanup", clock)
 
     async def run(self, interval: float) -> NoReturn:
-        """Clean up every `interval` seconds until cancelled; retry a failed run then."""
+        """Clean up every `interval` seconds until cancelled; retry a failed run then.
+
+        A run ends while another process is cleaning up: that one deletes what is left.
+        """
         while True:
             try:
-                async for _ in self.clean():
-                    await asyncio.sleep(_BATCH_PAUSE)
+                with suppress(PurgeInProgress):
+                    async for _ in self.clean():
+                        await asyncio.sleep(_BATCH_PAUSE)
             except StoreUnavailable as error:
                 self._count("failed", 1)
                 self._outage.record_failure(error)
@@ -61,7 +66,7 @@ class CleanupJob:
     async def clean(self) -> AsyncIterator[int]:
         """Delete batch by batch, and yield the number of sessions after each.
 
-        Stop at once while another instance is cleaning up. Raise StoreUnavailable if a batch
+        Raise PurgeInProgress while another process is cleaning up, and StoreUnavailable if a batch
         fails; the batches that were yielded are committed.
         """
         expired_before = self._clock.now() - self._retention

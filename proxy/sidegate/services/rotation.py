@@ -6,12 +6,13 @@ no token, so the successor cannot be derived from its contents.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final, assert_never
 
+from sidegate.core import metadata
 from sidegate.core.actor import SIDEGATE, Actor, Change
 from sidegate.core.clock import Clock
 from sidegate.core.errors import Conflict
@@ -43,31 +44,42 @@ class Rotation:
         publisher: ChangePublisher,
         rules: RulesInForce,
         clock: Clock,
+        count: Callable[[str], None],
     ) -> None:
+        """Call `count` for each refresh with its outcome: rotated, repeated or refused."""
         self._repository = repository
         self._reader = reader
         self._publisher = publisher
         self._rules = rules
         self._clock = clock
+        self._count = count
 
     async def refresh(
         self, credential: str, *, by: Actor, extend_by: timedelta | None = None
     ) -> Issued | Deny:
         """Rotate the session that `credential`, the text of a token, leads to.
 
-        Within its grace a rotated-out token gets the same successor again. After it, any token that
-        was ever rotated out indicates theft: the session is revoked, reason `token_reuse`.
+        A rotated-out token gets the same successor again within its grace, and after it until that
+        was presented: the response with it may have been lost. Later, any token that was ever
+        rotated out indicates theft: the session is revoked, reason `token_reuse`.
+
+        A request is judged by the time of its arrival, however long it waits for a lock.
         `extend_by` moves the deadline to that long from now, never past the lifetime of the
         session's type. Raise Conflict if concurrent changes win every attempt.
         """
         rules = self._rules.current
+        result: Issued | Deny
         match rules.ring.parse(credential):
             case Deny() as denied:
-                return denied
+                result = denied
             case Token() as token:
-                return await self._refresh(token, by, extend_by=extend_by, rules=rules)
+                change = Change(self._clock.now(), by)
+                result = await self._refresh(token, change, extend_by=extend_by, rules=rules)
             case unreachable:
                 assert_never(unreachable)
+        if isinstance(result, Deny):
+            self._count("refused")
+        return result
 
     async def migrate(
         self,
@@ -83,44 +95,47 @@ class Rotation:
 
         `attributes` are merged into the session's metadata. At the limit of SSO sessions evict
         others or raise LimitReached. Return None if there is no such session. Raise SessionEnded if
-        it has ended, and Conflict if concurrent changes win every attempt.
+        it has ended, MetadataTooLarge if the merge is over the limit of metadata, and Conflict if
+        concurrent changes win every attempt.
         """
-        rules = self._rules.current
+        rules, now = self._rules.current, self._clock.now()
         for _ in range(_MAX_ATTEMPTS):
             record = await self._reader.get(session_id)
             if record is None:
                 return None
-            token, now = rules.ring.mint(SessionType.SSO), self._clock.now()
+            token = rules.ring.mint(SessionType.SSO)
+            self._reader.require_idle_known(record.session, now)
+            session = record.session.migrated(token.digest(), now)
             details = replace(
                 record.details,
                 provider=provider,
                 provider_session_id=provider_session_id,
                 provider_subject=provider_subject,
-                metadata={**record.details.metadata, **attributes},
+                metadata=metadata.merge(record.details.metadata, attributes),
                 rotation_nonce=None,
                 change=Change(now, by),
             )
-            after = SessionRecord(record.session.migrated(token.digest(), now), details)
+            after = SessionRecord(session, details)
             limit = rules.limits.get(SessionType.SSO)
-            if await self._replace_within_limit(record.session, after, limit=limit, now=now):
-                return Issued(token, after)
+            stored = await self._replace_within_limit(record.session, after, limit=limit, now=now)
+            if stored is not None:
+                return Issued(token, SessionRecord(stored, details))
         raise Conflict(f"session {session_id} kept changing")
 
     async def _refresh(
-        self, token: Token, by: Actor, *, extend_by: timedelta | None, rules: Rules
+        self, token: Token, change: Change, *, extend_by: timedelta | None, rules: Rules
     ) -> Issued | Deny:
-        digest = token.digest()
+        digest, now = token.digest(), change.at
         for _ in range(_MAX_ATTEMPTS):
             record = await self._reader.find_by_any_digest(digest)
             if record is None:
                 return Deny(Reason.UNKNOWN)
-            now = self._clock.now()
+            self._reader.require_idle_known(record.session, now)
             verdict = judge(record.session, now)
             if isinstance(verdict, Deny):
                 return verdict
             result: Issued | Deny | None
             if digest == record.session.digest:
-                change = Change(now, by)
                 result = await self._rotate(
                     token, record, extend_by=extend_by, change=change, rules=rules
                 )
@@ -154,8 +169,11 @@ class Rotation:
             rotation_nonce=nonce,
             change=change,
         )
-        after = SessionRecord(session, details)
-        return Issued(successor, after) if await self._replace(before.session, after) else None
+        stored = await self._replace(before.session, SessionRecord(session, details))
+        if stored is None:
+            return None
+        self._count("rotated")
+        return Issued(successor, SessionRecord(stored, details))
 
     async def _refresh_rotated_out(
         self, token: Token, record: SessionRecord, *, ring: KeyRing, now: datetime
@@ -169,20 +187,26 @@ class Rotation:
             return None
         if rotated_out.nonce is None:
             return Deny(Reason.REUSED)
-        if now < rotated_out.until:
-            return await self._reissue(token, rotated_out.nonce, record=record, ring=ring)
+        successor = await self._find_successor(token, rotated_out.nonce, ring=ring)
+        is_unseen = not record.session.token_seen and (
+            successor is None or successor.digest() == record.session.digest
+        )
+        if now < rotated_out.until or is_unseen:
+            return self._repeat(successor, record)
         return await self._revoke_reused(record, now)
 
-    async def _reissue(
-        self, token: Token, nonce: bytes, *, record: SessionRecord, ring: KeyRing
-    ) -> Issued | Deny:
-        """Return the successor that the rotation has issued."""
+    async def _find_successor(self, token: Token, nonce: bytes, *, ring: KeyRing) -> Token | None:
+        """Return the successor that the rotation has issued, or None if its key is gone."""
         for successor in ring.derive_successors(token, nonce):
-            owner = await self._repository.find_by_any_digest(successor.digest())
-            if owner is not None:
-                return Issued(successor, record)
-        # It was derived with a key that is no longer in the ring.
-        return Deny(Reason.REUSED)
+            if await self._repository.find_by_any_digest(successor.digest()) is not None:
+                return successor
+        return None
+
+    def _repeat(self, successor: Token | None, record: SessionRecord) -> Issued | Deny:
+        if successor is None:
+            return Deny(Reason.REUSED)
+        self._count("repeated")
+        return Issued(successor, record)
 
     async def _revoke_reused(self, record: SessionRecord, now: datetime) -> Deny | None:
         """Revoke the session; None: it was changed concurrently."""
@@ -201,22 +225,22 @@ class Rotation:
 
     async def _replace_within_limit(
         self, before: Session, after: SessionRecord, *, limit: Limit | None, now: datetime
-    ) -> bool:
-        """Replace a session that joins another type; False: it was changed concurrently."""
+    ) -> Session | None:
+        """Replace a session that joins another type; None: it was changed concurrently."""
         if limit is None:
             return await self._replace(before, after)
         changes = await self._repository.replace_within_limit(
             after, expected=before.version, limit=limit, at=now
         )
         if changes is None:
-            return False
+            return None
         await self._publisher.publish(changes[:1])
         await self._publisher.publish_ended(changes[1:], cause="limit")
-        return True
+        return changes[0].session
 
-    async def _replace(self, before: Session, after: SessionRecord) -> bool:
+    async def _replace(self, before: Session, after: SessionRecord) -> Session | None:
         changed = await self._repository.replace(after, expected=before.version)
         if changed is None:
-            return False
+            return None
         await self._publisher.publish([changed])
-        return True
+        return changed.session

@@ -176,6 +176,7 @@ class Sessions:
         record, now = await self.get(session_id), self._clock.now()
         if record is None:
             return None
+        self._reader.require_idle_known(record.session, now)
         touched, start = [], self._filler.begin()
         if not record.session.has_ended(now):
             touched = await self._activity.touch([Touch(session_id, now, 1)])
@@ -216,6 +217,7 @@ class Sessions:
                 reason=revocation.reason,
                 limit=_BATCH_SIZE,
                 after=after,
+                acknowledged=True,
             )
             if not tombstones:
                 return
@@ -272,7 +274,9 @@ class Sessions:
             record = await self._reader.find_by_any_digest(token.digest())
             if record is None:
                 continue
-            if record.session.has_ended(self._clock.now()):
+            now = self._clock.now()
+            self._reader.require_idle_known(record.session, now)
+            if record.session.has_ended(now):
                 raise SessionEnded(f"session {record.session.id} has ended")
             if record.session.digest != token.digest():
                 raise SessionExists(f"session {record.session.id} has a newer token")

@@ -40,6 +40,7 @@ class _Body(msgspec.Struct, array_like=True, frozen=True):
     previous_until: datetime | None
     version: int
     binding: tuple[tuple[str, bytes], ...] = ()
+    token_seen: bool = True
 
 
 _encode_body = msgspec.msgpack.Encoder().encode
@@ -69,6 +70,7 @@ def encode(session: Session) -> bytes:
         previous_until=None if session.previous_digest is None else session.previous_until,
         version=session.version,
         binding=tuple(session.binding.pairs()),
+        token_seen=session.token_seen,
     )
     return _encode_header(session) + _encode_body(body)
 
@@ -110,6 +112,7 @@ def _build_session(body: _Body) -> Session:
         previous_until=body.previous_until or EPOCH,
         version=body.version,
         binding=Binding.pack(body.binding),
+        token_seen=body.token_seen,
     )
 
 

@@ -15,7 +15,6 @@ from sidegate.core.condition import Condition
 from sidegate.core.digest import Digest
 from sidegate.core.limits import Limit
 from sidegate.core.session import Session
-from sidegate.stores.postgres.migrate import migrate_postgres
 from sidegate.stores.postgres.sessions import PostgresSessions
 from tests.contracts.changes import list_all_changes, list_changed_sessions
 from tests.contracts.values import TESTER, build_digest, build_record, build_session
@@ -24,6 +23,7 @@ from tests.stores.postgres.raw_connection import (
     connect_directly,
     wait_for_blocked_query,
 )
+from tests.support.database_time import migrate_for_test_clock
 
 NOW: Final = datetime.now(UTC)
 HOUR: Final = timedelta(hours=1)
@@ -31,7 +31,7 @@ HOUR: Final = timedelta(hours=1)
 
 @pytest.fixture
 async def store(database_url: str) -> AsyncIterator[PostgresSessions]:
-    await migrate_postgres(database_url)
+    await migrate_for_test_clock(database_url)
     store = await PostgresSessions.open(database_url)
     yield store
     await store.close()

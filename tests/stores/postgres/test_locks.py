@@ -11,10 +11,10 @@ from sidegate.core.lock import Contended, Hold, LeaseDigest
 from sidegate.core.session import Session
 from sidegate.stores.postgres.database import PostgresDatabase
 from sidegate.stores.postgres.locks import PostgresLocks
-from sidegate.stores.postgres.migrate import migrate_postgres
 from sidegate.stores.postgres.sessions import PostgresSessions
 from tests.contracts.values import build_record, build_session
 from tests.stores.postgres.raw_connection import connect_directly, wait_for_blocked_query
+from tests.support.database_time import migrate_for_test_clock
 
 # Longer than any of these tests lasts.
 TTL = timedelta(minutes=5)
@@ -22,7 +22,7 @@ TTL = timedelta(minutes=5)
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[PostgresDatabase]:
-    await migrate_postgres(database_url)
+    await migrate_for_test_clock(database_url)
     database = await PostgresDatabase.open(database_url)
     yield database
     await database.close()

@@ -12,7 +12,6 @@ from sidegate.core.condition import Condition
 from sidegate.core.limits import Limit
 from sidegate.core.protocols import Touch
 from sidegate.core.session import SessionRecord
-from sidegate.stores.postgres.migrate import migrate_postgres
 from sidegate.stores.postgres.notify import NotifySubscription
 from sidegate.stores.postgres.sessions import PostgresSessions
 from tests.contracts.values import TESTER, build_digest, build_record
@@ -20,6 +19,7 @@ from tests.stores.postgres.raw_connection import connect_directly
 from tests.stores.sql.tcp_proxy import TcpProxy
 from tests.stores.waiting import no_leaks, wait_until
 from tests.support.clock import NOON
+from tests.support.database_time import migrate_for_test_clock
 from tests.support.processes import Server
 
 
@@ -64,7 +64,7 @@ async def open_listener(url: str) -> AsyncIterator[Listener]:
 
 @pytest.fixture
 async def store(database_url: str) -> AsyncIterator[PostgresSessions]:
-    await migrate_postgres(database_url)
+    await migrate_for_test_clock(database_url)
     store = await PostgresSessions.open(database_url)
     yield store
     await store.close()

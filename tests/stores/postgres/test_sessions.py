@@ -5,27 +5,34 @@ import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 import asyncpg
 import pytest
 
 from sidegate.core.condition import Condition
-from sidegate.core.errors import SchemaMismatch, SessionExists, StoreUnavailable, UnreadableRecord
+from sidegate.core.errors import (
+    PurgeInProgress,
+    SchemaMismatch,
+    SessionExists,
+    StoreUnavailable,
+    UnreadableRecord,
+)
 from sidegate.core.protocols import Touch
 from sidegate.stores.client.batching import Batched
 from sidegate.stores.postgres.connection import OUTAGES, translate_error
 from sidegate.stores.postgres.database import compute_max_lookups
-from sidegate.stores.postgres.migrate import migrate_postgres
-from sidegate.stores.postgres.sessions import PostgresSessions
+from sidegate.stores.postgres.sessions import PURGE_LOCK, PostgresSessions
 from tests.contracts.values import TESTER, build_digest, build_record, build_session
 from tests.stores.postgres.raw_connection import connect_directly, wait_for_blocked_query
 from tests.support.clock import NOON
+from tests.support.database_time import migrate_for_test_clock
 from tests.support.processes import Server, find_free_port
 
 
 @pytest.fixture
 async def store(database_url: str) -> AsyncIterator[PostgresSessions]:
-    await migrate_postgres(database_url)
+    await migrate_for_test_clock(database_url)
     store = await PostgresSessions.open(database_url)
     yield store
     await store.close()
@@ -34,10 +41,30 @@ async def store(database_url: str) -> AsyncIterator[PostgresSessions]:
 @pytest.fixture
 async def stoppable(own_postgres: Server) -> AsyncIterator[PostgresSessions]:
     """A store whose server the test may stop, pause or reconfigure."""
-    await migrate_postgres(own_postgres.url)
+    await migrate_for_test_clock(own_postgres.url)
     store = await PostgresSessions.open(own_postgres.url)
     yield store
     await store.close()
+
+
+# --- Purge
+
+
+async def test_purge_is_refused_while_another_process_purges(
+    store: PostgresSessions, database_url: str
+) -> None:
+    record = build_record()
+    await store.create(record)
+    after = record.session.expires_at + timedelta(days=1)
+
+    async with connect_directly(database_url) as other, other.transaction():
+        await other.execute("SELECT pg_advisory_xact_lock($1)", PURGE_LOCK)
+        with pytest.raises(PurgeInProgress):
+            await store.purge(after, limit=9)
+        assert await store.get(record.session.id) is not None
+
+    assert await store.purge(after, limit=9) == 1
+    assert await store.purge(after, limit=9) == 0
 
 
 # --- Startup and schema
@@ -56,7 +83,7 @@ async def test_store_opens_without_its_database() -> None:
 async def test_store_works_once_its_database_starts(
     own_postgres: Server,
 ) -> None:
-    await migrate_postgres(own_postgres.url)
+    await migrate_for_test_clock(own_postgres.url)
     own_postgres.stop()
     store = await PostgresSessions.open(own_postgres.url)
     with pytest.raises(StoreUnavailable):
@@ -75,7 +102,7 @@ async def test_missing_tables_are_reported_until_migrated(
         await store.check_schema()
     with pytest.raises(StoreUnavailable, match="run `sidegate migrate`"):
         await store.find(build_digest())
-    await migrate_postgres(database_url)
+    await migrate_for_test_clock(database_url)
     await store.check_schema()
     assert await store.find(build_digest()) is None
     await store.close()
@@ -107,7 +134,7 @@ async def test_connections_have_the_application_name(
 
 
 async def test_store_works_without_prepared_statements(database_url: str) -> None:
-    await migrate_postgres(database_url)
+    await migrate_for_test_clock(database_url)
     store = await PostgresSessions.open(database_url, prepared_statements=False)
     session = build_session()
     await store.create(build_record(session))
@@ -116,7 +143,7 @@ async def test_store_works_without_prepared_statements(database_url: str) -> Non
 
 
 async def test_standby_is_an_outage(own_postgres: Server) -> None:
-    await migrate_postgres(own_postgres.url)
+    await migrate_for_test_clock(own_postgres.url)
     own_postgres.stop()
     (own_postgres.directory / "pg" / "standby.signal").touch()
     own_postgres.restart()
@@ -227,7 +254,7 @@ async def test_close_has_a_timeout(stoppable: PostgresSessions, own_postgres: Se
 async def test_connection_of_a_cancelled_caller_serves_the_next(
     own_postgres: Server,
 ) -> None:
-    await migrate_postgres(own_postgres.url)
+    await migrate_for_test_clock(own_postgres.url)
     async with open_gated_proxy(own_postgres) as proxy:
         store = await PostgresSessions.open(
             own_postgres.url.replace(own_postgres.address, proxy.address)

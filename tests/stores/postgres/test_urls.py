@@ -62,6 +62,29 @@ async def pooler(sqlstate: str, message: str) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
 
 
+@asynccontextmanager
+async def answering_port(answer: bytes) -> AsyncIterator[int]:
+    """A port that answers the first message with these bytes."""
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(respond, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def build_message(kind: bytes, body: bytes) -> bytes:
+    return kind + (len(body) + 4).to_bytes(4, "big") + body
+
+
+LOGGED_IN = build_message(b"R", bytes(4))
+READY = build_message(b"Z", b"I")
+
+
 # --- parameters
 
 
@@ -290,3 +313,26 @@ def read_events(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str | None]
     """Return the events of the store, each with its reason."""
     records = [record for record in caplog.records if record.name == "sidegate.stores"]
     return [(record.msg, vars(record).get("reason")) for record in records]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (
+            build_message(b"R", (99).to_bytes(4, "big")),
+            "no connection is possible: unsupported authentication method requested by the server",
+        ),
+        (
+            LOGGED_IN + build_message(b"S", b"server_version\0unknown\0") + READY,
+            "its answer cannot be read",
+        ),
+        (LOGGED_IN + build_message(b"S", b"x\0\xe9\0") + READY, "its answer cannot be read"),
+    ],
+    ids=["unknown authentication", "unknown version", "not UTF-8"],
+)
+async def test_answer_that_cannot_be_used_is_an_outage_with_its_reason(
+    answer: bytes, reason: str
+) -> None:
+    async with answering_port(answer) as port:
+        url = f"postgresql://ada:hunter2@127.0.0.1:{port}/postgres"
+        assert (await read_reason(url)).startswith(reason)

@@ -14,11 +14,11 @@ from sidegate.core.change_log import ChangedSession
 from sidegate.core.condition import Condition
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.limits import AtLimit, Limit
-from sidegate.stores.postgres.migrate import migrate_postgres
 from sidegate.stores.postgres.sessions import PostgresSessions
 from sidegate.stores.sqlite.sessions import SqliteSessions
 from tests.contracts.values import build_record, build_session
 from tests.support.clock import NOON
+from tests.support.database_time import migrate_for_test_clock
 
 MINUTE = timedelta(minutes=1)
 BUSY_TIMEOUT = timedelta(milliseconds=20)
@@ -26,7 +26,7 @@ BUSY_TIMEOUT = timedelta(milliseconds=20)
 
 @pytest.fixture
 async def postgres(database_url: str) -> AsyncIterator[PostgresSessions]:
-    await migrate_postgres(database_url)
+    await migrate_for_test_clock(database_url)
     store = await PostgresSessions.open(database_url, pool_max=1)
     yield store
     await store.close()

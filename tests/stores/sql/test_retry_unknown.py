@@ -17,11 +17,11 @@ from sidegate.core.condition import Condition
 from sidegate.core.errors import OutcomeUnknown, StoreUnavailable
 from sidegate.core.limits import AtLimit, Limit
 from sidegate.core.session import SessionId, SessionRecord
-from sidegate.stores.postgres.migrate import migrate_postgres
 from sidegate.stores.postgres.sessions import PostgresSessions
 from tests.contracts.values import TESTER, build_digest, build_record
 from tests.stores.sql.tcp_proxy import ProxiedConnection, TcpProxy
 from tests.support.clock import NOON
+from tests.support.database_time import migrate_for_test_clock
 from tests.support.processes import Server
 
 # The CommandComplete message of a write, which Postgres sends after the commit.
@@ -37,7 +37,7 @@ async def proxy(postgres_server: Server) -> AsyncIterator[TcpProxy]:
 @pytest.fixture
 async def store(proxy: TcpProxy, database_url: str) -> AsyncIterator[PostgresSessions]:
     """A store behind the proxy, with an open connection."""
-    await migrate_postgres(database_url)
+    await migrate_for_test_clock(database_url)
     name = database_url.rpartition("/")[2]
     store = await PostgresSessions.open(f"postgresql://postgres@127.0.0.1:{proxy.port}/{name}")
     await store.ping()
@@ -84,7 +84,8 @@ async def count_events(url: str, session_id: SessionId, action: str) -> int:
 
 def build_rotated(record: SessionRecord) -> SessionRecord:
     session = record.session.rotated(build_digest(), timedelta(seconds=10), at=NOON)
-    return SessionRecord(session, replace(record.details, change=Change(NOON, TESTER)))
+    details = replace(record.details, rotation_nonce=bytes(32), change=Change(NOON, TESTER))
+    return SessionRecord(session, details)
 
 
 def build_migrated(record: SessionRecord) -> SessionRecord:

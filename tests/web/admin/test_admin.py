@@ -502,6 +502,51 @@ async def test_store_outage_is_503_with_retry_after(
     assert reply.body["code"] == "store_unavailable"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "options"),
+    [
+        ("POST", "/v1/sessions", {"json": {"user_id": "ada"}}),
+        ("GET", "/v1/sessions/{id}", {}),
+        ("POST", "/v1/sessions/{id}/revoke", {}),
+        ("POST", "/v1/sessions/{id}/touch", {}),
+        ("POST", "/v1/sessions/{id}/lock", {}),
+        (
+            "POST",
+            "/v1/sessions/{id}/sso",
+            {"json": {"provider": "idp", "provider_session_id": "s"}},
+        ),
+        ("GET", "/v1/users/ada/sessions", {}),
+        ("POST", "/v1/users/ada/revoke", {}),
+        ("POST", "/v1/revoke", {"json": {"condition": {"all": True}}}),
+        ("POST", "/v1/revoke", {"json": {"condition": {"all": True}, "dry_run": True}}),
+        ("POST", "/v1/refresh", {"json": {"token": "{token}"}}),
+        ("POST", "/oauth2/introspect", {"data": {"token": "{token}"}}),
+        ("POST", "/oauth2/revoke", {"data": {"token": "{token}"}}),
+    ],
+)
+async def test_until_the_clock_is_set_requests_get_503_and_change_nothing(
+    admin: AdminHarness, method: str, path: str, options: dict[str, Any]
+) -> None:
+    token, session = await admin.create()
+    bodies: dict[str, Any] = {kind: json_with_token(body, token) for kind, body in options.items()}
+    admin.clock.is_set = False
+
+    reply = await admin.call(method, path.replace("{id}", session["id"]), **bodies)
+
+    assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
+    if "data" not in options:  # else an error of OAuth
+        assert reply.body["code"] == "store_unavailable"
+        assert reply.body["detail"] == "the database's time is not known yet"
+    admin.clock.is_set = True
+    listed = await admin.call("GET", "/v1/users/ada/sessions")
+    assert listed.body["sessions"] == [session]
+
+
+def json_with_token(body: dict[str, Any], token: str) -> dict[str, Any]:
+    """Return the members of a body, with `token` in place of its placeholder."""
+    return {name: token if value == "{token}" else value for name, value in body.items()}
+
+
 async def test_touch_moves_the_idle_deadline(admin: AdminHarness) -> None:
     _, session = await admin.create()
     admin.clock.advance(timedelta(minutes=29))

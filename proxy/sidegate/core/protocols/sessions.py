@@ -37,6 +37,9 @@ class RotatedOut:
 class SessionRepository(Protocol):
     """The sessions of the database. They change only by compare-and-set on the version.
 
+    A changed session has the time of the change: the database's, when its locks are held. So what a
+    method returns may differ from what it was given in `revoked_at` and `previous_until`.
+
     What a method returns as changed names every digest that a cache may have an open copy for.
     """
 
@@ -115,8 +118,12 @@ class SessionRepository(Protocol):
         reason: str,
         limit: int,
         after: SessionId | None = None,
+        acknowledged: bool = False,
     ) -> list[ChangedSession]:
         """Revoke at most `limit` matching sessions, by id in ascending order, after `after`.
+
+        `at` is when it was asked for. A session is revoked at the database's time once it is
+        locked, or at `at` if the revocation was `acknowledged` then.
 
         Sessions that are revoked or past their absolute deadline at `at` do not match. Idle ones
         do, because a late touch may show that they are active. Return the tombstones in order of
@@ -128,18 +135,24 @@ class SessionRepository(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """Activity of a session: `count` allowed requests, the last one at `seen_at`."""
+    """Activity of a session: `count` allowed requests, the last one at `seen_at`.
+
+    `token`: the digest of the current token, if it was presented for the first time.
+    """
 
     id: SessionId
     seen_at: datetime
     count: int
+    token: Digest | None = field(default=None, repr=False)
 
 
 class ActivityStore(Protocol):
     """Records the activity of sessions."""
 
     async def touch(self, touches: Sequence[Touch]) -> list[Session]:
-        """Increase last_seen_at and access_count, and change nothing else, not even the version.
+        """Increase last_seen_at and access_count, and change no version.
+
+        `token_seen` becomes true if `token` is still the current digest; nothing else changes.
 
         A session that is absent, revoked or past its absolute deadline at `seen_at` is skipped. An
         idle one is touched, because an instance allowed it at `seen_at`. `touches` must not have an
@@ -154,6 +167,6 @@ class Purger(Protocol):
     async def purge(self, expired_before: datetime, *, limit: int) -> int:
         """Delete at most `limit` sessions with `expires_at < expired_before`; return how many.
 
-        Return 0 also while another instance purges.
+        Raise PurgeInProgress while another process purges: how many are left is not known then.
         """
         ...

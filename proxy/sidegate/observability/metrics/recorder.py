@@ -42,6 +42,7 @@ class Metrics:
         self.lookup_seconds: dict[Labels, Histogram] = defaultdict(Histogram)
         self.sessions_created: Counts = defaultdict(int)
         self.sessions_ended: Counts = defaultdict(int)
+        self.refreshes: Counts = defaultdict(int)
         self.touches: Counts = defaultdict(int)
         self.cleanups: Counts = defaultdict(int)
         self.audit_events: Counts = defaultdict(int)
@@ -99,6 +100,10 @@ class Metrics:
     def ended(self, session: Session, cause: str) -> None:
         """Count the end of a session. `cause` is a label and must come from a short fixed list."""
         self.sessions_ended[session.type, cause] += 1
+
+    def count_refresh(self, outcome: str) -> None:
+        """Count a refresh: rotated, repeated or refused."""
+        self.refreshes[(outcome,)] += 1
 
     def count_touches(self, outcome: str, count: int) -> None:
         """Count updates of last_seen: written, failed or dropped."""

@@ -20,6 +20,13 @@ SESSIONS: Final = (
         lambda metrics: metrics.sessions_ended,
     ),
     MetricSpec(
+        "sidegate_refreshes",
+        "counter",
+        "Refreshes: rotated, repeated (the same successor again) or refused.",
+        ("outcome",),
+        lambda metrics: metrics.refreshes,
+    ),
+    MetricSpec(
         "sidegate_touches",
         "counter",
         "Updates of last_seen: written, failed (and retried) or dropped.",

@@ -78,7 +78,7 @@ _ROTATED_DIGESTS: Final = (
     "ARRAY (SELECT rotated.digest FROM rotated_digests AS rotated"
     " WHERE rotated.session_id = changed.id"
     " AND rotated.digest IS DISTINCT FROM changed.previous_digest"
-    " AND (rotated.valid_until > now() - interval '10 seconds'"
+    " AND (rotated.valid_until > (SELECT sidegate_now()) - interval '10 seconds'"
     " OR rotated.changed_xid >= $1::xid8 OR rotated.changed_xid = ANY ($2::xid8[])))"
 )
 _CHECK: Final = (
@@ -123,7 +123,7 @@ _REVOKE_AGAIN: Final = (
     " selected AS MATERIALIZED (SELECT id FROM sessions WHERE id = ANY ($1::uuid[])"
     " AND revoked_at IS NULL ORDER BY id FOR UPDATE)"
     " UPDATE sessions SET revoked_at = ended_at, revoked_by = $4, revoked_reason = $5,"
-    " changed_at = clock_timestamp(), changed_by = $4, changed_from = NULL,"
+    " changed_at = sidegate_now(), changed_by = $4, changed_from = NULL,"
     " version = greatest(version + 1, ended_version), changed_xid = pg_current_xact_id()"
     " FROM selected JOIN tombstone ON selected.id = session_id WHERE sessions.id = session_id"
     f" RETURNING {select_changed('sessions')}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
+from sidegate.core.client_tls import TlsFileError
 from sidegate.core.errors import OutcomeUnknown, StoreUnavailable, UnreadableRecord
 from sidegate.stores.network_errors import (
     describe_network_error,
@@ -94,6 +95,17 @@ def translate_error(error: Exception) -> Exception:
 
 def describe_refusal(error: Exception) -> str:
     """Return why a connection was not opened, with what the server or the system says."""
+    match error:
+        case OSError() | asyncpg.TargetServerAttributeNotMatched():
+            pass  # they have a reason below; a refused certificate is a ValueError, too
+        case TlsFileError():
+            return f"a file for TLS cannot be used: {error}"
+        case asyncpg.InterfaceError() | asyncpg.InternalClientError():
+            return f"no connection is possible: {shorten(str(error))}"
+        case ValueError():
+            return "its answer cannot be read"
+        case _:
+            pass
     translated = translate_error(error)
     if isinstance(translated, StoreUnavailable):
         return translated.reason

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import asyncpg
 
-from sidegate.core.client_tls import TlsFileError
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.postgres_url import PostgresUrl, parse_postgres_url
 from sidegate.core.store_url import Host
@@ -23,13 +22,15 @@ _CONNECT_TIMEOUT: Final = 2.0
 
 _STATEMENT_CACHE_SIZE: Final = 100
 
+_READ_COMMITTED: Final = "read committed"
+
 # All that connecting raises.
 _CONNECT_ERRORS: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     OSError,
-    TlsFileError,
+    ValueError,  # a file for TLS, or an answer that is not that of Postgres
 )
 
 
@@ -42,7 +43,12 @@ class Connector:
     def __init__(
         self, url: PostgresUrl, *, prepared_statements: bool = True, log: ConnectionLog | None
     ) -> None:
-        """Each host that refuses a connection is logged in `log`, with the reason."""
+        """Each host that refuses a connection is logged in `log`, with the reason.
+
+        `is_read_committed` is whether the role's transactions have that isolation by default, known
+        from the first connection on. It is not set by a parameter at the start of a connection,
+        which a pooler refuses.
+        """
         self._hosts = [*url.hosts]  # the one of the last connection first
         self._log = log
         self._tls = {host: url.get_tls(host) for host in url.hosts}
@@ -51,6 +57,7 @@ class Connector:
         }
         self._options = _build_options(url, prepared_statements=prepared_statements)
         self._abandoned: list[asyncio.Task[NewConnection]] = []
+        self.is_read_committed = True
 
     @classmethod
     def parse(
@@ -98,9 +105,16 @@ class Connector:
     async def _connect_to(self, host: Host, pool_options: dict[str, Any]) -> "NewConnection":
         tls = self._tls[host]
         ssl = False if tls is None else self._contexts[tls].get()
-        return await asyncpg.connect(
+        connection: NewConnection = await asyncpg.connect(
             host=host.name, port=host.port, ssl=ssl, **self._options, **pool_options
         )
+        try:
+            isolation = await connection.fetchval("SHOW default_transaction_isolation")
+        except BaseException:
+            connection.terminate()
+            raise
+        self.is_read_committed = isolation == _READ_COMMITTED
+        return connection
 
     def _record_failure(self, host: Host, error: Exception) -> None:
         if self._log is not None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import asyncpg
@@ -125,8 +125,18 @@ class PostgresDatabase:
             if not self._schema_checked:
                 await self._require_schema(connection)
             with detect_unknown_outcome():
-                # A Record is a mapping in all but name.
-                return cast("list[Row]", await connection.fetch(query, *arguments))
+                async with self._isolate(connection):
+                    # A Record is a mapping in all but name.
+                    return cast("list[Row]", await connection.fetch(query, *arguments))
+
+    def _isolate(self, connection: "_Connection") -> AbstractAsyncContextManager[object]:
+        """Return what gives a statement the isolation that all of them are written for.
+
+        A statement that has waited for a lock has to see what was committed meanwhile.
+        """
+        if self._connector.is_read_committed:
+            return nullcontext()
+        return connection.transaction(isolation="read_committed")
 
     async def _require_schema(self, connection: "_Connection") -> None:
         try:

@@ -14,29 +14,31 @@ from sidegate.stores.sql.rows import is_canonical
 # committed after that read is found by the conflict. KEY SHARE keeps the session from being purged.
 _ACQUIRE: Final = """
     INSERT INTO session_locks AS lock (session_id, fence, lease, holder, expires_at)
-    SELECT id, (extract(epoch FROM now()) * 1000000)::bigint, $2, $3, now() + $4::interval
+    SELECT id, (extract(epoch FROM sidegate_now()) * 1000000)::bigint, $2, $3,
+        sidegate_now() + $4::interval
     FROM sessions WHERE id = $1 AND NOT EXISTS (
-        SELECT FROM session_locks WHERE session_id = $1 AND expires_at > now()
+        SELECT FROM session_locks WHERE session_id = $1 AND expires_at > sidegate_now()
     ) FOR KEY SHARE
     ON CONFLICT (session_id) DO UPDATE SET fence = greatest(lock.fence + 1, excluded.fence),
         lease = excluded.lease, holder = excluded.holder, expires_at = excluded.expires_at
-    WHERE (lock.expires_at > now()) IS NOT TRUE
+    WHERE (lock.expires_at > sidegate_now()) IS NOT TRUE
     RETURNING fence, expires_at
 """
 # Run after a failed acquire. A lock that was released since then is reported as free now.
 _SELECT_HOLD: Final = """
-    SELECT greatest(lock.expires_at, now()) AS expires_at,
-        greatest(lock.expires_at, now()) - now() AS remaining, lock.holder
-    FROM sessions LEFT JOIN session_locks AS lock ON lock.session_id = sessions.id
+    SELECT greatest(lock.expires_at, clock.now) AS expires_at,
+        greatest(lock.expires_at, clock.now) - clock.now AS remaining, lock.holder
+    FROM (SELECT sidegate_now() AS now) AS clock CROSS JOIN sessions
+        LEFT JOIN session_locks AS lock ON lock.session_id = sessions.id
     WHERE sessions.id = $1
 """
 _RENEW: Final = """
-    UPDATE session_locks SET expires_at = greatest(expires_at, now() + $3::interval)
-    WHERE session_id = $1 AND lease = $2 AND expires_at > now() RETURNING fence, expires_at
+    UPDATE session_locks SET expires_at = greatest(expires_at, sidegate_now() + $3::interval)
+    WHERE session_id = $1 AND lease = $2 AND expires_at > sidegate_now() RETURNING fence, expires_at
 """
 _RELEASE: Final = """
     UPDATE session_locks SET lease = NULL, holder = NULL, expires_at = NULL
-    WHERE session_id = $1 AND lease = $2 AND expires_at > now() RETURNING fence
+    WHERE session_id = $1 AND lease = $2 AND expires_at > sidegate_now() RETURNING fence
 """
 
 

@@ -39,7 +39,8 @@ async def list_missing(connection: "Connection") -> list[str]:
 
 
 async def _apply_next(connection: "Connection") -> str | None:
-    async with connection.transaction():
+    # Read committed: after waiting for the lock it has to see what its holder has applied.
+    async with connection.transaction(isolation="read_committed"):
         # Held until the transaction ends: behind a pooler clients would share a session lock.
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
         await connection.execute(CREATE_MIGRATIONS_TABLE)

@@ -10,7 +10,7 @@ from sidegate.core.actor import SIDEGATE, Actor
 from sidegate.core.change_log import ChangedSession
 from sidegate.core.condition import Condition
 from sidegate.core.digest import Digest
-from sidegate.core.errors import LimitReached, SessionExists
+from sidegate.core.errors import LimitReached, PurgeInProgress, SessionExists
 from sidegate.core.limits import EVICTED_REASON, Limit
 from sidegate.core.protocols import Cursor, RotatedOut, Touch
 from sidegate.core.session import Session, SessionId, SessionRecord
@@ -80,17 +80,32 @@ _FIND_BY_ANY_DIGEST: Final = (
 _FIND_BY_IDEMPOTENCY_KEY: Final = (
     f"SELECT {_RECORD_COLUMNS} FROM sessions WHERE idempotency_key_hash = $1"  # noqa: S608
 )
+_CHANGED_AT: Final = f"{_PLACEHOLDERS['changed_at']}::timestamptz"
+# Of what the caller computed from the time when it asked, these are later by the wait for the lock.
+_SHIFTED_COLUMNS: Final = {
+    "changed_at": "{0} + late",
+    "revoked_at": "{0} + late",
+    "previous_until": f"{{0}} + CASE WHEN {{0}} > {_CHANGED_AT} THEN late ELSE '0' END",
+}
 _ASSIGNMENTS: Final = ", ".join(
     f"{column} = greatest({column}, {placeholder})"
     if column in ACTIVITY_COLUMNS
+    else f"{column} = {_SHIFTED_COLUMNS[column].format(f'{placeholder}::timestamptz')}"
+    if column in _SHIFTED_COLUMNS
     else f"{column} = {placeholder}"
     for column, placeholder in _PLACEHOLDERS.items()
     if column != "id"
 )
 # `{condition}` is part of the WHERE clause, `{expected}` the number of the argument.
 _REPLACE_STEPS: Final = (
-    f"replaced AS (UPDATE sessions SET {_ASSIGNMENTS}, changed_xid = pg_current_xact_id()"  # noqa: S608
-    " WHERE id = $1 AND version = ${expected}{condition}"
+    "locked AS MATERIALIZED (SELECT id AS locked_id FROM sessions"  # noqa: S608
+    " WHERE id = $1 AND version = ${expected}{condition} FOR UPDATE),"
+    " timed AS MATERIALIZED"
+    " (SELECT locked_id,"
+    f" coalesce(sidegate_change_time({_CHANGED_AT}) - {_CHANGED_AT}, interval '0') AS late"
+    " FROM locked),"
+    f" replaced AS (UPDATE sessions SET {_ASSIGNMENTS}, changed_xid = pg_current_xact_id()"
+    " FROM timed WHERE id = locked_id"
     f" RETURNING {_SESSION_COLUMNS}, rotation_nonce),"
     " rotated AS (INSERT INTO rotated_digests"
     " SELECT previous_digest, id, previous_until, rotation_nonce FROM replaced"
@@ -110,21 +125,23 @@ _REPLACE_WITHIN_LIMIT: Final = (
 )
 _TOUCH: Final = (
     "UPDATE sessions SET last_seen_at = greatest(last_seen_at, seen_at),"  # noqa: S608
-    " access_count = access_count + touches"
-    " FROM unnest($1::uuid[], $2::timestamptz[], $3::bigint[])"
-    " AS touch (session_id, seen_at, touches)"
+    " access_count = access_count + touches,"
+    " token_seen = token_seen OR coalesce(digest = seen_token, false)"
+    " FROM unnest($1::uuid[], $2::timestamptz[], $3::bigint[], $4::bytea[])"
+    " AS touch (session_id, seen_at, touches, seen_token)"
     " WHERE id = session_id AND revoked_at IS NULL AND expires_at > seen_at"
     f" RETURNING {_SESSION_COLUMNS}"
 )
-# One instance at a time: the advisory lock is released with the statement.
+# One process at a time: the advisory lock is released with the statement.
 _PURGE: Final = (
     "WITH lock AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($3) AS acquired),"
     " old AS (SELECT id FROM sessions, lock WHERE lock.acquired AND expires_at < $1"
-    " ORDER BY expires_at LIMIT $2 FOR UPDATE OF sessions SKIP LOCKED)"
-    " DELETE FROM sessions USING old WHERE sessions.id = old.id RETURNING sessions.id"
+    " ORDER BY expires_at LIMIT $2 FOR UPDATE OF sessions SKIP LOCKED),"
+    " purged AS (DELETE FROM sessions USING old WHERE sessions.id = old.id RETURNING sessions.id)"
+    " SELECT acquired, (SELECT count(*) FROM purged) AS number FROM lock"
 )
 # Any number that is used for no other advisory lock in this database.
-_PURGE_LOCK: Final = 0x5347_7075_7267_6500
+PURGE_LOCK: Final = 0x5347_7075_7267_6500
 
 
 class PostgresSessions(PostgresChanges):
@@ -249,6 +266,7 @@ class PostgresSessions(PostgresChanges):
         reason: str,
         limit: int,
         after: SessionId | None = None,
+        acknowledged: bool = False,
     ) -> list[ChangedSession]:
         builder = QueryBuilder(POSTGRES)
         # Locked as they are selected: a concurrent change comes before or after this one.
@@ -256,12 +274,17 @@ class PostgresSessions(PostgresChanges):
         timestamp, actor, source, stated_reason = map(
             builder.bind, (at, by.name, by.source, reason)
         )
+        revoked_at = f"{timestamp}::timestamptz"
+        if not acknowledged:
+            revoked_at = f"sidegate_change_time({revoked_at})"
         revoke = (
-            f"WITH selected AS MATERIALIZED ({selected} FOR UPDATE)"  # noqa: S608
-            f" UPDATE sessions SET revoked_at = {timestamp}, revoked_by = {actor},"
-            f" revoked_reason = {stated_reason}, changed_at = {timestamp}, changed_by = {actor},"
+            f"WITH selected AS MATERIALIZED ({selected} FOR UPDATE),"  # noqa: S608
+            f" timed AS MATERIALIZED (SELECT id AS locked_id, {revoked_at} AS ended_at"
+            " FROM selected)"
+            f" UPDATE sessions SET revoked_at = ended_at, revoked_by = {actor},"
+            f" revoked_reason = {stated_reason}, changed_at = ended_at, changed_by = {actor},"
             f" changed_from = {source}, version = version + 1, changed_xid = pg_current_xact_id()"
-            f" FROM selected WHERE sessions.id = selected.id RETURNING {select_changed('sessions')}"
+            f" FROM timed WHERE sessions.id = locked_id RETURNING {select_changed('sessions')}"
         )
         while rows := await retry_idempotent(lambda: self._write(revoke, *builder.arguments)):
             if revoked := decode_readable_changes(rows):
@@ -276,15 +299,19 @@ class PostgresSessions(PostgresChanges):
             [touch.id for touch in ordered],
             [touch.seen_at for touch in ordered],
             [touch.count for touch in ordered],
+            [touch.token for touch in ordered],
         )
         return list(decode_readable_sessions(rows))
 
     async def purge(self, expired_before: datetime, *, limit: int) -> int:
-        return len(await self._execute(_PURGE, expired_before, limit, _PURGE_LOCK))
+        [row] = await self._execute(_PURGE, expired_before, limit, PURGE_LOCK)
+        if not row["acquired"]:
+            raise PurgeInProgress
+        return int(row["number"])
 
     async def now(self) -> datetime:
         """Return the database's time."""
-        now: datetime = (await self._execute_priority("SELECT clock_timestamp() AS now"))[0]["now"]
+        now: datetime = (await self._execute_priority("SELECT sidegate_now() AS now"))[0]["now"]
         return now
 
     async def ping(self) -> None:

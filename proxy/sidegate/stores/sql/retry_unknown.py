@@ -71,9 +71,13 @@ def _is_stored(record: SessionRecord, stored: SessionRecord | None) -> bool:
 
 
 def _identify_change(record: SessionRecord) -> tuple[object, ...]:
-    """Return values that identify a change; a touch may have altered the others since."""
-    session, details = record.session, record.details
-    return session.version, session.digest, session.revoked_at, details.change
+    """Return values that identify a change; a touch may have altered the others since.
+
+    The times are not among them: the database sets them when it has the locks.
+    """
+    session, change = record.session, record.details.change
+    is_revoked = session.revoked_at is not None
+    return session.version, session.digest, is_revoked, None if change is None else change.by
 
 
 @contextmanager

@@ -39,6 +39,7 @@ SESSION_COLUMNS: Final = (
     "revoked_at",
     "version",
     "binding",
+    "token_seen",
 )
 RECORD_COLUMNS: Final = (
     *SESSION_COLUMNS,
@@ -116,6 +117,7 @@ def encode_record(record: SessionRecord) -> dict[str, Any]:
         "revoked_at": session.revoked_at,
         "version": session.version,
         "binding": _encode_binding(session.binding),
+        "token_seen": session.token_seen,
         "ip": details.ip,
         "user_agent": details.user_agent,
         "device": details.device,
@@ -214,6 +216,7 @@ def _build_session(row: Row) -> Session:
         previous_until=EPOCH if previous is None else decode_timestamp(row["previous_until"]),
         version=row["version"],
         binding=_decode_binding(row["binding"]),
+        token_seen=bool(row["token_seen"]),
         changed_xid=_FIRST_XID if row["changed_xid"] is None else row["changed_xid"],
     )
 

@@ -119,9 +119,11 @@ _REPLACE_WITHIN_LIMIT: Final = (
 _SELECT_EXPECTED: Final = "SELECT id FROM sessions WHERE id = :id AND version = :expected"
 _TOUCH: Final = (
     "UPDATE sessions SET last_seen_at = max(last_seen_at, seen_at),"  # noqa: S608
-    " access_count = access_count + touches"
+    " access_count = access_count + touches,"
+    " token_seen = token_seen OR hex(digest) IS seen_token"
     " FROM (SELECT json_extract(value, '$[0]') AS session_id,"
-    " json_extract(value, '$[1]') AS seen_at, json_extract(value, '$[2]') AS touches"
+    " json_extract(value, '$[1]') AS seen_at, json_extract(value, '$[2]') AS touches,"
+    " json_extract(value, '$[3]') AS seen_token"
     " FROM json_each(:touches))"
     " WHERE id = session_id AND revoked_at IS NULL AND expires_at > seen_at"
     f" RETURNING {_SESSION_COLUMNS}"
@@ -237,7 +239,9 @@ class SqliteSessions(SqliteChanges):
         reason: str,
         limit: int,
         after: SessionId | None = None,
+        acknowledged: bool = False,
     ) -> list[ChangedSession]:
+        del acknowledged  # no other machine's clock, and a write waits for 5 s at most
         builder = QueryBuilder(SQLITE)
         selected = build_revocable_query(builder, condition, at=at, after=after, limit=limit)
         timestamp, actor, source, stated_reason = map(
@@ -255,7 +259,15 @@ class SqliteSessions(SqliteChanges):
         return []
 
     async def touch(self, touches: Sequence[Touch]) -> list[Session]:
-        values = [(touch.id, to_microseconds(touch.seen_at), touch.count) for touch in touches]
+        values = [
+            (
+                touch.id,
+                to_microseconds(touch.seen_at),
+                touch.count,
+                None if touch.token is None else touch.token.hex().upper(),
+            )
+            for touch in touches
+        ]
         return list(
             decode_readable_sessions(
                 await self._database.write(_TOUCH, {"touches": json.dumps(values)})

@@ -256,8 +256,10 @@ def store_unavailable(store: str) -> Problem:
 
 # Names in StoreUnavailable and Unavailable that are not stores.
 _OTHER_CAUSES: Final = {
+    "clock": "the database's time is not known yet",
     "deadline": "the stores did not respond in time",
     "unreadable": "a stored record cannot be read",
+    "activity": "the session may have been used where that is not written yet",
 }
 
 

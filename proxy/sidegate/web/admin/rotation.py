@@ -2,7 +2,10 @@
 
 from aiohttp import web
 
+from sidegate.core.actor import Actor
 from sidegate.core.clock import Clock
+from sidegate.core.errors import MetadataTooLarge
+from sidegate.core.session import SessionId
 from sidegate.core.verdict import Deny
 from sidegate.services.rotation import Rotation
 from sidegate.services.sessions import Issued
@@ -11,7 +14,7 @@ from sidegate.web.admin.sessions import path_session_id
 from sidegate.web.schemas import request_body as bodies
 from sidegate.web.schemas.base import parse_payload
 from sidegate.web.schemas.documents import build_issued_document
-from sidegate.web.schemas.problems import Problem
+from sidegate.web.schemas.problems import FieldError, Problem, validation_problem
 from sidegate.web.schemas.sessions import MigratePayload, RefreshPayload
 
 
@@ -44,18 +47,28 @@ class RotationRoutes:
         session_id = path_session_id(request)
         document = await bodies.read_json_object(request)
         payload = parse_payload(MigratePayload, document)
-        issued = await self._rotation.migrate(
-            session_id,
-            by=request_actor(request),
-            provider=payload.provider,
-            provider_session_id=payload.provider_session_id,
-            provider_subject=payload.provider_subject,
-            attributes=payload.attributes,
-        )
+        issued = await self._migrate(session_id, payload, by=request_actor(request))
         if issued is None:
             raise Problem(404, "not_found", detail="there is no such session")
         log_change(request, "session.migrate", session_id=session_id, provider=payload.provider)
         return self._respond(issued)
+
+    async def _migrate(
+        self, session_id: SessionId, payload: MigratePayload, *, by: Actor
+    ) -> Issued | None:
+        try:
+            return await self._rotation.migrate(
+                session_id,
+                by=by,
+                provider=payload.provider,
+                provider_session_id=payload.provider_session_id,
+                provider_subject=payload.provider_subject,
+                attributes=payload.attributes,
+            )
+        except MetadataTooLarge as error:
+            message = f"the session's metadata would be too large: {error}"
+            errors = [FieldError("attributes", message)]
+            raise validation_problem("invalid_request", errors) from None
 
     def _respond(self, issued: Issued) -> web.Response:
         return web.json_response(build_issued_document(issued, self._clock.now()))

@@ -41,7 +41,7 @@ class SessionDocument(TypedDict):
     """A label set at creation."""
     scopes: list[str]
     state: SessionState
-    """`expired`: past `expires_at`; `idle`: past `idle_at`."""
+    """`expired`: past `expires_at`; `idle`: past `idle_at`, with the activity written so far."""
     created_at: Time
     authenticated_at: Time
     last_seen_at: Time

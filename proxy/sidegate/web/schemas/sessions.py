@@ -196,4 +196,4 @@ class MigratePayload(Payload):
     provider_subject: fields.NonEmptyText | None = None
     """The provider's id of the user (`sub`)."""
     attributes: fields.JsonObject = Field(default_factory=dict)
-    """Merged into the session's metadata."""
+    """Merged into the session's metadata, which is limited to 16 KiB after the merge, too."""

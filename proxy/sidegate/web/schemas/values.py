@@ -4,7 +4,6 @@
 raise ValueError if the value is not acceptable; the message never repeats the value.
 """
 
-import json
 import re
 import unicodedata
 from datetime import datetime
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 from sidegate.core.binding import DEFAULT_PREFIX_LENGTHS, Signal, reduce_signal
 from sidegate.core.lock import LEASE_PATTERN
+from sidegate.core.metadata import check_size
 from sidegate.core.session import SessionId
 
 # Lengths in characters, sizes in bytes.
@@ -21,7 +21,6 @@ MAX_TEXT_LENGTH: Final = 512
 MAX_LABEL_LENGTH: Final = 128
 MAX_SCOPES: Final = 64
 MAX_SCOPES_SIZE: Final = 2048
-_MAX_METADATA_SIZE: Final = 16 * 1024
 
 # These patterns are also used in JSON Schemas: ECMA-262 and Python agree on their syntax.
 CONTROL_CHARACTERS: Final = r"\u0000-\u001f\u007f-\u009f"
@@ -124,11 +123,9 @@ def check_scope(text: str) -> str:
 
 
 def check_json_object(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return `metadata` if it takes at most 16 KiB as compact UTF-8 JSON."""
+    """Return `metadata` if it can be stored, and is not over the limit of core/metadata.py."""
     _check_storable(metadata)
-    encoded = json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode()
-    if len(encoded) > _MAX_METADATA_SIZE:
-        raise ValueError(f"at most {_MAX_METADATA_SIZE} bytes of JSON; these are {len(encoded)}")
+    check_size(metadata)
     return metadata
 
 
