@@ -48,7 +48,12 @@ Where is ...
                                         stores/redis/topology.py
     why a store refuses us said         stores/postgres/connection.py, stores/redis/reasons.py;
                                         logged by stores/connection_log.py
+    the limit of metadata               core/metadata.py; checked in web/schemas/values.py, and
+                                        after a merge in services/rotation.py
+    the database's time taken           services/clock_sync.py; stores/redis/clock.py without the
+                                        database; kept in core/clock.py
     a restore of the database noticed   stores/sql/change_rows.py; services/database_restore.py
+    idle told only if it is known       services/idleness.py
     a session ended                     services/sessions.py (revoke), rotation.py (token reuse),
                                         binding.py, backchannel_logout.py; by a limit in
                                         stores/{postgres,sqlite}/sessions.py, where the row changes

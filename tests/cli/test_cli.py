@@ -29,6 +29,7 @@ from sidegate.runtime.healthcheck import get_livez
 from tests.support.processes import START_TIMEOUT, find_free_port
 from tests.support.sidegate import FAST_PATH
 
+EX_TEMPFAIL = 75
 UNKNOWN_ID = "01936f2e-8f4a-7c3b-9d51-2f6f0e1c4b7a"
 
 
@@ -158,6 +159,8 @@ def test_help_imports_nothing_but_click(tmp_path: Path) -> None:
         ["session", "create", "a", "--expires-in", "soon"],
         ["session", "create", "a", "--metadata", "[]"],
         ["session", "create", "a", "--metadata", "{"],
+        ["session", "create", "a", "--metadata", '{"k": NaN}'],
+        ["session", "create", "a", "--metadata", '{"k": 1, "k": 2}'],
         ["session", "create", " a"],
         ["session", "create", "a", "--provider", "idp"],
         ["session", "create", "a", "--type", "sso", "--provider-session", "s1"],
@@ -178,6 +181,13 @@ def test_usage_error_is_printed_to_stderr_with_exit_code_2(
     assert result.exit_code == 2
     assert result.stdout == ""
     assert "--help" in result.stderr or "Usage: " in result.stderr
+
+
+def test_metadata_nested_too_deeply_is_a_usage_error(tmp_path: Path) -> None:
+    nested = '{"k": ' + "[" * 5_000 + "]" * 5_000 + "}"
+    result = run_session_command(tmp_path, "create", "alice", "--metadata", nested)
+    assert result.exit_code == 2
+    assert "use a JSON object" in result.stderr
 
 
 def test_all_errors_of_a_new_session_are_reported_together(tmp_path: Path) -> None:
@@ -421,7 +431,7 @@ def test_sessions_of_a_user_are_revoked_by_type_or_all(tmp_path: Path) -> None:
     rest = run_session_command(tmp_path, *revoke)
     bobs = run_session_command(tmp_path, "list", "bob", "-o", "json")
 
-    assert json.loads(mobiles.stdout) == {"revoked": 2}
+    assert json.loads(mobiles.stdout) == {"revoked": 2, "still_active": 0}
     assert rest.stdout == "revoked 1\n"
     assert len(json.loads(bobs.stdout)) == 1
 
@@ -438,7 +448,41 @@ def test_dry_run_counts_the_sessions_that_a_condition_revokes(tmp_path: Path) ->
 
     assert (before.stdout, revoked.stdout) == ("would revoke 2\n", "revoked 2\n")
     assert json.loads(after.stdout) == {"would_revoke": 0}
-    assert json.loads(all_others.stdout) == {"revoked": 1}
+    assert json.loads(all_others.stdout) == {"revoked": 1, "still_active": 0}
+
+
+def test_revocation_that_matches_no_active_session_says_so(tmp_path: Path) -> None:
+    create_session(tmp_path, "alice")
+    run_session_command(tmp_path, "revoke", "--user", "alice")
+    for options in (("--user", "alice"), ("--user", "bob")):
+        result = run_session_command(tmp_path, "revoke", *options)
+        assert (result.exit_code, result.stdout) == (0, "revoked 0: no active session matches\n")
+        as_json = run_session_command(tmp_path, "revoke", *options, "-o", "json")
+        assert json.loads(as_json.stdout) == {"revoked": 0, "still_active": 0}
+
+
+def prevent_revocations(home: Path) -> None:
+    """Let the database ignore every revocation."""
+    with closing(sqlite3.connect(home / "sidegate" / "sidegate.db")) as connection:
+        connection.execute(
+            "CREATE TRIGGER ignored BEFORE UPDATE OF revoked_at ON sessions"
+            " BEGIN SELECT RAISE(IGNORE); END"
+        )
+
+
+def test_revocation_after_which_sessions_are_active_fails(tmp_path: Path) -> None:
+    session_id, _ = (create_session(tmp_path, "alice")["session"]["id"] for _ in range(2))
+    prevent_revocations(tmp_path)
+    many = run_session_command(tmp_path, "revoke", "--user", "alice")
+    as_json = run_session_command(tmp_path, "revoke", "--user", "alice", "-o", "json")
+    single = run_session_command(tmp_path, "revoke", session_id)
+    assert [result.exit_code for result in (many, as_json, single)] == [1, 1, 1]
+    assert many.stdout == ""
+    for result in (many, as_json):
+        assert "revoked 0; 2 matching sessions are still active" in result.stderr
+    assert json.loads(as_json.stdout) == {"revoked": 0, "still_active": 2}
+    assert read_field(single.stdout, "state") == "active"
+    assert "the session is still active" in single.stderr
 
 
 @pytest.mark.parametrize(
@@ -512,7 +556,7 @@ def test_analytics_takes_a_sample_that_is_due(tmp_path: Path) -> None:
     assert ["created", "2", "2", "2"] in table
 
 
-def test_analytics_fails_while_another_instance_takes_the_first_sample(
+def test_analytics_exits_75_while_another_instance_takes_the_first_sample(
     tmp_path: Path,
 ) -> None:
     home = {"XDG_STATE_HOME": str(tmp_path)}
@@ -521,7 +565,7 @@ def test_analytics_fails_while_another_instance_takes_the_first_sample(
         microseconds = time.time_ns() // 1000
         database.execute("UPDATE analytics_sampling SET reserved_at = ?", (microseconds,))
     result = run_command("analytics", **home)
-    assert result.exit_code == 1
+    assert result.exit_code == EX_TEMPFAIL
     assert "another instance is taking the first one" in result.stderr
 
 

@@ -1,10 +1,11 @@
 """The shared clock is independent of the local wall clock."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from sidegate.core.clock import SharedClock, SystemClock
+from sidegate.core.errors import StoreUnavailable
 from tests.support.clock import NOON, FakeClock
 
 SECOND = timedelta(seconds=1)
@@ -22,12 +23,30 @@ class LocalClock(FakeClock):
         return super().now() + self.error
 
 
-def test_clock_not_set_shows_the_local_wall_time() -> None:
+def test_clock_has_no_time_until_it_is_set() -> None:
     local = LocalClock()
-    local.error = HOUR
-    clock = SharedClock(local)
-    local.advance(SECOND)
-    assert clock.now() == NOON + HOUR + SECOND
+    clock = SharedClock(local.monotonic)
+    clock.unset_reason = "postgres is unavailable: connection refused"
+    with pytest.raises(StoreUnavailable, match=r"^clock is unavailable: .*connection refused$"):
+        clock.now()
+    assert clock.set_time(NOON + HOUR, between=no_round_trip(local)) == 0.0
+    assert clock.now() == NOON + HOUR
+
+
+def test_first_time_is_set_however_slowly_it_was_read() -> None:
+    local = LocalClock()
+    clock = SharedClock(local.monotonic)
+    sent = local.monotonic()
+    local.advance(HOUR)
+    clock.set_time(NOON, between=(sent, local.monotonic()))
+    assert clock.now() == NOON + HOUR / 2
+
+
+def build_clock(local: LocalClock) -> SharedClock:
+    """Return a clock that was set to the local wall time."""
+    clock = SharedClock(local.monotonic)
+    clock.set_time(local.now(), between=no_round_trip(local))
+    return clock
 
 
 def no_round_trip(local: LocalClock) -> tuple[float, float]:
@@ -38,7 +57,7 @@ def no_round_trip(local: LocalClock) -> tuple[float, float]:
 def test_clock_advances_from_the_time_set() -> None:
     local = LocalClock()
     local.error = HOUR
-    clock = SharedClock(local)
+    clock = build_clock(local)
     adjustment = clock.set_time(NOON, between=no_round_trip(local))
     local.advance(SECOND)
     assert adjustment == pytest.approx(-3600)
@@ -48,7 +67,7 @@ def test_clock_advances_from_the_time_set() -> None:
 @pytest.mark.parametrize("error", [HOUR, -HOUR], ids=["forward", "back"])
 def test_change_of_the_local_wall_clock_has_no_effect(error: timedelta) -> None:
     local = LocalClock()
-    clock = SharedClock(local)
+    clock = build_clock(local)
     local.error = error
     local.advance(SECOND)
     assert clock.now() == NOON + SECOND
@@ -56,7 +75,7 @@ def test_change_of_the_local_wall_clock_has_no_effect(error: timedelta) -> None:
 
 def test_time_counts_from_the_middle_of_the_round_trip() -> None:
     local = LocalClock()
-    clock = SharedClock(local)
+    clock = build_clock(local)
     sent = local.monotonic()
     local.advance(2 * SECOND)
     clock.set_time(NOON + HOUR, between=(sent, local.monotonic()))
@@ -65,7 +84,7 @@ def test_time_counts_from_the_middle_of_the_round_trip() -> None:
 
 def test_difference_below_the_minimum_is_not_adjusted() -> None:
     local = LocalClock()
-    clock = SharedClock(local)
+    clock = build_clock(local)
     adjustment = clock.set_time(NOON + timedelta(milliseconds=20), between=no_round_trip(local))
     assert adjustment == 0
     assert clock.now() == NOON
@@ -73,7 +92,7 @@ def test_difference_below_the_minimum_is_not_adjusted() -> None:
 
 def test_difference_within_a_slow_round_trip_is_not_adjusted() -> None:
     local = LocalClock()
-    clock = SharedClock(local)
+    clock = build_clock(local)
     sent = local.monotonic()
     local.advance(SECOND / 5)
     adjustment = clock.set_time(NOON, between=(sent, local.monotonic()))  # read at the start
@@ -83,9 +102,12 @@ def test_difference_within_a_slow_round_trip_is_not_adjusted() -> None:
 
 def test_monotonic_time_is_the_local_one() -> None:
     local = LocalClock()
-    assert SharedClock(local).monotonic() == local.monotonic()
+    assert SharedClock(local.monotonic).monotonic() == local.monotonic()
 
 
 def test_clock_works_with_the_system_clock() -> None:
     system = SystemClock()
-    assert abs(SharedClock(system).now() - system.now()) < timedelta(minutes=1)
+    clock = SharedClock(system.monotonic)
+    at = system.monotonic()
+    clock.set_time(datetime(1970, 1, 1, tzinfo=UTC), between=(at, at))
+    assert clock.now() - datetime(1970, 1, 1, tzinfo=UTC) < timedelta(minutes=1)

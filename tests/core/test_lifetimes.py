@@ -21,7 +21,7 @@ def test_every_type_has_default_lifetimes() -> None:
         ({"lifetime": HOUR, "idle_timeout": ZERO}, "longer than 0s"),
         ({"lifetime": HOUR, "idle_timeout": None, "grace": -MINUTE}, "grace"),
         ({"lifetime": HOUR, "idle_timeout": None, "grace": HOUR}, "grace"),
-        ({"lifetime": HOUR, "idle_timeout": MINUTE, "touch_threshold": MINUTE}, "half"),
+        ({"lifetime": HOUR, "idle_timeout": MINUTE, "touch_threshold": MINUTE}, "third"),
     ],
 )
 def test_lifetimes_out_of_range_raise_value_error(
@@ -29,3 +29,9 @@ def test_lifetimes_out_of_range_raise_value_error(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Lifetimes(**arguments)
+
+
+def test_touch_threshold_of_a_third_of_the_idle_timeout_is_allowed() -> None:
+    Lifetimes(HOUR, 3 * MINUTE, touch_threshold=MINUTE)
+    with pytest.raises(ValueError, match="third"):
+        Lifetimes(HOUR, 3 * MINUTE, touch_threshold=MINUTE + timedelta(microseconds=1))

@@ -38,6 +38,8 @@ async def container(database_url: str, own_redis: Server) -> AsyncIterator[Conta
         },
     )
     async with build_services(settings) as container:
+        assert container.clock_sync is not None
+        await container.clock_sync.sync()
         yield container
 
 

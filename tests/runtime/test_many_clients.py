@@ -76,18 +76,19 @@ async def test_probe_is_answered_while_idle_connections_are_held(
         assert await check(gate, session) == await check(gate, another) == HTTPStatus.OK
 
 
-async def ask_for_ever(port: int, path: str) -> None:
-    async with connect(Address("127.0.0.1", port)) as connection:
-        while True:
-            await connection.send(build_request(path))
-            with suppress(EOFError):
-                await connection.read_response()
+async def ask_for_ever(port: int, request: bytes) -> None:
+    while True:
+        with suppress(EOFError, ConnectionError):
+            async with connect(Address("127.0.0.1", port)) as connection:
+                while True:
+                    await connection.send(request)
+                    await connection.read_response()
 
 
 @asynccontextmanager
-async def many_asking(port: int, path: str) -> AsyncIterator[None]:
-    """Send requests on many connections, each as soon as the last one is answered."""
-    tasks = [asyncio.create_task(ask_for_ever(port, path)) for _ in range(ASKING_CONNECTIONS)]
+async def many_asking(port: int, request: bytes) -> AsyncIterator[None]:
+    """Send a request on many connections, again as soon as it is answered."""
+    tasks = [asyncio.create_task(ask_for_ever(port, request)) for _ in range(ASKING_CONNECTIONS)]
     try:
         yield
     finally:
@@ -96,16 +97,31 @@ async def many_asking(port: int, path: str) -> AsyncIterator[None]:
         await asyncio.wait(tasks)
 
 
+# As many as fit into one read: each costs as much as a chunk of any size.
+TINY_CHUNKS = b"1\r\nx\r\n" * 40_000 + b"0\r\n\r\n"
+CHUNKED = build_request("/livez", "Transfer-Encoding: chunked") + TINY_CHUNKS
+OTHER_HOST = b"GET /v1/sessions HTTP/1.1\r\nHost: other.example\r\n\r\n"
+
+
 @pytest.mark.parametrize(
-    ("listener", "path"), [("ops", "/readyz"), ("ops", "/metrics"), ("admin", "/v1/sessions")]
+    ("listener", "request_"),
+    [
+        ("ops", build_request("/readyz")),
+        ("ops", build_request("/metrics")),
+        ("ops", CHUNKED),
+        ("admin", build_request("/v1/sessions")),
+        ("admin", OTHER_HOST),
+        ("admin", CHUNKED),
+    ],
+    ids=["readyz", "metrics", "ops chunks", "admin", "admin other host", "admin chunks"],
 )
 async def test_checks_are_answered_beside_many_requests_without_a_key(
-    sidegate: Sidegate, listener: str, path: str
+    sidegate: Sidegate, listener: str, request_: bytes
 ) -> None:
     sessions = [await asyncio.to_thread(sidegate.create_session) for _ in range(20)]
     port = sidegate.ops_port if listener == "ops" else sidegate.admin_port
     gate_address = Address("127.0.0.1", sidegate.server.port)
-    async with many_asking(port, path), connect(gate_address) as gate:
+    async with many_asking(port, request_), connect(gate_address) as gate:
         statuses = [await check(gate, sessions[number % 20]) for number in range(CHECKS)]
         began = time.monotonic()
         assert await probe(sidegate.ops_port, "/readyz") == HTTPStatus.OK

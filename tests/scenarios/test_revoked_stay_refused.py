@@ -47,6 +47,8 @@ async def build_instance(proxy: TcpProxy, database_url: str) -> BuildInstance:
     @asynccontextmanager
     async def open_instance() -> AsyncIterator[Container]:
         async with build_services(settings) as container:
+            assert container.clock_sync is not None
+            await container.clock_sync.sync()
             await make_round(container)
             yield container
 

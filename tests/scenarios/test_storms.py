@@ -14,10 +14,10 @@ from sidegate.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
 from sidegate.runtime.container import Container, build_services
 from sidegate.services.sessions import NewSession
 from sidegate.settings import load
-from sidegate.stores.postgres.migrate import migrate_postgres
 from tests.contracts.values import TESTER
 from tests.stores.sql.tcp_proxy import TcpProxy
 from tests.stores.waiting import cancel_all, wait_until, wait_until_async
+from tests.support.database_time import migrate_for_test_clock
 from tests.support.processes import Server
 
 KEY = TokenKey.generate()
@@ -33,7 +33,7 @@ async def proxy(postgres_server: Server) -> AsyncIterator[TcpProxy]:
 @pytest.fixture
 async def container(proxy: TcpProxy, database_url: str, redis_url: str) -> AsyncIterator[Container]:
     """An instance without listeners that follows Redis, with deadlines for a busy machine."""
-    await migrate_postgres(database_url)
+    await migrate_for_test_clock(database_url)
     name = database_url.rpartition("/")[2]
     settings = load(
         None,
@@ -48,6 +48,8 @@ async def container(proxy: TcpProxy, database_url: str, redis_url: str) -> Async
         },
     )
     async with build_services(settings) as container:
+        assert container.clock_sync is not None
+        await container.clock_sync.sync()
         await container.change_poller.poll()
         assert container.cache_follower is not None
         await container.cache_follower.follow()  # later creations are put into Redis

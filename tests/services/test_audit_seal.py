@@ -13,7 +13,7 @@ import pytest
 
 from sidegate.core.actor import Actor, Change
 from sidegate.core.audit import CHAIN_START, AuditEvent, AuditFilter, Seal
-from sidegate.core.errors import StoreUnavailable
+from sidegate.core.errors import Conflict, StoreUnavailable
 from sidegate.core.session import SessionDetails, SessionRecord
 from sidegate.services.audit_seal import AuditSealer, VerifyProgress
 from sidegate.stores.sqlite.audit import SqliteAudit
@@ -31,6 +31,7 @@ class FlakyAudit(SqliteAudit):
 
     unavailable = False
     lose_race = False
+    races_to_lose = 0
     delete_at: int | None = None
 
     async def list_unsealed(self, *, limit: int) -> list[AuditEvent]:
@@ -39,6 +40,9 @@ class FlakyAudit(SqliteAudit):
         return await super().list_unsealed(limit=limit)
 
     async def add_seals(self, seals: object) -> bool:
+        if self.races_to_lose:
+            self.races_to_lose -= 1
+            return False
         return False if self.lose_race else await super().add_seals(seals)  # type: ignore[arg-type]  # passed on
 
     async def list_sealed(self, *, after: int, limit: int) -> list[tuple[AuditEvent, Seal]]:
@@ -118,6 +122,20 @@ async def test_lost_race_seals_and_counts_nothing(deployment: Deployment) -> Non
     deployment.log.lose_race = True
     assert await deployment.audit.seal() == 0
     assert deployment.outcomes["sealed"] == 0
+
+
+async def test_lost_races_do_not_leave_events_unsealed(deployment: Deployment) -> None:
+    await deployment.create_sessions(3)
+    deployment.log.races_to_lose = 4
+    await deployment.audit.seal_all()
+    assert deployment.outcomes["sealed"] == 3
+
+
+async def test_sealing_that_always_loses_the_race_is_a_conflict(deployment: Deployment) -> None:
+    await deployment.create_sessions(3)
+    deployment.log.lose_race = True
+    with pytest.raises(Conflict, match="other processes are sealing"):
+        await deployment.audit.seal_all()
 
 
 async def test_outage_is_counted_and_retried(deployment: Deployment) -> None:

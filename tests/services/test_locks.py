@@ -2,10 +2,10 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +17,7 @@ from sidegate.core.errors import SessionEnded, StoreUnavailable
 from sidegate.core.lock import Contended, Lease
 from sidegate.core.protocols import DurableStore
 from sidegate.core.session import Session, SessionId
+from sidegate.services.idleness import Idleness
 from sidegate.services.locks import Acquired, Locks
 from sidegate.stores.sqlite.database import SqliteDatabase
 from sidegate.stores.sqlite.locks import SqliteLocks
@@ -43,13 +44,18 @@ class Deployment:
         self.locks = self.instance()
 
     def instance(
-        self, *, clock: FakeClock | None = None, durable: DurableStore | None = None
+        self,
+        *,
+        clock: FakeClock | None = None,
+        durable: DurableStore | None = None,
+        require_idle_known: Callable[[Session, datetime], None] = lambda _, __: None,
     ) -> Locks:
         return Locks(
             SqliteLocks(self.file),
             get=(durable or self.durable).get,
             clock=clock or self.clock,
             count=lambda outcome: self.counts.update([outcome]),
+            require_idle_known=require_idle_known,
         )
 
     async def create(self, session: Session | None = None) -> SessionId:
@@ -138,6 +144,25 @@ async def test_lock_of_an_ended_session_raises_session_ended(
     with pytest.raises(SessionEnded):
         await deployment.locks.acquire(session_id, ttl=LONG)
     assert not deployment.counts
+
+
+async def test_lock_is_neither_refused_nor_lost_while_idleness_is_not_known(
+    deployment: Deployment,
+) -> None:
+    session_id = await deployment.create(build_session(idle_timeout=MINUTE))
+    got = await deployment.acquire(session_id)
+    deployment.clock.advance(MINUTE)
+    idleness = Idleness(clock=deployment.clock, settle_time=0.0)
+    locks = deployment.instance(require_idle_known=idleness.require_known)
+    for call in (
+        locks.acquire(session_id, ttl=LONG),
+        locks.renew(session_id, got.lease, ttl=LONG),
+    ):
+        with pytest.raises(StoreUnavailable, match="activity"):
+            await call
+    assert deployment.counts == {"acquired": 1}
+    idleness.record_round(True)
+    assert await locks.renew(session_id, got.lease, ttl=LONG) is None
 
 
 async def test_revoking_a_session_ends_its_lock(deployment: Deployment) -> None:

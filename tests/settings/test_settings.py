@@ -348,6 +348,8 @@ def test_empty_config_file_sets_nothing(tmp_path: Path) -> None:
         ("SSO__PROVIDERS", "idp"),
         ("SSO__PROVIDERS", '[{"name": "idp"'),
         ("SESSIONS__WEB__IDLE_TIMEOUT", "1m"),
+        ("SESSIONS__WEB__TOUCH_THRESHOLD", "10m1s"),
+        ("TOUCH__INTERVAL", "10m1s"),
         ("SESSIONS__WEB__LIFETIME", "0"),
         ("SESSIONS__WEB__LIMIT", "0"),
         ("SESSIONS__WEB__LIMIT", "few"),

@@ -63,7 +63,7 @@ class TlsProxy(LocalServer):
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):  # uvloop's, when the other end was closed
         while chunk := await reader.read(65_536):
             writer.write(chunk)
             await writer.drain()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sidegate.cli.command import config_option, load_settings
+from sidegate.cli.command import TryAgainLater, config_option, load_settings
 from sidegate.cli.output import format_json, format_record, format_table, output_option
 from sidegate.cli.services import run_with_services
 
@@ -33,7 +33,7 @@ def analytics(config: Path | None, output: str) -> None:
 
     report = run_with_services(load_settings(config), _take_report)
     if report is None:
-        raise click.ClickException(
+        raise TryAgainLater(
             "there is no sample yet; another instance is taking the first one.\nTry again soon."
         )
     document = build_analytics_document(report)

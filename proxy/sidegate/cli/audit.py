@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from sidegate.cli.command import config_option, load_settings
+from sidegate.cli.command import TryAgainLater, config_option, load_settings
 from sidegate.cli.output import format_json, format_table, output_option
 from sidegate.cli.services import report_usage_errors, run_with_services
 
@@ -105,10 +105,15 @@ def audit_verify(head: str | None, config: Path | None, *, output: str) -> None:
       sidegate audit verify
       sidegate audit verify --head "$(cat /safe/place/audit-head)"
     """
+    from sidegate.core.errors import Conflict
+
     known = _parse_head(head)
-    verified = run_with_services(
-        load_settings(config), lambda container: _seal_and_verify(container, known)
-    )
+    try:
+        verified = run_with_services(
+            load_settings(config), lambda container: _seal_and_verify(container, known)
+        )
+    except Conflict as error:
+        raise TryAgainLater(f"{error}; not all are in the chain yet.\nTry again later.") from error
     result = {
         "intact": verified.broken is None,
         "events": verified.events,
@@ -139,7 +144,7 @@ def _parse_head(text: str | None) -> "Seal":
 
 async def _seal_and_verify(container: "Container", known: "Seal") -> "VerifyProgress":
     """Seal new events, then verify the chain, and report progress."""
-    await container.audit.seal()
+    await container.audit.seal_all()
     async for verified in container.audit.verify(known):
         if verified.events and verified.events % _PROGRESS_INTERVAL == 0:
             click.echo(f"{verified.events} events so far", err=True)

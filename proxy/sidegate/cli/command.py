@@ -17,6 +17,12 @@ T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+class TryAgainLater(click.ClickException):
+    """The command did not do all, because another process is doing the same."""
+
+    exit_code = 75  # sysexits.h: temporary failure
+
+
 def config_option(command: Command) -> Command:
     """Add `--config FILE`."""
     return click.option(

@@ -1,6 +1,6 @@
 """The command line, `sidegate`: its exit codes and error messages.
 
-Exit codes: 0 success, 1 failure, 2 usage error, 78 wrong settings.
+Exit codes: 0 success, 1 failure, 2 usage error, 75 another process is doing it, 78 wrong settings.
 """
 
 import os
@@ -11,7 +11,7 @@ import click
 
 from sidegate.cli.analytics import analytics
 from sidegate.cli.audit import audit
-from sidegate.cli.command import config_option, load_settings, run_async
+from sidegate.cli.command import TryAgainLater, config_option, load_settings, run_async
 from sidegate.cli.config import config
 from sidegate.cli.keys import key
 from sidegate.cli.output import format_json, output_option
@@ -22,6 +22,7 @@ from sidegate.core.errors import (
     Conflict,
     LimitReached,
     OutcomeUnknown,
+    PurgeInProgress,
     RevocationPending,
     SchemaMismatch,
     SettingsError,
@@ -164,7 +165,8 @@ def migrate(config: Path | None) -> None:
 def cleanup(config: Path | None) -> None:
     """Delete sessions that ended long ago (cleanup.retention), and print how many.
 
-    Servers do so in the background; this command does it at once.
+    Servers do so in the background; this command does it at once. Exit 75 if another process is
+    doing it: sessions may be left then.
 
     \b
     Examples:
@@ -174,15 +176,24 @@ def cleanup(config: Path | None) -> None:
     settings = load_settings(config)
     from sidegate.runtime import server
 
-    async def clean_up() -> int:
+    async def clean_up() -> tuple[int, bool]:
         total = 0
-        async for purged in server.cleanup(settings):
-            total += purged
-            click.echo(f"{total} deleted so far", err=True)
-        return total
+        try:
+            async for purged in server.cleanup(settings):
+                total += purged
+                click.echo(f"{total} deleted so far", err=True)
+        except PurgeInProgress:
+            return total, False
+        return total, True
 
-    click.echo(f"{run_async(clean_up())} sessions deleted")
+    total, has_finished = run_async(clean_up())
     report_database(settings)
+    if not has_finished:
+        raise TryAgainLater(
+            f"another process is cleaning up; this one has deleted {total} sessions.\n"
+            "Try again later."
+        )
+    click.echo(f"{total} sessions deleted")
 
 
 @main.command()

@@ -16,6 +16,7 @@ from sidegate.cli.services import (
     run_with_services,
     with_time,
 )
+from sidegate.core.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from sidegate.core.condition import Condition
@@ -112,6 +113,8 @@ def _revoke_one(settings: "Settings", session_id: str, *, reason: str, output: s
         ),
     )
     print_session(record, now, output=output)
+    if record is not None and not record.session.has_ended(now):
+        raise click.ClickException("the session is still active.\nTry again.")
 
 
 def _revoke_many(
@@ -133,10 +136,35 @@ def _revoke_many(
             format_json({"would_revoke": count}) if output == "json" else f"would revoke {count}"
         )
         return
-    count = change_with_services(
-        settings, lambda container: _revoke_batches(container, condition, reason=payload.reason)
+    revoked, active = change_with_services(
+        settings, lambda container: _revoke_all(container, condition, reason=payload.reason)
     )
-    click.echo(format_json({"revoked": count}) if output == "json" else f"revoked {count}")
+    _report_revoked(revoked, active, output=output)
+
+
+def _report_revoked(revoked: int, active: int, *, output: str) -> None:
+    """Print what was done. Raise ClickException if sessions that match are still active."""
+    if output == "json":
+        click.echo(format_json({"revoked": revoked, "still_active": active}))
+    elif not active:
+        click.echo(f"revoked {revoked}" if revoked else "revoked 0: no active session matches")
+    if active:
+        raise click.ClickException(
+            f"revoked {revoked}; {active} matching sessions are still active.\n"
+            "They may have been created meanwhile. Try again."
+        )
+
+
+async def _revoke_all(
+    container: "Container", condition: "Condition", *, reason: str
+) -> tuple[int, int]:
+    """Return how many sessions were revoked, and how many that match are active after it."""
+    revoked = await _revoke_batches(container, condition, reason=reason)
+    try:
+        return revoked, await container.sessions.count_where(condition)
+    except StoreUnavailable:
+        click.echo(f"revoked {revoked}; whether more are active is not known", err=True)
+        raise
 
 
 async def _revoke_batches(container: "Container", condition: "Condition", *, reason: str) -> int:

@@ -53,6 +53,7 @@ def with_time(
     """Return an action whose result comes with the time by the database's clock."""
 
     async def act(container: "Container") -> "tuple[T, datetime]":
+        container.clock.now()  # raises before anything is changed
         return await action(container), container.clock.now()
 
     return act

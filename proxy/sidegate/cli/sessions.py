@@ -1,6 +1,5 @@
 """`sidegate session`: manage sessions directly in the stores, as the admin API does."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -131,8 +130,10 @@ def _parse_seconds(text: str | None) -> int | None:
 
 
 def _parse_object(text: str | None) -> dict[str, Any]:
+    from sidegate.web.schemas import strict_json
+
     try:
-        value = {} if text is None else json.loads(text)
+        value = {} if text is None else strict_json.parse(text.encode())
     except ValueError:
         value = None
     if not isinstance(value, dict):

@@ -31,9 +31,11 @@ class Lifetimes:
             raise ValueError("idle_timeout must be longer than 0s, or null for no idle timeout")
         if not timedelta(0) <= self.grace <= timedelta(seconds=300):
             raise ValueError("grace must be between 0s and 300s")
-        if self.idle_timeout is not None and self.touch_threshold * 2 > self.idle_timeout:
-            # An active session must not look idle between two writes of last_seen_at.
-            raise ValueError("touch_threshold must be at most half of idle_timeout")
+        if self.idle_timeout is not None and self.touch_threshold * 3 > self.idle_timeout:
+            # What is stored lags by at most the threshold, and use is written within another one
+            # (services/activity.py). So after any silence of up to two thirds of the idle timeout
+            # a session does not look idle, and a longer one is written before that.
+            raise ValueError("touch_threshold must be at most a third of idle_timeout")
 
 
 # OWASP's session management guidance: idle timeouts of minutes and lifetimes of hours for browsers.

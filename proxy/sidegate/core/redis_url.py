@@ -9,6 +9,7 @@
 User and password are those of the data servers.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -155,7 +156,7 @@ def _read_path(parts: UrlParts, form: RedisForm) -> tuple[str, int | None, list[
         service, _, path = path.partition("/")
     if not path:
         return service, None, []
-    if not path.isdigit() or int(path) > _MAX_DB:
+    if not re.fullmatch(r"\d{1,6}", path, re.ASCII):  # up to _MAX_DB
         return service, None, ["the path must be the number of a database"]
     if form is RedisForm.CLUSTER and int(path) != 0:
         return service, None, ["the path must be /0 or absent: a Cluster has one database"]

@@ -147,7 +147,10 @@ def read_parameters(
 
 def decode(text: str) -> str:
     """Return a text without percent-encoding. Raise ValueError for what no URL of a store has."""
-    decoded = unquote(text, errors="strict")
+    try:
+        decoded = unquote(text, errors="strict")
+    except UnicodeDecodeError:  # its message has a byte of the value
+        raise ValueError("must be UTF-8 where it is percent-encoded") from None
     if _CONTROL.search(decoded):
         raise ValueError("must have no control characters")
     return decoded

@@ -41,7 +41,11 @@ class Deny:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The check has no result. `store` is the store that failed, `deadline` or `unreadable`."""
+    """The check has no result. `store` is the store that failed, or another cause.
+
+    These are `clock`, `deadline`, `unreadable`, and `activity`: the session looks idle, and other
+    instances may not have written its use yet.
+    """
 
     store: str
 

@@ -18,6 +18,7 @@ from sidegate.runtime.invalidation import (
     MemorySubscriber,
     build_feed,
     build_notify,
+    build_reference_clock,
 )
 from sidegate.runtime.lookup import (
     build_lookup,
@@ -35,6 +36,7 @@ from sidegate.services.change_poller import ChangePoller
 from sidegate.services.cleanup import CleanupJob
 from sidegate.services.clock_sync import ClockSync
 from sidegate.services.database_restore import DatabaseRestore
+from sidegate.services.idleness import Idleness
 from sidegate.services.locks import Locks
 from sidegate.services.publisher import ChangePublisher, NullFeed
 from sidegate.services.rotation import Rotation
@@ -70,6 +72,7 @@ class Container:
         self.memory: MemoryStore = resources.memory
         self.clock: Clock = resources.clock
         self.rules: RulesInForce = resources.rules
+        self.idleness: Idleness = resources.idleness
 
     # Lookup
 
@@ -80,7 +83,13 @@ class Container:
     @cached_property
     def validator(self) -> Validator:
         deadline = seconds(self._settings.gate.deadline)
-        return Validator(self.lookup, rules=self.rules, clock=self.clock, deadline=deadline)
+        return Validator(
+            self.lookup,
+            rules=self.rules,
+            clock=self.clock,
+            deadline=deadline,
+            require_idle_known=self.idleness.require_known,
+        )
 
     @cached_property
     def binding(self) -> ClientBinding:
@@ -136,10 +145,12 @@ class Container:
             restore=self.database_restore,
             pending=self._resources.pending,
             persist=self.sessions.persist,
+            keep_clock=None if self.clock_sync is None else self.clock_sync.keep_difference,
             interval=seconds(self._settings.change_poller.interval),
             feed=self._feed,
             notify=build_notify(self._settings, self.clock, metrics=self.metrics),
             memory=self.memory,
+            idleness=self.idleness,
             metrics=self.metrics,
         )
 
@@ -187,12 +198,19 @@ class Container:
             publisher=self._publisher,
             rules=self.rules,
             clock=self.clock,
+            count=self.metrics.count_refresh,
         )
 
     @cached_property
     def locks(self) -> Locks:
         count = self.metrics.count_lock
-        return Locks(self.database.locks, get=self._reader.get, clock=self.clock, count=count)
+        return Locks(
+            self.database.locks,
+            get=self._reader.get,
+            clock=self.clock,
+            count=count,
+            require_idle_known=self.idleness.require_known,
+        )
 
     @cached_property
     def backchannel_logout(self) -> BackchannelLogout:
@@ -201,7 +219,11 @@ class Container:
 
     @cached_property
     def _reader(self) -> SessionReader:
-        return SessionReader(self.durable, pending=self._resources.pending)
+        return SessionReader(
+            self.durable,
+            pending=self._resources.pending,
+            require_idle_known=self.idleness.require_known,
+        )
 
     # Background jobs
 
@@ -214,6 +236,7 @@ class Container:
             clock=self.clock,
             touch_memory=self.memory.touch,
             count=self.metrics.count_touches,
+            on_unavailable=self.idleness.record_failure,
             max_buffered=self._settings.touch.max_sessions,
         )
 
@@ -253,9 +276,10 @@ class Container:
     @cached_property
     def clock_sync(self) -> ClockSync | None:
         """None if the machine's own clock is used."""
-        if isinstance(self.clock, SharedClock) and self.database.now is not None:
-            return ClockSync(self.clock, self.database.now)
-        return None
+        if not isinstance(self.clock, SharedClock) or self.database.now is None:
+            return None
+        reference = build_reference_clock(self.redis)
+        return ClockSync(self.clock, self.database.now, reference=reference)
 
     @cached_property
     def store_monitor(self) -> StoreMonitor:

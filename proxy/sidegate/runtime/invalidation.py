@@ -1,6 +1,6 @@
 """The sources of session changes: Redis pub/sub, NOTIFY in Postgres, and the change poller."""
 
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from sidegate.core.change_log import ChangedSession, list_copies
 from sidegate.core.clock import Clock
 from sidegate.core.errors import PositionLost
+from sidegate.core.protocols import ReferenceClock
 from sidegate.core.session import Session
 from sidegate.observability.metrics import Metrics
 from sidegate.runtime.background_tasks import BackgroundTask
 from sidegate.services.cache_follower import CacheFollower
 from sidegate.services.change_poller import ChangePoller
 from sidegate.services.database_restore import DatabaseRestore
+from sidegate.services.idleness import Idleness
 from sidegate.services.pending_revocations import PendingRevocations, Persist
 from sidegate.settings import Settings
 from sidegate.stores.memory import MemoryStore
@@ -31,7 +33,8 @@ if TYPE_CHECKING:  # imported only if configured: a driver takes megabytes
 class ChangeSubscriptions:
     """Applies the changes made by other instances to the caches of this process.
 
-    `persist` writes the pending revocations to the database, every `interval` seconds.
+    `persist` writes the pending revocations to the database, every `interval` seconds. `keep_clock`
+    keeps the clock of Redis usable for those that are added without the database.
     """
 
     change_poller: ChangePoller
@@ -39,21 +42,23 @@ class ChangeSubscriptions:
     restore: DatabaseRestore
     pending: PendingRevocations
     persist: Persist
+    keep_clock: Callable[[], Awaitable[None]] | None
     interval: float
     feed: "RedisPubSub | None"
     notify: "NotifySubscription | None"
     memory: MemoryStore
+    idleness: Idleness
     metrics: Metrics
 
     def background_tasks(self) -> Iterator[BackgroundTask]:
         """Yield the tasks that run as long as the process."""
         up = self.metrics.set_feed_up
-        yield _build_feed_task("change_poller", self.change_poller.run, up=up)
+        yield _build_feed_task("change_poller", self.change_poller.run, up=self._on_polled)
         yield BackgroundTask("database_restore", self.restore.run)
         if self.cache_follower is not None:
             yield _build_feed_task("cache_follower", self.cache_follower.run, up=up)
         if self.feed is not None:
-            watch = partial(self.pending.watch, self.interval)
+            watch = partial(self.pending.watch, self.interval, on_refreshed=self.keep_clock)
             yield BackgroundTask("pending_revocations", watch)
             persist = partial(self.pending.run_persisting, self.interval, self.persist)
             yield BackgroundTask("pending_persistence", persist)
@@ -72,6 +77,10 @@ class ChangeSubscriptions:
                 on_status=partial(up, "postgres"),
             )
             yield BackgroundTask("notify", receive, on_failed=partial(up, "postgres", False))
+
+    def _on_polled(self, feed: str, succeeded: bool) -> None:
+        self.metrics.set_feed_up(feed, succeeded)
+        self.idleness.record_round(succeeded)
 
     def _on_change(self, session: Session) -> None:
         for copy in session.copies():
@@ -154,6 +163,15 @@ def build_pending_revocations(
     )
     metrics.watch_pending(lambda: len(pending))
     return pending
+
+
+def build_reference_clock(redis: "RedisStore | None") -> ReferenceClock | None:
+    """Return the clock beside the database's, or None without Redis."""
+    if redis is None:
+        return None
+    from sidegate.stores.redis.clock import RedisClock
+
+    return RedisClock(redis.client)
 
 
 def build_notify(

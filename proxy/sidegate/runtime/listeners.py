@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
+from sidegate.core.clock import SystemClock
 from sidegate.observability.metrics import build_registry
 from sidegate.runtime.container import Container
 from sidegate.runtime.file_limits import fit_connections, raise_open_file_limit
@@ -148,8 +149,8 @@ async def _gate_listener(
     handlers, peers = build_gate(settings, container, rules=container.rules.current)
     container.memory.set_reply_headers(read_identity_names(settings).all_names())
     if settings.gate.fast_path:
-        clock = container.clock
-        listeners.fast_path = FastPath(handlers, is_trusted=peers.is_trusted, clock=clock)
+        # The Date header has the machine's time, as aiohttp's has.
+        listeners.fast_path = FastPath(handlers, is_trusted=peers.is_trusted, clock=SystemClock())
     listener = Listener(
         "gate",
         build_gate_handler(handlers, peers),

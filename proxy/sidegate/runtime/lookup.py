@@ -1,5 +1,6 @@
 """Build the lookup of sessions, and the wrappers around the stores it looks in."""
 
+from collections.abc import Callable
 from functools import partial
 
 from sidegate.core.clock import Clock
@@ -21,7 +22,13 @@ def _build_database_finder(resources: Resources) -> SessionFinder:
     """Return the database behind its circuit breaker, metrics and batching."""
     settings, database, metrics = resources.settings, resources.database, resources.metrics
     section = settings.sqlite if settings.database_url is None else settings.postgres
-    guard = _build_guard(database.name, section, clock=resources.clock, metrics=metrics)
+    guard = _build_guard(
+        database.name,
+        section,
+        clock=resources.clock,
+        metrics=metrics,
+        on_outage=resources.idleness.record_failure,
+    )
     guarded = Guarded(database.sessions, guard=guard)
     batched = Batched(
         Metered(guarded, store=database.name, observe=metrics.record_lookup),
@@ -71,11 +78,19 @@ def _build_negative_cache(settings: Settings, clock: Clock) -> NegativeCache:
     )
 
 
-def _build_guard(store: str, section: StoreSection, *, clock: Clock, metrics: Metrics) -> Guard:
+def _build_guard(
+    store: str,
+    section: StoreSection,
+    *,
+    clock: Clock,
+    metrics: Metrics,
+    on_outage: Callable[[], None] = lambda: None,
+) -> Guard:
     breaker = CircuitBreaker(
         failure_threshold=section.breaker_failures,
         probe_interval=seconds(section.breaker_probe),
         clock=clock,
     )
     metrics.watch_breaker(store, lambda: breaker.state)
-    return Guard(store, timeout=seconds(section.deadline), breaker=breaker)
+    timeout = seconds(section.deadline)
+    return Guard(store, timeout=timeout, breaker=breaker, on_outage=on_outage)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import reduce
 from typing import Any, Final, NoReturn
 
+from sidegate.core.clock import SystemClock
 from sidegate.core.errors import SettingsError
 from sidegate.observability import logs
 from sidegate.runtime.container import Container
@@ -71,8 +72,8 @@ class Reloader:
             _log.warning("setting needs a restart", extra={"setting": format_path(path)})
 
     def _record(self, *, successful: bool) -> None:
-        now = self._container.clock.now()
-        self._container.metrics.record_reload(now, successful=successful)
+        # The time of a metric is the machine's, as is that of the scrape.
+        self._container.metrics.record_reload(SystemClock().now(), successful=successful)
 
 
 def merge_settings(current: Settings, read: Settings) -> tuple[Settings, list[SettingPath]]:

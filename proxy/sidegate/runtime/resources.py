@@ -12,6 +12,7 @@ from sidegate.observability.metrics import Metrics
 from sidegate.runtime.database import Database, open_database
 from sidegate.runtime.invalidation import build_pending_revocations
 from sidegate.runtime.rules_in_force import build_rules
+from sidegate.services.idleness import Idleness, compute_settle_time
 from sidegate.services.pending_revocations import PendingRevocations
 from sidegate.services.rules import RulesInForce
 from sidegate.settings import Settings
@@ -36,6 +37,7 @@ class Resources:
     database: Database
     redis: "RedisStore | None"
     redis_trust: RedisTrust
+    idleness: Idleness
     pending: PendingRevocations
     memory: MemoryStore
 
@@ -49,7 +51,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     async with AsyncExitStack() as exit_stack:
         clock = _build_clock(settings)
         rules = RulesInForce(build_rules(settings))
-        metrics = _build_metrics(settings, clock)
+        metrics = _build_metrics(settings)
         database = await open_database(settings)
         exit_stack.push_async_callback(database.sessions.close)
         redis_trust = RedisTrust(
@@ -70,6 +72,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             database=database,
             redis=redis,
             redis_trust=redis_trust,
+            idleness=_build_idleness(settings, clock),
             pending=pending,
             memory=memory,
         )
@@ -83,14 +86,19 @@ def seconds(duration: timedelta) -> float:
 def _build_clock(settings: Settings) -> Clock:
     """Return the machine's clock, or with Postgres one that is synchronized with the database."""
     machine_clock = SystemClock()
-    return machine_clock if settings.database_url is None else SharedClock(machine_clock)
+    return machine_clock if settings.database_url is None else SharedClock(machine_clock.monotonic)
 
 
-def _build_metrics(settings: Settings, clock: Clock) -> Metrics:
+def _build_metrics(settings: Settings) -> Metrics:
     revocation_bound = seconds(settings.memory.max_age)
     metrics = Metrics(version=version("sidegate"), revocation_bound=revocation_bound)
-    metrics.record_reload(clock.now(), successful=True)
+    metrics.record_reload(SystemClock().now(), successful=True)
     return metrics
+
+
+def _build_idleness(settings: Settings, clock: Clock) -> Idleness:
+    settle_time = compute_settle_time(seconds(settings.touch.interval))
+    return Idleness(clock=clock, settle_time=settle_time)
 
 
 def _open_redis(settings: Settings, metrics: Metrics, *, trust: RedisTrust) -> "RedisStore | None":

@@ -37,7 +37,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Container]:
     async with build_services(settings) as container:
         with suppress(StoreUnavailable):
             await container.subscriptions.pending.refresh()
-        with suppress(StoreUnavailable):  # a revocation is possible without the database
+        with suppress(StoreUnavailable):  # what needs the time will raise it
             await _synchronize_clock(container)
         yield container
 
@@ -45,7 +45,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Container]:
 async def cleanup(settings: Settings) -> AsyncIterator[int]:
     """Purge sessions that ended long ago, and yield the number of each batch.
 
-    Raise StoreUnavailable, having purged none, if the database's time is not known.
+    Raise StoreUnavailable, having purged none, if the database's time is not known, and
+    PurgeInProgress when another process purges.
     """
     async with build_services(settings) as container:
         await _synchronize_clock(container)
@@ -54,13 +55,9 @@ async def cleanup(settings: Settings) -> AsyncIterator[int]:
 
 
 async def _synchronize_clock(container: Container) -> None:
-    """Take the time from the database, if it has the clock. One slow answer is not enough."""
-    if container.clock_sync is None:
-        return
-    with suppress(StoreUnavailable):
-        await container.clock_sync.sync()
-        return
-    await container.clock_sync.sync()
+    """Take the time from the database, if it has the clock; else from Redis, if that knows it."""
+    if container.clock_sync is not None:
+        await container.clock_sync.set_initially()
 
 
 async def migrate(settings: Settings) -> list[str]:
@@ -123,8 +120,8 @@ async def _query_stores(container: Container) -> None:
         await container.subscriptions.pending.refresh()
     await container.database.check_schema()
     if container.clock_sync is not None:
-        with suppress(StoreUnavailable):  # a slow answer: the background task tries again soon
-            await container.clock_sync.sync()
+        with suppress(StoreUnavailable):  # slow answers: the background task tries again soon
+            await container.clock_sync.set_initially()
     await container.change_poller.poll()
     if container.cache_follower is not None:
         with suppress(StoreUnavailable):  # the background task tries again soon

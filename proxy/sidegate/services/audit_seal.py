@@ -15,12 +15,14 @@ from sidegate.core.audit import (
     select_intact,
 )
 from sidegate.core.clock import Clock
-from sidegate.core.errors import StoreUnavailable, UnreadableRecord
+from sidegate.core.errors import Conflict, StoreUnavailable, UnreadableRecord
 from sidegate.core.protocols import AuditLog
 from sidegate.core.timeouts import with_timeout
 from sidegate.services.job_outage import watch_job
 
 _BATCH_SIZE: Final = 500
+# Each lost attempt means that another instance has sealed events.
+_MAX_ATTEMPTS: Final = 20
 # Seconds for one step of a round.
 _TIMEOUT: Final = 10.0
 
@@ -80,15 +82,29 @@ class AuditSealer:
     async def seal(self) -> int:
         """Seal all unsealed events and return how many; stop if another instance does."""
         total = 0
-        while True:
-            # The head first: events that another instance seals after this must not be placed here.
-            head = await self._audit.read_head()
-            events = await self._audit.list_unsealed(limit=_BATCH_SIZE)
-            seals = [(event.number, seal) for event, seal in seal_events(head, events)]
-            if not seals or not await self._audit.add_seals(seals):
-                return total
+        while sealed := await self._seal_batch():
+            total += sealed
+        return total
+
+    async def seal_all(self) -> None:
+        """Seal until no event is unsealed. Raise Conflict if other instances win every attempt."""
+        lost = 0
+        while (sealed := await self._seal_batch()) != 0:
+            lost = lost + 1 if sealed is None else 0
+            if lost == _MAX_ATTEMPTS:
+                raise Conflict("other processes are sealing audit events")
+
+    async def _seal_batch(self) -> int | None:
+        """Seal a batch and return how many events; None: another instance was sealing."""
+        # The head first: events that another instance seals after this must not be placed here.
+        head = await self._audit.read_head()
+        events = await self._audit.list_unsealed(limit=_BATCH_SIZE)
+        seals = [(event.number, seal) for event, seal in seal_events(head, events)]
+        if not await self._audit.add_seals(seals):
+            return None
+        if seals:
             self._count("sealed", len(seals))
-            total += len(seals)
+        return len(seals)
 
     async def delete_expired(self) -> int:
         """Delete a batch of events older than the retention; return how many."""

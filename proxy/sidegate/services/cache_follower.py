@@ -244,7 +244,11 @@ class CacheFollower:
             raise _DatabaseUnavailable(error) from error
 
     def _compute_pause(self) -> float:
-        return seconds_to_next_round(self._clock.now(), jitter=self._jitter())
+        try:
+            now = self._clock.now()
+        except StoreUnavailable:  # not set yet: this instance's rounds begin at any time
+            return INTERVAL
+        return seconds_to_next_round(now, jitter=self._jitter())
 
 
 async def _write(

@@ -6,13 +6,13 @@ lock would be granted twice.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sidegate.core.clock import Clock
 from sidegate.core.errors import SessionEnded
 from sidegate.core.lock import Contended, Hold, Lease
 from sidegate.core.protocols import SessionLocks
-from sidegate.core.session import SessionId, SessionRecord
+from sidegate.core.session import Session, SessionId, SessionRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,11 @@ class Locks:
         get: Callable[[SessionId], Awaitable[SessionRecord | None]],
         clock: Clock,
         count: Callable[[str], None],
+        require_idle_known: Callable[[Session, datetime], None] = lambda _, __: None,
     ) -> None:
         """`get` returns a session, judged by `clock`; locks expire by the store's clock.
+
+        `require_idle_known` raises StoreUnavailable if the session that it gets may only look idle.
 
         Call `count` with `acquired`, `contended`, `renewed`, `released`, or `lost`: a renewal or
         release of a lock that was no longer held.
@@ -43,6 +46,7 @@ class Locks:
         self._get = get
         self._clock = clock
         self._count = count
+        self._require_idle_known = require_idle_known
 
     async def acquire(
         self, session_id: SessionId, *, ttl: timedelta, holder: str | None = None
@@ -87,5 +91,8 @@ class Locks:
         The lock store reports a missing session itself. A session may end right after this call:
         the holder then finds the lock lost at its next renewal.
         """
-        record = await self._get(session_id)
-        return record is not None and record.session.has_ended(self._clock.now())
+        record, now = await self._get(session_id), self._clock.now()
+        if record is None:
+            return False
+        self._require_idle_known(record.session, now)
+        return record.session.has_ended(now)

@@ -1,12 +1,13 @@
 """Read sessions as they will be once the pending revocations are persisted."""
 
+from collections.abc import Callable
 from datetime import datetime
 
 from sidegate.core.condition import Condition
 from sidegate.core.digest import Digest
 from sidegate.core.judge import get_state
 from sidegate.core.protocols import Cursor, SessionRepository
-from sidegate.core.session import SessionId, SessionRecord
+from sidegate.core.session import Session, SessionId, SessionRecord
 from sidegate.core.session_state import SessionState
 from sidegate.services.pending_revocations import PendingRevocations
 
@@ -15,11 +16,20 @@ class SessionReader:
     """Reads sessions from the repository, and applies the pending revocations to them."""
 
     def __init__(
-        self, repository: SessionRepository, *, pending: PendingRevocations | None = None
+        self,
+        repository: SessionRepository,
+        *,
+        pending: PendingRevocations | None = None,
+        require_idle_known: Callable[[Session, datetime], None] = lambda _, __: None,
     ) -> None:
-        """`pending` None: no revocation can be pending."""
+        """`pending` None: no revocation can be pending.
+
+        `require_idle_known` raises StoreUnavailable if the session that it gets may only look idle.
+        To be called before a session is treated as ended.
+        """
         self._repository = repository
         self._pending = pending
+        self.require_idle_known = require_idle_known
 
     async def get(self, session_id: SessionId) -> SessionRecord | None:
         """Return the session, ended or not, or None."""

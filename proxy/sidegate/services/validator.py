@@ -33,6 +33,7 @@ class Lookup(Protocol):
 
 # Share of the gateway's timeout that is used here; the rest is for the network.
 _BUDGET_SHARE: Final = 0.9
+_IDLE: Final = Deny(Reason.IDLE)
 
 
 class Validator:
@@ -45,13 +46,18 @@ class Validator:
         rules: RulesInForce,
         clock: Clock,
         deadline: float,
+        require_idle_known: Callable[[Session, datetime], None] = lambda _, __: None,
     ) -> None:
-        """`deadline`: the seconds within which `lookup.find` returns or raises."""
+        """`deadline`: the seconds within which `lookup.find` returns or raises.
+
+        `require_idle_known` raises StoreUnavailable if the session that it gets may only look idle.
+        """
         self._lookup = lookup
         self._peek = lookup.peek
         self._rules = rules
         self._clock = clock
         self._deadline = deadline
+        self._require_idle_known = require_idle_known
 
     def check_memory(self, token_text: TokenText, now: datetime) -> MemoryEntry | Deny | None:
         """Return the entry in memory if its session is valid `now`, or a denial.
@@ -103,11 +109,12 @@ class Validator:
     ) -> Verdict:
         """Judge the session that `credential`, the text of a token, leads to. Records no activity.
 
+        A credential that can be a token is Unavailable("clock") until the clock is set.
         `budget`: the seconds until the caller times out; None: no limit. `elapsed`: the seconds
         that a prefetch without result took; None: there was none.
         """
-        found = await self._find(credential, budget, elapsed=elapsed)
-        return judge(found, self._clock.now()) if isinstance(found, Session) else found
+        found = await self._find(credential, budget, elapsed=elapsed, needs_time=True)
+        return self._judge(found) if isinstance(found, Session) else found
 
     async def find(self, credential: str) -> Session | Deny | Unavailable:
         """Return the session `credential` leads to, unjudged: ended or rotated out, too.
@@ -117,18 +124,36 @@ class Validator:
         return await self._find(credential)
 
     async def _find(
-        self, credential: str, budget: float | None = None, *, elapsed: float | None = None
+        self,
+        credential: str,
+        budget: float | None = None,
+        *,
+        elapsed: float | None = None,
+        needs_time: bool = False,
     ) -> Session | Deny | Unavailable:
         digest = self._rules.current.ring.parse_digest(credential)
         if isinstance(digest, Deny):
             return digest
         try:
+            if needs_time:  # before the lookup, which would be for nothing
+                self._clock.now()
             session = await self._look_up(digest, self._timeout(budget), elapsed=elapsed)
         except StoreUnavailable as outage:
             return Unavailable(outage.store)
         except UnreadableRecord:  # in the durable store: from a cache it would have been a miss
             return Unavailable("unreadable")
         return Deny(Reason.UNKNOWN) if session is None else session
+
+    def _judge(self, session: Session) -> Verdict:
+        """Judge a session of which `lookup.find` has returned the latest copy."""
+        now = self._clock.now()
+        verdict = judge(session, now)
+        if verdict == _IDLE:
+            try:
+                self._require_idle_known(session, now)
+            except StoreUnavailable as outage:
+                return Unavailable(outage.store)
+        return verdict
 
     async def _look_up(
         self, digest: Digest, seconds: float, *, elapsed: float | None

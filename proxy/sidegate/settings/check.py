@@ -31,8 +31,8 @@ def validate(raw: RawSettings) -> Settings:
         settings = Settings(**raw.tree)
     except ValidationError as error:
         errors += _describe_errors(error, raw)
-    for path, message in _find_conflicts(raw.tree):
-        errors.append(raw.format_error(path, message))
+    conflicts = [*_find_conflicts(raw.tree), *_find_slow_touches(settings)]
+    errors += [raw.format_error(path, message) for path, message in conflicts]
     if errors or settings is None:
         raise SettingsError(errors)
     return settings
@@ -106,6 +106,20 @@ def _find_conflicts(tree: Mapping[str, Any]) -> Iterator[SettingIssue]:
             "`sidegate key new` makes one",
         )
     yield from _find_listener_conflicts(get)
+
+
+def _find_slow_touches(settings: Settings | None) -> Iterator[SettingIssue]:
+    """Yield the conflict of `touch.interval` with the shortest idle timeout.
+
+    Use is written within a touch threshold and this interval; each of the two, and the lag of what
+    is stored, takes at most a third of the idle timeout.
+    """
+    if settings is None:
+        return
+    lifetimes = settings.sessions.lifetimes_by_type().values()
+    timeouts = [each.idle_timeout for each in lifetimes if each.idle_timeout is not None]
+    if timeouts and settings.touch.interval * 3 > min(timeouts):
+        yield ("touch", "interval"), "must be at most a third of every idle_timeout"
 
 
 def _is_false(value: object) -> bool:

@@ -45,9 +45,13 @@ class GuardedBackend:
         self.breaker = CircuitBreaker(
             failure_threshold=5, probe_interval=0.25, clock=self.clock, jitter=lambda: 0.5
         )
-        guard = Guard("backend", timeout=timeout, breaker=self.breaker)
+        self.outages = 0
+        guard = Guard("backend", timeout=timeout, breaker=self.breaker, on_outage=self.count_outage)
         self.finder = Guarded(self.backend, guard=guard)
         self.cache = GuardedCache(self.backend, guard=guard)
+
+    def count_outage(self) -> None:
+        self.outages += 1
 
     async def find(self) -> None:
         await self.finder.find_many((build_digest(),))
@@ -88,6 +92,17 @@ async def test_five_outages_open_the_breaker() -> None:
     with pytest.raises(StoreUnavailable, match="breaker open"):
         await guarded.find()
     assert len(guarded.backend.lookups) == 5
+
+
+async def test_each_failure_that_leaves_the_breaker_open_is_an_outage() -> None:
+    guarded = GuardedBackend()
+    await guarded.fail(4)
+    assert guarded.outages == 0
+    await guarded.fail(1)
+    assert guarded.outages == 1
+    guarded.clock.advance(0.25)
+    await guarded.fail(1)  # the probe
+    assert guarded.outages == 2
 
 
 @pytest.mark.parametrize("send", [GuardedBackend.fill, GuardedBackend.restrict])

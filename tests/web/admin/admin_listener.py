@@ -181,13 +181,15 @@ async def open_admin(
     lifetimes: Mapping[SessionType, Lifetimes] = DEFAULT_LIFETIMES,
     limits: Mapping[SessionType, Limit] = MappingProxyType({}),
     logout: Callable[[BackchannelLogout, FakeClock], Handler] | None = None,
+    durable: DurableStore | None = None,
 ) -> AsyncIterator[AdminHarness]:
     """Open an admin listener with a new database in `directory`.
 
-    `logout` builds the handler of back-channel logout.
+    `logout` builds the handler of back-channel logout. `durable` has the sessions, if they are not
+    to be in that database, too.
     """
     file = await SqliteDatabase.open(directory / "sessions.db")
-    breakable = Breakable(SqliteSessions(file))
+    breakable = Breakable(durable or SqliteSessions(file))
     store = cast("DurableStore", breakable)
     clock, ring = FakeClock(), KeyRing([TokenKey.generate()])
     events = NullEvents()

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,10 @@ from tests.support.clock import FakeClock
 from tests.support.fakes import FakeBackend
 from tests.web.gate.gate_harness import (
     ALICE,
+    EXPIRED,
     FORGED,
     NEVER_ISSUED,
+    REVOKED,
     ROUTES,
     GateHarness,
     assert_gate_response,
@@ -46,6 +49,33 @@ async def test_outage_gets_503_for_known_and_unknown_tokens(gate: GateHarness, r
         assert_gate_response(response)
         assert (response.status, response.get_one("Retry-After")) == (503, "1")
     assert {check[1:] for check in gate.checks} == {("unavailable", "backend")}
+
+
+@pytest.mark.parametrize(
+    "options", [{"fast_path": False}, {}, {"in_memory": True}, {"prefetches": True}], ids=str
+)
+@pytest.mark.parametrize("route", ROUTES)
+async def test_token_gets_503_until_the_clock_is_set(route: str, options: dict[str, Any]) -> None:
+    async with open_gate(**options) as gate:
+        gate.clock.is_set = False
+        await assert_no_token_is_judged(gate, route)
+        gate.clock.is_set = True
+        response = await send_request(gate.address, build_request(bearer(ALICE), target=route))
+        assert response.status == 200
+
+
+async def assert_no_token_is_judged(gate: GateHarness, route: str) -> None:
+    for token in (ALICE, EXPIRED, REVOKED, NEVER_ISSUED):
+        response = await send_request(gate.address, build_request(bearer(token), target=route))
+        assert_gate_response(response)
+        assert response.status == 503
+    for credential in (bearer(FORGED), b"Authorization: Bearer x"):
+        response = await send_request(gate.address, build_request(credential, target=route))
+        assert_gate_response(response)
+        assert response.status == 401
+    unavailable, denied = gate.checks[:4], gate.checks[4:]
+    assert {check[1:] for check in unavailable} == {("unavailable", "clock")}
+    assert [check[1:] for check in denied] == [("deny", "forged"), ("deny", "malformed")]
 
 
 async def test_outage_status_is_in_nginx_status_header(gate: GateHarness) -> None:

@@ -25,6 +25,7 @@ from sidegate.core.protocols.lookup import (
     SessionCache,
     SessionFinder,
 )
+from sidegate.core.protocols.reference_clock import ReferenceClock
 from sidegate.core.protocols.sessions import (
     ActivityStore,
     Cursor,
@@ -50,6 +51,7 @@ __all__ = [
     "MemoryCache",
     "PendingRevocationStore",
     "Purger",
+    "ReferenceClock",
     "RemoteBatchCache",
     "RemoteCache",
     "RotatedOut",

@@ -9,7 +9,7 @@ from sidegate.core.errors import CacheNotTrusted, StoreUnavailable, UnreadableRe
 from sidegate.core.protocols import BatchFinder, Fill, RemoteBatchCache
 from sidegate.core.session import Session
 from sidegate.core.timeouts import with_timeout
-from sidegate.stores.client.circuit_breaker import CircuitBreaker
+from sidegate.stores.client.circuit_breaker import BreakerState, CircuitBreaker
 
 _T = TypeVar("_T")
 
@@ -22,10 +22,19 @@ class Guard:
     An outage is logged when it opens the breaker, and when the breaker closes again.
     """
 
-    def __init__(self, store: str, *, timeout: float, breaker: CircuitBreaker) -> None:
+    def __init__(
+        self,
+        store: str,
+        *,
+        timeout: float,
+        breaker: CircuitBreaker,
+        on_outage: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_outage` is called with each failure that opens the breaker, or leaves it open."""
         self._store = store
         self._timeout = timeout
         self._breaker = breaker
+        self._on_outage = on_outage
 
     async def __call__(self, request: Callable[[], Awaitable[_T]]) -> _T:
         """Await `request()`. A cancelled request counts neither as success nor as failure.
@@ -44,6 +53,8 @@ class Guard:
                 _log.warning(
                     "store unavailable", extra={"store": self._store, "reason": outage.reason}
                 )
+            if self._breaker.state is BreakerState.OPEN:
+                self._on_outage()
             raise
         self._record_success()
         return answer

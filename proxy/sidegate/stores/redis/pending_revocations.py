@@ -20,7 +20,7 @@ from sidegate.core.session_type import SessionType
 from sidegate.stores.redis.connection import STORE_NAME, RedisClient
 
 CHANNEL: Final = "sidegate:v1:pending"
-_KEY_NAME: Final = "pending"
+KEY_NAME: Final = "pending"
 
 # Revocations that one command reads or writes.
 _BATCH_SIZE: Final = 100
@@ -40,7 +40,7 @@ class RedisPendingRevocations:
             return
         arguments = [argument for each in revocations for argument in (each.id, encode(each))]
         await self._client.run(
-            _KEY_NAME,
+            KEY_NAME,
             lambda key: (("HSET", key, *batch) for batch in _split(arguments, 2 * _BATCH_SIZE)),
             is_valid_reply=_is_integer,
         )
@@ -49,7 +49,7 @@ class RedisPendingRevocations:
 
     async def compare(self, known: set[str]) -> tuple[list[PendingRevocation], set[str]]:
         [stored] = await self._client.run(
-            _KEY_NAME, lambda key: [("HKEYS", key)], is_valid_reply=_are_ids
+            KEY_NAME, lambda key: [("HKEYS", key)], is_valid_reply=_are_ids
         )
         ids = {id_.decode("ascii", "replace") for id_ in stored}
         self._unreadable &= ids
@@ -58,12 +58,12 @@ class RedisPendingRevocations:
 
     async def remove(self, revocation: PendingRevocation) -> None:
         await self._client.run(
-            _KEY_NAME, lambda key: [("HDEL", key, revocation.id)], is_valid_reply=_is_integer
+            KEY_NAME, lambda key: [("HDEL", key, revocation.id)], is_valid_reply=_is_integer
         )
 
     async def _read_records(self, ids: Sequence[str]) -> AsyncIterator[PendingRevocation]:
         replies = await self._client.run(
-            _KEY_NAME,
+            KEY_NAME,
             lambda key: (("HMGET", key, *batch) for batch in _split(ids, _BATCH_SIZE)),
             is_valid_reply=_are_records,
         )

@@ -14,6 +14,7 @@ from typing import Final, Protocol, assert_never
 
 from sidegate.core.binding import Signal
 from sidegate.core.clock import Clock
+from sidegate.core.errors import StoreUnavailable
 from sidegate.core.memory_entry import MemoryEntry
 from sidegate.core.session import Session
 from sidegate.core.verdict import Allow, Deny, Unavailable, Verdict
@@ -98,7 +99,10 @@ class Check:
 
     def try_fast(self, head: Head, prefetched: Prefetched | None = None) -> EncodedResponse | None:
         """Decide from memory or `prefetched`; return None if the stores must be queried."""
-        now, elapsed = self._now(), None
+        try:
+            now, elapsed = self._now(), None
+        except StoreUnavailable:  # until the clock is set, `handle` decides
+            return None
         if prefetched is not None:
             found = self._validator.judge_prefetched(prefetched.entry, now)
             elapsed = prefetched.elapsed
@@ -139,7 +143,8 @@ class Check:
         if isinstance(verdict, str):
             budget = self._gateway.read_budget(head)
             verdict = await self._validator.validate(verdict, budget=budget, elapsed=elapsed)
-        verdict, _ = self._conclude(verdict, head, now=self._now(), elapsed=perf_counter() - start)
+        now = self._now() if isinstance(verdict, Allow) else None
+        verdict, _ = self._conclude(verdict, head, now=now, elapsed=perf_counter() - start)
         return self._gateway.write(verdict)
 
     def _conclude(
@@ -147,18 +152,19 @@ class Check:
         verdict: Verdict,
         head: Head,
         *,
-        now: datetime,
+        now: datetime | None,
         elapsed: float | None,
     ) -> tuple[Verdict, tuple[Signal, ...]]:
         """Apply the binding policy to an allowed session, record activity, count and log.
 
-        Return the final verdict, and the signals that mismatch and are allowed by the policy.
+        Return the final verdict, and the signals that mismatch and are allowed by the policy. `now`
+        may be None, as the time may not be known, unless the verdict is Allow.
         """
         mismatched: tuple[Signal, ...] = ()
         if isinstance(verdict, Allow) and self._binding is not None:
             mismatched = self._find_mismatches(verdict.session, head, binding=self._binding)
             verdict = self._binding.apply_policy(verdict.session, mismatched)
-        if isinstance(verdict, Allow):
+        if isinstance(verdict, Allow) and now is not None:
             self._on_allowed(verdict.session, now)
         result, reason = _get_labels(verdict)
         self._count((result, reason), elapsed)
