@@ -31,6 +31,7 @@
     restore_reports whether instances report that
     command_line    runs `sidegate` commands, optionally with a wrong clock
     event_loop      measures for how long an event loop is blocked
+    many_clients    connections to the ops and the admin listener, in another process
     episodes/       how each fault is injected and repaired
     faults          the table of faults, with expected results
     resources       metrics and resource usage, measured from outside

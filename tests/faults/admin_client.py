@@ -42,7 +42,6 @@ class AdminClient:
         random: Random,
         *,
         admin_key: str,
-        grace: float,
     ) -> None:
         self._gateway = gateway
         self._recorder = recorder
@@ -50,7 +49,6 @@ class AdminClient:
         self._random = random
         self._admin_key = admin_key
         self._retry_slots = asyncio.Semaphore(_MAX_RETRYING)
-        self._grace = grace
 
     async def create(
         self, user: str, *, type_: str = "web", limit: int | None = None
@@ -72,18 +70,16 @@ class AdminClient:
     async def refresh(self, token: ClientToken, *, concurrent: bool = False) -> ClientToken | None:
         """Refresh a token, optionally at both instances concurrently; None: no successor is known.
 
-        It is retried within half of the grace period only: after it, the reuse of a token that was
-        rotated out ends the session.
+        It is retried until there is an answer, however late: until the successor was used, a token
+        that was rotated out gets the same one.
         """
-        until = now() + self._grace / 2
         while True:
             first = self._gateway.choose()
             upstreams = self._gateway.upstreams if concurrent else (first,)
             replies = await asyncio.gather(*(self._refresh(each, token) for each in upstreams))
-            successor = next((each for _, each in replies if each is not None), None)
-            if any(answered for answered, _ in replies) or now() > until:
-                return successor
-            await asyncio.sleep(_RETRY_DELAY / 2)
+            if any(answered for answered, _ in replies):
+                return next((each for _, each in replies if each is not None), None)
+            await asyncio.sleep(2 * _RETRY_DELAY * (0.5 + self._random.random()))
 
     async def refresh_once(self, token: ClientToken, *, at: Upstream) -> ClientToken | None:
         """Refresh a token at one instance, with one attempt; None: no successor was returned."""
@@ -94,7 +90,10 @@ class AdminClient:
         return (await self._migrate(at, token))[1]
 
     async def reuse(self, token: ClientToken) -> None:
-        """Refresh a token long after it was rotated out, as an attacker would."""
+        """Refresh a token after its grace period, when its successor is in use.
+
+        That is what an attacker would do, and ends the session.
+        """
         await self._refresh(self._gateway.choose(), token)
 
     async def list(self, user: str) -> None:

@@ -13,9 +13,13 @@ from sidegate.core.digest import Digest
 from sidegate.core.memory_entry import MemoryEntry
 from sidegate.core.protocols import Fill, RoundStart
 from sidegate.core.seal import Seal
-from sidegate.core.session import Session
-from sidegate.core.verdict import Allow, Unavailable, Verdict
+from sidegate.core.session import Session, SessionRecord
+from sidegate.core.token import Token
+from sidegate.core.verdict import Allow, Deny, Unavailable, Verdict
 from sidegate.services.database_restore import DatabaseRestore
+from sidegate.services.idleness import Idleness
+from sidegate.services.rotation import Rotation
+from sidegate.services.sessions import Issued
 from sidegate.services.validator import Validator
 from sidegate.stores.client.redis_trust import RedisTrust
 from sidegate.stores.codec import HEADER_SIZE, decode
@@ -183,6 +187,19 @@ def _forget_digests() -> None:
     ChangedSession.copies = copies  # type: ignore[method-assign]
 
 
+def _end_unseen() -> None:
+    """A rotated-out token ends the session after its grace, though its successor was not used."""
+    refresh = Rotation._refresh_rotated_out  # noqa: SLF001
+
+    async def refresh_as_if_seen(
+        self: Rotation, token: Token, record: SessionRecord, **how: Any
+    ) -> Issued | Deny | None:
+        seen = replace(record, session=replace(record.session, token_seen=True))
+        return await refresh(self, token, seen, **how)
+
+    Rotation._refresh_rotated_out = refresh_as_if_seen  # type: ignore[method-assign]  # noqa: SLF001
+
+
 def _ignore_lost_marks() -> None:
     """Whether the database still knows a mark is not checked."""
 
@@ -202,6 +219,11 @@ def _forget_tombstones() -> None:
     DatabaseRestore.write_back = write_nothing  # type: ignore[method-assign]
 
 
+def _forget_outages() -> None:
+    """Idleness is known at all times, also just after an outage of the database."""
+    Idleness.is_known = True  # type: ignore[method-assign, assignment]
+
+
 BUILDS: Final[Mapping[str, Build]] = MappingProxyType(
     {
         "ignore-tombstones": Build(_ignore_tombstones, 1, frozenset({"I1"})),
@@ -213,9 +235,11 @@ BUILDS: Final[Mapping[str, Build]] = MappingProxyType(
         "fill-unsealed": Build(_fill_unsealed, 42, frozenset({"I1"})),
         "skip-changes": Build(_skip_changes, 35, frozenset({"I1"})),
         "forget-digests": Build(_forget_digests, 41, frozenset({"I1"}), "link cut"),
+        "end-unseen": Build(_end_unseen, 38, frozenset({"I2", "I6"})),
         "ignore-lost-marks": Build(
             _ignore_lost_marks, 36, frozenset({"I1", "I5"}), "instances stopped"
         ),
         "forget-tombstones": Build(_forget_tombstones, 36, frozenset({"I5"}), "instances running"),
+        "forget-outages": Build(_forget_outages, 43, frozenset({"I2"})),
     }
 )

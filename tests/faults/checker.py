@@ -129,20 +129,24 @@ def _check_accepted_refresh(refresh: Refresh, ledger: Ledger) -> Iterator[Violat
         yield Violation("I1", message, refresh.start)
     elif (
         refresh.start
-        > ledger.grace_ended_at(refresh.session, refresh.token) + ledger.rules.clock_tolerance
+        > ledger.refresh_ended_at(refresh.session, refresh.token) + ledger.rules.clock_tolerance
     ):
-        message = f"token {refresh.token} was refreshed again after its grace period"
+        message = (
+            f"token {refresh.token} was refreshed again after its grace period,"
+            " though its successor was in use"
+        )
         yield Violation("I6", message, refresh.start)
 
 
 def _check_refused_refresh(refresh: Refresh, ledger: Ledger) -> Iterator[Violation]:
-    ended_at = ledger.may_have_ended_at(refresh.session)
-    grace_ended_at = ledger.grace_may_have_ended_at(refresh.session, refresh.token)
-    if min(ended_at, grace_ended_at) > refresh.end:
-        message = (
-            f"token {refresh.token} is valid, and its refresh was refused with {refresh.status}"
-        )
-        yield Violation("I2", message, refresh.start)
+    """A token whose grace period is over gets its successor again until that was used."""
+    session, token = refresh.session, refresh.token
+    ended_at = min(ledger.may_have_ended_at(session), ledger.may_be_replaced_at(session, token))
+    if ended_at > refresh.end:
+        is_valid = ledger.grace_may_have_ended_at(session, token) > refresh.end
+        state = "is valid" if is_valid else "has a successor that was not used"
+        message = f"token {token} {state}, and its refresh was refused with {refresh.status}"
+        yield Violation("I2" if is_valid else "I6", message, refresh.start)
 
 
 def _check_successors(ledger: Ledger) -> Iterator[Violation]:

@@ -1,20 +1,16 @@
-"""Run `sidegate` commands in the deployment, optionally with a wrong clock."""
+"""Run `sidegate` commands in the deployment."""
 
 import asyncio
 import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
 from typing import Any, Final
 
 from tests.faults.history import now
 
 # Seconds. A command takes one, and waits for an unavailable store for a few.
 _TIMEOUT: Final = 30.0
-
-_LIBRARY: Final = "faketime/libfaketime.so.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +30,6 @@ class CommandResult:
             return json.loads(self.stdout)
         except ValueError:
             return None
-
-
-def find_fake_clock() -> Path | None:
-    """Return the library that fakes the clock of a process (Debian's package faketime), or None."""
-    return next(Path("/usr/lib").glob(f"*/{_LIBRARY}"), None)
-
-
-def fake_clock(library: Path, offset: timedelta) -> Mapping[str, str]:
-    """Return the environment in which a process has a clock that is wrong by `offset`."""
-    return {
-        "LD_PRELOAD": str(library),
-        "FAKETIME": f"{offset.total_seconds():+.0f}s",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # a wrong clock still runs
-    }
 
 
 async def run_sidegate(*arguments: str, environment: Mapping[str, str]) -> CommandResult:

@@ -138,11 +138,15 @@ def _settings(key: TokenKey, admin_key: str) -> dict[str, str]:
         "SIDEGATE_SESSIONS__MOBILE__LIMIT": str(LIMIT),
         "SIDEGATE_SESSIONS__MOBILE__GRACE": f"{Rules().long_grace:g}s",
         "SIDEGATE_SESSIONS__MOBILE__TOUCH_THRESHOLD": "1s",
+        # Sessions of type api are idle soon, and their activity is written seldom.
+        "SIDEGATE_SESSIONS__API__GRACE": f"{Rules().grace:g}s",
+        "SIDEGATE_SESSIONS__API__IDLE_TIMEOUT": "12s",
+        "SIDEGATE_SESSIONS__API__TOUCH_THRESHOLD": "4s",
         "SIDEGATE_DRAIN__DELAY": "1s",  # the rig's gateway checks readiness four times a second
     }
 
 
-async def send_commands(start_instance: Sidegate, **commands: float) -> None:
+async def send_commands(start_instance: Sidegate, **commands: float | str) -> None:
     """Send commands (launcher.py) to an instance, and return when it has read them."""
     path = await _write_commands(start_instance, commands)
     start_instance.server.process.send_signal(signal.SIGUSR1)
@@ -162,13 +166,13 @@ async def watch_event_loop(instance: Sidegate) -> AsyncIterator[Callable[[], flo
         await wait_until(path.exists)
 
 
-async def start_with_commands(start_instance: Sidegate, **commands: float) -> None:
+async def start_with_commands(start_instance: Sidegate, **commands: float | str) -> None:
     """Start a stopped instance with commands that apply before it serves."""
     await _write_commands(start_instance, commands)
     await asyncio.to_thread(start_instance.server.child.start)
 
 
-async def _write_commands(start_instance: Sidegate, commands: dict[str, float]) -> Path:
+async def _write_commands(start_instance: Sidegate, commands: dict[str, float | str]) -> Path:
     path = Path(start_instance.server.child.environment["RIG_COMMANDS"])
     await asyncio.to_thread(path.write_text, json.dumps(commands), "ascii")
     return path

@@ -6,10 +6,12 @@ from typing import Final, Self
 
 from tests.faults.context import Episode, FaultContext
 from tests.faults.episodes import (
+    certificates,
     clients,
     combined,
     command_line,
     database_restore,
+    idle_sessions,
     instances,
     late_touch,
     mass_revocation,
@@ -17,7 +19,10 @@ from tests.faults.episodes import (
     redis,
     redis_copies,
     redis_replies,
+    role_defaults,
     rotation_chains,
+    row_lock,
+    unread_log,
 )
 from tests.faults.rules import Rules
 
@@ -361,6 +366,15 @@ FAULTS: Final[tuple[Fault, ...]] = (
         recovery=5.0,
     ),
     Fault(
+        38,
+        "rows locked for 12 s under refreshes, a revocation, a migration",
+        _single(row_lock.lock_rows),
+        valid=1.0,
+        recovery=1.0,
+        quick=True,
+    ),
+    Fault(39, "defaults of the database role", role_defaults.EPISODES, recovery=3.0),
+    Fault(
         40,
         "command line without Redis, with a wrong clock",
         command_line.EPISODES,
@@ -381,12 +395,53 @@ FAULTS: Final[tuple[Fault, ...]] = (
         recovery=5.0,
     ),
     Fault(
+        43,
+        "20 s without Postgres, sessions in use at one instance, then at the other",
+        _single(idle_sessions.use_without_database),
+        recovery=3.0,
+    ),
+    Fault(
+        44,
+        "log not read; disk of the log full",
+        unread_log.EPISODES,
+        valid=1.0,
+        p99=0.015,
+        bound=_NORMAL_BOUND,
+        quick=True,
+        quick_episodes=("disk full",),
+    ),
+    Fault(
+        45,
+        "60 clients asking, 3,000 idle ones at ops and admin",
+        _single(clients.crowd_other_listeners),
+        valid=0.999,
+        twice_baseline=True,
+        recovery=1.0,
+        bound=_NORMAL_BOUND,
+    ),
+    Fault(
+        46,
+        "log-ins at ten times the usual rate",
+        _single(clients.burst_logins),
+        valid=0.999,
+        twice_baseline=True,
+        recovery=3.0,
+        bound=_NORMAL_BOUND,
+    ),
+    Fault(
         47,
         "Postgres failover that loses commits, then one that loses none",
         (
             ("a replica that lacks commits", database_restore.promote_old_replica),
             ("a synchronous replica", database_restore.promote_synchronous_replica),
         ),
+        p99=0.150,
+        recovery=5.0,
+    ),
+    Fault(
+        48,
+        "certificate of a store expired, then another CA",
+        _single(certificates.replace_certificates),
         p99=0.150,
         recovery=5.0,
     ),

@@ -99,12 +99,14 @@ class SimulatedGateway:
             )
         return result or Result.INFO
 
-    async def probe(self, token: ClientToken, category: TokenCategory) -> None:
-        """Check a token at every instance, in rotation or not."""
+    async def probe(
+        self, token: ClientToken, category: TokenCategory, *, at: Upstream | None = None
+    ) -> None:
+        """Check a token at every instance, in rotation or not; or at a certain one."""
         await asyncio.gather(
             *(
                 self._try_instance(_Attempt(each, token, category, requested_at=now()))
-                for each in self.upstreams
+                for each in ([at] if at else self.upstreams)
             )
         )
 

@@ -6,7 +6,7 @@ It is written as JSON lines, and is the only input of the checker.
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -91,6 +91,11 @@ class Check(Operation, frozen=True, kw_only=True, gc=False, omit_defaults=True, 
     retried: bool = False
     aborted: bool = False
     after_restart: bool = False
+
+    @property
+    def may_be_use(self) -> bool:
+        """Return whether an instance may have allowed the token."""
+        return self.token is not None and self.result is not Result.FAIL
 
 
 class Create(Operation, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag="create"):
@@ -247,7 +252,10 @@ class HistoryRecorder:
 
     def discard_checks(self) -> None:
         """Keep in memory only the entries that later checks depend on. The file keeps all."""
-        self.entries = [entry for entry in self.entries if is_needed_later(entry)]
+        uses = set(find_first_uses(self.entries))
+        self.entries = [
+            entry for entry in self.entries if is_needed_later(entry) or id(entry) in uses
+        ]
 
     def __enter__(self) -> Self:
         return self
@@ -266,6 +274,22 @@ def is_needed_later(entry: Entry) -> bool:
     if isinstance(entry, Check):
         return entry.category is TokenCategory.ENDED and entry.result is Result.FAIL
     return not isinstance(entry, Listing | Stall)
+
+
+def find_first_uses(entries: Iterable[Entry]) -> Iterator[int]:
+    """Yield the `id()` of the first check that used each token issued by a refresh.
+
+    Two for a token whose first check had no answer: the second is the first that was allowed.
+    """
+    kept = list(entries)
+    successors = {entry.successor for entry in kept if isinstance(entry, Refresh)}
+    used = set[tuple[int | None, bool]]()
+    for entry in kept:
+        if isinstance(entry, Check) and entry.token in successors and entry.may_be_use:
+            use = entry.token, entry.result is Result.OK
+            if use not in used:
+                used.add(use)
+                yield id(entry)
 
 
 def read_history(path: Path) -> Iterator[Entry]:

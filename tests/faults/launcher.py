@@ -4,14 +4,17 @@ RIG_COMMANDS      a file with commands, which are run at the start and on SIGUSR
                   removed. {"clock": 3600} sets the clock's offset in seconds, {"block": 2.0}
                   blocks the event loop for so many seconds, {"watch": 1} begins to measure for how
                   long it is blocked, and {"watch": 0} writes the longest time, in seconds, to the
-                  file RIG_COMMANDS.blocked
+                  file RIG_COMMANDS.blocked; {"log_to": PATH} writes the log to another file, and
+                  {"log_level": "DEBUG"} sets its level
 RIG_BROKEN_BUILD  the name of a build in broken_builds.py
 """
 
 import asyncio
 import json
+import logging
 import os
 import signal
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -62,6 +65,10 @@ def _run_commands() -> None:
     time.sleep(commands.get("block", 0.0))
     if "watch" in commands:
         _watch_event_loop(begin=commands["watch"])
+    if "log_to" in commands:
+        _write_log_to(commands["log_to"])
+    if "log_level" in commands:
+        logging.getLogger("sidegate").setLevel(commands["log_level"])
 
 
 def _watch_event_loop(*, begin: bool) -> None:
@@ -72,6 +79,13 @@ def _watch_event_loop(*, begin: bool) -> None:
         result = _command_file().with_suffix(".blocked")
         result.with_suffix(".part").write_text(str(watch.longest), "ascii")
         result.with_suffix(".part").rename(result)
+
+
+def _write_log_to(path: str) -> None:
+    """Let stdout be another file. A write that waits for the previous one still waits for it."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, sys.stdout.fileno())
+    os.close(file)
 
 
 if __name__ == "__main__":

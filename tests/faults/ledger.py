@@ -34,6 +34,7 @@ class SessionOperations:
     migrations: list[Migrate] = field(default_factory=list)
     lost_refreshes: list[Refresh] = field(default_factory=list)  # with a restored database
     refusals: list[tuple[float, float]] = field(default_factory=list)  # (start, end)
+    uses: list[Check] = field(default_factory=list)  # checks that allowed a token, or may have
 
     def rotations(self, token: int) -> list[Refresh]:
         """Return the refreshes that may have rotated `token` out."""
@@ -42,6 +43,14 @@ class SessionOperations:
             for refresh in self.refreshes
             if refresh.token == token and refresh.result is not Result.FAIL
         ]
+
+    def successors(self, token: int) -> set[int]:
+        """Return the tokens that clients received for `token`."""
+        return {
+            refresh.successor
+            for refresh in (*self.refreshes, *self.lost_refreshes)
+            if refresh.token == token and refresh.successor is not None
+        }
 
 
 class End(NamedTuple):
@@ -165,24 +174,63 @@ class Ledger:
         operations = self.sessions.get(session)
         if operations is None:
             return _NEVER
-        rotations = operations.rotations(token)
+        ends = [self._grace_end(session, token), *self._replacements(operations, token)]
+        return min(ends, key=lambda end: end.denied_from)
+
+    def refresh_ended_at(self, session: str, token: int) -> float:
+        """Return from when on a token certainly gets no successor any more, or inf.
+
+        After its grace period it gets the same one until that is known to be in use.
+        """
+        operations = self.sessions.get(session)
+        if operations is None:
+            return inf
+        until = max(self._grace_end(session, token).at, self._seen_by(operations, token))
+        return min([until, *(end.at for end in self._replacements(operations, token))])
+
+    def _grace_end(self, session: str, token: int) -> End:
+        """Return when the grace period of a rotated-out token certainly ended."""
+        rotations = self.sessions[session].rotations(token)
         rotated_at = min(
             (refresh.end for refresh in rotations if refresh.result is Result.OK), default=inf
         )
         grace_end = rotated_at + self.grace(session)
-        ends = [End(grace_end, self.bound(rotated_at), "its grace period", "I6")]
-        ends += [
-            End(migrate.end, self.bound(migrate.end), "its session was migrated")
-            for migrate in operations.migrations
-            if migrate.result is Result.OK and migrate.successor != token
-        ]
-        if token in self._lost_tokens:
-            ends.append(_end_by(self._lost_tokens[token]))
-        return min(ends, key=lambda end: end.denied_from)
+        return End(grace_end, self.bound(rotated_at), "its grace period", "I6")
 
-    def grace_ended_at(self, session: str, token: int) -> float:
-        """Return when the grace period of a rotated-out token certainly ended, or inf."""
-        return self.token_end_of(session, token).at
+    def _replacements(self, operations: SessionOperations, token: int) -> Iterator[End]:
+        """Yield when the token became invalid in another way than by a rotation."""
+        for migrate in operations.migrations:
+            if migrate.result is Result.OK and _may_replace(operations, migrate, token):
+                yield End(migrate.end, self.bound(migrate.end), "its session was migrated")
+        if token in self._lost_tokens:
+            yield _end_by(self._lost_tokens[token])
+
+    def _seen_by(self, operations: SessionOperations, token: int) -> float:
+        """Return by when the use of a token's successor is certainly known everywhere, or inf.
+
+        While a store is unavailable, that an instance has allowed it may be unknown to others.
+        """
+        successors = operations.successors(token)
+        known = [
+            refresh.end
+            for refresh in operations.refreshes
+            if refresh.token in successors and refresh.result is Result.OK
+        ]
+        known += [
+            check.end + self.rules.touch_interval + self.rules.normal_bound
+            for check in operations.uses
+            if check.token in successors
+            and check.result is Result.OK
+            and self.bound(check.end) <= self.rules.normal_bound
+            and all(check.start > restore.end for restore in self._restores)
+        ]
+        return min(known, default=inf)
+
+    def _may_be_seen_at(self, operations: SessionOperations, token: int) -> float:
+        """Return the earliest time at which a successor of the token may have been used, or inf."""
+        successors = operations.successors(token)
+        uses: tuple[Check | Refresh, ...] = (*operations.uses, *operations.refreshes)
+        return min((use.start for use in uses if use.token in successors), default=inf)
 
     def grace(self, session: str) -> float:
         """Return the grace period of a session."""
@@ -198,13 +246,7 @@ class Ledger:
         operations = self.sessions.get(session)
         if operations is None:
             return inf
-        ends = [
-            migrate.start
-            for migrate in operations.migrations
-            if migrate.result is not Result.FAIL and migrate.successor != token
-        ]
-        if token in self._lost_tokens:
-            ends.append(self._lost_tokens[token].start)
+        ends = [self.may_be_replaced_at(session, token)]
         rotations = operations.rotations(token)
         if rotations:
             started_at = min(refresh.start for refresh in rotations)
@@ -215,6 +257,20 @@ class Ledger:
             ]
             grace_ends = min([started_at + self.grace(session), *later])
             ends.append(grace_ends - self.rules.clock_tolerance)
+        return min(ends)
+
+    def may_be_replaced_at(self, session: str, token: int) -> float:
+        """Return the earliest time at which a migration or a restore may have ended the token."""
+        operations = self.sessions.get(session)
+        if operations is None:
+            return inf
+        ends = [
+            migrate.start
+            for migrate in operations.migrations
+            if migrate.result is not Result.FAIL and _may_replace(operations, migrate, token)
+        ]
+        if token in self._lost_tokens:
+            ends.append(self._lost_tokens[token].start)
         return min(ends, default=inf)
 
     def may_be_stale(self, session: str, at: float) -> bool:
@@ -287,6 +343,8 @@ class Ledger:
             ):
                 if not self.sessions[session].rotations(token) and self._is_settled(entry):
                     self.sessions[session].refusals.append((entry.start, entry.end))
+            case Check(session=str(session)) if entry.may_be_use:
+                self.sessions[session].uses.append(entry)
             case FaultPeriod():
                 self.faults.append(entry)
             case RedisDataLoss(start=lost_at):
@@ -325,7 +383,8 @@ class Ledger:
     def _may_be_reuse_at(self, operations: SessionOperations, refresh: Refresh) -> float:
         """Return the earliest time at which a refresh may have ended the session, or inf.
 
-        A refresh without a response may have been executed after the grace period.
+        It ends it after the grace period, once the successor was used. Without a response it may
+        have been executed later.
         """
         started_at = [
             before.start
@@ -333,13 +392,28 @@ class Ledger:
             if before is not refresh and before.token == refresh.token
         ]
         grace = self.grace(refresh.session)
-        ended_at = min(started_at, default=inf) + grace - self.rules.clock_tolerance
+        ended_at = max(
+            min(started_at, default=inf) + grace - self.rules.clock_tolerance,
+            self._may_be_seen_at(operations, refresh.token),
+        )
         answered = refresh.status != 0
         return inf if answered and refresh.end < ended_at else max(ended_at, refresh.start)
 
 
 def _end_by(restore: DatabaseRestore) -> End:
     return End(restore.end, restore.bound, "the restore of a database that does not know it")
+
+
+def _may_replace(operations: SessionOperations, migrate: Migrate, token: int) -> bool:
+    """Return whether a migration may have ended a token: not one that was issued after it.
+
+    Without an answer it may have been done later.
+    """
+    is_later = migrate.result is Result.OK and any(
+        refresh.successor == token and refresh.start >= migrate.end
+        for refresh in operations.refreshes
+    )
+    return migrate.successor != token and not is_later
 
 
 def _may_take_effect_until(create: Create) -> float:

@@ -12,6 +12,7 @@ from tests.faults.gateway import SimulatedGateway
 from tests.faults.history import Result, TokenCategory, now
 from tests.faults.population import ClientToken, Population
 from tests.faults.redis_eviction import RedisEviction
+from tests.faults.rules import Rules
 
 LIMIT: Final = 3
 """Limit of sessions of type mobile for a user; some users log in more often than that."""
@@ -20,6 +21,10 @@ LIMIT: Final = 3
 # of one second (the bound without faults) and of five (the bound with faults).
 _PROBE_DELAYS: Final = (0.0, 0.05, 0.25, 1.05, 2.5, 5.1, 8.0)
 _PROBE_DELAYS_AFTER_GRACE: Final = (1.1, 5.2)
+
+# Seconds after the grace period at which rotated-out tokens are reused: by then the first use of
+# their successors is in the database.
+_REUSE_DELAY: Final = Rules().touch_interval + Rules().normal_bound
 
 # Seconds after which a change is published everywhere, if nothing fails.
 _PUBLISH_TIME: Final = 2.0
@@ -112,8 +117,8 @@ class Load:
             ),
         )
         changes = (
-            (rates.creates, self._create),
-            (rates.login_pairs, self._create_pair),
+            (rates.creates, self.create),
+            (rates.login_pairs, self.create_pair),
             (rates.revokes, self._revoke),
             (rates.refreshes, self._refresh),
             (rates.lists, self._list),
@@ -232,12 +237,13 @@ class Load:
             self.population.mark_checked(token)
             await self.gateway.check(token, category)
 
-    async def _create(self) -> None:
+    async def create(self) -> None:
+        """Log a user in."""
         token = await self.admin_client.create(self.population.pick_user())
         if token is not None:
             self.population.add(token)
 
-    async def _create_pair(self) -> None:
+    async def create_pair(self) -> None:
         """Log a user at the limit in twice concurrently."""
         user = self._random.choice(self.population.limited_users)
         logins = (self.admin_client.create(user, type_="mobile", limit=LIMIT) for _ in range(2))
@@ -258,15 +264,17 @@ class Load:
         token = self.population.take()
         if token is None:
             return
-        started_at = now()
         successor = await self.admin_client.refresh(token, concurrent=self._random.random() < 0.5)
         if successor is None:
             return
+        refreshed_at = now()
         reuse = self._random.random() < 0.25
-        if not reuse:
+        if reuse:  # an attacker is noticed once the successor was used
+            await self.gateway.check(successor, TokenCategory.WARM)
+        else:
             self.population.add(successor)
         await self._probe_after(token, (self._grace / 2,))
-        await self._wait(started_at + self._grace + 1.0 - now())
+        await self._wait(refreshed_at + self._grace + _REUSE_DELAY - now())
         if reuse:
             await self.admin_client.reuse(token)
             await self.retire(successor)

@@ -47,12 +47,7 @@ async def prepare(
     gateway = SimulatedGateway(upstreams, recorder, random, timeout=Rules().deadline)
     population = Population(random, users=plan.users, hot=Rates.hot_session_count(plan.load_factor))
     admin_client = AdminClient(
-        gateway,
-        recorder,
-        population,
-        random,
-        admin_key=deployment.admin_key,
-        grace=Rules().grace,
+        gateway, recorder, population, random, admin_key=deployment.admin_key
     )
     eviction = RedisEviction(deployment.redis.port)
     load = Load(

@@ -13,6 +13,7 @@ class Rules:
     max_age: float = 5.0  # time to live of a cache entry in memory
     deadline: float = 0.2  # 150 ms for a check, and 50 ms to the client
     settle_time: float = 5.0  # after a fault, change notifications may be delayed for so long
+    touch_interval: float = 1.0  # that a token was used is in the database after this
     persist_within: float = 60.0  # a revocation answered with 202 is durable after this
     clock_tolerance: float = 0.05  # difference between two clock readings on one machine
 

@@ -37,4 +37,4 @@ def test_broken_build_is_detected(name: str) -> None:
 def test_unknown_fault_number_is_a_usage_error() -> None:
     done = run_rig("--only", "99")
     assert done.returncode == 2
-    assert "1 to 47" in done.stderr
+    assert "1 to 48" in done.stderr

@@ -100,6 +100,12 @@ def test_i1_allow_of_an_old_token_after_a_migration_is_a_violation() -> None:
     assert violated(*history, allowed(11.5, token=3)) == []
 
 
+def test_i1_token_that_was_issued_after_a_migration_is_valid() -> None:
+    history = [create(0.0), migrate(10.0), refresh(12.0, token=3, successor=4)]
+    assert violated(*history, allowed(20.0, token=4)) == []
+    assert violated(*history, refused(20.0, token=4)) == ["I2"]
+
+
 def test_i1_memory_without_stores_is_valid_only_for_its_time_to_live() -> None:
     history = [create(0.0), fault(10.0, 30.0), stores_down(10.0, 30.0)]
     assert violated(*history, allowed(14.9)) == []
@@ -185,8 +191,14 @@ def test_i2_delayed_login_at_the_limit_may_end_a_session() -> None:
 
 def test_i2_delayed_refresh_after_grace_may_end_the_session() -> None:
     history = [create(0.0), refresh(5.0), refresh(5.0, Result.INFO, status=0, end=7.0)]
+    history.append(allowed(6.0, token=2))
     assert violated(*history, refused(15.0, token=2)) == []
     assert violated(*history, refused(7.5, token=2)) == ["I2"]
+
+
+def test_i2_delayed_refresh_does_not_end_a_session_whose_token_was_not_used() -> None:
+    history = [create(0.0), refresh(5.0), refresh(5.0, Result.INFO, status=0, end=7.0)]
+    assert violated(*history, refused(15.0, token=2)) == ["I2"]
 
 
 # --- I3: an allow returns the right identity
@@ -256,12 +268,50 @@ def test_i6_grace_may_be_that_of_the_session() -> None:
     assert violated(*history, allowed(67.0, ENDED)) == ["I6"]
 
 
-def test_i6_refresh_of_the_old_token_after_grace_is_a_violation() -> None:
-    assert violated(create(0.0), refresh(5.0), refresh(9.0)) == ["I6"]
+def test_i6_successor_that_was_not_used_is_returned_again_after_grace() -> None:
+    assert violated(create(0.0), refresh(5.0), refresh(9.0)) == []
+    assert violated(create(0.0), refresh(5.0), refresh(9.0, successor=3)) == ["I6"]
+
+
+def test_i6_reuse_ends_no_session_whose_successor_was_not_used() -> None:
+    assert violated(create(0.0), refresh(5.0), refresh(9.0, Result.FAIL)) == ["I6"]
+
+
+@pytest.mark.parametrize("use", [allowed(6.0, token=2), refresh(6.0, token=2, successor=3)])
+def test_i6_refresh_of_the_old_token_after_the_use_of_its_successor_is_a_violation(
+    use: Entry,
+) -> None:
+    history = [create(0.0), refresh(5.0), use]
+    assert violated(*history, refresh(9.0)) == ["I6"]
+    assert violated(*history, refresh(9.0, Result.FAIL)) == []
+
+
+def test_i6_use_may_be_unknown_until_it_was_recorded() -> None:
+    history = [create(0.0), refresh(5.0), allowed(7.5, token=2)]
+    assert violated(*history, refresh(9.0)) == []
+    assert violated(*history, refresh(9.0, Result.FAIL)) == []
+
+
+def test_i6_use_may_be_unknown_during_a_fault() -> None:
+    history = [create(0.0), refresh(5.0), allowed(6.0, token=2), fault(5.5, 9.5)]
+    assert violated(*history, refresh(9.0)) == []
+    assert violated(*history, refresh(9.0, Result.FAIL)) == []
+
+
+def test_i6_check_without_an_answer_may_be_a_use() -> None:
+    history = [create(0.0), refresh(5.0), unavailable(6.0, token=2)]
+    assert violated(*history, refresh(9.0)) == []
+    assert violated(*history, refresh(9.0, Result.FAIL)) == []
+
+
+def test_i6_refresh_after_a_migration_is_a_violation() -> None:
+    history = [create(0.0), refresh(5.0), migrate(10.0)]
+    assert violated(*history, refresh(11.0)) == ["I6"]
+    assert violated(*history, refresh(11.0, Result.FAIL)) == []
 
 
 def test_i6_reuse_after_grace_ends_the_session() -> None:
-    history = [create(0.0), refresh(5.0), refresh(9.0, Result.FAIL)]
+    history = [create(0.0), refresh(5.0), allowed(6.0, token=2), refresh(9.0, Result.FAIL)]
     assert violated(*history, refused(9.1, token=2)) == []
     assert violated(*history, allowed(9.5, ENDED, token=2)) == []
     assert violated(*history, allowed(11.0, ENDED, token=2)) == ["I1"]

@@ -64,6 +64,27 @@ def test_discarded_checks_stay_in_the_file(path: Path) -> None:
     assert len(list(read_history(path))) == 5
 
 
+def test_first_uses_of_a_successor_are_kept(path: Path) -> None:
+    refreshed = sample_entries.refresh(1.0)
+    unanswered, used = (
+        sample_entries.unavailable(2.0, token=2),
+        sample_entries.allowed(3.0, token=2),
+    )
+    with HistoryRecorder(path) as recorder:
+        for entry in (
+            refreshed,
+            unanswered,
+            used,
+            sample_entries.unavailable(4.0, token=2),
+            sample_entries.allowed(5.0, token=2),
+            sample_entries.allowed(5.0, token=3),
+        ):
+            recorder.add(entry)
+        recorder.discard_checks()
+        recorder.discard_checks()
+        assert recorder.entries == [refreshed, unanswered, used]
+
+
 def test_cpu_waits_are_summed_by_process(path: Path) -> None:
     with HistoryRecorder(path) as recorder:
         for process, waited in (("one", 0.5), ("rig", 0.25), ("one", 0.25)):

@@ -1,17 +1,25 @@
 """Episodes with misbehaving clients."""
 
 import asyncio
+import json
 import resource
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
 from itertools import cycle
 from typing import Final
 
+from tests.faults.client import ConnectionBroken, ConnectionPool
 from tests.faults.context import FaultContext, answered_lookups
+from tests.faults.deployment import connect_as_superuser
 from tests.faults.gateway import Upstream
-from tests.faults.history import NEVER_VALID, Check, TokenCategory, now
+from tests.faults.history import NEVER_VALID, Check, Create, Result, TokenCategory, now
+from tests.faults.load import LIMIT
+from tests.faults.many_clients import ASKING, IDLE, SPREAD
 from tests.faults.population import ClientToken, forge
 from tests.faults.resources import count_descriptors
+from tests.faults.rules import Violation
 
 _FAULT_TIME: Final = 10.0
 _FLOOD_RATE: Final = 3000.0
@@ -19,6 +27,14 @@ _SLOW_CLIENTS: Final = 500
 _IDLE_CLIENTS: Final = 1000
 
 _REQUEST: Final = b"GET /forward-auth HTTP/1.1\r\nHost: gate\r\nX-Slow: " + b"x" * 1000
+
+# Seconds between two probes of an orchestrator, and for which it waits for an answer.
+_PROBE_INTERVAL: Final = 0.25
+_PROBE_TIMEOUT: Final = 1.0
+_PROBE_PATHS: Final = ("/livez", "/readyz", "/metrics")
+
+# Log-ins in a burst, compared with the usual ones.
+_BURST: Final = 10
 
 # Descriptors that an instance may open in addition: too few for all clients.
 _SPARE_DESCRIPTORS: Final = 600
@@ -130,3 +146,74 @@ async def abort_requests(context: FaultContext) -> None:
         for entry in context.recorder.entries
     )
     context.expect("no client disconnected", observed=aborted)
+
+
+async def crowd_other_listeners(context: FaultContext) -> None:
+    """Ask the ops listener of one instance without end, and hold connections to ops and admin.
+
+    All come from one address, and probes from another: what is closed for a new connection is one
+    of the same address.
+    """
+    sidegate = context.target.sidegate
+    ports = (str(sidegate.ops_port), str(sidegate.admin_port))
+    command = (sys.executable, "-m", "tests.faults.many_clients", *ports)
+    clients = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    try:
+        await asyncio.sleep(SPREAD)
+        context.mark_started()
+        until = now() + _FAULT_TIME * context.time_scale
+        while now() < until:
+            for path in _PROBE_PATHS:
+                await _probe(context, path)
+            await asyncio.sleep(_PROBE_INTERVAL)
+        clients.terminate()
+        output, _ = await clients.communicate()
+    finally:
+        if clients.returncode is None:
+            clients.kill()
+            await clients.wait()
+    done = json.loads(output)
+    context.expect(f"only {done} was asked", observed=done["answered"] > 2 * ASKING)
+    context.expect(f"only {done} was opened", observed=done["opened"] >= 2 * IDLE)
+
+
+async def _probe(context: FaultContext, path: str) -> None:
+    """Probe the target on a new connection; report a violation without an answer in time."""
+    request = f"GET {path} HTTP/1.1\r\nHost: ops\r\n\r\n".encode("ascii")
+    pool, answer = ConnectionPool(context.target.sidegate.ops_port), "no answer"
+    with suppress(ConnectionBroken, TimeoutError):
+        answer = str((await pool.request(request, timeout=_PROBE_TIMEOUT)).status)
+    await pool.close()
+    if answer != str(HTTPStatus.OK):
+        message = f"a probe of {path} at {context.target.name} got {answer}"
+        context.violations.append(Violation("I12", message, now()))
+
+
+async def burst_logins(context: FaultContext) -> None:
+    """Log in at ten times the usual rate, users at their limit as well."""
+    load, started_at = context.load, now()
+    usual, pairs = load.rates.creates, load.rates.login_pairs
+    async with (
+        load.extra_stream(usual * (_BURST - 1), load.create),
+        load.extra_stream(pairs * (_BURST - 1), load.create_pair),
+    ):
+        await context.wait(_FAULT_TIME)
+    created = sum(
+        isinstance(entry, Create) and entry.result is Result.OK and entry.start >= started_at
+        for entry in context.recorder.entries
+    )
+    expected = (usual + 2 * pairs) * _BURST * _FAULT_TIME * context.time_scale
+    context.expect(f"only {created} log-ins", observed=created > expected / 2)
+    await expect_limits(context)
+
+
+async def expect_limits(context: FaultContext) -> None:
+    """Report a violation for each user who has more active sessions than the limit."""
+    query = (
+        "SELECT user_id, count(*) AS number FROM sessions WHERE type = 'mobile'"
+        " AND revoked_at IS NULL AND expires_at > now() GROUP BY user_id HAVING count(*) > $1"
+    )
+    async with connect_as_superuser(context.postgres) as connection:
+        for row in await connection.fetch(query, LIMIT):
+            message = f"{row['user_id']} has {row['number']} active sessions, not {LIMIT}"
+            context.violations.append(Violation("I7", message, now()))

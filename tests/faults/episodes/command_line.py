@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from tests.faults.command_line import CommandResult, fake_clock, find_fake_clock, run_sidegate
+from tests.faults.command_line import CommandResult, run_sidegate
 from tests.faults.context import Episode, FaultContext, run_in_thread
 from tests.faults.history import RIG, Create, Result, Revoke, TokenCategory, now
 from tests.faults.population import ClientToken
 from tests.faults.revocations import check_everywhere, retire_all, wait_until_cached
 from tests.faults.rules import Violation
+from tests.support.fake_clock import fake_clock, find_fake_clock
 
 # Sessions revoked by one command: more than an instance reads of the last changes at its start.
 _MANY_SESSIONS: Final = 1500
