@@ -10,13 +10,14 @@ from math import inf
 import pytest
 
 from sidegate.core.digest import Digest
+from sidegate.core.errors import StoreUnavailable
 from sidegate.core.memory_entry import MemoryEntry
 from sidegate.core.session import Session
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, Token, TokenKey, TokenText, parse_token_text
-from sidegate.core.verdict import Allow, Deny, Reason, Unavailable
+from sidegate.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
 from sidegate.services.rules import Rules, RulesInForce
-from sidegate.services.validator import Validator
+from sidegate.services.validator import Candidates, Validator
 from tests.contracts.values import build_digest, build_session, build_tombstone
 from tests.support.clock import NOON, FakeClock
 from tests.support.fakes import FakeBackend, FakeLookup
@@ -386,3 +387,84 @@ class BrokenBackend(FakeBackend):
 async def test_bug_in_a_store_is_raised(failure: Exception, budget: float | None) -> None:
     with pytest.raises(type(failure), match=str(failure)):
         await build_validator(BrokenBackend(failure)).validate(TOKEN.text, budget=budget)
+
+
+# --- Several tokens of one request
+
+OTHER = RING.mint(SessionType.WEB)
+THIRD = RING.mint(SessionType.WEB)
+FOREIGN = KeyRing([TokenKey(1, bytes(32))]).mint(SessionType.WEB)
+ACTIVE = build_session(digest=TOKEN.digest())
+OTHER_ACTIVE = build_session(digest=OTHER.digest())
+ENDED = build_tombstone(digest=OTHER.digest())
+
+
+def as_texts(*tokens: Token) -> tuple[TokenText, ...]:
+    return tuple(TokenText(token.text.encode("ascii")) for token in tokens)
+
+
+async def validate_several(
+    backend: FakeBackend, *cookies: Token, others: tuple[Token, ...] = ()
+) -> Verdict:
+    candidates = Candidates(as_texts(*others), as_texts(*cookies))
+    return await build_validator(backend).validate_presented(candidates)
+
+
+@pytest.mark.parametrize("cookies", [(TOKEN, OTHER), (OTHER, TOKEN)], ids=["first", "last"])
+async def test_cookie_that_opens_a_session_counts(cookies: tuple[Token, Token]) -> None:
+    for other in ((), (ENDED,)):
+        verdict = await validate_several(FakeBackend(ACTIVE, *other), *cookies)
+        assert verdict == Allow(ACTIVE)
+
+
+async def test_cookies_of_two_sessions_are_ambiguous() -> None:
+    verdict = await validate_several(FakeBackend(ACTIVE, OTHER_ACTIVE), TOKEN, OTHER)
+    assert verdict == Deny(Reason.AMBIGUOUS)
+
+
+async def test_old_and_new_cookie_of_one_session_are_not_ambiguous() -> None:
+    rotated = ACTIVE.rotated(OTHER.digest(), timedelta(seconds=10), at=NOON)
+    verdict = await validate_several(FakeBackend(*rotated.copies()), TOKEN, OTHER)
+    assert isinstance(verdict, Allow)
+    assert verdict.session.id == ACTIVE.id
+
+
+async def test_three_cookies_are_ambiguous_without_a_lookup() -> None:
+    backend = FakeBackend(ACTIVE)
+    assert await validate_several(backend, TOKEN, OTHER, THIRD) == Deny(Reason.AMBIGUOUS)
+    assert backend.lookups == []
+
+
+async def test_cookies_that_open_nothing_are_denied_with_the_first_reason() -> None:
+    assert await validate_several(FakeBackend(ENDED), OTHER, TOKEN) == Deny(Reason.REVOKED)
+
+
+async def test_another_token_beside_the_cookie_is_ambiguous_whatever_they_open() -> None:
+    backend = FakeBackend(ACTIVE)
+    verdict = await validate_several(backend, TOKEN, others=(OTHER,))
+    assert verdict == Deny(Reason.AMBIGUOUS)
+    assert backend.lookups == []
+
+
+async def test_tokens_of_other_deployments_do_not_count() -> None:
+    backend = FakeBackend(ACTIVE)
+    assert await validate_several(backend, FOREIGN, TOKEN) == Allow(ACTIVE)
+    assert await validate_several(backend, TOKEN, others=(FOREIGN,)) == Allow(ACTIVE)
+    assert await validate_several(backend, FOREIGN, others=(TOKEN,)) == Allow(ACTIVE)
+
+
+async def test_only_tokens_of_other_deployments_are_forged() -> None:
+    backend = FakeBackend()
+    assert await validate_several(backend, FOREIGN) == Deny(Reason.FORGED)
+    assert backend.lookups == []
+
+
+async def test_outage_of_one_lookup_is_unavailable() -> None:
+    class HalfBackend(FakeBackend):
+        async def find(self, digest: Digest) -> Session | None:
+            if digest == OTHER.digest():
+                raise StoreUnavailable("postgres", "unavailable in this test")
+            return await super().find(digest)
+
+    verdict = await validate_several(HalfBackend(ACTIVE), TOKEN, OTHER)
+    assert verdict == Unavailable("postgres")

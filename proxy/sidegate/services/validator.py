@@ -1,8 +1,9 @@
 """From a credential to a verdict: read the token, find the session, judge it."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from sidegate.core.clock import Clock
 from sidegate.core.digest import Digest
@@ -12,8 +13,22 @@ from sidegate.core.memory_entry import MemoryEntry
 from sidegate.core.session import Session
 from sidegate.core.timeouts import with_timeout
 from sidegate.core.token import TokenText, digest_unverified
-from sidegate.core.verdict import Deny, Reason, Unavailable, Verdict
+from sidegate.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
 from sidegate.services.rules import RulesInForce
+
+
+class Candidates(NamedTuple):
+    """The different tokens of a request, as far as their format shows, by how they were sent."""
+
+    others: tuple[TokenText, ...]  # by the Authorization header, for example
+    cookies: tuple[TokenText, ...]
+
+
+Presented = TokenText | Candidates
+"""What a request presents: one token, or several."""
+
+# Browsers send two cookies of one name, of a parent domain and of its child.
+_MAX_COOKIES: Final = 2
 
 
 class Lookup(Protocol):
@@ -116,6 +131,33 @@ class Validator:
         found = await self._find(credential, budget, elapsed=elapsed, needs_time=True)
         return self._judge(found) if isinstance(found, Session) else found
 
+    async def validate_presented(
+        self, presented: Presented, *, budget: float | None = None, elapsed: float | None = None
+    ) -> Verdict:
+        """Judge the session that the tokens of a request lead to, as `validate` does.
+
+        Of several, those without a valid tag are not ours, and do not count. Two cookies are both
+        looked up, and the one that opens a session counts. Deny(AMBIGUOUS) if they open two, or if
+        there are more, or another token than the cookie's beside it.
+        """
+        if not isinstance(presented, Candidates):
+            return await self.validate(presented.decode("ascii"), budget=budget, elapsed=elapsed)
+        tokens = self._select(presented)
+        if isinstance(tokens, Deny):
+            return tokens
+        lookups = (self.validate(token.decode("ascii"), budget=budget) for token in tokens)
+        return _combine(await asyncio.gather(*lookups))
+
+    def _select(self, candidates: Candidates) -> tuple[TokenText, ...] | Deny:
+        """Return the tokens with a valid tag that may open the session, in their order."""
+        has_valid_tag = self._rules.current.ring.has_valid_tag
+        others, cookies = (tuple(filter(has_valid_tag, tokens)) for tokens in candidates)
+        distinct = tuple(dict.fromkeys((*others, *cookies)))
+        if not distinct:
+            return Deny(Reason.FORGED)
+        is_ambiguous = len(distinct) > (1 if others else _MAX_COOKIES)
+        return Deny(Reason.AMBIGUOUS) if is_ambiguous else distinct
+
     async def find(self, credential: str) -> Session | Deny | Unavailable:
         """Return the session `credential` leads to, unjudged: ended or rotated out, too.
 
@@ -168,6 +210,23 @@ class Validator:
         if budget is None:
             return self._deadline
         return max(0.0, min(budget * _BUDGET_SHARE, self._deadline))
+
+
+def _combine(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the verdict of tokens of which one may open a session."""
+    opened: dict[str, Verdict] = {}
+    denied: list[Verdict] = []
+    for verdict in verdicts:
+        match verdict:
+            case Unavailable():
+                return verdict  # it may open another session
+            case Allow(session):
+                opened[session.id] = verdict
+            case Deny():
+                denied.append(verdict)
+    if len(opened) > 1:
+        return Deny(Reason.AMBIGUOUS)
+    return [*opened.values(), *denied][0]
 
 
 def _judge_entry(entry: MemoryEntry, now: datetime) -> MemoryEntry | Deny | None:

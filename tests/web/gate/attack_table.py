@@ -39,6 +39,7 @@ class Attack:
     status: int
     reason: str | None = None
     user: str | None = None
+    looks_up: bool = False  # before it is denied as ambiguous
 
     def build_for(self, route: str) -> bytes:
         return self.raw.replace(ROUTE.encode(), route.encode())
@@ -60,6 +61,11 @@ def _denied(
     return Attack(name, _build(*lines, method=method, query=query), 401, reason)
 
 
+def _looked_up(name: str, *lines: bytes) -> Attack:
+    """Return a request that is ambiguous because both of its cookies open a session."""
+    return Attack(name, _build(*lines), 401, "ambiguous", looks_up=True)
+
+
 def _bad_request(name: str, raw: bytes) -> Attack:
     return Attack(name, raw, 400)
 
@@ -70,6 +76,7 @@ _changed: Final = A[:-1] + (b"A" if A[-1:] != b"A" else b"B")
 _first_as_percent: Final = b"%%%02X" % A[0] + A[1:]
 _first_as_octal: Final = b"\\%03o\\%03o" % (A[0], A[1]) + A[2:]
 _cookie_start: Final = b"__Host-session="
+JWT: Final = b"eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl"
 
 BEARER: Final = (
     _allowed("alice", "a bearer token", bearer(A)),
@@ -77,9 +84,14 @@ BEARER: Final = (
     _allowed("alice", "everything in capitals", b"AUTHORIZATION: BEARER " + A),
     _allowed("alice", "several blanks after the scheme", b"Authorization: Bearer   " + A),
     _allowed("alice", "blanks around the value", b"Authorization: \t Bearer " + A + b" \t "),
-    _allowed("alice", "the same bearer twice", bearer(A), bearer(A)),
     _allowed("alice", "the same token as bearer and cookie", bearer(A), cookie(A)),
-    _allowed("alice", "another scheme and a bearer token", b"Authorization: Basic YTpi", bearer(A)),
+    _allowed("alice", "the application's JWT beside the cookie", bearer(JWT), cookie(A)),
+    _allowed("alice", "another scheme beside the cookie", b"Authorization: Basic YTpi", cookie(A)),
+    _allowed("alice", "junk as bearer beside the cookie", bearer(b"x"), cookie(A)),
+    _allowed("alice", "an empty bearer beside the cookie", b"Authorization: Bearer", cookie(A)),
+    _allowed("alice", "another deployment's bearer beside the cookie", bearer(FORGED), cookie(A)),
+    _allowed("alice", "a bearer beside another deployment's cookie", bearer(A), cookie(FORGED)),
+    _allowed("alice", "a bearer beside a junk cookie", bearer(A), cookie(b"junk")),
     _denied("missing", "no credential"),
     _denied("missing", "an empty Authorization", b"Authorization:"),
     _denied("missing", "another scheme", b"Authorization: Basic YTpi"),
@@ -92,6 +104,10 @@ BEARER: Final = (
     _denied("missing", "an underscore alias", b"Authorization_: Bearer " + A),
     _denied("missing", "a token in the query", query="?access_token=" + ALICE.text),
     _denied("malformed", "a scheme without a token", b"Authorization: Bearer"),
+    _denied("malformed", "a tab after the scheme", b"Authorization: Bearer\t" + A),
+    _denied("malformed", "a tab and a blank after the scheme", b"Authorization: Bearer \t" + A),
+    _denied("malformed", "the application's JWT alone", bearer(JWT)),
+    _denied("forged", "two tokens of other deployments", bearer(FORGED), cookie(_changed)),
     _denied("malformed", "a scheme and a blank", b"Authorization: Bearer "),
     _denied("malformed", "two bearers joined by a comma", bearer(A) + b", Bearer " + B),
     _denied("malformed", "the same bearer twice, joined by a comma", bearer(A) + b", Bearer " + A),
@@ -101,8 +117,11 @@ BEARER: Final = (
     _denied("ambiguous", "two bearers of two users", bearer(A), bearer(B)),
     _denied("ambiguous", "a second bearer that is empty", bearer(A), bearer(b"")),
     _denied("ambiguous", "a second bearer after a tab", bearer(A), b"Authorization: Bearer\t" + B),
+    _denied("ambiguous", "the same bearer twice", bearer(A), bearer(A)),
+    _denied("ambiguous", "another scheme and a bearer", b"Authorization: Basic YTpi", bearer(A)),
+    _denied("ambiguous", "two lines of other schemes", b"Authorization: Basic YTpi", bearer(JWT)),
+    _denied("ambiguous", "two lines beside a cookie", bearer(JWT), bearer(b"x"), cookie(A)),
     _denied("ambiguous", "a bad bearer before a good cookie", bearer(NEVER_ISSUED), cookie(A)),
-    _denied("ambiguous", "junk as bearer before a good cookie", bearer(b"x"), cookie(A)),
     _denied("ambiguous", "a bearer of one user, a cookie of another", bearer(A), cookie(B)),
 )
 
@@ -188,9 +207,16 @@ COOKIES: Final = (
     _denied("malformed", "junk", cookie(b"!!!not-base64")),
     _denied("malformed", "octal escapes", cookie(b'"' + _first_as_octal + b'"')),
     _denied("malformed", "percent escapes", cookie(_first_as_percent)),
-    _denied("ambiguous", "two values on one line", cookie(A) + b"; " + _cookie_start + B),
-    _denied("ambiguous", "two values on two lines", cookie(A), cookie(B)),
-    _denied("ambiguous", "a second one that is empty", cookie(A) + b"; __Host-session"),
+    _looked_up("two values on one line", cookie(A) + b"; " + _cookie_start + B),
+    _looked_up("two values on two lines", cookie(A), cookie(B)),
+    _denied("ambiguous", "three values", cookie(A), cookie(NEVER_ISSUED), cookie(EXPIRED)),
+    _allowed("alice", "a second one that is empty", cookie(A) + b"; __Host-session"),
+    _allowed("alice", "a second one that is junk", cookie(b"junk") + b"; " + _cookie_start + A),
+    _allowed("alice", "one of another deployment first", cookie(FORGED), cookie(A)),
+    _allowed("alice", "a stale one first", cookie(EXPIRED), cookie(A)),
+    _allowed("alice", "a stale one last", cookie(A), cookie(REVOKED)),
+    _allowed("alice", "a quoted one beside it", cookie(b'"x; y"'), cookie(A)),
+    _denied("expired", "two stale ones", cookie(EXPIRED), cookie(NEVER_ISSUED)),
     _denied(
         "ambiguous",
         "a cookie inside an open quote",
@@ -201,7 +227,13 @@ COOKIES: Final = (
         "a cookie inside an open quote with an escape",
         rb'Cookie: p="x\"; ' + _cookie_start + A + b'; y"',
     ),
-    _denied("ambiguous", "an open quote after the cookie", cookie(A) + b'; p="x'),
+    _allowed("alice", "an open quote after the cookie", cookie(A) + b'; p="x'),
+    _allowed("alice", "an open quote before the cookie", b'Cookie: m="a; ' + _cookie_start + A),
+    _allowed(
+        "alice",
+        "quotes around other cookies",
+        b'Cookie: p="x; q"; ' + _cookie_start + A + b'; r="z"',
+    ),
 )
 
 SPOOFS: Final = (

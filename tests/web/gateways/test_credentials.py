@@ -1,4 +1,4 @@
-"""Credential sources, and that two different credentials are always ambiguous."""
+"""Credential sources: what counts as a token of ours, and what is passed over."""
 
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,17 @@ from hypothesis import strategies as st
 
 from sidegate.core.token import TokenText
 from sidegate.core.verdict import Deny, Reason
+from sidegate.services.validator import Candidates, Presented
 from sidegate.web.gateways.credentials import CredentialSources
 from sidegate.web.server.header_lines import build_head
 from sidegate.web.server.messages import Head
-from tests.web.gate.gate_harness import ALICE
+from tests.web.gate.gate_harness import ALICE, BOB, CAROL
 
 SOURCES = CredentialSources()
 EVERYWHERE = CredentialSources(header=b"x-session-token")
 MISSING, AMBIGUOUS = Deny(Reason.MISSING), Deny(Reason.AMBIGUOUS)
-A, B = b"sgw_alice", b"sgw_bob"
+MALFORMED = Deny(Reason.MALFORMED)
+A, B, C = (TokenText(token.text.encode("ascii")) for token in (ALICE, BOB, CAROL))
 COOKIE = b"__Host-session="
 
 
@@ -31,11 +33,11 @@ def head_of(lines: Lines, sources: CredentialSources = EVERYWHERE) -> Head:
     return build_head(b"GET", b"/auth-request", fields=fields, roles=sources.build_roles())
 
 
-def read_bearers(*lines: bytes) -> str | Deny:
+def read_bearers(*lines: bytes) -> Presented | Deny:
     return SOURCES.read(head_of({b"authorization": lines}))
 
 
-def read_cookies(*lines: bytes) -> str | Deny:
+def read_cookies(*lines: bytes) -> Presented | Deny:
     return SOURCES.read(head_of({b"cookie": lines}))
 
 
@@ -46,12 +48,11 @@ def read_cookies(*lines: bytes) -> str | Deny:
         b"bearer " + A,
         b"BEARER " + A,
         b"Bearer    " + A,
-        b"Bearer \t " + A,
         b" \tBearer " + A + b"\t ",
     ],
 )
 def test_bearer_scheme_is_case_insensitive(line: bytes) -> None:
-    assert read_bearers(line) == "sgw_alice"
+    assert read_bearers(line) == A
 
 
 @pytest.mark.parametrize(
@@ -74,31 +75,33 @@ def test_bearer_scheme_is_case_insensitive(line: bytes) -> None:
 )
 def test_other_schemes_are_ignored(line: bytes) -> None:
     assert read_bearers(line) == MISSING
-    assert read_bearers(line, b"Bearer " + A) == "sgw_alice"
 
 
-@pytest.mark.parametrize("line", [b"Bearer", b"bearer ", b"Bearer \t"])
-def test_scheme_without_a_token_is_an_empty_credential(line: bytes) -> None:
-    assert read_bearers(line) == ""
+@pytest.mark.parametrize(
+    "line", [b"Bearer", b"bearer ", b"Bearer \t", b"Bearer\t" + A, b"Bearer \t" + A]
+)
+def test_scheme_without_blanks_and_a_token_is_malformed(line: bytes) -> None:
+    assert read_bearers(line) == MALFORMED
 
 
 @pytest.mark.parametrize(
     "value", [A + b", Bearer " + B, A + b"," + A, A + b" " + B, b'"' + A + b'"', A + b"|x", b"\xe9"]
 )
-def test_bearer_value_is_read_unchanged(value: bytes) -> None:
-    assert read_bearers(b"Bearer " + value) == value.decode("latin-1")
+def test_bearer_value_is_not_parsed(value: bytes) -> None:
+    assert read_bearers(b"Bearer " + value) == MALFORMED
 
 
 @pytest.mark.parametrize(
     "lines",
     [
         (b"Bearer " + A, b"Bearer " + B),
+        (b"Bearer " + A, b"Bearer " + A),
         (b"Bearer " + A, b"Bearer"),
-        (b"Bearer " + A, b"Bearer\t" + B),
-        (b"Bearer " + A, b"bearer " + A + b"x"),
+        (b"Bearer " + A, b"Basic YTpi"),
+        (b"Basic YTpi", b"Digest x"),
     ],
 )
-def test_two_different_bearers_are_ambiguous(lines: tuple[bytes, ...]) -> None:
+def test_two_authorization_lines_are_ambiguous(lines: tuple[bytes, ...]) -> None:
     assert read_bearers(*lines) == read_bearers(*reversed(lines)) == AMBIGUOUS
 
 
@@ -128,7 +131,7 @@ def test_two_different_bearers_are_ambiguous(lines: tuple[bytes, ...]) -> None:
     ],
 )
 def test_session_cookie_is_found_among_others(line: bytes) -> None:
-    assert read_cookies(line) == read_cookies(b"a=1", line) == "sgw_alice"
+    assert read_cookies(line) == read_cookies(b"a=1", line) == A
 
 
 @pytest.mark.parametrize(
@@ -156,64 +159,104 @@ def test_other_cookie_names_are_ignored(line: bytes) -> None:
     [
         b"",
         b'"' + A + b'"',
-        b'"\\163gw_alice"',
-        b"%73gw_alice",
+        b'"\\163' + A[1:] + b'"',
+        b"%73" + A[1:],
         A + b"," + COOKIE + B,
         b"a=b=c",
         b"!!!",
         b"\xff",
     ],
 )
-def test_cookie_value_is_read_unchanged(value: bytes) -> None:
-    assert read_cookies(COOKIE + value) == value.decode("latin-1")
+def test_cookie_value_is_not_parsed(value: bytes) -> None:
+    assert read_cookies(COOKIE + value) == MALFORMED
+    assert read_cookies(COOKIE + value, COOKIE + A) == A
+
+
+@pytest.mark.parametrize("lines", [(COOKIE + A + b"; " + COOKIE + B,), (COOKIE + A, COOKIE + B)])
+def test_different_tokens_in_cookies_are_candidates(lines: tuple[bytes, ...]) -> None:
+    assert read_cookies(*lines) == Candidates((), (A, B))
 
 
 @pytest.mark.parametrize(
-    "lines",
+    "line",
     [
-        (COOKIE + A + b"; " + COOKIE + B,),
-        (COOKIE + A, COOKIE + B),
-        (COOKIE + A + b"; __Host-session",),
-        (COOKIE + A + b"; " + COOKIE + b'"' + A + b'"',),
-        (b'$Version=1; p="x; ' + COOKIE + A + b'; y"',),
-        (rb'p="x\"; ' + COOKIE + A + b'; y"',),
-        (b'p="x"y"; ' + COOKIE + A,),
-        (b'p="x"y; ' + COOKIE + A,),
-        (rb'p="x"\"; ' + COOKIE + A,),
-        (b'p="; ' + COOKIE + A,),
-        (COOKIE + A + b'; p="x',),
-        (COOKIE + b'"' + A,),
+        COOKIE + A + b"; __Host-session",
+        COOKIE + A + b"; " + COOKIE + b'"' + A + b'"',
+        COOKIE + b'"' + A + b"; " + COOKIE + A,
+        b'p="; ' + COOKIE + A,
+        b'm="a; b; ' + COOKIE + A + b"; c",
+        COOKIE + A + b'; p="x',
+        COOKIE + A + b'; p="x; y"',
+        b'p="x; y"; ' + COOKIE + A,
+        b'p="x; y"; ' + COOKIE + A + b'; q="z"',
+        b'p="x"y"; ' + COOKIE + A,
+        rb'p="x"\"; ' + COOKIE + A,
     ],
 )
-def test_two_different_cookies_or_an_open_quote_are_ambiguous(lines: tuple[bytes, ...]) -> None:
-    assert read_cookies(*lines) == read_cookies(*reversed(lines)) == AMBIGUOUS
+def test_junk_and_quotes_of_other_cookies_are_passed_over(line: bytes) -> None:
+    assert read_cookies(line) == A
 
 
-def test_open_quote_on_another_cookie_line_is_ignored() -> None:
-    assert read_cookies(b'p="x', COOKIE + A) == "sgw_alice"
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'$Version=1; p="x; ' + COOKIE + A + b'; y"',
+        b'p= "x; ' + COOKIE + A + b'; y"',
+        rb'p="x\"; ' + COOKIE + A + b'; y"',
+        rb'p="\\"; q="x; ' + COOKIE + A + b'; y"',
+        b'p="x; ' + COOKIE + A + b'"',
+        b'p="x; ' + COOKIE + b'junk; y"; ' + COOKIE + A,
+    ],
+)
+def test_cookie_between_quotes_is_ambiguous(line: bytes) -> None:
+    assert read_cookies(line) == read_cookies(b"a=1", line) == AMBIGUOUS
+
+
+def test_quotes_on_another_cookie_line_are_ignored() -> None:
+    assert read_cookies(b'p="x', COOKIE + A, b'y"') == A
 
 
 def test_same_token_in_every_source_is_one_credential() -> None:
-    lines = {
+    lines: Lines = {
         b"authorization": [b"Bearer " + A],
         b"cookie": [COOKIE + A],
         b"x-session-token": [A],
     }
 
-    assert EVERYWHERE.read(head_of(lines)) == "sgw_alice"
+    assert EVERYWHERE.read(head_of(lines)) == A
 
 
 @pytest.mark.parametrize(
     "lines",
     [
         {b"authorization": [b"Bearer " + A], b"cookie": [COOKIE + B]},
-        {b"authorization": [b"Bearer " + B], b"x-session-token": [A]},
-        {b"cookie": [COOKIE + A], b"x-session-token": [b""]},
-        {b"x-session-token": [A, B]},
+        {b"x-session-token": [A], b"cookie": [COOKIE + B]},
     ],
 )
-def test_different_tokens_in_two_sources_are_ambiguous(lines: dict[bytes, list[bytes]]) -> None:
-    assert EVERYWHERE.read(head_of(lines)) == AMBIGUOUS
+def test_different_tokens_in_two_sources_are_candidates(lines: dict[bytes, list[bytes]]) -> None:
+    assert EVERYWHERE.read(head_of(lines)) == Candidates((A,), (B,))
+
+
+def test_every_token_is_a_candidate() -> None:
+    lines: Lines = {
+        b"authorization": [b"Bearer " + A],
+        b"cookie": [COOKIE + C, COOKIE + B],
+        b"x-session-token": [B, b"junk"],
+    }
+    assert EVERYWHERE.read(head_of(lines)) == Candidates((A, B), (C, B))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        {b"authorization": [b"Bearer " + A], b"cookie": [COOKIE + b"junk"]},
+        {b"authorization": [b"Bearer eyJhIjoxfQ.e30.c2ln"], b"cookie": [COOKIE + A]},
+        {b"authorization": [b"Basic YTpi"], b"cookie": [COOKIE + A]},
+        {b"cookie": [COOKIE + A], b"x-session-token": [b""]},
+    ],
+)
+def test_credentials_of_the_application_are_passed_over(lines: dict[bytes, list[bytes]]) -> None:
+    assert EVERYWHERE.read(head_of(lines)) == A
 
 
 def test_disabled_source_is_not_read() -> None:
@@ -223,11 +266,11 @@ def test_disabled_source_is_not_read() -> None:
         b"x-session-token": [b"c"],
     }
 
-    def read_with(sources: CredentialSources) -> str | Deny:
+    def read_with(sources: CredentialSources) -> Presented | Deny:
         return sources.read(head_of(lines, sources))
 
-    assert read_with(CredentialSources(bearer=True, cookie=None)) == "sgw_alice"
-    assert read_with(CredentialSources(bearer=False)) == "sgw_bob"
+    assert read_with(CredentialSources(bearer=True, cookie=None)) == A
+    assert read_with(CredentialSources(bearer=False)) == B
     assert read_with(CredentialSources(bearer=False, cookie=None)) == MISSING
     assert read_with(CredentialSources(bearer=False, cookie=b"sid")) == MISSING
 
@@ -241,26 +284,16 @@ TOKEN_TEXT = TokenText(ALICE.text.encode("ascii"))
         Head(b"GET", b"/", bearer=TOKEN_TEXT),
         Head(b"GET", b"/", bearer=TOKEN_TEXT, cookie=b"a=1; session=x"),
         Head(b"GET", b"/", bearer=TOKEN_TEXT, cookie=COOKIE + TOKEN_TEXT),
+        Head(b"GET", b"/", bearer=TOKEN_TEXT, cookie=COOKIE),
+        Head(b"GET", b"/", bearer=TOKEN_TEXT, session_cookie=TOKEN_TEXT),
+        Head(b"GET", b"/", bearer=TOKEN_TEXT, token=b""),
         Head(b"GET", b"/", authorization=b"bearer " + TOKEN_TEXT),
         Head(b"GET", b"/", authorization=b"Basic YTpi", cookie=COOKIE + TOKEN_TEXT),
         Head(b"GET", b"/", token=TOKEN_TEXT + b"\r\n" + TOKEN_TEXT),
     ],
 )
 def test_token_text_is_read_from_every_form_of_head(head: Head) -> None:
-    assert EVERYWHERE.read(head) == ALICE.text
-    assert EVERYWHERE.read_token_text(head) == TOKEN_TEXT
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        Head(b"GET", b"/", bearer=TOKEN_TEXT, cookie=COOKIE + B),
-        Head(b"GET", b"/", bearer=TOKEN_TEXT, cookie=COOKIE),
-        Head(b"GET", b"/", bearer=TOKEN_TEXT, token=b""),
-    ],
-)
-def test_parsed_bearer_and_another_credential_are_ambiguous(head: Head) -> None:
-    assert EVERYWHERE.read_token_text(head) == EVERYWHERE.read(head) == AMBIGUOUS
+    assert EVERYWHERE.read(head) == TOKEN_TEXT
 
 
 @pytest.mark.parametrize(
@@ -269,7 +302,7 @@ def test_parsed_bearer_and_another_credential_are_ambiguous(head: Head) -> None:
 def test_credential_not_in_the_token_format_is_malformed(value: bytes) -> None:
     head = Head(b"GET", b"/", cookie=COOKIE + value)
 
-    assert EVERYWHERE.read_token_text(head) == Deny(Reason.MALFORMED)
+    assert EVERYWHERE.read(head) == MALFORMED
 
 
 # Random bytes would hardly ever match the grammar: they are mixed with its words.
@@ -290,30 +323,43 @@ lines_of_all = st.fixed_dictionaries(
 )
 
 
+def list_tokens(credential: Presented | Deny) -> set[bytes]:
+    match credential:
+        case Deny():
+            return set()
+        case Candidates(others, cookies):
+            return {*others, *cookies}
+        case token:
+            return {token}
+
+
 @given(lines_of_all)
 def test_credential_is_a_literal_part_of_the_lines(lines: Lines) -> None:
     credential = EVERYWHERE.read(head_of(lines))
 
-    if isinstance(credential, str):
-        assert any(credential.encode("latin-1") in line for each in lines.values() for line in each)
-    else:
-        assert credential in (MISSING, AMBIGUOUS)
+    for token in list_tokens(credential):
+        assert any(token in line for each in lines.values() for line in each)
+    if isinstance(credential, Deny):
+        assert credential in (MISSING, MALFORMED, AMBIGUOUS)
 
 
 @given(lines_of_all, st.randoms(use_true_random=False))
 def test_order_of_lines_does_not_matter(lines: Lines, random: Random) -> None:
     shuffled = {name: random.sample(values, len(values)) for name, values in lines.items()}
+    before, after = (EVERYWHERE.read(head_of(each)) for each in (lines, shuffled))
 
-    assert EVERYWHERE.read(head_of(shuffled)) == EVERYWHERE.read(head_of(lines))
+    assert list_tokens(after) == list_tokens(before)
+    assert isinstance(after, Deny) is isinstance(before, Deny)
 
 
-@given(lines_of_all, st.sampled_from([b"authorization", b"cookie", b"x-session-token"]))
-def test_one_more_credential_makes_others_ambiguous(lines: Lines, source: bytes) -> None:
-    another = {b"authorization": b"Bearer another", b"cookie": COOKIE + b"another"}.get(
-        source, b"another"
-    )
+@given(lines_of_all, st.sampled_from([b"cookie", b"x-session-token"]))
+def test_one_more_token_is_one_more_candidate(lines: Lines, source: bytes) -> None:
+    another = {b"cookie": COOKIE + C}.get(source, C)
     before = EVERYWHERE.read(head_of(lines))
 
     after = EVERYWHERE.read(head_of({**lines, source: [*lines[source], another]}))
 
-    assert after == ("another" if before in (MISSING, "another") else AMBIGUOUS)
+    if before == AMBIGUOUS:
+        assert after == AMBIGUOUS
+    else:
+        assert list_tokens(after) == {*list_tokens(before), C}

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidegate.core.session_type import SessionType
+from sidegate.core.token import TokenText
 from sidegate.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
 from sidegate.web.gateways.auth_request import AuthRequest
 from sidegate.web.gateways.base import GatewayPolicy, GatewayProtocol
@@ -21,7 +22,7 @@ from sidegate.web.gateways.identity_headers import IdentityNames
 from sidegate.web.server.header_lines import build_head
 from sidegate.web.server.messages import Response, Subrequest
 from tests.contracts.values import build_session
-from tests.web.gate.gate_harness import IDENTITY_HEADERS
+from tests.web.gate.gate_harness import ALICE, IDENTITY_HEADERS
 
 Field = tuple[bytes, bytes]
 AUTH_REQUEST, FORWARD_AUTH, EXT_AUTHZ = (
@@ -31,6 +32,7 @@ AUTH_REQUEST, FORWARD_AUTH, EXT_AUTHZ = (
 )
 GATEWAYS: tuple[GatewayProtocol, ...] = (AUTH_REQUEST, FORWARD_AUTH, EXT_AUTHZ)
 ALLOW = Allow(build_session())
+TOKEN = TokenText(ALICE.text.encode("ascii"))
 VERDICTS: tuple[Verdict, ...] = (ALLOW, *map(Deny, Reason), Unavailable("redis"))
 
 every_gateway = pytest.mark.parametrize("gateway", GATEWAYS, ids=lambda gateway: gateway.name)
@@ -289,15 +291,15 @@ GATEWAY_HEADERS: tuple[Field, ...] = (
 @pytest.mark.parametrize(
     ("gateway", "expected"),
     [
-        (AUTH_REQUEST, Subrequest("t", "PUT", "/original?a=1", "192.0.2.1")),
-        (FORWARD_AUTH, Subrequest("t", "PATCH", "/forwarded?b=2", "192.0.2.2, 192.0.2.3")),
-        (EXT_AUTHZ, Subrequest("t", "POST", "/app?c=3", "192.0.2.1")),
+        (AUTH_REQUEST, Subrequest(TOKEN, "PUT", "/original?a=1", "192.0.2.1")),
+        (FORWARD_AUTH, Subrequest(TOKEN, "PATCH", "/forwarded?b=2", "192.0.2.2, 192.0.2.3")),
+        (EXT_AUTHZ, Subrequest(TOKEN, "POST", "/app?c=3", "192.0.2.1")),
     ],
 )
 def test_protocol_reads_its_own_headers_only(
     gateway: GatewayProtocol, expected: Subrequest
 ) -> None:
-    headers = (*GATEWAY_HEADERS, (b"Authorization", b"Bearer t"))
+    headers = (*GATEWAY_HEADERS, (b"Authorization", b"Bearer " + TOKEN))
 
     assert (
         read_subrequest(gateway, *headers, method=b"POST", target=b"/ext-authz/app?c=3") == expected
@@ -326,7 +328,7 @@ def test_repeated_header_is_ignored(gateway: GatewayProtocol) -> None:
 
 @every_gateway
 def test_header_names_are_case_insensitive(gateway: GatewayProtocol) -> None:
-    fields = (*GATEWAY_HEADERS, (b"Authorization", b"Bearer t"))
+    fields = (*GATEWAY_HEADERS, (b"Authorization", b"Bearer " + TOKEN))
     upper_case = ((name.upper(), value) for name, value in fields)
 
     assert read_subrequest(gateway, *upper_case) == read_subrequest(gateway, *fields)
@@ -351,8 +353,8 @@ def test_bytes_outside_ascii_are_no_error(gateway: GatewayProtocol) -> None:
 @every_gateway
 @pytest.mark.parametrize("name", [b"Authorization", b"authorization", b"AUTHORIZATION"])
 def test_credential_is_read_by_every_protocol(gateway: GatewayProtocol, name: bytes) -> None:
-    assert read_subrequest(gateway, (name, b"Bearer t")).credential == "t"
-    assert read_subrequest(gateway, (b"cookie", b"__Host-session=t")).credential == "t"
+    assert read_subrequest(gateway, (name, b"Bearer " + TOKEN)).credential == TOKEN
+    assert read_subrequest(gateway, (b"cookie", b"__Host-session=" + TOKEN)).credential == TOKEN
     assert read_subrequest(gateway).credential == Deny(Reason.MISSING)
 
 
@@ -360,7 +362,7 @@ def test_credential_is_read_by_every_protocol(gateway: GatewayProtocol, name: by
 def test_configured_header_is_read_by_every_protocol(protocol: Any) -> None:
     gateway = protocol(GatewayPolicy(CredentialSources(header=b"x-session-token")))
 
-    assert read_subrequest(gateway, (b"X-Session-Token", b"t")).credential == "t"
+    assert read_subrequest(gateway, (b"X-Session-Token", TOKEN)).credential == TOKEN
 
 
 @pytest.mark.parametrize(

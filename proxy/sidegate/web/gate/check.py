@@ -19,7 +19,7 @@ from sidegate.core.memory_entry import MemoryEntry
 from sidegate.core.session import Session
 from sidegate.core.verdict import Allow, Deny, Unavailable, Verdict
 from sidegate.services.binding import ClientBinding
-from sidegate.services.validator import Validator
+from sidegate.services.validator import Candidates, Validator
 from sidegate.web.gateways.base import GatewayPolicy, GatewayProtocol
 from sidegate.web.server.handler import Prefetched
 from sidegate.web.server.header_lines import Roles
@@ -84,7 +84,7 @@ class Check:
         self.roles: Roles = gateway.roles
         self.cookie = policy.sources.cookie
         self._gateway = gateway
-        self._read_token_text = policy.sources.read_token_text
+        self._read_credential = policy.sources.read
         self._validator = validator
         self._check_memory, self._on_allowed = validator.check_memory, on_allowed
         self._events = events
@@ -107,9 +107,11 @@ class Check:
             found = self._validator.judge_prefetched(prefetched.entry, now)
             elapsed = prefetched.elapsed
         else:
-            token_text = self._read_token_text(head)
+            credential = self._read_credential(head)
+            if isinstance(credential, Candidates):  # `handle` chooses among them
+                return None
             found = (
-                token_text if isinstance(token_text, Deny) else self._check_memory(token_text, now)
+                credential if isinstance(credential, Deny) else self._check_memory(credential, now)
             )
         if found is None:
             return None
@@ -127,11 +129,11 @@ class Check:
 
     def prefetch(self, head: Head, on_done: Callable[[Prefetched], None]) -> bool:
         """Start to fetch the session from the cache store."""
-        token_text, start = self._read_token_text(head), perf_counter()
-        if isinstance(token_text, Deny):  # `try_fast` has responded
+        credential, start = self._read_credential(head), perf_counter()
+        if isinstance(credential, Candidates | Deny):  # `handle` chooses, or it was answered
             return False
         return self._validator.prefetch(
-            token_text,
+            credential,
             lambda entry: on_done(Prefetched(entry, perf_counter() - start)),
             budget=self._gateway.read_budget(head),
         )
@@ -139,10 +141,15 @@ class Check:
     async def handle(self, head: Head, elapsed: float | None = None) -> Response:
         """Read the subrequest, validate it with the stores, and write the verdict."""
         start = perf_counter() - (elapsed or 0.0)
-        verdict: Verdict | str = self._gateway.read(head).credential
-        if isinstance(verdict, str):
+        verdict: Verdict
+        presented = self._gateway.read(head).credential
+        if isinstance(presented, Deny):
+            verdict = presented
+        else:
             budget = self._gateway.read_budget(head)
-            verdict = await self._validator.validate(verdict, budget=budget, elapsed=elapsed)
+            verdict = await self._validator.validate_presented(
+                presented, budget=budget, elapsed=elapsed
+            )
         now = self._now() if isinstance(verdict, Allow) else None
         verdict, _ = self._conclude(verdict, head, now=now, elapsed=perf_counter() - start)
         return self._gateway.write(verdict)

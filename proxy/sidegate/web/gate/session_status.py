@@ -48,8 +48,8 @@ class SessionStatus:
         match self._policy.sources.read(head):
             case Deny() as denial:
                 return denial
-            case credential:
-                return await self._validator.validate(credential)
+            case presented:
+                return await self._validator.validate_presented(presented)
 
 
 def _encode_times(session: Session) -> bytes:

@@ -1,28 +1,32 @@
-"""Find the one credential in raw header lines, strictly.
+"""Find Sidegate's credentials in raw header lines, strictly, and pass over the application's.
 
-Sources are `Authorization: Bearer`, one cookie, and, if configured, one header. Everything present
-in any of them counts: two different values are ambiguous and neither is used. Nothing is decoded,
+Sources are `Authorization: Bearer`, one cookie, and, if configured, one header. What has the format
+of a token is a candidate; anything else there is the application's, or broken. Nothing is decoded,
 unquoted or folded, so that a token has one text form everywhere.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sidegate.core.token import TokenText, parse_token_text
+from sidegate.core.token import TOKEN_PATTERN, TokenText
 from sidegate.core.verdict import Deny, Reason
+from sidegate.services.validator import Candidates, Presented
 from sidegate.web.server.header_lines import LINE_END, WHITESPACE, Roles
 from sidegate.web.server.messages import Head
 
 # Only SP and HTAB are whitespace: a name after any other blank is a different name.
 _PAIR_SEPARATORS: Final = (b"", b";", b"\n")
 _COOKIE_PATTERN: Final = rb"%b(?:=([^;\r]*)|[ \t]*(?=[;\r]|\Z))"
-_BEARER_PATTERN: Final = re.compile(rb"bearer(?:[ \t]+|\Z)", re.IGNORECASE)
-# Closed for every parser: `"a\"` ends in an escaped quote, `"a"b"` opens another one.
-_QUOTED_TEXT: Final = rb'[^"\\]*(?:\\.[^"\\]*)*'
-_CLOSED_QUOTES: Final = re.compile(
-    rb'"%b"(?:[^"\\]*"%b")*' % (_QUOTED_TEXT, _QUOTED_TEXT), re.DOTALL
+_BEARER: Final = re.compile(rb"bearer(?=[ \t]|\Z)( *)", re.IGNORECASE)  # RFC 6750, 2.1: 1*SP
+_TOKEN: Final = re.compile(TOKEN_PATTERN)
+# A value that begins with a quote, as parsers read it that know quotes, with and without escaped
+# characters. A quote that is never closed opens nothing: the group is empty. Neither can fail once
+# it has begun, so the time is linear.
+_QUOTED_VALUES: Final = (
+    re.compile(rb'=[ \t]*"[^"\\]*(?:\\.[^"\\]*)*("|\\?\Z)', re.DOTALL),
+    re.compile(rb'=[ \t]*"[^"]*("|\Z)'),
 )
 
 
@@ -50,71 +54,96 @@ class CredentialSources:
             roles["token"] = self.header
         return roles
 
-    def read(self, head: Head) -> str | Deny:
-        """Return the one credential presented, in any format; Deny if none or ambiguous."""
-        presented = self._collect(head)
-        if presented is None:
-            return Deny(Reason.AMBIGUOUS)
-        if not presented:
-            return Deny(Reason.MISSING)
-        if len(presented) > 1 and len(set(presented)) > 1:
-            return Deny(Reason.AMBIGUOUS)
-        # Bytes outside ASCII become characters that no token contains.
-        return presented[0].decode("latin-1")
+    def read(self, head: Head) -> Presented | Deny:
+        """Return what is presented in the format of a token.
 
-    def read_token_text(self, head: Head) -> TokenText | Deny:
-        """Return the one credential presented, if it is in the token format."""
+        Deny if parsers can disagree on it (two Authorization lines, a cookie inside another's
+        quotes), or if nothing is in that format.
+        """
         if head.authorization is None and head.cookie is None and head.token is None:
             if head.bearer is None and head.session_cookie is not None:
                 return head.session_cookie
             if head.session_cookie is None and head.bearer is not None:
                 return head.bearer
-        credential = self.read(head)
-        if isinstance(credential, Deny):
-            return credential
-        return parse_token_text(credential) or Deny(Reason.MALFORMED)
+        if head.authorization is not None and LINE_END in head.authorization:
+            return Deny(Reason.AMBIGUOUS)
+        if head.cookie is not None and self._is_quoted(head.cookie):
+            return Deny(Reason.AMBIGUOUS)
+        others, cookies = [*self._read_others(head)], [*self._read_cookies(head)]
+        if not others and not cookies:
+            return Deny(Reason.MISSING)
+        return _choose(Candidates(_find_tokens(others), _find_tokens(cookies)))
 
-    def _collect(self, head: Head) -> list[bytes] | None:
-        """Return every value presented, or None if parsers can disagree on them."""
-        presented: list[bytes] = [
-            each for each in (head.bearer, head.session_cookie) if each is not None
-        ]
+    def _read_others(self, head: Head) -> Iterator[bytes]:
+        """Yield what is presented other than by the cookie."""
+        if head.bearer is not None:
+            yield head.bearer
         if head.authorization is not None and self.bearer:
-            presented += _bearer_tokens(head.authorization)
-        if head.cookie is not None and self._cookie is not None:
-            values = _cookie_values(self._cookie, head.cookie)
-            if values and b'"' in head.cookie and _shares_open_quote(self._cookie, head.cookie):
-                return None
-            presented += values
+            scheme = _BEARER.match(head.authorization)
+            if scheme is not None:  # other schemes are the application's
+                yield head.authorization[scheme.end() :].rstrip(WHITESPACE)
         if head.token is not None:
-            presented += (line.rstrip(WHITESPACE) for line in head.token.split(LINE_END))
-        return presented
+            for line in head.token.split(LINE_END):
+                yield line.rstrip(WHITESPACE)
+
+    def _read_cookies(self, head: Head) -> Iterator[bytes]:
+        if head.session_cookie is not None:
+            yield head.session_cookie
+        if head.cookie is not None and self._cookie is not None:
+            for pair in _find_pairs(self._cookie, head.cookie):
+                yield (pair[1] or b"").rstrip(WHITESPACE)
+
+    def _is_quoted(self, lines: bytes) -> bool:
+        """Return whether a session cookie stands between a quote that opens and one that closes."""
+        if self._cookie is None or b'"' not in lines:
+            return False
+        return any(
+            _is_any_quoted([pair.start() for pair in _find_pairs(self._cookie, line)], line)
+            for line in lines.split(LINE_END)
+        )
 
 
-def _bearer_tokens(lines: bytes) -> Iterator[bytes]:
-    """Yield the bearer tokens; other schemes are ignored, not denied."""
-    for line in lines.split(LINE_END):
-        if (scheme := _BEARER_PATTERN.match(line)) is not None:
-            yield line[scheme.end() :].rstrip(WHITESPACE)
+def _choose(candidates: Candidates) -> Presented | Deny:
+    """Return the one candidate, all of several, or a denial."""
+    distinct = {*candidates.others, *candidates.cookies}
+    if not distinct:
+        return Deny(Reason.MALFORMED)
+    return candidates if len(distinct) > 1 else distinct.pop()
 
 
-def _cookie_values(cookie: "re.Pattern[bytes]", lines: bytes) -> list[bytes]:
-    """Return the value of each pair that begins with the cookie's name."""
-    return [
-        (match[1] or b"").rstrip(WHITESPACE)
-        for match in cookie.finditer(lines)
-        if lines[: match.start()].rstrip(WHITESPACE)[-1:] in _PAIR_SEPARATORS
-    ]
+def _find_tokens(values: Iterable[bytes]) -> tuple[TokenText, ...]:
+    """Return the distinct values in the format of a token, in their order."""
+    tokens = (TokenText(value) for value in values if _TOKEN.fullmatch(value))
+    return tuple(dict.fromkeys(tokens))
 
 
-def _shares_open_quote(cookie: "re.Pattern[bytes]", lines: bytes) -> bool:
-    """Return whether the cookie shares a line with an open quote: parsers disagree there."""
-    return any(
-        _cookie_values(cookie, line) and any(map(_has_open_quote, line.split(b";")))
-        for line in lines.split(LINE_END)
-    )
+def _is_any_quoted(positions: Sequence[int], line: bytes) -> bool:
+    """Return whether any of these ascending positions is inside a quoted value."""
+    return any(_is_inside(positions, pattern.finditer(line)) for pattern in _QUOTED_VALUES)
 
 
-def _has_open_quote(pair: bytes) -> bool:
-    value = pair.strip(WHITESPACE).partition(b"=")[2]
-    return value.startswith(b'"') and _CLOSED_QUOTES.fullmatch(value) is None
+def _is_inside(positions: Sequence[int], quoted: Iterable["re.Match[bytes]"]) -> bool:
+    rest = iter(positions)
+    position = next(rest, None)
+    for value in quoted:
+        start, end = value.span()
+        while position is not None and position < start:
+            position = next(rest, None)
+        if position is None:
+            break
+        if position < end and value[1] == b'"':
+            return True
+    return False
+
+
+def _find_pairs(cookie: "re.Pattern[bytes]", lines: bytes) -> Iterator["re.Match[bytes]"]:
+    """Yield each pair that begins with the cookie's name."""
+    for match in cookie.finditer(lines):
+        if _begins_pair(lines, match.start()):
+            yield match
+
+
+def _begins_pair(lines: bytes, position: int) -> bool:
+    while lines[position - 1 : position] in (b" ", b"\t"):
+        position -= 1
+    return lines[position - 1 : position] in _PAIR_SEPARATORS

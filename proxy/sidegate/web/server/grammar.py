@@ -108,7 +108,7 @@ def _rules(names: Roles, cookie: bytes | None) -> Iterator[HeaderRule]:
         match role:
             case "authorization":
                 # A value in the token format needs no further parsing.
-                bearer = rb"[Bb]earer[ \t]++(?=%b\r)(%b)" % (TOKEN_PATTERN, TOKEN_PATTERN)
+                bearer = rb"[Bb]earer[ ]++(?=%b\r)(%b)" % (TOKEN_PATTERN, TOKEN_PATTERN)
                 yield HeaderRule((name,), ("bearer", role), rb"(?:%b|(%b))" % (bearer, FIELD_VALUE))
             case "cookie" if cookie is not None:
                 # Neither do unquoted cookies of which at most one is the session cookie.

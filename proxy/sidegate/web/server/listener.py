@@ -492,7 +492,8 @@ class Listener(web.Server):
         if now >= self._next_preface_log:
             self._next_preface_log = now + _PREFACE_LOG_INTERVAL
             _log.warning(
-                "newer http version refused", extra={"listener": self.name, "hint": "use HTTP/1.1 to it"}
+                "newer http version refused",
+                extra={"listener": self.name, "hint": "use HTTP/1.1 to it"},
             )
 
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:

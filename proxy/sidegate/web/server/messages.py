@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 from sidegate.core.token import TokenText
 from sidegate.core.verdict import Deny
+from sidegate.services.validator import Presented
 
 HeaderValue = bytes | None
 """A header's value, possibly with trailing whitespace; None: absent. Repeated headers are joined
@@ -59,7 +60,7 @@ class Subrequest:
     `method`, `uri` and `client` are None if the gateway does not state them or contradicts itself.
     """
 
-    credential: str | Deny = field(repr=False)
+    credential: Presented | Deny = field(repr=False)
     method: str | None = None
     uri: str | None = None
     client: str | None = None
