@@ -41,6 +41,7 @@ LIBRARIES = {
     "uuid_utils": ["runtime/container.py"],
     "uvloop": ["cli/command.py"],
     "yaml": ["settings"],
+    "multidict": ["web"],  # aiohttp's type for headers
     "yarl": ["web"],  # aiohttp's type for a URL
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +36,11 @@ def addresses(port: int) -> dict[str, str]:
 
 
 def documents(lines: Iterable[str]) -> list[Any]:
-    """Return the JSON objects on lines of their own, without those of the log."""
-    found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    """Return the JSON objects that lines begin with, without those of the log.
+
+    A server that runs beside the command may continue its line.
+    """
+    found = [json.JSONDecoder().raw_decode(line)[0] for line in lines if re.match(r"{.*}", line)]
     return [document for document in found if "timestamp" not in document]
 
 

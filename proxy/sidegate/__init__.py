@@ -53,7 +53,7 @@ Where is ...
     the database's time taken           services/clock_sync.py; stores/redis/clock.py without the
                                         database; kept in core/clock.py
     a restore of the database noticed   stores/sql/change_rows.py; services/database_restore.py
-    idle told only if it is known       services/idleness.py
+    idleness known or not               services/idleness.py
     a session ended                     services/sessions.py (revoke), rotation.py (token reuse),
                                         binding.py, backchannel_logout.py; by a limit in
                                         stores/{postgres,sqlite}/sessions.py, where the row changes

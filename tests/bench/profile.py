@@ -117,7 +117,7 @@ def _functions(
     yield connection.data_received, 0, lambda: connection.data_received(raw)
     yield templates.parse, 1, lambda: templates.parse(raw)
     yield handler.try_fast, 1, lambda: handler.try_fast(head)
-    yield sources.read_token_text, 2, lambda: sources.read_token_text(head)
+    yield sources.read, 2, lambda: sources.read(head)
     yield clock.now, 2, clock.now
     yield check_memory, 2, lambda: check_memory(token_text, now)
     yield digest_unverified, 3, lambda: digest_unverified(token_text)

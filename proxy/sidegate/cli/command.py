@@ -18,7 +18,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class TryAgainLater(click.ClickException):
-    """The command did not do all, because another process is doing the same."""
+    """The command is not complete: another process is doing the same work."""
 
     exit_code = 75  # sysexits.h: temporary failure
 

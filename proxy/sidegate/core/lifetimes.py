@@ -32,9 +32,10 @@ class Lifetimes:
         if not timedelta(0) <= self.grace <= timedelta(seconds=300):
             raise ValueError("grace must be between 0s and 300s")
         if self.idle_timeout is not None and self.touch_threshold * 3 > self.idle_timeout:
-            # What is stored lags by at most the threshold, and use is written within another one
-            # (services/activity.py). So after any silence of up to two thirds of the idle timeout
-            # a session does not look idle, and a longer one is written before that.
+            # The stored last_seen_at lags by at most the threshold, and a use is written within
+            # another threshold (services/activity.py). With a third, a session in use does not look
+            # idle after a silence of up to two thirds of the timeout. In a longer silence the last
+            # use is written before that.
             raise ValueError("touch_threshold must be at most a third of idle_timeout")
 
 

@@ -138,6 +138,7 @@ async def _admin_listener(
         yield None
         return
     options = build_listener_options("admin", settings.admin, metrics=container.metrics)
+    options["checks_host"] = False  # the API does, by its list of hosts
     async with application_listener("admin", application, **options) as listener:
         yield listener
 

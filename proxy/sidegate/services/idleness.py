@@ -47,7 +47,7 @@ class Idleness:
         return self._monotonic() >= self._known_from
 
     def record_failure(self) -> None:
-        """The database did not answer, or did not take activity."""
+        """Record that the database did not answer, or did not take activity."""
         self._known_from = inf
 
     def record_round(self, succeeded: bool) -> None:

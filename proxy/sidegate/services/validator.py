@@ -136,9 +136,9 @@ class Validator:
     ) -> Verdict:
         """Judge the session that the tokens of a request lead to, as `validate` does.
 
-        Of several, those without a valid tag are not ours, and do not count. Two cookies are both
-        looked up, and the one that opens a session counts. Deny(AMBIGUOUS) if they open two, or if
-        there are more, or another token than the cookie's beside it.
+        Of several, those without a valid tag are ignored. Two cookies are both looked up, and the
+        one that opens a session counts. Deny(AMBIGUOUS) if they open two sessions, if there are
+        more than two cookies, or if another source has another token than the cookie.
         """
         if not isinstance(presented, Candidates):
             return await self.validate(presented.decode("ascii"), budget=budget, elapsed=elapsed)

@@ -232,7 +232,9 @@ async def open_admin(
         logout=None if logout is None else logout(backchannel_logout, clock),
     )
     try:
-        async with application_listener("admin", app, on_bad_request=lambda: None) as listener:
+        async with application_listener(
+            "admin", app, on_bad_request=lambda: None, checks_host=False
+        ) as listener:
             port = (await listener.open(Address("127.0.0.1"))).port
             async with ClientSession() as client:
                 routes = {

@@ -261,12 +261,22 @@ async def test_malformed_host_gets_400(admin: AdminHarness, host: str) -> None:
         b"GET /v1/users/ada/sessions HTTP/1.1\r\nConnection: close\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
-        b"GET http://localhost/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET http:/// HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     ],
 )
-async def test_missing_duplicate_or_absolute_host_gets_400(
-    admin: AdminHarness, head: bytes
-) -> None:
+async def test_missing_duplicate_or_other_host_gets_400(admin: AdminHarness, head: bytes) -> None:
     response = await admin.send(head)
 
     assert response.split(b" ", 2)[1] == b"400"
+
+
+@pytest.mark.parametrize(("host", "status"), [(b"localhost", b"401"), (b"evil.example", b"403")])
+async def test_host_of_an_absolute_target_replaces_the_header(
+    admin: AdminHarness, host: bytes, status: bytes
+) -> None:
+    lines = b"Host: %b\r\nConnection: close\r\n\r\n" % (
+        b"x" if host == b"localhost" else b"localhost"
+    )
+    response = await admin.send(b"GET http://%b/v1/audit HTTP/1.1\r\n%b" % (host, lines))
+
+    assert response.split(b" ", 2)[1] == status

@@ -156,7 +156,9 @@ async def assert_same_on_all_paths(*chunks: bytes, one_by_one: bool = False) -> 
         for path in PATHS
     ]
 
-    if b" 501 " not in aiohttp[0]:  # the fast path knows methods that aiohttp's parser does not
+    # The fast path knows methods that aiohttp's parser does not, which refuses them at the first
+    # bytes that it gets: with 400 if it cannot tell yet that it is a method.
+    if not any(b" 501 " in result[0] for result in (aiohttp, *others)):
         assert others == [aiohttp] * len(others)
 
 

@@ -43,12 +43,7 @@ class Connector:
     def __init__(
         self, url: PostgresUrl, *, prepared_statements: bool = True, log: ConnectionLog | None
     ) -> None:
-        """Each host that refuses a connection is logged in `log`, with the reason.
-
-        `is_read_committed` is whether the role's transactions have that isolation by default, known
-        from the first connection on. It is not set by a parameter at the start of a connection,
-        which a pooler refuses.
-        """
+        """Each host that refuses a connection is logged in `log`, with the reason."""
         self._hosts = [*url.hosts]  # the one of the last connection first
         self._log = log
         self._tls = {host: url.get_tls(host) for host in url.hosts}
@@ -57,6 +52,8 @@ class Connector:
         }
         self._options = _build_options(url, prepared_statements=prepared_statements)
         self._abandoned: list[asyncio.Task[NewConnection]] = []
+        # Whether the role's transactions have that isolation by default, known from the first
+        # connection on. It is read, not set by a parameter at the start: poolers refuse that.
         self.is_read_committed = True
 
     @classmethod

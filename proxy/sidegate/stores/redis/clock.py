@@ -12,8 +12,8 @@ from typing import Any, Final
 from sidegate.stores.redis.connection import RedisClient
 from sidegate.stores.redis.pending_revocations import KEY_NAME
 
-# Seconds. Without servers Redis' clock may drift, or be set, and no one would correct the
-# difference: it is not known any more after a day.
+# Seconds. While no server runs, Redis' clock may drift or be set, and nothing corrects the
+# difference. So it expires after a day.
 _LIFETIME: Final = 86_400
 
 # A difference in microseconds: at most 300 years, which no calculation with it overflows.

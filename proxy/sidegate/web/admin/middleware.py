@@ -2,7 +2,7 @@
 
     track_requests   sets the request id, and reports route, method and status of each response
     render_errors    turns every error into a problem document
-    check_host       refuses other hosts (DNS rebinding) and targets in absolute form
+    check_host       refuses other hosts (DNS rebinding)
     authenticate     requires an API key, except on public paths
     limit_time       turns a slow request into an error
     respond_pending  (pending_revocation.py) turns a pending revocation into 202

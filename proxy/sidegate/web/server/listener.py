@@ -126,6 +126,7 @@ class ListenerOptions(TypedDict, total=False):
     limits: ConnectionLimits
     on_full: Callable[[], None]
     on_evicted: Callable[[], None]
+    checks_host: bool
 
 
 class FastPathProtocol(Protocol):
@@ -306,6 +307,7 @@ class Listener(web.Server):
         *,
         on_bad_request: Callable[[], None],
         request_factory: Any = None,
+        checks_host: bool = True,
         fast_path: FastPathProtocol | None = None,
         peers: TrustedPeers | None = None,
         timeouts: ConnectionTimeouts | None = None,
@@ -316,6 +318,8 @@ class Listener(web.Server):
     ) -> None:
         """`on_bad_request` is called for each request that is not HTTP/1.0 or 1.1.
 
+        `checks_host`: whether an invalid Host is answered here, not by `handler`.
+
         `fast_path` gets each trusted connection first, and hands over to aiohttp what it cannot
         serve. `peers` may connect before they have a request; None: every peer must send its first
         head within the time limit. A connection beyond `max_connections` gets 503, and
@@ -325,7 +329,7 @@ class Listener(web.Server):
         connection that is closed for a new one.
         """
         super().__init__(self._handle, request_factory=request_factory)
-        self.request_factory = _keep_rules(self.request_factory)
+        self.request_factory = _keep_rules(self.request_factory, checks_host=checks_host)
         self.name = name
         self.on_bad_request = on_bad_request
         self.draining = False
@@ -487,7 +491,7 @@ class Listener(web.Server):
             protocol.on_response()
 
     def log_preface(self) -> None:
-        """Log that a client speaks HTTP/2, as a gateway that is configured so does without end."""
+        """Log a client of HTTP/2, at most once a minute: a misconfigured gateway repeats it."""
         now = asyncio.get_running_loop().time()
         if now >= self._next_preface_log:
             self._next_preface_log = now + _PREFACE_LOG_INTERVAL
@@ -544,7 +548,7 @@ async def _start_server(
     return await loop.create_server(accept, sock=bound)
 
 
-def _keep_rules(factory: Any) -> Any:
+def _keep_rules(factory: Any, *, checks_host: bool) -> Any:
     """Return a factory of requests that says which of them to refuse, by `_IS_REFUSED`.
 
     Without a target, aiohttp fails and leaves the connection open. Its parser accepts one such
@@ -554,8 +558,9 @@ def _keep_rules(factory: Any) -> Any:
     def build_request(message: Any, *rest: Any) -> Any:
         if message is _PARSE_ERROR:
             return factory(replace_refused(message), *rest)
-        if is_valid(message):
-            return factory(to_origin_form(message), *rest)
+        message = to_origin_form(message)
+        if is_valid(message, checks_host=checks_host):
+            return factory(message, *rest)
         request = factory(replace_refused(message), *rest)
         request[_IS_REFUSED] = True
         return request

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from aiohttp import hdrs
 from aiohttp.http import HttpVersion, HttpVersion10, HttpVersion11
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 _SPOKEN: Final = frozenset({HttpVersion10, HttpVersion11})
@@ -20,7 +21,7 @@ TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 HOST: Final = rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[!$%&'(*+;=_~)\-.0-9A-Za-z]{0,255})(?::[0-9]{0,5})?"
 
 _HOST_PATTERN: Final = re.compile(HOST.decode("ascii"))
-_ABSOLUTE: Final = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+_ABSOLUTE: Final = re.compile(r"https?://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
 # Followed by a target, which a line of another protocol has not.
 _METHOD_START: Final = re.compile(rb"%b{1,64} (?:/|\*|[Hh][Tt][Tt][Pp])" % TOKEN)
 
@@ -28,23 +29,37 @@ PREFACE: Final = b"PRI * HTTP/2.0\r\n"
 """What a client of HTTP/2 without TLS sends first (RFC 9113, 3.4)."""
 
 
-def is_valid(message: Any) -> bool:
-    """Return whether a message may be handled; the others are answered with 400."""
+def is_valid(message: Any, *, checks_host: bool) -> bool:
+    """Return whether a message may be handled; the others are answered with 400.
+
+    `checks_host`: whether the value of Host is checked here.
+    """
     return (
         message.path is not None
         and message.version in _SPOKEN
-        and not _has_wrong_host(message)
+        and not (checks_host and _has_wrong_host(message))
         and not _has_wrong_framing(message)
     )
 
 
 def to_origin_form(message: Any) -> Any:
-    """Return the message with the path of an absolute target, which RFC 9112, 3.2.2 allows."""
-    absolute = _ABSOLUTE.fullmatch(message.path)
+    """Return the message of an absolute target with its path, and its authority as the Host.
+
+    RFC 9112, 3.2.2: a server accepts absolute targets, and ignores the Host of the message.
+    """
+    absolute = None if message.path is None else _ABSOLUTE.fullmatch(message.path)
     if absolute is None:
         return message
     path = absolute[2] if absolute[2].startswith("/") else f"/{absolute[2]}"
-    return message._replace(path=path, url=URL(path, encoded=True))
+    headers = CIMultiDict(message.headers)
+    headers[hdrs.HOST] = absolute[1]
+    fields = (field for field in message.raw_headers if field[0].lower() != b"host")
+    return message._replace(
+        path=path,
+        url=URL(path, encoded=True),
+        headers=CIMultiDictProxy(headers),
+        raw_headers=((b"Host", absolute[1].encode("utf-8", "surrogateescape")), *fields),
+    )
 
 
 def is_method(head_start: bytes) -> bool:
@@ -53,16 +68,15 @@ def is_method(head_start: bytes) -> bool:
 
 
 def _has_wrong_host(message: Any) -> bool:
-    """RFC 9112, 3.2: a Host that is invalid. An absolute target replaces it."""
-    absolute = _ABSOLUTE.fullmatch(message.path)
-    hosts = message.headers.getall(hdrs.HOST, []) if absolute is None else [absolute[1]]
-    if absolute is not None and not absolute[1]:
+    """Return whether Host is invalid (RFC 9112, 3.2), or an absolute target has no authority."""
+    if message.path.startswith("http"):
         return True
+    hosts = message.headers.getall(hdrs.HOST, [])
     return any(_HOST_PATTERN.fullmatch(host.strip(" \t")) is None for host in hosts)
 
 
 def _has_wrong_framing(message: Any) -> bool:
-    """RFC 9112, 6.1: Transfer-Encoding in HTTP/1.0, or without a coding."""
+    """Return whether Transfer-Encoding is empty, or in HTTP/1.0 (RFC 9112, 6.1)."""
     codings = message.headers.getall(hdrs.TRANSFER_ENCODING, [])
     return bool(codings) and (
         message.version == HttpVersion10 or any(not coding.strip(" \t") for coding in codings)
