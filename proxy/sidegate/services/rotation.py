@@ -188,10 +188,7 @@ class Rotation:
         if rotated_out.nonce is None:
             return Deny(Reason.REUSED)
         successor = await self._find_successor(token, rotated_out.nonce, ring=ring)
-        is_unseen = not record.session.token_seen and (
-            successor is None or successor.digest() == record.session.digest
-        )
-        if now < rotated_out.until or is_unseen:
+        if now < rotated_out.until or _is_unseen(successor, record.session):
             return self._repeat(successor, record)
         return await self._revoke_reused(record, now)
 
@@ -244,3 +241,12 @@ class Rotation:
             return None
         await self._publisher.publish([changed])
         return changed.session
+
+
+def _is_unseen(successor: Token | None, session: Session) -> bool:
+    """Return whether the successor of a token is the current one and was never presented.
+
+    None: it cannot be derived any more, so it may be.
+    """
+    is_current = successor is None or successor.digest() == session.digest
+    return is_current and not session.token_seen

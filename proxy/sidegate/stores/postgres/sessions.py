@@ -87,14 +87,20 @@ _SHIFTED_COLUMNS: Final = {
     "revoked_at": "{0} + late",
     "previous_until": f"{{0}} + CASE WHEN {{0}} > {_CHANGED_AT} THEN late ELSE '0' END",
 }
+
+
+def _assign(column: str, placeholder: str) -> str:
+    """Return the SQL that sets a column of a session that is replaced."""
+    if column in ACTIVITY_COLUMNS:
+        return f"{column} = greatest({column}, {placeholder})"
+    shifted = _SHIFTED_COLUMNS.get(column)
+    if shifted is not None:
+        return f"{column} = {shifted.format(f'{placeholder}::timestamptz')}"
+    return f"{column} = {placeholder}"
+
+
 _ASSIGNMENTS: Final = ", ".join(
-    f"{column} = greatest({column}, {placeholder})"
-    if column in ACTIVITY_COLUMNS
-    else f"{column} = {_SHIFTED_COLUMNS[column].format(f'{placeholder}::timestamptz')}"
-    if column in _SHIFTED_COLUMNS
-    else f"{column} = {placeholder}"
-    for column, placeholder in _PLACEHOLDERS.items()
-    if column != "id"
+    _assign(column, placeholder) for column, placeholder in _PLACEHOLDERS.items() if column != "id"
 )
 # `{condition}` is part of the WHERE clause, `{expected}` the number of the argument.
 _REPLACE_STEPS: Final = (

@@ -259,7 +259,7 @@ _OTHER_CAUSES: Final = {
     "clock": "the database's time is not known yet",
     "deadline": "the stores did not respond in time",
     "unreadable": "a stored record cannot be read",
-    "activity": "the session may have been used where that is not written yet",
+    "activity": "other instances may not have written its activity yet",
 }
 
 

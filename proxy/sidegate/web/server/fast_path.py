@@ -28,7 +28,7 @@ from sidegate.web.server.grammar import Grammar
 from sidegate.web.server.handler import Prefetched, RequestHandler
 from sidegate.web.server.head_templates import HeadTemplates
 from sidegate.web.server.messages import Head, build_problem_response
-from sidegate.web.server.request_rules import TOKEN
+from sidegate.web.server.request_rules import TOKEN_CHAR
 from sidegate.web.server.response_bytes import (
     EncodedResponse,
     assemble_response,
@@ -43,7 +43,7 @@ _HEAD_END: Final = b"\r\n\r\n"
 _HEAD_PATTERN: Final = re.compile(rb".+?(?:\r\n\r\n|\Z)", re.DOTALL)
 # An incomplete head can still become plain if it begins like this, contains no invalid byte, and is
 # not longer yet.
-_HEAD_START: Final = re.compile(rb"%b{1,32}(?:\Z| (?:\Z|/))" % TOKEN)
+_HEAD_START: Final = re.compile(rb"%b{1,32}(?:\Z| (?:\Z|/))" % TOKEN_CHAR)
 _INVALID_BYTES: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n")
 _MAX_HEAD_SIZE: Final = 64 * 1024
 

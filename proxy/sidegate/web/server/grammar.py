@@ -17,7 +17,7 @@ from typing import Final
 from sidegate.core.token import TOKEN_PATTERN
 from sidegate.web.server.header_lines import Roles
 from sidegate.web.server.messages import Head
-from sidegate.web.server.request_rules import HOST, TOKEN
+from sidegate.web.server.request_rules import HOST, TOKEN_CHAR
 
 OPTIONAL_WHITESPACE: Final = rb"[ \t]*+"
 FIELD_VALUE: Final = rb"[\t -~\x80-\xff]{0,60000}+"
@@ -27,9 +27,9 @@ FIELD_VALUE: Final = rb"[\t -~\x80-\xff]{0,60000}+"
 
 # Below the listener's limits: 256 lines of 64 KiB, and a target of 32 KiB.
 _MAX_LINES: Final = 200
-_METHOD: Final = rb"(?!CONNECT )%b{1,32}+" % TOKEN
+_METHOD: Final = rb"(?!CONNECT )%b{1,32}+" % TOKEN_CHAR
 _TARGET: Final = rb"[!\"$-~]{0,8000}+"  # without a fragment
-_NAME: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,1000}+"
+_NAME: Final = rb"%b{1,1000}+" % TOKEN_CHAR
 _COOKIE_PAIR: Final = rb"[\t !#-:<-~\x80-\xff]{0,60000}+"  # without quotes and semicolons
 _NO_MATCH: Final = rb"\0(?!)"  # fails at the first byte
 

@@ -497,7 +497,7 @@ class Listener(web.Server):
             self._next_preface_log = now + _PREFACE_LOG_INTERVAL
             _log.warning(
                 "newer http version refused",
-                extra={"listener": self.name, "hint": "use HTTP/1.1 to it"},
+                extra={"listener": self.name, "hint": "configure the gateway to use HTTP/1.1"},
             )
 
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -15,7 +15,7 @@ from yarl import URL
 _SPOKEN: Final = frozenset({HttpVersion10, HttpVersion11})
 
 # RFC 9110, 5.6.2.
-TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+TOKEN_CHAR: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 # RFC 3986, 3.2.2, without a comma: two Host lines that a proxy has joined are not one host. Empty
 # if the target has no authority (RFC 9112, 3.2).
 HOST: Final = rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[!$%&'(*+;=_~)\-.0-9A-Za-z]{0,255})(?::[0-9]{0,5})?"
@@ -23,7 +23,7 @@ HOST: Final = rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[!$%&'(*+;=_~)\-.0-9A-Za-z]{0,255})(
 _HOST_PATTERN: Final = re.compile(HOST.decode("ascii"))
 _ABSOLUTE: Final = re.compile(r"https?://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
 # Followed by a target, which a line of another protocol has not.
-_METHOD_START: Final = re.compile(rb"%b{1,64} (?:/|\*|[Hh][Tt][Tt][Pp])" % TOKEN)
+_METHOD_START: Final = re.compile(rb"%b{1,64} (?:/|\*|[Hh][Tt][Tt][Pp])" % TOKEN_CHAR)
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n"
 """What a client of HTTP/2 without TLS sends first (RFC 9113, 3.4)."""

@@ -36,7 +36,7 @@ CREATE TRIGGER commit_cache_mark AFTER INSERT ON cache_marks
 FOR EACH STATEMENT EXECUTE FUNCTION sidegate_commit_durably();
 
 -- Whether the current token was presented since a rotation issued it. Until then its predecessor
--- gets it again, and after that the predecessor's reuse is a theft.
+-- gets it again, and after that the predecessor's reuse indicates theft.
 ALTER TABLE sessions ADD COLUMN token_seen boolean NOT NULL DEFAULT true;
 
 -- As in 0006, but the time is read when the locks are held.

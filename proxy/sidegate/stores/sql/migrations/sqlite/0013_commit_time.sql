@@ -1,5 +1,5 @@
 -- Whether the current token was presented since a rotation issued it. Until then its predecessor
--- gets it again, and after that the predecessor's reuse is a theft.
+-- gets it again, and after that the predecessor's reuse indicates theft.
 ALTER TABLE sessions ADD COLUMN token_seen INTEGER NOT NULL DEFAULT 1;
 
 -- As in 0007, but a migration of an SSO session is one, too: a rotation without a nonce.
