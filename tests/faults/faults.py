@@ -371,7 +371,6 @@ FAULTS: Final[tuple[Fault, ...]] = (
         _single(row_lock.lock_rows),
         valid=1.0,
         recovery=1.0,
-        quick=True,
     ),
     Fault(39, "defaults of the database role", role_defaults.EPISODES, recovery=3.0),
     Fault(

@@ -46,7 +46,7 @@ LAST: Final = (b"\r\n\r\n", build_request(b"Connection: close"))
 TARGETS: Final = (*ROUTES, "/session", "/ext-authz", "/auth-request?a=1", "/forward-auth?", "/x")
 
 
-METHODS: Final = (b"GET", b"HEAD", b"POST", b"OPTIONS", b"DELETE", b"PROPFIND", b"MKCOL", b"get")
+METHODS: Final = (b"GET", b"HEAD", b"POST", b"OPTIONS", b"DELETE", b"PROPFIND", b"MKCOL")
 
 HEAD: Final = re.compile(rb".+?(?:\r\n\r\n|\Z)", re.DOTALL)
 
