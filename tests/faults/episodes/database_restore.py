@@ -93,6 +93,7 @@ async def promote_synchronous_replica(context: FaultContext) -> None:
             context.mark_started()
             reports = await RestoreReports.begin(context)
             async with _outage(context, context.postgres.kill):
+                await asyncio.sleep(_OUTAGE_TIME)
                 await _promote(replica)
                 context.postgres_proxy.set_target(replica.port)
             await retire_all(context, revoked)
