@@ -134,14 +134,22 @@ async def _lost_changes(
 @asynccontextmanager
 async def _outage(context: FaultContext, stop: Callable[[], object]) -> AsyncIterator[None]:
     """Stop Postgres; let the instances reach what stands in its place when the block ends."""
-    async with context.expect_change("no lookup failed at Postgres", failed_lookups("postgres")):
-        context.postgres_proxy.refuse_new = True
-        try:
-            await run_in_thread(stop)
-            context.postgres_proxy.reset_connections()
-            yield
-        finally:
-            context.postgres_proxy.refuse_new = False
+    async with (
+        context.expect_change("no lookup failed at Postgres", failed_lookups("postgres")),
+        _unreachable(context, stop),
+    ):
+        yield
+
+
+@asynccontextmanager
+async def _unreachable(context: FaultContext, stop: Callable[[], object]) -> AsyncIterator[None]:
+    context.postgres_proxy.refuse_new = True
+    try:
+        await run_in_thread(stop)
+        context.postgres_proxy.reset_connections()
+        yield
+    finally:
+        context.postgres_proxy.refuse_new = False
 
 
 async def _change_sessions(context: FaultContext) -> Sequence[ClientToken]:
@@ -227,8 +235,11 @@ async def _promote(replica: Server) -> None:
 
 
 async def _fail_back(context: FaultContext, replica: Server) -> None:
-    """Continue with the data of the promoted replica at the usual place. Nothing is lost."""
-    async with _outage(context, replica.stop):
+    """Continue with the data of the promoted replica at the usual place. Nothing is lost.
+
+    It is no part of the fault: it may be so quick that no lookup fails.
+    """
+    async with _unreachable(context, replica.stop):
         await run_in_thread(lambda: restore_postgres(context.postgres, replica.directory))
         await run_in_thread(context.postgres.child.start)
         context.postgres_proxy.set_target(context.postgres.port)
