@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import asyncpg
@@ -125,18 +125,30 @@ class PostgresDatabase:
             if not self._schema_checked:
                 await self._require_schema(connection)
             with detect_unknown_outcome():
-                async with self._isolate(connection):
-                    # A Record is a mapping in all but name.
-                    return cast("list[Row]", await connection.fetch(query, *arguments))
+                # A Record is a mapping in all but name.
+                return cast("list[Row]", await self._fetch(connection, query, arguments))
 
-    def _isolate(self, connection: "_Connection") -> AbstractAsyncContextManager[object]:
-        """Return what gives a statement the isolation that all of them are written for.
+    async def _fetch(
+        self, connection: "_Connection", query: str, arguments: tuple[object, ...]
+    ) -> list[Any]:
+        """Run a statement with the isolation that all of them are written for.
 
         A statement that has waited for a lock has to see what was committed meanwhile.
         """
         if self._connector.is_read_committed:
-            return nullcontext()
-        return connection.transaction(isolation="read_committed")
+            return await connection.fetch(query, *arguments)
+        transaction = connection.transaction(isolation="read_committed")
+        await transaction.start()
+        try:
+            rows = await connection.fetch(query, *arguments)
+        except asyncio.CancelledError:
+            connection.terminate()  # a rollback would wait for a server that may be silent
+            raise
+        except asyncpg.PostgresError:
+            await transaction.rollback()
+            raise
+        await transaction.commit()
+        return rows
 
     async def _require_schema(self, connection: "_Connection") -> None:
         try:
