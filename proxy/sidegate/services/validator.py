@@ -221,7 +221,8 @@ def _combine(verdicts: Iterable[Verdict]) -> Verdict:
             case Unavailable():
                 return verdict  # it may open another session
             case Allow(session):
-                opened[session.id] = verdict
+                if session.id not in opened or session.is_for_current_token:
+                    opened[session.id] = verdict
             case Deny():
                 denied.append(verdict)
     if len(opened) > 1:

@@ -40,7 +40,7 @@ class _Body(msgspec.Struct, array_like=True, frozen=True):
     previous_until: datetime | None
     version: int
     binding: tuple[tuple[str, bytes], ...] = ()
-    token_seen: bool = True
+    token_seen: bool | None = None
 
 
 _encode_body = msgspec.msgpack.Encoder().encode
@@ -112,7 +112,8 @@ def _build_session(body: _Body) -> Session:
         previous_until=body.previous_until or EPOCH,
         version=body.version,
         binding=Binding.pack(body.binding),
-        token_seen=body.token_seen,
+        # Missing in records of older servers: unseen costs one touch, seen hides a theft.
+        token_seen=body.previous_digest is None if body.token_seen is None else body.token_seen,
     )
 
 
