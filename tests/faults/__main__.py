@@ -81,7 +81,7 @@ def main(
 
     \b
     Examples:
-      ./dev faults --quick                     a selection of fifteen, in about five minutes
+      ./dev faults --quick                     a selection of fourteen, in about five minutes
       ./dev faults --only 6,13                 two faults in which Redis loses revocations
       ./dev faults --only 33 --minutes 10 --seed 7
       ./dev faults --broken fail-open          a build with an injected bug: must be detected

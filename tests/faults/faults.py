@@ -221,7 +221,6 @@ FAULTS: Final[tuple[Fault, ...]] = (
         p99=0.150,
         recovery=3.0,
         exclude_cold=True,
-        quick=True,
     ),
     Fault(
         19,
