@@ -26,6 +26,8 @@ from tests.support.processes import Server
 
 # The CommandComplete message of a write, which Postgres sends after the commit.
 COMMAND_COMPLETE = re.compile(rb"C\x00\x00\x00.(INSERT|UPDATE|SELECT) ", re.DOTALL)
+# That of a transaction of several statements.
+COMMITTED = re.compile(rb"C\x00\x00\x00.COMMIT\x00", re.DOTALL)
 
 
 @pytest.fixture
@@ -45,6 +47,17 @@ async def store(proxy: TcpProxy, database_url: str) -> AsyncIterator[PostgresSes
     await store.close()
 
 
+@pytest.fixture
+async def serializable(database_url: str) -> None:
+    """Make it the default isolation: statements get transactions that are read committed."""
+    connection = await asyncpg.connect(database_url)
+    name = database_url.rpartition("/")[2]
+    await connection.execute(
+        f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'"
+    )
+    await connection.close()
+
+
 Reset = Callable[[TcpProxy], None]
 
 
@@ -61,9 +74,17 @@ def reset_before_request(proxy: TcpProxy) -> None:
 
 def reset_after_commit(proxy: TcpProxy, *, refuse_new: bool = False) -> None:
     """Reset the connection after the next write was committed, before the client knows."""
+    _reset_after(COMMAND_COMPLETE, proxy, refuse_new=refuse_new)
 
+
+def reset_after_end_of_transaction(proxy: TcpProxy) -> None:
+    """Reset the connection after the next transaction was committed, before the client knows."""
+    _reset_after(COMMITTED, proxy, refuse_new=False)
+
+
+def _reset_after(message: "re.Pattern[bytes]", proxy: TcpProxy, *, refuse_new: bool) -> None:
     def reset(connection: ProxiedConnection, chunk: bytes) -> bytes:
-        if not COMMAND_COMPLETE.search(chunk):
+        if not message.search(chunk):
             return chunk
         proxy.server_filter = lambda _, chunk: chunk
         proxy.refuse_new = refuse_new
@@ -168,6 +189,25 @@ async def test_write_over_a_lost_connection_happens_once(
     assert await write.run(store, record) == write.build_result(record)
     assert await store.get(record.session.id) == record
     assert await count_events(database_url, record.session.id, write.action) == 1
+
+
+@pytest.mark.usefixtures("serializable", "store")
+@pytest.mark.parametrize(
+    "reset", [reset_before_request, reset_after_commit, reset_after_end_of_transaction]
+)
+@writes
+async def test_write_in_a_transaction_over_a_lost_connection_happens_once(
+    proxy: TcpProxy, database_url: str, reset: Reset, write: Write
+) -> None:
+    name = database_url.rpartition("/")[2]
+    store = await PostgresSessions.open(f"postgresql://postgres@127.0.0.1:{proxy.port}/{name}")
+    record = await prepare(store, write)
+    await store.ping()
+    reset(proxy)
+    assert await write.run(store, record) == write.build_result(record)
+    assert await store.get(record.session.id) == record
+    assert await count_events(database_url, record.session.id, write.action) == 1
+    await store.close()
 
 
 @resets

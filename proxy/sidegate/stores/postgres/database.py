@@ -144,9 +144,10 @@ class PostgresDatabase:
         except asyncio.CancelledError:
             connection.terminate()  # a rollback would wait for a server that may be silent
             raise
-        except asyncpg.PostgresError:
-            await transaction.rollback()
-            raise
+        except Exception:
+            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await transaction.rollback()
+            raise  # this error, not one of a rollback over a lost connection
         await transaction.commit()
         return rows
 
