@@ -224,6 +224,22 @@ async def test_retried_create_evicts_one_session_once(
     assert await count_events(database_url, older.session.id, "revoke") == 0
 
 
+async def test_retried_replace_returns_the_times_that_the_database_has_set(
+    store: PostgresSessions, proxy: TcpProxy, database_url: str
+) -> None:
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(
+        "CREATE OR REPLACE FUNCTION sidegate_change_time(p_asked_at timestamptz)"
+        " RETURNS timestamptz LANGUAGE sql AS $$ SELECT p_asked_at + interval '4 s' $$"
+    )
+    await connection.close()
+    record = await prepare(store, WRITES["replace"])
+    reset_after_commit(proxy)
+    changed = await store.replace(record, expected=1)
+    assert changed is not None
+    assert changed.session.previous_until == record.session.previous_until + timedelta(seconds=4)
+
+
 async def test_concurrent_change_is_not_taken_for_the_lost_write(
     store: PostgresSessions, proxy: TcpProxy
 ) -> None:

@@ -31,7 +31,7 @@ async def retry_create(
             try:
                 return await create()
             except (SessionExists, LimitReached):
-                if _is_stored(record, await get(record.session.id)):
+                if await _find_stored(record, get) is not None:
                     return []
                 raise
 
@@ -44,16 +44,16 @@ async def retry_replace(
 ) -> list[ChangedSession] | None:
     """Replace by `record`, and return it and the sessions evicted for it, or None.
 
-    None: it was changed concurrently. If the first attempt had succeeded, return `record` only: its
-    evictions and its rotated digests are found as changes.
+    None: it was changed concurrently. If the first attempt had succeeded, return only the session
+    as it is stored: its evictions and its rotated digests are found as changes.
     """
     try:
         return await replace()
     except OutcomeUnknown as unknown:
         with _keep_unknown(unknown):
             changed = await replace()
-            if changed is None and _is_stored(record, await get(record.session.id)):
-                return [ChangedSession(record.session)]
+            if changed is None and (stored := await _find_stored(record, get)) is not None:
+                return [ChangedSession(stored.session)]
             return changed
 
 
@@ -66,8 +66,12 @@ async def retry_idempotent(write: Callable[[], Awaitable[_Result]]) -> _Result:
             return await write()
 
 
-def _is_stored(record: SessionRecord, stored: SessionRecord | None) -> bool:
-    return stored is not None and _identify_change(stored) == _identify_change(record)
+async def _find_stored(record: SessionRecord, get: GetRecord) -> SessionRecord | None:
+    """Return the stored record if it is the change that `record` makes."""
+    stored = await get(record.session.id)
+    if stored is None or _identify_change(stored) != _identify_change(record):
+        return None
+    return stored
 
 
 def _identify_change(record: SessionRecord) -> tuple[object, ...]:
