@@ -160,6 +160,27 @@ async def test_first_use_of_a_token_is_kept_while_the_store_is_unavailable(
     assert (await instance.stored(session)).session.token_seen
 
 
+async def test_first_use_of_a_token_that_was_dropped_is_written_at_a_later_use(
+    database: FlakySessions,
+) -> None:
+    instance = Instance(database, max_buffered=1)
+    other, session = await instance.create_session(), await instance.create_session()
+    rotated = session.rotated(build_digest(), MINUTE, at=NOON)
+    await database.replace(build_record(rotated), expected=1)
+    instance.put(rotated)
+    instance.check(other)
+    instance.clock.advance(1)
+    instance.check(rotated)
+    assert instance.counts["dropped"] == 1
+
+    await instance.recorder.flush(everything=True)
+    instance.clock.advance(1)
+    instance.check(rotated)
+    await instance.recorder.flush()
+
+    assert (await instance.stored(session)).session.token_seen
+
+
 async def test_recently_touched_session_is_written_one_threshold_later(instance: Instance) -> None:
     session = await instance.create_session()
     seen_at = instance.clock.advance(5)

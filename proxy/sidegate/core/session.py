@@ -94,11 +94,7 @@ class Session:
     def touched(self, at: datetime) -> "Session":
         """Return it with activity at `at`. Keeps the version; last_seen_at never decreases."""
         self._require_active(at)
-        return replace(
-            self,
-            last_seen_at=max(self.last_seen_at, at),
-            token_seen=self.token_seen or self.is_for_current_token,
-        )
+        return replace(self, last_seen_at=max(self.last_seen_at, at))
 
     def extended(self, until: datetime, at: datetime) -> "Session":
         """Return it with the absolute deadline `until`, if that is later than the present one."""

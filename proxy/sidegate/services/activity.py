@@ -78,20 +78,22 @@ class ActivityRecorder:
     def on_allowed(self, session: Session, at: datetime) -> None:
         """Record that the active `session` was used at `at`. Never waits and never fails."""
         threshold = self._rules.current.lifetimes[session.type].touch_threshold
-        token = None if session.token_seen else _get_current_token(session)
-        overdue = token is not None or at - session.last_seen_at >= threshold
+        overdue = at - session.last_seen_at >= threshold
         if overdue:
             # Other instances see it once it is written. Here it must not look idle until then.
             self._touch_copy(session, at)
+        # It counts as seen when the store says so: a touch that is dropped is made again.
+        token = None if session.token_seen else _get_current_token(session)
+        is_due = overdue or token is not None
         touch = self._buffer.get(session.id)
         if touch is not None:
             touch.seen_at = at
             touch.times += 1
             touch.token = token or touch.token
-            if overdue:
+            if is_due:
                 touch.due = 0.0
         elif len(self._buffer) < self._max_buffered:
-            wait = 0.0 if overdue else threshold.total_seconds()
+            wait = 0.0 if is_due else threshold.total_seconds()
             due = self._clock.monotonic() + wait
             self._buffer[session.id] = _BufferedTouch(at, 1, due, token)
         else:
