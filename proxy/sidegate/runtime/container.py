@@ -145,7 +145,6 @@ class Container:
             restore=self.database_restore,
             pending=self._resources.pending,
             persist=self.sessions.persist,
-            keep_clock=None if self.clock_sync is None else self.clock_sync.keep_difference,
             interval=seconds(self._settings.change_poller.interval),
             feed=self._feed,
             notify=build_notify(self._settings, self.clock, metrics=self.metrics),

@@ -1,6 +1,6 @@
 """The sources of session changes: Redis pub/sub, NOTIFY in Postgres, and the change poller."""
 
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -33,8 +33,7 @@ if TYPE_CHECKING:  # imported only if configured: a driver takes megabytes
 class ChangeSubscriptions:
     """Applies the changes made by other instances to the caches of this process.
 
-    `persist` writes the pending revocations to the database, every `interval` seconds. `keep_clock`
-    keeps the clock of Redis usable for those that are added without the database.
+    `persist` writes the pending revocations to the database, every `interval` seconds.
     """
 
     change_poller: ChangePoller
@@ -42,7 +41,6 @@ class ChangeSubscriptions:
     restore: DatabaseRestore
     pending: PendingRevocations
     persist: Persist
-    keep_clock: Callable[[], Awaitable[None]] | None
     interval: float
     feed: "RedisPubSub | None"
     notify: "NotifySubscription | None"
@@ -58,7 +56,7 @@ class ChangeSubscriptions:
         if self.cache_follower is not None:
             yield _build_feed_task("cache_follower", self.cache_follower.run, up=up)
         if self.feed is not None:
-            watch = partial(self.pending.watch, self.interval, on_refreshed=self.keep_clock)
+            watch = partial(self.pending.watch, self.interval)
             yield BackgroundTask("pending_revocations", watch)
             persist = partial(self.pending.run_persisting, self.interval, self.persist)
             yield BackgroundTask("pending_persistence", persist)

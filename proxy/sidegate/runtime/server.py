@@ -57,7 +57,7 @@ async def cleanup(settings: Settings) -> AsyncIterator[int]:
 async def _synchronize_clock(container: Container) -> None:
     """Take the time from the database, if it has the clock; else from Redis, if that knows it."""
     if container.clock_sync is not None:
-        await container.clock_sync.set_initially()
+        await container.clock_sync.sync_or_use_reference()
 
 
 async def migrate(settings: Settings) -> list[str]:
@@ -119,9 +119,8 @@ async def _query_stores(container: Container) -> None:
     with suppress(StoreUnavailable):  # first: the database does not know what is pending
         await container.subscriptions.pending.refresh()
     await container.database.check_schema()
-    if container.clock_sync is not None:
-        with suppress(StoreUnavailable):  # slow answers: the background task tries again soon
-            await container.clock_sync.set_initially()
+    with suppress(StoreUnavailable):  # slow answers: the background task tries again soon
+        await _synchronize_clock(container)
     await container.change_poller.poll()
     if container.cache_follower is not None:
         with suppress(StoreUnavailable):  # the background task tries again soon

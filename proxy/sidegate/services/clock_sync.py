@@ -2,7 +2,7 @@
 
 Instances whose clock comes from the database keep the difference between it and a second clock,
 that of Redis. So an instance or a command that begins during an outage of the database knows the
-time nevertheless: it would judge sessions, and date revocations, by a machine that may be wrong.
+time nevertheless, and not from a machine that may be wrong.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ class ClockSync:
         self._timeout = _TIMEOUT
 
     async def run(self, interval: float) -> NoReturn:
-        """Synchronize every `interval` seconds until cancelled.
+        """Synchronize, and keep the difference, every `interval` seconds until cancelled.
 
         Without the store the clock runs on. Until the first success checks are refused, or the time
         is that of the reference, so the first attempts are made sooner.
@@ -68,21 +68,24 @@ class ClockSync:
         pause = _RETRY_DELAY
         while True:
             with suppress(StoreUnavailable):
-                await self.set_initially(attempts=1)
+                await self.sync_or_use_reference(attempts=1)
+            with suppress(StoreUnavailable):  # during an outage of the database, too
+                await self.keep_difference()
             pause = interval if self._synced else min(interval, 2 * pause)
             await asyncio.sleep(pause)
 
-    async def set_initially(self, *, attempts: int = _ATTEMPTS) -> None:
+    async def sync_or_use_reference(self, *, attempts: int = _ATTEMPTS) -> None:
         """Synchronize now; if the store does not answer and the clock was not set, by `reference`.
 
         Raise StoreUnavailable if the store has not answered and the clock is not set.
         """
-        for _ in range(attempts - 1):
-            with suppress(StoreUnavailable):
+        for rest in reversed(range(attempts)):
+            try:
                 await self.sync()
                 break
-        else:
-            await self._sync_or_use_reference()
+            except StoreUnavailable:
+                if not rest and not self._clock.is_set and not await self._set_by_reference():
+                    raise
         if self._timeout > _TIMEOUT and self._synced:  # the reading took long, maybe to connect
             with suppress(StoreUnavailable):
                 await self.sync()
@@ -115,13 +118,6 @@ class ClockSync:
         difference = self._clock.now() - own - timedelta(seconds=ago)
         if kept is None or abs(difference - kept).total_seconds() > MIN_ADJUSTMENT + half:
             await self._reference.keep(difference)
-
-    async def _sync_or_use_reference(self) -> None:
-        try:
-            await self.sync()
-        except StoreUnavailable:
-            if not self._clock.is_set and not await self._set_by_reference():
-                raise
 
     async def _set_by_reference(self) -> bool:
         """Set the clock by the reference; return False if that does not know the time."""

@@ -111,18 +111,11 @@ class PendingRevocations:
         """Refresh now: another instance may have added one."""
         self._wakeup.set()
 
-    async def watch(
-        self, interval: float, *, on_refreshed: Callable[[], Awaitable[None]] | None = None
-    ) -> NoReturn:
-        """Refresh on each notification and every `interval` seconds, until cancelled.
-
-        `on_refreshed` writes what else the store must have; it may raise StoreUnavailable.
-        """
+    async def watch(self, interval: float) -> NoReturn:
+        """Refresh on each notification and every `interval` seconds, until cancelled."""
         while True:
             with suppress(StoreUnavailable):
                 await self.refresh()
-                if on_refreshed is not None:
-                    await on_refreshed()
             self.drop_persisted()
             with suppress(TimeoutError):
                 async with asyncio.timeout(interval):
