@@ -126,11 +126,9 @@ class PostgresDatabase:
                 await self._require_schema(connection)
             with detect_unknown_outcome():
                 # A Record is a mapping in all but name.
-                return cast("list[Row]", await self._fetch(connection, query, arguments))
+                return cast("list[Row]", await self._fetch(connection, query, *arguments))
 
-    async def _fetch(
-        self, connection: "_Connection", query: str, arguments: tuple[object, ...]
-    ) -> list[Any]:
+    async def _fetch(self, connection: "_Connection", query: str, *arguments: object) -> list[Any]:
         """Run a statement with the isolation that all of them are written for.
 
         A statement that has waited for a lock has to see what was committed meanwhile.
