@@ -1,4 +1,4 @@
-"""Sort keys of addresses and their ranges for networks."""
+"""One form for each address, and sort keys with their ranges for networks."""
 
 from ipaddress import ip_address, ip_network
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidegate.core.client_ip import to_sort_key, to_sort_key_range
+from sidegate.core.client_ip import to_sort_key, to_sort_key_range, unmap
 
 
 @given(st.ip_addresses(), st.integers(0, 128))
@@ -36,3 +36,17 @@ def test_next_network_is_outside_the_range() -> None:
 @pytest.mark.parametrize("text", [None, "", "localhost", "192.0.2.256", "fe80::1%"])
 def test_invalid_address_has_no_sort_key(text: str | None) -> None:
     assert to_sort_key(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "unmapped"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("::192.0.2.1", "::c000:201"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+    ],
+)
+def test_only_mapped_addresses_are_unmapped(text: str, unmapped: str) -> None:
+    assert str(unmap(ip_address(text))) == unmapped

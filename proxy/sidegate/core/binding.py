@@ -19,6 +19,8 @@ from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
+from sidegate.core.client_ip import unmap
+
 
 class Signal(StrEnum):
     """A client signal a session can be bound to. The value is its name in records and metrics."""
@@ -204,12 +206,9 @@ def _parse_ip(text: str) -> IPv4Address | IPv6Address | None:
     if "%" in bare:
         return None
     try:
-        address = ip_address(bare)
+        return unmap(ip_address(bare))
     except ValueError:
         return None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
 
 
 @lru_cache(maxsize=1024)  # many clients share few user agents

@@ -1,10 +1,19 @@
-"""Sort keys of client addresses: texts in numeric order, so that a network is one range."""
+"""Client addresses: in one form each, and as sort keys, so that a network is one range."""
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 _MAPPED: Final = 0xFFFF << 32
 """The IPv4-mapped part of IPv6, ::ffff:0:0/96."""
+
+
+def unmap(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """Return the IPv4 address that is mapped into an IPv6 one, or the address itself.
+
+    A socket for both families has the addresses of IPv4 peers in that form.
+    """
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return address if mapped is None else mapped
 
 
 def to_sort_key(ip: str | None) -> str | None:

@@ -1,6 +1,8 @@
 """Whether a host is this machine: traffic to the loopback interface does not leave it."""
 
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
+
+from sidegate.core.client_ip import unmap
 
 
 def is_loopback(host: str) -> bool:
@@ -10,9 +12,6 @@ def is_loopback(host: str) -> bool:
     resolved to any address.
     """
     try:
-        address = ip_address(host.strip("[]"))
+        return unmap(ip_address(host.strip("[]"))).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped.is_loopback
-    return address.is_loopback

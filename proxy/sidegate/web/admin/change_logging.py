@@ -1,11 +1,13 @@
 """The log line of each change made through the admin API, and the actor it names."""
 
 import logging
+from ipaddress import ip_address
 from typing import Final
 
 from aiohttp import web
 
 from sidegate.core.actor import Actor
+from sidegate.core.client_ip import unmap
 from sidegate.web.admin.middleware import CALLER, REQUEST_ID
 
 _log: Final = logging.getLogger("sidegate.admin")
@@ -17,12 +19,8 @@ def request_actor(request: web.Request) -> Actor:
 
 
 def read_source(request: web.BaseRequest) -> str | None:
-    """Return the address that a request came from, or None over a Unix socket.
-
-    A socket for IPv4 and IPv6 has IPv4 addresses in the form of IPv6.
-    """
-    remote = request.remote or None
-    return remote.removeprefix("::ffff:") if remote and "." in remote else remote
+    """Return the address that a request came from, or None over a Unix socket."""
+    return str(unmap(ip_address(request.remote))) if request.remote else None
 
 
 def log_change(

@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
+
+from sidegate.core.client_ip import unmap
 
 Network = IPv4Network | IPv6Network
 
@@ -35,9 +37,7 @@ class TrustedPeers:
                 return True  # file permissions guard the Unix socket
 
     def _look_up_host(self, host: str) -> bool:
-        address = ip_address(host.partition("%")[0])
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
+        address = unmap(ip_address(host.partition("%")[0]))
         trusted = any(address in network for network in self._trusted)
         if not trusted:  # logged once per cached host
             _log.warning(
