@@ -9,7 +9,6 @@
 User and password are those of the data servers.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -36,10 +35,10 @@ _HINT: Final = (
 )
 _PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
-_MAX_DB: Final = 999_999
+_read_db: Final = read_integer(0, 999_999)
 
 _CREDENTIALS: Final[Table] = {"username": read_text, "password": read_text}
-_DB: Final[Table] = {"db": read_integer(0, _MAX_DB)}
+_DB: Final[Table] = {"db": _read_db}
 _SENTINEL: Final[Table] = {"sentinel_username": read_text, "sentinel_password": read_text}
 _TLS: Final[Table] = {
     "ssl_ca_certs": read_text,
@@ -156,11 +155,13 @@ def _read_path(parts: UrlParts, form: RedisForm) -> tuple[str, int | None, list[
         service, _, path = path.partition("/")
     if not path:
         return service, None, []
-    if not re.fullmatch(r"\d{1,6}", path, re.ASCII):  # up to _MAX_DB
+    try:
+        number = _read_db(path)
+    except ValueError:
         return service, None, ["the path must be the number of a database"]
-    if form is RedisForm.CLUSTER and int(path) != 0:
+    if form is RedisForm.CLUSTER and number != 0:
         return service, None, ["the path must be /0 or absent: a Cluster has one database"]
-    return service, int(path), []
+    return service, number, []
 
 
 def _list_duplicates(parts: UrlParts, values: Mapping[str, Any]) -> Iterator[str]:
