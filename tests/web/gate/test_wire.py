@@ -84,7 +84,9 @@ async def test_absolute_target_replaces_the_host(gate: GateHarness) -> None:
     assert (await send_request(gate.address, ignored)).status == 200
 
 
-@pytest.mark.parametrize("origin", ["http://", "http://a@b", "http://a,b", "http://###"])
+@pytest.mark.parametrize(
+    "origin", ["http://", "HTTP://", "https:", "http://a@b", "http://a,b", "http://###"]
+)
 async def test_absolute_target_with_an_invalid_host_is_400(gate: GateHarness, origin: str) -> None:
     await assert_closed(gate, build_request(bearer(ALICE), target=f"{origin}/auth-request"), 400)
 
@@ -108,6 +110,13 @@ async def test_empty_transfer_encoding_is_400(gate: GateHarness, coding: bytes) 
 @pytest.mark.parametrize("version", [b"HTTP/0.9", b"HTTP/2.0", b"HTTP/1.2", b"HTTP/3.0"])
 async def test_unknown_version_is_400_in_a_known_one(gate: GateHarness, version: bytes) -> None:
     await assert_closed(gate, build_request(bearer(ALICE)).replace(b"HTTP/1.1", version), 400)
+
+
+async def test_junk_in_the_packet_of_a_request_is_no_unknown_method() -> None:
+    async with open_gate(fast_path=False) as gate, connect(gate.address) as connection:
+        await connection.send(build_request(bearer(ALICE)) + b"\0junk\r\n\r\n")
+        response = await connection.read_response()
+    assert (response.status, response.closes) == (400, True)
 
 
 @pytest.mark.parametrize("raw", [b"0\r\n\r\n", b"\r\n0\r\n\r\n", b"GET\r\n\r\n"])

@@ -94,7 +94,7 @@ def check_host(hosts: Iterable[str]) -> Middleware:
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not request.raw_path.startswith("/"):  # a target in absolute form has its own host
+        if not request.raw_path.startswith("/"):  # `OPTIONS *`, for example
             raise Problem(
                 400, "invalid_target", detail="the request target must start with a slash"
             )

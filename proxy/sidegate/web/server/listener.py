@@ -31,7 +31,7 @@ from sidegate.web.server.messages import build_problem_response
 from sidegate.web.server.pacing import InputPacer, RequestPacer
 from sidegate.web.server.request_rules import (
     PREFACE,
-    is_method,
+    has_unknown_method,
     is_valid,
     replace_refused,
     to_origin_form,
@@ -252,7 +252,7 @@ class _HttpProtocol(web.RequestHandler):
             if self._head_start.startswith(PREFACE):
                 self._listener.log_preface()
                 return build_error_response(HTTPStatus.BAD_REQUEST, detail=_PREFACE_DETAIL)
-            if isinstance(exc, BadHttpMethod) and is_method(self._head_start):
+            if isinstance(exc, BadHttpMethod) and has_unknown_method(self._head_start):
                 status = HTTPStatus.NOT_IMPLEMENTED
         else:
             _log.error(

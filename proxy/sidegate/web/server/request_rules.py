@@ -22,8 +22,9 @@ HOST: Final = rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[!$%&'(*+;=_~)\-.0-9A-Za-z]{0,255})(
 
 _HOST_PATTERN: Final = re.compile(HOST.decode("ascii"))
 _ABSOLUTE: Final = re.compile(r"https?://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+_SCHEME: Final = re.compile(r"https?:", re.IGNORECASE)
 # Followed by a target, which a line of another protocol has not.
-_METHOD_START: Final = re.compile(rb"%b{1,64} (?:/|\*|[Hh][Tt][Tt][Pp])" % TOKEN_CHAR)
+_METHOD_START: Final = re.compile(rb"(%b{1,64}) (?:/|\*|[Hh][Tt][Tt][Pp])" % TOKEN_CHAR)
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n"
 """What a client of HTTP/2 without TLS sends first (RFC 9113, 3.4)."""
@@ -37,6 +38,7 @@ def is_valid(message: Any, *, checks_host: bool) -> bool:
     return (
         message.path is not None
         and message.version in _SPOKEN
+        and _SCHEME.match(message.path) is None  # an absolute target without an authority
         and not (checks_host and _has_wrong_host(message))
         and not _has_wrong_framing(message)
     )
@@ -62,15 +64,17 @@ def to_origin_form(message: Any) -> Any:
     )
 
 
-def is_method(head_start: bytes) -> bool:
-    """Return whether a head begins with a method that the parser may not know: any token."""
-    return _METHOD_START.match(head_start) is not None
+def has_unknown_method(head_start: bytes) -> bool:
+    """Return whether a head that was refused begins with a method, but none of the usual ones.
+
+    Any token is one. A usual one is known to the parser: it has refused something else.
+    """
+    method = _METHOD_START.match(head_start)
+    return method is not None and method[1].decode("ascii") not in hdrs.METH_ALL
 
 
 def _has_wrong_host(message: Any) -> bool:
-    """Return whether Host is invalid (RFC 9112, 3.2), or an absolute target has no authority."""
-    if message.path.startswith("http"):
-        return True
+    """Return whether Host is invalid (RFC 9112, 3.2)."""
     hosts = message.headers.getall(hdrs.HOST, [])
     return any(_HOST_PATTERN.fullmatch(host.strip(" \t")) is None for host in hosts)
 
