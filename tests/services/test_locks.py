@@ -19,6 +19,7 @@ from sidegate.core.protocols import DurableStore
 from sidegate.core.session import Session, SessionId
 from sidegate.services.idleness import Idleness
 from sidegate.services.locks import Acquired, Locks
+from sidegate.services.session_reader import SessionReader
 from sidegate.stores.sqlite.database import SqliteDatabase
 from sidegate.stores.sqlite.locks import SqliteLocks
 from sidegate.stores.sqlite.sessions import SqliteSessions
@@ -48,14 +49,14 @@ class Deployment:
         *,
         clock: FakeClock | None = None,
         durable: DurableStore | None = None,
-        require_idle_known: Callable[[Session, datetime], None] = lambda _, __: None,
+        has_ended: Callable[[Session, datetime], bool] = Session.has_ended,
     ) -> Locks:
         return Locks(
             SqliteLocks(self.file),
             get=(durable or self.durable).get,
             clock=clock or self.clock,
             count=lambda outcome: self.counts.update([outcome]),
-            require_idle_known=require_idle_known,
+            has_ended=has_ended,
         )
 
     async def create(self, session: Session | None = None) -> SessionId:
@@ -153,7 +154,8 @@ async def test_lock_is_neither_refused_nor_lost_while_idleness_is_not_known(
     got = await deployment.acquire(session_id)
     deployment.clock.advance(MINUTE)
     idleness = Idleness(clock=deployment.clock, settle_time=0.0)
-    locks = deployment.instance(require_idle_known=idleness.require_known)
+    reader = SessionReader(deployment.durable, require_idle_known=idleness.require_known)
+    locks = deployment.instance(has_ended=reader.has_ended)
     for call in (
         locks.acquire(session_id, ttl=LONG),
         locks.renew(session_id, got.lease, ttl=LONG),

@@ -20,7 +20,7 @@ from sidegate.services.rules import Rules, RulesInForce
 from sidegate.services.validator import Candidates, Validator
 from tests.contracts.values import build_digest, build_session, build_tombstone
 from tests.support.clock import NOON, FakeClock
-from tests.support.fakes import FakeBackend, FakeLookup
+from tests.support.fakes import FakeBackend, FakeLookup, know_idleness
 
 KEY = TokenKey(1, bytes(range(32)))
 RING = KeyRing([KEY])
@@ -31,10 +31,18 @@ AN_HOUR_AGO = NOON - timedelta(hours=1)
 
 
 def build_validator(
-    backend: FakeBackend, clock: FakeClock | None = None, *, deadline: float = LONG_DEADLINE
+    source: FakeBackend | FakeLookup,
+    clock: FakeClock | None = None,
+    *,
+    deadline: float = LONG_DEADLINE,
+    rules: RulesInForce = RULES,
 ) -> Validator:
     return Validator(
-        FakeLookup(backend), rules=RULES, clock=clock or FakeClock(), deadline=deadline
+        source if isinstance(source, FakeLookup) else FakeLookup(source),
+        rules=rules,
+        clock=clock or FakeClock(),
+        deadline=deadline,
+        require_idle_known=know_idleness,
     )
 
 
@@ -116,13 +124,10 @@ def unwrap(found: MemoryEntry | Deny | None) -> Session | Deny | None:
 
 def check_memory(session: Session | None, clock: FakeClock | None = None) -> Session | Deny | None:
     """Check TOKEN against a memory that holds this session; no other store has any."""
-    validator = Validator(
+    validator = build_validator(
         FakeLookup(
             FakeBackend(), memory=lambda digest: session if digest == TOKEN.digest() else None
         ),
-        rules=RULES,
-        clock=FakeClock(),
-        deadline=LONG_DEADLINE,
     )
     token_text = parse_token_text(TOKEN.text)
     assert token_text is not None
@@ -159,7 +164,7 @@ def check_memory_under(
     """Check a token under `ring`, with `session` in memory for any digest."""
     lookup = lookup or FakeLookup(FakeBackend(), memory=lambda _: session)
     rules = RulesInForce(Rules(ring=ring))
-    validator = Validator(lookup, rules=rules, clock=FakeClock(), deadline=LONG_DEADLINE)
+    validator = build_validator(lookup, rules=rules)
     token_text = parse_token_text(token.text)
     assert token_text is not None
     return unwrap(validator.check_memory(token_text, NOON))
@@ -215,11 +220,8 @@ def prefetch_entry(
         on_done(entry)
         return True
 
-    validator = Validator(
+    validator = build_validator(
         FakeLookup(FakeBackend(), prefetch=prefetch),
-        rules=RULES,
-        clock=FakeClock(),
-        deadline=LONG_DEADLINE,
     )
     token_text = parse_token_text(TOKEN.text)
     assert token_text is not None
@@ -243,7 +245,7 @@ def test_token_whose_key_is_removed_during_the_prefetch_is_forged_from_then_on()
     rules, other = RulesInForce(Rules(ring=RING)), KeyRing([TokenKey(2, bytes(32))])
     session, token_text = build_session(digest=TOKEN.digest()), parse_token_text(TOKEN.text)
     lookup = FakeLookup(FakeBackend(), memory=lambda _: session)
-    validator = Validator(lookup, rules=rules, clock=FakeClock(), deadline=LONG_DEADLINE)
+    validator = build_validator(lookup, rules=rules)
     assert token_text is not None
 
     rules.current = Rules(ring=other)
@@ -285,11 +287,8 @@ def test_prefetch_without_a_remote_cache_returns_false() -> None:
 
 async def test_after_a_prefetch_redis_is_skipped() -> None:
     session, finder = build_session(digest=TOKEN.digest()), FakeBackend()
-    validator = Validator(
+    validator = build_validator(
         FakeLookup(finder, after_prefetch=FakeBackend(session)),
-        rules=RULES,
-        clock=FakeClock(),
-        deadline=LONG_DEADLINE,
     )
 
     assert await validator.validate(TOKEN.text, elapsed=1.0) == Allow(session)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from math import inf
 
 from sidegate.core.change_log import ChangedSession
@@ -173,3 +174,7 @@ class FakeLookup:
 
     async def find(self, digest: Digest, *, skip_redis: bool = False) -> Session | None:
         return await (self._after_prefetch if skip_redis else self._finder).find(digest)
+
+
+def know_idleness(_: Session, __: datetime) -> None:
+    """A session that looks idle is idle."""

@@ -16,7 +16,7 @@ from sidegate.services.rotation import Rotation
 from sidegate.services.rules import Rules, RulesInForce
 from sidegate.services.session_reader import SessionReader
 from sidegate.services.sessions import Sessions
-from tests.support.fakes import FakeCacheTrust, FakeMemory
+from tests.support.fakes import FakeCacheTrust, FakeMemory, know_idleness
 
 
 class Operations(NamedTuple):
@@ -37,7 +37,7 @@ def build_operations(
     remote: RemoteCache | None = None,
     feed: Feed | None = None,
     pending: PendingRevocations | None = None,
-    require_idle_known: Callable[[Session, datetime], None] = lambda _, __: None,
+    require_idle_known: Callable[[Session, datetime], None] = know_idleness,
     count_refresh: Callable[[str], None] = lambda _: None,
 ) -> Operations:
     """Build the operations of one instance. `memory` is its own one if it is None."""

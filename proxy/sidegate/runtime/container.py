@@ -208,7 +208,7 @@ class Container:
             get=self._reader.get,
             clock=self.clock,
             count=count,
-            require_idle_known=self.idleness.require_known,
+            has_ended=self._reader.has_ended,
         )
 
     @cached_property

@@ -33,11 +33,11 @@ class Locks:
         get: Callable[[SessionId], Awaitable[SessionRecord | None]],
         clock: Clock,
         count: Callable[[str], None],
-        require_idle_known: Callable[[Session, datetime], None] = lambda _, __: None,
+        has_ended: Callable[[Session, datetime], bool],
     ) -> None:
         """`get` returns a session, judged by `clock`; locks expire by the store's clock.
 
-        `require_idle_known` raises StoreUnavailable if the session that it gets may only look idle.
+        `has_ended` raises StoreUnavailable if the session that it gets may only look idle.
 
         Call `count` with `acquired`, `contended`, `renewed`, `released`, or `lost`: a renewal or
         release of a lock that was no longer held.
@@ -46,7 +46,7 @@ class Locks:
         self._get = get
         self._clock = clock
         self._count = count
-        self._require_idle_known = require_idle_known
+        self._is_ended = has_ended
 
     async def acquire(
         self, session_id: SessionId, *, ttl: timedelta, holder: str | None = None
@@ -91,8 +91,5 @@ class Locks:
         The lock store reports a missing session itself. A session may end right after this call:
         the holder then finds the lock lost at its next renewal.
         """
-        record, now = await self._get(session_id), self._clock.now()
-        if record is None:
-            return False
-        self._require_idle_known(record.session, now)
-        return record.session.has_ended(now)
+        record = await self._get(session_id)
+        return record is not None and self._is_ended(record.session, self._clock.now())

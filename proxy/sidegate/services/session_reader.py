@@ -20,16 +20,21 @@ class SessionReader:
         repository: SessionRepository,
         *,
         pending: PendingRevocations | None = None,
-        require_idle_known: Callable[[Session, datetime], None] = lambda _, __: None,
+        require_idle_known: Callable[[Session, datetime], None],
     ) -> None:
         """`pending` None: no revocation can be pending.
 
         `require_idle_known` raises StoreUnavailable if the session that it gets may only look idle.
-        To be called before a session is treated as ended.
+        To be called before a session is treated as ended, as `has_ended` does.
         """
         self._repository = repository
         self._pending = pending
         self.require_idle_known = require_idle_known
+
+    def has_ended(self, session: Session, at: datetime) -> bool:
+        """Return whether a session has ended. Raise StoreUnavailable if it may only look idle."""
+        self.require_idle_known(session, at)
+        return session.has_ended(at)
 
     async def get(self, session_id: SessionId) -> SessionRecord | None:
         """Return the session, ended or not, or None."""

@@ -176,9 +176,8 @@ class Sessions:
         record, now = await self.get(session_id), self._clock.now()
         if record is None:
             return None
-        self._reader.require_idle_known(record.session, now)
         touched, start = [], self._filler.begin()
-        if not record.session.has_ended(now):
+        if not self._reader.has_ended(record.session, now):
             touched = await self._activity.touch([Touch(session_id, now, 1)])
         if not touched:
             raise SessionEnded(f"session {session_id} has ended")
@@ -274,9 +273,7 @@ class Sessions:
             record = await self._reader.find_by_any_digest(token.digest())
             if record is None:
                 continue
-            now = self._clock.now()
-            self._reader.require_idle_known(record.session, now)
-            if record.session.has_ended(now):
+            if self._reader.has_ended(record.session, self._clock.now()):
                 raise SessionEnded(f"session {record.session.id} has ended")
             if record.session.digest != token.digest():
                 raise SessionExists(f"session {record.session.id} has a newer token")

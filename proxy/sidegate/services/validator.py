@@ -61,7 +61,7 @@ class Validator:
         rules: RulesInForce,
         clock: Clock,
         deadline: float,
-        require_idle_known: Callable[[Session, datetime], None] = lambda _, __: None,
+        require_idle_known: Callable[[Session, datetime], None],
     ) -> None:
         """`deadline`: the seconds within which `lookup.find` returns or raises.
 

@@ -43,7 +43,7 @@ from sidegate.web.admin.app import build_admin_app
 from sidegate.web.admin.auth import ApiKey, ApiKeys, Scope
 from sidegate.web.server.listener import application_listener
 from tests.support.clock import FakeClock
-from tests.support.fakes import FakeLookup
+from tests.support.fakes import FakeLookup, know_idleness
 from tests.support.operations import build_operations
 from tests.web.admin.conformance import find_violations
 
@@ -195,7 +195,13 @@ async def open_admin(
     events = NullEvents()
     rules = Rules(ring=ring, lifetimes=lifetimes, limits=limits)
     sessions, rotation, in_force = build_operations(store, rules, clock=clock, events=events)
-    validator = Validator(FakeLookup(store), rules=in_force, clock=clock, deadline=5)
+    validator = Validator(
+        FakeLookup(store),
+        rules=in_force,
+        clock=clock,
+        deadline=5,
+        require_idle_known=know_idleness,
+    )
     trail = cast("AuditLog", Breakable(SqliteAudit(file), follows=breakable))
     audit = AuditSealer(trail, retention=timedelta(days=1), clock=clock, count=lambda _, __: None)
     samples = cast("AnalyticsStore", Breakable(SqliteAnalytics(file), follows=breakable))
@@ -207,7 +213,13 @@ async def open_admin(
         on_report=lambda _: None,
     )
     session_locks = cast("SessionLocks", Breakable(SqliteLocks(file), follows=breakable))
-    locks = Locks(session_locks, get=store.get, clock=clock, count=lambda _: None)
+    locks = Locks(
+        session_locks,
+        get=store.get,
+        clock=clock,
+        count=lambda _: None,
+        has_ended=Session.has_ended,
+    )
     logout_tokens = cast("LogoutTokenStore", Breakable(SqliteLogoutTokens(file), follows=breakable))
     backchannel_logout = BackchannelLogout(logout_tokens, sessions, clock=clock)
     texts, keys = {}, []

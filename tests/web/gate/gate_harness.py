@@ -29,7 +29,7 @@ from sidegate.web.server.listener import DEFAULT_MAX_CONNECTIONS, Listener
 from sidegate.web.server.trusted_peers import TrustedPeers
 from tests.contracts.values import build_digest, build_session
 from tests.support.clock import NOON, FakeClock
-from tests.support.fakes import FakeBackend, FakeLookup
+from tests.support.fakes import FakeBackend, FakeLookup, know_idleness
 from tests.web.raw_http import RawResponse
 
 RING: Final = KeyRing([TokenKey(7, bytes(range(32)))])
@@ -216,6 +216,7 @@ def build_gate(
         rules=RulesInForce(Rules(ring=RING)),
         clock=harness.clock,
         deadline=deadline,
+        require_idle_known=know_idleness,
     )
     handlers = build_handlers(
         validator,
