@@ -286,20 +286,17 @@ def test_i6_refresh_of_the_old_token_after_the_use_of_its_successor_is_a_violati
     assert violated(*history, refresh(9.0, Result.FAIL)) == []
 
 
-def test_i6_use_may_be_unknown_until_it_was_recorded() -> None:
-    history = [create(0.0), refresh(5.0), allowed(7.5, token=2)]
-    assert violated(*history, refresh(9.0)) == []
-    assert violated(*history, refresh(9.0, Result.FAIL)) == []
-
-
-def test_i6_use_may_be_unknown_during_a_fault() -> None:
-    history = [create(0.0), refresh(5.0), allowed(6.0, token=2), fault(5.5, 9.5)]
-    assert violated(*history, refresh(9.0)) == []
-    assert violated(*history, refresh(9.0, Result.FAIL)) == []
-
-
-def test_i6_check_without_an_answer_may_be_a_use() -> None:
-    history = [create(0.0), refresh(5.0), unavailable(6.0, token=2)]
+@pytest.mark.parametrize(
+    "use",
+    [
+        [allowed(7.5, token=2)],
+        [allowed(6.0, token=2), fault(5.5, 9.5)],
+        [unavailable(6.0, token=2)],
+    ],
+    ids=["not recorded yet", "during a fault", "without an answer"],
+)
+def test_i6_use_may_be_unknown(use: list[Entry]) -> None:
+    history = [create(0.0), refresh(5.0), *use]
     assert violated(*history, refresh(9.0)) == []
     assert violated(*history, refresh(9.0, Result.FAIL)) == []
 

@@ -69,6 +69,12 @@ async def run_behind_lock(
     return await asyncio.gather(*tasks)
 
 
+async def outlast_grace(instance: Container, url: str) -> None:
+    """Wait longer than the grace, for the lock of another session."""
+    other = await create(instance)
+    await run_behind_lock(url, [other.record.session.id], refresh(instance, other.token))
+
+
 async def test_two_refreshes_behind_a_lock_share_a_successor(
     instance: Container, database_url: str
 ) -> None:
@@ -107,9 +113,7 @@ async def test_successor_of_a_lost_response_is_repeated_long_after_the_grace(
     issued = await create(instance)
     lost = await refresh(instance, issued.token)
     assert isinstance(lost, Issued)
-    other = await create(instance)
-    # A wait that is longer than the grace, for another session.
-    await run_behind_lock(database_url, [other.record.session.id], refresh(instance, other.token))
+    await outlast_grace(instance, database_url)
     repeated = await refresh(instance, issued.token)
     assert isinstance(repeated, Issued)
     assert repeated.token == lost.token
@@ -125,7 +129,6 @@ async def test_token_whose_successor_was_presented_is_a_theft_after_the_grace(
     assert isinstance(verdict, Allow)
     instance.activity.on_allowed(verdict.session, instance.clock.now())
     await instance.activity.flush()  # not `everything`: it is due at once
-    other = await create(instance)
-    await run_behind_lock(database_url, [other.record.session.id], refresh(instance, other.token))
+    await outlast_grace(instance, database_url)
     assert await refresh(instance, issued.token) == Deny(Reason.REUSED)
     assert await instance.validator.validate(refreshed.token.text) == Deny(Reason.REVOKED)

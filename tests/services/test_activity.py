@@ -89,6 +89,12 @@ class Instance:
         await self.database.create(build_record(session))
         return session
 
+    async def create_refreshed_session(self) -> Session:
+        """Create a session whose current token was not presented yet."""
+        session = (await self.create_session()).rotated(build_digest(), MINUTE, at=NOON)
+        await self.database.replace(build_record(session), expected=1)
+        return session
+
     def check(self, session: Session) -> None:
         """Allow a check of the session, of its copy in memory if there is one."""
         self.recorder.on_allowed(
@@ -127,10 +133,8 @@ async def test_session_idle_past_the_threshold_is_written_at_the_next_flush(
 async def test_first_use_of_a_refreshed_token_is_written_at_the_next_flush(
     instance: Instance,
 ) -> None:
-    session = await instance.create_session()
-    rotated = session.rotated(build_digest(), MINUTE, at=NOON)
-    await instance.database.replace(build_record(rotated), expected=1)
-    old, current = rotated.copies()[1], rotated
+    session = await instance.create_refreshed_session()
+    current, old = session.copies()
 
     instance.check(old)
     await instance.recorder.flush()
@@ -147,14 +151,12 @@ async def test_first_use_of_a_refreshed_token_is_written_at_the_next_flush(
 async def test_first_use_of_a_token_is_kept_while_the_store_is_unavailable(
     instance: Instance,
 ) -> None:
-    session = await instance.create_session()
-    rotated = session.rotated(build_digest(), MINUTE, at=NOON)
-    await instance.database.replace(build_record(rotated), expected=1)
+    session = await instance.create_refreshed_session()
     instance.clock.advance(1)
     instance.database.unavailable = True
-    instance.check(rotated)
+    instance.check(session)
     await instance.recorder.flush()
-    instance.check(rotated)
+    instance.check(session)
     instance.database.unavailable = False
     await instance.recorder.flush()
     assert (await instance.stored(session)).session.token_seen
@@ -164,18 +166,16 @@ async def test_first_use_of_a_token_that_was_dropped_is_written_at_a_later_use(
     database: FlakySessions,
 ) -> None:
     instance = Instance(database, max_buffered=1)
-    other, session = await instance.create_session(), await instance.create_session()
-    rotated = session.rotated(build_digest(), MINUTE, at=NOON)
-    await database.replace(build_record(rotated), expected=1)
-    instance.put(rotated)
+    other, session = await instance.create_session(), await instance.create_refreshed_session()
+    instance.put(session)
     instance.check(other)
     instance.clock.advance(1)
-    instance.check(rotated)
+    instance.check(session)
     assert instance.counts["dropped"] == 1
 
     await instance.recorder.flush(everything=True)
     instance.clock.advance(1)
-    instance.check(rotated)
+    instance.check(session)
     await instance.recorder.flush()
 
     assert (await instance.stored(session)).session.token_seen

@@ -85,6 +85,15 @@ async def test_difference_is_unknown_after_a_server_restart(workdir: Path) -> No
     await asyncio.to_thread(server.stop)
 
 
+async def build_clock_with(value: bytes, client: RedisClient, *, raw: RawClient) -> RedisClock:
+    """Return a clock in whose place for the difference is this value."""
+    clock = RedisClock(client)
+    await clock.keep(DIFFERENCE)
+    [key] = await raw.keys()
+    await raw.set(key, value)
+    return clock
+
+
 @pytest.mark.parametrize(
     "value",
     [b"", b"0.5", b"nan", b"1e3", b" 1", b"1\n", b"--1", b"9" * 17, b"9" * 10_000, b"\xd9\xa1"],
@@ -92,10 +101,7 @@ async def test_difference_is_unknown_after_a_server_restart(workdir: Path) -> No
 async def test_unreadable_difference_is_unknown(
     client: RedisClient, any_raw_client: RawClient, value: bytes
 ) -> None:
-    clock = RedisClock(client)
-    await clock.keep(DIFFERENCE)
-    [key] = await any_raw_client.keys()
-    await any_raw_client.set(key, value)
+    clock = await build_clock_with(value, client, raw=any_raw_client)
     assert (await clock.read())[1] is None
 
 
@@ -103,10 +109,7 @@ async def test_unreadable_difference_is_unknown(
 async def test_largest_difference_overflows_no_calculation(
     client: RedisClient, any_raw_client: RawClient, value: bytes
 ) -> None:
-    clock = RedisClock(client)
-    await clock.keep(DIFFERENCE)
-    [key] = await any_raw_client.keys()
-    await any_raw_client.set(key, value)
+    clock = await build_clock_with(value, client, raw=any_raw_client)
     time, difference = await clock.read()
     assert difference is not None
     assert abs((time + difference).year - time.year) in range(316, 319)
