@@ -1,25 +1,79 @@
-"""Timeouts of stores, reported as StoreUnavailable."""
+"""Timeouts of stores, reported as StoreUnavailable. A late event loop is not a late store."""
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TypeVar
+from types import TracebackType
+from typing import Final, Self, TypeVar
 
 from sidegate.core.errors import StoreUnavailable
 
 _T = TypeVar("_T")
 
+# Seconds by which the timers of an event loop may be late that has little to do.
+_TOLERANCE: Final = 0.002
+# What has arrived takes a few iterations of the loop from the socket to the coroutine that awaits
+# it. A timeout is extended at most this many times, so it ends on a loop that is always late, too.
+_MAX_EXTENSIONS: Final = 10
+
+
+class StoreTimeout:
+    """As `asyncio.timeout(seconds)`, without the time by which the event loop was late.
+
+    A busy loop runs a timer late, and before it reads what has arrived in the meantime: the answer
+    may lie in the socket. So the time by which the timer was late is granted again, in which the
+    loop reads it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._extensions = 0
+        self._timeout = asyncio.timeout(None)
+
+    @property
+    def expired(self) -> bool:
+        """Whether it has ended the block."""
+        return self._timeout.expired()
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        self._loop = asyncio.get_running_loop()
+        self._arm(self._loop.time() + self._seconds)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        await self._timeout.__aexit__(kind, error, trace)
+
+    def _arm(self, due: float) -> None:
+        self._due = due
+        self._timer = self._loop.call_at(due, self._on_due)
+
+    def _on_due(self) -> None:
+        now = self._loop.time()
+        lateness = now - self._due
+        if lateness > _TOLERANCE and self._extensions < _MAX_EXTENSIONS:
+            self._extensions += 1
+            self._arm(now + lateness)
+        else:
+            self._timeout.reschedule(now)
+
 
 async def with_timeout(awaitable: Awaitable[_T], seconds: float, *, store: str) -> _T:
     """Await `awaitable` and return its result.
 
-    Raise StoreUnavailable for `store` after `seconds`. A TimeoutError of `awaitable` itself is
-    passed on unchanged.
+    Raise StoreUnavailable for `store` after `seconds` as StoreTimeout counts them. A TimeoutError
+    of `awaitable` itself is passed on unchanged.
     """
-    timeout = asyncio.timeout(seconds)
+    timeout = StoreTimeout(seconds)
     try:
         async with timeout:
             return await awaitable
     except TimeoutError:
-        if not timeout.expired():
+        if not timeout.expired:
             raise
         raise StoreUnavailable(store, f"no answer within {seconds * 1000:.0f} ms") from None

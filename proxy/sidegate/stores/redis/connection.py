@@ -24,6 +24,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.redis_url import parse_redis_url
 from sidegate.core.store_url import Host
+from sidegate.core.timeouts import StoreTimeout
 from sidegate.stores.connection_log import ConnectionLog
 from sidegate.stores.redis.idle_connections import IdleConnections
 from sidegate.stores.redis.reasons import RedisFailure, describe_error
@@ -82,7 +83,7 @@ class BorrowedConnection:
 
     async def execute(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Send commands as one pipeline and return the replies; an error reply is a value here."""
-        async with asyncio.timeout(self.timeout):
+        async with StoreTimeout(self.timeout):
             # The client library packs them in Python, which takes seven times as long.
             await self.connection.send_packed_command(b"".join(map(pack_command, commands)))
             return [await self._reply() for _ in commands]
@@ -293,7 +294,7 @@ class _Servers:
         was primary before, and is again, has missed the writes in between.
         """
         try:
-            async with asyncio.timeout(self._timeout):
+            async with StoreTimeout(self._timeout):
                 await connection.on_connect()
             borrowed = BorrowedConnection(connection, "", {}, self._timeout)
             server, role = check_replies(await borrowed.execute(("INFO",), ("ROLE",)))
