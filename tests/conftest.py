@@ -8,13 +8,16 @@ import secrets
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 import pytest
 import redis
+from coverage import Coverage
 
 from sidegate.observability import logs
+from sidegate.stores.postgres.migrate import migrate_postgres
 from tests.support.processes import Server, temporary_directory
 from tests.support.servers import (
     copy_postgres,
@@ -30,6 +33,38 @@ if TYPE_CHECKING:
 
 # The tests of the fault rig and of the benchmark, which are programs of their own.
 _RIGS: Final = ("tests/faults/", "tests/bench/")
+
+
+# Tests of programs that run beside this process, and long computations. To measure this process
+# takes as long again, and finds no line that the tests of its part do not reach.
+_UNMEASURED: Final = (
+    *_RIGS,
+    "tests/core/test_token.py::test_million_tokens_are_distinct",
+    "tests/deploy/",
+    "tests/gateways/",
+    "tests/model/",
+    "tests/scenarios/",
+    "tests/stores/sql/test_tcp_proxy.py",
+    "tests/stores/test_memory_size.py",
+    "tests/support/",
+    "tests/test_",
+)
+
+# None: coverage is not measured at all.
+_coverage: Final = Coverage.current()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Pause the measurement of coverage during the tests in `_UNMEASURED`."""
+    if _coverage is None or not item.nodeid.startswith(_UNMEASURED):
+        return (yield)
+    _coverage.stop()
+    try:
+        return (yield)
+    finally:
+        with warnings.catch_warnings(action="ignore"):  # the modules have been imported before
+            _coverage.start()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -114,15 +149,43 @@ def redis_url(redis_server: Server) -> str:
     return redis_server.url
 
 
+@pytest.fixture(scope="session")
+def migrated_database(postgres_server: Server) -> str:
+    """The name of a database in the shared Postgres with the newest schema, to copy."""
+    name = "migrated"
+    url = _create_database(postgres_server, name, template="template0")
+    _run(migrate_postgres(url))
+    return name
+
+
 @pytest.fixture
-def database_url(postgres_server: Server) -> Iterator[str]:
-    """A new, empty database in the shared Postgres, dropped afterwards, connections or not."""
+def database_url(postgres_server: Server, migrated_database: str) -> Iterator[str]:
+    """A new database in the shared Postgres with the newest schema, dropped afterwards."""
+    with _temporary_database(postgres_server, template=migrated_database) as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(postgres_server: Server) -> Iterator[str]:
+    """A new database in the shared Postgres without any schema, dropped afterwards."""
+    with _temporary_database(postgres_server, template="template0") as url:
+        yield url
+
+
+@contextmanager
+def _temporary_database(server: Server, *, template: str) -> Iterator[str]:
+    """Create a database for the block, and drop it afterwards, connections or not."""
     name = f"test_{secrets.token_hex(8)}"
+    yield _create_database(server, name, template=template)
+    _run(_execute(server.url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def _create_database(server: Server, name: str, *, template: str) -> str:
+    """Create a database, and return its URL."""
     # file_copy: on a server that syncs nothing it is twice as quick as the default
-    create = f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy"
-    _run(_execute(postgres_server.url, create))
-    yield postgres_server.url.rpartition("/")[0] + f"/{name}"
-    _run(_execute(postgres_server.url, f"DROP DATABASE {name} WITH (FORCE)"))
+    create = f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"
+    _run(_execute(server.url, create))
+    return server.url.rpartition("/")[0] + f"/{name}"
 
 
 @pytest.fixture
@@ -152,7 +215,7 @@ async def _execute(url: str, statement: str) -> None:
         await connection.close()
 
 
-def _run(coroutine: Coroutine[Any, Any, None]) -> None:
+def _run(coroutine: Coroutine[Any, Any, object]) -> None:
     """Run it on a loop of its own, in a thread of its own: the test's loop is not disturbed."""
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, coroutine).result()

@@ -18,10 +18,18 @@ from tests.support.processes import Server
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    """Return an empty database for the test."""
+    """Return a database for the test that has no sessions."""
     if request.param == "sqlite":
         return SqliteDatabase(tmp_path / "sidegate.db")
     return PostgresDatabase(request.getfixturevalue("database_url"))
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    """Return a database for the test without any schema."""
+    if request.param == "sqlite":
+        return SqliteDatabase(tmp_path / "sidegate.db")
+    return PostgresDatabase(request.getfixturevalue("empty_database_url"))
 
 
 @pytest.fixture

@@ -797,7 +797,7 @@ async def create_as_before(database: Database) -> Session:
 
 
 async def test_data_of_the_previous_version_is_migrated(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    empty_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     previous = {
         dialect: [m for m in migrations.load_migrations(dialect) if m.name < "0012"]
@@ -805,13 +805,13 @@ async def test_data_of_the_previous_version_is_migrated(
     }
     with monkeypatch.context() as patch:
         patch.setattr(migrations, "load_migrations", previous.__getitem__)
-        before = await database.open()
-        unchanged, rotated, revoked = [await create_as_before(database) for _ in range(3)]
+        before = await empty_database.open()
+        unchanged, rotated, revoked = [await create_as_before(empty_database) for _ in range(3)]
         for _ in range(2):
-            await execute_dialect(database, ROTATE_AS_BEFORE, id=rotated.id)
-        await execute_dialect(database, REVOKE_AS_BEFORE, id=revoked.id)
+            await execute_dialect(empty_database, ROTATE_AS_BEFORE, id=rotated.id)
+        await execute_dialect(empty_database, REVOKE_AS_BEFORE, id=revoked.id)
         await before.close()
-    after = await database.open()
+    after = await empty_database.open()
     mark = await after.add_mark()
     found = await after.find_many([s.digest for s in (unchanged, rotated, revoked)])
     assert len(found) == 3
@@ -820,7 +820,7 @@ async def test_data_of_the_previous_version_is_migrated(
     assert not (await after.list_changes(mark, limit=9, created=True)).has_changed
     changed = await rotate(after, unchanged)
     assert await list_all_changes(after, mark) == [ChangedSession(changed)]
-    await execute_dialect(database, ROTATE_AS_BEFORE, id=unchanged.id)
+    await execute_dialect(empty_database, ROTATE_AS_BEFORE, id=unchanged.id)
     [listed] = await list_all_changes(after, mark)
     assert len(name_digests(listed)) == 3
     await after.close()

@@ -26,13 +26,15 @@ from tests.support.processes import START_TIMEOUT, find_free_port
 from tests.support.sidegate import FAST_PATH
 
 WORKERS = 3
+# Seconds. Several processes start at once, each of which may take its time on a busy machine.
+TIMEOUT = WORKERS * START_TIMEOUT
 MODULE = (sys.executable, "-m", "sidegate")
 SCRIPT = (str(Path(sysconfig.get_path("scripts")) / "sidegate"),)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """Poll until the condition is true."""
-    deadline = time.monotonic() + START_TIMEOUT
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.02)

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
@@ -48,6 +49,7 @@ def instances(shared_settings: dict[str, str]) -> Iterator[Callable[..., Sidegat
     key = f"sgk_{secrets.token_urlsafe(32)}"
     scopes = ["read", "write", "revoke"]
     hashed = {"name": "tests", "sha256": sha256(key.encode()).hexdigest(), "scopes": scopes}
+    started = list[Server]()
     with ExitStack() as stack:
 
         def start(*, wait: bool = True, **settings: str) -> Sidegate:
@@ -58,17 +60,28 @@ def instances(shared_settings: dict[str, str]) -> Iterator[Callable[..., Sidegat
             sidegate = start_sidegate(
                 directory, admin_key=key, wait_until_ready=wait, **environment
             )
-            stack.callback(sidegate.server.stop)
+            started.append(sidegate.server)
             return sidegate
 
-        yield start
+        try:
+            yield start
+        finally:
+            stop_at_once(started)
+
+
+def stop_at_once(servers: Sequence[Server]) -> None:
+    """Stop servers that wait for most of the time in which they stop."""
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(Server.stop, servers))
 
 
 @pytest.fixture
 def deployment(
     own_redis: Server, own_postgres: Server, instances: Callable[..., Sidegate]
 ) -> Deployment:
-    return Deployment(own_redis, own_postgres, instances(), instances())
+    with ThreadPoolExecutor() as threads:
+        one, other = threads.map(lambda _: instances(), range(2))
+    return Deployment(own_redis, own_postgres, one, other)
 
 
 @pytest.fixture

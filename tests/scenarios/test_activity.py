@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import aiohttp
 
-from tests.scenarios.test_outages import check
+from tests.scenarios.test_outages import CHECK_INTERVAL, check
 from tests.support.sidegate import Sidegate
 
 # Seconds, longer than an instance takes to know that a session is idle (services/idleness.py).
@@ -45,3 +45,4 @@ async def test_session_in_use_does_not_become_idle(
         if time.monotonic() > start + 5:  # 503 until the instances have run for long enough
             status = await check(http, one, unused)
             assert status in {401, 503}
+        await asyncio.sleep(CHECK_INTERVAL)

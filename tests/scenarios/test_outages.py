@@ -12,6 +12,8 @@ from tests.support.sidegate import Sidegate
 
 # Seconds. Longer than a copy in memory is trusted (5 s), with room for a slow machine.
 TIMEOUT = 10.0
+# Seconds between two checks of a token, so that the instances get the CPU.
+CHECK_INTERVAL = 0.005
 
 
 async def check(http: aiohttp.ClientSession, sidegate: Sidegate, token: str) -> int:
@@ -33,6 +35,7 @@ async def statuses_until(
     while last not in statuses:
         assert time.monotonic() < deadline, f"never {last}, but {statuses}"
         statuses.add(await check(http, sidegate, token))
+        await asyncio.sleep(CHECK_INTERVAL)
     return statuses
 
 
@@ -43,6 +46,7 @@ async def wait_for_readiness(
     deadline = time.monotonic() + TIMEOUT
     while await sidegate.get_ops_status(http, "/readyz") != status:
         assert time.monotonic() < deadline
+        await asyncio.sleep(CHECK_INTERVAL)
 
 
 def tokens(sidegate: Sidegate, count: int) -> list[str]:

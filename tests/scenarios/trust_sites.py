@@ -15,7 +15,7 @@ import aiohttp
 import redis
 
 from tests.faults.resources import Series, parse_series
-from tests.scenarios.test_outages import check
+from tests.scenarios.test_outages import CHECK_INTERVAL, check
 from tests.scenarios.test_pending_revocations import BOUND, post
 from tests.stores.sql.tcp_proxy import ProxiedConnection, TcpProxy
 from tests.stores.waiting import wait_until_async
@@ -190,6 +190,7 @@ async def assert_refused(
         elif now - allowed_at >= _SETTLED and set(statuses.values()) == {401}:
             return
         assert now < start + _TIMEOUT, f"not decided: {statuses}"
+        await asyncio.sleep(CHECK_INTERVAL)
 
 
 async def map_concurrently(

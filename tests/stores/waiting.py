@@ -4,7 +4,10 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
+
+# Seconds between two looks at another process, which has to work for each of them.
+_POLL_INTERVAL: Final = 0.02
 
 
 async def wait_until(condition: Callable[[], bool], *, within: float = 10.0) -> None:
@@ -20,7 +23,7 @@ async def wait_until_async(
     """Return when the condition holds, whose evaluation needs another process."""
     async with asyncio.timeout(within):
         while not await condition():  # noqa: ASYNC110  # there is no event to wait for
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(_POLL_INTERVAL)
 
 
 @asynccontextmanager

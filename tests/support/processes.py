@@ -15,6 +15,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -254,27 +255,25 @@ class Child:
         """Return the process and its descendants: Postgres puts each child in its own group."""
         if self.process.poll() is not None:
             return []
-        tree = [self.process.pid]
+        tree, children = [self.process.pid], _children_by_parent()
         for pid in tree:  # grows during the iteration
-            tree += _children(pid)
+            tree += children[pid]
         return tree
 
 
-def _children(parent: int) -> list[int]:
-    return [pid for pid, (_, its_parent) in _all_processes() if its_parent == parent]
-
-
-def _all_processes() -> Iterator[tuple[int, tuple[str, int]]]:
-    for entry in Path("/proc").glob("[0-9]*"):
-        state = _state(int(entry.name))
+def _children_by_parent() -> Mapping[int, list[int]]:
+    children = defaultdict[int, list[int]](list)
+    for name in os.listdir("/proc"):  # noqa: PTH208  # a thousand Path objects take longer
+        state = _state(int(name)) if name.isdecimal() else None
         if state is not None:
-            yield int(entry.name), state
+            children[state[1]].append(int(name))
+    return children
 
 
 def _state(pid: int) -> tuple[str, int] | None:
     """Return state letter and parent of a process, or None if it does not exist."""
-    with suppress(OSError):
-        letter, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    with suppress(OSError), open(f"/proc/{pid}/stat") as file:  # noqa: PTH123  # as above
+        letter, parent, *_ = file.read().rpartition(")")[2].split(maxsplit=2)
         return letter, int(parent)
     return None
 

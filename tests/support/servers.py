@@ -249,9 +249,8 @@ def create_postgres_directory(data: Path) -> None:
 
 
 def copy_postgres(template: Path, directory: Path) -> None:
-    """Copy a fresh cluster to `directory`, which is faster than initdb."""
-    shutil.copytree(template, directory / "pg")
-    chown_to_child_user(directory)
+    """Copy a fresh cluster to `directory`, which is faster than initdb; it keeps its owner."""
+    subprocess.run(["cp", "-a", template, directory / "pg"], check=True)
 
 
 def _redis_arguments(directory: Path, port: int) -> list[str]:

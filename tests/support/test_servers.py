@@ -46,8 +46,8 @@ def test_shared_redis_is_empty_at_the_start_of_each_test(redis_url: str, turn: i
 
 
 @pytest.mark.parametrize("turn", [1, 2])
-async def test_each_test_has_its_own_empty_database(database_url: str, turn: int) -> None:
-    connection = await asyncpg.connect(database_url)
+async def test_each_test_has_its_own_empty_database(empty_database_url: str, turn: int) -> None:
+    connection = await asyncpg.connect(empty_database_url)
     assert await connection.fetchval("SELECT count(*) FROM pg_stat_user_tables") == 0
     await connection.execute(f"CREATE TABLE of_turn_{turn} ()")
     await connection.close()

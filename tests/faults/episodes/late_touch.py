@@ -16,6 +16,9 @@ from tests.stores.waiting import wait_until
 _SESSIONS: Final = 8
 _DELAY: Final = 4.0
 
+# Seconds until each session was touched, which takes a few on an idle machine.
+_TOUCH_TIMEOUT: Final = 60.0
+
 # Seconds until a change has reached every cache, and of checks afterwards.
 _PUBLISH_TIME: Final = 1.0
 _HOLD_TIME: Final = 6.0
@@ -56,7 +59,7 @@ async def _wait_until_touched(
     context: FaultContext, tokens: list[ClientToken], late: LateReplies
 ) -> None:
     """Use the sessions at the target until a late reply is about each of them."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(_TOUCH_TIMEOUT):
         while _count_late(tokens, late) < len(tokens):
             for token in tokens:
                 await context.load.gateway.probe(token, TokenCategory.AT_LIMIT)

@@ -68,43 +68,48 @@ def test_unknown_migration_means_a_newer_database() -> None:
         list_pending("postgres", [*ALL, "0999_x"])
 
 
-async def test_empty_database_gets_each_migration_once(database_url: str) -> None:
-    assert await list_pending_postgres(database_url) == ALL
-    assert await migrate_postgres(database_url) == ALL
-    assert await list_pending_postgres(database_url) == []
-    assert await migrate_postgres(database_url) == []
+async def test_empty_database_gets_each_migration_once(empty_database_url: str) -> None:
+    assert await list_pending_postgres(empty_database_url) == ALL
+    assert await migrate_postgres(empty_database_url) == ALL
+    assert await list_pending_postgres(empty_database_url) == []
+    assert await migrate_postgres(empty_database_url) == []
 
 
-async def test_listing_pending_migrations_changes_nothing(database_url: str) -> None:
-    await list_pending_postgres(database_url)
-    assert await run_query(database_url, "SELECT FROM pg_tables WHERE tablename ~ 'sidegate'") == []
+async def test_listing_pending_migrations_changes_nothing(empty_database_url: str) -> None:
+    await list_pending_postgres(empty_database_url)
+    assert (
+        await run_query(empty_database_url, "SELECT FROM pg_tables WHERE tablename ~ 'sidegate'")
+        == []
+    )
 
 
-async def test_concurrent_migrations_apply_each_file_once(database_url: str) -> None:
-    applied = await asyncio.gather(*(migrate_postgres(database_url) for _ in range(6)))
+async def test_concurrent_migrations_apply_each_file_once(empty_database_url: str) -> None:
+    applied = await asyncio.gather(*(migrate_postgres(empty_database_url) for _ in range(6)))
     assert sorted(name for names in applied for name in names) == ALL
 
 
-async def test_newer_database_is_refused(database_url: str) -> None:
-    await migrate_postgres(database_url)
-    await run_query(database_url, "INSERT INTO sidegate_migrations VALUES ('9999_future')")
+async def test_newer_database_is_refused(empty_database_url: str) -> None:
+    await migrate_postgres(empty_database_url)
+    await run_query(empty_database_url, "INSERT INTO sidegate_migrations VALUES ('9999_future')")
     with pytest.raises(SchemaMismatch, match="9999_future"):
-        await migrate_postgres(database_url)
+        await migrate_postgres(empty_database_url)
     with pytest.raises(SchemaMismatch, match="9999_future"):
-        await list_pending_postgres(database_url)
+        await list_pending_postgres(empty_database_url)
 
 
 async def test_failing_migration_is_rolled_back(
-    database_url: str, add_migrations: AddMigrations
+    empty_database_url: str, add_migrations: AddMigrations
 ) -> None:
     add_migrations(
         Migration("0900_good", "CREATE TABLE good ()"),
         Migration("0901_bad", "CREATE TABLE half (); SELECT 1 / 0"),
     )
     with pytest.raises(ValueError, match="DivisionByZero"):
-        await migrate_postgres(database_url)
-    assert await list_pending_postgres(database_url) == ["0901_bad"]
-    assert await run_query(database_url, "SELECT FROM pg_tables WHERE tablename = 'half'") == []
+        await migrate_postgres(empty_database_url)
+    assert await list_pending_postgres(empty_database_url) == ["0901_bad"]
+    assert (
+        await run_query(empty_database_url, "SELECT FROM pg_tables WHERE tablename = 'half'") == []
+    )
 
 
 async def test_unreachable_database_is_an_outage() -> None:

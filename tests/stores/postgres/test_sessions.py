@@ -95,14 +95,14 @@ async def test_store_works_once_its_database_starts(
 
 
 async def test_missing_tables_are_reported_until_migrated(
-    database_url: str,
+    empty_database_url: str,
 ) -> None:
-    store = await PostgresSessions.open(database_url)
+    store = await PostgresSessions.open(empty_database_url)
     with pytest.raises(SchemaMismatch, match="run `sidegate migrate`"):
         await store.check_schema()
     with pytest.raises(StoreUnavailable, match="run `sidegate migrate`"):
         await store.find(build_digest())
-    await migrate_for_test_clock(database_url)
+    await migrate_for_test_clock(empty_database_url)
     await store.check_schema()
     assert await store.find(build_digest()) is None
     await store.close()
