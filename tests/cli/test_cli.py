@@ -202,6 +202,21 @@ def test_all_errors_of_a_new_session_are_reported_together(tmp_path: Path) -> No
     }
 
 
+def test_session_with_an_oversized_identity_is_not_created(tmp_path: Path) -> None:
+    result = run_command(
+        *["session", "create", "alice", "--scope", "x" * 1000],
+        XDG_STATE_HOME=str(tmp_path),
+        SIDEGATE_GATE__MAX_IDENTITY="1KiB",
+    )
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "Error: the identity headers take at most 1024 bytes (gate.max_identity); "
+        "these would take 1162\nGive it fewer scopes, or raise gate.max_identity.\n"
+    )
+    assert run_session_command(tmp_path, "list", "alice", "-o", "json").stdout == "[]\n"
+
+
 def test_config_check_prints_ok_and_creates_no_file(tmp_path: Path) -> None:
     result = run_program(tmp_path, "config", "check")
 

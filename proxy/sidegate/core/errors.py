@@ -12,6 +12,7 @@ SidegateError
 ├── SessionExists           caller: the id, digest or idempotency key is taken
 ├── IdempotencyKeyReused    caller: the Idempotency-Key was used with another request
 ├── MetadataTooLarge        caller: the metadata, after a merge, is over its limit
+├── IdentityTooLarge        caller: the identity headers of a session would be over their limit
 ├── LimitReached            user: the limit of active sessions is reached, and set to refuse
 ├── BadLogoutToken          provider: the logout token is not valid
 │   └── ReplayedLogout      provider: the logout token was processed before
@@ -118,6 +119,16 @@ class MetadataTooLarge(SidegateError, ValueError):
 
     def __init__(self, size: int, max_bytes: int) -> None:
         super().__init__(f"at most {max_bytes} bytes of JSON; these are {size}")
+
+
+class IdentityTooLarge(SidegateError):
+    """The identity headers of a session would be over their limit."""
+
+    def __init__(self, size: int, max_bytes: int) -> None:
+        super().__init__(
+            f"the identity headers take at most {max_bytes} bytes (gate.max_identity); "
+            f"these would take {size}"
+        )
 
 
 class BadLogoutToken(SidegateError):

@@ -15,7 +15,7 @@ from typing import Final, assert_never
 from sidegate.core import metadata
 from sidegate.core.actor import SIDEGATE, Actor, Change
 from sidegate.core.clock import Clock
-from sidegate.core.errors import Conflict
+from sidegate.core.errors import Conflict, IdentityTooLarge
 from sidegate.core.judge import judge
 from sidegate.core.limits import Limit
 from sidegate.core.protocols import SessionRepository
@@ -65,7 +65,8 @@ class Rotation:
 
         A request is judged by the time of its arrival, however long it waits for a lock.
         `extend_by` moves the deadline to that long from now, never past the lifetime of the
-        session's type. Raise Conflict if concurrent changes win every attempt.
+        session's type. Raise IdentityTooLarge if another token would be stored for a session over
+        that limit, and Conflict if concurrent changes win every attempt.
         """
         rules = self._rules.current
         result: Issued | Deny
@@ -74,7 +75,11 @@ class Rotation:
                 result = denied
             case Token() as token:
                 change = Change(self._clock.now(), by)
-                result = await self._refresh(token, change, extend_by=extend_by, rules=rules)
+                try:
+                    result = await self._refresh(token, change, extend_by=extend_by, rules=rules)
+                except IdentityTooLarge:
+                    self._count("refused")
+                    raise
             case unreachable:
                 assert_never(unreachable)
         if isinstance(result, Deny):
@@ -95,8 +100,8 @@ class Rotation:
 
         `attributes` are merged into the session's metadata. At the limit of SSO sessions evict
         others or raise LimitReached. Return None if there is no such session. Raise SessionEnded if
-        it has ended, MetadataTooLarge if the merge is over the limit of metadata, and Conflict if
-        concurrent changes win every attempt.
+        it has ended, IdentityTooLarge or MetadataTooLarge if it would be over that limit, and
+        Conflict if concurrent changes win every attempt.
         """
         rules, now = self._rules.current, self._clock.now()
         for _ in range(_MAX_ATTEMPTS):
@@ -106,6 +111,7 @@ class Rotation:
             token = rules.ring.mint(SessionType.SSO)
             self._reader.require_idle_known(record.session, now)
             session = record.session.migrated(token.digest(), now)
+            rules.check_identity(session)
             details = replace(
                 record.details,
                 provider=provider,
@@ -163,6 +169,7 @@ class Rotation:
             latest = session.authenticated_at + lifetimes.lifetime
             session = session.extended(min(now + extend_by, latest), now)
         session = session.rotated(successor.digest(), lifetimes.grace, at=now)
+        rules.check_identity(session)
         details = replace(
             before.details,
             refresh_count=before.details.refresh_count + 1,

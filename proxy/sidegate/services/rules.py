@@ -1,11 +1,12 @@
 """The rules that a reload changes, and the holder of the version in force."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from sidegate.core.binding import DEFAULT_PREFIX_LENGTHS, BindingPolicy, PrefixLengths, Signal
 from sidegate.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes
 from sidegate.core.limits import Limit
+from sidegate.core.session import Session
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing
 
@@ -17,6 +18,8 @@ class Rules:
     `limits` has, for the types with a limit, how many sessions of a user and tenant may be active
     at once. `binding_policies` has the effect of a mismatched client signal; a signal without a
     policy is not compared. `prefix_lengths` are those of the addresses that sessions are bound to.
+    `check_identity` is called with each session that is to get a token, before it is stored, and
+    raises IdentityTooLarge to prevent that.
     """
 
     ring: KeyRing
@@ -24,6 +27,7 @@ class Rules:
     limits: Mapping[SessionType, Limit] = field(default_factory=dict)
     binding_policies: Mapping[Signal, BindingPolicy] = field(default_factory=dict)
     prefix_lengths: PrefixLengths = DEFAULT_PREFIX_LENGTHS
+    check_identity: Callable[[Session], None] = lambda _: None
 
     @property
     def watched_signals(self) -> frozenset[Signal]:

@@ -107,8 +107,9 @@ class Sessions:
 
         With a `key` that has created one before, return that one and its token again. Raise
         IdempotencyKeyReused if it was created by another request, SessionEnded if it has ended, and
-        SessionExists if its token was replaced since. Raise ValueError if a binding signal is
-        malformed. After StoreUnavailable a session may exist, whose token was not returned.
+        SessionExists if its token was replaced since. Raise IdentityTooLarge if a new one is over
+        that limit, and ValueError if a binding signal is malformed. After StoreUnavailable a
+        session may exist, whose token was not returned.
         """
         rules, session_id = self._rules.current, self._new_id()
         if key is None:
@@ -259,6 +260,7 @@ class Sessions:
     ) -> Issued:
         now = self._clock.now()
         session = _build_session(new, session_id, digest=token.digest(), rules=rules, now=now)
+        rules.check_identity(session)
         record = SessionRecord(session, _build_details(new, key_hash, now=now))
         evicted = await self._repository.create(record, limit=rules.limits.get(new.type))
         await self._publisher.publish_created(session)

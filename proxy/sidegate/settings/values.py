@@ -106,26 +106,45 @@ def format_size(value: int) -> str:
     return f"{value // unit[1]}{unit[0]}"
 
 
-def _check_size(value: int) -> int:
-    if not 2**20 <= value <= 2**40:
-        raise ValueError("a size must be between 1MiB and 1024GiB")
-    return value
+def _within(minimum: int, maximum: int) -> AfterValidator:
+    hint = f"a size must be between {format_size(minimum)} and {format_size(maximum)}"
 
+    def check(value: int) -> int:
+        if not minimum <= value <= maximum:
+            raise ValueError(hint)
+        return value
+
+    return AfterValidator(check)
+
+
+def _size_schema(**bounds: int) -> WithJsonSchema:
+    return WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^\d{1,12} ?(KiB|MiB|GiB)?$"},
+                {"type": "integer", **bounds},
+            ],
+            "description": "A size: 512KiB, 128MiB, 2GiB, or plain bytes.",
+        }
+    )
+
+
+_FORMATTED_SIZE: Final = PlainSerializer(format_size, return_type=str)
 
 MemorySize = Annotated[
     int,
     PlainValidator(parse_size),
-    AfterValidator(_check_size),
-    PlainSerializer(format_size, return_type=str),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "pattern": r"^\d{1,12} ?(KiB|MiB|GiB)?$"},
-                {"type": "integer", "minimum": 2**20},
-            ],
-            "description": "A size: 512KiB, 128MiB, 2GiB, or plain bytes.",
-        }
-    ),
+    _within(2**20, 2**40),
+    _FORMATTED_SIZE,
+    _size_schema(minimum=2**20),
+]
+# Below, hardly any user id fits; above, few gateways accept more in a response.
+IdentitySize = Annotated[
+    int,
+    PlainValidator(parse_size),
+    _within(2**10, 2**14),
+    _FORMATTED_SIZE,
+    _size_schema(minimum=2**10, maximum=2**14),
 ]
 
 

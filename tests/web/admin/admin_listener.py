@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -31,7 +31,7 @@ from sidegate.services.analytics import Analytics
 from sidegate.services.audit_seal import AuditSealer
 from sidegate.services.backchannel_logout import BackchannelLogout
 from sidegate.services.locks import Locks
-from sidegate.services.rules import Rules
+from sidegate.services.rules import Rules, RulesInForce
 from sidegate.services.validator import Validator
 from sidegate.stores.sqlite.analytics import SqliteAnalytics
 from sidegate.stores.sqlite.audit import SqliteAudit
@@ -41,6 +41,7 @@ from sidegate.stores.sqlite.logout_tokens import SqliteLogoutTokens
 from sidegate.stores.sqlite.sessions import SqliteSessions
 from sidegate.web.admin.app import build_admin_app
 from sidegate.web.admin.auth import ApiKey, ApiKeys, Scope
+from sidegate.web.gateways.identity_headers import IdentityLimit, IdentityNames
 from sidegate.web.server.listener import application_listener
 from tests.support.clock import FakeClock
 from tests.support.fakes import FakeLookup, know_idleness
@@ -126,6 +127,7 @@ class AdminHarness:
     keys: Mapping[str, str]
     requests: RequestCounter
     routes: set[tuple[str, str]]
+    rules: RulesInForce
 
     async def call(
         self,
@@ -152,6 +154,11 @@ class AdminHarness:
         reply = await self.call("POST", "/v1/sessions", json={"user_id": user_id, **fields})
         assert reply.status == 201, reply.text
         return reply.body["token"], reply.body["session"]
+
+    def set_max_identity(self, size: int) -> None:
+        """Set the limit of the identity headers, as a reload does."""
+        limit = IdentityLimit(IdentityNames(), size)
+        self.rules.current = replace(self.rules.current, check_identity=limit.check)
 
     async def post_raw(self, path: str, body: bytes, media_type: str = "application/json") -> Reply:
         return await self.call("POST", path, data=body, headers=[("Content-Type", media_type)])
@@ -266,6 +273,7 @@ async def open_admin(
                     texts,
                     requests,
                     routes,
+                    in_force,
                 )
             await listener.close(drain_timeout=1)
     finally:

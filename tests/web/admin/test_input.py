@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -212,6 +213,51 @@ async def test_error_for_a_long_lifetime_names_the_maximum(admin: AdminHarness) 
 
     message = reply.body["errors"][0]["message"]
     assert message == "sso sessions last at most 28800 seconds"
+
+
+@pytest.mark.parametrize(
+    ("document", "size"),
+    [
+        (session_body(scopes=["," * 1311, "xxx"]), 4_097),
+        (session_body(user_id="\U0001f600" * 256, scopes=["a" * 868]), 4_097),
+        (
+            session_body(user_id="\U0001f600" * 256, scopes=[f"new,{n:09}" for n in range(64)]),
+            4_252,
+        ),
+    ],
+)
+async def test_oversized_identity_is_refused_by_its_own_code_and_not_created(
+    admin: AdminHarness, document: dict[str, Any], size: int
+) -> None:
+    admin.set_max_identity(4096)
+
+    reply = await admin.call("POST", CREATE, json=document)
+
+    sessions = await admin.call("GET", f"/v1/users/{quote(document['user_id'])}/sessions")
+    events = await admin.call("GET", "/v1/audit")
+    assert (reply.status, reply.body["code"]) == (400, "identity_too_large")
+    assert reply.body["detail"] == (
+        f"the identity headers take at most 4096 bytes (gate.max_identity); these would take {size}"
+    )
+    assert sessions.body["sessions"] == events.body["events"] == []
+
+
+async def test_identity_of_exactly_the_limit_is_created(admin: AdminHarness) -> None:
+    admin.set_max_identity(4096)
+    await admin.create(user_id="\U0001f600" * 256, scopes=["a" * 867])
+
+
+async def test_other_errors_of_a_session_with_an_oversized_identity_are_listed(
+    admin: AdminHarness,
+) -> None:
+    admin.set_max_identity(1024)
+    invalid = session_body(user_id="ü" * 200, expires_in=0, ip="here", scopes=["ok", ""])
+
+    reply = await admin.call("POST", CREATE, json=invalid)
+
+    assert reply.body["code"] == "invalid_request"
+    paths = {each["path"] for each in reply.body["errors"]}
+    assert paths == {"expires_in", "ip", "scopes.1"}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The routes that issue another token: refresh, and migration to SSO."""
 
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -76,6 +77,43 @@ async def test_migration_returns_a_new_token_and_ends_the_old_one(admin: AdminHa
 async def test_migration_of_an_unknown_session_is_404(admin: AdminHarness) -> None:
     reply = await admin.call("POST", f"/v1/sessions/{UNKNOWN}/sso", json={"provider": "x"})
     assert reply.status == 404
+
+
+@pytest.mark.parametrize("operation", ["refresh", "migration"])
+async def test_session_over_a_lowered_identity_limit_is_400_and_unchanged(
+    admin: AdminHarness, operation: str
+) -> None:
+    token, session = await admin.create(scopes=["x" * 865])
+    path, body = {
+        "refresh": ("/v1/refresh", {"token": token}),
+        "migration": (f"/v1/sessions/{session['id']}/sso", {"provider": "x"}),
+    }[operation]
+    admin.set_max_identity(1024)
+    reply = await admin.call("POST", path, json=body)
+
+    assert (reply.status, reply.body["code"]) == (400, "identity_too_large")
+    assert reply.headers["Content-Type"] == "application/problem+json"
+    assert reply.body["detail"] == (
+        "the identity headers take at most 1024 bytes (gate.max_identity); these would take 1025"
+    )
+    assert (await admin.call("GET", f"/v1/sessions/{session['id']}")).body == session
+    introspected = await admin.call("POST", "/oauth2/introspect", data={"token": token})
+    assert introspected.body["active"]
+    admin.set_max_identity(1025)
+    assert (await admin.call("POST", path, json=body)).status == 200
+
+
+async def test_refresh_over_the_identity_limit_is_logged(
+    admin: AdminHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    token, _ = await admin.create()
+    admin.set_max_identity(100)
+    with caplog.at_level(logging.INFO, "sidegate.admin"):
+        await admin.call("POST", "/v1/refresh", json={"token": token})
+
+    [record] = [each for each in caplog.records if each.message == "admin change"]
+    assert vars(record)["action"] == "session.refresh_refused"
+    assert vars(record)["reason"] == "identity_too_large"
 
 
 async def test_migration_of_an_ended_session_is_409(admin: AdminHarness) -> None:

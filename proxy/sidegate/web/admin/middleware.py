@@ -24,6 +24,7 @@ from aiohttp.typedefs import Handler, Middleware
 from sidegate.core.errors import (
     Conflict,
     IdempotencyKeyReused,
+    IdentityTooLarge,
     LimitReached,
     OutcomeUnknown,
     SessionEnded,
@@ -231,6 +232,8 @@ def _to_problem(error: Exception) -> Problem:
                 "idempotency_key_reused",
                 detail="this Idempotency-Key was used for another request",
             )
+        case IdentityTooLarge():
+            return Problem(400, "identity_too_large", detail=str(error))
         case SessionEnded():
             return Problem(409, "session_ended", detail="the session has ended")
         case Conflict():

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from sidegate.core.actor import Actor
 from sidegate.core.clock import Clock
-from sidegate.core.errors import MetadataTooLarge
+from sidegate.core.errors import IdentityTooLarge, MetadataTooLarge
 from sidegate.core.session import SessionId
 from sidegate.core.verdict import Deny
 from sidegate.services.rotation import Rotation
@@ -29,9 +29,13 @@ class RotationRoutes:
         """Refresh a session by its token. Concurrent requests get the same new token."""
         document = await bodies.read_json_object(request)
         payload = parse_payload(RefreshPayload, document)
-        refreshed = await self._rotation.refresh(
-            payload.token, by=request_actor(request), extend_by=payload.extension()
-        )
+        try:
+            refreshed = await self._rotation.refresh(
+                payload.token, by=request_actor(request), extend_by=payload.extension()
+            )
+        except IdentityTooLarge:
+            log_change(request, "session.refresh_refused", reason="identity_too_large")
+            raise
         match refreshed:
             case Deny(reason):
                 log_change(request, "session.refresh_refused", reason=reason.value)

@@ -86,6 +86,7 @@ ROUTES: Final = (
             links=_ISSUED_SESSION_LINKS,
         ),
         problems=(
+            "identity_too_large",
             "invalid_idempotency_key",
             "limit_reached",
             "session_ended",
@@ -145,7 +146,7 @@ ROUTES: Final = (
         response=ResponseSpec(
             IssuedDocument, "The session and its new token.", links=_ISSUED_SESSION_LINKS
         ),
-        problems=("conflict", "limit_reached", "session_ended"),
+        problems=("identity_too_large", "conflict", "limit_reached", "session_ended"),
     ),
     Route(
         "POST",
@@ -198,7 +199,7 @@ ROUTES: Final = (
         response=ResponseSpec(
             IssuedDocument, "The session and its new token.", links=_ISSUED_SESSION_LINKS
         ),
-        problems=("invalid_token", "conflict"),
+        problems=("invalid_token", "identity_too_large", "conflict"),
     ),
     Route(
         "GET",

@@ -7,11 +7,13 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import quote
 
+from sidegate.core.errors import IdentityTooLarge
 from sidegate.core.session import Session
 
 # Visible ASCII without `%`, the escape, and without `,`, which would split a value in two.
 _UNENCODED: Final = "!#$&'()*+-./:;<=>?@[]^_`{|}~"
 _UNENCODED_PATTERN: Final = re.compile(f"[A-Za-z0-9{re.escape(_UNENCODED)}]*")
+_LINE_OVERHEAD: Final = len(": \r\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +32,12 @@ class IdentityNames:
 
     def generate_aliases(self) -> Iterator[str]:
         """Yield the variants with `_` and `.`, which some applications treat as the same names."""
-        for name in self.all_names():
+        names = [name.lower() for name in self.all_names()]
+        for name in names:
             for other in "_.":
-                yield name.lower().replace("-", other)
+                alias = name.replace("-", other)
+                if alias not in names:  # a name without a dash, for example
+                    yield alias
 
     def build_fields(self, session: Session) -> tuple[tuple[str, str], ...]:
         """Return every identity header of `session`; a missing value is an empty header.
@@ -48,6 +53,25 @@ class IdentityNames:
             (self.time, _unix_seconds(session.authenticated_at)),
             (self.expires, _unix_seconds(session.expires_at)),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityLimit:
+    """The limit of the identity headers of a response, in bytes of all their lines.
+
+    A gateway refuses a response whose head exceeds its buffer, which it would do on each request of
+    the session.
+    """
+
+    names: IdentityNames
+    max_size: int
+
+    def check(self, session: Session) -> None:
+        """Raise IdentityTooLarge if the headers of `session` are over the limit."""
+        fields = self.names.build_fields(session)
+        size = sum(len(name) + len(value) + _LINE_OVERHEAD for name, value in fields)
+        if size > self.max_size:
+            raise IdentityTooLarge(size, self.max_size)
 
 
 def _encoded(text: str) -> str:

@@ -26,6 +26,7 @@ PROBLEM_CODES: Final = {
     "invalid_target": (400, "Send a request target that starts with `/`."),
     "bad_request": (400, "Send a valid HTTP request (RFC 9112)."),
     "invalid_token": (400, "The token cannot be refreshed; `detail` says why."),
+    "identity_too_large": (400, "Create one with fewer scopes, or raise `gate.max_identity`."),
     "invalid_idempotency_key": (400, "Send one key of 1 to 255 printable ASCII characters."),
     "unauthenticated": (401, "Send a valid API key; without one, every path returns this."),
     "insufficient_scope": (403, "Use a key with the scope named in `WWW-Authenticate`."),

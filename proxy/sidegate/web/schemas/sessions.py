@@ -59,7 +59,8 @@ class NewSessionPayload(Payload):
     provider_subject: fields.NonEmptyText | None = None
     """The provider's id of the user (`sub`)."""
     scopes: fields.Scopes = Field(default_factory=list)
-    """At most 2048 bytes in total; duplicates are removed."""
+    """At most 2048 bytes in total; duplicates are removed. With the user id, they also have to
+    fit into the identity headers: `gate.max_identity`."""
     expires_in: (
         Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": _MAX_LIFETIME})] | None
     ) = None
