@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -159,6 +160,39 @@ async def test_memory_size_includes_the_identity_header_names(running: RunningSe
         return grown == 50 * await running.read_metric("sidegate_memory_sessions") > 0
 
     await wait_until_async(has_grown)
+
+
+async def test_lowered_identity_limit_is_for_new_tokens_only(running: RunningServer) -> None:
+    body = {"user_id": "ada", "scopes": ["," * 1312]}  # with the names, exactly 4 KiB
+    too_large = {"user_id": "ada", "scopes": ["," * 1312, "x"]}
+    token, session = await running.create_session(**body)
+    other, _ = await running.create_session(**body)
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/sessions", body),
+        ("/v1/refresh", {"token": token}),
+        (f"/v1/sessions/{session['id']}/sso", {"provider": "idp"}),
+    ]
+    assert (await running.admin("/v1/sessions", too_large))[1]["code"] == "identity_too_large"
+    assert await running.check(token) == 200
+
+    await running.reload(INITIAL | {"gate": {"max_identity": "4095"}})
+
+    for path, document in requests:
+        status, answer = await running.admin(path, document)
+        assert (status, answer["code"]) == (400, "identity_too_large"), path
+    assert [await running.check(each) for each in (token, token, other)] == [200, 200, 200]
+    await running.reload(INITIAL, times=2)
+    statuses = [(await running.admin(path, document))[0] for path, document in requests]
+    assert statuses == [201, 200, 200]
+
+
+async def test_optional_credential_sources_are_reloaded(running: RunningServer) -> None:
+    token, _ = await running.create_session()
+    basic = {"Authorization": f"Basic {b64encode(f'git:{token}'.encode()).decode()}"}
+    offer = {"Authorization": "", "Sec-WebSocket-Protocol": f"sidegate, {token}"}
+    assert [await running.check(token, **each) for each in (basic, offer)] == [401, 401]
+    await running.reload(INITIAL | {"gate": {"basic": True, "websocket_protocol": True}})
+    assert [await running.check(token, **each) for each in (basic, offer)] == [200, 200]
 
 
 async def test_peer_removed_from_trusted_peers_gets_403(running: RunningServer) -> None:

@@ -445,6 +445,21 @@ async def test_another_token_beside_the_cookie_is_ambiguous_whatever_they_open()
     assert backend.lookups == []
 
 
+@pytest.mark.parametrize("embedded", [OTHER, TOKEN])
+async def test_token_as_a_part_of_a_value_is_ambiguous_without_a_lookup(embedded: Token) -> None:
+    backend = FakeBackend(ACTIVE)
+    candidates = Candidates((), as_texts(TOKEN), as_texts(FOREIGN, embedded))
+    verdict = await build_validator(backend).validate_presented(candidates)
+    assert verdict == Deny(Reason.AMBIGUOUS)
+    assert backend.lookups == []
+
+
+async def test_part_of_a_value_without_a_valid_tag_does_not_count() -> None:
+    candidates = Candidates((), as_texts(TOKEN), as_texts(FOREIGN))
+    verdict = await build_validator(FakeBackend(ACTIVE)).validate_presented(candidates)
+    assert verdict == Allow(ACTIVE)
+
+
 async def test_tokens_of_other_deployments_do_not_count() -> None:
     backend = FakeBackend(ACTIVE)
     assert await validate_several(backend, FOREIGN, TOKEN) == Allow(ACTIVE)

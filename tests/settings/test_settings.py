@@ -285,7 +285,7 @@ def test_unreadable_value_file_is_an_error(tmp_path: Path) -> None:
         ("gate: {realm: !!bool perhaps}", "is not valid YAML in line 1"),
         ("gate: {realm: !!timestamp noon}", "is not valid YAML in line 1"),
         ("gate: {realm: 1" + 300 * ":00" + ".5}", "is not valid YAML in line 1"),
-        ("gate: " + 2000 * "[", "is nested too deeply"),
+        ("gate: " + 1000 * "[", "is nested too deeply"),
     ],
 )
 def test_malformed_config_file_is_an_error(text: str, error: str, tmp_path: Path) -> None:
@@ -468,7 +468,15 @@ def test_gate_without_source_of_credentials_is_an_error() -> None:
     none = {"SIDEGATE_GATE__BEARER": "false", "SIDEGATE_GATE__COOKIE": "none"}
 
     assert load_error(None, **none).startswith("gate: no source of credentials")
-    load(None, none | {"SIDEGATE_GATE__HEADER": "X-Token"})
+    for name, value in (("HEADER", "X-Token"), ("BASIC", "true"), ("WEBSOCKET_PROTOCOL", "true")):
+        load(None, none | {f"SIDEGATE_GATE__{name}": value})
+
+
+@pytest.mark.parametrize("name", ["Authorization", "cookie", "Sec-WebSocket-Protocol"])
+def test_configured_header_that_another_setting_reads_is_an_error(name: str) -> None:
+    error = load_error(None, SIDEGATE_GATE__HEADER=name)
+
+    assert error.startswith("gate.header: must be another header")
 
 
 def test_admin_keys_with_equal_names_or_hashes_are_an_error() -> None:
@@ -895,6 +903,18 @@ def test_size_round_trips_through_text(given: object, size: int, text: str) -> N
 def test_size_in_another_format_raises_value_error(given: object) -> None:
     with pytest.raises(ValueError, match="write a size"):
         parse_size(given)
+
+
+@pytest.mark.parametrize(("given", "size"), [("1KiB", 1024), ("16KiB", 16_384), ("5000", 5000)])
+def test_identity_size_is_within_its_bounds(given: str, size: int) -> None:
+    settings = load(None, {"SIDEGATE_GATE__MAX_IDENTITY": given})
+    assert settings.gate.max_identity == size
+
+
+@pytest.mark.parametrize("given", ["1023", "16385", "0", "8MiB"])
+def test_identity_size_outside_its_bounds_is_an_error(given: str) -> None:
+    error = load_error(SIDEGATE_GATE__MAX_IDENTITY=given)
+    assert error.startswith("gate.max_identity: a size must be between 1KiB and 16KiB")
 
 
 def embedded(folder: Path) -> Settings:

@@ -81,7 +81,7 @@ class RawConnection:
             head = await self._reader.readuntil(b"\r\n\r\n")
         except (ConnectionError, asyncio.IncompleteReadError):
             raise EOFError from None
-        first, *lines = head.decode("ascii").removesuffix("\r\n\r\n").split("\r\n")
+        first, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
         version, status, _ = first.split(" ", 2)
         fields = tuple(_parse_field(line) for line in lines)
         length = next((int(v) for n, v in fields if n.lower() == "content-length"), 0)

@@ -29,6 +29,8 @@ TokenText = NewType("TokenText", bytes)
 TOKEN_PATTERN: Final = rb"sg[wmavs]_[A-Za-z0-9_-]{56}"
 """Matches every TokenText, and nothing else."""
 
+TOKEN_SIZE: Final = 60
+
 _RANDOM: Final = 32  # bytes
 _TAG: Final = 9  # bytes
 _TOKEN_TEXT: Final = re.compile(TOKEN_PATTERN.decode("ascii"), re.ASCII)

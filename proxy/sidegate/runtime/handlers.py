@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidegate.core.clock import SystemClock
 from sidegate.runtime.container import Container
+from sidegate.runtime.rules_in_force import read_identity_names
 from sidegate.services.rules import Rules
 from sidegate.settings import Settings, read_admin_key
 from sidegate.web.admin.app import build_admin_app
@@ -14,7 +15,6 @@ from sidegate.web.gate.app import build_handlers
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
 from sidegate.web.gateways.credentials import CredentialSources
-from sidegate.web.gateways.identity_headers import IdentityNames
 from sidegate.web.server.handler import RequestHandler
 from sidegate.web.server.listener import Application
 from sidegate.web.server.trusted_peers import TrustedPeers
@@ -66,17 +66,14 @@ def build_admin_application(
     )
 
 
-def read_identity_names(settings: Settings) -> IdentityNames:
-    """Return the names of the identity headers."""
-    return IdentityNames(**settings.gate.identity.model_dump())
-
-
 def _build_policy(settings: Settings, rules: Rules) -> GatewayPolicy:
     section = settings.gate
     sources = CredentialSources(
         bearer=section.bearer,
         cookie=None if section.cookie is None else section.cookie.encode("ascii"),
         header=None if section.header is None else section.header.lower().encode("ascii"),
+        basic=section.basic,
+        websocket_protocol=section.websocket_protocol,
     )
     return GatewayPolicy(
         sources=sources,

@@ -10,8 +10,9 @@ from sidegate.core.clock import SystemClock
 from sidegate.observability.metrics import build_registry
 from sidegate.runtime.container import Container
 from sidegate.runtime.file_limits import fit_connections, raise_open_file_limit
-from sidegate.runtime.handlers import build_admin_application, build_gate, read_identity_names
+from sidegate.runtime.handlers import build_admin_application, build_gate
 from sidegate.runtime.listener_options import build_listener_options
+from sidegate.runtime.rules_in_force import read_identity_names
 from sidegate.services.rules import Rules
 from sidegate.settings import Settings
 from sidegate.web.gate.app import build_gate_handler

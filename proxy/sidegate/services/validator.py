@@ -22,6 +22,7 @@ class Candidates(NamedTuple):
 
     others: tuple[TokenText, ...]  # by the Authorization header, for example
     cookies: tuple[TokenText, ...]
+    embedded: tuple[TokenText, ...] = ()  # parts of other values, where they look like tokens
 
 
 Presented = TokenText | Candidates
@@ -138,7 +139,8 @@ class Validator:
 
         Of several, those without a valid tag are ignored. Two cookies are both looked up, and the
         one that opens a session counts. Deny(AMBIGUOUS) if they open two sessions, if there are
-        more than two cookies, or if another source has another token than the cookie.
+        more than two cookies, if another source has another token than the cookie, or if a token is
+        only a part of a value.
         """
         if not isinstance(presented, Candidates):
             return await self.validate(presented.decode("ascii"), budget=budget, elapsed=elapsed)
@@ -151,7 +153,9 @@ class Validator:
     def _select(self, candidates: Candidates) -> tuple[TokenText, ...] | Deny:
         """Return the tokens with a valid tag that may open the session, in their order."""
         has_valid_tag = self._rules.current.ring.has_valid_tag
-        others, cookies = (tuple(filter(has_valid_tag, tokens)) for tokens in candidates)
+        others, cookies, embedded = (tuple(filter(has_valid_tag, each)) for each in candidates)
+        if embedded:
+            return Deny(Reason.AMBIGUOUS)
         distinct = tuple(dict.fromkeys((*others, *cookies)))
         if not distinct:
             return Deny(Reason.FORGED)

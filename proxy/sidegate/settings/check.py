@@ -96,8 +96,7 @@ def _find_conflicts(tree: Mapping[str, Any]) -> Iterator[SettingIssue]:
             "is required with database_url, the same in every instance: `sidegate key token` "
             "makes one; set SIDEGATE_TOKEN__KEYS, SIDEGATE_TOKEN__KEYS_FILE or token.keys",
         )
-    cookie = get("gate", "cookie", default="is set")
-    if _is_false(get("gate", "bearer", default=True)) and not (cookie or get("gate", "header")):
+    if not _has_credential_source(get):
         yield ("gate",), "no source of credentials: set bearer, cookie or header"
     if get("sso", "providers") and get("database_url") and not get("admin", "keys"):
         yield (
@@ -120,6 +119,15 @@ def _find_slow_touches(settings: Settings | None) -> Iterator[SettingIssue]:
     timeouts = [each.idle_timeout for each in lifetimes if each.idle_timeout is not None]
     if timeouts and settings.touch.interval * 3 > min(timeouts):
         yield ("touch", "interval"), "must be at most a third of every idle_timeout"
+
+
+def _has_credential_source(get: Callable[..., Any]) -> bool:
+    switches = {"bearer": True, "basic": False, "websocket_protocol": False}
+    return (
+        any(not _is_false(get("gate", name, default=value)) for name, value in switches.items())
+        or bool(get("gate", "cookie", default="is set"))
+        or bool(get("gate", "header"))
+    )
 
 
 def _is_false(value: object) -> bool:
@@ -157,5 +165,4 @@ def _is_same_address(one: Address, other: Address) -> bool:
         return one.path == other.path
     if one.port != other.port or one.port == 0:
         return False
-    wildcards = {"", "0.0.0.0", "::"}  # noqa: S104 - compared with, not bound to
-    return one.host == other.host or bool({one.host, other.host} & wildcards)
+    return one.host == other.host or one.is_every_interface or other.is_every_interface

@@ -20,6 +20,7 @@ from sidegate.settings.values import (
     Duration,
     ExpandedPath,
     FileMode,
+    IdentitySize,
     ListenAddress,
     MemorySize,
     PeerNetwork,
@@ -49,8 +50,8 @@ def _seconds(number: int) -> timedelta:
 
 
 def _check_extra_header(name: str) -> str:
-    if name.lower() in ("authorization", "cookie"):
-        raise ValueError("must be another header: gate.bearer and gate.cookie read this one")
+    if name.lower() in ("authorization", "cookie", "sec-websocket-protocol"):
+        raise ValueError("must be another header: another setting of gate reads this one")
     return name
 
 
@@ -101,8 +102,11 @@ class GateSection(Section):
     )
     cookie: Annotated[HeaderName | None, Nullable, Reloadable] = "__Host-session"
     bearer: Annotated[bool, Reloadable] = True
+    basic: Annotated[bool, Reloadable] = False
+    websocket_protocol: Annotated[bool, Reloadable] = False
     header: Annotated[ExtraHeaderName | None, Nullable, Reloadable] = None
     identity: Annotated[IdentitySection, Reloadable] = IdentitySection()
+    max_identity: Annotated[IdentitySize, Reloadable] = 4 * 2**10
     realm: Annotated[
         str,
         matching(

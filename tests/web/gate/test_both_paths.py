@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -92,7 +93,7 @@ class RecordedMismatches:
 
 
 POLICY: Final = GatewayPolicy(
-    sources=CredentialSources(header=b"x-session-token"),
+    sources=CredentialSources(header=b"x-session-token", basic=True, websocket_protocol=True),
     signals=SignalSources(frozenset(POLICIES), b"x-device"),
 )
 
@@ -270,8 +271,19 @@ credentials = st.one_of(
     st.builds(lambda token: (b"Cookie", b"a=1; __Host-session=" + token + b"; b=2"), tokens),
     st.builds(lambda token: (b"X-Session-Token", token), tokens),
     st.builds(lambda token: (b"x-session-token", token + b" "), tokens),
+    st.builds(lambda token: (b"Authorization", b"Basic " + b64encode(b"a:" + token)), tokens),
+    st.builds(lambda token: (b"Authorization", b"Basic " + b64encode(token + b":")), tokens),
+    st.builds(lambda token: (b"Authorization", b"Token " + token), tokens),
+    st.builds(lambda token: (b"Authorization", b"Bearer\t" + token), tokens),
+    st.builds(lambda token: (b"Cookie", b'g={"i":0}; __Host-session=' + token + b";b"), tokens),
+    st.builds(lambda token: (b"Cookie", b"a=" + token + b"; \xe9=\xc3\xa9; c"), tokens),
+    st.builds(lambda token: (b"Sec-WebSocket-Protocol", b"sidegate, " + token), tokens),
+    st.builds(lambda token: (b"Sec-WebSocket-Protocol", token + b", chat"), tokens),
+    st.just((b"Sec-WebSocket-Protocol", b"sidegate")),
+    st.just((b"Sec-WebSocket-Protocol", b"chat, v2")),
     st.just((b"Authorization", b"Basic YTpi")),
     st.just((b"Cookie", b'p="x; __Host-session=y')),
+    st.just((b"Cookie", b"__Host-session=y; __Host-session =z")),
 )
 names = st.sampled_from(
     [
@@ -282,6 +294,7 @@ names = st.sampled_from(
         b"X-Original-Method", b"X-Original-URI", b"X-Envoy-Expected-Rq-Timeout-Ms",
         b"Sec-WebSocket-Key1", b"HTTP2-Settings", b"Authorization", b"Cookie", b"Cookie2", b"X",
         b"Keep-Alive", b"TE", b"Trailer", b"X-Device", b"X-Session-Token",
+        b"Sec-WebSocket-Protocol",
     ]
 )  # fmt: skip
 values = st.one_of(

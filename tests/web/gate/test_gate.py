@@ -100,6 +100,7 @@ async def test_request_is_allowed_for_its_user_or_denied(
             assert_gate_response(response)
             assert MARKER not in response.raw.lower()
             assert (response.status, response.get_all("X-Auth-User")) == expected(attack)
+            assert ALICE.text.encode() not in response.raw
             assert_counted(gate, attack, route)
             if attack.reason is None:
                 assert response.closes

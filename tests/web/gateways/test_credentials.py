@@ -1,6 +1,6 @@
 """Credential sources: what counts as a token of ours, and what is passed over."""
 
-from base64 import urlsafe_b64encode
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from random import Random
 
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sidegate.core.token import TokenText
 from sidegate.core.verdict import Deny, Reason
 from sidegate.services.validator import Candidates, Presented
-from sidegate.web.gateways.credentials import CredentialSources
+from sidegate.web.gateways.authorization import decode_any_basic
+from sidegate.web.gateways.credentials import CredentialSources, list_tokens
 from sidegate.web.server.header_lines import build_head
 from sidegate.web.server.messages import Head
 from tests.web.gate.gate_harness import ALICE, BOB, CAROL
@@ -275,6 +276,200 @@ def test_disabled_source_is_not_read() -> None:
     assert read_with(CredentialSources(bearer=False, cookie=b"sid")) == MISSING
 
 
+# Basic passwords and WebSocket subprotocols
+
+ALL = CredentialSources(header=b"x-session-token", basic=True, websocket_protocol=True)
+OFFER = b"sec-websocket-protocol"
+
+
+def read_all(**lines: Sequence[bytes]) -> Presented | Deny:
+    """Return what is read with all sources; the names have `_` for `-`."""
+    return ALL.read(head_of({name.replace("_", "-").encode(): lines[name] for name in lines}, ALL))
+
+
+def basic(user_and_password: bytes) -> bytes:
+    return b"Basic " + b64encode(user_and_password)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        basic(b"ada:" + A),
+        basic(b":" + A),
+        basic(b"\xe9\xff:" + A),
+        basic(A + b":" + A),
+        b"basic    " + b64encode(b"ada:" + A),
+        b"\t BASIC " + b64encode(b"ada:" + A) + b" \t",
+    ],
+)
+def test_basic_password_is_a_credential(value: bytes) -> None:
+    assert read_all(authorization=[value]) == A
+    assert EVERYWHERE.read(head_of({b"authorization": [value]})) == MISSING
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"Basic",
+        b"Basic ",
+        basic(b"ada:secret"),
+        basic(b"ada"),
+        basic(A),
+        basic(A + b":"),
+        basic(b"ada:x:" + A),
+        basic(b"ada:" + A + b"\n"),
+        basic(b"ada:" + A)[:-1],
+        b"Basic\t" + b64encode(b"ada:" + A),
+        b"Basic  " + b64encode(b"ada::" + A),
+        b"Basic " + urlsafe_b64encode(b"\xff\xfe\xfd:" + A),
+        b"Basic " + b64encode(b"ada:" + A).rstrip(b"="),
+        b"Basic " + b64encode(b"ada:" + A) + b"=",
+        b"Basic " + b64encode(b"ada:" + A) + b", realm=x",
+        b"Basic \xe9",
+    ],
+)
+def test_other_basic_credentials_are_the_applications(value: bytes) -> None:
+    assert read_all(authorization=[value]) == MISSING
+
+
+def test_spare_bits_of_basic_credentials_give_no_second_text() -> None:
+    value = basic(b"a:" + A)
+    assert value.endswith(b"=")
+    assert read_all(authorization=[value]) == A
+    last = value[-2:-1]
+    changed = value[:-2] + bytes([last[0] + 1]) + b"="
+    assert read_all(authorization=[changed]) == MISSING
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"sidegate, " + A],
+        [b"sidegate," + A],
+        [b"sidegate\t ,  " + A + b" "],
+        [b"sidegate, " + A + b", chat, v2"],
+        [b"sidegate", A],
+        [b"sidegate, " + A, b"chat"],
+        [b"sidegate", A + b", chat"],
+        [b"sidegate, " + A + b","],
+    ],
+)
+def test_second_websocket_protocol_after_our_name_is_a_credential(lines: list[bytes]) -> None:
+    assert read_all(sec_websocket_protocol=lines) == A
+    assert EVERYWHERE.read(head_of({OFFER: lines})) == MISSING
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"sidegate",
+        b"chat, sidegate, " + A,
+        b"sidegate, chat, " + A,
+        b"sidegate, , " + A,
+        b", sidegate, " + A,
+        b"Sidegate, " + A,
+        b"sidegate " + A,
+        b"sidegate; " + A,
+        b'sidegate, "' + A + b'"',
+        b"sidegate, " + A + b"x",
+        A,
+    ],
+)
+def test_other_websocket_protocols_are_the_applications(line: bytes) -> None:
+    assert read_all(sec_websocket_protocol=[line]) == MISSING
+
+
+def test_same_token_in_all_sources_is_one_credential() -> None:
+    lines: dict[str, list[bytes]] = {
+        "authorization": [basic(b"ada:" + A)],
+        "cookie": [COOKIE + A],
+        "x_session_token": [A],
+        "sec_websocket_protocol": [b"sidegate, " + A],
+    }
+    assert read_all(**lines) == A
+
+
+def test_tokens_of_all_sources_are_candidates() -> None:
+    lines = {
+        "authorization": [basic(b"ada:" + A)],
+        "cookie": [COOKIE + B],
+        "sec_websocket_protocol": [b"sidegate, " + C],
+    }
+    assert read_all(**lines) == Candidates((A, C), (B,))
+
+
+def test_bearer_is_no_credential_while_only_basic_is_enabled() -> None:
+    sources = CredentialSources(bearer=False, basic=True)
+    assert sources.read(head_of({b"authorization": [b"Bearer " + A]}, sources)) == MISSING
+
+
+# A token that is only a part of a value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"Bearer " + A + b", x",
+        b"Bearer " + A + b"x",
+        b"Bearer x" + A,
+        b"Bearer\t" + A,
+        b"Token " + A,
+        A,
+        b"Basic " + A,
+        basic(A + b":"),
+        basic(b"ada:" + A + b"x"),
+        basic(b"ada:" + A).rstrip(b"="),
+        b"Basic\t" + b64encode(b"ada:" + A),
+        b"Bearer " + A + b", Bearer " + A,
+    ],
+)
+def test_token_within_an_authorization_value_is_embedded(value: bytes) -> None:
+    assert read_all(authorization=[value], cookie=[COOKIE + B]) == Candidates((), (B,), (A,))
+
+
+@pytest.mark.parametrize("line", [A + b",", b"Bearer " + A, A + b"x", A + b"; q=1"])
+def test_token_within_the_configured_header_is_embedded(line: bytes) -> None:
+    assert read_all(x_session_token=[line], cookie=[COOKIE + A]) == Candidates((), (A,), (A,))
+    assert read_all(x_session_token=[B, line]) == Candidates((B,), (), (A,))
+
+
+@pytest.mark.parametrize(
+    "line", [b"chat, " + A, b"sidegate, x, " + A, b"sidegate, " + B + b", x." + A]
+)
+def test_token_among_other_websocket_protocols_is_embedded(line: bytes) -> None:
+    presented = read_all(sec_websocket_protocol=[line], cookie=[COOKIE + B])
+    assert isinstance(presented, Candidates)
+    assert presented.embedded == (A,)
+
+
+def test_every_position_is_searched_for_embedded_tokens() -> None:
+    overlapping = b"sgw_" + A
+    presented = read_all(authorization=[b"Bearer " + overlapping], cookie=[COOKIE + B])
+    assert isinstance(presented, Candidates)
+    assert presented.embedded == (overlapping[:60], A)
+
+
+def test_embedded_tokens_are_not_searched_for_without_a_credential() -> None:
+    assert read_all(authorization=[b"Token " + A]) == MISSING
+    assert read_all(authorization=[b"Bearer " + A + b"x"]) == MALFORMED
+
+
+def test_too_many_embedded_tokens_are_ambiguous_without_verification() -> None:
+    def read_with(count: int) -> Presented | Deny:
+        value = b"Token " + b"sgw_" * (count + 14)
+        return read_all(authorization=[value + b".%s" % value], cookie=[COOKIE + A])
+
+    few = b" ".join(b"sgw_" + b"%056d" % number for number in range(32))
+    many = few + b" sgw_" + b"x" * 56
+    presented = read_all(authorization=[few], cookie=[COOKIE + A])
+    assert isinstance(presented, Candidates)
+    assert len(presented.embedded) == 32
+    assert read_all(authorization=[many], cookie=[COOKIE + A]) == AMBIGUOUS
+    # The same text again and again is verified once.
+    assert isinstance(read_with(2000), Candidates)
+
+
 TOKEN_TEXT = TokenText(ALICE.text.encode("ascii"))
 
 
@@ -309,7 +504,8 @@ def test_credential_not_in_the_token_format_is_malformed(value: bytes) -> None:
 words = st.sampled_from(
     [
         b"Bearer", b"bearer ", b"Basic ", b"__Host-session", COOKIE, A, B, b"=", b";", b"; ", b",",
-        b" ", b"\t", b'"', b"\\", b"\xe2\x80\x80", b"\x85", urlsafe_b64encode(A),
+        b" ", b"\t", b'"', b"\\", b"\xe2\x80\x80", b"\x85", urlsafe_b64encode(A), b"sidegate",
+        b"sidegate, " + A, b64encode(b"ada:" + A), b"Basic " + b64encode(b":" + B), b":", b"sgw_",
     ]
 )  # fmt: skip
 no_line_end = st.binary(max_size=4).filter(lambda text: b"\r" not in text and b"\n" not in text)
@@ -319,26 +515,18 @@ lines_of_all = st.fixed_dictionaries(
         b"authorization": st.lists(texts, max_size=3),
         b"cookie": st.lists(texts, max_size=3),
         b"x-session-token": st.lists(texts, max_size=2),
+        b"sec-websocket-protocol": st.lists(texts, max_size=2),
     }
 )
 
 
-def list_tokens(credential: Presented | Deny) -> set[bytes]:
-    match credential:
-        case Deny():
-            return set()
-        case Candidates(others, cookies):
-            return {*others, *cookies}
-        case token:
-            return {token}
-
-
 @given(lines_of_all)
 def test_credential_is_a_literal_part_of_the_lines(lines: Lines) -> None:
-    credential = EVERYWHERE.read(head_of(lines))
+    credential = ALL.read(head_of(lines, ALL))
 
+    forms = [lines[name] for name in lines] + [[*map(decode_any_basic, lines[b"authorization"])]]
     for token in list_tokens(credential):
-        assert any(token in line for each in lines.values() for line in each)
+        assert any(bytes(token) in line for each in forms for line in each)
     if isinstance(credential, Deny):
         assert credential in (MISSING, MALFORMED, AMBIGUOUS)
 
@@ -346,20 +534,21 @@ def test_credential_is_a_literal_part_of_the_lines(lines: Lines) -> None:
 @given(lines_of_all, st.randoms(use_true_random=False))
 def test_order_of_lines_does_not_matter(lines: Lines, random: Random) -> None:
     shuffled = {name: random.sample(values, len(values)) for name, values in lines.items()}
-    before, after = (EVERYWHERE.read(head_of(each)) for each in (lines, shuffled))
+    shuffled[OFFER] = list(lines[OFFER])  # the parts of one list, in their order
+    before, after = (ALL.read(head_of(each, ALL)) for each in (lines, shuffled))
 
-    assert list_tokens(after) == list_tokens(before)
+    assert set(list_tokens(after)) == set(list_tokens(before))
     assert isinstance(after, Deny) is isinstance(before, Deny)
 
 
 @given(lines_of_all, st.sampled_from([b"cookie", b"x-session-token"]))
 def test_one_more_token_is_one_more_candidate(lines: Lines, source: bytes) -> None:
     another = {b"cookie": COOKIE + C}.get(source, C)
-    before = EVERYWHERE.read(head_of(lines))
+    before = ALL.read(head_of(lines, ALL))
 
-    after = EVERYWHERE.read(head_of({**lines, source: [*lines[source], another]}))
+    after = ALL.read(head_of({**lines, source: [*lines[source], another]}, ALL))
 
     if before == AMBIGUOUS:
         assert after == AMBIGUOUS
     else:
-        assert list_tokens(after) == {*list_tokens(before), C}
+        assert set(list_tokens(after)) == {*list_tokens(before), C}

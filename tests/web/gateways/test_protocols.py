@@ -1,6 +1,7 @@
 """Every gateway protocol: reading a subrequest from a head, writing a verdict."""
 
 import string
+from base64 import b64encode
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, assert_never
@@ -162,21 +163,101 @@ def test_only_auth_request_repeats_the_status_in_a_header(verdict: Verdict) -> N
     assert "x-auth-status" not in names(EXT_AUTHZ.write(verdict))
 
 
-@every_verdict
-def test_only_envoy_gets_headers_to_remove_and_only_if_allowed(verdict: Verdict) -> None:
-    name = "x-envoy-auth-headers-to-remove"
+def request_lines(gateway: GatewayProtocol, *fields: Field) -> dict[bytes, bytes]:
+    """Return the lines that depend on the request, by name."""
+    assert gateway.build_request_lines is not None
+    lines = gateway.build_request_lines(
+        build_head(b"GET", b"/", fields=fields, roles=gateway.roles)
+    ).splitlines()
+    assert len({line.partition(b": ")[0].lower() for line in lines}) == len(lines)
+    return dict(line.split(b": ", 1) for line in lines)
 
-    assert (name in names(EXT_AUTHZ.write(verdict))) == isinstance(verdict, Allow)
-    assert name not in names(AUTH_REQUEST.write(verdict)) + names(FORWARD_AUTH.write(verdict))
+
+def removed_names(gateway: GatewayProtocol, *fields: Field) -> list[str]:
+    line = request_lines(gateway, *fields)[b"x-envoy-auth-headers-to-remove"]
+    return line.decode("ascii").split(",")
+
+
+BASIC = b"Basic " + b64encode(b"ada:" + TOKEN)
 
 
 def test_envoy_removes_every_alias_and_no_identity_header() -> None:
-    removed = value(EXT_AUTHZ.write(ALLOW), "x-envoy-auth-headers-to-remove").split(",")
+    removed = removed_names(EXT_AUTHZ)
 
     real = [name.lower() for name in IDENTITY_HEADERS]
     aliases = [name.replace("-", other) for name in real for other in "_."]
-    assert sorted(removed) == sorted(aliases)
+    assert sorted(removed) == sorted([*aliases, "authorization", "cookie"])
     assert not set(removed).intersection(names(EXT_AUTHZ.write(ALLOW)))
+
+
+ALL_SOURCES = CredentialSources(header=b"x-session-token", basic=True, websocket_protocol=True)
+RETURNED = ("authorization", "cookie", "sec-websocket-protocol", "x-session-token")
+
+
+@pytest.mark.parametrize("returned", [frozenset[str](), frozenset({"cookie"}), frozenset(RETURNED)])
+def test_envoy_removes_the_headers_of_the_client_that_are_not_returned(
+    returned: frozenset[str],
+) -> None:
+    gateway = ExtAuthz(GatewayPolicy(ALL_SOURCES))
+    fields = [(name.encode(), b"a=1" if name in returned else b"") for name in RETURNED]
+
+    removed = set(removed_names(gateway, *fields)).intersection(RETURNED)
+
+    assert removed == set(RETURNED) - returned
+    assert {name.decode().lower() for name in request_lines(gateway, *fields)} == {
+        "x-envoy-auth-headers-to-remove",
+        *returned,
+    }
+
+
+@pytest.mark.parametrize("gateway", [FORWARD_AUTH, EXT_AUTHZ], ids=lambda gateway: gateway.name)
+def test_headers_of_the_client_are_returned_without_the_credential(
+    gateway: GatewayProtocol,
+) -> None:
+    cookies = (b"Cookie", b"a=1; __Host-session=%b; b=2" % TOKEN)
+
+    lines = request_lines(gateway, (b"Authorization", b"Basic YTpi"), cookies)
+
+    assert lines[b"Cookie"] == b"a=1; b=2"
+    assert lines[b"Authorization"] == b"Basic YTpi"
+
+
+@pytest.mark.parametrize("protocol", [ForwardAuth, ExtAuthz])
+def test_header_of_a_disabled_source_is_not_returned(protocol: Any) -> None:
+    fields = [(name.encode(), b"x") for name in RETURNED]
+    for sources, expected in (
+        (CredentialSources(), {"authorization", "cookie"}),
+        (CredentialSources(bearer=False), {"cookie"}),
+        (CredentialSources(bearer=False, basic=True, cookie=None), {"authorization"}),
+        (ALL_SOURCES, set(RETURNED)),
+    ):
+        lines = request_lines(protocol(GatewayPolicy(sources)), *fields)
+        assert set(RETURNED).intersection(name.decode().lower() for name in lines) == expected
+
+
+def test_auth_request_returns_no_header_of_the_client() -> None:
+    assert AUTH_REQUEST.build_request_lines is None
+    gateway = AuthRequest(GatewayPolicy(ALL_SOURCES))
+    fields = [(name.encode(), b"a=1") for name in RETURNED]
+    assert request_lines(gateway, *fields) == {}
+
+
+@pytest.mark.parametrize(
+    ("authorization", "expected"),
+    [
+        (BASIC, {b"X-Auth-Source": b"basic"}),
+        (b"Basic YTpi", {}),
+        (b"Bearer " + TOKEN, {}),
+        (b"", {}),
+    ],
+)
+def test_auth_request_tells_that_the_password_is_a_token(
+    authorization: bytes, expected: dict[bytes, bytes]
+) -> None:
+    gateway = AuthRequest(GatewayPolicy(ALL_SOURCES))
+    cookies = (b"Cookie", b"__Host-session=" + TOKEN)
+
+    assert request_lines(gateway, (b"Authorization", authorization), cookies) == expected
 
 
 def test_identity_headers_have_the_values_of_the_session() -> None:
@@ -264,8 +345,15 @@ def test_identity_names_and_realm_are_configurable() -> None:
 
     assert value(allow, "X-User-Id") == "ada"
     assert {"x-auth-user", "x-auth-scopes"}.isdisjoint(names(allow))
-    assert "x_user_id,x.user.id" in value(allow, "x-envoy-auth-headers-to-remove")
+    assert {"x_user_id", "x.user.id"} <= set(removed_names(gateway))
     assert value(deny, "WWW-Authenticate") == 'Bearer realm="shop"'
+
+
+def test_identity_name_without_a_dash_is_not_its_own_alias() -> None:
+    names = IdentityNames(user="User", session="X_Session", scopes="X.Session")
+
+    assert {"user", "x_session", "x.session"}.isdisjoint(names.generate_aliases())
+    assert "x_auth_type" in names.generate_aliases()
 
 
 # Reading

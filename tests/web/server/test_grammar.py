@@ -11,7 +11,7 @@ from sidegate.web.gateways.ext_authz import ExtAuthz
 from sidegate.web.gateways.forward_auth import ForwardAuth
 from sidegate.web.server.grammar import Grammar
 from sidegate.web.server.head_templates import HeadTemplates
-from sidegate.web.server.header_lines import build_head
+from sidegate.web.server.header_lines import PlainForms, build_head
 from sidegate.web.server.messages import Head
 from tests.web.gate.gate_harness import ALICE, bearer, build_request, cookie
 
@@ -23,19 +23,23 @@ GATEWAYS: tuple[GatewayProtocol, ...] = (
 every_gateway = pytest.mark.parametrize("gateway", GATEWAYS, ids=lambda gateway: gateway.name)
 
 
-def build_templates(
-    gateway: GatewayProtocol, cookie: bytes | None = b"__Host-session"
-) -> HeadTemplates:
-    return HeadTemplates(Grammar(gateway.route, gateway.roles, cookie=cookie), sampling_interval=1)
+PLAIN_FORMS = GatewayPolicy().sources.plain_forms
 
 
-def parse_twice(raw: bytes, policy: GatewayPolicy | None = None) -> Head | None:
+def build_templates(gateway: GatewayProtocol, plain: PlainForms = PLAIN_FORMS) -> HeadTemplates:
+    return HeadTemplates(Grammar(gateway.route, gateway.roles, plain=plain), sampling_interval=1)
+
+
+def parse_twice(
+    raw: bytes, policy: GatewayPolicy | None = None, *, all_cookies: bool = False
+) -> Head | None:
     """Return the head of a plain request to AuthRequest, or None.
 
     It is parsed twice: by the grammar, and by the template added then.
     """
     policy = policy or GatewayPolicy()
-    templates = build_templates(AuthRequest(policy), policy.sources.cookie)
+    plain = policy.sources.plain_forms._replace(all_cookies=all_cookies)
+    templates = build_templates(AuthRequest(policy), plain)
     head = templates.parse(raw)
     assert templates.parse(raw) == head
     return head
@@ -93,6 +97,52 @@ def test_other_cookies_are_not_captured() -> None:
 
     assert head is not None
     assert (head.session_cookie, head.cookie) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "token"),
+    [
+        (b"a=1;b=; __Host-session=" + ALICE.text.encode() + b"; c", ALICE.text.encode()),
+        (b"__Host-session=" + ALICE.text.encode(), ALICE.text.encode()),
+        (b"a=1; b=\xe9", None),
+        (b"", None),
+    ],
+)
+def test_all_cookies_in_the_plain_form_are_captured_if_wanted(
+    value: bytes, token: bytes | None
+) -> None:
+    head = parse_twice(build_request(b"Cookie: " + value), all_cookies=True)
+
+    assert head is not None
+    assert (head.cookies, head.session_cookie, head.cookie) == (value, token, None)
+
+
+def test_cookies_not_in_the_plain_form_are_captured_once() -> None:
+    value = b'__Host-session=%b; a="b"' % ALICE.text.encode()
+    head = parse_twice(build_request(b"Cookie: " + value), all_cookies=True)
+
+    assert head is not None
+    assert (head.cookies, head.session_cookie, head.cookie) == (None, None, value)
+
+
+def test_bearer_is_captured_whole_while_only_basic_is_enabled() -> None:
+    policy = GatewayPolicy(CredentialSources(bearer=False, basic=True))
+
+    head = parse_twice(build_request(bearer(ALICE)), policy)
+
+    assert head is not None
+    assert (head.bearer, head.authorization) == (None, b"Bearer " + ALICE.text.encode())
+
+
+def test_websocket_protocols_are_captured_if_enabled() -> None:
+    policy = GatewayPolicy(CredentialSources(websocket_protocol=True))
+    raw = build_request(b"Sec-WebSocket-Protocol: sidegate, x")
+
+    enabled, disabled = parse_twice(raw, policy), parse_twice(raw)
+
+    assert enabled is not None
+    assert disabled is not None
+    assert (enabled.websocket_protocol, disabled.websocket_protocol) == (b"sidegate, x", None)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +288,7 @@ def test_header_with_two_roles_is_an_error(header: bytes) -> None:
     gateway = AuthRequest(GatewayPolicy(CredentialSources(header=header)))
 
     with pytest.raises(ValueError, match="two roles"):
-        Grammar(gateway.route, gateway.roles)
+        Grammar(gateway.route, gateway.roles, plain=PlainForms())
 
 
 def test_repr_of_a_head_hides_credentials() -> None:
@@ -253,7 +303,7 @@ REPEATED_GROUP = re.compile(rb"(?<!\\)\)(?:[*+?]|\{[0-9,]+\})\+")
 def test_only_character_classes_have_possessive_quantifiers() -> None:
     """Python before 3.11.5 compiles possessive groups wrongly (CPython issue 106052)."""
     gateway = AuthRequest(GatewayPolicy())
-    grammar = Grammar(gateway.route, gateway.roles, cookie=b"__Host-session")
+    grammar = Grammar(gateway.route, gateway.roles, plain=PLAIN_FORMS)
     assert REPEATED_GROUP.search(rb"(?:a|b)*+") is not None
     assert REPEATED_GROUP.search(grammar.head_pattern.pattern) is None
     assert all(REPEATED_GROUP.search(rule.value) is None for rule in grammar.rules_by_name.values())

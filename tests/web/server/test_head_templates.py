@@ -17,7 +17,8 @@ from sidegate.web.server.head_templates import HeadTemplates
 from tests.web.gate.gate_harness import ALICE, BOB, bearer, build_request, cookie
 
 GATEWAY = AuthRequest(GatewayPolicy())
-GRAMMAR = Grammar(GATEWAY.route, GATEWAY.roles, cookie=b"__Host-session")
+PLAIN = GatewayPolicy().sources.plain_forms
+GRAMMAR = Grammar(GATEWAY.route, GATEWAY.roles, plain=PLAIN)
 
 
 class CountingGrammar(Grammar):
@@ -26,7 +27,7 @@ class CountingGrammar(Grammar):
     full_matches = 0
 
     def __init__(self) -> None:
-        super().__init__(GATEWAY.route, GATEWAY.roles, cookie=b"__Host-session")
+        super().__init__(GATEWAY.route, GATEWAY.roles, plain=PLAIN)
         self.head_pattern = self  # type: ignore[assignment]  # replaces its own pattern
 
     def fullmatch(self, data: bytes) -> "re.Match[bytes] | None":

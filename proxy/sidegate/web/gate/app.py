@@ -3,7 +3,7 @@
 Gateways send subrequests here. A front end gets its session's times here, through its gateway.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -13,13 +13,14 @@ from sidegate.core.clock import Clock
 from sidegate.services.binding import ClientBinding
 from sidegate.services.validator import Validator
 from sidegate.web.gate.check import Check, CheckEvents, OnAllowed
+from sidegate.web.gate.returning import ReturningCheck
 from sidegate.web.gate.session_status import SessionStatus
 from sidegate.web.gateways.auth_request import AuthRequest
 from sidegate.web.gateways.base import GatewayPolicy, GatewayProtocol
 from sidegate.web.gateways.ext_authz import ExtAuthz
 from sidegate.web.gateways.forward_auth import ForwardAuth
 from sidegate.web.server.handler import RequestHandler, find_handler
-from sidegate.web.server.header_lines import Roles, build_head
+from sidegate.web.server.header_lines import LINE_END, Roles, build_head
 from sidegate.web.server.listener import AnonymousResponse, Handler, build_error_response
 from sidegate.web.server.messages import Head, Response
 from sidegate.web.server.trusted_peers import TrustedPeers
@@ -37,9 +38,9 @@ def build_handlers(
     binding: ClientBinding | None = None,
 ) -> tuple[RequestHandler, ...]:
     """Return the request handlers of the gate."""
-    gateways: Iterable[GatewayProtocol] = (gateway(policy) for gateway in GATEWAYS)
-    checks = (
-        Check(
+
+    def build_check(gateway: GatewayProtocol) -> RequestHandler:
+        check = Check(
             gateway,
             policy,
             validator=validator,
@@ -48,8 +49,10 @@ def build_handlers(
             on_allowed=on_allowed,
             binding=binding,
         )
-        for gateway in gateways
-    )
+        build_lines = gateway.build_request_lines
+        return check if build_lines is None else ReturningCheck(check, build_lines)
+
+    checks = (build_check(gateway(policy)) for gateway in GATEWAYS)
     return (*checks, SessionStatus(validator, policy))
 
 
@@ -70,6 +73,29 @@ def build_gate_handler(handlers: Sequence[RequestHandler], peers: TrustedPeers) 
     return handle
 
 
+class _GateResponse(AnonymousResponse):
+    """A response of the gate on the aiohttp path."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(status=response.status, body=response.body, headers=response.headers)
+        self._request_lines = response.request_lines
+
+    async def _write_headers(self) -> None:
+        """Write a head with request lines as bytes: aiohttp would encode them as UTF-8."""
+        if not self._request_lines:
+            await super()._write_headers()
+            return
+        request, writer = self._req, self._payload_writer
+        assert request is not None  # prepared
+        assert writer is not None
+        version, status = request.version, HTTPStatus(self.status)
+        start = f"HTTP/{version.major}.{version.minor} {status.value} {status.phrase}"
+        fields = (f"{name}: {value}" for name, value in self.headers.items())
+        lines = "\r\n".join((start, *fields, "")).encode("ascii")
+        writer.length = None  # of the body, which is empty
+        await writer.write(lines + self._request_lines + LINE_END)
+
+
 def _read_peername(request: web.BaseRequest) -> object:
     return None if request.transport is None else request.transport.get_extra_info("peername")
 
@@ -82,9 +108,7 @@ def _read_head(request: web.BaseRequest, roles: Roles) -> Head:
 
 
 def _build_response(request: web.BaseRequest, response: Response) -> web.Response:
-    http_response = AnonymousResponse(
-        status=response.status, body=response.body, headers=response.headers
-    )
+    http_response = _GateResponse(response)
     if request.can_read_body:
         # The body may never come (nginx announces one and does not send it). Reading it would hang,
         # and on a persistent connection the next request would be taken for it.

@@ -46,7 +46,7 @@ class CheckEvents(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _CachedReply(EncodedResponse):
     """The response to one gateway for a cached session and a client with these signals."""
 
@@ -82,7 +82,7 @@ class Check:
         """`binding` checks the signals that `policy` enables; None: sessions are not bound."""
         self.route: str = gateway.route
         self.roles: Roles = gateway.roles
-        self.cookie = policy.sources.cookie
+        self.plain_forms = policy.sources.plain_forms
         self._gateway = gateway
         self._read_credential = policy.sources.read
         self._validator = validator

@@ -23,7 +23,7 @@ class SessionStatus:
     def __init__(self, validator: Validator, policy: GatewayPolicy) -> None:
         self.route = "/session"
         self.roles: Roles = policy.sources.build_roles()
-        self.cookie = policy.sources.cookie
+        self.plain_forms = policy.sources.plain_forms
         self._validator = validator
         self._policy = policy
 

@@ -1,9 +1,12 @@
 """nginx's auth_request, also used by ingress-nginx and Sidegate's HAProxy script.
 
 nginx handles 401 and 403 and turns every other error into a 500 without headers. `X-Auth-Status`
-repeats the status, so that its configuration can restore it.
+repeats the status, so that its configuration can restore it. The gateways' files remove the token
+from the request; they cannot decode Basic credentials, so `X-Auth-Source` tells that a token was in
+them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -47,3 +50,10 @@ class AuthRequest:
     def write(self, verdict: Verdict) -> Response:
         response = self.policy.write(verdict)
         return replace(response, fields=(*response.fields, ("X-Auth-Status", str(response.status))))
+
+    @property
+    def build_request_lines(self) -> Callable[[Head], bytes] | None:
+        return self._name_source if self.policy.sources.basic else None
+
+    def _name_source(self, head: Head) -> bytes:
+        return b"X-Auth-Source: basic\r\n" if self.policy.sources.has_basic_token(head) else b""

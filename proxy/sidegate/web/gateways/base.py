@@ -1,5 +1,6 @@
 """What the gateway protocols share: statuses, response headers and credential sources."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import ClassVar, Protocol, assert_never
@@ -9,6 +10,7 @@ from sidegate.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
 from sidegate.web.gateways.client_signals import SignalSources
 from sidegate.web.gateways.credentials import CredentialSources
 from sidegate.web.gateways.identity_headers import IdentityNames
+from sidegate.web.gateways.returned_headers import ReturnedHeaders
 from sidegate.web.server.header_lines import Roles
 from sidegate.web.server.messages import Head, Response, Subrequest, build_problem_response
 
@@ -35,6 +37,11 @@ class GatewayProtocol(Protocol):
 
     def write(self, verdict: Verdict) -> Response: ...
 
+    @property
+    def build_request_lines(self) -> Callable[[Head], bytes] | None:
+        """Return the header lines of a 200 that depend on the head, or None: it has none."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class GatewayPolicy:
@@ -44,6 +51,10 @@ class GatewayPolicy:
     identity: IdentityNames = field(default_factory=IdentityNames)
     realm: str = "sidegate"
     signals: SignalSources = field(default_factory=SignalSources)
+
+    @property
+    def returned_headers(self) -> ReturnedHeaders:
+        return ReturnedHeaders(self.sources)
 
     def build_roles(self, **own: bytes) -> Roles:
         """Return the headers by role: the protocol's own and the shared ones."""

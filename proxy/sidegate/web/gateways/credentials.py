@@ -1,57 +1,67 @@
 """Find Sidegate's credentials in raw header lines, strictly, and pass over the application's.
 
-Sources are `Authorization: Bearer`, one cookie, and, if configured, one header. What has the format
-of a token is a candidate; anything else there is the application's, or broken. Nothing is decoded,
-unquoted or folded, so that a token has one text form everywhere.
+Sources are `Authorization: Bearer`, one cookie, and, if enabled, one header, Basic passwords and
+WebSocket subprotocols. What has the format of a token is a candidate; anything else there is the
+application's, or broken. A token has one text form everywhere; only Basic passwords are encoded.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from sidegate.core.token import TOKEN_PATTERN, TokenText
 from sidegate.core.verdict import Deny, Reason
 from sidegate.services.validator import Candidates, Presented
-from sidegate.web.server.header_lines import LINE_END, WHITESPACE, Roles
+from sidegate.web.gateways.authorization import (
+    decode_any_basic,
+    parse_basic_password,
+    parse_bearer,
+)
+from sidegate.web.gateways.cookies import SessionCookie
+from sidegate.web.gateways.websocket_protocols import parse_offer
+from sidegate.web.server.header_lines import LINE_END, WHITESPACE, PlainForms, Roles
 from sidegate.web.server.messages import Head
 
-# Only SP and HTAB are whitespace: a name after any other blank is a different name.
-_PAIR_SEPARATORS: Final = (b"", b";", b"\n")
-_COOKIE_PATTERN: Final = rb"%b(?:=([^;\r]*)|[ \t]*(?=[;\r]|\Z))"
-_BEARER: Final = re.compile(rb"bearer(?=[ \t]|\Z)( *)", re.IGNORECASE)  # RFC 6750, 2.1: 1*SP
 _TOKEN: Final = re.compile(TOKEN_PATTERN)
-# A value that begins with a quote, as parsers read it that know quotes, with and without escaped
-# characters. A quote that is never closed opens nothing: the group is empty. Neither can fail once
-# it has begun, so the time is linear.
-_QUOTED_VALUES: Final = (
-    re.compile(rb'=[ \t]*"[^"\\]*(?:\\.[^"\\]*)*("|\\?\Z)', re.DOTALL),
-    re.compile(rb'=[ \t]*"[^"]*("|\Z)'),
-)
+# Also those that overlap; the pattern begins with a literal, which is searched for fast.
+_EMBEDDED: Final = re.compile(rb"sg(?=(%b))" % TOKEN_PATTERN.removeprefix(b"sg"))
+search_embedded: Final = _EMBEDDED.search
+"""Return a match if any part of a value has the format of a token, or None."""
+
+# Chance leads to one at most. The tag of each is computed.
+_MAX_EMBEDDED: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialSources:
-    """Where a token may be sent. A source that is None is not read."""
+    """Where a token may be sent. A source that is None or False is not read."""
 
     bearer: bool = True
     cookie: bytes | None = b"__Host-session"
     header: bytes | None = None  # lower case
-    _cookie: "re.Pattern[bytes] | None" = field(init=False, repr=False, compare=False)
+    basic: bool = False
+    websocket_protocol: bool = False
+    session_cookie: SessionCookie | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        pattern = (
-            None if self.cookie is None else re.compile(_COOKIE_PATTERN % re.escape(self.cookie))
-        )
-        object.__setattr__(self, "_cookie", pattern)
+        session_cookie = None if self.cookie is None else SessionCookie(self.cookie)
+        object.__setattr__(self, "session_cookie", session_cookie)
+
+    @property
+    def plain_forms(self) -> PlainForms:
+        """The forms that a plain head captures as tokens."""
+        return PlainForms(bearer=self.bearer, cookie=self.cookie)
 
     def build_roles(self) -> Roles:
         """Return the headers to gather, by role."""
-        roles = {"authorization": b"authorization"} if self.bearer else {}
+        roles = {"authorization": b"authorization"} if self.bearer or self.basic else {}
         if self.cookie is not None:
             roles["cookie"] = b"cookie"
         if self.header is not None:
             roles["token"] = self.header
+        if self.websocket_protocol:
+            roles["websocket_protocol"] = b"sec-websocket-protocol"
         return roles
 
     def read(self, head: Head) -> Presented | Deny:
@@ -60,90 +70,124 @@ class CredentialSources:
         Deny if parsers can disagree on it (two Authorization lines, a cookie inside another's
         quotes), or if nothing is in that format.
         """
-        if head.authorization is None and head.cookie is None and head.token is None:
-            if head.bearer is None and head.session_cookie is not None:
-                return head.session_cookie
-            if head.session_cookie is None and head.bearer is not None:
-                return head.bearer
+        if (
+            head.authorization is None
+            and head.cookie is None
+            and head.token is None
+            and head.websocket_protocol is None
+        ):
+            bearer, session_cookie = head.bearer, head.session_cookie
+            if bearer is None:
+                return Deny(Reason.MISSING) if session_cookie is None else session_cookie
+            if session_cookie is None:
+                return bearer
+        return self._read_all(head)
+
+    def is_ours(self, authorization: bytes) -> bool:
+        """Return whether a token is the whole credential of an Authorization value."""
+        credential = self._read_authorization(authorization)
+        return credential is not None and is_token(credential)
+
+    def has_basic_token(self, head: Head) -> bool:
+        """Return whether the password of Basic credentials is a token."""
+        if not self.basic or head.authorization is None:
+            return False
+        password = parse_basic_password(head.authorization)
+        return password is not None and is_token(password)
+
+    def _read_all(self, head: Head) -> Presented | Deny:
         if head.authorization is not None and LINE_END in head.authorization:
             return Deny(Reason.AMBIGUOUS)
         if head.cookie is not None and self._is_quoted(head.cookie):
             return Deny(Reason.AMBIGUOUS)
-        others, cookies = [*self._read_others(head)], [*self._read_cookies(head)]
+        others, rest = self._read_others(head)
+        cookies = self._read_cookies(head)
         if not others and not cookies:
             return Deny(Reason.MISSING)
-        return _choose(Candidates(_find_tokens(others), _find_tokens(cookies)))
+        tokens, cookie_tokens = _find_tokens(others), _find_tokens(cookies)
+        distinct = {*tokens, *cookie_tokens}
+        if not distinct:
+            return Deny(Reason.MALFORMED)
+        embedded = _find_all_embedded(rest)
+        if len(distinct) == 1 and not embedded:
+            return distinct.pop()
+        if len(embedded) > _MAX_EMBEDDED:
+            return Deny(Reason.AMBIGUOUS)
+        return Candidates(tokens, cookie_tokens, embedded)
 
-    def _read_others(self, head: Head) -> Iterator[bytes]:
-        """Yield what is presented other than by the cookie."""
-        if head.bearer is not None:
-            yield head.bearer
-        if head.authorization is not None and self.bearer:
-            scheme = _BEARER.match(head.authorization)
-            if scheme is not None:  # other schemes are the application's
-                yield head.authorization[scheme.end() :].rstrip(WHITESPACE)
+    def _read_others(self, head: Head) -> tuple[list[bytes], list[bytes]]:
+        """Return what is presented other than by the cookie, and what is not ours as a whole."""
+        presented: list[bytes] = [] if head.bearer is None else [head.bearer]
+        rest: list[bytes] = []
+        if head.authorization is not None:
+            credential = self._read_authorization(head.authorization)
+            if credential is not None:
+                presented.append(credential)
+            if credential is None or not is_token(credential):
+                rest.append(head.authorization)
+                rest += (decode_any_basic(head.authorization),) if self.basic else ()
         if head.token is not None:
-            for line in head.token.split(LINE_END):
-                yield line.rstrip(WHITESPACE)
+            lines = [line.rstrip(WHITESPACE) for line in head.token.split(LINE_END)]
+            presented += lines
+            rest += (line for line in lines if not is_token(line))
+        if head.websocket_protocol is not None:
+            offer = parse_offer(head.websocket_protocol)
+            presented += () if offer.token is None else (offer.token,)
+            rest.append(offer.others)
+        return presented, rest
 
-    def _read_cookies(self, head: Head) -> Iterator[bytes]:
-        if head.session_cookie is not None:
-            yield head.session_cookie
-        if head.cookie is not None and self._cookie is not None:
-            for pair in _find_pairs(self._cookie, head.cookie):
-                yield (pair[1] or b"").rstrip(WHITESPACE)
+    def _read_authorization(self, value: bytes) -> bytes | None:
+        """Return the credential, or None for the application's: another scheme or password."""
+        bearer = parse_bearer(value) if self.bearer else None
+        if bearer is not None or not self.basic:
+            return bearer
+        password = parse_basic_password(value)
+        return password if password is not None and is_token(password) else None
+
+    def _read_cookies(self, head: Head) -> Sequence[bytes]:
+        if head.cookie is not None and self.session_cookie is not None:
+            return self.session_cookie.read_values(head.cookie)
+        return () if head.session_cookie is None else (head.session_cookie,)
 
     def _is_quoted(self, lines: bytes) -> bool:
-        """Return whether a session cookie stands between a quote that opens and one that closes."""
-        if self._cookie is None or b'"' not in lines:
-            return False
-        return any(
-            _is_any_quoted([pair.start() for pair in _find_pairs(self._cookie, line)], line)
-            for line in lines.split(LINE_END)
-        )
+        return self.session_cookie is not None and self.session_cookie.is_quoted(lines)
 
 
-def _choose(candidates: Candidates) -> Presented | Deny:
-    """Return the one candidate, all of several, or a denial."""
-    distinct = {*candidates.others, *candidates.cookies}
-    if not distinct:
-        return Deny(Reason.MALFORMED)
-    return candidates if len(distinct) > 1 else distinct.pop()
+def is_token(value: bytes) -> bool:
+    """Return whether `value` has the format of a token."""
+    return _TOKEN.fullmatch(value) is not None
+
+
+def find_embedded(value: bytes) -> Iterator[TokenText]:
+    """Yield each part of `value` in the format of a token, also those that overlap."""
+    return (TokenText(match[0] + match[1]) for match in _EMBEDDED.finditer(value))
+
+
+def list_tokens(presented: Presented | Deny) -> tuple[TokenText, ...]:
+    """Return the tokens that are presented."""
+    match presented:
+        case Deny():
+            return ()
+        case Candidates(others, cookies):
+            return others + cookies
+        case token:
+            return (token,)
 
 
 def _find_tokens(values: Iterable[bytes]) -> tuple[TokenText, ...]:
     """Return the distinct values in the format of a token, in their order."""
-    tokens = (TokenText(value) for value in values if _TOKEN.fullmatch(value))
-    return tuple(dict.fromkeys(tokens))
+    tokens = [value for value in values if _TOKEN.fullmatch(value)]
+    return cast("tuple[TokenText, ...]", tuple(dict.fromkeys(tokens)))
 
 
-def _is_any_quoted(positions: Sequence[int], line: bytes) -> bool:
-    """Return whether any of these ascending positions is inside a quoted value."""
-    return any(_is_inside(positions, pattern.finditer(line)) for pattern in _QUOTED_VALUES)
-
-
-def _is_inside(positions: Sequence[int], quoted: Iterable["re.Match[bytes]"]) -> bool:
-    rest = iter(positions)
-    position = next(rest, None)
-    for value in quoted:
-        start, end = value.span()
-        while position is not None and position < start:
-            position = next(rest, None)
-        if position is None:
-            break
-        if position < end and value[1] == b'"':
-            return True
-    return False
-
-
-def _find_pairs(cookie: "re.Pattern[bytes]", lines: bytes) -> Iterator["re.Match[bytes]"]:
-    """Yield each pair that begins with the cookie's name."""
-    for match in cookie.finditer(lines):
-        if _begins_pair(lines, match.start()):
-            yield match
-
-
-def _begins_pair(lines: bytes, position: int) -> bool:
-    while lines[position - 1 : position] in (b" ", b"\t"):
-        position -= 1
-    return lines[position - 1 : position] in _PAIR_SEPARATORS
+def _find_all_embedded(values: Iterable[bytes]) -> tuple[TokenText, ...]:
+    """Return the distinct parts in the format of a token, at most one more than are verified."""
+    found: dict[TokenText, None] = {}
+    for value in values:
+        if search_embedded(value) is None:  # nearly always
+            continue
+        for token in find_embedded(value):
+            found[token] = None
+            if len(found) > _MAX_EMBEDDED:
+                return tuple(found)
+    return tuple(found)

@@ -4,30 +4,46 @@ Envoy sends the original method, the original target after a prefix, and its tim
 """
 
 import re
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, combinations
+from typing import ClassVar, Final
 
 from sidegate.core.binding import Signals
-from sidegate.core.verdict import Allow, Verdict
+from sidegate.core.verdict import Verdict
 from sidegate.web.gateways.base import GatewayPolicy
+from sidegate.web.gateways.returned_headers import ReturnedHeaders, encode_fields
 from sidegate.web.server.header_lines import Roles, parse_single_value
 from sidegate.web.server.messages import Head, Response, Subrequest
 
 ROUTE_PREFIX = "/ext-authz"
 
+_ONLY_COOKIES: Final = (b"Cookie",)
+
 
 @dataclass(frozen=True, slots=True)
 class ExtAuthz:
-    """Envoy overwrites only headers in the response, so aliases of them must be removed."""
+    """A 200 has the client's headers without the credential.
+
+    Envoy overwrites only headers in the response, so it names the others to remove: the aliases of
+    identity headers, and those of the client's that held nothing but the credential.
+    """
 
     policy: GatewayPolicy
     name: ClassVar[str] = "ext-authz"
     route: ClassVar[str] = f"{ROUTE_PREFIX}/"
-    _removal_field: tuple[str, str] = field(init=False)
+    _returned: ReturnedHeaders = field(init=False, repr=False)
+    _removal_lines: Mapping[tuple[bytes, ...], bytes] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        aliases = ",".join(self.policy.identity.generate_aliases())
-        object.__setattr__(self, "_removal_field", ("x-envoy-auth-headers-to-remove", aliases))
+        headers = self.policy.returned_headers
+        aliases = [alias.encode("ascii") for alias in self.policy.identity.generate_aliases()]
+        lines = {
+            returned: _build_removal_line([*aliases, *_list_absent(headers.names, returned)])
+            for returned in _subsets(headers.names)
+        }
+        object.__setattr__(self, "_returned", headers)
+        object.__setattr__(self, "_removal_lines", lines)
 
     @property
     def roles(self) -> Roles:
@@ -51,10 +67,32 @@ class ExtAuthz:
         return self.policy.signals.read(head)
 
     def write(self, verdict: Verdict) -> Response:
-        response = self.policy.write(verdict)
-        if not isinstance(verdict, Allow):
-            return response
-        return replace(response, fields=(*response.fields, self._removal_field))
+        return self.policy.write(verdict)
+
+    @property
+    def build_request_lines(self) -> Callable[[Head], bytes] | None:
+        return self._build_lines
+
+    def _build_lines(self, head: Head) -> bytes:
+        cookies = self._returned.read_only_cookies(head)
+        if cookies is None:
+            fields = self._returned.read_fields(head)
+            return encode_fields(fields) + self._removal_lines[tuple(name for name, _ in fields)]
+        if not cookies:
+            return self._removal_lines[()]
+        return b"Cookie: %b\r\n" % cookies + self._removal_lines[_ONLY_COOKIES]
+
+
+def _subsets(names: tuple[bytes, ...]) -> Iterable[tuple[bytes, ...]]:
+    return chain.from_iterable(combinations(names, size) for size in range(len(names) + 1))
+
+
+def _list_absent(names: Iterable[bytes], returned: Collection[bytes]) -> Iterable[bytes]:
+    return (name.lower() for name in names if name not in returned)
+
+
+def _build_removal_line(names: Iterable[bytes]) -> bytes:
+    return encode_fields([(b"x-envoy-auth-headers-to-remove", b",".join(names))])
 
 
 def _parse_milliseconds(milliseconds: str | None) -> float | None:

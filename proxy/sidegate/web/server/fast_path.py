@@ -147,7 +147,7 @@ def _build_templates(
     """Yield the handlers that have a grammar, with their templates; aiohttp has the others."""
     for handler in handlers:
         with suppress(ValueError):  # one header has two roles
-            grammar = Grammar(handler.route, handler.roles, cookie=handler.cookie)
+            grammar = Grammar(handler.route, handler.roles, plain=handler.plain_forms)
             yield handler, HeadTemplates(grammar, sampling_interval=sampling_interval)
 
 

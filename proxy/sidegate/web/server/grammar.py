@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Final
 
 from sidegate.core.token import TOKEN_PATTERN
-from sidegate.web.server.header_lines import Roles
+from sidegate.web.server.header_lines import PlainForms, Roles
 from sidegate.web.server.messages import Head
 from sidegate.web.server.request_rules import HOST, TOKEN_CHAR
 
@@ -59,12 +59,9 @@ class HeaderRule:
 class Grammar:
     """The header rules of one request handler, and the pattern compiled from them."""
 
-    def __init__(self, route: str, roles: Roles, *, cookie: bytes | None = None) -> None:
-        """`cookie` is the name of the session cookie.
-
-        Raise ValueError if one header has two roles: then only the aiohttp path can serve it.
-        """
-        self._rules = tuple(_rules({**_UNIQUE, **roles}, cookie))
+    def __init__(self, route: str, roles: Roles, *, plain: PlainForms) -> None:
+        """Raise ValueError if one header has two roles: then only the aiohttp path can serve it."""
+        self._rules = tuple(_rules({**_UNIQUE, **roles}, plain))
         names = [name for rule in self._rules for name in rule.names] + [*_REFUSED]
         if len(set(names)) < len(names):
             raise ValueError("one header has two roles")
@@ -99,24 +96,24 @@ def _target(route: str) -> bytes:
     return rb"%b(?:%b%b)?" % (re.escape(route.rstrip("/").encode("ascii")), follows, _TARGET)
 
 
-def _rules(names: Roles, cookie: bytes | None) -> Iterator[HeaderRule]:
+def _rules(names: Roles, plain: PlainForms) -> Iterator[HeaderRule]:
     keep_alive = rb"(?(%d)(?!)|[Kk]eep-[Aa]live)" % _group("is_http10")
     yield HeaderRule((b"connection",), ("connection",), rb"([Cc]lose|%b)" % keep_alive)
     yield HeaderRule((b"content-length",), ("content_length",), rb"(0)")
     yield HeaderRule(_RARE, ("rare",), rb"(%b)" % FIELD_VALUE)
     for role, name in names.items():
         match role:
-            case "authorization":
+            case "authorization" if plain.bearer:
                 # A value in the token format needs no further parsing.
                 bearer = rb"[Bb]earer[ ]++(?=%b\r)(%b)" % (TOKEN_PATTERN, TOKEN_PATTERN)
                 yield HeaderRule((name,), ("bearer", role), rb"(?:%b|(%b))" % (bearer, FIELD_VALUE))
-            case "cookie" if cookie is not None:
+            case "cookie" if plain.cookie is not None:
                 # Neither do unquoted cookies of which at most one is the session cookie.
-                yield HeaderRule(
-                    (name,),
-                    ("session_cookie", role),
-                    rb"(?:%b|(%b))" % (_cookies(cookie), FIELD_VALUE),
-                )
+                cookies, fields = _cookies(plain.cookie), ["session_cookie", role]
+                if plain.all_cookies:
+                    cookies, fields = b"(%b)" % cookies, ["cookies", *fields]
+                value = rb"(?:%b|(%b))" % (cookies, FIELD_VALUE)
+                yield HeaderRule((name,), tuple(fields), value)
             case "host":
                 yield HeaderRule((name,), (role,), rb"(%b)%b" % (HOST, OPTIONAL_WHITESPACE))
             case _:

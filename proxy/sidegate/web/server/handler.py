@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from sidegate.core.memory_entry import MemoryEntry
-from sidegate.web.server.header_lines import Roles
+from sidegate.web.server.header_lines import PlainForms, Roles
 from sidegate.web.server.messages import Head, Response
 from sidegate.web.server.response_bytes import EncodedResponse
 
@@ -28,8 +28,8 @@ class RequestHandler(Protocol):
         ...
 
     @property
-    def cookie(self) -> bytes | None:
-        """Return the name of the session cookie."""
+    def plain_forms(self) -> PlainForms:
+        """Return what the fast path captures of credentials."""
         ...
 
     def try_fast(self, head: Head, prefetched: Prefetched | None = None) -> EncodedResponse | None:

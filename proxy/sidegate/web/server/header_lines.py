@@ -1,6 +1,7 @@
 """Header lines by role, and single header values."""
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from sidegate.web.server.messages import Head, HeaderValue
 
@@ -9,6 +10,17 @@ WHITESPACE = b" \t"
 
 Roles = Mapping[str, bytes]
 """The lower-case name of the header that plays each role of a Head."""
+
+
+class PlainForms(NamedTuple):
+    """What the fast path captures of credentials in their plain forms.
+
+    `cookie` is the name of the session cookie. `all_cookies`: capture the other cookies, too.
+    """
+
+    bearer: bool = True
+    cookie: bytes | None = None
+    all_cookies: bool = False
 
 
 def build_head(

@@ -26,9 +26,11 @@ class Head(NamedTuple):
     host: HeaderValue = None
     bearer: TokenText | None = None  # from an Authorization header in the plain form
     authorization: HeaderValue = None  # the whole header, unless in the plain form
+    cookies: HeaderValue = None  # the Cookie header in the plain form, if PlainForms.all_cookies
     session_cookie: TokenText | None = None  # from a Cookie header in the plain form
     cookie: HeaderValue = None  # the whole header, unless in the plain form
     token: HeaderValue = None  # the header named by gate.header
+    websocket_protocol: HeaderValue = None
     client: HeaderValue = None  # the address of the original client
     user_agent: HeaderValue = None
     accept_language: HeaderValue = None
@@ -73,17 +75,19 @@ Field = tuple[str, str]
 class Response:
     """The response to the gateway, the same on both HTTP paths.
 
-    `identity`: the header fields that differ between sessions.
+    `identity`: the header fields that differ between sessions. `request_lines`: header lines that
+    depend on the request's own, which may contain any byte but those of line ends and NUL.
     """
 
     status: int
     fields: tuple[Field, ...]
     body: bytes = b""
     identity: tuple[Field, ...] = ()
+    request_lines: bytes = field(default=b"", repr=False)
 
     @property
     def headers(self) -> tuple[Field, ...]:
-        """All header fields."""
+        """All header fields but those of `request_lines`."""
         return self.fields + self.identity
 
 

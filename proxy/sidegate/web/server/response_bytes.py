@@ -1,7 +1,7 @@
 """Responses in bytes, as the fast path sends them and aiohttp would."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import format_datetime
 from functools import lru_cache
@@ -13,19 +13,20 @@ from sidegate.web.server.messages import Field, Response
 _ZERO_LENGTH: Final = b"Content-Length: 0\r\n"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: building one would take longer than all else of a cached reply
 class EncodedResponse:
     """A response to an HTTP/1.1 GET, without the Date line and the end of the head."""
 
     shared_head: bytes  # the status line and the fields that sessions share
-    identity_lines: bytes  # the fields of the session
+    identity_lines: bytes = field(repr=False)  # of the session, and those of the request
     body: bytes = b""
 
 
 def encode_response(response: Response) -> EncodedResponse:
-    """Encode a response, whose fields must be ASCII."""
+    """Encode a response, whose fields must be ASCII; `request_lines` are as they are."""
     shared_head = _encode_shared_head(response.status, response.fields, length=len(response.body))
-    return EncodedResponse(shared_head, _encode_fields(response.identity), response.body)
+    lines = _encode_fields(response.identity) + response.request_lines
+    return EncodedResponse(shared_head, lines, response.body)
 
 
 def format_date_line(now: datetime) -> bytes:
