@@ -1,6 +1,7 @@
-"""Write the pages of docs/reference/ that are generated from the code: `./dev reference [FOLDER]`.
+"""Write what is generated from the code: `./dev reference [FOLDER]`.
 
-A test compares them with the committed ones.
+These are pages of docs/reference/, the configurations in deploy/, and the parts of configurations
+in docs/gateways/. FOLDER instead of this tree: a test compares it with the committed files.
 """
 
 import sys
@@ -8,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from reference_pages import api, configuration, metrics
+from reference_pages import api, configuration, gateways, metrics
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -20,9 +21,18 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs/reference"
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT
     for name, build_page in PAGES.items():
-        (folder / name).write_text(build_page(), "utf-8")
+        _write(folder / "docs/reference" / name, build_page())
+    for name, page in gateways.build_pages(ROOT / "docs/gateways"):
+        _write(folder / "docs/gateways" / name, page)
+    for name, text in gateways.build_files(ROOT / "deploy"):
+        _write(folder / "deploy" / name, text)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ LAYERS = {
     "stores": {"stores", "core"},
     "observability": {"observability", "core"},
     "web": {"web", "services", "core"},
+    "gateway_config": {"gateway_config", "core"},
     "settings": {"settings", "core"},
 }
 
@@ -29,6 +30,7 @@ LIBRARIES = {
     "aiosqlite": ["stores/sqlite"],
     "asyncpg": ["stores/postgres"],
     "click": ["cli"],
+    "jinja2": ["gateway_config"],
     "hiredis": ["stores/redis/connection.py"],
     "jwt": ["web/oidc/jose.py"],
     "msgspec": ["stores/codec.py"],
@@ -110,6 +112,7 @@ def _package_of(path: Path) -> str:
 # Functions whose third positional parameter is dictated by who calls them.
 CALLBACKS = {
     "__exit__": "Python",
+    "__aexit__": "Python",
     "handle_error": "aiohttp",
     "_drop_message": "structlog",
     "_escape_control_characters": "structlog",

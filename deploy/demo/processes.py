@@ -19,7 +19,7 @@ from typing import IO
 
 from application import Application
 
-CADDYFILE = Path(__file__).parents[1] / "caddy" / "Caddyfile"
+ROOT = Path(__file__).parents[2]
 START_TIMEOUT = 30.0  # seconds, for a machine under load
 
 
@@ -102,22 +102,31 @@ def _run_sidegate(demo: Demo, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _run_caddy(demo: Demo, folder: Path) -> Iterator[None]:
-    """Run Caddy with the file of deploy/caddy, in which only taken ports are replaced."""
-    text = CADDYFILE.read_text()
-    for original, replacement in (
-        ("http://:8080 ", f"http://:{demo.caddy} "),
-        ("127.0.0.1:7080", f"127.0.0.1:{demo.gate}"),
-        ("127.0.0.1:9000", f"127.0.0.1:{demo.application}"),
-    ):
-        if original not in text:
-            raise StartFailed(f"{CADDYFILE} does not contain {original!r}")
-        text = text.replace(original, replacement)
-    (folder / "Caddyfile").write_text(text)
+    """Run Caddy with the configuration that `sidegate gateway caddy` prints."""
+    _write_caddyfile(demo, folder)
     program = shutil.which("caddy", path=sysconfig.get_path("scripts")) or "caddy"
     command = [program, "run", "--config", str(folder / "Caddyfile")]
     home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     with _run_process("caddy", command, folder, home, lambda: _responds(demo.caddy, "/", 401)):
         yield
+
+
+def _write_caddyfile(demo: Demo, folder: Path) -> None:
+    addresses = {
+        "--listen": f"127.0.0.1:{demo.caddy}",
+        "--gate": f"127.0.0.1:{demo.gate}",
+        "--upstream": f"http://127.0.0.1:{demo.application}",
+    }
+    command = [sys.executable, "-P", "-m", "sidegate", "gateway", "caddy"]
+    command += ["--directory", str(folder)]
+    for option, address in addresses.items():
+        command += [option, address]
+    subprocess.run(command, env=_inherit(), check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - the arguments are our own
+
+
+def _inherit() -> dict[str, str]:
+    """Return this process's environment without settings of Sidegate."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("SIDEGATE_")}
 
 
 @contextmanager
@@ -128,12 +137,11 @@ def _run_process(
     environment: dict[str, str],
     is_ready: Callable[[], bool],
 ) -> Iterator[None]:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("SIDEGATE_")}
     with (folder / f"{name}.log").open("w+") as log:
         process = subprocess.Popen(  # noqa: S603 - the arguments are our own
             command,
-            cwd=CADDYFILE.parents[2],
-            env=inherited | environment,
+            cwd=ROOT,
+            env=_inherit() | environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

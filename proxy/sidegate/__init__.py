@@ -8,6 +8,7 @@ tests/test_architecture.py checks:
     stores          memory, Redis, Postgres, SQLite, and the wrappers around them
     observability   metrics and logs
     web             listeners, HTTP, gateway protocols, the admin API
+    gateway_config  configurations for gateways, rendered from templates
     settings        reading and validating the configuration
     runtime         the composition root: builds all of the above, serves, reloads, stops
     cli             the command line
@@ -35,6 +36,7 @@ Where is ...
 
     a token parsed                      core/token.py (KeyRing); read from headers in
                                         web/gateways/credentials.py
+    a token kept from the application   web/gateways/returned_headers.py, web/gate/returning.py
     a cache miss sent to Redis          stores/lookup.py
     Redis trusted or not                stores/client/redis_trust.py; verified and brought forward
                                         by services/cache_follower.py, invalidated by
@@ -50,6 +52,8 @@ Where is ...
                                         logged by stores/connection_log.py
     the limit of metadata               core/metadata.py; checked in web/schemas/values.py, and
                                         after a merge in services/rotation.py
+    the limit of the identity           web/gateways/identity_headers.py; checked by
+                                        Rules.check_identity in services/sessions.py, rotation.py
     the database's time taken           services/clock_sync.py; stores/redis/clock.py without the
                                         database; kept in core/clock.py
     a restore of the database noticed   stores/sql/change_rows.py; services/database_restore.py
@@ -63,6 +67,8 @@ Where is ...
                                         built in runtime/rules_in_force.py, swapped in
                                         runtime/reload.py
     a worker process started            runtime/supervisor.py
+    a gateway configured                gateway_config/products.py (products and their parts),
+                                        gateway_config/templates/; cli/gateway.py
     a test server started               tests/support/servers.py (Redis, Postgres),
                                         tests/gateways/launch.py, tests/support/sidegate.py
 
@@ -70,7 +76,11 @@ To add ...
 
     a gateway                           web/gateways/ (base.py has the protocol) and a row in
                                         web/gate/app.py; a product with an existing protocol:
-                                        a row in tests/gateways/launch.py, a file in deploy/
+                                        a row in gateway_config/products.py and its templates, a
+                                        row in tests/gateways/launch.py, a site in
+                                        tests/gateways/sites/
+    a source of credentials             CredentialSources in web/gateways/credentials.py, and
+                                        web/gateways/returned_headers.py
     a header to read                    a role in web/server/messages.py's Head
     a store                             stores/<name>/ and a row in tests/contracts/harnesses.py
     a store wrapper                     stores/client/, and a row in tests/contracts/harnesses.py
@@ -90,7 +100,8 @@ To add ...
                                         config/sidegate.yaml, `sidegate config schema`
     a metric                            a method in observability/metrics/recorder.py, a row in the
                                         table of its subject beside it
-    a page of docs/reference/           .ci/reference_pages/; `./dev reference` writes all of them
+    a page of docs/reference/           .ci/reference_pages/; `./dev reference` writes all of them,
+                                        deploy/, and the parts that docs/gateways/ shows
     a log event                         the module that logs it, docs/reference/events.md
     a cause of an end                   core/analytics.py, stores/sql/analytics_rows.py
 """

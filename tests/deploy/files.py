@@ -38,14 +38,6 @@ def read_version() -> str:
     return text
 
 
-def parse_caddyfile(text: str) -> list[str]:
-    """Return the effective lines of a Caddyfile, without `bind` and the address of the gate."""
-    lines = (re.sub(r"(^|\s)#.*", "", line).rstrip() for line in text.splitlines())
-    addresses = r"forward_auth (127\.0\.0\.1:7080|unix//run/sidegate/gate\.sock)"
-    kept = [re.sub(addresses, "forward_auth GATE", line) for line in lines]
-    return [line for line in kept if line and not line.strip().startswith("bind ")]
-
-
 def load_settings(
     environ: Mapping[str, str], secrets: Mapping[str, Path], config: Path | None = None
 ) -> Settings:

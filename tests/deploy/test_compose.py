@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from tests.deploy.files import DEPLOY, load_settings, parse_caddyfile, read_document, read_version
+from tests.deploy.files import DEPLOY, load_settings, read_document, read_version
 from tests.deploy.secret_files import load_script, write_secret_files
 from tests.support.processes import Child, chown_to_child_user, is_listening
 from tests.support.servers import start_redis
@@ -177,14 +177,6 @@ def test_prometheus_scrapes_the_ops_listener(tmp_path: Path) -> None:
     assert host in SERVICES["gateway"]["networks"]["edge"]["aliases"]
     assert "edge" in SERVICES["prometheus"]["networks"]
     assert "--config.file=/etc/prometheus/prometheus.yaml" in SERVICES["prometheus"]["command"]
-
-
-def test_caddyfile_equals_the_tested_one() -> None:
-    here = (FOLDER / "Caddyfile").read_text("utf-8")
-    verified = (DEPLOY / "caddy/Caddyfile").read_text("utf-8")
-
-    assert parse_caddyfile(here) == parse_caddyfile(verified)
-    assert "forward_auth 127.0.0.1:7080" in here
 
 
 def test_redis_requires_the_password_that_sidegate_has(workdir: Path) -> None:

@@ -13,7 +13,6 @@ from tests.deploy.files import (
     DEPLOY,
     Tree,
     load_settings,
-    parse_caddyfile,
     read_document,
     read_documents,
     read_version,
@@ -285,14 +284,6 @@ def test_service_exposes_only_the_gate() -> None:
     assert [(port["port"], port["targetPort"]) for port in service["spec"]["ports"]] == [
         (GATE, "gate")
     ]
-
-
-def test_caddyfile_of_the_sidecar_equals_the_tested_one() -> None:
-    (config_map,) = find_objects("ConfigMap", "shop-gateway")
-    verified = (DEPLOY / "caddy/Caddyfile").read_text("utf-8")
-
-    assert parse_caddyfile(config_map["data"]["Caddyfile"]) == parse_caddyfile(verified)
-    assert "unix//run/sidegate/gate.sock" in config_map["data"]["Caddyfile"]
 
 
 # The network

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -15,22 +15,22 @@ import pytest
 
 from sidegate.core.token import TokenKey
 from sidegate.stores.postgres.migrate import migrate_postgres
-from tests.gateways.launch import GATEWAYS, start_gateway
+from tests.gateways import site
+from tests.gateways.launch import GATEWAYS, run_upstream, start_gateway
 from tests.support.processes import (
-    Child,
     Server,
     find_free_port,
-    is_listening,
-    module_command,
-    start_on_free_port,
     temporary_directory,
 )
 from tests.support.servers import copy_postgres, start_postgres
-from tests.support.sidegate import ROOT, Created, Sidegate, start_sidegate
+from tests.support.sidegate import Created, Sidegate, start_sidegate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    StartGateway = Callable[[str, str], Server]
+    """Return a running gateway by its name and the address of the gate it asks."""
 
 
 @pytest.fixture(scope="session")
@@ -50,38 +50,41 @@ def sidegate() -> Iterator[Sidegate]:
 
 @pytest.fixture(scope="session")
 def upstream() -> Iterator[Server]:
-    with temporary_directory() as directory:
-
-        def launch(port: int) -> Server:
-            command = module_command("tests.gateways.upstream", str(port))
-            environment = {"PYTHONPATH": str(ROOT)}
-            child = Child(
-                "upstream",
-                command,
-                directory,
-                lambda: is_listening(port),
-                environment=environment,
-                unprivileged=False,
-            )
-            return Server("upstream", port, f"http://127.0.0.1:{port}", child)
-
-        server = start_on_free_port(launch, None)
+    with run_upstream() as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture(scope="session")
-def start(upstream: Server) -> Iterator[Callable[[str, str], Server]]:
-    """Start a gateway by name and Sidegate's address, or return the one that is running.
+def start(upstream: Server) -> Iterator[StartGateway]:
+    with _cached(
+        lambda name, directory, gate: start_gateway(
+            name, directory, gates=[gate], upstream=upstream.url
+        )
+    ) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def start_site(upstream: Server) -> Iterator[StartGateway]:
+    with _cached(
+        lambda name, directory, gate: site.start_site(
+            name, directory, gate=gate, upstream=upstream.url
+        )
+    ) as start:
+        yield start
+
+
+@contextmanager
+def _cached(launch: Callable[[str, Path, str], Server]) -> Iterator[StartGateway]:
+    """Yield a function that starts a gateway, or returns the one that is running.
 
     Not a parametrized fixture: pytest caches one value of those, and tests run in random order.
     """
     with ExitStack() as stack:
 
         @cache
-        def start(name: str, sidegate: str) -> Server:
-            directory = stack.enter_context(temporary_directory())
-            server = start_gateway(name, directory, sidegate=sidegate, upstream=upstream.address)
+        def start(name: str, gate: str) -> Server:
+            server = launch(name, stack.enter_context(temporary_directory()), gate)
             stack.callback(server.stop)
             return server
 
@@ -94,19 +97,19 @@ def gateway_name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def gateway(gateway_name: str, sidegate: Sidegate, start: Callable[[str, str], Server]) -> int:
+def gateway(gateway_name: str, sidegate: Sidegate, start: StartGateway) -> int:
     """The port of a gateway in front of Sidegate."""
     return start(gateway_name, sidegate.address).port
 
 
 @pytest.fixture
-def gateway_without_sidegate(gateway_name: str, start: Callable[[str, str], Server]) -> int:
+def gateway_without_sidegate(gateway_name: str, closed_address: str, start: StartGateway) -> int:
     """The port of a gateway whose Sidegate address refuses connections."""
-    return start(gateway_name, _closed_address()).port
+    return start(gateway_name, closed_address).port
 
 
-@cache
-def _closed_address() -> str:
+@pytest.fixture(scope="session")
+def closed_address() -> str:
     return f"127.0.0.1:{find_free_port()}"
 
 
@@ -120,6 +123,47 @@ def alice(sidegate: Sidegate) -> Created:
 def expiring_session(sidegate: Sidegate) -> Created:
     """A session that expires after a second; the first test that uses it waits for that."""
     return sidegate.create_session(user_id="expiring", expires_in=1)
+
+
+# Every source of a token, in Sidegate and in the gateway's file.
+ALL_SOURCES = {
+    "SIDEGATE_GATE__BASIC": "true",
+    "SIDEGATE_GATE__WEBSOCKET_PROTOCOL": "true",
+    "SIDEGATE_GATE__HEADER": "X-Session-Token",
+}
+
+
+@pytest.fixture(scope="session")
+def sidegate_with_all_sources() -> Iterator[Sidegate]:
+    with temporary_directory() as directory:
+        sidegate = start_sidegate(
+            directory, wait_until_ready=True, SIDEGATE_DRAIN__DELAY="0s", **ALL_SOURCES
+        )
+        yield sidegate
+        sidegate.server.stop()
+
+
+@pytest.fixture(scope="session")
+def alice_with_all_sources(sidegate_with_all_sources: Sidegate) -> Created:
+    return sidegate_with_all_sources.create_session(user_id="alice")
+
+
+@pytest.fixture(scope="session")
+def start_with_all_sources(upstream: Server) -> Iterator[StartGateway]:
+    with _cached(
+        lambda name, directory, gate: start_gateway(
+            name, directory, gates=[gate], upstream=upstream.url, **ALL_SOURCES
+        )
+    ) as start:
+        yield start
+
+
+@pytest.fixture
+def gateway_with_all_sources(
+    gateway_name: str, sidegate_with_all_sources: Sidegate, start_with_all_sources: StartGateway
+) -> int:
+    """The port of a gateway in front of a Sidegate that reads every source."""
+    return start_with_all_sources(gateway_name, sidegate_with_all_sources.address).port
 
 
 @pytest.fixture(scope="session")
@@ -143,7 +187,7 @@ def alice_on_a_socket(sidegate_on_a_socket: Sidegate) -> Created:
 
 @pytest.fixture
 def gateway_on_a_socket(
-    gateway_name: str, sidegate_on_a_socket: Sidegate, start: Callable[[str, str], Server]
+    gateway_name: str, sidegate_on_a_socket: Sidegate, start: StartGateway
 ) -> int:
     """The port of a gateway that connects to Sidegate through a Unix socket."""
     directory = sidegate_on_a_socket.server.directory
@@ -184,8 +228,6 @@ def outage(postgres_template: Path) -> Iterator[Outage]:
 
 
 @pytest.fixture
-def gateway_in_an_outage(
-    gateway_name: str, outage: Outage, start: Callable[[str, str], Server]
-) -> int:
+def gateway_in_an_outage(gateway_name: str, outage: Outage, start: StartGateway) -> int:
     """The port of a gateway whose Sidegate responds with unavailable."""
     return start(gateway_name, outage.sidegate.address).port

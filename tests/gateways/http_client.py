@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 HeaderLine = tuple[str, str]
+HOST = "app.example.test"
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,14 @@ class Client:
         body: bytes | None = None,
         *,
         chunked: bool = False,
+        host: str = HOST,
     ) -> Response:
         """Send head and body in one write, so that an early response meets no partial request."""
         if self._connection is None:
             self._connection = socket.create_connection(("127.0.0.1", self._port), 5)
         self._connection.sendall(
-            _head(method, path, [*lines, *_framing(body, chunked)]) + _framed(body, chunked)
+            _head(method, path, [("Host", host), *lines, *_framing(body, chunked)])
+            + _framed(body, chunked)
         )
         with closing(HTTPResponse(self._connection, method=method)) as received:
             received.begin()
@@ -90,7 +93,7 @@ class Client:
 
 def _head(method: str, path: str, lines: Iterable[HeaderLine]) -> bytes:
     head = "".join(f"{name}: {value}\r\n" for name, value in lines)
-    return f"{method} {path} HTTP/1.1\r\nHost: app.example.test\r\n{head}\r\n".encode()
+    return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode()
 
 
 def _framing(body: bytes | None, chunked: bool) -> list[HeaderLine]:
@@ -114,10 +117,11 @@ def send(
     body: bytes | None = None,
     *,
     chunked: bool = False,
+    host: str = HOST,
 ) -> Response:
     """Send one request on a new connection."""
     with Client(port) as client:
-        return client.send(method, path, lines, body, chunked=chunked)
+        return client.send(method, path, lines, body, chunked=chunked, host=host)
 
 
 def send_over_websocket(port: int, lines: Iterable[HeaderLine], text: str) -> tuple[int, str]:
@@ -126,7 +130,7 @@ def send_over_websocket(port: int, lines: Iterable[HeaderLine], text: str) -> tu
     upgrade = [("Connection", "Upgrade"), ("Upgrade", "websocket")]
     upgrade += [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", key)]
     with socket.create_connection(("127.0.0.1", port), 5) as connection:
-        connection.sendall(_head("GET", "/socket", [*upgrade, *lines]))
+        connection.sendall(_head("GET", "/socket", [("Host", HOST), *upgrade, *lines]))
         with connection.makefile("rb") as response:
             status = int(response.readline().split()[1])
             while response.readline().strip():

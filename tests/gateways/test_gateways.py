@@ -1,4 +1,4 @@
-"""One suite for all gateways, with the configurations in deploy/."""
+"""One suite for all gateways, with the whole configuration of `sidegate gateway`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from tests.gateways.http_client import (
     send,
     send_over_websocket,
 )
-from tests.gateways.launch import GATEWAYS
+from tests.gateways.launch import GATEWAYS, start_gateway
+from tests.support.processes import temporary_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.gateways.conftest import Outage
+    from tests.support.processes import Server
     from tests.support.sidegate import Created, Sidegate
 
     Credential = Callable[[str], list[HeaderLine]]
@@ -105,7 +107,7 @@ def test_nine_kilobyte_cookie_is_forwarded(
     response = send(gateway, lines=[("Cookie", line)])
 
     assert response.status == 200
-    assert response.upstream_values("Cookie") == [line]
+    assert response.upstream_values("Cookie") == [pairs[1]]
 
 
 def test_websocket_needs_a_token(gateway: int, alice: Created) -> None:
@@ -115,7 +117,7 @@ def test_websocket_needs_a_token(gateway: int, alice: Created) -> None:
 
 
 @pytest.mark.parametrize("gateway_name", [name for name in GATEWAYS if name != "traefik"])
-def test_commented_unix_socket_line_works(
+def test_gate_on_a_unix_socket_is_used(
     gateway_on_a_socket: int, alice_on_a_socket: Created
 ) -> None:
     response = send(gateway_on_a_socket, lines=bearer(alice_on_a_socket.token))
@@ -158,6 +160,33 @@ def test_identity_header_from_the_client_is_removed(
     assert not {"mallory", "root"} & {value for _, value in response.upstream_request["headers"]}
 
 
+# What a header name may contain besides letters and digits (RFC 9110 section 5.6.2).
+SEPARATORS = "!#$%&'*+-.^_`|~"
+
+
+def test_identity_name_with_other_separators_does_not_reach_the_application(
+    gateway: int, alice: Created
+) -> None:
+    names = [f"X{a}Auth{b}User" for a in SEPARATORS for b in SEPARATORS]
+
+    with Client(gateway) as client:
+        passed = [
+            name
+            for name in names
+            if has_value(client.send(lines=[(name, "root"), *bearer(alice.token)]), "root")
+        ]
+
+    assert passed == []
+
+
+def has_value(response: Response, value: str) -> bool:
+    """Return whether the application received a header of that value. Only a 400 is without."""
+    if response.status == 400:
+        assert not response.reached_upstream
+        return False
+    return value in {received for _, received in response.upstream_request["headers"]}
+
+
 @pytest.mark.parametrize("name", IDENTITY)
 def test_identity_header_listed_in_connection_is_kept(
     gateway: int, alice: Created, name: str
@@ -172,12 +201,45 @@ def test_identity_header_listed_in_connection_is_kept(
     assert name.lower() not in "".join(response.upstream_values("Connection")).lower()
 
 
-def test_h2c_upgrade_does_not_reach_the_application(gateway: int, alice: Created) -> None:
-    upgrade = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c")]
+# Values of the Upgrade lines of a request. With "websocket" in front or behind, a proxy that looks
+# at one of them passes the other.
+OTHER_UPGRADES = [
+    ["h2c"],
+    ["H2C"],
+    ["h2c", "websocket"],
+    ["websocket", "h2c"],
+    ["h2c, websocket"],
+    ["websocket,h2c"],
+    ["\th2c , WebSocket "],
+    ["websocket", "websocket"],
+    ["TLS/1.0"],
+    ["TLS/1.0", "websocket"],
+    ["HTTP/2.0"],
+    ["websocket/13"],
+    ["other"],
+]
+
+
+@pytest.mark.parametrize("values", OTHER_UPGRADES, ids=" + ".join)
+@pytest.mark.parametrize("connection", ["Upgrade, HTTP2-Settings", "upgrade"])
+def test_only_an_upgrade_to_a_websocket_reaches_the_application(
+    gateway: int, alice: Created, connection: str, values: list[str]
+) -> None:
+    upgrade = [("Connection", connection), *(("Upgrade", value) for value in values)]
 
     response = send(gateway, lines=[*upgrade, ("HTTP2-Settings", "AAMAAABk"), *bearer(alice.token)])
 
+    assert response.status != 101
     assert not response.reached_upstream or not response.upstream_values("Upgrade")
+
+
+def test_client_that_offers_h2c_is_served(gateway: int, alice: Created) -> None:
+    offer = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c")]
+
+    response = send(gateway, lines=[*offer, ("HTTP2-Settings", "AAMAAABk"), *bearer(alice.token)])
+
+    assert response.status == 200
+    assert response.upstream_values("X-Auth-User") == ["alice"]
 
 
 # Deny
@@ -413,3 +475,15 @@ def test_refused_connection_to_sidegate_is_503(
     assert is_unavailable(send(gateway_without_sidegate, lines=bearer(alice.token)))
     assert is_unavailable(send(gateway_without_sidegate, "POST", "/", [], b"body"))
     assert time.monotonic() - begin < MAX_OUTAGE_LATENCY
+
+
+def test_instance_that_refuses_connections_is_replaced_by_another(
+    gateway_name: str, sidegate: Sidegate, closed_address: str, upstream: Server, alice: Created
+) -> None:
+    gates = [closed_address, sidegate.address]
+    with temporary_directory() as directory:
+        server = start_gateway(gateway_name, directory, gates=gates, upstream=upstream.url)
+        statuses = [send(server.port, lines=bearer(alice.token)).status for _ in range(20)]
+        server.stop()
+
+    assert statuses == [200] * 20

@@ -100,9 +100,8 @@ def test_rolling_restart_fails_no_request(
         gateway = start_gateway(
             name,
             directory,
-            sidegate=one.address,
-            second=other.address,
-            upstream=upstream.address,
+            gates=[one.address, other.address],
+            upstream=upstream.url,
         )
         load = Load(gateway.port, token)
         with load.running():

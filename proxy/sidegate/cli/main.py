@@ -13,6 +13,7 @@ from sidegate.cli.analytics import analytics
 from sidegate.cli.audit import audit
 from sidegate.cli.command import TryAgainLater, config_option, load_settings, run_async
 from sidegate.cli.config import config
+from sidegate.cli.gateway import gateway
 from sidegate.cli.keys import key
 from sidegate.cli.output import format_json, output_option
 from sidegate.cli.services import report_database
@@ -20,6 +21,7 @@ from sidegate.cli.sessions import session
 from sidegate.core.errors import (
     CannotListen,
     Conflict,
+    IdentityTooLarge,
     LimitReached,
     OutcomeUnknown,
     PurgeInProgress,
@@ -70,6 +72,8 @@ def _advice(error: SidegateError) -> str:
             return "Try again."
         case LimitReached():
             return "`sidegate session list USER` lists them: revoke one, or raise the limit."
+        case IdentityTooLarge():
+            return "Give it fewer scopes, or raise gate.max_identity."
         case CannotListen():
             return "Set another address (gate.listen, admin.listen, ops.listen), or free this one."
         case SchemaMismatch():
@@ -91,7 +95,7 @@ def main() -> None:
     install_bounded_stderr()
 
 
-for command in (analytics, audit, config, key, session):
+for command in (analytics, audit, config, gateway, key, session):
     main.add_command(command)
 
 

@@ -1,11 +1,14 @@
 """Listen addresses: `host:port`, `unix:/path`, or an inherited file descriptor."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Final
 
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/\s]*):([0-9]{1,5})", re.ASCII)
 _DESCRIPTOR = re.compile(r"fd:[0-9]{1,6}", re.ASCII)
+# Hosts that mean every interface, and the loopback address that reaches a listener there.
+_EVERY_INTERFACE: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared with, not bound to
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,16 @@ class Address:
         if match is None or int(match[2]) > 65535:
             raise ValueError("write host:port, [IPv6]:port or unix:/path")
         return cls(match[1].strip("[]"), int(match[2]))
+
+    @property
+    def is_every_interface(self) -> bool:
+        """Whether it is a TCP address of every interface, of IPv4 at least."""
+        return self.path is None and self.fd is None and self.host in _EVERY_INTERFACE
+
+    @property
+    def local(self) -> "Address":
+        """The address at which this machine connects to a listener at this address."""
+        return replace(self, host=_EVERY_INTERFACE[self.host]) if self.is_every_interface else self
 
     def __str__(self) -> str:
         if self.path is not None:

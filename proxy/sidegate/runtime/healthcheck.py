@@ -9,16 +9,13 @@ from sidegate.core.address import Address
 TIMEOUT: Final = 3.0
 """Seconds for connecting, and for each read."""
 
-# The address to connect to if a server listens on all interfaces.
-_LOOPBACK: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-
 
 class _Connection(HTTPConnection):
     """HTTP to a listener on TCP or on a Unix socket."""
 
     def __init__(self, address: Address) -> None:
-        host = _LOOPBACK.get(address.host, address.host)
-        super().__init__("localhost" if address.path else host, address.port, timeout=TIMEOUT)
+        host = "localhost" if address.path else address.local.host
+        super().__init__(host, address.port, timeout=TIMEOUT)
         self._path = address.path
 
     def connect(self) -> None:
