@@ -30,6 +30,7 @@ TOKEN_PATTERN: Final = rb"sg[wmavs]_[A-Za-z0-9_-]{56}"
 """Matches every TokenText, and nothing else."""
 
 TOKEN_SIZE: Final = 60
+"""The bytes of every TokenText."""
 
 _RANDOM: Final = 32  # bytes
 _TAG: Final = 9  # bytes

@@ -18,8 +18,8 @@ class Rules:
     `limits` has, for the types with a limit, how many sessions of a user and tenant may be active
     at once. `binding_policies` has the effect of a mismatched client signal; a signal without a
     policy is not compared. `prefix_lengths` are those of the addresses that sessions are bound to.
-    `check_identity` is called with each session that is to get a token, before it is stored, and
-    raises IdentityTooLarge to prevent that.
+    `check_identity` raises IdentityTooLarge for a session that may not get a token; it is called
+    before the session is stored.
     """
 
     ring: KeyRing

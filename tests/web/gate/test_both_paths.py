@@ -176,6 +176,31 @@ async def test_every_target_has_the_same_result_on_all_paths(target: str) -> Non
         await assert_same_on_all_paths(build_request(target=target, method=method))
 
 
+A: Final = ALICE.text.encode()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"Cookie: a=" + b"x" * 65_000 + b"; __Host-session=" + A,),
+        (bearer(ALICE), b"Cookie: " + b"x" * 40_000, b"X-Session-Token: " + b"x" * 25_000),
+        (bearer(ALICE), b"Cookie: " + b"x" * 40_000, b"X-Session-Token: " + b"x" * 26_000),
+        (bearer(ALICE), *[b"Cookie: " + b"x" * 40_000] * 9),
+        (b"Cookie: " + b"a=1; " * 600 + b"__Host-session=" + A,),
+        (cookie(ALICE) + b"; a=1" * 600,),
+        (b"Cookie: " + b"a=1;" * 250 + b"__Host-session=" + A + b";a=1" * 251,),
+        (cookie(ALICE), b"Cookie: " + b"__Host-session=; " * 300),
+        (cookie(ALICE) + b'; a="1"' * 300,),
+        (cookie(ALICE), b"Authorization: X " + b"sgw_" * 900),
+    ],
+)
+async def test_large_credentials_have_the_same_result_on_all_paths(
+    lines: tuple[bytes, ...],
+) -> None:
+    for route in ROUTES:
+        await assert_same_on_all_paths(build_request(*lines, target=route))
+
+
 # Bytes up to which every split point is tested.
 MAX_EXHAUSTIVE_SIZE: Final = 500
 SHORT_ATTACKS: Final = [attack for attack in ATTACKS if len(attack.raw) < 5000]

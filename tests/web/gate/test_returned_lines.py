@@ -1,12 +1,14 @@
 """The client's headers in the answers of a running gate: byte for byte, for each request."""
 
-from base64 import b64encode
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
 
+from sidegate.core.token import KeyRing, TokenText
 from sidegate.web.gateways.base import GatewayPolicy
+from sidegate.web.gateways.cookies import SessionCookie
 from sidegate.web.gateways.credentials import CredentialSources
 from tests.web.gate.gate_harness import (
     ALICE,
@@ -177,6 +179,60 @@ async def test_token_as_a_part_of_a_value_is_ambiguous_beside_a_good_cookie(
     basic_is_ours = 401 if basic(A + b"x") in lines else 200
     assert (ours.status, foreign.status) == (401, basic_is_ours)
     assert gate.checks[0][1:] == ("deny", "ambiguous")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"dX==" + b64encode(b"user:" + A + b":x")[2:],
+        b64encode(b"user:" + A)[:9] + b"-" + b64encode(b"user:" + A)[9:],
+        urlsafe_b64encode(b"\xff\xfe\xfd:" + A),
+    ],
+)
+async def test_basic_credentials_that_a_tolerant_parser_reads_are_ambiguous(
+    gate: GateHarness, value: bytes
+) -> None:
+    lines = (cookie(A), b"Authorization: Basic " + value)
+    response = await send_request(gate.address, build_request(*lines, target="/forward-auth"))
+
+    assert response.status == 401
+    assert gate.checks[0][1:] == ("deny", "ambiguous")
+
+
+NUMBERED = [b"sgw_%056d" % number for number in range(2_000)]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (cookie(A), cookie(FORGED)),
+        (b'Cookie: q="1"; __Host-session=' + A,),
+        (cookie(A), *map(cookie, NUMBERED[:7]), b"Authorization: X " + b" ".join(NUMBERED[7:39])),
+        (cookie(A), b"Authorization: X " + b" ".join(NUMBERED[:900])),
+        tuple(map(cookie, (A, *NUMBERED[:180]))),
+    ],
+)
+async def test_head_is_read_once_and_few_tags_are_verified(
+    gate: GateHarness, lines: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_valid_tag, is_ambiguous = KeyRing.has_valid_tag, SessionCookie.is_ambiguous
+    verified, read = list[TokenText](), list[bytes]()
+
+    def verify(ring: KeyRing, token: TokenText) -> bool:
+        verified.append(token)
+        return has_valid_tag(ring, token)
+
+    def find(session_cookie: SessionCookie, cookies: bytes) -> bool:
+        read.append(cookies)
+        return is_ambiguous(session_cookie, cookies)
+
+    monkeypatch.setattr(KeyRing, "has_valid_tag", verify)
+    monkeypatch.setattr(SessionCookie, "is_ambiguous", find)
+
+    await send_request(gate.address, build_request(*lines, b"Cookie: b", target="/forward-auth"))
+
+    assert len(read) == 1
+    assert len(verified) <= 42
 
 
 @pytest.mark.parametrize(

@@ -407,6 +407,25 @@ def test_bearer_is_no_credential_while_only_basic_is_enabled() -> None:
 # A token that is only a part of a value
 
 
+def misplace(padding: bytes, *, before: bytes, at: int) -> bytes:
+    """Return Basic credentials with padding in the middle."""
+    encoded = b64encode(before + A + b":x").rstrip(b"=")
+    return b"Basic " + encoded[:at] + padding + encoded[at:]
+
+
+# What PHP, Node.js, GLib and others read as Base64.
+SECOND_TEXTS = [
+    misplace(b"==", before=b"user:", at=2),
+    misplace(b"=", before=b"user:", at=40),
+    misplace(b"-", before=b"user:", at=9),
+    misplace(b"_*=", before=b"user:", at=7),
+    b"Basic dQ==" + b64encode(b"ser:" + A + b":x"),
+    b"Basic " + urlsafe_b64encode(b"\xff\xfe\xfd\xfb\xef:" + A),
+    b"Basic " + urlsafe_b64encode(b"\xff\xfe\xfd\xfb\xef:" + A).replace(b"_", b"_="),
+    b"Basic " + b64encode(b"ada:" + A) + b"A",
+]
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -422,6 +441,7 @@ def test_bearer_is_no_credential_while_only_basic_is_enabled() -> None:
         basic(b"ada:" + A).rstrip(b"="),
         b"Basic\t" + b64encode(b"ada:" + A),
         b"Bearer " + A + b", Bearer " + A,
+        *SECOND_TEXTS,
     ],
 )
 def test_token_within_an_authorization_value_is_embedded(value: bytes) -> None:
@@ -456,18 +476,58 @@ def test_embedded_tokens_are_not_searched_for_without_a_credential() -> None:
 
 
 def test_too_many_embedded_tokens_are_ambiguous_without_verification() -> None:
-    def read_with(count: int) -> Presented | Deny:
-        value = b"Token " + b"sgw_" * (count + 14)
-        return read_all(authorization=[value + b".%s" % value], cookie=[COOKIE + A])
-
     few = b" ".join(b"sgw_" + b"%056d" % number for number in range(32))
     many = few + b" sgw_" + b"x" * 56
     presented = read_all(authorization=[few], cookie=[COOKIE + A])
     assert isinstance(presented, Candidates)
     assert len(presented.embedded) == 32
     assert read_all(authorization=[many], cookie=[COOKIE + A]) == AMBIGUOUS
-    # The same text again and again is verified once.
-    assert isinstance(read_with(2000), Candidates)
+    # The same text again and again would be searched for again and again.
+    assert read_all(authorization=[b"Token " + b"sgw_" * 47], cookie=[COOKIE + A]) == AMBIGUOUS
+    assert read_all(authorization=[b"Token " + b"sgw_" * 46], cookie=[COOKIE + A]) == Candidates(
+        (), (A,), (TokenText(b"sgw_" * 15),)
+    )
+
+
+# The limits of what is parsed
+
+
+def number_token(number: int) -> bytes:
+    return b"sgw_" + b"%056d" % number
+
+
+def test_too_many_tokens_are_ambiguous_without_verification() -> None:
+    cookies = [COOKIE + number_token(number) for number in range(8)]
+    presented = read_all(cookie=cookies)
+    assert isinstance(presented, Candidates)
+    assert len(presented.cookies) == 8
+    assert read_all(cookie=cookies, authorization=[b"Bearer " + A]) == AMBIGUOUS
+
+
+def test_too_many_session_cookies_are_ambiguous() -> None:
+    assert read_cookies(*[COOKIE + A] * 256) == A
+    assert read_cookies(*[COOKIE + A] * 257) == AMBIGUOUS
+    assert read_cookies((COOKIE + b";") * 256 + COOKIE + A) == AMBIGUOUS
+    # Also where the name begins no pair.
+    assert read_cookies(b"x__Host-session;" * 256 + COOKIE + A) == AMBIGUOUS
+
+
+def test_too_many_quoted_cookies_are_ambiguous_beside_the_session_cookie() -> None:
+    assert read_cookies(b'a="1"; ' * 256 + COOKIE + A) == A
+    assert read_cookies(b'a="1"; ' * 257 + COOKIE + A) == AMBIGUOUS
+    assert read_cookies(*[b'a="1"'] * 257, COOKIE + A) == AMBIGUOUS
+    assert read_cookies(b'a="1"; ' * 257) == MISSING
+
+
+@pytest.mark.parametrize("name", ["cookie", "x_session_token", "sec_websocket_protocol"])
+def test_more_than_64_kib_of_all_headers_are_ambiguous(name: str) -> None:
+    def read_with(size: int) -> Presented | Deny:
+        rest = size - len(b"Bearer " + A)
+        lines = [b"x" * 20_000, b"x" * (rest - 20_002)]
+        return read_all(authorization=[b"Bearer " + A], **{name: lines})
+
+    assert read_with(64 * 1024) == A
+    assert read_with(64 * 1024 + 1) == AMBIGUOUS
 
 
 TOKEN_TEXT = TokenText(ALICE.text.encode("ascii"))
@@ -524,7 +584,8 @@ lines_of_all = st.fixed_dictionaries(
 def test_credential_is_a_literal_part_of_the_lines(lines: Lines) -> None:
     credential = ALL.read(head_of(lines, ALL))
 
-    forms = [lines[name] for name in lines] + [[*map(decode_any_basic, lines[b"authorization"])]]
+    forms = [lines[name] for name in lines]
+    forms += map(decode_any_basic, lines[b"authorization"])
     for token in list_tokens(credential):
         assert any(bytes(token) in line for each in forms for line in each)
     if isinstance(credential, Deny):

@@ -251,7 +251,7 @@ def test_auth_request_returns_no_header_of_the_client() -> None:
         (b"", {}),
     ],
 )
-def test_auth_request_tells_that_the_password_is_a_token(
+def test_auth_request_says_that_the_password_is_a_token(
     authorization: bytes, expected: dict[bytes, bytes]
 ) -> None:
     gateway = AuthRequest(GatewayPolicy(ALL_SOURCES))

@@ -1,5 +1,6 @@
 """The client's headers without the credential, as a 200 returns them."""
 
+import sys
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -100,6 +101,7 @@ def test_cookie_lines_are_joined(lines: tuple[bytes, ...], rest: bytes | None) -
         (b"a=1, " + OWN + b"; " + OWN + b"; b=2", b"b=2"),
         (NAME + b'="x; ' + A + b'"; ' + OWN + b"; b=2", b"b=2"),
         (b"a=x" + A + b"x; " + OWN + b"; b=2", b"b=2"),
+        (b"a=" + A + b";" + A + b"; b=2; " + A + A + b"; c;" + OWN + b";d=" + A, b"b=2; c"),
     ],
 )
 def test_other_cookie_with_the_credential_is_removed(line: bytes, rest: bytes) -> None:
@@ -257,3 +259,60 @@ def test_no_returned_header_contains_the_credential(lines: Lines) -> None:
     assert b"\r" not in returned.replace(b"\r\n", b"")
     sent = encode_fields((name, value) for name in lines for value in lines[name])
     assert len(returned) <= len(sent)
+
+
+# The work for one head
+
+
+def count_calls(lines: Lines) -> int:
+    """Return the calls of functions that reading a head and building its lines takes."""
+    head, calls = head_of(lines), 0
+
+    def count(_: object, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    profiler = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        SOURCES.read(head)
+        RETURNED.build_lines(head)
+    finally:
+        sys.setprofile(profiler)
+    return calls
+
+
+def fill(unit: bytes) -> bytes:
+    """Return the unit again and again, as much as a header line may have."""
+    return unit * (60_000 // len(unit))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        {b"authorization": [b"X " + fill(b"x")]},
+        {b"authorization": [b"X " + fill(b"sgw_A")]},
+        {b"authorization": [b"Basic " + b64encode(fill(b"sgw_A")[:45_000])]},
+        {b"x-session-token": [fill(b"sgw_A")] * 15},
+        {b"x-session-token": [b"x"] * 250},
+        {b"sec-websocket-protocol": [fill(b"sgw_")]},
+        {b"cookie": [b"a=" + fill(b"sgw_A")]},
+        {b"cookie": [b"a=" + fill(b"sgw_")] * 100},
+        {b"cookie": [b"a=" + A + fill(b";")]},
+        {b"cookie": [fill(b"a=" + A + b";")]},
+        {b"cookie": [fill(b'="') + b"; " + OWN]},
+        {b"cookie": [fill(b'="";') + OWN + b'; "']},
+        {b"cookie": [fill(NAME + b"=;")]},
+        {b"cookie": [fill(b"x" + NAME + b"=;")]},
+        {b"cookie": [fill(NAME + b"=;")] * 15},
+        {b"cookie": [fill(b";")]},
+        {b"cookie": [b"a=1;" + fill(b" ") + OWN]},
+        {b"cookie": [b"; ".join(NAME + b"=sgw_%056d" % number for number in range(700))]},
+        {b"cookie": [fill(b"a=1; ")[:250]] * 250},
+    ],
+)
+def test_work_for_a_head_is_bounded(lines: Lines) -> None:
+    cookies = lines.get(b"cookie", ())
+    for own in (OWN, NAME + b"=" + F):
+        assert count_calls({**lines, b"cookie": [*cookies, own]}) < 8_000
+        assert count_calls({**lines, b"cookie": [own, *cookies]}) < 8_000

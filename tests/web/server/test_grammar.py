@@ -125,6 +125,16 @@ def test_cookies_not_in_the_plain_form_are_captured_once() -> None:
     assert (head.cookies, head.session_cookie, head.cookie) == (None, None, value)
 
 
+@pytest.mark.parametrize(("count", "is_plain"), [(250, True), (251, False), (9_000, False)])
+def test_cookies_are_plain_up_to_more_than_browsers_have(count: int, is_plain: bool) -> None:
+    own = b"__Host-session=" + ALICE.text.encode()
+    for value in (b"a=1; " * count + own, own + b"; a=1" * count):
+        head = parse_twice(build_request(b"Cookie: " + value), all_cookies=True)
+
+        assert head is not None
+        assert (head.cookies == value, head.cookie == value) == (is_plain, not is_plain)
+
+
 def test_bearer_is_captured_whole_while_only_basic_is_enabled() -> None:
     policy = GatewayPolicy(CredentialSources(bearer=False, basic=True))
 

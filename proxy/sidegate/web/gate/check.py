@@ -19,7 +19,7 @@ from sidegate.core.memory_entry import MemoryEntry
 from sidegate.core.session import Session
 from sidegate.core.verdict import Allow, Deny, Unavailable, Verdict
 from sidegate.services.binding import ClientBinding
-from sidegate.services.validator import Candidates, Validator
+from sidegate.services.validator import Candidates, Presented, Validator
 from sidegate.web.gateways.base import GatewayPolicy, GatewayProtocol
 from sidegate.web.server.handler import Prefetched
 from sidegate.web.server.header_lines import Roles
@@ -85,6 +85,8 @@ class Check:
         self.plain_forms = policy.sources.plain_forms
         self._gateway = gateway
         self._read_credential = policy.sources.read
+        # What `try_fast` left undecided: `prefetch` and `handle` need not parse it again.
+        self._undecided: tuple[Head, Presented | Deny] | None = None
         self._validator = validator
         self._check_memory, self._on_allowed = validator.check_memory, on_allowed
         self._events = events
@@ -109,10 +111,13 @@ class Check:
         else:
             credential = self._read_credential(head)
             if isinstance(credential, Candidates):  # `handle` chooses among them
+                self._undecided = head, credential
                 return None
             found = (
                 credential if isinstance(credential, Deny) else self._check_memory(credential, now)
             )
+            if found is None:
+                self._undecided = head, credential
         if found is None:
             return None
         if isinstance(found, Deny):
@@ -129,20 +134,24 @@ class Check:
 
     def prefetch(self, head: Head, on_done: Callable[[Prefetched], None]) -> bool:
         """Start to fetch the session from the cache store."""
-        credential, start = self._read_credential(head), perf_counter()
+        credential, start = self._read_once(head), perf_counter()
         if isinstance(credential, Candidates | Deny):  # `handle` chooses, or it was answered
             return False
-        return self._validator.prefetch(
+        is_started = self._validator.prefetch(
             credential,
             lambda entry: on_done(Prefetched(entry, perf_counter() - start)),
             budget=self._gateway.read_budget(head),
         )
+        if is_started:  # it may be decided without `handle`: the token is not kept
+            self._undecided = None
+        return is_started
 
     async def handle(self, head: Head, elapsed: float | None = None) -> Response:
         """Read the subrequest, validate it with the stores, and write the verdict."""
         start = perf_counter() - (elapsed or 0.0)
         verdict: Verdict
-        presented = self._gateway.read(head).credential
+        presented = self._read_once(head)
+        self._undecided = None
         if isinstance(presented, Deny):
             verdict = presented
         else:
@@ -153,6 +162,12 @@ class Check:
         now = self._now() if isinstance(verdict, Allow) else None
         verdict, _ = self._conclude(verdict, head, now=now, elapsed=perf_counter() - start)
         return self._gateway.write(verdict)
+
+    def _read_once(self, head: Head) -> Presented | Deny:
+        """Return what is presented, as `try_fast` has read it if this was its last head."""
+        if self._undecided is not None and self._undecided[0] is head:
+            return self._undecided[1]
+        return self._read_credential(head)
 
     def _conclude(
         self,

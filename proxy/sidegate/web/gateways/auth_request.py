@@ -2,8 +2,8 @@
 
 nginx handles 401 and 403 and turns every other error into a 500 without headers. `X-Auth-Status`
 repeats the status, so that its configuration can restore it. The gateways' files remove the token
-from the request; they cannot decode Basic credentials, so `X-Auth-Source` tells that a token was in
-them.
+from the request; they cannot decode Basic credentials, so `X-Auth-Source: basic` says that the
+password was one.
 """
 
 from collections.abc import Callable

@@ -4,26 +4,29 @@ Nothing is decoded or unquoted. A pair ends at a semicolon, also inside quotes, 
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from sidegate.web.server.header_lines import LINE_END, WHITESPACE
 
 # Only SP and HTAB are whitespace: a name after any other blank is a different name.
 _PAIR_SEPARATORS: Final = (b"", b";", b"\n")
-_PAIR: Final = rb"%b(?:=([^;\r]*)|[ \t]*(?=[;\r]|\Z))"
+_PAIR: Final = rb"%b(?:=([^;\r]*+)|[ \t]*+(?=[;\r]|\Z))"
 # Blanks before the equals sign make it another name here, but the same one in many applications.
 _OWN_PAIR: Final = rb"[ \t]*+%b[ \t]*+(?:=[^;]*+)?(?=;|\Z)"
 BETWEEN_PAIRS: Final = b"; \t"
-_OPENING_QUOTE: Final = re.compile(rb'=[ \t]*"')
+_OPENING_QUOTE: Final = re.compile(rb'=[ \t]*+"')
 # A value that begins with a quote, as parsers read it that know quotes, with and without escaped
-# characters. A quote that is never closed opens nothing: the group is empty. Neither can fail once
-# it has begun, so the time is linear.
+# characters. A quote that is never closed on its line opens nothing: the group is no quote. Neither
+# can fail once it has begun, so the time is linear.
 _QUOTED_VALUES: Final = (
-    re.compile(rb'=[ \t]*"[^"\\]*(?:\\.[^"\\]*)*("|\\?\Z)', re.DOTALL),
-    re.compile(rb'=[ \t]*"[^"]*("|\Z)'),
+    re.compile(rb'=[ \t]*+"[^"\\\r]*+(?:\\[^\r][^"\\\r]*+)*("|\\?(?=\r|\Z))'),
+    re.compile(rb'=[ \t]*+"[^"\r]*+("|(?=\r|\Z))'),
 )
+# Browsers store at most 180 cookies of a domain. More are not read one by one.
+_MAX_PARSED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +48,18 @@ class SessionCookie:
         """Return the value of each session cookie."""
         return [(pair[1] or b"").rstrip(WHITESPACE) for pair in self._find_pairs(lines)]
 
-    def is_quoted(self, lines: bytes) -> bool:
-        """Return whether a session cookie stands between a quote that opens and one that closes."""
+    def is_ambiguous(self, lines: bytes) -> bool:
+        """Return whether parsers can disagree on which session cookies there are.
+
+        One stands between a quote that opens and one that closes, or there are too many to say.
+        """
+        if len(lines) > _MAX_PARSED * len(self.name) and _has_too_many(self._pair, lines):
+            return True
         if _OPENING_QUOTE.search(lines) is None:  # nearly always
             return False
-        return any(
-            _is_any_quoted([pair.start() for pair in self._find_pairs(line)], line)
-            for line in lines.split(LINE_END)
+        positions = [pair.start() for pair in self._find_pairs(lines)]
+        return bool(positions) and (
+            _has_too_many(_OPENING_QUOTE, lines) or _is_any_quoted(positions, lines)
         )
 
     def remove_from(self, lines: bytes) -> bytes:
@@ -69,19 +77,42 @@ class SessionCookie:
 
     def _find_pairs(self, lines: bytes) -> Iterator["re.Match[bytes]"]:
         """Yield each pair that begins with the cookie's name."""
+        end = 0
         for match in self._pair.finditer(lines):
-            if _begins_pair(lines, match.start()):
+            before = lines[end : match.start()].rstrip(WHITESPACE)
+            if before[-1:] in _PAIR_SEPARATORS:
                 yield match
+            end = match.end()
 
 
-def remove_pairs(line: bytes, is_removed: Callable[[bytes], bool]) -> bytes:
-    """Return the line without the pairs for which `is_removed` is true."""
-    return _trim(b";".join([pair for pair in line.split(b";") if not is_removed(pair)]))
+def remove_pairs(line: bytes, texts: Iterable[bytes]) -> bytes:
+    """Return the line without the pairs that contain one of `texts`, which have no semicolon."""
+    for text in texts:
+        line = b"".join(_split_around(line, text))
+    return _trim(line)
 
 
-def _is_any_quoted(positions: Sequence[int], line: bytes) -> bool:
+def _split_around(line: bytes, text: bytes) -> Iterator[bytes]:
+    """Yield what is between the pairs that contain `text`."""
+    end = 0
+    while (position := line.find(text, end)) >= 0:
+        separator = line.rfind(b";", end, position)
+        yield line[end : max(end, separator)]
+        next_separator = line.find(b";", position)
+        if next_separator < 0:
+            return
+        end = next_separator + (separator < 0)  # before the first pair that is left, there is none
+    yield line[end:]
+
+
+def _has_too_many(pattern: "re.Pattern[bytes]", lines: bytes) -> bool:
+    """Return whether the pattern matches more often than is parsed."""
+    return next(islice(pattern.finditer(lines), _MAX_PARSED, None), None) is not None
+
+
+def _is_any_quoted(positions: Sequence[int], lines: bytes) -> bool:
     """Return whether any of these ascending positions is inside a quoted value."""
-    return any(_is_inside(positions, pattern.finditer(line)) for pattern in _QUOTED_VALUES)
+    return any(_is_inside(positions, pattern.finditer(lines)) for pattern in _QUOTED_VALUES)
 
 
 def _is_inside(positions: Sequence[int], quoted: Iterable["re.Match[bytes]"]) -> bool:
@@ -96,12 +127,6 @@ def _is_inside(positions: Sequence[int], quoted: Iterable["re.Match[bytes]"]) ->
         if position < end and value[1] == b'"':
             return True
     return False
-
-
-def _begins_pair(lines: bytes, position: int) -> bool:
-    while lines[position - 1 : position] in (b" ", b"\t"):
-        position -= 1
-    return lines[position - 1 : position] in _PAIR_SEPARATORS
 
 
 def _trim(line: bytes) -> bytes:

@@ -6,8 +6,9 @@ application's, or broken. A token has one text form everywhere; only Basic passw
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Final, cast
 
 from sidegate.core.token import TOKEN_PATTERN, TokenText
@@ -29,8 +30,12 @@ _EMBEDDED: Final = re.compile(rb"sg(?=(%b))" % TOKEN_PATTERN.removeprefix(b"sg")
 search_embedded: Final = _EMBEDDED.search
 """Return a match if any part of a value has the format of a token, or None."""
 
-# Chance leads to one at most. The tag of each is computed.
+# By chance a value has one at most. Each costs a match, and the computation of its tag.
 _MAX_EMBEDDED: Final = 32
+# A browser has two cookies of one name at most, and a client hardly a token in every source.
+_MAX_TOKENS: Final = 8
+# Bytes of all these headers. The plain forms of the fast path are smaller.
+_MAX_SIZE: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ class CredentialSources:
         """Return what is presented in the format of a token.
 
         Deny if parsers can disagree on it (two Authorization lines, a cookie inside another's
-        quotes), or if nothing is in that format.
+        quotes), if it is too much to be parsed, or if nothing is in that format.
         """
         if (
             head.authorization is None
@@ -96,9 +101,11 @@ class CredentialSources:
         return password is not None and is_token(password)
 
     def _read_all(self, head: Head) -> Presented | Deny:
+        if _measure(head) > _MAX_SIZE:
+            return Deny(Reason.AMBIGUOUS)
         if head.authorization is not None and LINE_END in head.authorization:
             return Deny(Reason.AMBIGUOUS)
-        if head.cookie is not None and self._is_quoted(head.cookie):
+        if head.cookie is not None and self._has_ambiguous_cookie(head.cookie):
             return Deny(Reason.AMBIGUOUS)
         others, rest = self._read_others(head)
         cookies = self._read_cookies(head)
@@ -108,12 +115,12 @@ class CredentialSources:
         distinct = {*tokens, *cookie_tokens}
         if not distinct:
             return Deny(Reason.MALFORMED)
-        embedded = _find_all_embedded(rest)
+        embedded = _find_embedded(rest)
         if len(distinct) == 1 and not embedded:
             return distinct.pop()
-        if len(embedded) > _MAX_EMBEDDED:
+        if len(embedded) > _MAX_EMBEDDED or len(distinct) > _MAX_TOKENS:
             return Deny(Reason.AMBIGUOUS)
-        return Candidates(tokens, cookie_tokens, embedded)
+        return Candidates(tokens, cookie_tokens, tuple(dict.fromkeys(embedded)))
 
     def _read_others(self, head: Head) -> tuple[list[bytes], list[bytes]]:
         """Return what is presented other than by the cookie, and what is not ours as a whole."""
@@ -125,14 +132,16 @@ class CredentialSources:
                 presented.append(credential)
             if credential is None or not is_token(credential):
                 rest.append(head.authorization)
-                rest += (decode_any_basic(head.authorization),) if self.basic else ()
+                if self.basic:
+                    rest += decode_any_basic(head.authorization)
         if head.token is not None:
             lines = [line.rstrip(WHITESPACE) for line in head.token.split(LINE_END)]
             presented += lines
             rest += (line for line in lines if not is_token(line))
         if head.websocket_protocol is not None:
             offer = parse_offer(head.websocket_protocol)
-            presented += () if offer.token is None else (offer.token,)
+            if offer.token is not None:
+                presented.append(offer.token)
             rest.append(offer.others)
         return presented, rest
 
@@ -149,8 +158,8 @@ class CredentialSources:
             return self.session_cookie.read_values(head.cookie)
         return () if head.session_cookie is None else (head.session_cookie,)
 
-    def _is_quoted(self, lines: bytes) -> bool:
-        return self.session_cookie is not None and self.session_cookie.is_quoted(lines)
+    def _has_ambiguous_cookie(self, lines: bytes) -> bool:
+        return self.session_cookie is not None and self.session_cookie.is_ambiguous(lines)
 
 
 def is_token(value: bytes) -> bool:
@@ -158,13 +167,8 @@ def is_token(value: bytes) -> bool:
     return _TOKEN.fullmatch(value) is not None
 
 
-def find_embedded(value: bytes) -> Iterator[TokenText]:
-    """Yield each part of `value` in the format of a token, also those that overlap."""
-    return (TokenText(match[0] + match[1]) for match in _EMBEDDED.finditer(value))
-
-
 def list_tokens(presented: Presented | Deny) -> tuple[TokenText, ...]:
-    """Return the tokens that are presented."""
+    """Return the tokens that are presented as a whole value."""
     match presented:
         case Deny():
             return ()
@@ -176,18 +180,21 @@ def list_tokens(presented: Presented | Deny) -> tuple[TokenText, ...]:
 
 def _find_tokens(values: Iterable[bytes]) -> tuple[TokenText, ...]:
     """Return the distinct values in the format of a token, in their order."""
-    tokens = [value for value in values if _TOKEN.fullmatch(value)]
+    tokens = [value for value in values if is_token(value)]
     return cast("tuple[TokenText, ...]", tuple(dict.fromkeys(tokens)))
 
 
-def _find_all_embedded(values: Iterable[bytes]) -> tuple[TokenText, ...]:
-    """Return the distinct parts in the format of a token, at most one more than are verified."""
-    found: dict[TokenText, None] = {}
-    for value in values:
-        if search_embedded(value) is None:  # nearly always
-            continue
-        for token in find_embedded(value):
-            found[token] = None
-            if len(found) > _MAX_EMBEDDED:
-                return tuple(found)
-    return tuple(found)
+def _measure(head: Head) -> int:
+    """Return the bytes of the headers that tokens are read from, unless in a plain form."""
+    return (
+        len(head.authorization or b"")
+        + len(head.cookie or b"")
+        + len(head.token or b"")
+        + len(head.websocket_protocol or b"")
+    )
+
+
+def _find_embedded(values: Iterable[bytes]) -> list[TokenText]:
+    """Return the parts in the format of a token, at most one more than are verified."""
+    matches = chain.from_iterable(map(_EMBEDDED.finditer, values))
+    return [TokenText(match[0] + match[1]) for match in islice(matches, _MAX_EMBEDDED + 1)]

@@ -25,8 +25,8 @@ _ONLY_COOKIES: Final = (b"Cookie",)
 class ExtAuthz:
     """A 200 has the client's headers without the credential.
 
-    Envoy overwrites only headers in the response, so it names the others to remove: the aliases of
-    identity headers, and those of the client's that held nothing but the credential.
+    Envoy replaces only headers that the response has. So a 200 also names those to remove: the
+    aliases of the identity headers, and the client's that have nothing left.
     """
 
     policy: GatewayPolicy
@@ -74,7 +74,7 @@ class ExtAuthz:
         return self._build_lines
 
     def _build_lines(self, head: Head) -> bytes:
-        cookies = self._returned.read_only_cookies(head)
+        cookies = self._returned.read_plain_cookies(head)
         if cookies is None:
             fields = self._returned.read_fields(head)
             return encode_fields(fields) + self._removal_lines[tuple(name for name, _ in fields)]

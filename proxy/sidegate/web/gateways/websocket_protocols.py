@@ -10,7 +10,7 @@ from sidegate.core.token import TOKEN_PATTERN, TokenText
 from sidegate.web.server.header_lines import LINE_END, WHITESPACE
 
 _OFFER: Final = re.compile(
-    rb"[ \t]*sidegate[ \t]*,[ \t]*(%b)[ \t]*(?:,(.*))?" % TOKEN_PATTERN, re.DOTALL
+    rb"[ \t]*+sidegate[ \t]*+,[ \t]*+(%b)[ \t]*+(?:,(.*))?" % TOKEN_PATTERN, re.DOTALL
 )
 
 

@@ -40,7 +40,6 @@ FallbackFactory = Callable[[], asyncio.Protocol]
 """Creates the protocol that takes over a connection: aiohttp's."""
 
 _HEAD_END: Final = b"\r\n\r\n"
-_HEAD_PATTERN: Final = re.compile(rb".+?(?:\r\n\r\n|\Z)", re.DOTALL)
 # An incomplete head can still become plain if it begins like this, contains no invalid byte, and is
 # not longer yet.
 _HEAD_START: Final = re.compile(rb"%b{1,32}(?:\Z| (?:\Z|/))" % TOKEN_CHAR)
@@ -408,7 +407,7 @@ class FastConnection(asyncio.Protocol):
         self._transport.set_protocol(fallback)
         fallback.connection_made(self._transport)
         # One head at a time: aiohttp drops a valid request that comes with invalid bytes behind it.
-        for head in _HEAD_PATTERN.findall(buffer):
+        for head in _split_heads(buffer):
             fallback.data_received(head)
 
     def _detach(self) -> None:
@@ -431,6 +430,16 @@ class FastConnection(asyncio.Protocol):
             return
         self._has_activity = False
         self._idle_timer = self._loop.call_later(self._fast_path.timeouts.idle, self._check_idle)
+
+
+def _split_heads(data: bytes) -> Iterator[bytes]:
+    """Yield each part up to the end of a head, and the rest. None is empty."""
+    start = 0
+    while start < len(data):
+        found = data.find(_HEAD_END, start + 1)
+        end = len(data) if found < 0 else found + len(_HEAD_END)
+        yield data[start:end]
+        start = end
 
 
 _TIMED_OUT_HEAD: Final = Head(b"", b"", connection=b"close")

@@ -27,6 +27,8 @@ FIELD_VALUE: Final = rb"[\t -~\x80-\xff]{0,60000}+"
 
 # Below the listener's limits: 256 lines of 64 KiB, and a target of 32 KiB.
 _MAX_LINES: Final = 200
+# Browsers have at most 180. Before and after the session cookie; each costs as much as a line.
+_MAX_COOKIES: Final = 250
 _METHOD: Final = rb"(?!CONNECT )%b{1,32}+" % TOKEN_CHAR
 _TARGET: Final = rb"[!\"$-~]{0,8000}+"  # without a fragment
 _NAME: Final = rb"%b{1,1000}+" % TOKEN_CHAR
@@ -123,7 +125,8 @@ def _rules(names: Roles, plain: PlainForms) -> Iterator[HeaderRule]:
 def _cookies(name: bytes) -> bytes:
     """Match a line of plain cookies, and capture the session cookie's value if present."""
     another = rb"(?!%b)%b" % (re.escape(name), _COOKIE_PAIR)
-    before, after = rb"(?:%b;[ \t]*+)*" % another, rb"(?:;[ \t]*+%b)*" % another
+    before = rb"(?:%b;[ \t]*+){0,%d}" % (another, _MAX_COOKIES)
+    after = rb"(?:;[ \t]*+%b){0,%d}" % (another, _MAX_COOKIES)
     value = rb"%b=(?=%b%b\r)(%b)[^\r]*+" % (re.escape(name), TOKEN_PATTERN, after, TOKEN_PATTERN)
     return rb"%b(?:%b|%b(?=\r))" % (before, value, another)
 
