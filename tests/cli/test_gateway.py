@@ -72,6 +72,97 @@ def test_files_are_written_to_a_directory(tmp_path: Path) -> None:
     ]
 
 
+def test_identical_files_are_left_unchanged(tmp_path: Path) -> None:
+    show("traefik", "--directory", str(tmp_path))
+    (tmp_path / "traefik.yaml").unlink()
+    before = (tmp_path / "dynamic.yaml").stat()
+
+    printed = show("traefik", "--directory", str(tmp_path)).splitlines()
+
+    assert printed == [
+        f"wrote {tmp_path / 'traefik.yaml'}",
+        f"unchanged {tmp_path / 'dynamic.yaml'}",
+    ]
+    assert (tmp_path / "dynamic.yaml").stat() == before
+
+
+def test_file_with_another_text_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "dynamic.yaml").write_text("own")
+
+    result = run("traefik", "--directory", str(tmp_path))
+
+    assert result.exit_code == 1
+    assert str(tmp_path / "dynamic.yaml") in result.stderr
+    assert "--force" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["dynamic.yaml"]
+    assert (tmp_path / "dynamic.yaml").read_text() == "own"
+
+
+def test_forced_file_is_replaced_and_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "nginx.conf"
+    path.write_bytes(b"own \xff")
+    path.chmod(0o640)
+
+    assert show("nginx", "--directory", str(tmp_path), "--force") == f"wrote {path}\n"
+    assert path.read_text() == show("nginx")
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_new_file_has_the_mode_of_the_umask(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+
+    show("nginx", "--directory", str(tmp_path))
+
+    assert (tmp_path / "nginx.conf").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize("target", ["other", "missing"])
+def test_link_is_replaced_if_forced_and_never_followed(target: str, tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("own")
+    path = tmp_path / "nginx.conf"
+    path.symlink_to(tmp_path / target)
+
+    assert run("nginx", "--directory", str(tmp_path)).exit_code == 1
+    assert path.is_symlink()
+
+    show("nginx", "--directory", str(tmp_path), "--force")
+
+    assert not path.is_symlink()
+    assert path.read_text() == show("nginx")
+    assert (tmp_path / "other").read_text() == "own"
+    assert not (tmp_path / "missing").exists()
+
+
+def test_failure_to_write_is_reported_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "nginx.conf").mkdir()
+
+    result = run("nginx", "--directory", str(tmp_path), "--force")
+
+    assert result.exit_code == 1
+    assert "Is a directory" in result.stderr
+    assert "choose another --directory" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["nginx.conf"]  # and no draft
+
+
+def test_directory_that_takes_no_files_is_reported_in_one_line() -> None:
+    result = run("nginx", "--directory", "/proc")
+
+    assert result.exit_code == 1
+    assert "/proc: the files cannot be written: " in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_part_is_not_written_to_a_directory(tmp_path: Path) -> None:
+    result = run("nginx", "--part", "http", "--directory", str(tmp_path))
+
+    assert result.exit_code == 2
+    assert "--directory takes the whole configuration" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_several_files_are_printed_with_their_names() -> None:
     printed = show("haproxy").splitlines()
 
@@ -119,6 +210,12 @@ def test_gate_without_a_fixed_address_has_to_be_named() -> None:
         ("--upstream", "http://a;}evil"),
         ("--gate", ":7080"),
         ("--gate", "http://a:7080"),
+        ("--gate", 'a;b{}":1'),
+        ("--gate", "a{env.HOME}:1"),
+        ("--listen", "a b:1"),
+        ("--internal", "300.0.0.1:1"),
+        ("--upstream", "http://[:::]:1"),
+        ("--upstream", "http://-a"),
         ("--listen", "8080"),
         ("--internal", "unix:/run/a.sock"),
     ],
@@ -129,6 +226,31 @@ def test_bad_address_is_refused_with_the_format(option: str, value: str) -> None
     assert result.exit_code == 2
     assert option in result.stderr
     assert "write " in result.stderr
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize(
+    "path", ["/run/my dir/x", "/run/a;b", '/run/"', "/run/{x}", "/run/$x", "/ü"]
+)
+def test_socket_path_with_special_characters_is_refused(name: str, path: str) -> None:
+    for result in (run(name, "--gate", f"unix:{path}"), run(name, GATE__LISTEN=f"unix:{path}")):
+        assert result.exit_code == 78
+        assert result.stdout == ""
+        assert f"gate.listen: {path!r} cannot be in a gateway's configuration" in result.stderr
+
+
+def test_socket_path_with_plain_characters_is_accepted() -> None:
+    assert "server unix:/run/@a+b:c_d-1.sock " in show(
+        "nginx", "--gate", "unix:/run/@a+b:c_d-1.sock"
+    )
+
+
+def test_what_a_gateway_cannot_do_is_not_called_a_wrong_setting() -> None:
+    result = run("traefik", "--gate", "unix:/run/sidegate/gate.sock")
+
+    assert result.exit_code == 78
+    assert "traefik cannot be configured with these settings" in result.stderr
+    assert "config check" not in result.stderr
 
 
 def test_wrong_settings_are_reported() -> None:
@@ -158,7 +280,7 @@ def test_names_and_sizes_come_from_the_settings() -> None:
     assert 'proxy_set_header X-Session-Token "";' in text
 
 
-def test_disabled_sources_are_left_alone() -> None:
+def test_headers_of_disabled_sources_are_not_touched() -> None:
     text = show("nginx", GATE__COOKIE="null", GATE__BEARER="false", GATE__HEADER="X-Session-Token")
 
     assert "$http_cookie" not in text

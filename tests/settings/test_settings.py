@@ -312,6 +312,8 @@ def test_empty_config_file_sets_nothing(tmp_path: Path) -> None:
         ("GATE__LISTEN", "localhost"),
         ("GATE__LISTEN", "127.0.0.1:99999"),
         ("GATE__LISTEN", "unix:relative.sock"),
+        ("GATE__LISTEN", "a;b:7080"),
+        ("OPS__LISTEN", "256.0.0.1:7082"),
         ("GATE__SOCKET_MODE", "rw-rw----"),
         ("GATE__SOCKET_MODE", "1660"),
         ("GATE__TRUSTED_PEERS", "::/0"),
@@ -472,11 +474,109 @@ def test_gate_without_source_of_credentials_is_an_error() -> None:
         load(None, none | {f"SIDEGATE_GATE__{name}": value})
 
 
-@pytest.mark.parametrize("name", ["Authorization", "cookie", "Sec-WebSocket-Protocol"])
-def test_configured_header_that_another_setting_reads_is_an_error(name: str) -> None:
-    error = load_error(None, SIDEGATE_GATE__HEADER=name)
+RESERVED_HEADERS = [
+    *("Authorization", "cookie", "Sec-WebSocket-Protocol", "User-Agent", "Accept-Language"),
+    *("Connection", "Content-Length", "content_length", "Content-Type", "Expect", "Host"),
+    *("HTTP2-Settings", "Keep-Alive", "Proxy", "Proxy-Authorization", "TE", "Trailer"),
+    *("transfer-encoding", "Transfer.Encoding", "Upgrade"),
+    *("Cache-Control", "Date", "Location", "Retry-After", "Set-Cookie", "WWW-Authenticate"),
+    *("Forwarded", "X-Forwarded-For", "x_forwarded_for", "X-Forwarded-Uri", "X-Original-URI"),
+    *("X-Original-Method", "X-Real-IP", "X-Request-Id"),
+    *("X-Accel-Redirect", "X-Auth-Source", "X-Auth-Status", "x-envoy-auth-headers-to-remove"),
+]
+CLIENT_HEADERS = {
+    "gate.header": "SIDEGATE_GATE__HEADER",
+    "binding.header.name": "SIDEGATE_BINDING__HEADER__NAME",
+}
+HEADERS = CLIENT_HEADERS | {
+    "gate.identity.user": "SIDEGATE_GATE__IDENTITY__USER",
+    "gate.identity.expires": "SIDEGATE_GATE__IDENTITY__EXPIRES",
+}
 
-    assert error.startswith("gate.header: must be another header")
+
+@pytest.mark.parametrize("name", RESERVED_HEADERS)
+@pytest.mark.parametrize(("path", "variable"), HEADERS.items(), ids=HEADERS)
+def test_header_that_has_another_use_is_an_error(path: str, variable: str, name: str) -> None:
+    assert load_error(None, **{variable: name}).startswith(f"{path}: must be another header: ")
+
+
+@pytest.mark.parametrize(
+    "name", ["X-Forwarded-User", "X_Forwarded_User", "X-Original-User", "Proxy-User", "x-envoy-a"]
+)
+def test_header_that_clients_cannot_choose_is_only_for_the_identity(name: str) -> None:
+    for path, variable in CLIENT_HEADERS.items():
+        assert load_error(None, **{variable: name}).startswith(f"{path}: must be another header: ")
+    assert load(None, {"SIDEGATE_GATE__IDENTITY__USER": name}).gate.identity.user == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Remote-User", "Remote-Groups", "X-WEBAUTH-USER", "X-Forwarded-User", "User"),
+        *("X-Forwarded-Groups", "X-Forwarded-Email", "X-Forwarded-Preferred-Username"),
+        *("X-Auth-Request-User", "X_Remote_User", "From"),
+    ],
+)
+def test_identity_header_of_another_product_is_accepted(name: str) -> None:
+    assert load(None, {"SIDEGATE_GATE__IDENTITY__USER": name}).gate.identity.user == name
+
+
+@pytest.mark.parametrize(
+    "name", ["X-Device", "Sec-CH-UA-Platform", "X-Forwarded-Client-Cert", "DPoP", "X-API-Key"]
+)
+def test_header_of_clients_is_accepted(name: str) -> None:
+    for variable in CLIENT_HEADERS.values():
+        load(None, {variable: name})
+
+
+@pytest.mark.parametrize(
+    ("headers", "path", "other"),
+    [
+        ({"gate.header": "X-Auth-User"}, "gate.header", "gate.identity.user"),
+        ({"gate.header": "x_auth_user"}, "gate.header", "gate.identity.user"),
+        ({"binding.header.name": "X~Auth.Expires"}, "binding.header.name", "gate.identity.expires"),
+        (
+            {"gate.header": "X-A", "binding.header.name": "x.a"},
+            "binding.header.name",
+            "gate.header",
+        ),
+        (
+            {"gate.identity.user": "Remote-User", "gate.identity.expires": "REMOTE_USER"},
+            "gate.identity.expires",
+            "gate.identity.user",
+        ),
+        # The default is not reported.
+        ({"gate.identity.user": "X-Auth-Expires"}, "gate.identity.user", "gate.identity.expires"),
+    ],
+)
+def test_equal_headers_are_an_error(headers: dict[str, str], path: str, other: str) -> None:
+    error = load_error(None, **{HEADERS[path]: name for path, name in headers.items()})
+
+    assert error.startswith(f"{path}: is the name of {other}, too")
+    assert error.endswith(f"(from {HEADERS[path]})")
+
+
+def test_identity_headers_may_exchange_their_names() -> None:
+    names = {"gate.identity.user": "X-Auth-Expires", "gate.identity.expires": "X-Auth-User"}
+
+    load(None, {HEADERS[path]: name for path, name in names.items()})
+
+
+def test_all_wrong_headers_are_reported_at_once() -> None:
+    errors = load_errors(
+        None,
+        SIDEGATE_GATE__HEADER="Upgrade",
+        SIDEGATE_BINDING__HEADER__NAME="X-Auth-Session",
+        SIDEGATE_GATE__IDENTITY__USER="Host",
+        SIDEGATE_GATE__IDENTITY__TIME="X-Auth-Scopes",
+    )
+
+    assert sorted(error.partition(":")[0] for error in errors) == [
+        "binding.header.name",
+        "gate.header",
+        "gate.identity.time",
+        "gate.identity.user",
+    ]
 
 
 def test_admin_keys_with_equal_names_or_hashes_are_an_error() -> None:

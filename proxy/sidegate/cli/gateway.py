@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from sidegate.cli.command import config_option, load_settings
+from sidegate.cli.files import write_files
 from sidegate.core.address import Address
 from sidegate.core.errors import SettingsError
 from sidegate.gateway_config.deployment import Deployment, HeaderName, Origin
@@ -114,6 +115,11 @@ def _parse_tcp(text: str) -> Address:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Write the files of the whole configuration there, instead of printing them.",
 )
+@click.option(
+    "--force",
+    is_flag=True,
+    help="With --directory, replace files whose text differs, and links in their place.",
+)
 @config_option
 def gateway(
     name: str,
@@ -124,8 +130,11 @@ def gateway(
     listen: Address,
     internal: Address,
     directory: Path | None,
+    force: bool,
     config: Path | None,
 ) -> None:
+    if part != _ALL and directory is not None:
+        raise click.UsageError("--directory takes the whole configuration: print a --part instead")
     product = PRODUCTS[name]
     deployment = build_deployment(
         load_settings(config), upstream=upstream, gates=gates, listen=listen, internal=internal
@@ -136,9 +145,8 @@ def gateway(
     elif directory is None:
         _print_files(render_files(product, deployment))
     else:
-        for file, text in render_files(product, deployment).items():
-            (directory / file).write_text(text, "utf-8")
-            click.echo(f"wrote {directory / file}")
+        for line in write_files(directory, render_files(product, deployment), force=force):
+            click.echo(line)
 
 
 def build_deployment(
@@ -177,7 +185,7 @@ def _list_signals(settings: "Settings") -> Sequence[HeaderName]:
 
 
 def _find_gate(listen: Address) -> Address:
-    """Return the address at which this machine connects to a listener."""
+    """Return the local address of a listener. Raise SettingsError if it is not fixed."""
     if listen.fd is not None or (listen.path is None and not listen.port):
         raise SettingsError(["gate.listen: no fixed address; name one with --gate"])
     return listen.local

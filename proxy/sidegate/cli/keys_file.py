@@ -1,11 +1,11 @@
 """The file of SIDEGATE_ADMIN__KEYS_FILE: a JSON list with the hash of each API key."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from secrets import token_hex
 from typing import Any, Final
+
+from sidegate.cli.files import replace_file
 
 _PRIVATE: Final = 0o600
 
@@ -23,7 +23,7 @@ def append_key(path: Path, key: Mapping[str, Any]) -> None:
         keys, mode = _read(path)
         if any(each["name"] == key["name"] for each in keys):
             raise InvalidKeysFile(f"{path} has a key named {key['name']}")
-        _replace(path, json.dumps([*keys, key], indent=2) + "\n", mode=mode)
+        replace_file(path, json.dumps([*keys, key], indent=2) + "\n", mode=mode)
     except OSError as error:
         raise InvalidKeysFile(f"{path}: {error.strerror}") from None
 
@@ -42,17 +42,3 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     ):
         raise InvalidKeysFile(f"{path} is not a JSON list of API keys")
     return keys, mode
-
-
-def _replace(path: Path, text: str, *, mode: int) -> None:
-    draft = path.with_name(f".{path.name}.{token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

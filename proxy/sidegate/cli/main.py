@@ -30,6 +30,7 @@ from sidegate.core.errors import (
     SettingsError,
     SidegateError,
     StoreUnavailable,
+    UnsupportedByGateway,
 )
 from sidegate.observability.bounded_stderr import install_bounded_stderr
 
@@ -56,8 +57,13 @@ class _ErrorReportingGroup(click.Group):
 
 def _format_settings_error(error: SettingsError) -> str:
     lines = "\n".join(f"  {line}" for line in error.errors)
-    advice = "Correct them; `sidegate config check` checks them again."
-    return f"Error: the settings are wrong:\n{lines}\n{advice}"
+    if isinstance(error, UnsupportedByGateway):
+        summary = f"{error.gateway} cannot be configured with these settings"
+        advice = "Change them, or the options of the command: `sidegate gateway --help`."
+    else:
+        summary = "the settings are wrong"
+        advice = "Correct them; `sidegate config check` checks them again."
+    return f"Error: {summary}:\n{lines}\n{advice}"
 
 
 def _advice(error: SidegateError) -> str:

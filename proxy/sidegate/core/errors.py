@@ -161,5 +161,13 @@ class SettingsError(SidegateError):
         self.errors = errors
 
 
+class UnsupportedByGateway(SettingsError):
+    """The settings are valid, but no configuration of `gateway` would work with them."""
+
+    def __init__(self, gateway: str, errors: list[str]) -> None:
+        super().__init__(errors)
+        self.gateway = gateway
+
+
 class SchemaMismatch(SidegateError):
     """The database schema has another version than this program; the message says what to do."""

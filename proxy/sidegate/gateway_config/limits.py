@@ -15,7 +15,18 @@ Limit = Callable[[Deployment], Iterator[str]]
 # removes before it looks at a route.
 ODD_CHARACTERS: Final = "!#$%&'*+^`|~"
 _PLAIN: Final = re.compile(r"[A-Za-z0-9-]+")
+_SOCKET_PATH: Final = re.compile(r"[A-Za-z0-9._/@:+-]+")
 _READABLE: Final = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def refuse_odd_socket_paths(site: Deployment) -> Iterator[str]:
+    """Each gateway quotes other characters in its own way, or cannot have them in an address."""
+    for gate in site.gates:
+        if gate.path is not None and not _SOCKET_PATH.fullmatch(gate.path):
+            yield (
+                f"gate.listen: {gate.path!r} cannot be in a gateway's configuration; use a path of"
+                " letters, digits and ./_-+@: or name one with --gate"
+            )
 
 
 def refuse_unix_sockets(site: Deployment) -> Iterator[str]:
@@ -51,7 +62,7 @@ def refuse_odd_identity_headers(site: Deployment) -> Iterator[str]:
 
 
 def refuse_unreadable_identity_headers(site: Deployment) -> Iterator[str]:
-    """The gateway cannot read such headers of an answer."""
+    """The gateway cannot read headers of a response whose names have other characters."""
     for name in site.identity:
         if not _READABLE.fullmatch(name.text):
             yield f"gate.identity: this gateway cannot read {name}; use letters, digits, - and _"

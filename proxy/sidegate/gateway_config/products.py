@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sidegate.core.errors import SettingsError
+from sidegate.core.errors import UnsupportedByGateway
 from sidegate.gateway_config.deployment import Deployment
 from sidegate.gateway_config.kubernetes import (
     require_full_names,
@@ -15,6 +15,7 @@ from sidegate.gateway_config.limits import (
     Limit,
     refuse_odd_client_headers,
     refuse_odd_identity_headers,
+    refuse_odd_socket_paths,
     refuse_remote_internal_address,
     refuse_unix_sockets,
     refuse_unreadable_identity_headers,
@@ -49,12 +50,14 @@ class Product:
     limits: Sequence[Limit] = ()
 
     def check(self, deployment: Deployment) -> None:
-        """Raise SettingsError if no configuration of this gateway would work."""
-        errors = [error for limit in self.limits for error in limit(deployment)]
+        """Raise UnsupportedByGateway if no configuration of it would work."""
+        limits = (refuse_odd_socket_paths, *self.limits)
+        errors = [error for limit in limits for error in limit(deployment)]
         if errors:
-            raise SettingsError(errors)
+            raise UnsupportedByGateway(self.name, errors)
 
     def find_part(self, name: str) -> Part | None:
+        """Return the part of this name, or None."""
         return next((part for part in self.parts if part.name == name), None)
 
 
@@ -76,6 +79,7 @@ _NGINX: Final = Product(
             "in a location that has none",
             "nginx/location_full.conf",
         ),
+        Part("fastcgi", "in a location with fastcgi_pass, as its last lines", "nginx/fastcgi.conf"),
     ),
     limits=(refuse_odd_client_headers, refuse_unreadable_identity_headers),
 )
@@ -133,7 +137,7 @@ _CADDY: Final = Product(
         ),
         Part("errors", "in handle_errors with 5xx codes", "caddy/errors.caddy"),
     ),
-    limits=(refuse_odd_client_headers, refuse_odd_identity_headers),
+    limits=_PLAIN_NAMES,
 )
 
 _HAPROXY: Final = Product(

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from sidegate.core.address import Address
 from sidegate.core.errors import SettingsError
+from sidegate.settings.header_names import find_equal_names
 from sidegate.settings.sections import Settings
 from sidegate.settings.sources import RawSettings, SettingPath, read
 from sidegate.settings.values import parse_address
@@ -97,7 +98,7 @@ def _find_conflicts(tree: Mapping[str, Any]) -> Iterator[SettingIssue]:
             "makes one; set SIDEGATE_TOKEN__KEYS, SIDEGATE_TOKEN__KEYS_FILE or token.keys",
         )
     if not _has_credential_source(get):
-        yield ("gate",), "no source of credentials: set bearer, cookie or header"
+        yield ("gate",), "no source of credentials: set bearer, cookie, header or another one"
     if get("sso", "providers") and get("database_url") and not get("admin", "keys"):
         yield (
             ("sso", "providers"),
@@ -105,6 +106,7 @@ def _find_conflicts(tree: Mapping[str, Any]) -> Iterator[SettingIssue]:
             "`sidegate key new` makes one",
         )
     yield from _find_listener_conflicts(get)
+    yield from _find_equal_headers(get)
 
 
 def _find_slow_touches(settings: Settings | None) -> Iterator[SettingIssue]:
@@ -158,6 +160,21 @@ def _find_listener_conflicts(get: Callable[..., Any]) -> Iterator[SettingIssue]:
     for (path, address), (other_path, other) in combinations(listeners, 2):
         if _is_same_address(address, other):
             yield other_path, f"is the address of {'.'.join(map(str, path))}, too: set another one"
+
+
+def _find_equal_headers(get: Callable[..., Any]) -> Iterator[SettingIssue]:
+    """Yield the conflict of each header that many applications read as another one."""
+    identity = Settings.model_construct().gate.identity.model_dump()
+    defaults: dict[tuple[str, ...], str | None] = {
+        **{("gate", "identity", name): default for name, default in identity.items()},
+        ("gate", "header"): None,
+        ("binding", "header", "name"): None,
+    }
+    names = {path: get(*path, default=default) for path, default in defaults.items()}
+    texts = [(path, name) for path, name in names.items() if isinstance(name, str)]
+    texts.sort(key=lambda each: each[1] != defaults[each[0]])  # the defaults are not to blame
+    for path, other in find_equal_names(texts).items():
+        yield path, f"is the name of {'.'.join(other)}, too, but for case and separators"
 
 
 def _is_same_address(one: Address, other: Address) -> bool:

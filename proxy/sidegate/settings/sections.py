@@ -15,6 +15,7 @@ from sidegate.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, get_pr
 from sidegate.core.limits import AtLimit, Limit
 from sidegate.core.secure_url import is_secure
 from sidegate.core.session_type import SessionType
+from sidegate.settings.header_names import check_client_name, check_identity_name
 from sidegate.settings.store_urls import DatabaseUrl, RedisUrl
 from sidegate.settings.values import (
     Duration,
@@ -49,12 +50,6 @@ def _seconds(number: int) -> timedelta:
     return timedelta(seconds=number)
 
 
-def _check_extra_header(name: str) -> str:
-    if name.lower() in ("authorization", "cookie", "sec-websocket-protocol"):
-        raise ValueError("must be another header: another setting of gate reads this one")
-    return name
-
-
 def _check_host_names(hosts: tuple[str, ...]) -> tuple[str, ...]:
     for host in hosts:
         if not re.fullmatch(r"[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]+\]", host, re.ASCII):
@@ -68,7 +63,8 @@ HeaderName = Annotated[
         r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}", "write a header name of letters, digits and dashes"
     ),
 ]
-ExtraHeaderName = Annotated[HeaderName, AfterValidator(_check_extra_header)]
+IdentityHeaderName = Annotated[HeaderName, AfterValidator(check_identity_name)]
+ClientHeaderName = Annotated[HeaderName, AfterValidator(check_client_name)]
 Nullable = BeforeValidator(parse_null)
 OptionalDuration = Annotated[Duration | None, Nullable]
 Count = Annotated[int, Field(ge=1, le=100_000_000)]
@@ -85,12 +81,12 @@ class TokenSection(Section):
 
 
 class IdentitySection(Section):
-    user: HeaderName = "X-Auth-User"
-    session: HeaderName = "X-Auth-Session"
-    type: HeaderName = "X-Auth-Type"
-    scopes: HeaderName = "X-Auth-Scopes"
-    time: HeaderName = "X-Auth-Time"
-    expires: HeaderName = "X-Auth-Expires"
+    user: IdentityHeaderName = "X-Auth-User"
+    session: IdentityHeaderName = "X-Auth-Session"
+    type: IdentityHeaderName = "X-Auth-Type"
+    scopes: IdentityHeaderName = "X-Auth-Scopes"
+    time: IdentityHeaderName = "X-Auth-Time"
+    expires: IdentityHeaderName = "X-Auth-Expires"
 
 
 class GateSection(Section):
@@ -104,7 +100,7 @@ class GateSection(Section):
     bearer: Annotated[bool, Reloadable] = True
     basic: Annotated[bool, Reloadable] = False
     websocket_protocol: Annotated[bool, Reloadable] = False
-    header: Annotated[ExtraHeaderName | None, Nullable, Reloadable] = None
+    header: Annotated[ClientHeaderName | None, Nullable, Reloadable] = None
     identity: Annotated[IdentitySection, Reloadable] = IdentitySection()
     max_identity: Annotated[IdentitySize, Reloadable] = 4 * 2**10
     realm: Annotated[
@@ -130,7 +126,7 @@ PolicyName = Annotated[Literal["off", "log", "deny", "revoke"], BeforeValidator(
 
 
 class BoundHeaderSection(Section):
-    name: Annotated[ExtraHeaderName | None, Nullable] = None
+    name: Annotated[ClientHeaderName | None, Nullable] = None
     policy: PolicyName = "off"
 
     @model_validator(mode="after")
