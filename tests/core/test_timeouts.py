@@ -50,7 +50,7 @@ async def test_result_within_the_timeout_is_returned() -> None:
     assert await with_timeout(finish(), 5, store="store") == "an answer"
 
 
-@pytest.mark.parametrize("seconds", [0, 0.001])
+@pytest.mark.parametrize("seconds", [-1, 0, 0.001])
 async def test_timeout_raises_store_unavailable_with_the_store(seconds: float) -> None:
     with pytest.raises(StoreUnavailable) as outage:
         await with_timeout(block_forever(), seconds, store="store")
@@ -103,3 +103,29 @@ def test_timeout_ends_on_a_loop_that_is_always_late(
         assert turns < 100
 
     run(loop_factory, never_answer)
+
+
+class JumpingLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock can jump, as for a process that was stopped."""
+
+    jump = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.jump
+
+
+def test_timeout_ends_soon_after_a_stopped_process_goes_on() -> None:
+    async def stop_for_an_hour() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        waiting = asyncio.create_task(with_timeout(block_forever(), 10, store="store"))
+        await asyncio.sleep(0)
+        for seconds in (3600, *[1] * 10):  # the timer is late, and so are its extensions
+            loop.jump += seconds
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert waiting.done()
+        with pytest.raises(StoreUnavailable):
+            await waiting
+
+    run(JumpingLoop, stop_for_an_hour)

@@ -9,29 +9,31 @@ from sidegate.core.errors import StoreUnavailable
 
 _T = TypeVar("_T")
 
-# Seconds by which the timers of an event loop may be late that has little to do.
+# Seconds by which timers may be late on an event loop that has little to do.
 _TOLERANCE: Final = 0.002
 # What has arrived takes a few iterations of the loop from the socket to the coroutine that awaits
-# it. A timeout is extended at most this many times, so it ends on a loop that is always late, too.
+# it. There are bounds, since a timeout has to end on a loop that is always late, and soon after a
+# stopped process goes on.
 _MAX_EXTENSIONS: Final = 10
+_MAX_EXTENSION: Final = 0.05  # seconds
 
 
 class StoreTimeout:
     """As `asyncio.timeout(seconds)`, without the time by which the event loop was late.
 
     A busy loop runs a timer late, and before it reads what has arrived in the meantime: the answer
-    may lie in the socket. So the time by which the timer was late is granted again, in which the
-    loop reads it.
+    may lie in the socket. So the time by which the timer was late is granted again, within bounds,
+    in which the loop reads it.
     """
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+        self._seconds = max(0.0, seconds)
         self._extensions = 0
         self._timeout = asyncio.timeout(None)
 
     @property
     def expired(self) -> bool:
-        """Whether it has ended the block."""
+        """Whether the timeout has ended the block."""
         return self._timeout.expired()
 
     async def __aenter__(self) -> Self:
@@ -58,7 +60,7 @@ class StoreTimeout:
         lateness = now - self._due
         if lateness > _TOLERANCE and self._extensions < _MAX_EXTENSIONS:
             self._extensions += 1
-            self._arm(now + lateness)
+            self._arm(now + min(lateness, _MAX_EXTENSION))
         else:
             self._timeout.reschedule(now)
 
