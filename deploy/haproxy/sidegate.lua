@@ -1,8 +1,8 @@
 -- Check a request with Sidegate: `http-request lua.sidegate http://HOST:PORT/auth-request`.
 -- It needs only the httpclient of HAProxy.
--- 200 sets the identity headers and removes the token, and the request continues. 401 and 403 end it with the
--- response of Sidegate. A request that is too large is 400. Anything else, or no response, is an outage: 503 and
--- Retry-After, neither allow nor deny.
+-- 200 sets the identity headers and removes the token, and the request continues. 401 and 403 end it with
+-- the response of Sidegate. A request that is malformed or too large is 400. Anything else, or no response,
+-- is an outage: 503 and Retry-After, neither allow nor deny.
 
 -- The headers of a request that a subrequest repeats: credentials, and what sessions may be bound to.
 local FORWARDED = { "cookie", "authorization", "user-agent", "accept-language" }
@@ -10,6 +10,7 @@ local FORWARDED = { "cookie", "authorization", "user-agent", "accept-language" }
 local IDENTITY = { "x-auth-user", "x-auth-session", "x-auth-type", "x-auth-scopes", "x-auth-time", "x-auth-expires" }
 local DENIAL = { "content-type", "cache-control", "www-authenticate" }
 
+-- A Lua pattern has no "{56}".
 local TOKEN = "sg[wmavs]_" .. string.rep("[A-Za-z0-9_%-]", 56)
 
 -- Return a list from a header table of HAProxy, which starts at 0.
@@ -22,8 +23,10 @@ local function to_list(values)
     return list
 end
 
+-- In linear time: HAProxy ends itself if a pattern takes seconds.
 local function trim(text)
-    return text:match("^[ \t]*(.-)[ \t]*$")
+    local first = text:find("[^ \t]")
+    return first and text:match("^.*[^ \t]", first) or ""
 end
 
 -- Return a Cookie line without the session cookie; the other pairs stay as they are.
@@ -39,8 +42,8 @@ end
 
 -- Return an Authorization line, or an empty one for a token.
 local function strip_authorization(line)
-    local scheme, rest = line:match("^[ \t]*(%a+)[ \t]+(.-)[ \t]*$")
-    scheme = scheme and scheme:lower()
+    local scheme, rest = line:match("^[ \t]*(%a+)[ \t]+(.*)$")
+    scheme, rest = scheme and scheme:lower(), trim(rest or "")
     if scheme == "bearer" and rest:find("^" .. TOKEN .. "$") then return "" end
     return line
 end

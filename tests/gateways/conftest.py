@@ -56,7 +56,7 @@ def upstream() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def start(upstream: Server) -> Iterator[StartGateway]:
-    with _cached(
+    with cache_gateways(
         lambda name, directory, gate: start_gateway(
             name, directory, gates=[gate], upstream=upstream.url
         )
@@ -66,7 +66,7 @@ def start(upstream: Server) -> Iterator[StartGateway]:
 
 @pytest.fixture(scope="session")
 def start_site(upstream: Server) -> Iterator[StartGateway]:
-    with _cached(
+    with cache_gateways(
         lambda name, directory, gate: site.start_site(
             name, directory, gate=gate, upstream=upstream.url
         )
@@ -75,7 +75,7 @@ def start_site(upstream: Server) -> Iterator[StartGateway]:
 
 
 @contextmanager
-def _cached(launch: Callable[[str, Path, str], Server]) -> Iterator[StartGateway]:
+def cache_gateways(launch: Callable[[str, Path, str], Server]) -> Iterator[StartGateway]:
     """Yield a function that starts a gateway, or returns the one that is running.
 
     Not a parametrized fixture: pytest caches one value of those, and tests run in random order.
@@ -150,7 +150,7 @@ def alice_with_all_sources(sidegate_with_all_sources: Sidegate) -> Created:
 
 @pytest.fixture(scope="session")
 def start_with_all_sources(upstream: Server) -> Iterator[StartGateway]:
-    with _cached(
+    with cache_gateways(
         lambda name, directory, gate: start_gateway(
             name, directory, gates=[gate], upstream=upstream.url, **ALL_SOURCES
         )

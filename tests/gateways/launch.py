@@ -116,13 +116,13 @@ def start_with_files(
 
 
 @contextmanager
-def run_upstream() -> Iterator[Server]:
-    """Run the application behind the gateways, upstream.py."""
+def run_upstream(module: str = "tests.gateways.upstream") -> Iterator[Server]:
+    """Run the application behind the gateways, a module that takes a port."""
 
     def launch(port: int) -> Server:
         child = Child(
             "upstream",
-            module_command("tests.gateways.upstream", str(port)),
+            module_command(module, str(port)),
             directory,
             lambda: is_listening(port),
             environment={"PYTHONPATH": str(ROOT)},

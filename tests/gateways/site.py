@@ -28,15 +28,28 @@ def start_site(name: str, directory: Path, *, gate: str, upstream: str, **settin
     the gateway is missing.
     """
 
+    files = {
+        str(file.relative_to(SITES / name)): file.read_text("utf-8")
+        for file in (SITES / name).rglob("*")
+        if file.is_file()
+    }
+    return start_pasted(name, directory, texts=files, gate=gate, upstream=upstream, **settings)
+
+
+def start_pasted(
+    name: str,
+    directory: Path,
+    *,
+    texts: Mapping[str, str],
+    gate: str,
+    upstream: str,
+    **settings: str,
+) -> Server:
+    """Start a gateway with these files; parts and ports in them are as in `start_site`."""
+
     def render(port: int) -> Mapping[str, str]:
         deployment = build_test_deployment(port, [gate], upstream=upstream, settings=settings)
-        return {
-            str(file.relative_to(SITES / name)): _paste(
-                file.read_text("utf-8"), name, deployment=deployment
-            )
-            for file in (SITES / name).rglob("*")
-            if file.is_file()
-        }
+        return {file: _paste(text, name, deployment=deployment) for file, text in texts.items()}
 
     return start_with_files(name, directory, render=render)
 

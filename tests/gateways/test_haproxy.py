@@ -99,6 +99,28 @@ def test_head_at_the_limit_is_no_outage(haproxy: int, alice: Created) -> None:
     assert statuses == sorted(statuses)
 
 
+@pytest.mark.parametrize("filler", [" ", "\t", "=", ":", "Ojo6", "a ", "a,"])
+@pytest.mark.parametrize(
+    "line", ["Cookie: a{}b=1;c", "Cookie: {}", "Authorization: X a{}b", "Authorization: Basic {}b"]
+)
+def test_long_values_do_not_occupy_the_script(
+    start_with_all_sources: StartGateway,
+    sidegate_with_all_sources: Sidegate,
+    alice_with_all_sources: Created,
+    line: str,
+    filler: str,
+) -> None:
+    """HAProxy ends itself after seconds in one pattern."""
+    port = start_with_all_sources("haproxy", sidegate_with_all_sources.address).port
+    name, value = line.split(": ")
+    own = (name, value.format(filler * (26_000 // len(filler))))
+    session = ("Cookie", f"__Host-session={alice_with_all_sources.token}")
+
+    response = send(port, lines=[own, session])
+
+    assert response.status == 200
+
+
 def test_preflight_of_an_open_method_reaches_the_application(site: int) -> None:
     lines = [("Origin", "https://x.example.test"), ("Access-Control-Request-Method", "PUT")]
 

@@ -139,7 +139,7 @@ def test_timeout_is_longer_than_the_deadline_of_the_settings(name: str, tmp_path
 
 
 @every_product
-def test_no_answer_lets_a_request_pass(name: str, tmp_path: Path) -> None:
+def test_missing_answer_does_not_let_a_request_pass(name: str, tmp_path: Path) -> None:
     text = "".join(write_files(name, tmp_path).values())
 
     assert "failOpen: true" not in text

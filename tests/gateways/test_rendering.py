@@ -78,7 +78,8 @@ CASES = {
 }
 
 
-# What a gateway cannot do: Traefik connects to no socket, and both remove headers by their names.
+# What a gateway cannot do: Traefik connects to no socket, and nginx, Traefik and Caddy remove or
+# do not see headers with such names.
 REFUSED = {
     ("traefik", "Sidegate on a socket"),
     ("nginx", "all sources"),

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.gateways.http_client import HeaderLine, Response, send, send_over_websocket
-from tests.gateways.test_gateways import bearer, is_denied
+from tests.gateways.http_client import (
+    Client,
+    HeaderLine,
+    Response,
+    send,
+    send_over_websocket,
+)
+from tests.gateways.test_gateways import SEPARATORS, bearer, has_value, is_denied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,6 +63,7 @@ COOKIES = [
     "S=TOKEN; a=b=c; =d; e; f=",
     "S=TOKEN;",
     ";;S=TOKEN;;a=1",
+    "a=1;,;S=TOKEN;,;b=2",
     "LONG; S=TOKEN; b=2",
     "S=TOKEN; LONG",
 ]
@@ -93,6 +100,11 @@ def test_cookies_arrive_without_the_sessions(gateway: int, alice: Created, cooki
         ["S=TOKEN", "a=1"],
         ["a=1", "b=2; S=TOKEN; c=3"],
         ["S=TOKEN", "S=TOKEN"],
+        ["a=1", "S=TOKEN", "b=2"],
+        ["a=1", "b=2", "S=TOKEN"],
+        ["a=1", "S=TOKEN", "S=TOKEN", "b=2"],
+        ["S=TOKEN", "a=1", "S=TOKEN", "b=2"],
+        ["a=1", "S=TOKEN", "b=2", "c=3", "S=TOKEN"],
     ],
 )
 def test_cookie_lines_arrive_without_the_sessions(
@@ -210,6 +222,47 @@ def test_optional_credential_does_not_arrive(
     assert response.upstream_values("Authorization") == []
     assert response.upstream_values("X-Session-Token") == []
     assert response.upstream_values("Cookie") == ["a=1"]
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda token: base64.b64encode(b"user:") + base64.b64encode(token),
+        lambda token: base64.b64encode(b"us:") + b"=" + base64.b64encode(token),
+        lambda token: base64.urlsafe_b64encode(b"~~~???:" + token),
+        lambda token: base64.urlsafe_b64encode(b"~~~???:" + token).rstrip(b"="),
+        lambda token: base64.b64encode(b"user:" + token).rstrip(b"="),
+        lambda token: base64.b64encode(b"user:" + token).replace(b"c", b"c ", 1),
+    ],
+)
+def test_basic_password_in_another_form_does_not_arrive(
+    gateway_with_all_sources: int,
+    alice_with_all_sources: Created,
+    encode: Callable[[bytes], bytes],
+) -> None:
+    token = alice_with_all_sources.token
+    line = ("Authorization", f"Basic {encode(token.encode()).decode()}")
+
+    response = send(gateway_with_all_sources, lines=[line, ("Cookie", f"{NAME}={token}")])
+
+    assert not response.reached_upstream or response.upstream_values("Authorization") == []
+
+
+def test_header_with_other_separators_does_not_arrive(
+    gateway_with_all_sources: int, alice_with_all_sources: Created
+) -> None:
+    token = alice_with_all_sources.token
+    names = [f"X{a}Session{b}Token" for a in SEPARATORS for b in SEPARATORS]
+
+    with Client(gateway_with_all_sources) as client:
+        responses = {
+            name: client.send(lines=[(name, token), ("Cookie", f"{NAME}={token}")])
+            for name in names
+        }
+
+    assert {response.status for response in responses.values()} <= {200, 400}
+    passed = {name for name, response in responses.items() if has_value(response, token)}
+    assert passed == set()
 
 
 def test_own_headers_arrive_beside_a_session_cookie(

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from itertools import chain, product
 from typing import Final, Self
 
-from sidegate.core.address import Address
+from sidegate.core.address import Address, is_host
 from sidegate.core.token import TOKEN_PATTERN
 
 _PAGE: Final = 4096
-# The largest identity that any setting has ever let in: what is stored passes.
+# The largest user id and scopes, encoded, fit: what is stored passes, whatever the limit is now.
 _LARGEST_IDENTITY: Final = 10 * 1024
-# The status line and the fields of an answer besides the identity headers, and some space.
+# Bytes of the status line and the headers beside the identity, and some space.
 _OTHER_FIELDS: Final = 1024
-# Milliseconds that an answer may take beyond the deadline: the network, and a busy machine.
+# Milliseconds that a response may take beyond the deadline: the network, and a busy machine.
 _MARGIN: Final = 350
-_ORIGIN: Final = re.compile(r"(https?)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?/?")
+_ORIGIN: Final = re.compile(r"(https?)://(\[.*\]|[^:/]*)(?::([0-9]{1,5}))?/?")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -33,7 +33,7 @@ class Origin:
         """Parse a URL without a path. Raise ValueError with the format."""
         match = _ORIGIN.fullmatch(text)
         port = 0 if match is None else int(match[3] or _DEFAULT_PORTS[match[1]])
-        if match is None or not 0 < port < 65536:
+        if match is None or not is_host(match[2]) or not 0 < port < 65536:
             raise ValueError("write http://host:port or https://host:port")
         return cls(match[1], match[2].strip("[]"), port)
 
@@ -79,6 +79,18 @@ class HeaderName:
         """
         return re.sub(r"[^a-z0-9]", "[^a-z0-9]", self.lower)
 
+    @property
+    def variant_pattern(self) -> str:
+        """A regular expression for what `pattern` matches, but not the name itself; "" for none."""
+        own = re.findall(r"[^a-z0-9]", self.lower)
+        words = re.split(r"[^a-z0-9]", self.lower)
+        alternatives = []
+        for at, separator in enumerate(own):
+            classes = ["[^a-z0-9]"] * len(own)
+            classes[at] = f"[^a-z0-9{separator}]"
+            alternatives.append("".join(chain(*zip(words, (*classes, ""), strict=True))))
+        return "|".join(alternatives)
+
     def list_aliases(self, separators: str) -> Sequence[str]:
         """Return the lower-case name with these as its separators, in every other combination."""
         words = re.split(r"[^a-z0-9]", self.lower)
@@ -99,7 +111,7 @@ class Deployment:
     the proxy to Sidegate that some gateways need. `identity` are the names of the identity headers,
     `signals` those that sessions may be bound to. `cookie`, `bearer`, `basic`, `websocket_protocol`
     and `header` are the enabled sources of a token, `max_identity` the bytes of the identity
-    headers in an answer, and `deadline` the milliseconds within which Sidegate answers.
+    headers in a response, and `deadline` the milliseconds within which Sidegate answers.
     """
 
     gates: Sequence[Address]
@@ -118,12 +130,12 @@ class Deployment:
 
     @property
     def response_timeout(self) -> int:
-        """The milliseconds after which a gateway takes a missing answer for an outage."""
+        """The milliseconds after which a gateway takes a missing response for an outage."""
         return self.deadline + _MARGIN
 
     @property
-    def answer_size(self) -> int:
-        """The bytes of the head of an answer, in whole pages."""
+    def response_head_size(self) -> int:
+        """The bytes of the largest head of a response to `/auth-request`, in whole pages."""
         size = max(self.max_identity, _LARGEST_IDENTITY) + _OTHER_FIELDS
         return -(-size // _PAGE) * _PAGE
 
@@ -136,7 +148,7 @@ class Deployment:
     def carried(self) -> Sequence[HeaderName]:
         """The headers that may contain a token.
 
-        An answer to `/forward-auth` or `/ext-authz` carries them without it.
+        A 200 of `/forward-auth` and `/ext-authz` carries them without it.
         """
         names = ["Cookie"] if self.cookie is not None else []
         names += ["Authorization"] if self.bearer or self.basic else []

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -10,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sidegate.core.address import Address
 from sidegate.gateway_config.deployment import Deployment
-from sidegate.gateway_config.kubernetes import find_service
+from sidegate.gateway_config.kubernetes import name_application, parse_service
 from sidegate.gateway_config.limits import ODD_CHARACTERS
 from sidegate.gateway_config.products import Part, Product
 
@@ -42,21 +43,22 @@ def _build_environment() -> Environment:
     environment.globals["odd_characters"] = ODD_CHARACTERS
     environment.filters |= {
         "regex": _escape_regex,
-        "caddy_address": lambda address: _format_address(address, "unix/"),
-        "haproxy_address": lambda address: _format_address(address, "unix@"),
+        "caddy_address": partial(_format_address, socket_prefix="unix/"),
+        "haproxy_address": partial(_format_address, socket_prefix="unix@"),
         "lua": _quote_lua,
+        "service": parse_service,
+        "application": name_application,
     }
-    environment.filters["service"] = find_service
     environment.tests["ip_address"] = _is_ip_address
     return environment
 
 
-def _format_address(address: Address, socket_prefix: str) -> str:
+def _format_address(address: Address, *, socket_prefix: str) -> str:
     return str(address) if address.path is None else f"{socket_prefix}{address.path}"
 
 
 def _escape_regex(text: str) -> str:
-    """Escape the special characters of a header or cookie name, which has no `-` in brackets."""
+    """Escape a cookie name for a regular expression: only these of its characters are special."""
     return re.sub(r"[$*+.^|]", r"\\\g<0>", text)
 
 

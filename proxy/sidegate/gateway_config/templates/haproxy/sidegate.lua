@@ -1,8 +1,8 @@
 -- Check a request with Sidegate: `http-request lua.sidegate http://HOST:PORT/auth-request`.
 -- It needs only the httpclient of HAProxy.
--- 200 sets the identity headers and removes the token, and the request continues. 401 and 403 end it with the
--- response of Sidegate. A request that is too large is 400. Anything else, or no response, is an outage: 503 and
--- Retry-After, neither allow nor deny.
+-- 200 sets the identity headers and removes the token, and the request continues. 401 and 403 end it with
+-- the response of Sidegate. A request that is malformed or too large is 400. Anything else, or no response,
+-- is an outage: 503 and Retry-After, neither allow nor deny.
 
 -- The headers of a request that a subrequest repeats: credentials, and what sessions may be bound to.
 local FORWARDED = {
@@ -12,6 +12,7 @@ local IDENTITY = {
 {%- for name in site.identity %} {{ name.lower | lua }}{{ "," if not loop.last }}{% endfor %} }
 local DENIAL = { "content-type", "cache-control", "www-authenticate" }
 
+-- A Lua pattern has no "{56}".
 local TOKEN = "sg[wmavs]_" .. string.rep("[A-Za-z0-9_%-]", 56)
 
 -- Return a list from a header table of HAProxy, which starts at 0.
@@ -24,8 +25,10 @@ local function to_list(values)
     return list
 end
 
+-- In linear time: HAProxy ends itself if a pattern takes seconds.
 local function trim(text)
-    return text:match("^[ \t]*(.-)[ \t]*$")
+    local first = text:find("[^ \t]")
+    return first and text:match("^.*[^ \t]", first) or ""
 end
 
 {% if site.cookie is not none %}
@@ -42,13 +45,14 @@ end
 
 {% endif %}
 {% if site.basic %}
-local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+local BITS, ALPHABET = {}, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+for at = 1, #ALPHABET do BITS[ALPHABET:sub(at, at)] = at - 1 end
 
--- Decode Base64 as tolerant applications do: characters that are none are ignored.
+-- Decode Base64 without padding. Characters that are none are ignored.
 local function decode_base64(text)
     local bits, size, decoded = 0, 0, {}
     for character in text:gmatch("[A-Za-z0-9+/]") do
-        bits, size = bits * 64 + ALPHABET:find(character, 1, true) - 1, size + 6
+        bits, size = bits * 64 + BITS[character], size + 6
         if size >= 8 then
             size = size - 8
             decoded[#decoded + 1] = string.char(bits >> size)
@@ -58,17 +62,28 @@ local function decode_base64(text)
     return table.concat(decoded)
 end
 
+-- What tolerant applications make of "-", "_" and "=" in Base64: nothing; the alphabet for URLs; zero bits.
+local READINGS = { {}, { ["-"] = "+", ["_"] = "/" }, { ["-"] = "+", ["_"] = "/", ["="] = "A" } }
+
+local function is_basic_token(text)
+    for _, reading in ipairs(text:find("[-_=]") and READINGS or { {} }) do
+        local read = text:gsub("[-_=]", reading)
+        if decode_base64(read):find(":\0*" .. TOKEN .. "\0*$") then return true end
+    end
+    return false
+end
+
 {% endif %}
 {% if site.bearer or site.basic %}
 -- Return an Authorization line, or an empty one for a token.
 local function strip_authorization(line)
-    local scheme, rest = line:match("^[ \t]*(%a+)[ \t]+(.-)[ \t]*$")
-    scheme = scheme and scheme:lower()
+    local scheme, rest = line:match("^[ \t]*(%a+)[ \t]+(.*)$")
+    scheme, rest = scheme and scheme:lower(), trim(rest or "")
 {% if site.bearer %}
     if scheme == "bearer" and rest:find("^" .. TOKEN .. "$") then return "" end
 {% endif %}
 {% if site.basic %}
-    if scheme == "basic" and decode_base64(rest):find(":" .. TOKEN .. "$") then return "" end
+    if scheme == "basic" and is_basic_token(rest) then return "" end
 {% endif %}
     return line
 end
@@ -139,6 +154,12 @@ end
 -- Remove the token, so that the application never sees it. Only headers that contain it are written anew.
 local function remove_token(txn)
     local sent = txn.http:req_get_headers()
+{% if site.header is not none %}
+    for name in pairs(sent) do   -- many applications read X_Session_Token as X-Session-Token
+        local is_variant = name:gsub("[^a-z0-9]", "-") == {{ site.header.dashed | lower | lua }}
+        if is_variant and name ~= {{ site.header.lower | lua }} then txn.http:req_del_header(name) end
+    end
+{% endif %}
     for name, strip in pairs(STRIP) do
         local lines, changed = read_lines(sent, name), false
         for at, line in ipairs(lines) do
