@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import warnings
 from collections import Counter
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator, Iterator
     from pathlib import Path
 
+
+# Settings of the developer's shell. No test has settings but its own.
+for _name in [name for name in os.environ if name.startswith("SIDEGATE_")]:
+    del os.environ[_name]
 
 # The tests of the fault rig and of the benchmark, which are programs of their own.
 _RIGS: Final = ("tests/faults/", "tests/bench/")

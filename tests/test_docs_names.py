@@ -174,7 +174,7 @@ def test_settings_exist(page: Page) -> None:
 def test_variables_exist(page: Page) -> None:
     known = {variable_name(path) for path in SETTINGS}
     for name in re.findall(r"\bSIDEGATE_[A-Z0-9_]+", page.text):
-        assert name.removesuffix("_FILE") in known or name.startswith("SIDEGATE_TESTS_"), name
+        assert name.removesuffix("_FILE") in known, name
 
 
 # --- Metrics

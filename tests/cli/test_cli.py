@@ -34,9 +34,8 @@ UNKNOWN_ID = "01936f2e-8f4a-7c3b-9d51-2f6f0e1c4b7a"
 
 
 def build_environment(home: Path, **more: str) -> dict[str, str]:
-    """Return this process's environment, with variables of a coverage run, without settings."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("SIDEGATE_")}
-    return inherited | {"XDG_STATE_HOME": str(home)} | more
+    """Return this process's environment, with variables of a coverage run."""
+    return os.environ | {"XDG_STATE_HOME": str(home)} | more
 
 
 def run_program(home: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -53,10 +52,7 @@ def run_program(home: Path, *arguments: str, **environ: str) -> subprocess.Compl
 
 def run_command(*arguments: str, **environ: str) -> Result:
     """Run a command in this process, which is faster."""
-    inherited: dict[str, str | None] = {
-        name: None for name in os.environ if name.startswith("SIDEGATE_")
-    }
-    return CliRunner(env=inherited | environ).invoke(main, arguments, prog_name="sidegate")
+    return CliRunner(env=environ).invoke(main, arguments, prog_name="sidegate")
 
 
 def list_commands() -> Iterator[list[str]]:

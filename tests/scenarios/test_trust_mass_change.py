@@ -29,7 +29,7 @@ from tests.stores.sql.tcp_proxy import TcpProxy
 from tests.support.processes import Server
 from tests.support.sidegate import Sidegate
 
-_SESSIONS: Final = int(os.environ.get("SIDEGATE_TESTS_MASS_CHANGE", "20000"))
+_SESSIONS: Final = int(os.environ.get("TESTS_MASS_CHANGE", "20000"))
 
 # Sessions that the instance has copies of; the others it reads from the database.
 _CACHED: Final = 2_000

@@ -38,7 +38,7 @@ class ServerFailed(Exception):
 
 def skip_or_fail(reason: str) -> NoReturn:
     """Skip the test because a program is missing; fail where skips are not allowed (in the CI)."""
-    if os.environ.get("SIDEGATE_TESTS_SKIP_NOTHING") == "1":
+    if os.environ.get("TESTS_SKIP_NOTHING") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
 

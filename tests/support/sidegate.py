@@ -18,7 +18,7 @@ from tests.support.processes import Child, Server, module_command, start_on_free
 ROOT = Path(__file__).parents[2]
 
 # "false": every Sidegate that a test starts uses the aiohttp path only.
-FAST_PATH: Final = os.environ.get("SIDEGATE_TESTS_FAST_PATH", "true")
+FAST_PATH: Final = os.environ.get("TESTS_FAST_PATH", "true")
 
 
 class Created(NamedTuple):

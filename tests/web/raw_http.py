@@ -53,8 +53,10 @@ class RawConnection:
     async def send(self, raw: bytes) -> None:
         """Send, and ignore a closed connection: its response can still be read."""
         self._writer.write(raw)
+        # Not `wait_for`: until Python 3.12 it loses a cancellation that meets the end of the wait.
         with suppress(ConnectionError):
-            await asyncio.wait_for(self._writer.drain(), _TIMEOUT)
+            async with asyncio.timeout(_TIMEOUT):
+                await self._writer.drain()
 
     async def read_response(self, *, to_head: bool = False) -> RawResponse:
         """Read one response. Raise EOFError if the connection was closed."""

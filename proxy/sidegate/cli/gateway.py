@@ -194,7 +194,7 @@ def _find_gate(listen: Address) -> Address:
 def _render_part(product: Product, name: str, *, deployment: Deployment) -> str:
     part = product.find_part(name)
     if part is None:
-        parts = _format_parts(product) or "  none but all"
+        parts = _format_parts(product) or "  none: only the whole configuration"
         raise click.BadParameter(f"{product.name} has these parts:\n{parts}", param_hint="--part")
     return render_part(part, deployment)
 

@@ -3,7 +3,7 @@
 Schemathesis sends requests that the document allows and others, follows its links, and compares
 each response with the document. To run more examples, or another seed:
 
-    export SIDEGATE_TESTS_EXAMPLES=2000 SIDEGATE_TESTS_SEED=7
+    export TESTS_EXAMPLES=2000 TESTS_SEED=7
     ./dev test tests/web/admin/test_openapi_fuzz.py
 """
 
@@ -18,8 +18,8 @@ from sidegate.core.session_type import SessionType
 from tests.web.admin.admin_listener import AdminHarness, open_admin
 
 ROOT = Path(__file__).parents[3]
-EXAMPLES = os.environ.get("SIDEGATE_TESTS_EXAMPLES", "20")  # per route; takes about 10 s
-SEED = os.environ.get("SIDEGATE_TESTS_SEED", "1")
+EXAMPLES = os.environ.get("TESTS_EXAMPLES", "20")  # per route; takes about 10 s
+SEED = os.environ.get("TESTS_SEED", "1")
 # The longest that settings allow: the document does not contain the configured lifetimes.
 LIFETIMES = dict.fromkeys(SessionType, Lifetimes(timedelta(days=3650), None))
 
