@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,6 +19,7 @@ from sidegate.core.session_type import SessionType
 from tests.contracts.values import build_digest, build_record, build_session
 from tests.support.clock import NOON
 from tests.support.databases import Database, StoppableDatabase
+from tests.support.replace import replace
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -18,6 +17,7 @@ from sidegate.core.session_type import SessionType
 from tests.contracts.values import build_digest, build_record, build_session
 from tests.support.clock import NOON
 from tests.support.databases import Database
+from tests.support.replace import replace
 
 SECOND = timedelta(seconds=1)
 ACTOR = Actor("key:login-service", "192.0.2.7")

@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, get_args
 from uuid import RFC_4122, UUID
@@ -33,6 +32,7 @@ from tests.contracts.values import (
     build_tombstone,
 )
 from tests.support.databases import Database, SqliteDatabase, StoppableDatabase
+from tests.support.replace import replace
 
 NOW: Final = datetime.now(UTC)
 """The database compares the end of a grace with its own clock."""

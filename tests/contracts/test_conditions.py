@@ -1,7 +1,6 @@
 """The contract of conditions: list, count and revoke select the same sessions."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_network
 from typing import Any
@@ -19,6 +18,7 @@ from sidegate.core.session_type import SessionType
 from tests.contracts.values import TESTER, build_record, build_session, build_tombstone
 from tests.support.clock import NOON
 from tests.support.databases import Database
+from tests.support.replace import replace
 
 SECOND = timedelta(seconds=1)
 

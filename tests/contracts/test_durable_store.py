@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -38,6 +37,7 @@ from tests.contracts.values import (
 )
 from tests.support.clock import NOON
 from tests.support.databases import Database, StoppableDatabase
+from tests.support.replace import replace
 
 SECOND = timedelta(seconds=1)
 MICROSECOND = timedelta(microseconds=1)

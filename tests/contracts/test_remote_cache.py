@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -20,6 +19,7 @@ from tests.contracts.values import (
     build_session,
     build_tombstone,
 )
+from tests.support.replace import replace
 
 SECOND: Final = timedelta(seconds=1)
 

@@ -1,7 +1,6 @@
 """Builders of the values in contract tests: each call returns a different value by default."""
 
 import secrets
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,6 +23,7 @@ from sidegate.core.durations import Durations
 from sidegate.core.session import Session, SessionDetails, SessionId, SessionRecord
 from sidegate.core.session_type import SessionType
 from tests.support.clock import NOON
+from tests.support.replace import replace
 
 TESTER = Actor("tests")
 

@@ -1,6 +1,5 @@
 """Marks, and the copies of a changed session."""
 
-from dataclasses import replace
 from typing import Final
 from uuid import uuid4
 
@@ -11,6 +10,7 @@ from sidegate.core.session import EPOCH
 from sidegate.core.snapshot import Snapshot
 from tests.contracts.values import build_digest, build_rotated_session, build_session
 from tests.support.clock import NOON
+from tests.support.replace import replace
 
 MARK: Final = Mark(Snapshot(90, 100, frozenset({90, 95})), "1", uuid4())
 

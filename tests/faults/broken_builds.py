@@ -4,7 +4,7 @@ Each patches one part of `sidegate` in the process of an instance before it serv
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from sidegate.stores.redis.sealed_servers import RedisSealedServer
 from sidegate.stores.redis.store import RedisStore
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.server.messages import Response
+from tests.support.replace import replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,7 @@ def _active(copies: Sequence[Session]) -> list[Session]:
 def _skip_binding() -> None:
     """The digest in a Redis record is not compared with the requested one."""
 
-    async def read(
-        self: RedisStore, connection: Any, digest: Digest, *, reply: Any
-    ) -> Session | None:
+    def read(self: RedisStore, connection: Any, digest: Digest, *, reply: Any) -> Session | None:
         del self, connection
         is_record = isinstance(reply, bytes) and len(reply) > HEADER_SIZE
         return replace(decode(reply), digest=digest) if is_record else None

@@ -41,7 +41,7 @@ def reset_each(number: int) -> Filter:
 
 
 class StrayReplies:
-    """Insert the reply to another lookup before a reply, or duplicate a reply, at random."""
+    """Duplicate a reply, or send that to another lookup before or instead of it, at random."""
 
     def __init__(self, random: Random, *, share: float) -> None:
         self.injected = 0
@@ -57,11 +57,10 @@ class StrayReplies:
         if not earlier or self._random.random() >= self._share:
             return chunk
         self.injected += 1
-        if self._random.random() < 0.5:
-            return chunk + chunk
         seal, _, _ = chunk.partition(b"\r\n$")
         same_seal = [each for each in earlier if each.startswith(seal)]
-        return self._random.choice(same_seal or earlier) + chunk
+        stray = self._random.choice(same_seal or earlier)
+        return self._random.choice((chunk + chunk, stray + chunk, stray))
 
 
 def _is_hit(chunk: bytes) -> bool:

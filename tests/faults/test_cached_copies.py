@@ -1,6 +1,5 @@
 """Copies are read from the namespace that the seal of a Redis names."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import redis
@@ -15,6 +14,7 @@ from tests.faults.cached_copies import find_open_copies, read_copies
 from tests.faults.population import ClientToken
 from tests.support.processes import Server
 from tests.support.redis_trust import build_mark
+from tests.support.replace import replace
 
 TOKEN, OTHER = ClientToken("sgw_1", 1, "s1", "ada"), ClientToken("sgw_2", 2, "s2", "ada")
 NOW = datetime.now(UTC)

@@ -1,7 +1,6 @@
 """A change log in memory, for faults that a database cannot produce on demand."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from uuid import UUID, uuid4
 
 from sidegate.core.change_log import ChangeCursor, ChangedSession, ChangePage, Mark
@@ -9,6 +8,7 @@ from sidegate.core.digest import Digest
 from sidegate.core.errors import PositionLost, StoreUnavailable, TooManyChanges
 from sidegate.core.session import Session, SessionId
 from sidegate.core.snapshot import Snapshot
+from tests.support.replace import replace
 
 
 async def do_nothing() -> None:

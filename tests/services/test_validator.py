@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from math import inf
@@ -21,6 +20,7 @@ from sidegate.services.validator import Candidates, Validator
 from tests.contracts.values import build_digest, build_session, build_tombstone
 from tests.support.clock import NOON, FakeClock
 from tests.support.fakes import FakeBackend, FakeLookup, know_idleness
+from tests.support.replace import replace
 
 KEY = TokenKey(1, bytes(range(32)))
 RING = KeyRing([KEY])
@@ -117,9 +117,14 @@ async def test_malformed_or_forged_token_causes_no_lookup(text: str, reason: Rea
     assert backend.lookups == []
 
 
-def unwrap(found: MemoryEntry | Deny | None) -> Session | Deny | None:
-    """Return the session of an entry."""
-    return found.session if isinstance(found, MemoryEntry) else found
+def unwrap(found: MemoryEntry | Deny | Digest | None) -> Session | Deny | None:
+    """Return the session of an entry, or None for the digest of an undecided token."""
+    match found:
+        case MemoryEntry():
+            return found.session
+        case bytes():
+            return None
+    return found
 
 
 def check_memory(session: Session | None, clock: FakeClock | None = None) -> Session | Deny | None:
@@ -139,6 +144,13 @@ def test_valid_copy_in_memory_is_returned() -> None:
 
     assert check_memory(session) is session
     assert check_memory(None) is None
+
+
+def test_digest_of_an_undecided_token_is_returned() -> None:
+    validator, token_text = build_validator(FakeBackend()), parse_token_text(TOKEN.text)
+
+    assert token_text is not None
+    assert validator.check_memory(token_text, NOON) == TOKEN.digest()
 
 
 def test_final_end_in_memory_is_denied() -> None:
@@ -223,9 +235,7 @@ def prefetch_entry(
     validator = build_validator(
         FakeLookup(FakeBackend(), prefetch=prefetch),
     )
-    token_text = parse_token_text(TOKEN.text)
-    assert token_text is not None
-    assert validator.prefetch(token_text, received.append, budget=budget)
+    assert validator.prefetch(TOKEN.digest(), received.append, budget=budget)
     ((digest, timeout),) = calls
     assert (received, digest) == ([entry], TOKEN.digest())
     return unwrap(validator.judge_prefetched(entry, NOON)), timeout
@@ -278,10 +288,9 @@ def test_prefetch_timeout_is_within_budget_and_deadline(
 
 
 def test_prefetch_without_a_remote_cache_returns_false() -> None:
-    token_text, received = parse_token_text(TOKEN.text), list[object]()
+    received = list[object]()
 
-    assert token_text is not None
-    assert not build_validator(FakeBackend()).prefetch(token_text, received.append)
+    assert not build_validator(FakeBackend()).prefetch(TOKEN.digest(), received.append)
     assert received == []
 
 

@@ -5,7 +5,6 @@ import pickle
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -28,6 +27,7 @@ from tests.contracts.values import (
     build_tombstone,
 )
 from tests.support.clock import NOON
+from tests.support.replace import replace
 
 LAST: Final = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,6 +14,7 @@ from sidegate.core.session import Session, SessionId
 from sidegate.stores.memory import MemoryStore, estimate_size
 from tests.contracts.values import build_digest, build_session, build_tombstone
 from tests.support.clock import NOON, FakeClock
+from tests.support.replace import replace
 
 SECOND: Final = timedelta(seconds=1)
 MAX_AGE: Final = 5.0

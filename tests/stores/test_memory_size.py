@@ -3,7 +3,7 @@
 import gc
 import tracemalloc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import pytest
@@ -23,6 +23,7 @@ from sidegate.web.gateways.identity_headers import IdentityNames
 from tests.contracts.values import build_session
 from tests.support.clock import FakeClock
 from tests.support.fakes import raise_on_revocation
+from tests.support.replace import replace
 from tests.web.fake_transport import FakeTransport
 from tests.web.gate.gate_harness import (
     RING,

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final
 from uuid import uuid4
 
@@ -18,6 +17,7 @@ from sidegate.stores.client.redis_trust import RedisTrust
 from sidegate.stores.redis.store import RedisStore
 from tests.services.change_log import FakeChangeLog
 from tests.support.clock import FakeClock
+from tests.support.replace import replace
 
 HOUR: Final = 3600.0
 

@@ -5,10 +5,14 @@ else, and is stored in the database only. A `SessionRecord` has both.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final, NewType
+
+import msgspec
+from msgspec.structs import replace
 
 from sidegate.core.actor import Change
 from sidegate.core.binding import UNBOUND, Binding
@@ -23,8 +27,7 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """Before any clock's time: a deadline at this time has passed on every instance."""
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A session, as found by `digest`. All times are aware datetimes in UTC.
 
     After a rotation the previous digest also finds the session, and is valid until
@@ -34,10 +37,11 @@ class Session:
     its predecessor gets it again, because the response with it may have been lost.
 
     `changed_xid` is the transaction that changed it last, if it was read from the database; else 0.
+    Sessions that differ in it alone are equal.
     """
 
     id: SessionId
-    digest: Digest = field(repr=False)
+    digest: Digest
     user_id: str
     type: SessionType
     scopes: tuple[str, ...]
@@ -47,16 +51,27 @@ class Session:
     expires_at: datetime
     idle_timeout: timedelta | None
     revoked_at: datetime | None = None
-    previous_digest: Digest | None = field(default=None, repr=False)
+    previous_digest: Digest | None = None
     previous_until: datetime = EPOCH
     version: int = 1
     binding: Binding = UNBOUND
     token_seen: bool = True
-    changed_xid: int = field(default=0, repr=False, compare=False)
-    valid_until: datetime = field(init=False, repr=False, compare=False)
+    changed_xid: int = 0
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "valid_until", self._compute_valid_until())
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Session):
+            return NotImplemented
+        return _get_compared(self) == _get_compared(other)
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.digest, self.version))
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in _SHOWN_FIELDS)
+        return f"Session({', '.join(shown)})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [(name, getattr(self, name)) for name in _SHOWN_FIELDS]
 
     @property
     def freshness(self) -> tuple[bool, int, datetime]:
@@ -67,6 +82,15 @@ class Session:
     def idle_at(self) -> datetime | None:
         """The idle deadline, or None without an idle timeout."""
         return None if self.idle_timeout is None else self.last_seen_at + self.idle_timeout
+
+    @property
+    def valid_until(self) -> datetime:
+        """The time from which on this copy is not valid; `judge` gives the reason."""
+        if self.revoked_at is not None:
+            return EPOCH
+        idle_at = self.idle_at
+        ends = self.expires_at if idle_at is None else min(self.expires_at, idle_at)
+        return min(ends, self.previous_until) if self.digest == self.previous_digest else ends
 
     @property
     def is_for_current_token(self) -> bool:
@@ -134,17 +158,14 @@ class Session:
         self._require_active(at)
         return replace(self, revoked_at=at, version=self.version + 1, changed_xid=0)
 
-    def _compute_valid_until(self) -> datetime:
-        """Return the time from which on this copy is not valid; `judge` gives the reason."""
-        if self.revoked_at is not None:
-            return EPOCH
-        idle_at = self.idle_at
-        ends = self.expires_at if idle_at is None else min(self.expires_at, idle_at)
-        return min(ends, self.previous_until) if self.digest == self.previous_digest else ends
-
     def _require_active(self, at: datetime) -> None:
         if self.has_ended(at):
             raise SessionEnded(f"session {self.id} has ended")
+
+
+_COMPARED_FIELDS: Final = tuple(name for name in Session.__struct_fields__ if name != "changed_xid")
+_get_compared: Final = attrgetter(*_COMPARED_FIELDS)
+_SHOWN_FIELDS: Final = tuple(name for name in _COMPARED_FIELDS if not name.endswith("digest"))
 
 
 def pick_fresher(one: Session, other: Session) -> Session:

@@ -75,35 +75,35 @@ class Validator:
         self._deadline = deadline
         self._require_idle_known = require_idle_known
 
-    def check_memory(self, token_text: TokenText, now: datetime) -> MemoryEntry | Deny | None:
+    def check_memory(self, token_text: TokenText, now: datetime) -> MemoryEntry | Deny | Digest:
         """Return the entry in memory if its session is valid `now`, or a denial.
 
-        None: memory does not decide it; use `validate`.
+        The digest of the token: memory does not decide it; use `prefetch` or `validate`.
         """
-        entry, ring = self._peek(digest_unverified(token_text)), self._rules.current.ring
+        digest = digest_unverified(token_text)
+        entry, ring = self._peek(digest), self._rules.current.ring
         # A caller that has a token's digest has the token: its tag is verified once for each entry,
         # and again after the keys change.
         if entry is None or entry.verified_by is not ring:
             if not ring.has_valid_tag(token_text):
                 return Deny(Reason.FORGED)
             if entry is None:
-                return None
+                return digest
             entry.verified_by = ring
-        return _judge_entry(entry, now)
+        return _judge_entry(entry, now) or digest
 
     def prefetch(
         self,
-        token_text: TokenText,
+        digest: Digest,
         on_done: Callable[[MemoryEntry | None], None],
         *,
         budget: float | None = None,
     ) -> bool:
-        """Start a remote cache lookup of what `check_memory` did not decide.
+        """Start a remote cache lookup of the digest that `check_memory` returned.
 
         `on_done` is called with what `judge_prefetched` takes. False: nothing was started, as it
         would not be done within `budget` seconds, and `on_done` is not called.
         """
-        digest = digest_unverified(token_text)
         return self._lookup.prefetch(digest, on_done, timeout=self._timeout(budget))
 
     def judge_prefetched(
@@ -236,7 +236,7 @@ def _combine(verdicts: Iterable[Verdict]) -> Verdict:
 
 def _judge_entry(entry: MemoryEntry, now: datetime) -> MemoryEntry | Deny | None:
     """Return the entry if valid, or a final denial; None: it may be stale."""
-    if now < entry.session.valid_until:
+    if now < entry.valid_until:
         return entry
     verdict = judge(entry.session, now)
     return verdict if isinstance(verdict, Deny) and not may_be_stale(verdict) else None

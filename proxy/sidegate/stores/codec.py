@@ -7,7 +7,7 @@ reader skips. Every record contains the digest that it belongs to.
 """
 
 from datetime import datetime, timedelta
-from typing import Final, cast
+from typing import Annotated, Final
 
 import msgspec
 
@@ -19,26 +19,29 @@ from sidegate.core.session_type import SessionType
 from sidegate.stores.interning import intern_idle_timeout, intern_scopes, intern_timestamp
 
 HEADER_SIZE: Final = 39
-_DIGEST_SIZE: Final = 32
-_MAX_VERSION: Final = 2**63 - 1  # a bigint
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
-class _Body(msgspec.Struct, array_like=True, frozen=True):
-    digest: bytes
-    id: str
+_Timestamp = Annotated[datetime, msgspec.Meta(tz=True)]  # others could not be compared
+_StoredDigest = Annotated[Digest, msgspec.Meta(min_length=32, max_length=32)]
+_Version = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]  # a bigint
+
+
+class _Body(msgspec.Struct, array_like=True, gc=False):
+    digest: _StoredDigest
+    id: SessionId
     user_id: str
     type: SessionType
     scopes: tuple[str, ...]
-    created_at: datetime
-    authenticated_at: datetime
-    last_seen_at: datetime
-    expires_at: datetime
+    created_at: _Timestamp
+    authenticated_at: _Timestamp
+    last_seen_at: _Timestamp
+    expires_at: _Timestamp
     idle_timeout: int | None  # microseconds
-    revoked_at: datetime | None
-    previous_digest: bytes | None
-    previous_until: datetime | None
-    version: int
+    revoked_at: _Timestamp | None
+    previous_digest: _StoredDigest | None
+    previous_until: _Timestamp | None
+    version: _Version
     binding: tuple[tuple[str, bytes], ...] = ()
     token_seen: bool | None = None
 
@@ -95,39 +98,29 @@ def _encode_header(session: Session) -> bytes:
 
 
 def _build_session(body: _Body) -> Session:
-    _validate(body)
-    return Session(
-        id=SessionId(body.id),
-        digest=Digest(body.digest),
-        user_id=body.user_id,
-        type=body.type,
-        scopes=intern_scopes(body.scopes),
-        created_at=body.created_at,
-        authenticated_at=intern_timestamp(body.authenticated_at, body.created_at),
-        last_seen_at=intern_timestamp(body.last_seen_at, body.created_at),
-        expires_at=body.expires_at,
-        idle_timeout=_read_idle_timeout(body),
-        revoked_at=body.revoked_at,
-        previous_digest=cast("Digest | None", body.previous_digest),
-        previous_until=body.previous_until or EPOCH,
-        version=body.version,
-        binding=Binding.pack(body.binding),
+    created_at, token_seen = body.created_at, body.token_seen
+    if token_seen is None:
         # Missing in records of older servers: unseen costs one touch, seen hides a theft.
-        token_seen=body.previous_digest is None if body.token_seen is None else body.token_seen,
+        token_seen = body.previous_digest is None
+    # By position, in the order of the fields: names would take a third of the time again.
+    return Session(
+        body.id,
+        body.digest,
+        body.user_id,
+        body.type,
+        intern_scopes(body.scopes),
+        created_at,
+        intern_timestamp(body.authenticated_at, created_at),
+        intern_timestamp(body.last_seen_at, created_at),
+        body.expires_at,
+        _read_idle_timeout(body),
+        body.revoked_at,
+        body.previous_digest,
+        body.previous_until or EPOCH,
+        body.version,
+        Binding.pack(body.binding),
+        token_seen,
     )
-
-
-def _validate(body: _Body) -> None:
-    """Raise UnreadableRecord for values that could not be compared, or stored in the database."""
-    if not 1 <= body.version <= _MAX_VERSION:
-        raise UnreadableRecord("version out of range")
-    required = (body.created_at, body.authenticated_at, body.last_seen_at, body.expires_at)
-    for timestamp in (*required, body.revoked_at, body.previous_until):
-        if timestamp is not None and timestamp.tzinfo is None:
-            raise UnreadableRecord("timestamp without a time zone")
-    for digest in (body.digest, body.previous_digest):
-        if digest is not None and len(digest) != _DIGEST_SIZE:
-            raise UnreadableRecord("digest of the wrong length")
 
 
 def _read_idle_timeout(body: _Body) -> timedelta | None:

@@ -30,9 +30,9 @@ _log: Final = logging.getLogger("sidegate.lookup")
 class _Prefetch(NamedTuple):
     """A lookup in Redis. `epoch` is that of memory, and `as_of` that of Redis when it began."""
 
-    lookup: asyncio.Future[Session | None]
     epoch: int
     as_of: float
+    callers: list[Callable[[MemoryEntry | None], None]]
 
 
 class SessionLookup:
@@ -81,20 +81,19 @@ class SessionLookup:
         """Look up what `peek` did not find in Redis, without a task for each caller.
 
         `on_done` is called with its entry, or with None if Redis has no copy or fails, after this
-        returns and usually within the deadline of Redis. Return False, and never call
-        it, if that takes longer than `timeout` seconds, or if `find` answers without Redis.
+        returns and usually within the deadline of Redis; it must not raise. Return False, and never
+        call it, if that takes longer than `timeout` seconds, or if `find` answers without Redis.
         """
         if self._redis is None or timeout < self._redis_deadline:
             return False
+        prefetch = self._prefetches.get(digest)
+        if prefetch is not None:
+            prefetch.callers.append(on_done)
+            return True
         if digest in self._negative_cache or digest in self._flights:
             return False
-        if digest not in self._prefetches:
-            as_of = self._redis_as_of()
-            lookup = self._redis.submit(digest)
-            self._prefetches[digest] = _Prefetch(lookup, self._memory.epoch, as_of)
-            lookup.add_done_callback(partial(self._end_prefetch, digest))
-        prefetch = self._prefetches[digest]
-        prefetch.lookup.add_done_callback(lambda _: on_done(self._fill_prefetched(prefetch)))
+        self._prefetches[digest] = _Prefetch(self._memory.epoch, self._redis_as_of(), [on_done])
+        self._redis.submit(digest, self._end_prefetch)
         return True
 
     async def find(self, digest: Digest, *, skip_redis: bool = False) -> Session | None:
@@ -174,18 +173,27 @@ class SessionLookup:
             reason = f"no answer within {self._deadline * 1000:.0f} ms"
             answer.set_exception(StoreUnavailable("deadline", reason))
 
-    def _end_prefetch(self, digest: Digest, _: object) -> None:
-        del self._prefetches[digest]
-
-    def _fill_prefetched(self, prefetch: _Prefetch) -> MemoryEntry | None:
-        self._memory.misses += 1  # `peek` has not counted it
+    def _end_prefetch(self, digest: Digest, found: Session | BaseException | None) -> None:
+        prefetch = self._prefetches.pop(digest)
+        self._memory.misses += len(prefetch.callers)  # `peek` has not counted them
         try:
-            session = prefetch.lookup.result()
-            if session is None:
-                return None
-            return self._fill_from_redis(session, prefetch.epoch, as_of=prefetch.as_of)
-        except (StoreUnavailable, UnreadableRecord, asyncio.CancelledError):
-            return None
-        except Exception:  # noqa: BLE001  # no caller can handle it: this is a callback of the loop
+            entry = self._fill_prefetched(found, prefetch)
+        except Exception:  # noqa: BLE001 - the callers must be called all the same
             _log.exception("prefetch failed")
-            return None
+            entry = None
+        for on_done in prefetch.callers:
+            try:
+                on_done(entry)
+            except Exception:  # noqa: BLE001 - the others must be called all the same
+                _log.exception("prefetch failed")
+
+    def _fill_prefetched(
+        self, found: Session | BaseException | None, prefetch: _Prefetch
+    ) -> MemoryEntry | None:
+        match found:
+            case Session():
+                return self._fill_from_redis(found, prefetch.epoch, as_of=prefetch.as_of)
+            case None | StoreUnavailable() | UnreadableRecord() | asyncio.CancelledError():
+                return None
+            case error:
+                raise error

@@ -21,7 +21,8 @@ class NegativeCache:
         self._expires_at: OrderedDict[Digest, float] = OrderedDict()
 
     def __contains__(self, digest: Digest) -> bool:
-        return self._monotonic() < self._expires_at.get(digest, 0.0)
+        expires_at = self._expires_at.get(digest)
+        return expires_at is not None and self._monotonic() < expires_at
 
     def add(self, digest: Digest) -> None:
         self._expires_at[digest] = self._monotonic() + self._max_age

@@ -135,7 +135,7 @@ async def drop_traffic(context: FaultContext) -> None:
 
 
 async def inject_strays(context: FaultContext) -> None:
-    """Inject unrequested replies: before the right one, duplicated, and on idle connections."""
+    """Inject wrong replies: before and instead of the right one, twice, and on idle connections."""
     strays = StrayReplies(context.random, share=0.2)
     context.redis_proxy.server_filter = strays.on_reply
     try:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -21,6 +21,7 @@ from tests.stores.waiting import no_leaks, wait_until
 from tests.support.clock import NOON
 from tests.support.database_time import migrate_for_test_clock
 from tests.support.processes import Server
+from tests.support.replace import replace
 
 
 @dataclass

@@ -36,7 +36,7 @@ async def write_seal(raw_client: RawClient, seal: Seal) -> None:
 
 async def find_key(raw_client: RawClient, digest: Digest) -> str:
     """Return the key of a digest in the present namespace."""
-    return build_key(0, digest, namespace=(await read_seal(raw_client)).namespace)
+    return build_key(0, digest, namespace=(await read_seal(raw_client)).namespace).decode()
 
 
 async def read_copy(
@@ -45,7 +45,7 @@ async def read_copy(
     """Return the copy under a namespace; None: that of the present seal."""
     if namespace is None:
         namespace = (await read_seal(raw_client)).namespace
-    record = await read_bytes(raw_client, build_key(0, digest, namespace=namespace))
+    record = await read_bytes(raw_client, build_key(0, digest, namespace=namespace).decode())
     return decode(record) if record else None
 
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -30,6 +29,7 @@ from tests.stores.sql.tcp_proxy import TcpProxy, pass_through
 from tests.stores.waiting import wait_until
 from tests.support.processes import Server
 from tests.support.redis_trust import FollowedRedis, build_mark
+from tests.support.replace import replace
 
 NOW: Final = datetime.now(UTC)
 SECOND: Final = timedelta(seconds=1)

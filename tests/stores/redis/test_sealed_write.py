@@ -4,7 +4,7 @@ import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -30,6 +30,7 @@ from tests.stores.redis.strays import STRAY_REPLIES, InjectOnce
 from tests.stores.sql.tcp_proxy import ProxiedConnection, TcpProxy, pass_through
 from tests.support.processes import Server
 from tests.support.redis_trust import FollowedRedis, build_mark
+from tests.support.replace import replace
 
 NOW: Final = datetime.now(UTC)
 SECOND: Final = timedelta(seconds=1)

@@ -81,8 +81,7 @@ async def test_every_connection_has_tls(deployment: Deployment) -> None:
         pools = await client.get_pool(b"{0}"), await client.get_pool(b"feed")
         for pool in pools:
             async with client.acquire(pool) as borrowed:
-                writer = borrowed.connection._writer  # noqa: SLF001
-                assert writer is not None
+                writer = borrowed._writer  # noqa: SLF001
                 assert writer.get_extra_info("cipher") is not None
 
 

@@ -4,7 +4,7 @@ import asyncio
 import re
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
 from sidegate.web.gateways.credentials import CredentialSources
 from tests.support.fakes import FakeBackend, raise_on_revocation
+from tests.support.replace import replace
 from tests.web.fake_transport import FakeTransport, normalize_responses
 from tests.web.gate.attack_table import ATTACKS, UNKNOWN_TARGETS, Attack
 from tests.web.gate.gate_harness import (

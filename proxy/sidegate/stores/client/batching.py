@@ -1,8 +1,10 @@
 """Send the lookups and fills of one event loop tick as one round trip."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from sidegate.core.change_log import ChangedSession, list_copies
@@ -14,8 +16,12 @@ from sidegate.core.session import Session
 Payload = TypeVar("Payload")
 Result = TypeVar("Result")
 
-# The callers that wait for one digest, each with its own future: cancelling one affects no other.
-_Waiters = list[asyncio.Future[Result]]
+OnDone = Callable[[Digest, Result | BaseException], None]
+"""Called with the result of a digest, or the error instead: CancelledError when the loop ends. It
+must neither wait nor raise."""
+
+# Those who wait for one digest.
+_Callers = list[OnDone[Result]]
 _Results = Mapping[Digest, Session | Exception | None]
 
 UNLIMITED: Final = 1_000_000_000
@@ -32,7 +38,7 @@ class BatcherFull(Exception):
 class Batcher(Generic[Payload, Result]):
     """Collects payloads by digest, and sends them when the tick or an earlier batch ends.
 
-    A batch runs in its own task: a cancelled caller cancels nothing for the others. While
+    A batch runs in its own task, and calls each caller back. While
     `max_in_flight` batches are in flight payloads accumulate, and the next batch is larger.
     """
 
@@ -60,32 +66,33 @@ class Batcher(Generic[Payload, Result]):
         self._max_outstanding = max_outstanding
         self._slow_after = slow_after
         self._payloads: dict[Digest, Payload] = {}
-        self._waiting: dict[Digest, _Waiters[Result]] = {}
-        self._in_flight: dict[asyncio.Task[None], Mapping[Digest, _Waiters[Result]]] = {}
+        self._waiting: dict[Digest, _Callers[Result]] = {}
+        self._in_flight: dict[asyncio.Task[None], Mapping[Digest, _Callers[Result]]] = {}
         self._in_flight_digests = 0
         self._counted: set[asyncio.Task[None]] = set()  # those that count against max_in_flight
         self.batches_sent = 0
         self._scheduled = False
 
-    def submit(self, digest: Digest, payload: Payload) -> asyncio.Future[Result]:
-        """Return a future of the result. Raise BatcherFull if it would not come in time."""
-        waiters = self._waiting.get(digest)
-        if waiters is None:
-            if len(self._waiting) + self._in_flight_digests >= self._max_outstanding:
-                raise BatcherFull
-            waiters = self._waiting[digest] = []
-            self._payloads[digest] = payload
-            self._schedule()
-        else:
+    def submit(self, digest: Digest, payload: Payload, on_done: OnDone[Result]) -> None:
+        """Call `on_done` with the result, later. Raise BatcherFull if it would not come in time."""
+        callers = self._waiting.get(digest)
+        if callers is not None:
+            callers.append(on_done)
             self._payloads[digest] = self._merge(self._payloads[digest], payload)
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        waiters.append(future)
-        return future
-
-    def _schedule(self) -> None:
+            return
+        if len(self._waiting) + self._in_flight_digests >= self._max_outstanding:
+            raise BatcherFull
+        self._waiting[digest] = [on_done]
+        self._payloads[digest] = payload
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._start_batches)
+
+    async def send(self, digest: Digest, payload: Payload) -> Result:
+        """Return the result. Cancelling one caller cancels nothing for the others."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.submit(digest, payload, partial(_complete, future))
+        return await future
 
     def _start_batches(self) -> None:
         self._scheduled = False
@@ -112,8 +119,8 @@ class Batcher(Generic[Payload, Result]):
         waiting = self._in_flight.pop(batch)
         self._in_flight_digests -= len(waiting)
         if batch.cancelled() or batch.exception() is not None:
-            # The loop is shutting down. A batch that was cancelled before it began has completed
-            # no future, and those that still wait will not be sent.
+            # The loop is shutting down. A batch that was cancelled before it began has called
+            # nobody back, and those that still wait will not be sent.
             _cancel(waiting)
             _cancel(self._waiting)
             self._waiting.clear()
@@ -122,18 +129,17 @@ class Batcher(Generic[Payload, Result]):
             self._start_batches()
 
     async def _run(
-        self, payloads: Mapping[Digest, Payload], waiting: Mapping[Digest, _Waiters[Result]]
+        self, payloads: Mapping[Digest, Payload], waiting: Mapping[Digest, _Callers[Result]]
     ) -> None:
         results: Mapping[Digest, Result | Exception]
         try:
             sent = await self._send(payloads)
             results = {digest: sent[digest] for digest in waiting}
-        except Exception as error:  # noqa: BLE001 - it is raised to every caller that waits
+        except Exception as error:  # noqa: BLE001 - every caller gets it
             results = dict.fromkeys(waiting, error)
-        for digest, waiters in waiting.items():
-            for future in waiters:
-                if not future.done():  # else its caller was cancelled
-                    _complete(future, results[digest])
+        for digest, callers in waiting.items():
+            for on_done in callers:
+                on_done(digest, results[digest])
 
 
 class Batched:
@@ -177,15 +183,21 @@ class Batched:
         return self._lookups.batches_sent
 
     async def find(self, digest: Digest) -> Session | None:
-        return await self.submit(digest)
+        with self._refuse_if_full():
+            return await self._lookups.send(digest, None)
 
-    def submit(self, digest: Digest) -> asyncio.Future[Session | None]:
-        """Return a future of the session that belongs to this caller only, without awaiting.
+    def submit(self, digest: Digest, on_done: OnDone[Session | None]) -> None:
+        """Call `on_done` with the session or an error, later.
 
         Raise StoreUnavailable at once if too many lookups are outstanding.
         """
+        with self._refuse_if_full():
+            self._lookups.submit(digest, None, on_done)
+
+    @contextmanager
+    def _refuse_if_full(self) -> Iterator[None]:
         try:
-            return self._lookups.submit(digest, None)
+            yield
         except BatcherFull:
             self._on_rejected()
             raise StoreUnavailable(self._store, "too many lookups at once") from None
@@ -238,7 +250,7 @@ class BatchedCache(Batched):
         )
 
     async def fill(self, fill: Fill) -> Session:
-        return await self._fills.submit(fill.session.digest, fill)
+        return await self._fills.send(fill.session.digest, fill)
 
     async def restrict(self, changes: Sequence[ChangedSession]) -> bool:
         copies = list_copies(changes)
@@ -249,13 +261,18 @@ class BatchedCache(Batched):
         return all(results)
 
 
-def _cancel(waiting: Mapping[Digest, _Waiters[Result]]) -> None:
-    for future in chain.from_iterable(waiting.values()):
+def _cancel(waiting: Mapping[Digest, _Callers[Result]]) -> None:
+    for digest, callers in waiting.items():
+        for on_done in callers:
+            on_done(digest, asyncio.CancelledError())
+
+
+def _complete(future: asyncio.Future[Result], _: Digest, result: Result | BaseException) -> None:
+    if future.done():  # its caller was cancelled
+        return
+    if isinstance(result, asyncio.CancelledError):
         future.cancel()
-
-
-def _complete(future: asyncio.Future[Result], result: Result | Exception) -> None:
-    if isinstance(result, Exception):
+    elif isinstance(result, BaseException):
         future.set_exception(result)
     else:
         future.set_result(result)

@@ -10,15 +10,13 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 from weakref import WeakKeyDictionary
 
 import redis.exceptions
-from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MaxConnectionsError, NoPermissionError, ResponseError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sidegate.core.errors import StoreUnavailable
@@ -26,7 +24,8 @@ from sidegate.core.redis_url import parse_redis_url
 from sidegate.core.store_url import Host
 from sidegate.core.timeouts import StoreTimeout
 from sidegate.stores.connection_log import ConnectionLog
-from sidegate.stores.redis.idle_connections import IdleConnections
+from sidegate.stores.redis.open_connections import OpenConnections
+from sidegate.stores.redis.pipelines import PipelinedConnection, check_replies, pack
 from sidegate.stores.redis.reasons import RedisFailure, describe_error
 from sidegate.stores.redis.topology import Pool, build_topology
 from sidegate.stores.shared_future import share_future
@@ -67,40 +66,6 @@ CLIENT_ERRORS: Final[tuple[type[Exception], ...]] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class BorrowedConnection:
-    """A borrowed connection, with the ID of its server.
-
-    `seals` are the last ones read on this connection, by bucket, as stored; empty: there was none.
-    Permissions that the server denies are logged in `log`.
-    """
-
-    connection: AbstractConnection
-    server_id: str
-    seals: dict[int, bytes]
-    timeout: float
-    log: ConnectionLog | None = None
-
-    async def execute(self, *commands: tuple[Any, ...]) -> list[Any]:
-        """Send commands as one pipeline and return the replies; an error reply is a value here."""
-        async with StoreTimeout(self.timeout):
-            # The client library packs them in Python, which takes seven times as long.
-            await self.connection.send_packed_command(b"".join(map(pack_command, commands)))
-            return [await self._reply() for _ in commands]
-
-    async def drop(self) -> None:
-        """Disconnect: what comes next on this connection is no reply to our commands."""
-        await self.connection.disconnect(nowait=True)
-
-    async def _reply(self) -> Any:
-        try:
-            return await _read_reply(self.connection, disable_decoding=True)
-        except ResponseError as error:
-            if isinstance(error, NoPermissionError) and self.log is not None:
-                self.log.record_denial(describe_error(error))
-            return error
-
-
 class RedisClient:
     """A Redis of any topology. Every method raises StoreUnavailable if it cannot be reached."""
 
@@ -119,14 +84,14 @@ class RedisClient:
         """
         parsed = parse_redis_url(url)
         self._log = ConnectionLog(STORE_NAME, monotonic=monotonic)
-        self._idle_connections = IdleConnections(max_idle, monotonic=monotonic)
-        self._servers = _Servers(timeout, log=self._log)
+        self._connections = OpenConnections(max_idle, monotonic=monotonic)
+        self._server_ids: WeakKeyDictionary[AbstractConnection, str] = WeakKeyDictionary()
         self._has_tls = parsed.tls is not None
         self._timeout = timeout
         self._acquired = asyncio.Semaphore(_MAX_ACQUIRED)
         self._releases: set[asyncio.Future[None]] = set()
         self._topology = build_topology(
-            parsed, self._servers.initialize, timeout=timeout, log=self._log, monotonic=monotonic
+            parsed, self._initialize, timeout=timeout, log=self._log, monotonic=monotonic
         )
 
     async def get_pool(self, key: bytes) -> Pool:
@@ -134,12 +99,12 @@ class RedisClient:
         return await self._topology.get_pool(key)
 
     @asynccontextmanager
-    async def acquire(self, pool: Pool) -> AsyncIterator[BorrowedConnection]:
+    async def acquire(self, pool: Pool) -> AsyncIterator[PipelinedConnection]:
         """Borrow a connection, after waiting while too many are acquired."""
         async with self._acquired, self._borrow(pool) as borrowed:
             yield borrowed
 
-    def acquire_now(self, pool: Pool) -> AbstractAsyncContextManager[BorrowedConnection]:
+    def acquire_now(self, pool: Pool) -> AbstractAsyncContextManager[PipelinedConnection]:
         """Borrow a connection, however many are acquired, for as long as a round takes."""
         return self._borrow(pool)
 
@@ -199,95 +164,97 @@ class RedisClient:
         """
         callbacks = {channel.encode(): on_message for channel, on_message in channels.items()}
         with translate_errors():
-            async with self._borrow(await self.get_pool(b"feed")) as borrowed:
-                check_replies(
-                    await borrowed.execute(*(("SUBSCRIBE", channel) for channel in channels))
-                )
+            async with self._subscribe(await self.get_pool(b"feed"), channels) as connection:
                 on_subscribed()
                 while True:
-                    match await _read_message(borrowed.connection):
+                    match await _read_message(connection):
                         case [b"message", bytes(channel), message] if channel in callbacks:
                             # What is no string is passed on as a message that cannot be decoded.
                             callbacks[channel](message if isinstance(message, bytes) else b"")
 
     async def close(self) -> None:
         await asyncio.gather(*self._releases)
+        await self._connections.close()
         await self._topology.close()
 
     @asynccontextmanager
-    async def _borrow(self, pool: Pool) -> AsyncIterator[BorrowedConnection]:
-        connection = await self._get_connection(pool)
-        self._idle_connections.mark_borrowed(connection)
+    async def _borrow(self, pool: Pool) -> AsyncIterator[PipelinedConnection]:
+        connection = self._connections.take_idle(pool) or await self._open(pool)
         try:
-            yield self._servers.describe(connection)
+            yield connection
         except BaseException as error:
-            # Replies may be on their way, which must not be read as replies to later commands.
-            await connection.disconnect(nowait=True)
+            connection.close()  # replies may be on their way
             if isinstance(error, CLIENT_ERRORS):
                 self._topology.mark_stale()
             raise
         finally:
-            await pool.release(connection)
-            await self._idle_connections.mark_released(connection)
+            self._connections.put_back(pool, connection)
 
-    async def _get_connection(self, pool: Pool) -> AbstractConnection:
-        """Return a connection of the pool. If the caller is cancelled, it goes back to the pool.
+    async def _open(self, pool: Pool) -> PipelinedConnection:
+        """Return a new connection. If the caller is cancelled, it is kept for the next one.
 
         Otherwise, where connecting takes longer than the deadline of a check, no check would ever
         get a connection.
         """
-        connecting = asyncio.ensure_future(self._connect(pool))
+        self._connections.require_room(pool)
+        opening = asyncio.ensure_future(self._open_uninterrupted(pool))
         try:
-            return await share_future(connecting)
+            return await share_future(opening)
         except asyncio.CancelledError:
-            self._track(asyncio.ensure_future(_release_when_connected(pool, connecting)))
+            self._track(asyncio.ensure_future(self._keep_when_opened(pool, opening)))
             raise
 
-    async def _connect(self, pool: Pool) -> AbstractConnection:
-        """Return a connection. If there is none, log why, and mark the topology as stale.
+    async def _open_uninterrupted(self, pool: Pool) -> PipelinedConnection:
+        connection = await self._connect(pool)
+        opened = PipelinedConnection(
+            connection,
+            server_id=self._server_ids.pop(connection),
+            timeout=self._timeout,
+            log=self._log,
+        )
+        self._connections.add(pool, opened)
+        return opened
 
-        So even if the caller is cancelled: the deadline of a check ends before connecting to a host
-        without power does.
-        """
+    async def _keep_when_opened(
+        self, pool: Pool, opening: asyncio.Future[PipelinedConnection]
+    ) -> None:
+        with suppress(StoreUnavailable), translate_errors():
+            self._connections.put_back(pool, await opening)
+
+    @asynccontextmanager
+    async def _subscribe(
+        self, pool: Pool, channels: Iterable[str]
+    ) -> AsyncIterator[AbstractConnection]:
+        """Yield a connection of its own, subscribed to the channels."""
+        connection = await self._connect(pool)
         try:
-            connection: AbstractConnection = await pool.get_connection()
+            async with StoreTimeout(self._timeout):
+                await _execute(connection, *(("SUBSCRIBE", channel) for channel in channels))
+            yield connection
+        except CLIENT_ERRORS:
+            self._topology.mark_stale()
+            raise
+        finally:
+            await connection.disconnect(nowait=True)
+
+    async def _connect(self, pool: Pool) -> AbstractConnection:
+        """Return a connection of the client library that belongs to the caller.
+
+        If there is none, log why, and mark the topology as stale; so even if the caller is
+        cancelled: the deadline of a check ends before connecting to a host without power does.
+        """
+        connection: AbstractConnection = pool.make_connection()
+        try:
+            await connection.connect()
         except CLIENT_ERRORS as error:
             self._topology.mark_stale()
-            if isinstance(error, MaxConnectionsError):
-                raise
             if self._has_tls and isinstance(error, RedisTimeoutError):
                 error = RedisFailure("no TLS connection in time")
             self._log.record_failure(_get_address(pool), describe_error(error))
             raise error
         return connection
 
-    def _track(self, release: asyncio.Future[None]) -> None:
-        self._releases.add(release)
-        release.add_done_callback(self._releases.discard)
-
-
-async def _release_when_connected(
-    pool: Pool, connecting: asyncio.Future[AbstractConnection]
-) -> None:
-    with suppress(StoreUnavailable), translate_errors():
-        await pool.release(await connecting)
-
-
-class _Servers:
-    """What is known of the server that each connection leads to."""
-
-    def __init__(self, timeout: float, *, log: ConnectionLog) -> None:
-        self._timeout = timeout
-        self._log = log
-        self._known: WeakKeyDictionary[AbstractConnection, tuple[str, dict[int, bytes]]] = (
-            WeakKeyDictionary()
-        )
-
-    def describe(self, connection: AbstractConnection) -> BorrowedConnection:
-        server_id, seals = self._known[connection]
-        return BorrowedConnection(connection, server_id, seals, self._timeout, self._log)
-
-    async def initialize(self, connection: AbstractConnection) -> None:
+    async def _initialize(self, connection: AbstractConnection) -> None:
         """Authenticate, check that the server is a primary, and read its ID.
 
         The run_id changes when it restarts, the master_replid when it is promoted: a server that
@@ -296,8 +263,8 @@ class _Servers:
         try:
             async with StoreTimeout(self._timeout):
                 await connection.on_connect()
-            borrowed = BorrowedConnection(connection, "", {}, self._timeout)
-            server, role = check_replies(await borrowed.execute(("INFO",), ("ROLE",)))
+            async with StoreTimeout(self._timeout):
+                server, role = await _execute(connection, ("INFO",), ("ROLE",))
             if not isinstance(role, list) or role[:1] != [b"master"]:
                 raise RedisConnectionError("not a primary")
             ids = _SERVER_ID_FIELDS.findall(server) if isinstance(server, bytes) else []
@@ -306,9 +273,13 @@ class _Servers:
         except BaseException:
             await connection.disconnect(nowait=True)  # the replies may still be on their way
             raise
-        self._known[connection] = "sidegate:v1:" + b"-".join(ids).decode(), {}
+        self._server_ids[connection] = "sidegate:v1:" + b"-".join(ids).decode()
         # A connection of Sentinels knows its pool.
         self._log.record_success(_get_address(getattr(connection, "connection_pool", connection)))
+
+    def _track(self, release: asyncio.Future[None]) -> None:
+        self._releases.add(release)
+        release.add_done_callback(self._releases.discard)
 
 
 def _get_address(pool: Any) -> str:
@@ -328,6 +299,12 @@ async def _read_message(connection: AbstractConnection) -> list[Any]:
     if not isinstance(message, list) or len(message) < 2:
         raise RedisConnectionError("subscription without messages, or with an invalid one")
     return message
+
+
+async def _execute(connection: AbstractConnection, *commands: tuple[Any, ...]) -> list[Any]:
+    """Send commands by the client library, as one pipeline; return the replies, undecoded."""
+    await connection.send_packed_command(b"".join(pack(*command) for command in commands))
+    return [await _read_reply(connection, disable_decoding=True) for _ in commands]
 
 
 async def _read_reply(connection: AbstractConnection, **options: Any) -> Any:
@@ -350,14 +327,6 @@ def _split_pipelines(commands: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple
         arguments += len(command)
     if pipeline:
         yield pipeline
-
-
-def check_replies(replies: list[Any]) -> list[Any]:
-    """Return the replies, or raise the first error among them, except for a key of another type."""
-    for reply in replies:
-        if isinstance(reply, ResponseError) and not str(reply).startswith("WRONGTYPE"):
-            raise reply
-    return replies
 
 
 def _hash_tag(name: str) -> bytes:

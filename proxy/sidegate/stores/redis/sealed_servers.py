@@ -13,11 +13,10 @@ from sidegate.core.session import Session
 from sidegate.stores.codec import encode
 from sidegate.stores.redis.connection import (
     STORE_NAME,
-    BorrowedConnection,
     RedisClient,
-    check_replies,
     translate_errors,
 )
+from sidegate.stores.redis.pipelines import PipelinedConnection, check_replies
 from sidegate.stores.redis.sealed_write import (
     MAX_RECORD_SIZE,
     SealedWrite,
@@ -36,7 +35,7 @@ _MAX_CONNECTIONS: Final = 8
 class RedisSealedServer:
     """A SealedServer: the buckets of one Redis server, by one borrowed connection."""
 
-    def __init__(self, connection: BorrowedConnection, buckets: int) -> None:
+    def __init__(self, connection: PipelinedConnection, buckets: int) -> None:
         """`buckets`: the number of buckets of all servers together."""
         self._connection = connection
         self._buckets = buckets
@@ -94,7 +93,7 @@ class RedisSealedServer:
             with translate_errors():
                 results = await run_writes(self._connection, writes)
         except BaseException:
-            await self._connection.drop()  # replies may be on their way
+            self._connection.close()  # replies may be on their way
             raise
         for write, result in zip(writes, results, strict=True):
             self._keep(write.bucket, write.moved_to if result.done else result.seal)

@@ -5,7 +5,7 @@ A key of a copy is `sidegate:v2:{<bucket>}:<namespace>:<digest>`, that of a seal
 """
 
 import secrets
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha1
@@ -18,7 +18,7 @@ from sidegate.core.digest import Digest
 from sidegate.core.seal import build_prefix
 from sidegate.core.session import EPOCH, Session
 from sidegate.stores.codec import HEADER_SIZE, encode
-from sidegate.stores.redis.connection import BorrowedConnection, check_replies
+from sidegate.stores.redis.pipelines import PipelinedConnection, check_replies, pack
 
 CLUSTER_BUCKETS: Final = 128
 
@@ -67,6 +67,9 @@ end
 if is_same and ARGV[4] ~= '' then redis.call('SET', KEYS[1], ARGV[4]) end
 return replies
 """ % {b"head": HEADER_SIZE, b"max": MAX_RECORD_SIZE, b"age": _MAX_AGE}
+_URL_ALPHABET: Final = bytes.maketrans(b"+/", b"-_")
+_ANY_DIGEST: Final = bytes(43)  # occurs nowhere else in a command
+
 _SCRIPT_SHA: Final = sha1(_SCRIPT, usedforsecurity=False).hexdigest()
 
 
@@ -134,7 +137,7 @@ class WriteResult:
 
 
 async def run_writes(
-    connection: BorrowedConnection, writes: Sequence[SealedWrite]
+    connection: PipelinedConnection, writes: Sequence[SealedWrite]
 ) -> list[WriteResult]:
     """Run the writes in one round trip. Each of them is done as a whole or not at all."""
     nonce = secrets.token_bytes(8)
@@ -147,7 +150,7 @@ async def run_writes(
     for write, reply in zip(writes, replies, strict=True):
         result = _read_result(reply, nonce, steps=len(write.steps))
         if result is None:
-            await connection.drop()
+            connection.close()
             raise RedisConnectionError("reply to another command")
         connection.seals[write.bucket] = result.seal
         results.append(result)
@@ -178,9 +181,31 @@ def build_seal_key(bucket: int) -> str:
     return f"sidegate:v2:{build_hash_tag(bucket)}:seal"
 
 
-def build_key(bucket: int, digest: Digest, *, namespace: str) -> str:
-    name = urlsafe_b64encode(digest).decode()[:43]
-    return f"sidegate:v2:{build_hash_tag(bucket)}:{namespace}:{name}"
+def build_key(bucket: int, digest: Digest, *, namespace: str) -> bytes:
+    return _build_key_prefix(bucket, namespace) + _encode_digest(digest)
+
+
+def pack_reads(bucket: int, digests: Sequence[Digest], *, namespace: str) -> bytes:
+    """Return the commands that read the seal, the copies of these digests, and the seal again.
+
+    Each of them replies at most MAX_RECORD_SIZE bytes.
+    """
+    read_seal = pack("GETRANGE", build_seal_key(bucket), 0, MAX_RECORD_SIZE)
+    prefix = _build_key_prefix(bucket, namespace)
+    # Packed once for all digests, which takes a third of the time.
+    command = pack("GETRANGE", prefix + _ANY_DIGEST, 0, MAX_RECORD_SIZE)
+    begin, end = command.split(_ANY_DIGEST)
+    reads = [begin + _encode_digest(digest) + end for digest in digests]
+    return b"".join((read_seal, *reads, read_seal))
+
+
+def _build_key_prefix(bucket: int, namespace: str) -> bytes:
+    return f"sidegate:v2:{build_hash_tag(bucket)}:{namespace}:".encode()
+
+
+def _encode_digest(digest: Digest) -> bytes:
+    """Return the digest in Base64 for URLs, without padding."""
+    return b2a_base64(digest)[:43].translate(_URL_ALPHABET)
 
 
 def build_key_pattern(namespace: str) -> str:

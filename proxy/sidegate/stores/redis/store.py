@@ -23,11 +23,10 @@ from sidegate.stores.client.redis_trust import RedisTrust
 from sidegate.stores.codec import HEADER_SIZE, decode, encode
 from sidegate.stores.redis.connection import (
     STORE_NAME,
-    BorrowedConnection,
     RedisClient,
-    check_replies,
     translate_errors,
 )
+from sidegate.stores.redis.pipelines import PipelinedConnection, check_replies
 from sidegate.stores.redis.sealed_servers import open_sealed_servers
 from sidegate.stores.redis.sealed_write import (
     CLUSTER_BUCKETS,
@@ -36,9 +35,8 @@ from sidegate.stores.redis.sealed_write import (
     Step,
     bucket_of,
     build_hash_tag,
-    build_key,
     build_key_pattern,
-    build_seal_key,
+    pack_reads,
     run_writes,
 )
 from sidegate.stores.redis.topology import Pool
@@ -171,11 +169,11 @@ class RedisStore:
         async with self.client.acquire(pool) as connection:
             copies = await self._read_approved(connection, digests)
             if copies is not None:
-                return await self._decode_copies(connection, copies)
+                return self._decode_copies(connection, copies)
         raise CacheNotTrusted(STORE_NAME, "changes may have been missed")
 
     async def _read_approved(
-        self, connection: BorrowedConnection, digests: Sequence[Digest]
+        self, connection: PipelinedConnection, digests: Sequence[Digest]
     ) -> dict[Digest, Any] | None:
         """Return the reply for each digest, or None if they were not read under approved seals."""
         for _ in range(_MAX_ATTEMPTS):
@@ -186,10 +184,10 @@ class RedisStore:
             replies = await self._read(connection, lookups)
             if _keep_seals(connection, lookups, replies=replies):
                 return self._approve(connection, lookups, replies=replies)
-        await connection.drop()  # it may be out of step
+        connection.close()  # it may be out of step
         return None
 
-    def _guess_namespace(self, connection: BorrowedConnection, bucket: int) -> str:
+    def _guess_namespace(self, connection: PipelinedConnection, bucket: int) -> str:
         """Return the namespace last seen on this connection, or else on any; empty: unknown."""
         record = connection.seals.get(bucket)
         if record:
@@ -198,21 +196,16 @@ class RedisStore:
         return "" if seal is None else seal.namespace
 
     async def _read(
-        self, connection: BorrowedConnection, lookups: Sequence[_Lookup]
+        self, connection: PipelinedConnection, lookups: Sequence[_Lookup]
     ) -> Sequence[Any]:
-        commands: list[tuple[Any, ...]] = []
-        for bucket, namespace, digests in lookups:
-            read_seal = ("GETRANGE", build_seal_key(bucket), 0, MAX_RECORD_SIZE)
-            commands.append(read_seal)
-            commands += (
-                ("GETRANGE", build_key(bucket, digest, namespace=namespace), 0, MAX_RECORD_SIZE)
-                for digest in digests
-            )
-            commands.append(read_seal)
-        return check_replies(await connection.execute(*commands))
+        packed = [pack_reads(bucket, digests, namespace=name) for bucket, name, digests in lookups]
+        replies = await connection.send(
+            b"".join(packed), sum(len(digests) + 2 for _, _, digests in lookups)
+        )
+        return check_replies(replies)
 
     def _approve(
-        self, connection: BorrowedConnection, lookups: Sequence[_Lookup], *, replies: Sequence[Any]
+        self, connection: PipelinedConnection, lookups: Sequence[_Lookup], *, replies: Sequence[Any]
     ) -> dict[Digest, Any] | None:
         copies: dict[Digest, Any] = {}
         end = -1
@@ -223,12 +216,12 @@ class RedisStore:
             copies.update(zip(digests, replies[start + 1 : end], strict=True))
         return copies
 
-    async def _decode_copies(
-        self, connection: BorrowedConnection, copies: Mapping[Digest, Any]
+    def _decode_copies(
+        self, connection: PipelinedConnection, copies: Mapping[Digest, Any]
     ) -> dict[Digest, Session]:
         found = {}
         for digest, reply in copies.items():
-            session = await self._read_session(connection, digest, reply=reply)
+            session = self._read_session(connection, digest, reply=reply)
             if session is not None:
                 found[digest] = session
         return found
@@ -246,26 +239,26 @@ class RedisStore:
         }
         if not steps:
             return kept
-        async with self.client.acquire(pool) as connection:
-            for _ in range(_MAX_ATTEMPTS):
+        for _ in range(_MAX_ATTEMPTS):
+            async with self.client.acquire(pool) as connection:
                 replies = await self._send_fills(connection, steps, seals=seals)
                 for digest, reply in replies.items():
                     step, session = steps.pop(digest), fills[digest].session
                     kept[digest] = session
                     if len(reply) <= HEADER_SIZE or reply == step.record:
                         continue  # it was dropped, or is stored
-                    found = await self._read_session(connection, digest, reply=reply)
+                    found = self._read_session(connection, digest, reply=reply)
                     if found is not None and found.freshness > session.freshness:
                         kept[digest] = found
                     elif found is None:  # an unreadable body after a fresher header: overwrite it
                         steps[digest] = Step("fill", digest, step.record, reply)
-                if not steps:
-                    return kept
+            if not steps:
+                return kept
         raise RedisConnectionError("reply to another command")
 
     async def _send_fills(
         self,
-        connection: BorrowedConnection,
+        connection: PipelinedConnection,
         steps: Mapping[Digest, Step],
         *,
         seals: Mapping[Digest, Seal | None],
@@ -313,7 +306,7 @@ class RedisStore:
         return False
 
     def _plan_restriction(
-        self, connection: BorrowedConnection, bucket: int, *, steps: Sequence[Step]
+        self, connection: PipelinedConnection, bucket: int, *, steps: Sequence[Step]
     ) -> SealedWrite:
         """Return the write in the namespace last seen; without one, a write that only reads it."""
         namespace = self._guess_namespace(connection, bucket)
@@ -321,8 +314,8 @@ class RedisStore:
             return SealedWrite(bucket, "", (), expected=_NO_SEAL)
         return SealedWrite(bucket, namespace, steps, expected=_NO_SEAL, under_any_seal=True)
 
-    async def _read_session(
-        self, connection: BorrowedConnection, digest: Digest, *, reply: Any
+    def _read_session(
+        self, connection: PipelinedConnection, digest: Digest, *, reply: Any
     ) -> Session | None:
         """Return the session in a reply if it belongs to `digest`, else None."""
         if not reply or len(_read_record(reply)) == HEADER_SIZE:  # it only blocks older copies
@@ -333,7 +326,7 @@ class RedisStore:
             session = decode(reply)
             if session.digest != digest:
                 # Not our reply, and neither are the next ones on this connection.
-                await connection.drop()
+                connection.close()
                 raise UnreadableRecord("record of another digest")
         except UnreadableRecord:
             self._on_unreadable(STORE_NAME)
@@ -365,7 +358,7 @@ class RedisStore:
 
 
 def _keep_seals(
-    connection: BorrowedConnection, lookups: Sequence[_Lookup], *, replies: Sequence[Any]
+    connection: PipelinedConnection, lookups: Sequence[_Lookup], *, replies: Sequence[Any]
 ) -> bool:
     """Keep the seals that were read; return whether the copies were all read under them."""
     is_consistent, end = True, -1

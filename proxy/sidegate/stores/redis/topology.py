@@ -70,8 +70,8 @@ def _options(timeout: float, **extra: Any) -> dict[str, Any]:
 def _data_options(timeout: float, on_connect: OnConnect, **extra: Any) -> dict[str, Any]:
     """Return the options of connections to data servers.
 
-    They have no timeout after connecting, since BorrowedConnection has one. Where the client
-    library writes with a timeout, `wait_for` of Python 3.11 may lose a cancellation.
+    They have no timeout after connecting, since all requests have one. Where the client library
+    writes with a timeout, `wait_for` of Python 3.11 may lose a cancellation.
     """
     return _options(timeout, redis_connect_func=on_connect, **extra) | {"socket_timeout": None}
 

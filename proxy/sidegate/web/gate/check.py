@@ -14,6 +14,7 @@ from typing import Final, Protocol, assert_never
 
 from sidegate.core.binding import Signal
 from sidegate.core.clock import Clock
+from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.memory_entry import MemoryEntry
 from sidegate.core.session import Session
@@ -21,7 +22,6 @@ from sidegate.core.verdict import Allow, Deny, Unavailable, Verdict
 from sidegate.services.binding import ClientBinding
 from sidegate.services.validator import Candidates, Presented, Validator
 from sidegate.web.gateways.base import GatewayPolicy, GatewayProtocol
-from sidegate.web.server.handler import Prefetched
 from sidegate.web.server.header_lines import Roles
 from sidegate.web.server.messages import Head, HeaderValue, Response, Subrequest
 from sidegate.web.server.response_bytes import EncodedResponse, encode_response
@@ -64,8 +64,8 @@ class _CachedReply(EncodedResponse):
 class Check:
     """The request handler for the checks of one gateway protocol.
 
-    `try_fast` decides from memory or a prefetched entry, `handle` from the stores. Both reach their
-    verdict by `_conclude`, and write it.
+    `try_fast` decides from memory, `conclude` from a prefetched entry, `handle` from the stores.
+    All reach their verdict by `_finish`, and write it.
     """
 
     def __init__(
@@ -85,8 +85,9 @@ class Check:
         self.plain_forms = policy.sources.plain_forms
         self._gateway = gateway
         self._read_credential = policy.sources.read
-        # What `try_fast` left undecided: `prefetch` and `handle` need not parse it again.
-        self._undecided: tuple[Head, Presented | Deny] | None = None
+        # What `try_fast` left undecided: `prefetch` and `handle` need not parse it again. There is
+        # no digest of several candidates.
+        self._undecided: tuple[Head, Presented | Deny, Digest | None] | None = None
         self._validator = validator
         self._check_memory, self._on_allowed = validator.check_memory, on_allowed
         self._events = events
@@ -99,52 +100,43 @@ class Check:
             lambda denial: encode_response(gateway.write(denial))
         )
 
-    def try_fast(self, head: Head, prefetched: Prefetched | None = None) -> EncodedResponse | None:
-        """Decide from memory or `prefetched`; return None if the stores must be queried."""
+    def try_fast(self, head: Head) -> EncodedResponse | None:
+        """Decide from memory; return None if the stores must be queried."""
         try:
-            now, elapsed = self._now(), None
+            now = self._now()
         except StoreUnavailable:  # until the clock is set, `handle` decides
             return None
-        if prefetched is not None:
-            found = self._validator.judge_prefetched(prefetched.entry, now)
-            elapsed = prefetched.elapsed
-        else:
-            credential = self._read_credential(head)
-            if isinstance(credential, Candidates):  # `handle` chooses among them
-                self._undecided = head, credential
-                return None
-            found = (
-                credential if isinstance(credential, Deny) else self._check_memory(credential, now)
-            )
-            if found is None:
-                self._undecided = head, credential
-        if found is None:
+        credential = self._read_credential(head)
+        if isinstance(credential, Candidates):  # `handle` chooses among them
+            self._undecided = head, credential, None
             return None
-        if isinstance(found, Deny):
-            self._conclude(found, head, now=now, elapsed=elapsed)
-            return self._encode_denial(found)
-        cached = found.cached_reply
-        if not isinstance(cached, _CachedReply) or not cached.matches(self._gateway, head):
-            return self._reply(found, head, now=now, elapsed=elapsed)
-        self._on_allowed(found.session, now)
-        self._count(_ALLOWED, elapsed)
-        if cached.mismatched and self._binding is not None:
-            self._binding.count_mismatches(cached.mismatched)
-        return cached
+        found = credential if isinstance(credential, Deny) else self._check_memory(credential, now)
+        if isinstance(found, bytes):
+            self._undecided = head, credential, found
+            return None
+        return self._respond(found, head, now=now, elapsed=None)
 
-    def prefetch(self, head: Head, on_done: Callable[[Prefetched], None]) -> bool:
+    def prefetch(self, head: Head, on_done: Callable[[MemoryEntry | None], None]) -> bool:
         """Start to fetch the session from the cache store."""
-        credential, start = self._read_once(head), perf_counter()
-        if isinstance(credential, Candidates | Deny):  # `handle` chooses, or it was answered
-            return False
-        is_started = self._validator.prefetch(
-            credential,
-            lambda entry: on_done(Prefetched(entry, perf_counter() - start)),
-            budget=self._gateway.read_budget(head),
-        )
+        undecided = self._undecided
+        if undecided is None or undecided[0] is not head or undecided[2] is None:
+            return False  # `handle` decides
+        budget = self._gateway.read_budget(head)
+        is_started = self._validator.prefetch(undecided[2], on_done, budget=budget)
         if is_started:  # it may be decided without `handle`: the token is not kept
             self._undecided = None
         return is_started
+
+    def conclude(
+        self, head: Head, entry: MemoryEntry | None, *, elapsed: float
+    ) -> EncodedResponse | None:
+        """Decide from what was prefetched; return None if the stores must be queried."""
+        try:
+            now = self._now()
+        except StoreUnavailable:
+            return None
+        found = self._validator.judge_prefetched(entry, now)
+        return None if found is None else self._respond(found, head, now=now, elapsed=elapsed)
 
     async def handle(self, head: Head, elapsed: float | None = None) -> Response:
         """Read the subrequest, validate it with the stores, and write the verdict."""
@@ -160,8 +152,24 @@ class Check:
                 presented, budget=budget, elapsed=elapsed
             )
         now = self._now() if isinstance(verdict, Allow) else None
-        verdict, _ = self._conclude(verdict, head, now=now, elapsed=perf_counter() - start)
+        verdict, _ = self._finish(verdict, head, now=now, elapsed=perf_counter() - start)
         return self._gateway.write(verdict)
+
+    def _respond(
+        self, found: MemoryEntry | Deny, head: Head, *, now: datetime, elapsed: float | None
+    ) -> EncodedResponse:
+        """Return the response to what was found; `elapsed` None: in memory."""
+        if isinstance(found, Deny):
+            self._finish(found, head, now=now, elapsed=elapsed)
+            return self._encode_denial(found)
+        cached = found.cached_reply
+        if not isinstance(cached, _CachedReply) or not cached.matches(self._gateway, head):
+            return self._reply(found, head, now=now, elapsed=elapsed)
+        self._on_allowed(found.session, now)
+        self._count(_ALLOWED, elapsed)
+        if cached.mismatched and self._binding is not None:
+            self._binding.count_mismatches(cached.mismatched)
+        return cached
 
     def _read_once(self, head: Head) -> Presented | Deny:
         """Return what is presented, as `try_fast` has read it if this was its last head."""
@@ -169,7 +177,7 @@ class Check:
             return self._undecided[1]
         return self._read_credential(head)
 
-    def _conclude(
+    def _finish(
         self,
         verdict: Verdict,
         head: Head,
@@ -198,7 +206,7 @@ class Check:
         self, entry: MemoryEntry, head: Head, *, now: datetime, elapsed: float | None
     ) -> EncodedResponse:
         """Decide about a valid session; cache the response if it is allowed."""
-        verdict, mismatched = self._conclude(Allow(entry.session), head, now=now, elapsed=elapsed)
+        verdict, mismatched = self._finish(Allow(entry.session), head, now=now, elapsed=elapsed)
         if isinstance(verdict, Deny):
             return self._encode_denial(verdict)
         response = encode_response(self._gateway.write(verdict))

@@ -6,7 +6,8 @@ They are built for each request: the cached reply of a session is the same for a
 from collections.abc import Callable
 from dataclasses import replace
 
-from sidegate.web.server.handler import Prefetched, RequestHandler
+from sidegate.core.memory_entry import MemoryEntry
+from sidegate.web.server.handler import RequestHandler
 from sidegate.web.server.messages import Head, Response
 from sidegate.web.server.response_bytes import EncodedResponse
 
@@ -20,12 +21,20 @@ class ReturningCheck:
         self.plain_forms = check.plain_forms._replace(all_cookies=True)
         self.prefetch = check.prefetch
         self._check = check
-        self._try_fast = check.try_fast
+        self._try_fast, self._conclude = check.try_fast, check.conclude
         self._build_lines = build_lines
 
-    def try_fast(self, head: Head, prefetched: Prefetched | None = None) -> EncodedResponse | None:
+    def try_fast(self, head: Head) -> EncodedResponse | None:
         """Return the response of the check with the lines."""
-        response = self._try_fast(head, prefetched)
+        return self._add_lines(self._try_fast(head), head)
+
+    def conclude(
+        self, head: Head, entry: MemoryEntry | None, *, elapsed: float
+    ) -> EncodedResponse | None:
+        """Return the response of the check with the lines."""
+        return self._add_lines(self._conclude(head, entry, elapsed=elapsed), head)
+
+    def _add_lines(self, response: EncodedResponse | None, head: Head) -> EncodedResponse | None:
         if response is None or not response.identity_lines:  # only a 200 has identity headers
             return response
         lines = self._build_lines(head)

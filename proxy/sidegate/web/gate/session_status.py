@@ -7,11 +7,11 @@ import json
 from collections.abc import Callable
 from datetime import datetime
 
+from sidegate.core.memory_entry import MemoryEntry
 from sidegate.core.session import Session
 from sidegate.core.verdict import Allow, Deny, Verdict
 from sidegate.services.validator import Validator
 from sidegate.web.gateways.base import GatewayPolicy
-from sidegate.web.server.handler import Prefetched
 from sidegate.web.server.header_lines import Roles
 from sidegate.web.server.messages import Head, Response
 from sidegate.web.server.response_bytes import EncodedResponse
@@ -27,13 +27,16 @@ class SessionStatus:
         self._validator = validator
         self._policy = policy
 
-    def try_fast(self, _: Head, __: Prefetched | None = None) -> EncodedResponse | None:
+    def try_fast(self, _: Head) -> EncodedResponse | None:
         """Return None: these requests are rare and always use the stores."""
         return None
 
-    def prefetch(self, _: Head, __: Callable[[Prefetched], None]) -> bool:
-        """Return False: a prefetch would not help `try_fast`."""
+    def prefetch(self, _: Head, __: Callable[[MemoryEntry | None], None]) -> bool:
+        """Return False: nothing is prefetched."""
         return False
+
+    def conclude(self, _: Head, __: MemoryEntry | None, *, elapsed: float) -> None:
+        """Return None: nothing is prefetched."""
 
     async def handle(self, head: Head, _: float | None = None) -> Response:
         """Return 200 with the session's times, or the denial of a check."""

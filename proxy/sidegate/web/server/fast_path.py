@@ -19,13 +19,14 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
+from time import perf_counter
 from typing import Final, cast
 
 from sidegate.core.clock import Clock
+from sidegate.core.memory_entry import MemoryEntry
 from sidegate.web.server.grammar import Grammar
-from sidegate.web.server.handler import Prefetched, RequestHandler
+from sidegate.web.server.handler import RequestHandler
 from sidegate.web.server.head_templates import HeadTemplates
 from sidegate.web.server.messages import Head, build_problem_response
 from sidegate.web.server.request_rules import TOKEN_CHAR
@@ -267,13 +268,17 @@ class FastConnection(asyncio.Protocol):
     def _handle_miss(self, head: Head) -> None:
         """Prefetch from the cache store; where that cannot help, start a lookup."""
         self._in_progress = True
-        if not self._handler.prefetch(head, partial(self._on_prefetched, (self._handler, head))):
+        self._prefetching = self._handler, head, perf_counter()
+        if not self._handler.prefetch(head, self._on_prefetched):
+            del self._prefetching
             self._start_lookup(self._handler, head)
 
-    def _on_prefetched(self, request: tuple[RequestHandler, Head], prefetched: Prefetched) -> None:
-        handler, head = request
+    def _on_prefetched(self, entry: MemoryEntry | None) -> None:
+        handler, head, start = self._prefetching
+        del self._prefetching  # the head has a token
+        elapsed = perf_counter() - start
         try:
-            response = handler.try_fast(head, prefetched)
+            response = handler.conclude(head, entry, elapsed=elapsed)
         except Exception as error:  # noqa: BLE001  # a bug: logged, and answered 500
             head, response = _handle_error(head, error)
         if response is not None:
@@ -281,7 +286,7 @@ class FastConnection(asyncio.Protocol):
         elif self._transport.is_closing():
             self._in_progress = False  # the peer has gone
         else:
-            self._start_lookup(handler, head, elapsed=prefetched.elapsed)
+            self._start_lookup(handler, head, elapsed=elapsed)
 
     def _start_lookup(
         self, handler: RequestHandler, head: Head, *, elapsed: float | None = None

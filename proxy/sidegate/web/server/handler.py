@@ -1,19 +1,12 @@
 """Request handlers of the gate, for the fast path and the aiohttp path."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from sidegate.core.memory_entry import MemoryEntry
 from sidegate.web.server.header_lines import PlainForms, Roles
 from sidegate.web.server.messages import Head, Response
 from sidegate.web.server.response_bytes import EncodedResponse
-
-
-class Prefetched(NamedTuple):
-    """The result of a prefetch, and the seconds it took."""
-
-    entry: MemoryEntry | None  # None: a miss, or the store failed
-    elapsed: float
 
 
 class RequestHandler(Protocol):
@@ -32,15 +25,22 @@ class RequestHandler(Protocol):
         """Return what the fast path captures of credentials."""
         ...
 
-    def try_fast(self, head: Head, prefetched: Prefetched | None = None) -> EncodedResponse | None:
-        """Return the response if memory or `prefetched` decides it, or None: call `handle`."""
+    def try_fast(self, head: Head) -> EncodedResponse | None:
+        """Return the response if memory decides it, or None."""
         ...
 
-    def prefetch(self, head: Head, on_done: Callable[[Prefetched], None]) -> bool:
+    def prefetch(self, head: Head, on_done: Callable[[MemoryEntry | None], None]) -> bool:
         """Start to fetch what `try_fast` lacked, and call `on_done` later, never before returning.
 
-        Return False if that cannot help; `on_done` is not called.
+        It is called with what `conclude` takes, and must not raise. Return False if that cannot
+        help; `on_done` is not called.
         """
+        ...
+
+    def conclude(
+        self, head: Head, entry: MemoryEntry | None, *, elapsed: float
+    ) -> EncodedResponse | None:
+        """Return the response if what was prefetched in `elapsed` seconds decides it, or None."""
         ...
 
     async def handle(self, head: Head, elapsed: float | None = None) -> Response:

@@ -2,10 +2,13 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
+from redis.exceptions import MaxConnectionsError
 
-from sidegate.stores.redis.connection import BorrowedConnection, RedisClient, check_replies
+from sidegate.stores.redis.connection import RedisClient
+from sidegate.stores.redis.pipelines import PipelinedConnection, check_replies
 from tests.stores.conftest import RawClient
 from tests.stores.waiting import wait_until_async
 from tests.support.clock import FakeClock
@@ -25,7 +28,7 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-async def send_ping(connection: BorrowedConnection) -> None:
+async def send_ping(connection: PipelinedConnection) -> None:
     check_replies(await connection.execute(("PING",)))
 
 
@@ -83,3 +86,40 @@ async def test_closed_connections_reconnect_at_the_next_peak(
     clock.advance(MAX_IDLE)
     await use_connections(client, 1)
     await use_connections(client, 5)
+
+
+async def test_connection_that_was_lost_while_idle_is_not_borrowed(
+    client: RedisClient, raw_client: RawClient
+) -> None:
+    pool = await client.get_pool(b"key")
+    async with client.acquire(pool) as lost:
+        await send_ping(lost)
+    await raw_client.client_kill_filter(_type="normal", skipme=True)
+    await lost.closed
+
+    async with client.acquire(pool) as connection:
+        await send_ping(connection)
+
+
+async def test_idle_connection_to_a_former_primary_is_not_borrowed(client: RedisClient) -> None:
+    pool: Any = await client.get_pool(b"key")
+    async with client.acquire(pool) as former:
+        assert former.address == (pool.connection_kwargs["host"], pool.connection_kwargs["port"])
+    pool.master_address = former.address
+    async with client.acquire(pool) as same:
+        assert same is former
+    pool.master_address = ("192.0.2.1", 6379)  # as the pool of Sentinels sets it
+    async with client.acquire(pool) as another:
+        assert another is not former
+        assert former.is_closing
+
+
+async def test_too_many_connections_are_unavailable(client: RedisClient) -> None:
+    pool = await client.get_pool(b"key")
+    async with AsyncExitStack() as stack:
+        for _ in range(64):
+            await stack.enter_async_context(client.acquire_now(pool))
+        with pytest.raises(MaxConnectionsError):
+            await stack.enter_async_context(client.acquire_now(pool))
+    async with client.acquire_now(pool) as connection:
+        await send_ping(connection)
