@@ -13,13 +13,14 @@ class MemoryEntry(msgspec.Struct, eq=False, gc=False):
     `fresh_until`: monotonic seconds from which on it is looked up again. `valid_until`: that of the
     session. `verified_by`: the key ring that verified the tag of its token, so that it is verified
     once. `cached_reply`: the response derived from it, with what it depends on; its type belongs to
-    the check.
+    the check. `size`: its bytes as the cache estimates them.
     """
 
     session: Session
     fresh_until: float
     verified_by: object = None
     cached_reply: object = None
+    size: int = 0
     valid_until: datetime = EPOCH
 
     def __post_init__(self) -> None:

@@ -114,14 +114,10 @@ class MemoryStore:
                 entry.fresh_until = max(entry.fresh_until, fresh_until)
             return self._with_pending(entry)
         if entry is not None and entry.session == session:
-            entry.fresh_until = max(
-                entry.fresh_until, fresh_until
-            )  # and keeps what was derived from it
+            # It keeps what was derived from it.
+            entry.fresh_until = max(entry.fresh_until, fresh_until)
         else:
-            self._estimated_bytes += estimate_size(session)
-            if entry is not None:
-                self._estimated_bytes -= estimate_size(entry.session)
-            entry = self._entries[session.digest] = MemoryEntry(session, fresh_until)
+            entry = self._replace(entry, session, fresh_until=fresh_until)
         self._entries.move_to_end(session.digest)
         self._evict()
         return self._with_pending(entry)
@@ -141,8 +137,7 @@ class MemoryStore:
         kept = self._entries.get(session.digest)
         if kept is None or kept.session.freshness > session.freshness:
             return
-        self._estimated_bytes += estimate_size(session) - estimate_size(kept.session)
-        self._entries[session.digest] = MemoryEntry(session, kept.fresh_until)
+        self._replace(kept, session, fresh_until=kept.fresh_until)
 
     def tombstones(self) -> list[Session]:
         """Return the revoked sessions that are kept here."""
@@ -167,10 +162,19 @@ class MemoryStore:
         self._entries.clear()
         self._estimated_bytes = 0
 
+    def _replace(
+        self, kept: MemoryEntry | None, session: Session, *, fresh_until: float
+    ) -> MemoryEntry:
+        """Put an entry instead of the one that was kept for the same digest, if there was one."""
+        size = estimate_size(session)
+        self._estimated_bytes += size if kept is None else size - kept.size
+        entry = self._entries[session.digest] = MemoryEntry(session, fresh_until, size=size)
+        return entry
+
     def _evict(self) -> None:
         while len(self._entries) > self._max_sessions or self.size_bytes > self._max_bytes:
             _, entry = self._entries.popitem(last=False)
-            self._estimated_bytes -= estimate_size(entry.session)
+            self._estimated_bytes -= entry.size
 
     def _with_pending(self, entry: MemoryEntry) -> MemoryEntry:
         """Return the entry; while a pending revocation applies, one of its own with that."""

@@ -92,7 +92,7 @@ async def test_single_unreadable_record_is_looked_up_once() -> None:
 
 
 async def test_unreadable_record_is_found_by_bisection() -> None:
-    sessions = [build_session() for _ in range(256)]
+    sessions = [build_session() for _ in range(128)]
     backend = FakeBackend(*sessions)
     backend.unreadable = {sessions[77].digest}
     batched = Batched(backend)
@@ -102,7 +102,7 @@ async def test_unreadable_record_is_found_by_bisection() -> None:
         )
     assert isinstance(results[77], UnreadableRecord)
     assert [*results[:77], *results[78:]] == [*sessions[:77], *sessions[78:]]
-    assert len(backend.lookups) == 1 + 2 * 8
+    assert len(backend.lookups) == 1 + 2 * 7
 
 
 async def test_rejected_lookup_is_reported() -> None:

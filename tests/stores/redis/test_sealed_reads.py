@@ -345,6 +345,20 @@ async def test_seal_outlasts_the_eviction_of_keys_that_expire(
 # --- Replies that were not asked for
 
 
+async def test_seal_that_is_not_approved_keeps_the_connection(
+    any_proxied: FollowedRedis, other_proxy: TcpProxy, any_raw_client: RawClient
+) -> None:
+    """Else a Redis that is not followed would get a new connection for each lookup."""
+    session = build_session(at=NOW)
+    await any_proxied.put(session)
+    accepted = other_proxy.accepted
+    await delete_seal(any_raw_client, await read_seal(any_raw_client))
+    for _ in range(3):
+        assert await is_not_trusted(any_proxied, session)
+
+    assert other_proxy.accepted == accepted
+
+
 async def test_stray_seal_before_the_replies_is_refused_and_drops_the_connection(
     any_proxied: FollowedRedis, other_proxy: TcpProxy, any_raw_client: RawClient
 ) -> None:

@@ -1,8 +1,7 @@
 """Send the lookups and fills of one event loop tick as one round trip."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Final, Generic, TypeVar
@@ -27,7 +26,7 @@ _Results = Mapping[Digest, Session | Exception | None]
 UNLIMITED: Final = 1_000_000_000
 
 # Digests in one round trip. A fill costs about four times as much as a lookup.
-_LOOKUP_BATCH_SIZE: Final = 256
+_LOOKUP_BATCH_SIZE: Final = 128
 _WRITE_BATCH_SIZE: Final = 64
 
 
@@ -69,7 +68,9 @@ class Batcher(Generic[Payload, Result]):
         self._waiting: dict[Digest, _Callers[Result]] = {}
         self._in_flight: dict[asyncio.Task[None], Mapping[Digest, _Callers[Result]]] = {}
         self._in_flight_digests = 0
-        self._counted: set[asyncio.Task[None]] = set()  # those that count against max_in_flight
+        # When each of those was started that count against max_in_flight.
+        self._counted: dict[asyncio.Task[None], float] = {}
+        self._slow_timer: asyncio.TimerHandle | None = None
         self.batches_sent = 0
         self._scheduled = False
 
@@ -96,26 +97,46 @@ class Batcher(Generic[Payload, Result]):
 
     def _start_batches(self) -> None:
         self._scheduled = False
-        while self._waiting and len(self._counted) < self._max_in_flight:
-            digests = list(islice(self._waiting, self._max_batch))
-            payloads = {digest: self._payloads.pop(digest) for digest in digests}
-            waiting = {digest: self._waiting.pop(digest) for digest in digests}
-            batch = asyncio.create_task(self._run(payloads, waiting))
+        while self._waiting:
+            if len(self._counted) >= self._max_in_flight:
+                self._await_slow_batch()
+                return
+            payloads, waiting = self._take_batch()
+            loop = asyncio.get_running_loop()
+            batch = loop.create_task(self._run(payloads, waiting))
             self._in_flight[batch] = waiting
             self._in_flight_digests += len(waiting)
-            self._counted.add(batch)
-            if self._slow_after is not None:
-                asyncio.get_running_loop().call_later(self._slow_after, self._stop_counting, batch)
+            self._counted[batch] = loop.time()
             self.batches_sent += 1
             batch.add_done_callback(self._finish)
 
+    def _take_batch(self) -> tuple[Mapping[Digest, Payload], Mapping[Digest, _Callers[Result]]]:
+        """Return the next payloads and their callers, which do not wait any more."""
+        if len(self._waiting) <= self._max_batch:
+            batch = self._payloads, self._waiting
+            self._payloads, self._waiting = {}, {}
+            return batch
+        digests = list(islice(self._waiting, self._max_batch))
+        return (
+            {digest: self._payloads.pop(digest) for digest in digests},
+            {digest: self._waiting.pop(digest) for digest in digests},
+        )
+
+    def _await_slow_batch(self) -> None:
+        """Start batches when the oldest one in flight no longer counts."""
+        if self._slow_after is not None and self._slow_timer is None:
+            batch, started = next(iter(self._counted.items()))
+            loop = asyncio.get_running_loop()
+            due = started + self._slow_after
+            self._slow_timer = loop.call_at(due, self._stop_counting, batch)
+
     def _stop_counting(self, batch: asyncio.Task[None]) -> None:
-        if batch in self._counted:
-            self._counted.discard(batch)
-            self._start_batches()
+        self._slow_timer = None
+        self._counted.pop(batch, None)
+        self._start_batches()
 
     def _finish(self, batch: asyncio.Task[None]) -> None:
-        self._counted.discard(batch)
+        self._counted.pop(batch, None)
         waiting = self._in_flight.pop(batch)
         self._in_flight_digests -= len(waiting)
         if batch.cancelled() or batch.exception() is not None:
@@ -131,15 +152,15 @@ class Batcher(Generic[Payload, Result]):
     async def _run(
         self, payloads: Mapping[Digest, Payload], waiting: Mapping[Digest, _Callers[Result]]
     ) -> None:
-        results: Mapping[Digest, Result | Exception]
+        results: Sequence[Result | Exception]
         try:
             sent = await self._send(payloads)
-            results = {digest: sent[digest] for digest in waiting}
+            results = [sent[digest] for digest in waiting]
         except Exception as error:  # noqa: BLE001 - every caller gets it
-            results = dict.fromkeys(waiting, error)
-        for digest, callers in waiting.items():
+            results = [error] * len(waiting)
+        for (digest, callers), result in zip(waiting.items(), results, strict=True):
             for on_done in callers:
-                on_done(digest, results[digest])
+                on_done(digest, result)
 
 
 class Batched:
@@ -183,24 +204,24 @@ class Batched:
         return self._lookups.batches_sent
 
     async def find(self, digest: Digest) -> Session | None:
-        with self._refuse_if_full():
+        try:
             return await self._lookups.send(digest, None)
+        except BatcherFull:
+            raise self._refuse() from None
 
     def submit(self, digest: Digest, on_done: OnDone[Session | None]) -> None:
         """Call `on_done` with the session or an error, later.
 
         Raise StoreUnavailable at once if too many lookups are outstanding.
         """
-        with self._refuse_if_full():
-            self._lookups.submit(digest, None, on_done)
-
-    @contextmanager
-    def _refuse_if_full(self) -> Iterator[None]:
         try:
-            yield
+            self._lookups.submit(digest, None, on_done)
         except BatcherFull:
-            self._on_rejected()
-            raise StoreUnavailable(self._store, "too many lookups at once") from None
+            raise self._refuse() from None
+
+    def _refuse(self) -> StoreUnavailable:
+        self._on_rejected()
+        return StoreUnavailable(self._store, "too many lookups at once")
 
     async def _find_batch(self, digests: Mapping[Digest, None]) -> _Results:
         return await self._find_each(tuple(digests))

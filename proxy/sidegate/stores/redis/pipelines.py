@@ -13,7 +13,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, ResponseError
 
-from sidegate.core.timeouts import StoreTimeout
+from sidegate.core.timeouts import LatenessTimer
 from sidegate.stores.connection_log import ConnectionLog
 from sidegate.stores.redis.reasons import describe_error
 
@@ -88,11 +88,12 @@ class PipelinedConnection(asyncio.Protocol):
             raise RedisConnectionError("the connection was lost")
         self._replies, self._expected = [], count
         self._answer = self._loop.create_future()
+        timer = LatenessTimer(self._timeout, self._expire, loop=self._loop)
         self._transport.write(packed)
         try:
-            async with StoreTimeout(self._timeout):
-                replies = await self._answer
+            replies = await self._answer
         finally:
+            timer.cancel()
             self._answer = None
         for reply in replies:
             if isinstance(reply, Exception):
@@ -130,6 +131,10 @@ class PipelinedConnection(asyncio.Protocol):
             raise error
         if isinstance(error, NoPermissionError) and self._log is not None:
             self._log.record_denial(describe_error(error))
+
+    def _expire(self) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(TimeoutError())
 
     def _fail(self, error: RedisConnectionError, cause: Exception | None = None) -> None:
         self._transport.abort()

@@ -50,6 +50,8 @@ _MAX_ATTEMPTS: Final = 2
 # Keys that one SCAN looks at: about a millisecond in Redis.
 _SCAN_SIZE: Final = 1_000
 
+_ONLY_HASH_TAG: Final = build_hash_tag(0).encode()
+
 # Equal to no seal, and to none at all neither.
 _NO_SEAL: Final = b"-"
 
@@ -167,23 +169,24 @@ class RedisStore:
 
     async def _find_in_pool(self, pool: Pool, digests: Sequence[Digest]) -> dict[Digest, Session]:
         async with self.client.acquire(pool) as connection:
-            copies = await self._read_approved(connection, digests)
-            if copies is not None:
-                return self._decode_copies(connection, copies)
-        raise CacheNotTrusted(STORE_NAME, "changes may have been missed")
+            found = await self._find_approved(connection, digests)
+        if found is None:  # only now: an error would close the connection
+            raise CacheNotTrusted(STORE_NAME, "changes may have been missed")
+        return found
 
-    async def _read_approved(
+    async def _find_approved(
         self, connection: PipelinedConnection, digests: Sequence[Digest]
-    ) -> dict[Digest, Any] | None:
-        """Return the reply for each digest, or None if they were not read under approved seals."""
+    ) -> dict[Digest, Session] | None:
+        """Return the copies, or None if they were not read under approved seals."""
+        groups = self._group_by_bucket(digests)
         for _ in range(_MAX_ATTEMPTS):
             lookups = [
                 _Lookup(bucket, self._guess_namespace(connection, bucket), group)
-                for bucket, group in self._group_by_bucket(digests).items()
+                for bucket, group in groups.items()
             ]
             replies = await self._read(connection, lookups)
             if _keep_seals(connection, lookups, replies=replies):
-                return self._approve(connection, lookups, replies=replies)
+                return self._decode_approved(connection, lookups, replies=replies)
         connection.close()  # it may be out of step
         return None
 
@@ -204,26 +207,20 @@ class RedisStore:
         )
         return check_replies(replies)
 
-    def _approve(
+    def _decode_approved(
         self, connection: PipelinedConnection, lookups: Sequence[_Lookup], *, replies: Sequence[Any]
-    ) -> dict[Digest, Any] | None:
-        copies: dict[Digest, Any] = {}
+    ) -> dict[Digest, Session] | None:
+        """Return the copies that were read, or None unless all seals are approved."""
+        found: dict[Digest, Session] = {}
         end = -1
         for bucket, _, digests in lookups:
             start, end = end + 1, end + len(digests) + 2
             if not self._trust.approve(bucket, connection.seals[bucket]):
                 return None
-            copies.update(zip(digests, replies[start + 1 : end], strict=True))
-        return copies
-
-    def _decode_copies(
-        self, connection: PipelinedConnection, copies: Mapping[Digest, Any]
-    ) -> dict[Digest, Session]:
-        found = {}
-        for digest, reply in copies.items():
-            session = self._read_session(connection, digest, reply=reply)
-            if session is not None:
-                found[digest] = session
+            for digest, reply in zip(digests, replies[start + 1 : end], strict=True):
+                session = self._read_session(connection, digest, reply=reply)
+                if session is not None:
+                    found[digest] = session
         return found
 
     async def _fill_in_pool(
@@ -350,6 +347,8 @@ class RedisStore:
             }
 
     async def _group_by_pool(self, digests: Iterable[Digest]) -> dict[Pool, list[Digest]]:
+        if self._buckets == 1:
+            return {await self.client.get_pool(_ONLY_HASH_TAG): [*digests]}
         groups: dict[Pool, list[Digest]] = {}
         for bucket, group in self._group_by_bucket(digests).items():
             pool = await self.client.get_pool(build_hash_tag(bucket).encode())

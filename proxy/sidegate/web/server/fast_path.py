@@ -227,7 +227,6 @@ class FastConnection(asyncio.Protocol):
         self._resume()
 
     def _respond(self, head: Head) -> None:
-        fast_path = self._fast_path
         try:
             response = self._try_fast(head)
             if response is None:
@@ -236,21 +235,17 @@ class FastConnection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001  # a bug: logged, and answered 500
             self._complete(*_handle_error(head, error))
             return
-        if head.connection is None and head.method != b"HEAD" and not fast_path.draining:
-            self._write(
-                b"".join(
-                    (
-                        response.shared_head,
-                        response.identity_lines,
-                        fast_path.head_end,
-                        response.body,
-                    )
-                )
-            )
-        else:
-            self._send(head, response)
+        self._send(head, response)
 
     def _send(self, head: Head, response: EncodedResponse) -> None:
+        if head.connection is None and head.method != b"HEAD" and not self._fast_path.draining:
+            parts = response.shared_head, response.identity_lines, self._fast_path.head_end
+            self._write(b"".join((*parts, response.body)))
+        else:
+            self._send_unusual(head, response)
+
+    def _send_unusual(self, head: Head, response: EncodedResponse) -> None:
+        """Send a response without a body, without a later one, or to HTTP/1.0."""
         is_http10, to_head = head.is_http10 is not None, head.method == b"HEAD"
         closes = self._fast_path.draining or head.connection in (b"close", b"Close")
         self._write(
