@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import pytest
 
 from sidegate.core.digest import Digest
-from sidegate.core.protocols import RemoteCache, SessionCache, SessionFinder
+from sidegate.core.protocols import BatchFinder, RemoteCache, SessionCache, SessionFinder
 from sidegate.core.seal import Seal
 from sidegate.core.session import Session, SessionRecord
 from sidegate.stores.client.batching import Batched, BatchedCache
@@ -234,12 +234,12 @@ def build_full_stack(backend: FakeBackend, clock: FakeClock) -> SessionFinder:
 
 
 def build_lookup(
-    database: SessionFinder, clock: FakeClock, redis: FakeBackend | None = None
+    database: BatchFinder, clock: FakeClock, redis: FakeBackend | None = None
 ) -> SessionLookup:
     return SessionLookup(
         build_memory_store(clock),
         redis=None if redis is None else BatchedCache(redis),
-        database=database,
+        database=Batched(database),
         negative_cache=build_negative_cache(clock),
         deadline=5.0,
         clock=clock,

@@ -1,7 +1,6 @@
 """The validator: verdicts from memory, prefetched copies and the stores."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import timedelta
 from hashlib import sha256
 from math import inf
@@ -9,8 +8,9 @@ from math import inf
 import pytest
 
 from sidegate.core.digest import Digest
-from sidegate.core.errors import StoreUnavailable
+from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.memory_entry import MemoryEntry
+from sidegate.core.protocols import OnPrefetched, Prefetched
 from sidegate.core.session import Session
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, Token, TokenKey, TokenText, parse_token_text
@@ -117,17 +117,17 @@ async def test_malformed_or_forged_token_causes_no_lookup(text: str, reason: Rea
     assert backend.lookups == []
 
 
-def unwrap(found: MemoryEntry | Deny | Digest | None) -> Session | Deny | None:
+Found = Session | Deny | Unavailable | None
+
+
+def unwrap(found: MemoryEntry | Deny | Unavailable | Digest | None) -> Found:
     """Return the session of an entry, or None for the digest of an undecided token."""
-    match found:
-        case MemoryEntry():
-            return found.session
-        case bytes():
-            return None
-    return found
+    if isinstance(found, MemoryEntry):
+        return found.session
+    return None if isinstance(found, bytes) else found
 
 
-def check_memory(session: Session | None, clock: FakeClock | None = None) -> Session | Deny | None:
+def check_memory(session: Session | None, clock: FakeClock | None = None) -> Found:
     """Check TOKEN against a memory that holds this session; no other store has any."""
     validator = build_validator(
         FakeLookup(
@@ -172,7 +172,7 @@ def test_copy_in_memory_that_may_be_stale_is_not_decided() -> None:
 
 def check_memory_under(
     ring: KeyRing, session: Session, *, token: Token = TOKEN, lookup: FakeLookup | None = None
-) -> Session | Deny | None:
+) -> Found:
     """Check a token under `ring`, with `session` in memory for any digest."""
     lookup = lookup or FakeLookup(FakeBackend(), memory=lambda _: session)
     rules = RulesInForce(Rules(ring=ring))
@@ -218,16 +218,12 @@ def test_tag_is_verified_once_for_each_copy() -> None:
     assert len(verified) == 2
 
 
-def prefetch_entry(
-    entry: MemoryEntry | None, *, budget: float | None = None
-) -> tuple[Session | Deny | None, float]:
+def prefetch_entry(entry: Prefetched, *, budget: float | None = None) -> tuple[Found, float]:
     """Prefetch TOKEN's session as `entry`. Return the result and the timeout used."""
-    received: list[MemoryEntry | None] = []
+    received: list[Prefetched] = []
     calls: list[tuple[Digest, float]] = []
 
-    def prefetch(
-        digest: Digest, on_done: Callable[[MemoryEntry | None], None], timeout: float
-    ) -> bool:
+    def prefetch(digest: Digest, on_done: OnPrefetched, timeout: float) -> bool:
         calls.append((digest, timeout))
         on_done(entry)
         return True
@@ -241,7 +237,7 @@ def prefetch_entry(
     return unwrap(validator.judge_prefetched(entry, NOON)), timeout
 
 
-def prefetch_copy(session: Session) -> Session | Deny | None:
+def prefetch_copy(session: Session) -> Found:
     return prefetch_entry(MemoryEntry(session, inf))[0]
 
 
@@ -271,6 +267,11 @@ def test_prefetched_final_end_is_denied() -> None:
 def test_prefetched_copy_that_may_be_stale_is_not_decided() -> None:
     assert prefetch_copy(build_session(digest=TOKEN.digest(), at=AN_HOUR_AGO)) is None
     assert prefetch_copy(build_session(digest=TOKEN.digest(), expires_at=NOON)) is None
+
+
+def test_failed_prefetch_from_the_database_is_an_outage() -> None:
+    assert prefetch_entry(StoreUnavailable("postgres", "down"))[0] == Unavailable("postgres")
+    assert prefetch_entry(UnreadableRecord("damaged"))[0] == Unavailable("unreadable")
 
 
 def test_prefetch_without_a_copy_decides_nothing() -> None:

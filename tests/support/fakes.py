@@ -9,7 +9,7 @@ from sidegate.core.change_log import ChangedSession
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.memory_entry import MemoryEntry
-from sidegate.core.protocols import Fill, SessionFinder
+from sidegate.core.protocols import Fill, OnPrefetched, SessionFinder
 from sidegate.core.seal import CachePosition
 from sidegate.core.session import EPOCH, Session
 
@@ -147,9 +147,7 @@ class FakeLookup:
         finder: SessionFinder,
         *,
         memory: Callable[[Digest], Session | None] = lambda _: None,
-        prefetch: Callable[[Digest, Callable[[MemoryEntry | None], None], float], bool] = (
-            lambda _, __, ___: False
-        ),
+        prefetch: Callable[[Digest, OnPrefetched, float], bool] = lambda _, __, ___: False,
         after_prefetch: SessionFinder | None = None,
     ) -> None:
         self.entries: dict[Digest, MemoryEntry] = {}
@@ -167,9 +165,7 @@ class FakeLookup:
             entry = self.entries[digest] = MemoryEntry(session, inf)
         return entry
 
-    def prefetch(
-        self, digest: Digest, on_done: Callable[[MemoryEntry | None], None], *, timeout: float
-    ) -> bool:
+    def prefetch(self, digest: Digest, on_done: OnPrefetched, *, timeout: float) -> bool:
         return self._prefetch(digest, on_done, timeout)
 
     async def find(self, digest: Digest, *, skip_redis: bool = False) -> Session | None:

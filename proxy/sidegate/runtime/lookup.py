@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 
 from sidegate.core.clock import Clock
-from sidegate.core.protocols import SessionFinder
 from sidegate.observability.metrics import Metrics
 from sidegate.runtime.resources import Resources, seconds
 from sidegate.settings import Settings
@@ -18,7 +17,7 @@ from sidegate.stores.lookup import SessionLookup
 from sidegate.stores.negative_cache import NegativeCache
 
 
-def _build_database_finder(resources: Resources) -> SessionFinder:
+def _build_database_finder(resources: Resources) -> Batched:
     """Return the database behind its circuit breaker, metrics and batching."""
     settings, database, metrics = resources.settings, resources.database, resources.metrics
     section = settings.sqlite if settings.database_url is None else settings.postgres

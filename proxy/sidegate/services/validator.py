@@ -10,6 +10,7 @@ from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.judge import judge, may_be_stale
 from sidegate.core.memory_entry import MemoryEntry
+from sidegate.core.protocols import OnPrefetched, Prefetched
 from sidegate.core.session import Session
 from sidegate.core.timeouts import with_timeout
 from sidegate.core.token import TokenText, digest_unverified
@@ -40,9 +41,7 @@ class Lookup(Protocol):
         """Return this process's entry, or None, without waiting."""
         ...
 
-    def prefetch(
-        self, digest: Digest, on_done: Callable[[MemoryEntry | None], None], *, timeout: float
-    ) -> bool: ...
+    def prefetch(self, digest: Digest, on_done: OnPrefetched, *, timeout: float) -> bool: ...
 
     async def find(self, digest: Digest, *, skip_redis: bool = False) -> Session | None: ...
 
@@ -95,11 +94,11 @@ class Validator:
     def prefetch(
         self,
         digest: Digest,
-        on_done: Callable[[MemoryEntry | None], None],
+        on_done: OnPrefetched,
         *,
         budget: float | None = None,
     ) -> bool:
-        """Start a remote cache lookup of the digest that `check_memory` returned.
+        """Start a lookup in the first store of the digest that `check_memory` returned.
 
         `on_done` is called with what `judge_prefetched` takes. False: nothing was started, as it
         would not be done within `budget` seconds, and `on_done` is not called.
@@ -107,14 +106,21 @@ class Validator:
         return self._lookup.prefetch(digest, on_done, timeout=self._timeout(budget))
 
     def judge_prefetched(
-        self, entry: MemoryEntry | None, now: datetime
-    ) -> MemoryEntry | Deny | None:
-        """Judge a prefetched entry, whose token's tag `check_memory` has verified.
+        self, found: Prefetched, now: datetime
+    ) -> MemoryEntry | Deny | Unavailable | None:
+        """Judge what was prefetched, for a token whose tag `check_memory` has verified.
 
         None: `validate` looks in the other stores. The entry is not marked as verified: the keys
         may have changed since.
         """
-        return None if entry is None else _judge_entry(entry, now)
+        match found:
+            case MemoryEntry():
+                return _judge_entry(found, now)
+            case StoreUnavailable():
+                return Unavailable(found.store)
+            case UnreadableRecord():
+                return Unavailable("unreadable")
+        return None
 
     async def validate(
         self,

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
@@ -12,10 +12,10 @@ from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.judge import judge, may_be_stale
 from sidegate.core.memory_entry import MemoryEntry
-from sidegate.core.protocols import CacheTrust, Fill, SessionFinder
+from sidegate.core.protocols import CacheTrust, Fill, OnPrefetched, Prefetched
 from sidegate.core.seal import CachePosition
 from sidegate.core.session import Session
-from sidegate.stores.client.batching import BatchedCache
+from sidegate.stores.client.batching import Batched, BatchedCache
 from sidegate.stores.memory import MemoryStore
 from sidegate.stores.negative_cache import NegativeCache
 from sidegate.stores.shared_future import share_future
@@ -28,11 +28,15 @@ _log: Final = logging.getLogger("sidegate.lookup")
 
 
 class _Prefetch(NamedTuple):
-    """A lookup in Redis. `epoch` is that of memory, and `as_of` that of Redis when it began."""
+    """A lookup in the first store. `epoch` is that of memory when it began.
+
+    `as_of`: the time, by the monotonic clock, from which on the copy may lack changes. `callers`
+    still wait.
+    """
 
     epoch: int
     as_of: float
-    callers: list[Callable[[MemoryEntry | None], None]]
+    callers: list[OnPrefetched]
 
 
 class SessionLookup:
@@ -52,7 +56,7 @@ class SessionLookup:
         redis: BatchedCache | None = None,
         redis_trust: CacheTrust | None = None,
         redis_deadline: float = 0.0,
-        database: SessionFinder,
+        database: Batched,
         negative_cache: NegativeCache,
         deadline: float,
         clock: Clock,
@@ -71,30 +75,43 @@ class SessionLookup:
         self._database = database
         self._negative_cache = negative_cache
         self._deadline = deadline
+        # The store that prefetches read, and the seconds within which they end.
+        self._first: Batched = redis or database
+        self._prefetch_deadline = deadline if redis is None else redis_deadline
         self._clock = clock
         self._flights: dict[Digest, asyncio.Task[Session | None]] = {}
         self._prefetches: dict[Digest, _Prefetch] = {}
+        # The callers of this loop iteration that wait for the database.
+        self._expiring: list[tuple[_Prefetch, OnPrefetched]] = []
 
-    def prefetch(
-        self, digest: Digest, on_done: Callable[[MemoryEntry | None], None], *, timeout: float
-    ) -> bool:
-        """Look up what `peek` did not find in Redis, without a task for each caller.
+    def prefetch(self, digest: Digest, on_done: OnPrefetched, *, timeout: float) -> bool:
+        """Look up what `peek` did not find in the first store, without a task for each caller.
 
-        `on_done` is called with its entry, or with None if Redis has no copy or fails, after this
-        returns and usually within the deadline of Redis; it must not raise. Return False, and never
-        call it, if that takes longer than `timeout` seconds, or if `find` answers without Redis.
+        `on_done` is called, after this returns, with the entry, with the error of a database that
+        is the first store, or with None: `find` decides. That is so if there is no copy, and if
+        Redis fails. It must not raise. Return False, and never call it, if that may take longer
+        than `timeout` seconds, or if `find` answers without the store.
         """
-        if self._redis is None or timeout < self._redis_deadline:
+        if timeout < self._prefetch_deadline:
             return False
         prefetch = self._prefetches.get(digest)
-        if prefetch is not None:
-            prefetch.callers.append(on_done)
-            return True
-        if digest in self._negative_cache or digest in self._flights:
-            return False
-        self._prefetches[digest] = _Prefetch(self._memory.epoch, self._redis_as_of(), [on_done])
-        self._redis.submit(digest, self._end_prefetch)
+        if prefetch is None:
+            if digest in self._negative_cache or digest in self._flights:
+                return False
+            prefetch = self._start_prefetch(digest)
+        prefetch.callers.append(on_done)
+        if self._redis is None:
+            self._expire_later(prefetch, on_done)
         return True
+
+    def _start_prefetch(self, digest: Digest) -> _Prefetch:
+        prefetch = _Prefetch(self._memory.epoch, self._redis_as_of(), [])
+        self._prefetches[digest] = prefetch
+        try:
+            self._first.submit(digest, self._end_prefetch)
+        except StoreUnavailable as outage:
+            asyncio.get_running_loop().call_soon(self._end_prefetch, digest, outage)
+        return prefetch
 
     async def find(self, digest: Digest, *, skip_redis: bool = False) -> Session | None:
         """Return the session that `digest` leads to, tombstones included; None: there is none.
@@ -133,7 +150,7 @@ class SessionLookup:
                 session = await redis.find(digest)
                 if session is not None:
                     # Memory may have seen activity since.
-                    session = self._fill_from_redis(session, epoch, as_of=as_of).session
+                    session = self._fill_memory(session, epoch, as_of=as_of).session
                     if self._is_conclusive(session):
                         return session
         started, position = self._clock.monotonic(), self._redis_position()
@@ -156,7 +173,7 @@ class SessionLookup:
         age = 0.0 if trust is None else min(trust.age, _MAX_TRUST_AGE)
         return self._clock.monotonic() - age
 
-    def _fill_from_redis(self, session: Session, epoch: int, *, as_of: float) -> MemoryEntry:
+    def _fill_memory(self, session: Session, epoch: int, *, as_of: float) -> MemoryEntry:
         """Put a copy into memory, where its age counts from the last round before its lookup."""
         return self._memory.fill(session, epoch=epoch, age=self._clock.monotonic() - as_of)
 
@@ -170,30 +187,60 @@ class SessionLookup:
 
     def _expire(self, answer: asyncio.Future[Session | None]) -> None:
         if not answer.done():
-            reason = f"no answer within {self._deadline * 1000:.0f} ms"
-            answer.set_exception(StoreUnavailable("deadline", reason))
+            answer.set_exception(self._build_deadline_error())
 
     def _end_prefetch(self, digest: Digest, found: Session | BaseException | None) -> None:
         prefetch = self._prefetches.pop(digest)
-        self._memory.misses += len(prefetch.callers)  # `peek` has not counted them
         try:
-            entry = self._fill_prefetched(found, prefetch)
+            outcome = self._fill_prefetched(digest, found, prefetch)
         except Exception:  # noqa: BLE001 - the callers must be called all the same
             _log.exception("prefetch failed")
-            entry = None
-        for on_done in prefetch.callers:
-            try:
-                on_done(entry)
-            except Exception:  # noqa: BLE001 - the others must be called all the same
-                _log.exception("prefetch failed")
+            outcome = None
+        callers = prefetch.callers.copy()
+        prefetch.callers.clear()
+        self._call_back(callers, outcome)
 
     def _fill_prefetched(
-        self, found: Session | BaseException | None, prefetch: _Prefetch
-    ) -> MemoryEntry | None:
+        self, digest: Digest, found: Session | BaseException | None, prefetch: _Prefetch
+    ) -> Prefetched:
         match found:
             case Session():
-                return self._fill_from_redis(found, prefetch.epoch, as_of=prefetch.as_of)
-            case None | StoreUnavailable() | UnreadableRecord() | asyncio.CancelledError():
+                return self._fill_memory(found, prefetch.epoch, as_of=prefetch.as_of)
+            case None:
+                if self._redis is None:
+                    self._negative_cache.add(digest)
+                return None
+            case StoreUnavailable() | UnreadableRecord():
+                return found if self._redis is None else None
+            case asyncio.CancelledError():
                 return None
             case error:
                 raise error
+
+    def _call_back(self, callers: Sequence[OnPrefetched], outcome: Prefetched) -> None:
+        self._memory.misses += len(callers)  # `peek` has not counted them
+        for on_done in callers:
+            try:
+                on_done(outcome)
+            except Exception:  # noqa: BLE001 - the others must be called all the same
+                _log.exception("prefetch failed")
+
+    def _expire_later(self, prefetch: _Prefetch, on_done: OnPrefetched) -> None:
+        """Bound what a caller waits, by one timer for all of a loop iteration."""
+        if not self._expiring:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._deadline, self._expire_callers, self._expiring)
+            loop.call_soon(self._end_iteration)
+        self._expiring.append((prefetch, on_done))
+
+    def _end_iteration(self) -> None:
+        self._expiring = []
+
+    def _expire_callers(self, callers: Sequence[tuple[_Prefetch, OnPrefetched]]) -> None:
+        for prefetch, on_done in callers:
+            if on_done in prefetch.callers:
+                prefetch.callers.remove(on_done)
+                self._call_back([on_done], self._build_deadline_error())
+
+    def _build_deadline_error(self) -> StoreUnavailable:
+        return StoreUnavailable("deadline", f"no answer within {self._deadline * 1000:.0f} ms")

@@ -6,9 +6,10 @@ from typing import Any, Final
 
 from sidegate.core.digest import Digest
 from sidegate.core.memory_entry import MemoryEntry
+from sidegate.core.protocols import Prefetched
 from sidegate.core.seal import Seal
 from sidegate.core.session import Session
-from sidegate.stores.client.batching import BatchedCache
+from sidegate.stores.client.batching import UNLIMITED, Batched, BatchedCache
 from sidegate.stores.lookup import SessionLookup
 from sidegate.stores.memory import MemoryStore
 from sidegate.stores.negative_cache import NegativeCache
@@ -37,6 +38,7 @@ class LookupHarness:
         deadline: float = 30.0,
         max_in_memory: int = 100,
         max_misses: int = 100,
+        max_outstanding: int = UNLIMITED,
     ) -> None:
         """`redis`: None for a lookup without Redis."""
         self.clock = FakeClock()
@@ -56,7 +58,7 @@ class LookupHarness:
             redis=None if redis is None else BatchedCache(self.redis),
             redis_trust=None if redis is None else self.redis_trust,
             redis_deadline=REDIS_DEADLINE,
-            database=self.database,
+            database=Batched(self.database, max_outstanding=max_outstanding),
             negative_cache=self.misses,
             deadline=deadline,
             clock=self.clock,
@@ -64,6 +66,7 @@ class LookupHarness:
         for session in memory:
             self.memory.put_nowait(session)
         self.find = self.lookup.find
+        self.prefetch_timeout = REDIS_DEADLINE if redis is not None else deadline
 
     def put(self, cache: str, session: Session) -> None:
         """Put `session` into "memory" or "redis"."""
@@ -93,10 +96,16 @@ class LookupHarness:
         """Return the future result of a prefetch, which must not be refused."""
         done: asyncio.Future[Session | None] = asyncio.get_running_loop().create_future()
 
-        def on_done(entry: MemoryEntry | None) -> None:
-            done.set_result(None if entry is None else entry.session)
+        def on_done(found: Prefetched) -> None:
+            match found:
+                case MemoryEntry():
+                    done.set_result(found.session)
+                case None:
+                    done.set_result(None)
+                case error:
+                    done.set_exception(error)
 
-        assert self.lookup.prefetch(digest, on_done, timeout=REDIS_DEADLINE)
+        assert self.lookup.prefetch(digest, on_done, timeout=self.prefetch_timeout)
         assert not done.done()  # never before `prefetch` returns
         return done
 

@@ -1,10 +1,11 @@
-"""prefetch puts sessions into memory and calls back; every failure is reported as None."""
+"""prefetch puts sessions into memory and calls back; every failure of Redis is None."""
 
 import asyncio
 from typing import NoReturn
 
 import pytest
 
+from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from tests.contracts.values import build_digest, build_session
 from tests.stores.lookup.harness import REDIS_DEADLINE, LookupHarness
 from tests.stores.waiting import wait_until
@@ -130,13 +131,6 @@ async def test_ended_prefetch_is_not_used_again() -> None:
 # --- Refused prefetches
 
 
-async def test_prefetch_without_redis_is_refused() -> None:
-    session = build_session()
-    harness = LookupHarness(redis=None, database=[session])
-
-    assert harness.refuses_prefetch(session.digest)
-
-
 async def test_timeout_shorter_than_the_deadline_of_redis_is_refused_without_a_callback() -> None:
     session, results = build_session(), list[object]()
     harness = LookupHarness(redis=[session])
@@ -196,3 +190,65 @@ async def test_copy_read_before_memory_was_expired_does_not_fill_memory() -> Non
 
     assert [await first, await joined] == [session, session]
     assert harness.peek(session.digest) is None
+
+
+# --- Without Redis: the database
+
+
+async def test_without_redis_the_database_is_read_once_for_all_callers() -> None:
+    session = build_session()
+    harness = LookupHarness(redis=None, database=[session])
+    results = [harness.prefetch(session.digest) for _ in range(3)]
+
+    assert await asyncio.gather(*results) == [session] * 3
+    assert harness.database.lookups == [(session.digest,)]
+    assert harness.peek(session.digest) == session
+    assert harness.memory.misses == 3
+
+
+async def test_without_redis_an_unknown_digest_is_a_cached_miss() -> None:
+    harness, digest = LookupHarness(redis=None), build_digest()
+
+    assert await harness.prefetch(digest) is None
+    assert harness.refuses_prefetch(digest, timeout=harness.prefetch_timeout)
+    assert await harness.find(digest, skip_redis=True) is None
+    assert len(harness.database.lookups) == 1
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable, UnreadableRecord])
+async def test_without_redis_the_error_of_the_database_is_the_result(
+    error: type[Exception],
+) -> None:
+    session = build_session()
+    harness = LookupHarness(redis=None, database=[session])
+    harness.database.down = error is StoreUnavailable
+    harness.database.unreadable = {session.digest}
+
+    with pytest.raises(error):
+        await harness.prefetch(session.digest)
+    assert session.digest not in harness.misses
+    assert harness.peek(session.digest) is None
+
+
+async def test_without_redis_each_caller_waits_until_the_deadline() -> None:
+    session = build_session()
+    harness = LookupHarness(redis=None, database=[session], deadline=0.05)
+    harness.database.unblocked.clear()
+    first = harness.prefetch(session.digest)
+    with pytest.raises(StoreUnavailable, match="no answer within 50 ms"):
+        await first
+    joined = harness.prefetch(session.digest)
+    harness.database.unblocked.set()
+
+    assert await joined == session
+    assert len(harness.database.lookups) == 1
+
+
+async def test_without_redis_too_many_lookups_are_an_outage() -> None:
+    sessions = [build_session() for _ in range(2)]
+    harness = LookupHarness(redis=None, database=sessions, max_outstanding=1)
+    first, second = (harness.prefetch(session.digest) for session in sessions)
+
+    with pytest.raises(StoreUnavailable, match="too many lookups"):
+        await second
+    assert await first == sessions[0]

@@ -19,7 +19,7 @@ from sidegate.core.token import KeyRing, Token, TokenKey
 from sidegate.services.binding import ClientBinding
 from sidegate.services.rules import Rules, RulesInForce
 from sidegate.services.validator import Lookup, Validator
-from sidegate.stores.client.batching import BatchedCache
+from sidegate.stores.client.batching import Batched, BatchedCache
 from sidegate.stores.lookup import SessionLookup
 from sidegate.stores.memory import MemoryStore
 from sidegate.stores.negative_cache import NegativeCache
@@ -191,7 +191,7 @@ def build_redis_lookup(
         memory,
         redis=BatchedCache(backend),
         redis_deadline=0.025,
-        database=backend,
+        database=Batched(backend),
         negative_cache=NegativeCache(max_digests=9, max_age=1.0, clock=clock),
         deadline=60.0,
         clock=clock,

@@ -9,6 +9,7 @@ import pytest
 
 from sidegate.core.digest import Digest
 from sidegate.core.session import Session
+from sidegate.stores.client.batching import Batched
 from sidegate.stores.lookup import SessionLookup
 from sidegate.stores.memory import MemoryStore
 from sidegate.stores.negative_cache import NegativeCache
@@ -117,7 +118,7 @@ async def test_session_in_memory_is_allowed_in_an_outage_until_it_is_stale() -> 
     memory = MemoryStore(max_bytes=2**30, max_sessions=10, max_age=5, clock=clock, jitter=lambda: 0)
     finder = SessionLookup(
         memory,
-        database=database,
+        database=Batched(database),
         negative_cache=NegativeCache(max_digests=9, max_age=1.0, clock=clock),
         deadline=60.0,
         clock=clock,

@@ -1,12 +1,14 @@
 """Finders and caches of sessions."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from sidegate.core.change_log import ChangedSession, Mark
 from sidegate.core.digest import Digest
+from sidegate.core.errors import StoreUnavailable, UnreadableRecord
+from sidegate.core.memory_entry import MemoryEntry
 from sidegate.core.seal import CachePosition, Seal
 from sidegate.core.session import Session
 
@@ -20,6 +22,12 @@ class SessionFinder(Protocol):
         The copy has `copy.digest == digest`. Ended sessions and tombstones are returned, too.
         """
         ...
+
+
+Prefetched = MemoryEntry | StoreUnavailable | UnreadableRecord | None
+"""What a prefetch has found: an entry, or why there is no answer; None: it decides nothing."""
+
+OnPrefetched = Callable[[Prefetched], None]
 
 
 class BatchFinder(Protocol):

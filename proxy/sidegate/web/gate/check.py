@@ -17,6 +17,7 @@ from sidegate.core.clock import Clock
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable
 from sidegate.core.memory_entry import MemoryEntry
+from sidegate.core.protocols import OnPrefetched, Prefetched
 from sidegate.core.session import Session
 from sidegate.core.verdict import Allow, Deny, Unavailable, Verdict
 from sidegate.services.binding import ClientBinding
@@ -96,8 +97,8 @@ class Check:
         self._binding = binding
         self._watched_signals = policy.signals.enabled
         # At most one entry per reason.
-        self._encode_denial = lru_cache(maxsize=32)(
-            lambda denial: encode_response(gateway.write(denial))
+        self._encode_refusal = lru_cache(maxsize=32)(
+            lambda refusal: encode_response(gateway.write(refusal))
         )
 
     def try_fast(self, head: Head) -> EncodedResponse | None:
@@ -116,7 +117,7 @@ class Check:
             return None
         return self._respond(found, head, now=now, elapsed=None)
 
-    def prefetch(self, head: Head, on_done: Callable[[MemoryEntry | None], None]) -> bool:
+    def prefetch(self, head: Head, on_done: OnPrefetched) -> bool:
         """Start to fetch the session from the cache store."""
         undecided = self._undecided
         if undecided is None or undecided[0] is not head or undecided[2] is None:
@@ -127,16 +128,14 @@ class Check:
             self._undecided = None
         return is_started
 
-    def conclude(
-        self, head: Head, entry: MemoryEntry | None, *, elapsed: float
-    ) -> EncodedResponse | None:
+    def conclude(self, head: Head, found: Prefetched, *, elapsed: float) -> EncodedResponse | None:
         """Decide from what was prefetched; return None if the stores must be queried."""
         try:
             now = self._now()
         except StoreUnavailable:
             return None
-        found = self._validator.judge_prefetched(entry, now)
-        return None if found is None else self._respond(found, head, now=now, elapsed=elapsed)
+        judged = self._validator.judge_prefetched(found, now)
+        return None if judged is None else self._respond(judged, head, now=now, elapsed=elapsed)
 
     async def handle(self, head: Head, elapsed: float | None = None) -> Response:
         """Read the subrequest, validate it with the stores, and write the verdict."""
@@ -156,12 +155,17 @@ class Check:
         return self._gateway.write(verdict)
 
     def _respond(
-        self, found: MemoryEntry | Deny, head: Head, *, now: datetime, elapsed: float | None
+        self,
+        found: MemoryEntry | Deny | Unavailable,
+        head: Head,
+        *,
+        now: datetime,
+        elapsed: float | None,
     ) -> EncodedResponse:
         """Return the response to what was found; `elapsed` None: in memory."""
-        if isinstance(found, Deny):
+        if not isinstance(found, MemoryEntry):
             self._finish(found, head, now=now, elapsed=elapsed)
-            return self._encode_denial(found)
+            return self._encode_refusal(found)
         cached = found.cached_reply
         if not isinstance(cached, _CachedReply) or not cached.matches(self._gateway, head):
             return self._reply(found, head, now=now, elapsed=elapsed)
@@ -208,7 +212,7 @@ class Check:
         """Decide about a valid session; cache the response if it is allowed."""
         verdict, mismatched = self._finish(Allow(entry.session), head, now=now, elapsed=elapsed)
         if isinstance(verdict, Deny):
-            return self._encode_denial(verdict)
+            return self._encode_refusal(verdict)
         response = encode_response(self._gateway.write(verdict))
         self._cache_reply(entry, head, mismatched=mismatched, response=response)
         return response

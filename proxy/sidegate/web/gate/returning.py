@@ -6,7 +6,7 @@ They are built for each request: the cached reply of a session is the same for a
 from collections.abc import Callable
 from dataclasses import replace
 
-from sidegate.core.memory_entry import MemoryEntry
+from sidegate.core.protocols import Prefetched
 from sidegate.web.server.handler import RequestHandler
 from sidegate.web.server.messages import Head, Response
 from sidegate.web.server.response_bytes import EncodedResponse
@@ -28,11 +28,9 @@ class ReturningCheck:
         """Return the response of the check with the lines."""
         return self._add_lines(self._try_fast(head), head)
 
-    def conclude(
-        self, head: Head, entry: MemoryEntry | None, *, elapsed: float
-    ) -> EncodedResponse | None:
+    def conclude(self, head: Head, found: Prefetched, *, elapsed: float) -> EncodedResponse | None:
         """Return the response of the check with the lines."""
-        return self._add_lines(self._conclude(head, entry, elapsed=elapsed), head)
+        return self._add_lines(self._conclude(head, found, elapsed=elapsed), head)
 
     def _add_lines(self, response: EncodedResponse | None, head: Head) -> EncodedResponse | None:
         if response is None or not response.identity_lines:  # only a 200 has identity headers

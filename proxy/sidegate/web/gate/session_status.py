@@ -4,10 +4,9 @@ It returns nothing else and records no activity: a page that polls must not exte
 """
 
 import json
-from collections.abc import Callable
 from datetime import datetime
 
-from sidegate.core.memory_entry import MemoryEntry
+from sidegate.core.protocols import OnPrefetched, Prefetched
 from sidegate.core.session import Session
 from sidegate.core.verdict import Allow, Deny, Verdict
 from sidegate.services.validator import Validator
@@ -31,11 +30,11 @@ class SessionStatus:
         """Return None: these requests are rare and always use the stores."""
         return None
 
-    def prefetch(self, _: Head, __: Callable[[MemoryEntry | None], None]) -> bool:
+    def prefetch(self, _: Head, __: OnPrefetched) -> bool:
         """Return False: nothing is prefetched."""
         return False
 
-    def conclude(self, _: Head, __: MemoryEntry | None, *, elapsed: float) -> None:
+    def conclude(self, _: Head, __: Prefetched, *, elapsed: float) -> None:
         """Return None: nothing is prefetched."""
 
     async def handle(self, head: Head, _: float | None = None) -> Response:

@@ -24,7 +24,7 @@ from time import perf_counter
 from typing import Final, cast
 
 from sidegate.core.clock import Clock
-from sidegate.core.memory_entry import MemoryEntry
+from sidegate.core.protocols import Prefetched
 from sidegate.web.server.grammar import Grammar
 from sidegate.web.server.handler import RequestHandler
 from sidegate.web.server.head_templates import HeadTemplates
@@ -268,12 +268,12 @@ class FastConnection(asyncio.Protocol):
             del self._prefetching
             self._start_lookup(self._handler, head)
 
-    def _on_prefetched(self, entry: MemoryEntry | None) -> None:
+    def _on_prefetched(self, found: Prefetched) -> None:
         handler, head, start = self._prefetching
         del self._prefetching  # the head has a token
         elapsed = perf_counter() - start
         try:
-            response = handler.conclude(head, entry, elapsed=elapsed)
+            response = handler.conclude(head, found, elapsed=elapsed)
         except Exception as error:  # noqa: BLE001  # a bug: logged, and answered 500
             head, response = _handle_error(head, error)
         if response is not None:

@@ -1,9 +1,9 @@
 """Request handlers of the gate, for the fast path and the aiohttp path."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-from sidegate.core.memory_entry import MemoryEntry
+from sidegate.core.protocols import OnPrefetched, Prefetched
 from sidegate.web.server.header_lines import PlainForms, Roles
 from sidegate.web.server.messages import Head, Response
 from sidegate.web.server.response_bytes import EncodedResponse
@@ -29,7 +29,7 @@ class RequestHandler(Protocol):
         """Return the response if memory decides it, or None."""
         ...
 
-    def prefetch(self, head: Head, on_done: Callable[[MemoryEntry | None], None]) -> bool:
+    def prefetch(self, head: Head, on_done: OnPrefetched) -> bool:
         """Start to fetch what `try_fast` lacked, and call `on_done` later, never before returning.
 
         It is called with what `conclude` takes, and must not raise. Return False if that cannot
@@ -37,9 +37,7 @@ class RequestHandler(Protocol):
         """
         ...
 
-    def conclude(
-        self, head: Head, entry: MemoryEntry | None, *, elapsed: float
-    ) -> EncodedResponse | None:
+    def conclude(self, head: Head, found: Prefetched, *, elapsed: float) -> EncodedResponse | None:
         """Return the response if what was prefetched in `elapsed` seconds decides it, or None."""
         ...
 
