@@ -30,7 +30,8 @@ The path of a cache miss: stores/lookup.py (SessionLookup) looks in
 
     and fills the caches on the way back. Redis and the database are wrapped by stores/client/:
     Batched(Metered(Trusted(Guarded(store)))), Trusted around Redis only; runtime/lookup.py builds
-    them. The fast path looks in Redis by SessionLookup.prefetch, without a task for each request.
+    them. The fast path looks in Redis, or without one in the database, by SessionLookup.prefetch:
+    one task for all lookups of a loop iteration, and a callback for each.
 
 Where is ...
 
@@ -42,6 +43,8 @@ Where is ...
                                         by services/cache_follower.py, invalidated by
                                         services/publisher.py; docs/architecture.md has the protocol
     a key or a script in Redis          stores/redis/sealed_write.py; read in stores/redis/store.py
+    a command sent to Redis             stores/redis/pipelines.py, on connections that the client
+                                        library has opened (stores/redis/connection.py)
     a change of a session found         services/change_poller.py (for memory) and
                                         services/cache_follower.py (for Redis), from
                                         stores/{postgres,sqlite}/changes.py

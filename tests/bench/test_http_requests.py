@@ -53,10 +53,9 @@ def test_bearer_token_is_read() -> None:
 
 
 def test_signals_match_the_bound_client() -> None:
-    assert (
-        GATEWAY.read_signals(head_of(build_subrequest(KNOWN, path="/auth-request")))
-        == KNOWN.signals
-    )
+    head = head_of(build_subrequest(KNOWN, path="/auth-request"))
+
+    assert GATEWAY.policy.signals.read(head) == KNOWN.signals
 
 
 def test_cookie_of_another_product_replaces_the_session_cookie() -> None:

@@ -11,7 +11,7 @@ omitting signals.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -52,12 +52,7 @@ class Binding(bytes):
     @classmethod
     def pack(cls, pairs: Iterable[tuple[str, bytes]]) -> "Binding":
         """Pack signal names and hashes. Raise ValueError if one has more than 255 bytes."""
-        packed = bytearray()
-        for name, digest in pairs:
-            for text in (name.encode(*_UTF8), digest):
-                packed.append(len(text))
-                packed += text
-        return cls(packed) or UNBOUND
+        return cls(b"".join([_pack_name(name, len(hash_)) + hash_ for name, hash_ in pairs])) or UNBOUND
 
     def pairs(self) -> Iterator[tuple[str, bytes]]:
         """Yield each signal's name and hash."""
@@ -135,6 +130,39 @@ def find_mismatches(
                 yield signal
 
 
+class BindingMatcher:
+    """Finds fast that all signals match, which is usual; `find_mismatches` does the rest."""
+
+    def __init__(
+        self, reductions: Iterable[tuple[Signal, int, Callable[[bytes | None], bytes | None]]]
+    ) -> None:
+        """`reductions`: the watched signals, in the order of Signal.
+
+        Each has the position of its raw value, and a function that returns what is compared of it,
+        or None if `find_mismatches` has to decide.
+        """
+        self._reductions = tuple(
+            (_pack_name(signal.value, _HASH_SIZE), signal.encode(), position, reduce)
+            for signal, position, reduce in reductions
+        )
+
+    def matches(self, session_id: str, binding: bytes, raw_values: Sequence[bytes | None]) -> bool:
+        """Return whether the session is bound to watched signals alone, and to these values."""
+        key, end = session_id.encode(), 0
+        for name, person, position, reduce in self._reductions:
+            if not binding.startswith(name, end):
+                continue  # it is not bound to this one
+            value = reduce(raw_values[position])
+            if value is None:
+                return False
+            start = end + len(name)
+            end = start + _HASH_SIZE
+            hash_ = blake2b(value, digest_size=_HASH_SIZE, key=key, person=person)
+            if binding[start:end] != hash_.digest():
+                return False
+        return end == len(binding)
+
+
 # Characters. Three times what browsers send: parsing and caching it must stay cheap.
 MAX_LENGTH: Final = 1024
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
@@ -180,11 +208,18 @@ def _hash_signals(
 def _hash_signal(session_id: str, signal: Signal, *, value: str) -> bytes:
     """Hash with the session id as the key: equal clients of two sessions have unequal hashes."""
     return blake2b(
-        value.encode("utf-8", "surrogatepass"),
+        value.encode(*_UTF8),
         digest_size=_HASH_SIZE,
         key=session_id.encode(),
         person=signal.encode(),
     ).digest()
+
+
+@lru_cache(maxsize=64)  # only newer versions have others than Signal
+def _pack_name(name: str, hash_size: int) -> bytes:
+    """Return what precedes the hash of a signal. Raise ValueError if one has over 255 bytes."""
+    text = name.encode(*_UTF8)
+    return bytes([len(text)]) + text + bytes([hash_size])
 
 
 def _reduce_ip(value: str, prefixes: PrefixLengths) -> str | None:

@@ -6,7 +6,13 @@ from contextlib import suppress
 from typing import Final, NoReturn, Protocol
 
 from sidegate.core.actor import SIDEGATE
-from sidegate.core.binding import BindingPolicy, Signal, Signals, find_mismatches
+from sidegate.core.binding import (
+    BindingPolicy,
+    PrefixLengths,
+    Signal,
+    Signals,
+    find_mismatches,
+)
 from sidegate.core.errors import Conflict, RevocationPending, StoreUnavailable, UnreadableRecord
 from sidegate.core.session import Session, SessionId
 from sidegate.core.verdict import Allow, Deny, Reason
@@ -38,6 +44,11 @@ class ClientBinding:
         self._rules = rules
         self._events = events
         self._revoke = revoke
+
+    @property
+    def prefix_lengths(self) -> PrefixLengths:
+        """Those in force; another object after a reload."""
+        return self._rules.current.prefix_lengths
 
     def mismatched(
         self, session: Session, signals: Signals, *, watched: Collection[Signal]

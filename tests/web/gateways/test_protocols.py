@@ -22,6 +22,7 @@ from sidegate.web.gateways.forward_auth import ForwardAuth
 from sidegate.web.gateways.identity_headers import IdentityNames
 from sidegate.web.server.header_lines import build_head
 from sidegate.web.server.messages import Response, Subrequest
+from sidegate.web.server.response_bytes import encode_response
 from tests.contracts.values import build_session
 from tests.web.gate.gate_harness import ALICE, IDENTITY_HEADERS
 
@@ -347,6 +348,25 @@ def test_identity_names_and_realm_are_configurable() -> None:
     assert {"x-auth-user", "x-auth-scopes"}.isdisjoint(names(allow))
     assert {"x_user_id", "x.user.id"} <= set(removed_names(gateway))
     assert value(deny, "WWW-Authenticate") == 'Bearer realm="shop"'
+
+
+@every_gateway
+@given(user_id=any_text, scopes=st.lists(any_text), type_=st.sampled_from(SessionType))
+def test_identity_lines_are_the_identity_fields(
+    gateway: AuthRequest | ForwardAuth | ExtAuthz,
+    user_id: str,
+    scopes: list[str],
+    type_: SessionType,
+) -> None:
+    """The fast path encodes them directly, and writes them after the shared head of a 200."""
+    session = build_session(user_id=user_id, scopes=tuple(scopes), type=type_)
+    identity = IdentityNames(user="X-100%s-User", session="X%%")
+    other = type(gateway)(replace(gateway.policy, identity=identity))
+    for each in (gateway, other):
+        written = encode_response(each.write(Allow(session)))
+        names = each.policy.identity
+        assert names.build_encoder()(session) == written.identity_lines
+        assert written.shared_head == encode_response(each.write(ALLOW)).shared_head
 
 
 def test_identity_name_without_a_dash_is_not_its_own_alias() -> None:

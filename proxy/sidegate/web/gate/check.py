@@ -6,13 +6,12 @@ paths only pass the head in and write the response.
 
 import logging
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from time import perf_counter
 from typing import Final, Protocol, assert_never
 
-from sidegate.core.binding import Signal
+from sidegate.core.binding import BindingMatcher, PrefixLengths, Signal
 from sidegate.core.clock import Clock
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable
@@ -47,8 +46,7 @@ class CheckEvents(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True)
-class _CachedReply(EncodedResponse):
+class _CachedReply(EncodedResponse, kw_only=True, gc=False):
     """The response to one gateway for a cached session and a client with these signals."""
 
     gateway: GatewayProtocol
@@ -95,7 +93,11 @@ class Check:
         self._fast_counts = events.fast_check_counts(gateway.name)
         self._now = clock.now
         self._binding = binding
-        self._watched_signals = policy.signals.enabled
+        self._signals = policy.signals
+        self._matcher: BindingMatcher | None = None  # for these prefix lengths
+        self._matched_prefixes: PrefixLengths | None = None
+        self._encode_identity = policy.identity.build_encoder()
+        self._allowed_head: bytes | None = None
         # At most one entry per reason.
         self._encode_refusal = lru_cache(maxsize=32)(
             lambda refusal: encode_response(gateway.write(refusal))
@@ -197,7 +199,8 @@ class Check:
         mismatched: tuple[Signal, ...] = ()
         if isinstance(verdict, Allow) and self._binding is not None:
             mismatched = self._find_mismatches(verdict.session, head, binding=self._binding)
-            verdict = self._binding.apply_policy(verdict.session, mismatched)
+            if mismatched:
+                verdict = self._binding.apply_policy(verdict.session, mismatched)
         if isinstance(verdict, Allow) and now is not None:
             self._on_allowed(verdict.session, now)
         result, reason = _get_labels(verdict)
@@ -211,41 +214,40 @@ class Check:
     ) -> EncodedResponse:
         """Decide about a valid session; cache the response if it is allowed."""
         verdict, mismatched = self._finish(Allow(entry.session), head, now=now, elapsed=elapsed)
-        if isinstance(verdict, Deny):
+        if not isinstance(verdict, Allow):
             return self._encode_refusal(verdict)
-        response = encode_response(self._gateway.write(verdict))
-        self._cache_reply(entry, head, mismatched=mismatched, response=response)
-        return response
+        session = entry.session
+        if self._allowed_head is None:  # it is the same for all sessions
+            self._allowed_head = encode_response(self._gateway.write(verdict)).shared_head
+        lines = self._encode_identity(session)
+        if not _is_cacheable(session, head):
+            return EncodedResponse(self._allowed_head, lines)
+        reply = entry.cached_reply = _CachedReply(
+            self._allowed_head,
+            lines,
+            gateway=self._gateway,
+            raw_signals=tuple(map(_intern, head.raw_signals)) if session.binding else None,
+            mismatched=mismatched,
+        )
+        return reply
 
     def _find_mismatches(
         self, session: Session, head: Head, *, binding: ClientBinding
     ) -> tuple[Signal, ...]:
-        signals = self._gateway.read_signals(head)
+        if not session.binding:
+            return ()
+        prefix_lengths = binding.prefix_lengths
+        if self._matcher is None or prefix_lengths is not self._matched_prefixes:
+            self._matched_prefixes = prefix_lengths
+            self._matcher = self._signals.build_matcher(
+                prefix_lengths, is_list=self._gateway.lists_addresses
+            )
+        if self._matcher.matches(session.id, session.binding, head.raw_signals):
+            return ()
+        signals = self._signals.read(head, is_list=self._gateway.lists_addresses)
         if signals is None:
             return ()
-        return binding.mismatched(session, signals, watched=self._watched_signals)
-
-    def _cache_reply(
-        self,
-        entry: MemoryEntry,
-        head: Head,
-        *,
-        mismatched: tuple[Signal, ...],
-        response: EncodedResponse,
-    ) -> None:
-        session = entry.session
-        if _log.isEnabledFor(logging.DEBUG):
-            return  # every check is logged
-        if session.binding and not _is_cacheable(head):
-            return  # bounds the memory that a client can use
-        raw_signals = tuple(map(_intern, head.raw_signals)) if session.binding else None
-        entry.cached_reply = _CachedReply(
-            response.shared_head,
-            response.identity_lines,
-            gateway=self._gateway,
-            raw_signals=raw_signals,
-            mismatched=mismatched,
-        )
+        return binding.mismatched(session, signals, watched=self._signals.enabled)
 
     def _count(self, labels: tuple[str, str], elapsed: float | None) -> None:
         """Count a check; `elapsed` None: too fast to be timed."""
@@ -271,8 +273,12 @@ class Check:
         )
 
 
-def _is_cacheable(head: Head) -> bool:
-    return sum(map(len, filter(None, head.raw_signals))) <= _MAX_CACHED_SIGNALS_SIZE
+def _is_cacheable(session: Session, head: Head) -> bool:
+    if _log.isEnabledFor(logging.DEBUG):
+        return False  # every check is logged
+    # Bounds the memory that a client can use.
+    size = sum(map(len, filter(None, head.raw_signals))) if session.binding else 0
+    return size <= _MAX_CACHED_SIGNALS_SIZE
 
 
 @lru_cache(maxsize=4096)

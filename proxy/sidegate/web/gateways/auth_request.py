@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from sidegate.core.binding import Signals
 from sidegate.core.verdict import Verdict
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.server.header_lines import Roles, parse_single_value
@@ -24,6 +23,7 @@ class AuthRequest:
     policy: GatewayPolicy
     name: ClassVar[str] = "auth-request"
     route: ClassVar[str] = "/auth-request"
+    lists_addresses: ClassVar[bool] = False
 
     @property
     def roles(self) -> Roles:
@@ -43,9 +43,6 @@ class AuthRequest:
 
     def read_budget(self, _: Head) -> float | None:
         return None
-
-    def read_signals(self, head: Head) -> Signals | None:
-        return self.policy.signals.read(head)
 
     def write(self, verdict: Verdict) -> Response:
         response = self.policy.write(verdict)

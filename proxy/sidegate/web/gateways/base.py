@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import ClassVar, Protocol, assert_never
 
-from sidegate.core.binding import Signals
 from sidegate.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
 from sidegate.web.gateways.client_signals import SignalSources
 from sidegate.web.gateways.credentials import CredentialSources
@@ -21,6 +20,8 @@ class GatewayProtocol(Protocol):
     name: ClassVar[str]
     route: ClassVar[str]
     """The path of its subrequests; with a slash at the end, every path below, too."""
+    lists_addresses: ClassVar[bool]
+    """Whether it states the addresses of the client and of proxies, in one list."""
 
     @property
     def roles(self) -> Roles: ...
@@ -29,10 +30,6 @@ class GatewayProtocol(Protocol):
 
     def read_budget(self, head: Head) -> float | None:
         """Return the seconds that the gateway waits for the response, or None if unstated."""
-        ...
-
-    def read_signals(self, head: Head) -> Signals | None:
-        """Return the client signals, or None if none is enabled."""
         ...
 
     def write(self, verdict: Verdict) -> Response: ...

@@ -1,11 +1,23 @@
 """Read client signals from a head, for sessions bound to their clients."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
 
-from sidegate.core.binding import Signal, Signals
+from sidegate.core.binding import (
+    BindingMatcher,
+    PrefixLengths,
+    Signal,
+    Signals,
+    reduce_signal,
+)
 from sidegate.web.server.header_lines import Roles, parse_single_value
 from sidegate.web.server.messages import Head
+
+# Clients repeat their header lines, and many share some. Longer ones are not kept.
+_CACHED_VALUES: Final = 2_048
+_MAX_CACHED_SIZE: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +59,42 @@ class SignalSources:
             header=parse_single_value(head.device),
         )
 
+    def build_matcher(self, prefixes: PrefixLengths, *, is_list: bool = False) -> BindingMatcher:
+        """Return the matcher of the raw signals of heads; `is_list` as for `read`."""
+        return BindingMatcher(
+            (signal, position, _cache_reduction(self._build_reduction(signal, prefixes, is_list)))
+            for position, signal in enumerate(Signal)
+            if signal in self.enabled
+        )
+
+    def _build_reduction(
+        self, signal: Signal, prefixes: PrefixLengths, is_list: bool
+    ) -> Callable[[bytes], bytes | None]:
+        """Return the function from a raw value to what is compared of it."""
+
+        def reduce(raw: bytes) -> bytes | None:
+            value = parse_single_value(raw)
+            if signal is Signal.IP and is_list:
+                value = self._client_address(value)
+            reduced = reduce_signal(signal, value, prefixes=prefixes)
+            return None if reduced is None else reduced.encode()
+
+        return reduce
+
     def _client_address(self, addresses: str | None) -> str | None:
         if addresses is None:
             return None
         items = addresses.split(",")
         return items[-1 - self.trusted_hops] if len(items) > self.trusted_hops else None
+
+
+def _cache_reduction(
+    reduce: Callable[[bytes], bytes | None],
+) -> Callable[[bytes | None], bytes | None]:
+    """Return `reduce` with a bounded cache; it returns None for what is missing or too long."""
+    cached = lru_cache(maxsize=_CACHED_VALUES)(reduce)
+
+    def reduce_short(raw: bytes | None) -> bytes | None:
+        return None if raw is None or len(raw) > _MAX_CACHED_SIZE else cached(raw)
+
+    return reduce_short

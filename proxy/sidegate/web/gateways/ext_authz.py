@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from itertools import chain, combinations
 from typing import ClassVar, Final
 
-from sidegate.core.binding import Signals
 from sidegate.core.verdict import Verdict
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.returned_headers import ReturnedHeaders, encode_fields
@@ -32,6 +31,7 @@ class ExtAuthz:
     policy: GatewayPolicy
     name: ClassVar[str] = "ext-authz"
     route: ClassVar[str] = f"{ROUTE_PREFIX}/"
+    lists_addresses: ClassVar[bool] = False
     _returned: ReturnedHeaders = field(init=False, repr=False)
     _removal_lines: Mapping[tuple[bytes, ...], bytes] = field(init=False, repr=False)
 
@@ -62,9 +62,6 @@ class ExtAuthz:
 
     def read_budget(self, head: Head) -> float | None:
         return _parse_milliseconds(parse_single_value(head.budget))
-
-    def read_signals(self, head: Head) -> Signals | None:
-        return self.policy.signals.read(head)
 
     def write(self, verdict: Verdict) -> Response:
         return self.policy.write(verdict)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sidegate.core.binding import Signals
 from sidegate.core.verdict import Verdict
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.server.header_lines import Roles, parse_single_value
@@ -21,6 +20,7 @@ class ForwardAuth:
     policy: GatewayPolicy
     name: ClassVar[str] = "forward-auth"
     route: ClassVar[str] = "/forward-auth"
+    lists_addresses: ClassVar[bool] = True
 
     @property
     def roles(self) -> Roles:
@@ -40,9 +40,6 @@ class ForwardAuth:
 
     def read_budget(self, _: Head) -> float | None:
         return None
-
-    def read_signals(self, head: Head) -> Signals | None:
-        return self.policy.signals.read(head, is_list=True)
 
     def write(self, verdict: Verdict) -> Response:
         return self.policy.write(verdict)

@@ -1,9 +1,10 @@
 """The identity headers for the application: one per attribute, ASCII, always all of them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
@@ -45,14 +46,13 @@ class IdentityNames:
         The user id and each scope are percent-encoded UTF-8 and can be decoded without loss. Times
         are seconds since 1970.
         """
-        return (
-            (self.user, _encoded(session.user_id)),
-            (self.session, session.id),
-            (self.type, session.type.value),
-            (self.scopes, " ".join(map(_encoded, session.scopes))),
-            (self.time, _unix_seconds(session.authenticated_at)),
-            (self.expires, _unix_seconds(session.expires_at)),
-        )
+        return tuple(zip(self.all_names(), _build_values(session), strict=True))
+
+    def build_encoder(self) -> Callable[[Session], bytes]:
+        """Return a function that returns the lines of `build_fields` as they are sent."""
+        names = (name.replace("%", "%%") for name in self.all_names())
+        template = "".join(f"{name}: %s\r\n" for name in names)
+        return lambda session: (template % _build_values(session)).encode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,23 @@ class IdentityLimit:
         size = sum(len(name) + len(value) + _LINE_OVERHEAD for name, value in fields)
         if size > self.max_size:
             raise IdentityTooLarge(size, self.max_size)
+
+
+def _build_values(session: Session) -> tuple[str, ...]:
+    """Return the values of the headers, in the order of `all_names`."""
+    return (
+        _encoded(session.user_id),
+        session.id,
+        session.type.value,
+        _encode_scopes(session.scopes),
+        _unix_seconds(session.authenticated_at),
+        _unix_seconds(session.expires_at),
+    )
+
+
+@lru_cache(maxsize=1024)  # many sessions share their scopes
+def _encode_scopes(scopes: tuple[str, ...]) -> str:
+    return " ".join(map(_encoded, scopes))
 
 
 def _encoded(text: str) -> str:

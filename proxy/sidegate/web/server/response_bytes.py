@@ -1,25 +1,31 @@
 """Responses in bytes, as the fast path sends them and aiohttp would."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import format_datetime
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
+import msgspec
+
 from sidegate.web.server.messages import Field, Response
 
 _ZERO_LENGTH: Final = b"Content-Length: 0\r\n"
 
 
-@dataclass(slots=True)  # not frozen: building one would take longer than all else of a cached reply
-class EncodedResponse:
+class EncodedResponse(msgspec.Struct, gc=False):
     """A response to an HTTP/1.1 GET, without the Date line and the end of the head."""
 
     shared_head: bytes  # the status line and the fields that sessions share
-    identity_lines: bytes = field(repr=False)  # of the session, and those of the request
+    identity_lines: bytes  # of the session, and those of the request
     body: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.shared_head!r})"  # the lines may contain credentials
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [("shared_head", self.shared_head)]
 
 
 def encode_response(response: Response) -> EncodedResponse:
