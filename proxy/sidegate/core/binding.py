@@ -52,7 +52,8 @@ class Binding(bytes):
     @classmethod
     def pack(cls, pairs: Iterable[tuple[str, bytes]]) -> "Binding":
         """Pack signal names and hashes. Raise ValueError if one has more than 255 bytes."""
-        return cls(b"".join([_pack_name(name, len(hash_)) + hash_ for name, hash_ in pairs])) or UNBOUND
+        packed = b"".join([_pack_name(name, len(hash_)) + hash_ for name, hash_ in pairs])
+        return cls(packed) or UNBOUND
 
     def pairs(self) -> Iterator[tuple[str, bytes]]:
         """Yield each signal's name and hash."""

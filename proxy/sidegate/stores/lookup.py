@@ -190,22 +190,20 @@ class SessionLookup:
             answer.set_exception(self._build_deadline_error())
 
     def _end_prefetch(self, digest: Digest, found: Session | BaseException | None) -> None:
-        prefetch = self._prefetches.pop(digest)
+        epoch, as_of, callers = self._prefetches.pop(digest)
+        outcome: Prefetched = None
         try:
-            outcome = self._fill_prefetched(digest, found, prefetch)
+            if isinstance(found, Session):
+                outcome = self._fill_memory(found, epoch, as_of=as_of)
+            else:
+                outcome = self._read_failure(digest, found)
         except Exception:  # noqa: BLE001 - the callers must be called all the same
             _log.exception("prefetch failed")
-            outcome = None
-        callers = prefetch.callers.copy()
-        prefetch.callers.clear()
-        self._call_back(callers, outcome)
+        while callers:
+            self._call_back(callers.pop(), outcome)
 
-    def _fill_prefetched(
-        self, digest: Digest, found: Session | BaseException | None, prefetch: _Prefetch
-    ) -> Prefetched:
+    def _read_failure(self, digest: Digest, found: BaseException | None) -> Prefetched:
         match found:
-            case Session():
-                return self._fill_memory(found, prefetch.epoch, as_of=prefetch.as_of)
             case None:
                 if self._redis is None:
                     self._negative_cache.add(digest)
@@ -217,13 +215,12 @@ class SessionLookup:
             case error:
                 raise error
 
-    def _call_back(self, callers: Sequence[OnPrefetched], outcome: Prefetched) -> None:
-        self._memory.misses += len(callers)  # `peek` has not counted them
-        for on_done in callers:
-            try:
-                on_done(outcome)
-            except Exception:  # noqa: BLE001 - the others must be called all the same
-                _log.exception("prefetch failed")
+    def _call_back(self, on_done: OnPrefetched, outcome: Prefetched) -> None:
+        self._memory.misses += 1  # `peek` has not counted it
+        try:
+            on_done(outcome)
+        except Exception:  # noqa: BLE001 - the others must be called all the same
+            _log.exception("prefetch failed")
 
     def _expire_later(self, prefetch: _Prefetch, on_done: OnPrefetched) -> None:
         """Bound what a caller waits, by one timer for all of a loop iteration."""
@@ -240,7 +237,7 @@ class SessionLookup:
         for prefetch, on_done in callers:
             if on_done in prefetch.callers:
                 prefetch.callers.remove(on_done)
-                self._call_back([on_done], self._build_deadline_error())
+                self._call_back(on_done, self._build_deadline_error())
 
     def _build_deadline_error(self) -> StoreUnavailable:
         return StoreUnavailable("deadline", f"no answer within {self._deadline * 1000:.0f} ms")

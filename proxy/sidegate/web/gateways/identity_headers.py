@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
@@ -46,12 +45,15 @@ class IdentityNames:
         The user id and each scope are percent-encoded UTF-8 and can be decoded without loss. Times
         are seconds since 1970.
         """
-        return tuple(zip(self.all_names(), _build_values(session), strict=True))
+        values = _build_values(session)
+        formatted = (form % value for form, value in zip(_FORMATS, values, strict=True))
+        return tuple(zip(self.all_names(), formatted, strict=True))
 
     def build_encoder(self) -> Callable[[Session], bytes]:
         """Return a function that returns the lines of `build_fields` as they are sent."""
-        names = (name.replace("%", "%%") for name in self.all_names())
-        template = "".join(f"{name}: %s\r\n" for name in names)
+        names = [name.replace("%", "%%") for name in self.all_names()]
+        lines = (f"{name}: {form}\r\n" for name, form in zip(names, _FORMATS, strict=True))
+        template = "".join(lines)
         return lambda session: (template % _build_values(session)).encode("ascii")
 
 
@@ -74,15 +76,18 @@ class IdentityLimit:
             raise IdentityTooLarge(size, self.max_size)
 
 
-def _build_values(session: Session) -> tuple[str, ...]:
-    """Return the values of the headers, in the order of `all_names`."""
+# Of the values, in the order of `all_names`. Seconds are rounded towards zero.
+_FORMATS: Final = ("%s", "%s", "%s", "%s", "%d", "%d")
+
+
+def _build_values(session: Session) -> tuple[str | float, ...]:
     return (
         _encoded(session.user_id),
         session.id,
         session.type.value,
         _encode_scopes(session.scopes),
-        _unix_seconds(session.authenticated_at),
-        _unix_seconds(session.expires_at),
+        session.authenticated_at.timestamp(),
+        session.expires_at.timestamp(),
     )
 
 
@@ -96,7 +101,3 @@ def _encoded(text: str) -> str:
         return text
     # A store may contain lone surrogates: they must not fail, nor collide with another user id.
     return quote(text, safe=_UNENCODED, errors="surrogatepass")
-
-
-def _unix_seconds(timestamp: datetime) -> str:
-    return str(int(timestamp.timestamp()))
