@@ -14,7 +14,6 @@ from redis.exceptions import ResponseError
 from sidegate.stores.redis.pipelines import PipelinedConnection, check_replies, pack
 from tests.stores.redis.strays import STRAY_REPLIES
 from tests.stores.sql.tcp_proxy import TcpProxy
-from tests.stores.waiting import wait_until_async
 from tests.support.servers import Server
 
 
@@ -97,14 +96,23 @@ async def test_reply_to_no_command_closes(proxy: TcpProxy, name: str) -> None:
     async with open_connection(proxy.port) as connection:
         await connection.execute(("PING",))
         proxy.inject(STRAY_REPLIES[name])
+        await connection.closed
 
-        async def is_closing_or_incomplete() -> bool:
-            return connection.is_closing or name == "truncated bulk string"
+        with pytest.raises(RedisConnectionError, match="the connection was lost"):
+            await connection.execute(("PING",))
 
-        await wait_until_async(is_closing_or_incomplete)
-        if name != "truncated bulk string":  # the next reply would complete it
-            with pytest.raises(RedisConnectionError, match="the connection was lost"):
-                await connection.execute(("PING",))
+
+@pytest.mark.parametrize("name", STRAY_REPLIES)
+async def test_anything_behind_the_last_reply_fails_the_pipeline(
+    proxy: TcpProxy, name: str
+) -> None:
+    async with open_connection(proxy.port) as connection:
+        await connection.execute(("PING",))
+        proxy.server_filter = lambda _, chunk: chunk + STRAY_REPLIES[name]
+
+        with pytest.raises(RedisConnectionError):
+            await connection.execute(("PING",))
+        assert connection.is_closing
 
 
 async def test_timeout_ends_the_wait_and_the_late_reply_closes(proxy: TcpProxy) -> None:

@@ -107,6 +107,9 @@ class PipelinedConnection(asyncio.Protocol):
     # Callbacks of the transport
 
     def data_received(self, data: bytes) -> None:
+        if self._answer is None or self._answer.done():
+            self._fail(RedisConnectionError("reply to no command"))
+            return
         try:
             self._parser.feed(data)
             while (reply := self._parser.gets()) is not _INCOMPLETE:
@@ -115,9 +118,9 @@ class PipelinedConnection(asyncio.Protocol):
             self._fail(RedisConnectionError("invalid reply"), error)
             return
         missing = self._expected - len(self._replies)
-        if self._answer is None or missing < 0:
+        if missing < 0 or (missing == 0 and self._parser.has_data()):
             self._fail(RedisConnectionError("reply to no command"))
-        elif missing == 0 and not self._answer.done():
+        elif missing == 0:
             self._answer.set_result(self._replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
