@@ -89,6 +89,8 @@ class Validator:
             if entry is None:
                 return digest
             entry.verified_by = ring
+        if now < entry.valid_until:
+            return entry
         return _judge_entry(entry, now) or digest
 
     def prefetch(

@@ -91,7 +91,9 @@ class MemoryStore:
             return None
         self._entries.move_to_end(digest)
         self.hits += 1
-        return self._with_pending(entry)
+        # As `_with_pending`, without its frame: every check comes here.
+        session = self._apply_pending(entry.session)
+        return entry if session is entry.session else MemoryEntry(session, entry.fresh_until)
 
     def set_reply_headers(self, headers: Collection[str]) -> None:
         """Set the names of the headers that each cached reply contains, for the size estimate."""

@@ -113,11 +113,15 @@ class Check:
         if isinstance(credential, Candidates):  # `handle` chooses among them
             self._undecided = head, credential, None
             return None
-        found = credential if isinstance(credential, Deny) else self._check_memory(credential, now)
-        if isinstance(found, bytes):
-            self._undecided = head, credential, found
-            return None
-        return self._respond(found, head, now=now, elapsed=None)
+        if isinstance(credential, Deny):
+            return self._refuse(credential, head, elapsed=None)
+        found = self._check_memory(credential, now)
+        if isinstance(found, MemoryEntry):
+            return self._allow(found, head, now, None)
+        if isinstance(found, Deny):
+            return self._refuse(found, head, elapsed=None)
+        self._undecided = head, credential, found
+        return None
 
     def prefetch(self, head: Head, on_done: OnPrefetched) -> bool:
         """Start to fetch the session from the cache store."""
@@ -137,7 +141,9 @@ class Check:
         except StoreUnavailable:
             return None
         judged = self._validator.judge_prefetched(found, now)
-        return None if judged is None else self._respond(judged, head, now=now, elapsed=elapsed)
+        if isinstance(judged, MemoryEntry):
+            return self._allow(judged, head, now, elapsed)
+        return None if judged is None else self._refuse(judged, head, elapsed=elapsed)
 
     async def handle(self, head: Head, elapsed: float | None = None) -> Response:
         """Read the subrequest, validate it with the stores, and write the verdict."""
@@ -156,26 +162,28 @@ class Check:
         verdict, _ = self._finish(verdict, head, now=now, elapsed=perf_counter() - start)
         return self._gateway.write(verdict)
 
-    def _respond(
-        self,
-        found: MemoryEntry | Deny | Unavailable,
-        head: Head,
-        *,
-        now: datetime,
-        elapsed: float | None,
+    def _allow(
+        self, entry: MemoryEntry, head: Head, now: datetime, elapsed: float | None
     ) -> EncodedResponse:
-        """Return the response to what was found; `elapsed` None: in memory."""
-        if not isinstance(found, MemoryEntry):
-            self._finish(found, head, now=now, elapsed=elapsed)
-            return self._encode_refusal(found)
-        cached = found.cached_reply
+        """Return the response for a valid session; `elapsed` None: it was in memory."""
+        cached = entry.cached_reply
         if not isinstance(cached, _CachedReply) or not cached.matches(self._gateway, head):
-            return self._reply(found, head, now=now, elapsed=elapsed)
-        self._on_allowed(found.session, now)
-        self._count(_ALLOWED, elapsed)
+            return self._reply(entry, head, now=now, elapsed=elapsed)
+        self._on_allowed(entry.session, now)
+        if elapsed is None:
+            self._fast_counts[_ALLOWED] += 1
+        else:
+            self._count(_ALLOWED, elapsed)
         if cached.mismatched and self._binding is not None:
             self._binding.count_mismatches(cached.mismatched)
         return cached
+
+    def _refuse(
+        self, refusal: Deny | Unavailable, head: Head, *, elapsed: float | None
+    ) -> EncodedResponse:
+        """Return the response without a session; `elapsed` None: no store was asked."""
+        self._finish(refusal, head, now=None, elapsed=elapsed)
+        return self._encode_refusal(refusal)
 
     def _read_once(self, head: Head) -> Presented | Deny:
         """Return what is presented, as `try_fast` has read it if this was its last head."""

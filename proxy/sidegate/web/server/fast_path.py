@@ -238,9 +238,18 @@ class FastConnection(asyncio.Protocol):
         self._send(head, response)
 
     def _send(self, head: Head, response: EncodedResponse) -> None:
-        if head.connection is None and head.method != b"HEAD" and not self._fast_path.draining:
-            parts = response.shared_head, response.identity_lines, self._fast_path.head_end
-            self._write(b"".join((*parts, response.body)))
+        fast_path = self._fast_path
+        if head.connection is None and head.method != b"HEAD" and not fast_path.draining:
+            self._write(
+                b"".join(
+                    (
+                        response.shared_head,
+                        response.identity_lines,
+                        fast_path.head_end,
+                        response.body,
+                    )
+                )
+            )
         else:
             self._send_unusual(head, response)
 
