@@ -3,8 +3,6 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from msgspec import structs
-
 from sidegate.core.actor import Actor, Change
 from sidegate.core.condition import Condition
 from sidegate.core.session import Session, SessionRecord
@@ -39,7 +37,7 @@ class PendingRevocation:
             return session
         if not self.condition.matches(session):
             return session
-        return structs.replace(session, revoked_at=self.at, version=session.version + 1)
+        return session.tombstone(self.at)
 
     def apply_to_record(self, record: SessionRecord) -> SessionRecord:
         """Return `record` as revoked if the revocation matches it, else `record` itself."""

@@ -158,6 +158,10 @@ class Session(msgspec.Struct, frozen=True, eq=False, gc=False):
         self._require_active(at)
         return replace(self, revoked_at=at, version=self.version + 1, changed_xid=0)
 
+    def tombstone(self, at: datetime) -> "Session":
+        """Return it as revoked at `at`, even if it has ended: the change is not committed yet."""
+        return replace(self, revoked_at=at, version=self.version + 1)
+
     def _require_active(self, at: datetime) -> None:
         if self.has_ended(at):
             raise SessionEnded(f"session {self.id} has ended")

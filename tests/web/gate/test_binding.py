@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, Self
 
 import pytest
@@ -68,6 +68,7 @@ class BoundGate:
     gate: GateHarness
     alice: Session
     events: RecordedEvents
+    rules: RulesInForce
 
     @property
     def cached_reply(self) -> object:
@@ -139,9 +140,9 @@ def _build_opener(*, fast_path: bool, in_memory: bool) -> OpenBoundGate:
             binding=bind(session_id, client, prefixes=PrefixLengths()),
         )
         backend = FakeBackend(alice, build_session(user_id="bob", digest=BOB.digest()))
-        rules = Rules(ring=RING, binding_policies=policies)
-        binding = ClientBinding(RulesInForce(rules), events=events, revoke=events.revoked.append)
-        sources = SignalSources(rules.watched_signals, b"x-device", trusted_hops)
+        rules = RulesInForce(Rules(ring=RING, binding_policies=policies))
+        binding = ClientBinding(rules, events=events, revoke=events.revoked.append)
+        sources = SignalSources(rules.current.watched_signals, b"x-device", trusted_hops)
         async with open_gate(
             fast_path=fast_path,
             in_memory=in_memory,
@@ -150,7 +151,7 @@ def _build_opener(*, fast_path: bool, in_memory: bool) -> OpenBoundGate:
             policy=GatewayPolicy(signals=sources),
             binding=binding,
         ) as harness:
-            yield BoundGate(harness, alice, events)
+            yield BoundGate(harness, alice, events, rules)
 
     return open_gate_with
 
@@ -330,6 +331,17 @@ async def test_last_address_before_the_trusted_proxies_counts(
 async def test_trusted_hops_apply_to_lists_only(open_bound: OpenBoundGate, route: str) -> None:
     async with open_bound({Signal.IP: BindingPolicy.DENY}, trusted_hops=1) as bound:
         assert (await bound.check(route, *signal_lines(route))).status == 200
+
+
+@every_route
+@pytest.mark.parametrize("fast_path", [False, True])
+async def test_prefix_lengths_of_a_reload_apply_to_the_next_check(
+    route: str, fast_path: bool
+) -> None:
+    async with _build_opener(fast_path=fast_path, in_memory=False)(DENY_ALL) as bound:
+        assert (await bound.check(route, *signal_lines(route))).status == 200
+        bound.rules.current = replace(bound.rules.current, prefix_lengths=PrefixLengths(32, 128))
+        assert (await bound.check(route, *signal_lines(route))).status == 401
 
 
 @every_route

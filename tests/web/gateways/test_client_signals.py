@@ -1,5 +1,6 @@
 """The fast comparison of client signals agrees with the slow one."""
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -71,7 +72,7 @@ def test_fast_comparison_agrees_with_the_slow_one(
 ) -> None:
     binding = bind(SESSION_ID, bound, prefixes=prefixes)
     matches = sources.build_matcher(prefixes, is_list=is_list).matches(
-        SESSION_ID, binding, head.raw_signals
+        SESSION_ID, binding, raw_values=head.raw_signals
     )
     presented = sources.read(head, is_list=is_list) or Signals()
     mismatched = [
@@ -94,21 +95,37 @@ def test_signals_are_compared_in_each_position() -> None:
     raw = [value.encode() for value in values]
     binding = bind(SESSION_ID, Signals(*values), prefixes=PrefixLengths())
 
-    assert matcher.matches(SESSION_ID, binding, raw)
-    assert not matcher.matches("another session", binding, raw)
+    assert matcher.matches(SESSION_ID, binding, raw_values=raw)
+    assert not matcher.matches("another session", binding, raw_values=raw)
     for position in range(len(raw)):
         for other in (None, b"2", b"en"):
             assert not matcher.matches(
-                SESSION_ID, binding, [*raw[:position], other, *raw[position + 1 :]]
+                SESSION_ID, binding, raw_values=[*raw[:position], other, *raw[position + 1 :]]
             )
 
 
-def test_what_only_a_newer_version_knows_is_left_to_the_slow_comparison() -> None:
-    bound = bind(SESSION_ID, Signals(user_agent="curl/8"), prefixes=PrefixLengths())
-    newer = Binding.pack([*bound.pairs(), ("retina", b"hash")])
+@pytest.mark.parametrize("bound", range(2 ** len(Signal)))
+def test_any_of_the_watched_signals_are_compared_fast(bound: int) -> None:
+    """A client need not send all of them when its session is created."""
+    values = {"ip": "198.51.100.7", "user_agent": "curl/8", "accept_language": "de", "header": "x"}
+    sent = {name: values[name] for bit, name in enumerate(values) if bound >> bit & 1}
     matcher = SignalSources(frozenset(Signal)).build_matcher(PrefixLengths())
-    raw = (None, b"curl/8", None, None)
+    binding = bind(SESSION_ID, Signals(**sent), prefixes=PrefixLengths())
 
-    assert matcher.matches(SESSION_ID, bound, raw)
-    assert not matcher.matches(SESSION_ID, newer, raw)
-    assert matcher.matches(SESSION_ID, UNBOUND, raw)
+    assert matcher.matches(
+        SESSION_ID, binding, raw_values=[value.encode() for value in values.values()]
+    )
+
+
+@pytest.mark.parametrize("newer", [("retina", b"hash"), ("screen", bytes(8))])
+def test_what_only_a_newer_version_knows_is_left_to_the_slow_comparison(
+    newer: tuple[str, bytes],
+) -> None:
+    bound = bind(SESSION_ID, Signals(user_agent="curl/8"), prefixes=PrefixLengths())
+    matcher = SignalSources(frozenset(Signal)).build_matcher(PrefixLengths())
+    raw = (None, b"curl/8", None, b"a header of the same size")
+
+    assert matcher.matches(SESSION_ID, bound, raw_values=raw)
+    assert not matcher.matches(SESSION_ID, Binding.pack([*bound.pairs(), newer]), raw_values=raw)
+    assert not matcher.matches(SESSION_ID, Binding.pack([newer]), raw_values=raw)
+    assert matcher.matches(SESSION_ID, UNBOUND, raw_values=raw)

@@ -351,20 +351,29 @@ def test_identity_names_and_realm_are_configurable() -> None:
 
 
 @every_gateway
-@given(user_id=any_text, scopes=st.lists(any_text), type_=st.sampled_from(SessionType))
+@given(
+    user_id=any_text,
+    scopes=st.lists(any_text),
+    type_=st.sampled_from(SessionType),
+    expires_at=st.datetimes(timezones=st.just(UTC)),
+)
 def test_identity_lines_are_the_identity_fields(
     gateway: AuthRequest | ForwardAuth | ExtAuthz,
     user_id: str,
     scopes: list[str],
     type_: SessionType,
+    expires_at: datetime,
 ) -> None:
     """The fast path encodes them directly, and writes them after the shared head of a 200."""
-    session = build_session(user_id=user_id, scopes=tuple(scopes), type=type_)
+    session = build_session(
+        user_id=user_id, scopes=tuple(scopes), type=type_, expires_at=expires_at
+    )
     identity = IdentityNames(user="X-100%s-User", session="X%%")
     other = type(gateway)(replace(gateway.policy, identity=identity))
     for each in (gateway, other):
         written = encode_response(each.write(Allow(session)))
         names = each.policy.identity
+        assert dict(names.build_fields(session))[names.expires] == str(int(expires_at.timestamp()))
         assert names.build_encoder()(session) == written.identity_lines
         assert written.shared_head == encode_response(each.write(ALLOW)).shared_head
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from typing import Final, Generic, TypeVar
 
@@ -74,7 +73,7 @@ class Batcher(Generic[Payload, Result]):
         self.batches_sent = 0
         self._scheduled = False
 
-    def submit(self, digest: Digest, payload: Payload, on_done: OnDone[Result]) -> None:
+    def submit(self, digest: Digest, payload: Payload, *, on_done: OnDone[Result]) -> None:
         """Call `on_done` with the result, later. Raise BatcherFull if it would not come in time."""
         callers = self._waiting.get(digest)
         if callers is not None:
@@ -92,7 +91,18 @@ class Batcher(Generic[Payload, Result]):
     async def send(self, digest: Digest, payload: Payload) -> Result:
         """Return the result. Cancelling one caller cancels nothing for the others."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self.submit(digest, payload, partial(_complete, future))
+
+        def complete(_: Digest, result: Result | BaseException) -> None:
+            if future.done():  # the caller was cancelled
+                return
+            if isinstance(result, asyncio.CancelledError):
+                future.cancel()
+            elif isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+        self.submit(digest, payload, on_done=complete)
         return await future
 
     def _start_batches(self) -> None:
@@ -215,7 +225,7 @@ class Batched:
         Raise StoreUnavailable at once if too many lookups are outstanding.
         """
         try:
-            self._lookups.submit(digest, None, on_done)
+            self._lookups.submit(digest, None, on_done=on_done)
         except BatcherFull:
             raise self._refuse() from None
 
@@ -286,17 +296,6 @@ def _cancel(waiting: Mapping[Digest, _Callers[Result]]) -> None:
     for digest, callers in waiting.items():
         for on_done in callers:
             on_done(digest, asyncio.CancelledError())
-
-
-def _complete(future: asyncio.Future[Result], _: Digest, result: Result | BaseException) -> None:
-    if future.done():  # its caller was cancelled
-        return
-    if isinstance(result, asyncio.CancelledError):
-        future.cancel()
-    elif isinstance(result, BaseException):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
 
 
 def _pick_fresher(one: Fill, other: Fill) -> Fill:

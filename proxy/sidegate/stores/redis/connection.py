@@ -180,7 +180,7 @@ class RedisClient:
         return self._connections.take_idle(pool) or await self._open(pool)
 
     def give_back(
-        self, pool: Pool, connection: PipelinedConnection, error: BaseException | None
+        self, pool: Pool, connection: PipelinedConnection, *, error: BaseException | None
     ) -> None:
         """Let others use it; close it after an error."""
         if error is not None:
@@ -302,7 +302,7 @@ class _Borrowing(AbstractAsyncContextManager[PipelinedConnection]):
         return self._connection
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._client.give_back(self._pool, self._connection, error)
+        self._client.give_back(self._pool, self._connection, error=error)
         self._release()
 
     def _release(self) -> None:

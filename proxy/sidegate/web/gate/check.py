@@ -117,7 +117,7 @@ class Check:
             return self._refuse(credential, head, elapsed=None)
         found = self._check_memory(credential, now)
         if isinstance(found, MemoryEntry):
-            return self._allow(found, head, now, None)
+            return self._allow(found, head, now=now, elapsed=None)
         if isinstance(found, Deny):
             return self._refuse(found, head, elapsed=None)
         self._undecided = head, credential, found
@@ -142,7 +142,7 @@ class Check:
             return None
         judged = self._validator.judge_prefetched(found, now)
         if isinstance(judged, MemoryEntry):
-            return self._allow(judged, head, now, elapsed)
+            return self._allow(judged, head, now=now, elapsed=elapsed)
         return None if judged is None else self._refuse(judged, head, elapsed=elapsed)
 
     async def handle(self, head: Head, elapsed: float | None = None) -> Response:
@@ -163,7 +163,7 @@ class Check:
         return self._gateway.write(verdict)
 
     def _allow(
-        self, entry: MemoryEntry, head: Head, now: datetime, elapsed: float | None
+        self, entry: MemoryEntry, head: Head, *, now: datetime, elapsed: float | None
     ) -> EncodedResponse:
         """Return the response for a valid session; `elapsed` None: it was in memory."""
         cached = entry.cached_reply
@@ -250,7 +250,7 @@ class Check:
             self._matcher = self._signals.build_matcher(
                 prefix_lengths, is_list=self._gateway.lists_addresses
             )
-        if self._matcher.matches(session.id, session.binding, head.raw_signals):
+        if self._matcher.matches(session.id, session.binding, raw_values=head.raw_signals):
             return ()
         signals = self._signals.read(head, is_list=self._gateway.lists_addresses)
         if signals is None:

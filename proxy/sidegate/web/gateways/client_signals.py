@@ -62,15 +62,15 @@ class SignalSources:
     def build_matcher(self, prefixes: PrefixLengths, *, is_list: bool = False) -> BindingMatcher:
         """Return the matcher of the raw signals of heads; `is_list` as for `read`."""
         return BindingMatcher(
-            (signal, position, _cache_reduction(self._build_reduction(signal, prefixes, is_list)))
+            (signal, position, self._build_reduction(signal, prefixes, is_list=is_list))
             for position, signal in enumerate(Signal)
             if signal in self.enabled
         )
 
     def _build_reduction(
-        self, signal: Signal, prefixes: PrefixLengths, is_list: bool
-    ) -> Callable[[bytes], bytes | None]:
-        """Return the function from a raw value to what is compared of it."""
+        self, signal: Signal, prefixes: PrefixLengths, *, is_list: bool
+    ) -> Callable[[bytes | None], bytes | None]:
+        """Return the cached function from a raw value to what is compared of it."""
 
         def reduce(raw: bytes) -> bytes | None:
             value = parse_single_value(raw)
@@ -79,7 +79,7 @@ class SignalSources:
             reduced = reduce_signal(signal, value, prefixes=prefixes)
             return None if reduced is None else reduced.encode()
 
-        return reduce
+        return _cache_reduction(reduce)
 
     def _client_address(self, addresses: str | None) -> str | None:
         if addresses is None:
