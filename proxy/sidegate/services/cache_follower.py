@@ -26,8 +26,9 @@ INTERVAL: Final = 0.5
 MAX_JITTER: Final = 0.05
 # Seconds between two rounds, however often one is asked for.
 _MIN_PAUSE: Final = 0.025
-# Changes in one page: one script in Redis, which takes about a millisecond.
-_PAGE_SIZE: Final = 128
+# Changes in one page: decoded in a step of about a millisecond, and applied by one script in Redis,
+# which takes less.
+_PAGE_SIZE: Final = 64
 # Seconds for all pages of a round. What cannot be read within them is not read: a new namespace
 # costs the same for any number of changes.
 _PAGES_TIMEOUT: Final = 5.0

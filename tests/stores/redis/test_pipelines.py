@@ -87,6 +87,11 @@ async def test_pipeline_in_many_segments_is_read_as_a_whole(proxy: TcpProxy) -> 
         ]
 
 
+async def test_no_command_has_no_reply(connection: PipelinedConnection) -> None:
+    assert await connection.execute() == []
+    assert await connection.execute(("PING",)) == [b"PONG"]
+
+
 async def test_packed_commands_are_sent_unchanged(connection: PipelinedConnection) -> None:
     assert await connection.send(pack("ECHO", 1) + pack("ECHO", "é"), 2) == [b"1", "é".encode()]
 

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import redis.exceptions
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sidegate.core.errors import StoreUnavailable
@@ -230,8 +230,10 @@ class RedisClient:
             async with StoreTimeout(self._timeout):
                 await _execute(connection, *(("SUBSCRIBE", channel) for channel in channels))
             yield connection
-        except CLIENT_ERRORS:
+        except CLIENT_ERRORS as error:
             self._topology.mark_stale()
+            if isinstance(error, NoPermissionError):
+                self._log.record_denial(describe_error(error))
             raise
         finally:
             await connection.disconnect(nowait=True)

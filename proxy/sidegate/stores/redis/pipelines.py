@@ -86,6 +86,8 @@ class PipelinedConnection(asyncio.Protocol):
         """Send so many packed commands, and return the replies as `execute` does."""
         if self._transport.is_closing():
             raise RedisConnectionError("the connection was lost")
+        if count == 0:
+            return []
         self._replies, self._expected = [], count
         self._answer = self._loop.create_future()
         timer = LatenessTimer(self._timeout, self._expire, loop=self._loop)
