@@ -82,7 +82,10 @@ def outages(
         SIDEGATE_GATE__DEADLINE="5s",
         SIDEGATE_REDIS__DEADLINE="2s",
         SIDEGATE_POSTGRES__DEADLINE="2s",
+        # A job whose round the outage meets recovers with its next one.
         SIDEGATE_AUDIT__INTERVAL="100ms",
+        SIDEGATE_ANALYTICS__INTERVAL="100ms",
+        SIDEGATE_CLEANUP__INTERVAL="100ms",
     )
     ring = KeyRing([TokenKey.parse(shared_settings["SIDEGATE_TOKEN__KEYS"])])
     return Outages(sidegate, http, ring)

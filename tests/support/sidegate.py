@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
 from contextlib import closing
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -85,11 +86,9 @@ def start_sidegate(
     """Start Sidegate, by default with the embedded stores.
     `settings` are environment variables, `config` is a configuration file, and `module` is what
     runs. With SIDEGATE_DATABASE_URL and SIDEGATE_REDIS_URL it is a full deployment, whose
-    `admin_key` the settings must contain. Without `wait_until_ready` it only has to be live.
-
-
+    `admin_key` the settings must contain. Without `wait_until_ready` it only has to be live, and to
+    listen.
     """
-    path = "/readyz" if wait_until_ready else "/livez"
 
     def launch(port: int) -> Server:
         admin_port, ops_port = port + 1, port + 2
@@ -105,7 +104,11 @@ def start_sidegate(
             "sidegate",
             module_command(module, "serve", *(["--config", config] if config else [])),
             directory,
-            lambda: _is_ok(ops_port, path),
+            lambda: (
+                _is_ok(ops_port, "/readyz")
+                if wait_until_ready
+                else _is_ok(ops_port, "/livez") and _is_listening(port)  # which opens last
+            ),
             environment=environment | settings,
             unprivileged=False,  # this Python may be readable only by root
         )
@@ -122,4 +125,12 @@ def _is_ok(ops_port: int, path: str) -> bool:
             connection.request("GET", path)
             return connection.getresponse().status == HTTPStatus.OK
     except (OSError, http.client.HTTPException):
+        return False
+
+
+def _is_listening(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
         return False

@@ -9,8 +9,9 @@ from typing import Final
 
 from sidegate.core.address import Address
 
-# Seconds until a test fails instead of hanging; responses take milliseconds.
-_TIMEOUT: Final = 5.0
+# Seconds until a test fails instead of hanging. Responses take milliseconds, and a large body in
+# small pieces seconds on a slow machine.
+_TIMEOUT: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
