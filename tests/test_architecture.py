@@ -38,6 +38,7 @@ LIBRARIES = {
         "stores/codec.py",
         "core/session.py",
         "core/memory_entry.py",
+        "services/activity.py",
         "web/server/response_bytes.py",
     ],
     "prometheus_client": ["observability", "web/ops"],

@@ -21,6 +21,9 @@ from sidegate.core.timeouts import with_timeout
 from sidegate.services.job_outage import watch_job
 
 _BATCH_SIZE: Final = 500
+# Events that are sealed at once: decoded and hashed in a step of a few milliseconds, while checks
+# wait. A server seals all the time; to verify and to delete are other things.
+_SEAL_BATCH_SIZE: Final = 64
 # Each lost attempt means that another instance has sealed events.
 _MAX_ATTEMPTS: Final = 20
 # Seconds for one step of a round.
@@ -98,7 +101,7 @@ class AuditSealer:
         """Seal a batch and return how many events; None: another instance was sealing."""
         # The head first: events that another instance seals after this must not be placed here.
         head = await self._audit.read_head()
-        events = await self._audit.list_unsealed(limit=_BATCH_SIZE)
+        events = await self._audit.list_unsealed(limit=_SEAL_BATCH_SIZE)
         seals = [(event.number, seal) for event, seal in seal_events(head, events)]
         if not await self._audit.add_seals(seals):
             return None

@@ -13,8 +13,8 @@ from sidegate.core.protocols import ChangeLog
 from sidegate.core.timeouts import with_timeout
 from sidegate.services.job_outage import watch_job
 
-# Changes in one page: decoded and applied in a few milliseconds.
-_PAGE_SIZE: Final = 128
+# Changes in one page: decoded and applied in a step of about a millisecond.
+_PAGE_SIZE: Final = 64
 # Seconds for all pages of a round. What cannot be read within them is not read: copies in memory
 # are expired instead, which costs the same for any number of changes.
 _PAGES_TIMEOUT: Final = 5.0
