@@ -16,6 +16,7 @@ from sidegate.cli.main import main as sidegate
 from sidegate.settings.sources import iter_settings, variable_name
 from sidegate.web.admin.routes import ROUTES
 from tests.bench.__main__ import main as bench
+from tests.bench.soak.__main__ import main as soak
 from tests.deploy.exported import exported_series
 from tests.faults.__main__ import main as faults
 from tests.support.pages import ROOT, Page, all_pages, written_pages
@@ -119,7 +120,9 @@ def check_command(line: str) -> None:
         check_arguments(sidegate, words, line)
     else:
         assert words[0] in dev_commands(), line
-        check_arguments({"bench": bench, "faults": faults}.get(words[0]), words[1:], line)
+        check_arguments(
+            {"bench": bench, "faults": faults, "soak": soak}.get(words[0]), words[1:], line
+        )
 
 
 def check_arguments(command: click.Command | None, words: list[str], line: str) -> None:

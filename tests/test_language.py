@@ -41,6 +41,7 @@ AVOIDED = {
 ALLOWED = [
     r"source of truth",  # the field's term
     r"""["' =]nobody\b["';]?""",  # the Unix user, as in getpwnam("nobody")
+    r"""["/.`]cargo["/`]|Cargo\.lock|cargo could not""",  # Rust's build program
     r"GOAWAY|is_alive|keep[-_]?alive|Keep-Alive",
 ]
 

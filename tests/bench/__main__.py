@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from tests.bench import machine, report
-from tests.bench.catalogue import all_metrics, goals_about, with_references
+from tests.bench.catalogue import all_names, goals_about, with_references
 from tests.bench.effort import FULL, QUICK
 from tests.bench.errors import NotMeasurable, UnexpectedResponses
 from tests.bench.goals import evaluate
@@ -27,9 +27,10 @@ CHART = ROOT / "docs/performance.png"
 _EPILOG = """
 \b
 Examples:
-  ./dev bench                          all benchmarks, in about ten minutes
+  ./dev bench                          all benchmarks, in about fifteen minutes
   ./dev bench --quick                  rough figures
   ./dev bench --only local,redis       these two and their references
+  ./dev bench --only tails             latencies at rates below and above the highest
   ./dev bench --markdown >table.md     the tables for docs/performance.md
   ./dev bench --profile                the time of a memory hit by function
 \b
@@ -39,7 +40,7 @@ Exit codes: 0, no measured goal is missed; 1, a goal is missed; 2, the measureme
 
 def _parse_names(_: click.Context, __: click.Parameter, given: str | None) -> set[str]:
     if given is None:
-        return _all_names()
+        return set(all_names())
     try:
         return with_references([name.strip() for name in given.split(",")])
     except ValueError as error:
@@ -78,23 +79,20 @@ def main(
     if profile:
         click.echo(format_table(asyncio.run(profile_hit())))
         return
-    facts = machine.describe()
+    facts, effort = machine.describe(), QUICK if quick else FULL
     try:
-        results = run(names, QUICK if quick else FULL, _make_progress())
+        results = run(names, effort, _make_progress())
     except (NotMeasurable, UnexpectedResponses, ServerFailed) as error:
         click.echo(error, err=True)
         sys.exit(2)
-    outcomes = evaluate(goals_about(names | results.measured.keys()), results.series())
+    goals = goals_about(names | results.measured.keys(), effort.tail_sessions)
+    outcomes = evaluate(goals, results.series())
     click.echo(_FORMATS[output_format](results, outcomes, facts))
-    chart = plot or (None if quick or names < _all_names() else CHART)
+    chart = plot or (None if quick or names < set(all_names()) else CHART)
     if chart is not None:
         draw(results, outcomes, chart)
         click.echo(f"chart written to {chart}", err=True)
     sys.exit(int(any(outcome.met is False for outcome in outcomes)))
-
-
-def _all_names() -> set[str]:
-    return {metric.name for metric in all_metrics()}
 
 
 def _format_json(*arguments: Any) -> str:

@@ -1,6 +1,6 @@
 """Alternatives to Sidegate, if they are on the PATH: oauth2-proxy, Ory Oathkeeper.
 
-No goal depends on them. Both receive the subrequests of a gateway, and find sessions as usually
+Both receive the subrequests of a gateway, and find sessions as usually
 deployed: oauth2-proxy in Redis, Oathkeeper by introspection of a bearer token.
 """
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from tests.bench import alternatives, footprint, references, revocation, sidegate_targets
-from tests.bench.effort import Effort
+from tests.bench import alternatives, footprint, references, revocation, sidegate_targets, tails
+from tests.bench.effort import FULL, Effort
 from tests.bench.environment import Environment
-from tests.bench.goals import AtLeast, AtMost, Goal, compared_metrics
+from tests.bench.goals import AtLeast, AtMost, AtMostTimes, Goal, compared_metrics, measured_metric
 from tests.bench.series import Series
 from tests.bench.target import Target
 
@@ -20,6 +20,7 @@ class Unit(StrEnum):
     MEGABYTES = "MB"
     SECONDS = "s"
     MILLISECONDS = "ms"
+    NUMBER = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,16 @@ BENCHMARKS: Final = (
         references.start_plain_aiohttp,
     ),
     Benchmark(
+        Metric("go", "Go + go-redis GET", is_reference=True),
+        references.start_go,
+        optional=True,
+    ),
+    Benchmark(
+        Metric("rust", "Rust, axum + redis-rs GET", is_reference=True),
+        references.start_rust,
+        optional=True,
+    ),
+    Benchmark(
         Metric("nginx-file", "nginx, a small file", is_reference=True),
         references.start_nginx_with_file,
     ),
@@ -117,17 +128,29 @@ BENCHMARKS: Final = (
 )
 
 GOALS: Final[tuple[Goal, ...]] = (
-    AtLeast("local", 0.50, "nginx"),
-    AtLeast("redis", 0.90, "nginx-lua"),
-    AtLeast("postgres", 0.30, "redis"),
-    AtLeast("local", 6.0, "aiohttp"),
-    AtLeast("auth-request", 0.30, "nginx-file"),
+    AtLeast("local", 0.48, "nginx"),
+    AtLeast("local", 6.0, "oauth2-proxy"),
+    AtLeast("redis", 0.50, "nginx-lua"),
+    AtLeast("redis", 2.0, "oauth2-proxy"),
+    AtLeast("redis", 0.80, "go"),
+    AtLeast("postgres", 0.137, "nginx-lua"),
+    AtLeast("auth-request", 0.33, "nginx-file"),
+    AtMostTimes("create:cpu", 4.5, "aiohttp:cpu"),
+    AtMostTimes("refresh:cpu", 6.0, "aiohttp:cpu"),
     AtLeast("local-million", 0.90, "local"),
     AtMost("memory-idle", 60.0),
-    AtMost("memory-100k", 120.0),
+    AtMost("memory-100k", 110.0),
     AtMost("ready", 1.0),
     AtMost("revoked-p99", 50.0),
 )
+
+
+TAILS: Final = tails.NAME
+
+
+def all_names() -> list[str]:
+    """Return the names that can be selected."""
+    return [*(metric.name for metric in all_metrics()), TAILS]
 
 
 def all_metrics() -> Iterator[Metric]:
@@ -140,14 +163,17 @@ def all_metrics() -> Iterator[Metric]:
 
 def with_references(names: Collection[str]) -> set[str]:
     """Return the names and those of their references. Raise ValueError for unknown names."""
-    known = [metric.name for metric in all_metrics()]
+    known = all_names()
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise ValueError(f"unknown metric {', '.join(unknown)}; available: {', '.join(known)}")
-    references = (compared_metrics(goal) for goal in GOALS if goal.metric in names)
-    return set(names).union(*references)
+    compared = (compared_metrics(goal) for goal in GOALS if measured_metric(goal) in names)
+    return set(names).union(*compared)
 
 
-def goals_about(names: Collection[str]) -> list[Goal]:
-    """Return the goals whose metrics are all in `names`."""
-    return [goal for goal in GOALS if compared_metrics(goal) <= set(names)]
+def goals_about(
+    names: Collection[str], tail_sessions: tuple[int, ...] = FULL.tail_sessions
+) -> list[Goal]:
+    """Return the goals whose metrics are all in `names`, and those about tails."""
+    about = [goal for goal in GOALS if compared_metrics(goal) <= set(names)]
+    return about + (tails.goals(tail_sessions) if TAILS in names else [])

@@ -23,12 +23,20 @@ class Connection:
 
     async def request(self, request: str) -> tuple[int, str]:
         """Return status and head of the response."""
+        status, head, _ = await self._exchange(request)
+        return status, head.decode("latin-1")
+
+    async def fetch(self, request: str) -> tuple[int, bytes]:
+        """Return status and body of the response."""
+        status, _, body = await self._exchange(request)
+        return status, body
+
+    async def _exchange(self, request: str) -> tuple[int, bytes, bytes]:
         self._writer.write(request.encode("ascii"))
         head = await self._reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(head)
-        if length is not None:
-            await self._reader.readexactly(int(length[1]))
-        return int(head.split(b" ", 2)[1]), head.decode("latin-1")
+        body = b"" if length is None else await self._reader.readexactly(int(length[1]))
+        return int(head.split(b" ", 2)[1]), head, body
 
 
 @asynccontextmanager

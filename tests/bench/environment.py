@@ -39,6 +39,9 @@ _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 _CLIENTS: Final = 500
 
 
+HUNDRED_THOUSAND: Final = 100_000
+
+
 @dataclass(frozen=True, slots=True)
 class Database:
     """A Postgres database, and its sessions with known tokens."""
@@ -103,6 +106,11 @@ class Environment:
         """A database of a million sessions, of which as many are checked."""
         return self.get_database("million", sessions=_CLIENTS, filler=1_000_000 - _CLIENTS)
 
+    @cached_property
+    def hundred_thousand_database(self) -> Database:
+        """A database of a hundred thousand sessions, all of which are checked."""
+        return self.get_database("hundred_thousand", sessions=HUNDRED_THOUSAND)
+
     def prepare_requests(self, database: Database, *, path: str) -> PreparedRequests:
         """Return subrequests to `path` for the sessions with known tokens."""
         requests = [build_subrequest(session, path=path) for session in database.sessions]
@@ -137,7 +145,7 @@ class Environment:
         if name not in self._instances:
             stores = {"SIDEGATE_DATABASE_URL": database.url} | self._secrets()
             if redis:
-                stores["SIDEGATE_REDIS_URL"] = self.redis.url
+                stores["SIDEGATE_REDIS_URL"] = self._redis_url(database)
             everything = ALL_FEATURES | stores | dict(settings)
             directory = self.make_directory()
             with self.cores.pinned_to_server_core():
@@ -147,6 +155,14 @@ class Environment:
             self.stop_on_exit(sidegate.server)
             self._instances[name] = sidegate
         return self._instances[name]
+
+    def _redis_url(self, database: Database) -> str:
+        """Return the URL of a Redis database: each Postgres database has one of its own.
+
+        Instances of two databases would take the seals of one Redis database from each other.
+        """
+        number = [each.url for each in self._databases.values()].index(database.url)
+        return f"redis://{self.redis.address}/{number}"
 
     def _secrets(self) -> dict[str, str]:
         digest = sha256(self.admin_key.encode()).hexdigest()

@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.bench.connection import request_each_once
 from tests.bench.effort import Effort
-from tests.bench.environment import Environment
+from tests.bench.environment import HUNDRED_THOUSAND, Environment
 from tests.bench.errors import UnexpectedResponses
 from tests.bench.http_requests import build_subrequest
 from tests.bench.series import Series
@@ -16,7 +16,8 @@ from tests.bench.sidegate_targets import ROUTE
 from tests.bench.target import fetch_metrics, sum_samples
 from tests.support.processes import Server
 
-CACHED_SESSIONS: Final = 100_000
+# A sidecar has no admin listener.
+_SIDECAR: Final = {"SIDEGATE_ADMIN__KEYS": "[]"}
 # Seconds until the first change poll and the feed subscription have completed.
 _SETTLE_TIME: Final = 2.0
 
@@ -30,21 +31,21 @@ def measure_startup(environment: Environment, effort: Effort) -> Mapping[str, Se
 
 
 def measure_memory(environment: Environment, effort: Effort) -> Mapping[str, Series]:
-    """Return resident memory in MB (millions of bytes): idle, and added by 100,000 sessions.
+    """Return resident memory of a sidecar in MB: idle, and added by 100,000 sessions.
 
-    Also the slowest response in milliseconds while they are cached: the garbage collector's pauses
-    grow with the number of objects.
+    MB are millions of bytes. Also the slowest response in milliseconds while they are cached: the
+    garbage collector's pauses grow with the number of objects.
     """
-    database = environment.get_database("remembered", sessions=CACHED_SESSIONS)
-    sidegate = environment.get_instance("remembering", database)
+    database = environment.hundred_thousand_database
+    sidegate = environment.get_instance("remembering", database, settings=_SIDECAR)
     idle = [_idle_megabytes(environment, sidegate.server) for _ in range(effort.rounds)]
-    environment.progress(f"checking {CACHED_SESSIONS:,} sessions, each once")
+    environment.progress(f"checking {HUNDRED_THOUSAND:,} sessions, each once")
     requests = (build_subrequest(session, path=ROUTE) for session in database.sessions)
     stats = asyncio.run(request_each_once(sidegate.server.port, requests))
     environment.progress(f"{stats.unavailable} of the responses were 503")
     cached = sum_samples(fetch_metrics(sidegate.ops_port), "sidegate_memory_sessions")
-    if cached != CACHED_SESSIONS:
-        raise UnexpectedResponses(f"{cached:,.0f} sessions are cached, not {CACHED_SESSIONS:,}")
+    if cached != HUNDRED_THOUSAND:
+        raise UnexpectedResponses(f"{cached:,.0f} sessions are cached, not {HUNDRED_THOUSAND:,}")
     added = _megabytes(sidegate.server) - idle[-1]
     sidegate.server.stop()
     return {

@@ -1,4 +1,8 @@
-"""Goals, and whether they are met. A goal that was not measured is neither met nor missed."""
+"""Goals, and whether they are met. A goal that was not measured is neither met nor missed.
+
+A goal is about a metric, or about a further figure of it, whose name follows a colon: `create` is a
+rate, `create:cpu` the CPU time of a call.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +28,16 @@ class AtMost:
     maximum: float
 
 
-Goal = AtLeast | AtMost
+@dataclass(frozen=True, slots=True)
+class AtMostTimes:
+    """`metric` is at most `ratio` times `reference`, by the median of the rounds' ratios."""
+
+    metric: str
+    ratio: float
+    reference: str
+
+
+Goal = AtLeast | AtMost | AtMostTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +54,7 @@ class Outcome:
         match self.goal:
             case AtLeast(ratio=ratio):
                 return self.value >= ratio
-            case AtMost(maximum=maximum):
+            case AtMost(maximum=maximum) | AtMostTimes(ratio=maximum):
                 return self.value <= maximum
             case never:
                 assert_never(never)
@@ -54,15 +67,24 @@ def evaluate(goals: Sequence[Goal], measured: Mapping[str, Series]) -> list[Outc
 
 def compared_metrics(goal: Goal) -> set[str]:
     """Return the names of the metrics that the goal needs."""
-    return {goal.metric, goal.reference} if isinstance(goal, AtLeast) else {goal.metric}
+    return {name.partition(":")[0] for name in _figures(goal)}
+
+
+def measured_metric(goal: Goal) -> str:
+    """Return the name of the metric that the goal is about."""
+    return goal.metric.partition(":")[0]
+
+
+def _figures(goal: Goal) -> list[str]:
+    return [goal.metric] if isinstance(goal, AtMost) else [goal.metric, goal.reference]
 
 
 def _value(goal: Goal, measured: Mapping[str, Series]) -> float | None:
-    if not compared_metrics(goal) <= measured.keys():
-        return None
-    series = measured[goal.metric]
-    return (
-        series.ratio_to(measured[goal.reference]).median
-        if isinstance(goal, AtLeast)
-        else series.median
-    )
+    figures = [measured.get(name) for name in _figures(goal)]
+    match figures:
+        case [Series() as series]:
+            return series.median
+        case [Series() as series, Series() as reference]:
+            return series.ratio_to(reference).median
+        case _:
+            return None

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, assert_never
 
-from tests.bench.catalogue import Unit, all_metrics
-from tests.bench.goals import AtLeast, AtMost, Outcome
+from tests.bench.catalogue import Metric, Unit, all_metrics
+from tests.bench.goals import AtLeast, AtMost, AtMostTimes, Outcome
 from tests.bench.report import format_goal
-from tests.bench.run import Results
+from tests.bench.run import Measurement, Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ def rate_bars(results: Results) -> list[Bar]:
     found = ((metric, results.measured.get(metric.name)) for metric in all_metrics())
     return [
         Bar(
-            metric.title,
+            _label(metric, each),
             each.series.median,
             each.series.low,
             each.series.high,
@@ -43,6 +43,11 @@ def rate_bars(results: Results) -> list[Bar]:
         for metric, each in found
         if each is not None and metric.unit is Unit.RATE
     ]
+
+
+def _label(metric: Metric, measured: Measurement) -> str:
+    """Return the title, with the CPU time of an answer."""
+    return metric.title if measured.cpu is None else f"{metric.title}, {measured.cpu.median:.0f} µs"
 
 
 def goal_bars(outcomes: Sequence[Outcome]) -> list[Bar]:
@@ -62,8 +67,8 @@ def _ratio_to_goal(outcome: Outcome, value: float) -> float:
     match outcome.goal:
         case AtLeast(ratio=ratio):
             return value / ratio
-        case AtMost(maximum=maximum):
-            return maximum / value
+        case AtMost(maximum=maximum) | AtMostTimes(ratio=maximum):
+            return maximum / value if value else 1.0
         case never:
             assert_never(never)
 
@@ -77,7 +82,11 @@ def draw(results: Results, outcomes: Sequence[Outcome], path: Path) -> None:
     above, below = figure.subplots(
         2, 1, height_ratios=[max(len(rates), 1), max(len(goals), 1)], squeeze=True
     )
-    _draw(above, rates, "responses per second, one core: median, lowest and highest round")
+    _draw(
+        above,
+        rates,
+        "responses per second, one core: median, lowest and highest round; CPU time of one",
+    )
     _draw(below, goals, "goals: at 1 a goal is just met")
     below.axvline(1, color="black", linewidth=0.8)
     figure.savefig(path, dpi=120)

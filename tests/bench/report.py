@@ -1,11 +1,13 @@
 """Format results as text for a terminal, as Markdown for the docs, as a JSON document. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final, assert_never
 
 from tests.bench.catalogue import Metric, Unit, all_metrics
-from tests.bench.goals import AtLeast, AtMost, Goal, Outcome
+from tests.bench.goals import AtLeast, AtMost, AtMostTimes, Goal, Outcome
 from tests.bench.run import Measurement, Results
+from tests.bench.tails import Cell
 
 Table = Sequence[Sequence[str]]
 """Rows of cells, of which the first is the header; two columns of text, then of numbers."""
@@ -21,7 +23,21 @@ _FORMATS: Final = {
     Unit.MEGABYTES: "{:.1f} MB",
     Unit.SECONDS: "{:.2f} s",
     Unit.MILLISECONDS: "{:.1f} ms",
+    Unit.NUMBER: "{:,.0f}",
 }
+_TAIL_HEAD: Final = (
+    "name",
+    "offered",
+    "good",
+    "CPU",
+    "p50",
+    "p99",
+    "p99.9",
+    "max",
+    "503",
+    "other failures",
+    "sent late",
+)
 _VERDICTS: Final = {True: "met", False: "MISSED", None: "not measured"}
 
 
@@ -49,6 +65,9 @@ def build_document(
         "measured": {
             metric.name: _to_document(metric, each) for metric, each in _measured_metrics(results)
         },
+        "tails": {
+            name: asdict(cell.sample) | {"cpu": cell.cpu} for name, cell in results.tails.items()
+        },
         "goals": [
             {"goal": format_goal(each.goal), "value": each.value, "met": each.met}
             for each in outcomes
@@ -61,19 +80,38 @@ def format_goal(goal: Goal) -> str:
     """Format a goal with the names of its metrics."""
     match goal:
         case AtLeast(of, ratio, reference):
-            return f"{of} >= {ratio:.2f} x {reference}"
+            return f"{of} >= {ratio:.3g} x {reference}"
+        case AtMostTimes(of, ratio, reference):
+            return f"{of} <= {ratio:.3g} x {reference}"
         case AtMost(of, maximum):
-            return f"{of} <= {maximum:g} {_unit(of)}"
+            return f"{of} <= {maximum:g} {_unit(of)}".rstrip()
         case never:
             assert_never(never)
 
 
 def _tables(results: Results, outcomes: Sequence[Outcome]) -> Iterator[Table]:
     if results.measured:
-        head = ("name", "metric", "median", "lowest to highest", "p99", "core")
+        head = ("name", "metric", "median", "lowest to highest", "CPU", "p99", "core")
         yield [head, *(_row(metric, each) for metric, each in _measured_metrics(results))]
+    if results.tails:
+        yield [_TAIL_HEAD, *(_tail_row(name, cell) for name, cell in results.tails.items())]
     if outcomes:
         yield [("goal", "measured", "verdict"), *(_goal_row(outcome) for outcome in outcomes)]
+
+
+def _tail_row(name: str, cell: Cell) -> Sequence[str]:
+    sample = cell.sample
+    latencies = (sample.p50, sample.p99, sample.p999, sample.max)
+    return (
+        name,
+        f"{sample.offered:,.0f} /s",
+        f"{sample.goodput:,.0f} /s",
+        f"{cell.cpu * 1e6:,.1f} µs",
+        *(f"{seconds * 1e3:,.1f} ms" for seconds in latencies),
+        f"{sample.unavailable:,}",
+        f"{sample.failed:,}",
+        f"{sample.late * 1e3:,.1f} ms",
+    )
 
 
 def _measured_metrics(results: Results) -> Iterator[tuple[Metric, Measurement]]:
@@ -91,6 +129,7 @@ def _row(metric: Metric, measured: Measurement) -> Sequence[str]:
         metric.title,
         number_format.format(series.median),
         spread if len(series.values) > 1 else "",
+        "" if measured.cpu is None else f"{measured.cpu.median:,.1f} µs",
         "" if measured.p99 is None else f"{measured.p99.median:.1f} ms",
         _format_core_usage(measured),
     )
@@ -108,14 +147,15 @@ def _goal_row(outcome: Outcome) -> Sequence[str]:
 
 def _measure(goal: Goal, value: float) -> str:
     return (
-        f"{value:.3f} x"
-        if isinstance(goal, AtLeast)
-        else _FORMATS[_unit(goal.metric)].format(value)
+        _FORMATS[_unit(goal.metric)].format(value).strip()
+        if isinstance(goal, AtMost)
+        else f"{value:.3f} x"
     )
 
 
 def _unit(name: str) -> Unit:
-    return next(metric.unit for metric in all_metrics() if metric.name == name)
+    """Return the unit of a metric. The figures of tails with an absolute goal are numbers."""
+    return next((metric.unit for metric in all_metrics() if metric.name == name), Unit.NUMBER)
 
 
 def _is_limited_elsewhere(measured: Measurement) -> bool:
@@ -131,6 +171,12 @@ def _notes(results: Results) -> Iterator[str]:
     for name, each in results.measured.items():
         if each.batch_size is not None:
             yield f"{name}: {each.batch_size.median:.1f} hits in a round trip."
+    for name, cell in results.tails.items():
+        if cell.sample.missed:
+            yield (
+                f"{name}: {cell.sample.missed:,} more requests were due; the load generator was not"
+                " fast enough."
+            )
     for name, why in results.skipped.items():
         yield f"Skipped: {name} ({why})."
 
@@ -147,6 +193,8 @@ def _to_document(metric: Metric, measured: Measurement) -> dict[str, Any]:
         "median": series.median,
         "values": list(series.values),
     }
+    if measured.cpu is not None:
+        figures["cpu_us"] = list(measured.cpu.values)
     if measured.p99 is not None and measured.core_usage is not None:
         figures["p99_ms"] = list(measured.p99.values)
         figures["core"] = list(measured.core_usage.values)

@@ -1,18 +1,19 @@
-"""The order of the measurements: first the probes on an idle machine, then the benchmarks."""
+"""The order of the measurements: the probes on an idle machine, the tails, the benchmarks."""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from tests.bench.catalogue import BENCHMARKS, PROBES
+from tests.bench.catalogue import BENCHMARKS, PROBES, TAILS
 from tests.bench.cores import Cores, cpu_seconds
 from tests.bench.effort import Effort
 from tests.bench.environment import Environment
 from tests.bench.errors import NotMeasurable, UnexpectedResponses
 from tests.bench.load import Sample, find_wrk, load
 from tests.bench.series import Series
+from tests.bench.tails import Cell, measure_tails
 from tests.bench.target import Target
 from tests.support.processes import ServerFailed
 
@@ -29,7 +30,8 @@ _WARM_UP_TIME: Final = 1
 class Measurement:
     """The values of a metric.
     Benchmarks also have the p99 in milliseconds, the share of its core that the server used, the
-    share of failed requests, and the number of hits per round trip to a store.
+    share of failed requests, the number of hits per round trip to a store, and the CPU time of the
+    server for an answer in microseconds.
     """
 
     series: Series
@@ -37,17 +39,26 @@ class Measurement:
     core_usage: Series | None = None
     failed: float = 0.0
     batch_size: Series | None = None
+    cpu: Series | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The measurements, and the reasons of skipped ones, by name."""
+    """The measurements, the reasons of skipped ones, and the cells of the tails, by name."""
 
     measured: Mapping[str, Measurement]
     skipped: Mapping[str, str]
+    tails: Mapping[str, Cell] = field(default_factory=dict)
 
     def series(self) -> dict[str, Series]:
-        return {name: measured.series for name, measured in self.measured.items()}
+        """Return what goals are about: the values of each metric, and its further figures."""
+        found = {name: measured.series for name, measured in self.measured.items()}
+        for name, measured in self.measured.items():
+            if measured.cpu is not None:
+                found[f"{name}:cpu"] = measured.cpu
+        for name, cell in self.tails.items():
+            found |= {f"{name}:{figure}": series for figure, series in cell.series().items()}
+        return found
 
 
 def run(selected: Collection[str], effort: Effort, progress: Progress) -> Results:
@@ -62,8 +73,10 @@ def run(selected: Collection[str], effort: Effort, progress: Progress) -> Result
         environment = Environment(stack, cores, progress)
         skipped: dict[str, str] = {}
         probed = _run_probes(environment, selected, effort, skipped)
+        # Before the targets are started: even an idle instance would add to the latencies.
+        tails = measure_tails(environment, effort, skipped) if TAILS in selected else {}
         targets = _start_targets(environment, selected, skipped)
-        return Results(probed | _run_rounds(targets, effort, progress), skipped)
+        return Results(probed | _run_rounds(targets, effort, progress), skipped, tails)
 
 
 def _run_probes(
@@ -115,34 +128,38 @@ def _run_rounds(
 @dataclass(frozen=True, slots=True)
 class _Sample:
     sample: Sample
+    cpu: float
     core_usage: float
     batch_size: float | None
 
 
 def _take_sample(name: str, target: Target, seconds: int) -> _Sample:
-    _load(name, target, _WARM_UP_TIME)
-    before = None if target.hit_counter is None else target.hit_counter.read()
-    used = cpu_seconds(target.under_test)
-    sample = _load(name, target, seconds)
-    core_usage = (cpu_seconds(target.under_test) - used) / sample.duration
-    batch_size = None
-    if target.hit_counter is not None and before is not None:
-        after = target.hit_counter.read()
-        after.verify(before, name)
-        batch_size = after.batch_size(before)
-    return _Sample(sample, core_usage, batch_size)
-
-
-def _load(name: str, target: Target, seconds: int) -> Sample:
+    """Take a sample. An error ends with the servers' logs."""
     try:
-        return load(target.port, target.requests(), seconds=seconds, script=target.script)
+        _load(target, _WARM_UP_TIME)
+        before = None if target.hit_counter is None else target.hit_counter.read()
+        used_before = cpu_seconds(target.under_test)
+        sample = _load(target, seconds)
+        used = cpu_seconds(target.under_test) - used_before
+        batch_size = None
+        if target.hit_counter is not None and before is not None:
+            after = target.hit_counter.read()
+            after.verify(before, name)
+            batch_size = after.batch_size(before)
     except UnexpectedResponses as why:
-        raise UnexpectedResponses(f"{name}: {why}") from None
+        raise UnexpectedResponses(f"{name}: {why}\n{target.log_tail()}") from None
+    cpu = used / (sample.good + sample.failed)
+    return _Sample(sample, cpu, used / sample.duration, batch_size)
+
+
+def _load(target: Target, seconds: int) -> Sample:
+    return load(target.port, target.requests(), seconds=seconds, script=target.script)
 
 
 def _summarize(samples: list[_Sample]) -> Measurement:
     return Measurement(
         Series(tuple(each.sample.rate for each in samples)),
+        cpu=Series(tuple(each.cpu * 1e6 for each in samples)),
         p99=Series(tuple(each.sample.p99 * 1000 for each in samples)),
         core_usage=Series(tuple(each.core_usage for each in samples)),
         failed=_failure_share([each.sample for each in samples]),

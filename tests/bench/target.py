@@ -66,9 +66,11 @@ class Target:
         status, head = asyncio.run(self._send_probe())
         if status != self.status or self.expected_text.lower() not in head.lower():
             names = ", ".join(server.name for server in self.under_test)
-            raise UnexpectedResponses(
-                f"{names} answered {head!r}\n{self.under_test[0].log[-2000:]}"
-            )
+            raise UnexpectedResponses(f"{names} answered {head!r}\n{self.log_tail()}")
+
+    def log_tail(self) -> str:
+        """Return the end of the log of each server."""
+        return "\n".join(f"log of {each.name}:\n{each.log[-2000:]}" for each in self.under_test)
 
     async def _send_probe(self) -> tuple[int, str]:
         async with connect(self.port) as connection:

@@ -40,6 +40,13 @@ async def test_body_is_skipped_before_the_next_response() -> None:
     assert head.endswith("content-length: 4\r\n\r\n")
 
 
+async def test_fetch_returns_the_body() -> None:
+    async with server([BUSY, NO]) as (port, _), connect(port) as connection:
+        responses = [await connection.fetch("one\r\n\r\n") for _ in range(2)]
+
+    assert responses == [(503, b"busy"), (401, b"")]
+
+
 async def test_each_request_is_sent_once() -> None:
     requests = [f"{number}\r\n\r\n" for number in range(20)]
     async with server([OK] * 20) as (port, received):

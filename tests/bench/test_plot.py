@@ -1,6 +1,6 @@
 """The bars of the chart."""
 
-from tests.bench.goals import AtLeast, AtMost, Outcome
+from tests.bench.goals import AtLeast, AtMost, AtMostTimes, Outcome
 from tests.bench.plot import goal_bars, rate_bars
 from tests.bench.run import Measurement, Results
 from tests.bench.series import Series
@@ -11,7 +11,7 @@ def test_rate_bars_are_in_the_order_of_the_report() -> None:
         {
             "nginx": Measurement(Series.of(9.0, 7.0, 8.0)),
             "ready": Measurement(Series.of(0.5)),
-            "local": Measurement(Series.of(4.0)),
+            "local": Measurement(Series.of(4.0), cpu=Series.of(14.7)),
         },
         {},
     )
@@ -19,6 +19,10 @@ def test_rate_bars_are_in_the_order_of_the_report() -> None:
     bars = rate_bars(results)
 
     assert [(bar.value, bar.low, bar.high) for bar in bars] == [(4.0, 4.0, 4.0), (8.0, 7.0, 9.0)]
+    assert [bar.label for bar in bars] == [
+        "hit in memory, all features on, 15 µs",
+        "nginx, return 200",
+    ]
     assert bars[0].colour != bars[1].colour  # Sidegate and reference
 
 
@@ -28,9 +32,12 @@ def test_goal_bar_is_one_when_the_goal_is_just_met() -> None:
         Outcome(AtLeast("local", 6.0, "aiohttp"), 3.0),
         Outcome(AtMost("ready", 1.0), 0.5),
         Outcome(AtMost("memory-idle", 60.0), None),
+        Outcome(AtMostTimes("create:cpu", 4.0, "aiohttp:cpu"), 2.0),
+        Outcome(AtMost("sidegate-2k-2/3:failed", 0), 0.0),
+        Outcome(AtMost("sidegate-2k-2/3:failed", 0), 7.0),
     ]
 
     bars = goal_bars(outcomes)
 
-    assert [bar.value for bar in bars] == [1.0, 0.5, 2.0]
+    assert [bar.value for bar in bars] == [1.0, 0.5, 2.0, 2.0, 1.0, 0.0]
     assert bars[0].colour == bars[2].colour != bars[1].colour

@@ -1,0 +1,3 @@
+module sidegate/bench/open-loop
+
+go 1.19
