@@ -233,6 +233,14 @@ def build_full_stack(backend: FakeBackend, clock: FakeClock) -> SessionFinder:
     )
 
 
+def build_started_stack(backend: FakeBackend, clock: FakeClock) -> SessionFinder:
+    """Wrap `backend`, as Redis, in everything that is around it; lookups begin without a task."""
+    backend.starts = True
+    guarded = GuardedCache(backend, guard=build_guard(clock))
+    trusted = Trusted(guarded, build_redis_trust())
+    return BatchedCache(MeteredCache(trusted, store="backend", observe=ignore))
+
+
 def build_lookup(
     database: BatchFinder, clock: FakeClock, redis: FakeBackend | None = None
 ) -> SessionLookup:
@@ -268,6 +276,7 @@ FINDERS: dict[str, OpenFinder] = {
     "metered_cache": open_wrapped(
         lambda s, _: Batched(MeteredCache(s, store="backend", observe=ignore))
     ),
+    "started": open_wrapped(build_started_stack),
     "full_stack": open_wrapped(build_full_stack),
 }
 

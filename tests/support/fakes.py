@@ -9,7 +9,7 @@ from sidegate.core.change_log import ChangedSession
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
 from sidegate.core.memory_entry import MemoryEntry
-from sidegate.core.protocols import Fill, OnPrefetched, SessionFinder
+from sidegate.core.protocols import Fill, Found, OnFound, OnPrefetched, SessionFinder
 from sidegate.core.seal import CachePosition
 from sidegate.core.session import EPOCH, Session
 
@@ -24,6 +24,8 @@ class FakeBackend:
         self.unreadable: set[Digest] = set()
         self.unblocked = asyncio.Event()  # while cleared, replies wait
         self.unblocked.set()
+        self.starts = False  # lookups of batches, without a task of theirs
+        self._started: set[asyncio.Task[None]] = set()
         self.lookups: list[tuple[Digest, ...]] = []
         self.fills: list[Fill] = []
         self._blocked: dict[Digest, Session] = {}  # older copies than these are not stored
@@ -39,6 +41,21 @@ class FakeBackend:
         if self.unreadable.intersection(digests):
             raise UnreadableRecord("unreadable on demand")
         return {digest: self.sessions[digest] for digest in digests if digest in self.sessions}
+
+    def start_many(self, digests: Sequence[Digest], on_found: OnFound) -> bool:
+        if self.starts:
+            started = asyncio.create_task(self._call_back(digests, on_found))
+            self._started.add(started)
+            started.add_done_callback(self._started.discard)
+        return self.starts
+
+    async def _call_back(self, digests: Sequence[Digest], on_found: OnFound) -> None:
+        found: Found
+        try:
+            found = await self.find_many(digests)
+        except Exception as error:  # noqa: BLE001 - as a backend does
+            found = error
+        on_found(found)
 
     async def put(self, session: Session) -> Session:
         await self.unblocked.wait()

@@ -1,14 +1,14 @@
 """Redis stores that are trusted: each makes its own rounds, when a test asks for one."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from uuid import uuid4
 
 from sidegate.core.change_log import Mark
 from sidegate.core.digest import Digest
 from sidegate.core.errors import CacheNotTrusted
-from sidegate.core.protocols import Fill
+from sidegate.core.protocols import Fill, Found
 from sidegate.core.seal import Seal
 from sidegate.core.session import Session
 from sidegate.core.snapshot import Snapshot
@@ -73,6 +73,19 @@ class FollowedRedis(RedisStore):
             on_position_lost=lambda _, __: None,
             count_move=self.moves.append,
         )
+
+    async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
+        """Look up as batches do: without a task where that is possible."""
+        started: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
+
+        def complete(found: Found) -> None:
+            if not started.done():  # else the caller was cancelled
+                started.set_result(found)
+
+        found = await started if self.start_many(digests, complete) else None
+        if isinstance(found, Exception):
+            raise found
+        return await super().find_many(digests) if found is None else found
 
     async def follow(self) -> None:
         """Make one round."""

@@ -1,9 +1,13 @@
 """Limits of a listener that makes room for new connections, with real sockets."""
 
 import asyncio
+import errno
+import select
+import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from http import HTTPStatus
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -235,3 +239,27 @@ async def test_connection_that_is_closed_with_unparsed_input_leaves_nothing() ->
                 await connection.send(REQUEST * 10_000)
         assert (await send_request(site.address, REQUEST)).status == 200
         await wait_until(lambda: site.in_progress == 0)
+
+
+@pytest.mark.parametrize("has_socket_file", [False, True])
+async def test_connections_wait_to_be_accepted_while_the_loop_is_busy(
+    tmp_path: Path, *, has_socket_file: bool
+) -> None:
+    """More than asyncio would let wait: a gateway opens many at once after a restart."""
+    listener = Listener("gate", Site().respond, on_bad_request=lambda: None)
+    path = str(tmp_path / "gate.sock")
+    address = await listener.open(
+        Address.parse(f"unix:{path}") if has_socket_file else Address("127.0.0.1", 0)
+    )
+    family = socket.AF_UNIX if has_socket_file else socket.AF_INET
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(family)) for _ in range(300)]
+        for client in clients:
+            client.setblocking(False)
+            assert client.connect_ex(path if has_socket_file else (address.host, address.port)) in (
+                0,
+                errno.EINPROGRESS,
+            )
+        for client in clients:  # within less than the second after which the kernel tries again
+            assert select.select([], [client], [], 0.5)[1]
+    await listener.close(drain_timeout=0)

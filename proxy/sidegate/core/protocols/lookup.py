@@ -38,6 +38,12 @@ class BatchFinder(Protocol):
         ...
 
 
+Found = Mapping[Digest, Session] | Exception | None
+"""What a batch has found: what `find_many` returns or raises; None: `find_many` has to decide."""
+
+OnFound = Callable[[Found], None]
+
+
 class SessionCache(SessionFinder, Protocol):
     """A cache of sessions. It may drop entries, and never replaces one by an older copy."""
 
@@ -91,6 +97,13 @@ class RemoteCache(SessionFinder, Protocol):
 
 class RemoteBatchCache(BatchFinder, Protocol):
     """A backend that finds, fills and restricts many sessions in one round trip."""
+
+    def start_many(self, digests: Sequence[Digest], on_found: OnFound) -> bool:
+        """Begin a lookup without a task; call `on_found` once after this returns.
+
+        Return False, and never call it, if `find_many` has to be awaited. It must not raise.
+        """
+        ...
 
     async def fill_many(self, fills: Mapping[Digest, Fill]) -> Mapping[Digest, Session]:
         """Return what `fill` would for each digest."""

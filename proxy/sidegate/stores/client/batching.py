@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from sidegate.core.change_log import ChangedSession, list_copies
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
-from sidegate.core.protocols import BatchFinder, Fill, RemoteBatchCache
+from sidegate.core.protocols import BatchFinder, Fill, Found, OnFound, RemoteBatchCache
 from sidegate.core.session import Session
 
 Payload = TypeVar("Payload")
@@ -20,7 +21,9 @@ must neither wait nor raise."""
 
 # Those who wait for one digest.
 _Callers = list[OnDone[Result]]
-_Results = Mapping[Digest, Session | Exception | None]
+_Found = Mapping[Digest, Session | Exception | None]
+_Outcome = Mapping[Digest, Result | Exception] | Exception
+_Start = Callable[[Mapping[Digest, Payload], Callable[[_Outcome[Result] | None], None]], bool]
 
 UNLIMITED: Final = 1_000_000_000
 
@@ -33,17 +36,29 @@ class BatcherFull(Exception):
     """Too many digests are outstanding: another one would not be answered in time."""
 
 
+class _Batch(Generic[Payload, Result]):
+    """Payloads that were sent, and their callers."""
+
+    __slots__ = ("payloads", "waiting")
+
+    def __init__(
+        self, payloads: Mapping[Digest, Payload], waiting: Mapping[Digest, _Callers[Result]]
+    ) -> None:
+        self.payloads = payloads
+        self.waiting = waiting
+
+
 class Batcher(Generic[Payload, Result]):
     """Collects payloads by digest, and sends them when the tick or an earlier batch ends.
 
-    A batch runs in its own task, and calls each caller back. While
-    `max_in_flight` batches are in flight payloads accumulate, and the next batch is larger.
+    While `max_in_flight` batches are in flight payloads accumulate, and the next batch is larger.
     """
 
     def __init__(
         self,
         send: Callable[[Mapping[Digest, Payload]], Awaitable[Mapping[Digest, Result | Exception]]],
         *,
+        start: _Start[Payload, Result] = lambda _, __: False,
         merge: Callable[[Payload, Payload], Payload],
         max_batch: int,
         max_in_flight: int = UNLIMITED,
@@ -52,12 +67,16 @@ class Batcher(Generic[Payload, Result]):
     ) -> None:
         """`send` takes at most `max_batch` payloads, and returns a result or error for each digest.
 
+        It runs in a task, unless `start` returns True: that calls back later with the results, with
+        an error for all, or with None for `send` to be awaited after all.
+
         `merge` combines two payloads for the same digest. `max_outstanding` bounds the digests that
         wait or are in flight. A batch that has been in flight for `slow_after` seconds no longer
         counts against `max_in_flight`, so that it does not delay the next ones. None: it counts
         until it ends.
         """
         self._send = send
+        self._start = start
         self._merge = merge
         self._max_batch = max_batch
         self._max_in_flight = max_in_flight
@@ -65,10 +84,10 @@ class Batcher(Generic[Payload, Result]):
         self._slow_after = slow_after
         self._payloads: dict[Digest, Payload] = {}
         self._waiting: dict[Digest, _Callers[Result]] = {}
-        self._in_flight: dict[asyncio.Task[None], Mapping[Digest, _Callers[Result]]] = {}
         self._in_flight_digests = 0
         # When each of those was started that count against max_in_flight.
-        self._counted: dict[asyncio.Task[None], float] = {}
+        self._counted: dict[_Batch[Payload, Result], float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._slow_timer: asyncio.TimerHandle | None = None
         self.batches_sent = 0
         self._scheduled = False
@@ -111,23 +130,21 @@ class Batcher(Generic[Payload, Result]):
             if len(self._counted) >= self._max_in_flight:
                 self._await_slow_batch()
                 return
-            payloads, waiting = self._take_batch()
-            loop = asyncio.get_running_loop()
-            batch = loop.create_task(self._run(payloads, waiting))
-            self._in_flight[batch] = waiting
-            self._in_flight_digests += len(waiting)
-            self._counted[batch] = loop.time()
+            batch = self._take_batch()
+            self._in_flight_digests += len(batch.waiting)
+            self._counted[batch] = asyncio.get_running_loop().time()
             self.batches_sent += 1
-            batch.add_done_callback(self._finish)
+            if not self._start(batch.payloads, partial(self._on_started, batch)):
+                self._run_in_task(batch)
 
-    def _take_batch(self) -> tuple[Mapping[Digest, Payload], Mapping[Digest, _Callers[Result]]]:
+    def _take_batch(self) -> _Batch[Payload, Result]:
         """Return the next payloads and their callers, which do not wait any more."""
         if len(self._waiting) <= self._max_batch:
-            batch = self._payloads, self._waiting
+            batch = _Batch(self._payloads, self._waiting)
             self._payloads, self._waiting = {}, {}
             return batch
         digests = list(islice(self._waiting, self._max_batch))
-        return (
+        return _Batch(
             {digest: self._payloads.pop(digest) for digest in digests},
             {digest: self._waiting.pop(digest) for digest in digests},
         )
@@ -140,37 +157,60 @@ class Batcher(Generic[Payload, Result]):
             due = started + self._slow_after
             self._slow_timer = loop.call_at(due, self._stop_counting, batch)
 
-    def _stop_counting(self, batch: asyncio.Task[None]) -> None:
+    def _stop_counting(self, batch: _Batch[Payload, Result]) -> None:
         self._slow_timer = None
         self._counted.pop(batch, None)
         self._start_batches()
 
-    def _finish(self, batch: asyncio.Task[None]) -> None:
-        self._counted.pop(batch, None)
-        waiting = self._in_flight.pop(batch)
-        self._in_flight_digests -= len(waiting)
-        if batch.cancelled() or batch.exception() is not None:
+    def _on_started(
+        self,
+        batch: _Batch[Payload, Result],
+        outcome: _Outcome[Result] | None,
+    ) -> None:
+        if outcome is None:
+            self._run_in_task(batch)
+        else:
+            self._end(batch, outcome)
+
+    def _run_in_task(self, batch: _Batch[Payload, Result]) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(batch))
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._end_task, batch))
+
+    async def _run(self, batch: _Batch[Payload, Result]) -> None:
+        outcome: _Outcome[Result]
+        try:
+            sent = await self._send(batch.payloads)
+            outcome = {digest: sent[digest] for digest in batch.waiting}
+        except Exception as error:  # noqa: BLE001 - every caller gets it
+            outcome = error
+        self._end(batch, outcome)
+
+    def _end_task(self, batch: _Batch[Payload, Result], task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is not None:
             # The loop is shutting down. A batch that was cancelled before it began has called
             # nobody back, and those that still wait will not be sent.
-            _cancel(waiting)
+            self._counted.pop(batch, None)
+            self._in_flight_digests -= len(batch.waiting)
+            _cancel(batch.waiting)
             _cancel(self._waiting)
             self._waiting.clear()
             self._payloads.clear()
-        else:
-            self._start_batches()
 
-    async def _run(
-        self, payloads: Mapping[Digest, Payload], waiting: Mapping[Digest, _Callers[Result]]
+    def _end(
+        self,
+        batch: _Batch[Payload, Result],
+        outcome: _Outcome[Result],
     ) -> None:
-        results: Sequence[Result | Exception]
-        try:
-            sent = await self._send(payloads)
-            results = [sent[digest] for digest in waiting]
-        except Exception as error:  # noqa: BLE001 - every caller gets it
-            results = [error] * len(waiting)
-        for (digest, callers), result in zip(waiting.items(), results, strict=True):
+        """Call the callers back, and start what had to wait for this batch."""
+        self._counted.pop(batch, None)
+        self._in_flight_digests -= len(batch.waiting)
+        for digest, callers in batch.waiting.items():
+            result = outcome if isinstance(outcome, Exception) else outcome[digest]
             for on_done in callers:
                 on_done(digest, result)
+        self._start_batches()
 
 
 class Batched:
@@ -190,18 +230,22 @@ class Batched:
         max_outstanding: int = UNLIMITED,
         slow_after: float | None = None,
         on_rejected: Callable[[], None] = lambda: None,
+        start_many: Callable[[Sequence[Digest], OnFound], bool] = lambda _, __: False,
     ) -> None:
         """Keep at most `max_in_flight` round trips of `max_batch` digests each in flight.
 
         Those in flight for more than `slow_after` seconds are not counted. With more than
         `max_outstanding` digests waiting or in flight, `store` is unavailable. `on_rejected` is
-        called for each lookup that fails without having been sent.
+        called for each lookup that fails without having been sent. `start_many`: that of the
+        backend, if it has one.
         """
         self._backend = backend
         self._store = store
         self._on_rejected = on_rejected
+        self._start_many = start_many
         self._lookups = Batcher[None, Session | None](
             self._find_batch,
+            start=self._start_batch,
             merge=lambda _, __: None,
             max_batch=max_batch,
             max_in_flight=max_in_flight,
@@ -233,10 +277,25 @@ class Batched:
         self._on_rejected()
         return StoreUnavailable(self._store, "too many lookups at once")
 
-    async def _find_batch(self, digests: Mapping[Digest, None]) -> _Results:
+    def _start_batch(
+        self,
+        digests: Mapping[Digest, None],
+        on_done: Callable[[_Outcome[Session | None] | None], None],
+    ) -> bool:
+        """Look up a batch without a task, where the backend can."""
+
+        def complete(found: Found) -> None:
+            if found is None or isinstance(found, Exception):
+                on_done(found)
+            else:
+                on_done({digest: found.get(digest) for digest in digests})
+
+        return self._start_many(tuple(digests), complete)
+
+    async def _find_batch(self, digests: Mapping[Digest, None]) -> _Found:
         return await self._find_each(tuple(digests))
 
-    async def _find_each(self, digests: Sequence[Digest]) -> _Results:
+    async def _find_each(self, digests: Sequence[Digest]) -> _Found:
         """Look up digests together. An unreadable record fails only its own, an outage all.
 
         Which record is unreadable is found by bisection.
@@ -273,7 +332,13 @@ class BatchedCache(Batched):
         max_batch: int = _LOOKUP_BATCH_SIZE,
         max_write_batch: int = _WRITE_BATCH_SIZE,
     ) -> None:
-        super().__init__(backend, max_batch=max_batch, max_in_flight=2, slow_after=self.SLOW_AFTER)
+        super().__init__(
+            backend,
+            max_batch=max_batch,
+            max_in_flight=2,
+            slow_after=self.SLOW_AFTER,
+            start_many=backend.start_many,
+        )
         self._cache = backend
         self._max_write_batch = max_write_batch
         self._fills = Batcher[Fill, Session](

@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 from sidegate.core.digest import Digest
 from sidegate.core.errors import CacheNotTrusted, StoreUnavailable, UnreadableRecord
-from sidegate.core.protocols import BatchFinder, Fill, RemoteBatchCache
+from sidegate.core.protocols import BatchFinder, Fill, Found, OnFound, RemoteBatchCache
 from sidegate.core.session import Session
 from sidegate.core.timeouts import with_timeout
 from sidegate.stores.client.circuit_breaker import BreakerState, CircuitBreaker
@@ -45,19 +46,40 @@ class Guard:
             raise StoreUnavailable(self._store, "circuit breaker open")
         try:
             answer = await with_timeout(request(), self._timeout, store=self._store)
-        except (CacheNotTrusted, UnreadableRecord):
-            self._record_success()  # the store did answer
-            raise
-        except StoreUnavailable as outage:
-            if self._breaker.record_failure():
-                _log.warning(
-                    "store unavailable", extra={"store": self._store, "reason": outage.reason}
-                )
-            if self._breaker.state is BreakerState.OPEN:
-                self._on_outage()
+        except (StoreUnavailable, UnreadableRecord) as error:
+            self._record_error(error)
             raise
         self._record_success()
         return answer
+
+    def start(self, begin: Callable[[OnFound], bool], on_found: OnFound) -> bool:
+        """Begin a lookup that limits its own time, and record its outcome.
+
+        Return False while the store was unavailable last: then the lookup may be a probe.
+        """
+
+        def record(found: Found) -> None:
+            if isinstance(found, Exception):
+                self._record_error(found)
+            elif found is not None:
+                self._record_success()
+            on_found(found)
+
+        return self._breaker.state is BreakerState.CLOSED and begin(record)
+
+    def _record_error(self, error: Exception) -> None:
+        """Record what a request has raised; any other error counts neither way."""
+        match error:
+            case CacheNotTrusted() | UnreadableRecord():
+                self._record_success()  # the store did answer
+            case StoreUnavailable(reason=reason):
+                self._record_failure(reason)
+
+    def _record_failure(self, reason: str) -> None:
+        if self._breaker.record_failure():
+            _log.warning("store unavailable", extra={"store": self._store, "reason": reason})
+        if self._breaker.state is BreakerState.OPEN:
+            self._on_outage()
 
     def _record_success(self) -> None:
         seconds = self._breaker.record_success()
@@ -85,6 +107,9 @@ class GuardedCache(Guarded):
     def __init__(self, backend: RemoteBatchCache, *, guard: Guard) -> None:
         super().__init__(backend, guard=guard)
         self._cache = backend
+
+    def start_many(self, digests: Sequence[Digest], on_found: OnFound) -> bool:
+        return self._guard.start(partial(self._cache.start_many, digests), on_found)
 
     async def fill_many(self, fills: Mapping[Digest, Fill]) -> Mapping[Digest, Session]:
         return await self._guard(lambda: self._cache.fill_many(fills))

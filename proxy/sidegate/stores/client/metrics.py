@@ -5,7 +5,7 @@ from time import perf_counter
 
 from sidegate.core.digest import Digest
 from sidegate.core.errors import UnreadableRecord
-from sidegate.core.protocols import BatchFinder, Fill, RemoteBatchCache
+from sidegate.core.protocols import BatchFinder, Fill, Found, OnFound, RemoteBatchCache
 from sidegate.core.session import Session
 
 Observe = Callable[[str, str, float], None]
@@ -25,19 +25,31 @@ class Metered:
 
     async def find_many(self, digests: Sequence[Digest]) -> Mapping[Digest, Session]:
         start = perf_counter()
-        outcomes = ["error"] * len(digests)
+        outcome: Mapping[Digest, Session] | BaseException
         try:
-            found = await self._backend.find_many(digests)
-            outcomes = ["hit" if digest in found else "miss" for digest in digests]
-        except UnreadableRecord:
-            if len(digests) > 1:
-                outcomes = []  # each is looked up again, alone
+            found = outcome = await self._backend.find_many(digests)
+        except BaseException as error:
+            outcome = error
             raise
         finally:
-            seconds = perf_counter() - start
-            for outcome in outcomes:
-                self._observe(self._store, outcome, seconds)
+            self._record(digests, outcome, perf_counter() - start)
         return found
+
+    def _record(
+        self,
+        digests: Sequence[Digest],
+        found: Mapping[Digest, Session] | BaseException,
+        seconds: float,
+    ) -> None:
+        if isinstance(found, UnreadableRecord) and len(digests) > 1:
+            return  # each is looked up again, alone
+        store, observe = self._store, self._observe
+        if isinstance(found, BaseException):
+            for _ in digests:
+                observe(store, "error", seconds)
+        else:
+            for digest in digests:
+                observe(store, "hit" if digest in found else "miss", seconds)
 
 
 class MeteredCache(Metered):
@@ -46,6 +58,16 @@ class MeteredCache(Metered):
     def __init__(self, backend: RemoteBatchCache, *, store: str, observe: Observe) -> None:
         super().__init__(backend, store=store, observe=observe)
         self._cache = backend
+
+    def start_many(self, digests: Sequence[Digest], on_found: OnFound) -> bool:
+        start = perf_counter()
+
+        def record(found: Found) -> None:
+            if found is not None:
+                self._record(digests, found, perf_counter() - start)
+            on_found(found)
+
+        return self._cache.start_many(digests, record)
 
     async def fill_many(self, fills: Mapping[Digest, Fill]) -> Mapping[Digest, Session]:
         return await self._cache.fill_many(fills)

@@ -10,7 +10,7 @@ from typing import Final
 
 from sidegate.core.digest import Digest
 from sidegate.core.errors import CacheNotTrusted, UnreadableRecord
-from sidegate.core.protocols import Fill, RemoteBatchCache, RoundStart
+from sidegate.core.protocols import Fill, Found, OnFound, RemoteBatchCache, RoundStart
 from sidegate.core.seal import CachePosition, Seal
 from sidegate.core.session import Session, pick_fresher
 
@@ -221,6 +221,14 @@ class Trusted:
         if not self._trust.is_trusted:
             raise CacheNotTrusted(_STORE, "changes may have been missed")
         return self._trust.apply_changes(await self._backend.find_many(digests))
+
+    def start_many(self, digests: Sequence[Digest], on_found: OnFound) -> bool:
+        def apply_changes(found: Found) -> None:
+            if found is not None and not isinstance(found, Exception):
+                found = self._trust.apply_changes(found)
+            on_found(found)
+
+        return self._trust.is_trusted and self._backend.start_many(digests, apply_changes)
 
     async def fill_many(self, fills: Mapping[Digest, Fill]) -> Mapping[Digest, Session]:
         if not self._trust.is_trusted:

@@ -33,9 +33,11 @@ from sidegate.stores.uvloop_errors import is_closed_transport_error
 
 STORE_NAME: Final = "redis"
 
-# Connections acquired at a time; further callers wait. Half of what a pool may hold: subscriptions
-# and connections that are being closed need some, too.
-_MAX_ACQUIRED: Final = 32
+# Connections acquired at a time, for which further callers wait, and those borrowed without waiting.
+# Together half of what a pool may hold: subscriptions and connections that are being closed need
+# some, too.
+_MAX_ACQUIRED: Final = 24
+_MAX_BORROWED: Final = 8
 
 # Seconds after which a connection that a load peak has opened is closed, since the server limits
 # the number of its clients.
@@ -89,6 +91,7 @@ class RedisClient:
         self._has_tls = parsed.tls is not None
         self._timeout = timeout
         self._acquired = asyncio.Semaphore(_MAX_ACQUIRED)
+        self._borrowed: set[PipelinedConnection] = set()  # without waiting
         self._releases: set[asyncio.Future[None]] = set()
         self._topology = build_topology(
             parsed, self._initialize, timeout=timeout, log=self._log, monotonic=monotonic
@@ -105,6 +108,20 @@ class RedisClient:
     def acquire_now(self, pool: Pool) -> AbstractAsyncContextManager[PipelinedConnection]:
         """Borrow a connection, however many are acquired, for as long as a round takes."""
         return _Borrowing(self, pool)
+
+    def borrow_idle(self, pool: Pool) -> PipelinedConnection | None:
+        """Return an idle connection, for `give_back`; None: there is none, or too many are used."""
+        if self._acquired.locked() or len(self._borrowed) == _MAX_BORROWED:
+            return None
+        connection = self._connections.take_idle(pool)
+        if connection is not None:
+            self._borrowed.add(connection)
+        return connection
+
+    @property
+    def only_pool(self) -> Pool | None:
+        """The pool of the server that holds every key; None if there are several servers."""
+        return self._topology.only_pool
 
     @property
     def is_cluster(self) -> bool:
@@ -183,6 +200,7 @@ class RedisClient:
         self, pool: Pool, connection: PipelinedConnection, *, error: BaseException | None
     ) -> None:
         """Let others use it; close it after an error."""
+        self._borrowed.discard(connection)
         if error is not None:
             connection.close()  # replies may be on their way
             if isinstance(error, CLIENT_ERRORS):
@@ -364,15 +382,27 @@ def _hash_tag(name: str) -> bytes:
     return f"{{{name}}}".encode()
 
 
+def translate_error(error: BaseException) -> StoreUnavailable | None:
+    """Return what an error of the client library means; None: it is another error.
+
+    The reason contains no secret.
+    """
+    if is_closed_transport_error(error):
+        outage = StoreUnavailable(STORE_NAME, "the connection was lost")
+    elif isinstance(error, CLIENT_ERRORS):
+        outage = StoreUnavailable(STORE_NAME, describe_error(error))
+    else:
+        return None
+    outage.__cause__ = error
+    return outage
+
+
 class translate_errors:  # noqa: N801  # reads as a statement: with translate_errors(): ...
-    """Raise StoreUnavailable for any error of the client library. The reason contains no secret."""
+    """Raise StoreUnavailable for any error of the client library, as `translate_error` says."""
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            return
-        if is_closed_transport_error(error):
-            raise StoreUnavailable(STORE_NAME, "the connection was lost") from error
-        if isinstance(error, CLIENT_ERRORS):
-            raise StoreUnavailable(STORE_NAME, describe_error(error)) from error
+        outage = None if error is None else translate_error(error)
+        if outage is not None:
+            raise outage from error

@@ -5,6 +5,8 @@ too. Its own reading and writing take several times as long as a lookup may.
 """
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, cast
 
 import hiredis
@@ -18,6 +20,9 @@ from sidegate.stores.connection_log import ConnectionLog
 from sidegate.stores.redis.reasons import describe_error
 
 _INCOMPLETE: Final = object()
+
+OnReplies = Callable[[list[Any] | Exception], None]
+"""Called with the replies to a pipeline, or with the error instead. It must not raise."""
 
 
 def _take_writer(connection: AbstractConnection) -> asyncio.StreamWriter:
@@ -68,7 +73,8 @@ class PipelinedConnection(asyncio.Protocol):
         )
         self._replies: list[Any] = []
         self._expected = 0
-        self._answer: asyncio.Future[list[Any]] | None = None
+        self._on_replies: OnReplies | None = None
+        self._timer: LatenessTimer | None = None
         self._transport.set_protocol(self)
 
     @property
@@ -88,19 +94,18 @@ class PipelinedConnection(asyncio.Protocol):
             raise RedisConnectionError("the connection was lost")
         if count == 0:
             return []
-        self._replies, self._expected = [], count
-        self._answer = self._loop.create_future()
-        timer = LatenessTimer(self._timeout, self._expire, loop=self._loop)
-        self._transport.write(packed)
+        answer: asyncio.Future[list[Any]] = self._loop.create_future()
+        self.start(packed, count, partial(_settle, answer))
         try:
-            replies = await self._answer
+            return await answer
         finally:
-            timer.cancel()
-            self._answer = None
-        for reply in replies:
-            if isinstance(reply, Exception):
-                self._examine(reply)
-        return replies
+            self._end()
+
+    def start(self, packed: bytes, count: int, on_replies: OnReplies) -> None:
+        """As `send`, on a connection that is not closing: `on_replies` is called later, once."""
+        self._replies, self._expected, self._on_replies = [], count, on_replies
+        self._timer = LatenessTimer(self._timeout, self._expire, loop=self._loop)
+        self._transport.write(packed)
 
     def close(self) -> None:
         """Close at once: what comes next on this connection is no reply to later commands."""
@@ -109,7 +114,7 @@ class PipelinedConnection(asyncio.Protocol):
     # Callbacks of the transport
 
     def data_received(self, data: bytes) -> None:
-        if self._answer is None or self._answer.done():
+        if self._on_replies is None:
             self._fail(RedisConnectionError("reply to no command"))
             return
         try:
@@ -123,29 +128,51 @@ class PipelinedConnection(asyncio.Protocol):
         if missing < 0 or (missing == 0 and self._parser.has_data()):
             self._fail(RedisConnectionError("reply to no command"))
         elif missing == 0:
-            self._answer.set_result(self._replies)
+            self._complete(self._find_failure() or self._replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(RedisConnectionError("the connection was lost"), exc)
         if not self.closed.done():
             self.closed.set_result(None)
 
-    def _examine(self, error: Exception) -> None:
-        """Log a permission that the server denies; raise what is no answer to a command."""
-        if not isinstance(error, ResponseError):
-            raise error
-        if isinstance(error, NoPermissionError) and self._log is not None:
-            self._log.record_denial(describe_error(error))
+    def _find_failure(self) -> Exception | None:
+        """Return what is no answer to a command, if any; log permissions that are denied."""
+        for reply in self._replies:
+            if isinstance(reply, NoPermissionError) and self._log is not None:
+                self._log.record_denial(describe_error(reply))
+            elif isinstance(reply, Exception) and not isinstance(reply, ResponseError):
+                return reply
+        return None
 
     def _expire(self) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(TimeoutError())
+        self._complete(TimeoutError())
 
     def _fail(self, error: RedisConnectionError, cause: Exception | None = None) -> None:
         self._transport.abort()
-        if self._answer is not None and not self._answer.done():
-            error.__cause__ = cause
-            self._answer.set_exception(error)
+        error.__cause__ = cause
+        self._complete(error)
+
+    def _complete(self, outcome: list[Any] | Exception) -> None:
+        on_replies = self._on_replies
+        if on_replies is not None:
+            self._end()
+            on_replies(outcome)
+
+    def _end(self) -> None:
+        """Wait for replies no more: what comes now is no reply."""
+        self._on_replies = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _settle(answer: asyncio.Future[list[Any]], outcome: list[Any] | Exception) -> None:
+    if answer.done():  # its caller was cancelled
+        return
+    if isinstance(outcome, Exception):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)
 
 
 def pack(*command: Any) -> bytes:

@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from sidegate.core.change_log import ChangedSession, list_copies
 from sidegate.core.digest import Digest
 from sidegate.core.errors import CacheNotTrusted, UnreadableRecord
-from sidegate.core.protocols import Fill, SealedServer
+from sidegate.core.protocols import Fill, Found, OnFound, SealedServer
 from sidegate.core.seal import Seal, read_namespace
 from sidegate.core.session import Session
 from sidegate.stores.client.redis_trust import RedisTrust
@@ -24,6 +24,7 @@ from sidegate.stores.codec import HEADER_SIZE, decode, encode
 from sidegate.stores.redis.connection import (
     STORE_NAME,
     RedisClient,
+    translate_error,
     translate_errors,
 )
 from sidegate.stores.redis.pipelines import PipelinedConnection, check_replies
@@ -44,7 +45,7 @@ from sidegate.stores.redis.topology import Pool
 _Result = TypeVar("_Result")
 
 # A lookup is repeated once, under the namespace that the seal names, or because the seal was moved
-# between the commands.
+# between the commands. One that began without a task does not count.
 _MAX_ATTEMPTS: Final = 2
 
 # Keys that one SCAN looks at: about a millisecond in Redis.
@@ -90,6 +91,28 @@ class RedisStore:
             groups = await self._group_by_pool(digests)
             results = await _gather(self._find_in_pool(*group) for group in groups.items())
         return {digest: session for result in results for digest, session in result.items()}
+
+    def start_many(self, digests: Sequence[Digest], on_found: OnFound) -> bool:
+        """See RemoteBatchCache. It limits its own time, as `timeout` says."""
+        pool = self.client.only_pool
+        connection = None if pool is None else self.client.borrow_idle(pool)
+        if pool is None or connection is None:
+            return False
+        lookup = _Lookup(0, self._guess_namespace(connection, 0), digests)
+
+        def finish(replies: list[Any] | Exception) -> None:
+            found: Found
+            error: Exception | None = None
+            try:
+                found = self._read_found(connection, lookup, replies=replies)
+            except Exception as failure:  # noqa: BLE001 - the callers get it
+                error, found = failure, translate_error(failure) or failure
+            self.client.give_back(pool, connection, error=error)
+            on_found(found)
+
+        packed = pack_reads(0, digests, namespace=lookup.namespace)
+        connection.start(packed, len(digests) + 2, finish)
+        return True
 
     async def find(self, digest: Digest) -> Session | None:
         return (await self.find_many((digest,))).get(digest)
@@ -173,6 +196,19 @@ class RedisStore:
         if found is None:  # only now: an error would close the connection
             raise CacheNotTrusted(STORE_NAME, "changes may have been missed")
         return found
+
+    def _read_found(
+        self, connection: PipelinedConnection, lookup: _Lookup, *, replies: list[Any] | Exception
+    ) -> Found:
+        """Return the copies, or None if the lookup has to be repeated. Raise the errors of both."""
+        if isinstance(replies, Exception):
+            raise replies
+        if not _keep_seals(connection, [lookup], replies=check_replies(replies)):
+            return None
+        found = self._decode_approved(connection, [lookup], replies=replies)
+        return (
+            CacheNotTrusted(STORE_NAME, "changes may have been missed") if found is None else found
+        )
 
     async def _find_approved(
         self, connection: PipelinedConnection, digests: Sequence[Digest]

@@ -81,6 +81,11 @@ class Topology(ABC):
 
     is_cluster = False
 
+    @property
+    def only_pool(self) -> Pool | None:
+        """The pool of the server that holds every key; None if there are several servers."""
+        return None
+
     @abstractmethod
     async def get_pool(self, key: bytes) -> Pool:
         """Return the pool for the server that holds `key`; it may have to be looked up first."""
@@ -98,6 +103,10 @@ class SingleServer(Topology):
     def __init__(self, pool: Pool, sentinels: Sentinels | None = None) -> None:
         self._pool = pool
         self._sentinels = sentinels
+
+    @property
+    def only_pool(self) -> Pool:
+        return self._pool
 
     async def get_pool(self, key: bytes) -> Pool:  # noqa: ARG002  # holds every key
         return self._pool

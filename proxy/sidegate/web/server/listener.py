@@ -69,6 +69,9 @@ _KEEP_SOCKET_FILE: Final[dict[str, Any]] = (
 # Health checks, Prometheus and login backends have a few connections each. A client that leaks
 # connections must not take the gate's file descriptors.
 DEFAULT_MAX_CONNECTIONS: Final = 1_000
+# Connections that may wait to be accepted, if the system allows as many. A gateway whose connection
+# finds no place waits a second, and at a socket file it fails at once.
+_BACKLOG: Final = 1_024
 # Untrusted peers are counted separately: each gets a 403 and is disconnected.
 MAX_UNTRUSTED_CONNECTIONS: Final = 100
 
@@ -442,11 +445,13 @@ class Listener(web.Server):
                 bound = bind_port(address.host, address.port, shared=False)
                 self._server = await _start_server(bound, self.accept)
             else:
-                self._server = await loop.create_server(self.accept, address.host, address.port)
+                self._server = await loop.create_server(
+                    self.accept, address.host, address.port, backlog=_BACKLOG
+                )
             port = self._server.sockets[0].getsockname()[1]
             return Address(address.host, port)
         remove_stale_socket(address.path)
-        self._server = await loop.create_unix_server(self.accept, address.path)
+        self._server = await loop.create_unix_server(self.accept, address.path, backlog=_BACKLOG)
         os.chmod(address.path, socket_mode)  # noqa: PTH101  # once, before the loop accepts
         self._socket_file = SocketFile(address.path)
         return address
@@ -544,8 +549,10 @@ async def _start_server(
     """Listen on a bound socket, which becomes non-blocking."""
     loop = asyncio.get_running_loop()
     if bound.family == socket.AF_UNIX:
-        return await loop.create_unix_server(accept, sock=bound, **_KEEP_SOCKET_FILE)
-    return await loop.create_server(accept, sock=bound)
+        return await loop.create_unix_server(
+            accept, sock=bound, backlog=_BACKLOG, **_KEEP_SOCKET_FILE
+        )
+    return await loop.create_server(accept, sock=bound, backlog=_BACKLOG)
 
 
 def _keep_rules(factory: Any, *, checks_host: bool) -> Any:
