@@ -32,13 +32,14 @@ class Metered:
             outcome = error
             raise
         finally:
-            self._record(digests, outcome, perf_counter() - start)
+            self._record(digests, outcome, seconds=perf_counter() - start)
         return found
 
     def _record(
         self,
         digests: Sequence[Digest],
         found: Mapping[Digest, Session] | BaseException,
+        *,
         seconds: float,
     ) -> None:
         if isinstance(found, UnreadableRecord) and len(digests) > 1:
@@ -64,7 +65,7 @@ class MeteredCache(Metered):
 
         def record(found: Found) -> None:
             if found is not None:
-                self._record(digests, found, perf_counter() - start)
+                self._record(digests, found, seconds=perf_counter() - start)
             on_found(found)
 
         return self._cache.start_many(digests, record)

@@ -95,13 +95,13 @@ class PipelinedConnection(asyncio.Protocol):
         if count == 0:
             return []
         answer: asyncio.Future[list[Any]] = self._loop.create_future()
-        self.start(packed, count, partial(_settle, answer))
+        self.start(packed, count, on_replies=partial(_settle, answer))
         try:
             return await answer
         finally:
             self._end()
 
-    def start(self, packed: bytes, count: int, on_replies: OnReplies) -> None:
+    def start(self, packed: bytes, count: int, *, on_replies: OnReplies) -> None:
         """As `send`, on a connection that is not closing: `on_replies` is called later, once."""
         self._replies, self._expected, self._on_replies = [], count, on_replies
         self._timer = LatenessTimer(self._timeout, self._expire, loop=self._loop)

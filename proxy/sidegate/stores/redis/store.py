@@ -111,7 +111,7 @@ class RedisStore:
             on_found(found)
 
         packed = pack_reads(0, digests, namespace=lookup.namespace)
-        connection.start(packed, len(digests) + 2, finish)
+        connection.start(packed, len(digests) + 2, on_replies=finish)
         return True
 
     async def find(self, digest: Digest) -> Session | None:
