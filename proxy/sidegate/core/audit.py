@@ -7,7 +7,7 @@ elsewhere detects that.
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
@@ -97,6 +97,16 @@ def select_intact(
 
 def _encode_event(event: AuditEvent) -> bytes:
     """Encode an event canonically. Any change of this encoding breaks all existing chains."""
-    return json.dumps(
-        astuple(event), ensure_ascii=True, separators=(",", ":"), default=datetime.isoformat
-    ).encode("ascii")
+    fields = (
+        event.number,
+        event.at.isoformat(),
+        event.action,
+        event.session_id,
+        event.version,
+        event.user_id,
+        event.type,
+        event.tenant,
+        None if event.by is None else (event.by.name, event.by.source),
+        event.reason,
+    )
+    return json.dumps(fields, ensure_ascii=True, separators=(",", ":")).encode("ascii")

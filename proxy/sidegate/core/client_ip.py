@@ -1,5 +1,6 @@
 """Client addresses: in one form each, and as sort keys, so that a network is one range."""
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
@@ -16,6 +17,13 @@ def unmap(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     return address if mapped is None else mapped
 
 
+@lru_cache(maxsize=1024)  # few callers make many requests
+def normalize(ip: str) -> str:
+    """Return an address in its canonical form, unmapped. Raise ValueError if it is none."""
+    return str(unmap(ip_address(ip)))
+
+
+@lru_cache(maxsize=1024)
 def to_sort_key(ip: str | None) -> str | None:
     """Return 32 hex digits, IPv4 as IPv4-mapped IPv6; None if `ip` is not an address."""
     try:

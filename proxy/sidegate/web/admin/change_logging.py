@@ -1,13 +1,12 @@
 """The log line of each change made through the admin API, and the actor it names."""
 
 import logging
-from ipaddress import ip_address
 from typing import Final
 
 from aiohttp import web
 
 from sidegate.core.actor import Actor
-from sidegate.core.client_ip import unmap
+from sidegate.core.client_ip import normalize
 from sidegate.web.admin.middleware import CALLER, REQUEST_ID
 
 _log: Final = logging.getLogger("sidegate.admin")
@@ -20,7 +19,7 @@ def request_actor(request: web.Request) -> Actor:
 
 def read_source(request: web.BaseRequest) -> str | None:
     """Return the address that a request came from, or None over a Unix socket."""
-    return str(unmap(ip_address(request.remote))) if request.remote else None
+    return normalize(request.remote) if request.remote else None
 
 
 def log_change(
