@@ -72,8 +72,12 @@ async def test_each_change_leaves_one_event(durable: DurableStore, log: AuditLog
     rotated = record.session.rotated(build_digest(), SECOND, at=NOON)
     refreshed = replace(record.details, rotation_nonce=bytes(32))
     await durable.replace(SessionRecord(rotated, refreshed), expected=1)
-    migrated = rotated.migrated(build_digest(), NOON)
-    await durable.replace(SessionRecord(migrated, record.details), expected=2)
+    again = rotated.reauthenticated(build_digest(), NOON)
+    await durable.replace(SessionRecord(again, record.details), expected=2)
+    updated = again.updated(NOON, scopes=("more",))
+    await durable.replace(SessionRecord(updated, record.details), expected=3)
+    migrated = updated.migrated(build_digest(), NOON)
+    await durable.replace(SessionRecord(migrated, record.details), expected=4)
     await durable.revoke_where(
         Condition("ada"), at=NOON + SECOND, by=Actor("cli:root"), reason="stolen", limit=9
     )
@@ -81,7 +85,7 @@ async def test_each_change_leaves_one_event(durable: DurableStore, log: AuditLog
     events = await list_all(log)
 
     assert [event.action for event in events] == list(Action)
-    assert [event.version for event in events] == [1, 2, 3, 4]
+    assert [event.version for event in events] == [1, 2, 3, 4, 5, 6]
     last = events[-1]
     assert (last.at, last.by, last.reason) == (NOON + SECOND, Actor("cli:root"), "stolen")
 
@@ -102,6 +106,27 @@ async def test_repeated_migration_is_no_refresh(durable: DurableStore, log: Audi
         Action.REFRESH,
         Action.MIGRATE,
     ]
+
+
+async def test_change_of_the_metadata_alone_leaves_an_event(
+    durable: DurableStore, log: AuditLog
+) -> None:
+    record = build_created()
+    await durable.create(record)
+    updated = record.session.updated(NOON, scopes=record.session.scopes)
+    details = replace(record.details, metadata={"theme": "dark"})
+    await durable.replace(SessionRecord(updated, details), expected=1)
+    assert await list_actions(log) == [Action.CREATE, Action.UPDATE]
+
+
+async def test_authentication_by_a_clock_that_is_behind_leaves_an_event(
+    durable: DurableStore, log: AuditLog
+) -> None:
+    record = build_created()
+    await durable.create(record)
+    again = record.session.reauthenticated(build_digest(), record.session.authenticated_at - SECOND)
+    await durable.replace(SessionRecord(again, record.details), expected=1)
+    assert await list_actions(log) == [Action.CREATE, Action.REAUTHENTICATE]
 
 
 async def test_failed_change_leaves_no_event(durable: DurableStore, log: AuditLog) -> None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _SEAL: Final = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})", re.ASCII)
 
+# Those of core/audit.py, which `--help` does not load.
+_ACTIONS: Final = ("create", "refresh", "reauthenticate", "update", "migrate", "revoke")
+
 # Events between two lines of progress: about a second.
 _PROGRESS_INTERVAL: Final = 10_000
 
@@ -35,7 +38,7 @@ def audit() -> None:
 @audit.command("list")
 @click.option("--session", "session_id", help="Only changes of this session.")
 @click.option("--user", "user_id", help="Only changes of this user's sessions.")
-@click.option("--action", type=click.Choice(["create", "refresh", "migrate", "revoke"]))
+@click.option("--action", type=click.Choice(_ACTIONS))
 @click.option("--by", help="Only changes by this actor: key:login-service, cli:root, sidegate.")
 @click.option("--since", help="Only at or after this time: 2026-03-04T12:00:00Z.")
 @click.option("--until", help="Only before this time: 2026-03-05T12:00:00Z.")

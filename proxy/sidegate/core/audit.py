@@ -22,6 +22,8 @@ class Action(StrEnum):
 
     CREATE = "create"
     REFRESH = "refresh"
+    REAUTHENTICATE = "reauthenticate"
+    UPDATE = "update"
     MIGRATE = "migrate"
     REVOKE = "revoke"
 

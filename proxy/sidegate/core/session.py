@@ -153,6 +153,27 @@ class Session(msgspec.Struct, frozen=True, eq=False, gc=False):
         rotated = self.rotated(digest, timedelta(0), at=at)
         return replace(rotated, type=SessionType.SSO, previous_until=EPOCH, token_seen=True)
 
+    def reauthenticated(
+        self, digest: Digest, at: datetime, *, scopes: tuple[str, ...] | None = None
+    ) -> "Session":
+        """Return it as authenticated at `at`, with a new digest and, if given, other scopes.
+
+        The present digest ends at once, as with `migrated`: who has its token shall not gain.
+        """
+        rotated = self.rotated(digest, timedelta(0), at=at)
+        return replace(
+            rotated,
+            authenticated_at=max(self.authenticated_at + timedelta.resolution, at),
+            scopes=self.scopes if scopes is None else scopes,
+            previous_until=EPOCH,
+            token_seen=True,
+        )
+
+    def updated(self, at: datetime, *, scopes: tuple[str, ...]) -> "Session":
+        """Return its next version, with these scopes."""
+        self._require_active(at)
+        return replace(self, scopes=scopes, version=self.version + 1, changed_xid=0)
+
     def revoked(self, at: datetime) -> "Session":
         """Return its tombstone, the next and last version."""
         self._require_active(at)

@@ -59,6 +59,7 @@ def build_admin_application(
         keys=ApiKeys(keys),
         hosts=settings.admin.hosts,
         lifetimes=rules.lifetimes,
+        cookie=settings.gate.cookie,
         cursor_key=rules.ring.derive_key(b"page cursors"),
         clock=container.clock,
         on_request=container.metrics.count_admin_request,

@@ -1,4 +1,4 @@
-"""Rotation: a new token for a session; concurrent requests get the same one.
+"""Rotation: a new token for a session; concurrent refreshes get the same one.
 
 The successor is derived from the presented token and a stored nonce. So concurrent callers, on any
 instances, and a retry after a lost response get the same successor. The store holds the nonce but
@@ -34,7 +34,7 @@ _NONCE_BYTES: Final = 32
 
 
 class Rotation:
-    """The two operations that replace an active session's token: refresh and migrate."""
+    """The operations that replace an active session's token: refresh, reauthenticate, migrate."""
 
     def __init__(
         self,
@@ -85,6 +85,30 @@ class Rotation:
         if isinstance(result, Deny):
             self._count("refused")
         return result
+
+    async def reauthenticate(
+        self, session_id: SessionId, *, by: Actor, scopes: tuple[str, ...] | None = None
+    ) -> Issued | None:
+        """Record that the user has authenticated again; the old token ends at once.
+
+        With `scopes` they replace those of the session. Return None if there is no such session.
+        Raise SessionEnded if it has ended, IdentityTooLarge if it would be over that limit, and
+        Conflict if concurrent changes win every attempt.
+        """
+        rules, now = self._rules.current, self._clock.now()
+        for _ in range(_MAX_ATTEMPTS):
+            record = await self._reader.get(session_id)
+            if record is None:
+                return None
+            token = rules.ring.mint(record.session.type)
+            self._reader.require_idle_known(record.session, now)
+            session = record.session.reauthenticated(token.digest(), now, scopes=scopes)
+            rules.check_identity(session)
+            details = replace(record.details, rotation_nonce=None, change=Change(now, by))
+            stored = await self._replace(record.session, SessionRecord(session, details))
+            if stored is not None:
+                return Issued(token, SessionRecord(stored, details))
+        raise Conflict(f"session {session_id} kept changing")
 
     async def migrate(
         self,

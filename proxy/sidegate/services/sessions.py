@@ -1,4 +1,4 @@
-"""Create, read, touch and revoke sessions: commit first, then publish.
+"""Create, read, touch, update and revoke sessions: commit first, then publish.
 
 Each method returns after the durable store has committed. Publishing to the caches and to the other
 instances may fail without undoing it.
@@ -16,6 +16,7 @@ from sidegate.core.clock import Clock
 from sidegate.core.condition import Condition
 from sidegate.core.digest import Digest
 from sidegate.core.errors import (
+    Conflict,
     IdempotencyKeyReused,
     LimitReached,
     RevocationPending,
@@ -39,6 +40,8 @@ from sidegate.services.session_reader import SessionReader
 
 # Sessions in one statement: it holds its row locks for some milliseconds.
 _BATCH_SIZE: Final = 500
+# Each lost attempt means that another change was made.
+_MAX_UPDATE_ATTEMPTS: Final = 5
 # Seconds until a revocation that can be pending no longer waits for the database.
 _REVOKE_TIMEOUT: Final = 3.0
 
@@ -185,6 +188,42 @@ class Sessions:
         await self._filler.fill(touched, start)
         count = record.details.access_count + 1  # a lower bound: others may have touched it too
         return SessionRecord(touched[0], replace(record.details, access_count=count))
+
+    async def update(
+        self,
+        session_id: SessionId,
+        *,
+        by: Actor,
+        scopes: tuple[str, ...] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> SessionRecord | None:
+        """Replace the scopes or the metadata, or both; None: there is no such session.
+
+        Idempotent: what is so already is not changed. Raise SessionEnded if it has ended,
+        IdentityTooLarge if it would be over that limit, and Conflict if concurrent changes win
+        every attempt.
+        """
+        rules, now = self._rules.current, self._clock.now()
+        for _ in range(_MAX_UPDATE_ATTEMPTS):
+            before = await self.get(session_id)
+            if before is None:
+                return None
+            self._reader.require_idle_known(before.session, now)
+            session = before.session.updated(
+                now, scopes=before.session.scopes if scopes is None else scopes
+            )
+            new_metadata = before.details.metadata if metadata is None else metadata
+            if (session.scopes, new_metadata) == (before.session.scopes, before.details.metadata):
+                return before
+            rules.check_identity(session)
+            details = replace(before.details, metadata=new_metadata, change=Change(now, by))
+            changed = await self._repository.replace(
+                SessionRecord(session, details), expected=before.session.version
+            )
+            if changed is not None:
+                await self._publisher.publish([changed])
+                return SessionRecord(changed.session, details)
+        raise Conflict(f"session {session_id} kept changing")
 
     async def revoke_where(
         self, condition: Condition, *, by: Actor, reason: str

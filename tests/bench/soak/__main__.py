@@ -13,7 +13,7 @@ import click
 from tests.bench.cores import Cores
 from tests.bench.environment import Environment
 from tests.bench.errors import NotMeasurable, UnexpectedResponses
-from tests.bench.soak.growth import Growth, measure_growth
+from tests.bench.soak.growth import Growth, find_new_series, measure_growth
 from tests.bench.soak.load import Load
 from tests.bench.soak.sample import Sample, take_sample
 from tests.support.processes import ServerFailed
@@ -49,6 +49,8 @@ def main(minutes: float) -> None:
         sys.exit(2)
     growth = measure_growth(samples)
     click.echo("\n" + format_growth(growth))
+    for name in find_new_series(samples):
+        click.echo(f"new series: {name}")
     sys.exit(int(not all(each.is_explained for each in growth)))
 
 
@@ -115,7 +117,7 @@ def _format_sample(sample: Sample) -> str:
         f"{sample.descriptors}",
         f"{sample.redis_keys:,}",
         f"{sample.redis_memory / 1e6:.2f}",
-        f"{sample.series}",
+        f"{len(sample.series)}",
     )
     return "  ".join(
         cell.rjust(max(8, len(name))) for cell, name in zip(cells, _COLUMNS, strict=True)

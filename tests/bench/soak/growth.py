@@ -59,7 +59,7 @@ RESOURCES: Final = (
         tolerance=0.05,
         unit=1e6,
     ),
-    Resource("metric series", lambda sample: sample.series, lambda _: 0, tolerance=0.01),
+    Resource("metric series", lambda sample: len(sample.series), lambda _: 0, tolerance=0.01),
 )
 
 
@@ -98,6 +98,11 @@ def measure_growth(samples: Sequence[Sample]) -> list[Growth]:
         )
         for resource in RESOURCES
     ]
+
+
+def find_new_series(samples: Sequence[Sample]) -> list[str]:
+    """Return the metric series that were not there before the second half."""
+    return sorted(samples[-1].series - samples[len(samples) // 2 - 1].series)
 
 
 def _growth(samples: Sequence[Sample], value: Callable[[Sample], float]) -> float:

@@ -15,7 +15,7 @@ from tests.support.sidegate import Sidegate
 class Sample:
     """`at` in seconds since the start, memory in bytes.
 
-    `cached` is what the sessions in memory take by the account of the instance, `issued` the number
+    `series` are the names and labels of the metrics. `cached` is what the sessions in memory take by the account of the instance, `issued` the number
     of tokens so far.
     """
 
@@ -28,7 +28,7 @@ class Sample:
     descriptors: int
     redis_keys: int
     redis_memory: int
-    series: int
+    series: frozenset[str]
 
 
 def take_sample(at: float, load: Load, sidegate: Sidegate, redis: Server) -> Sample:
@@ -47,5 +47,5 @@ def take_sample(at: float, load: Load, sidegate: Sidegate, redis: Server) -> Sam
         descriptors=count_descriptors(pid),
         redis_keys=sum(database["keys"] for database in keyspace.values()),
         redis_memory=memory["used_memory"],
-        series=len(metrics),
+        series=frozenset(f"{name} {sorted(labels.items())}" for name, labels, _ in metrics),
     )

@@ -244,6 +244,7 @@ async def open_admin(
         keys=ApiKeys(keys),
         hosts=["127.0.0.1", "LOCALHOST", "::1"],
         lifetimes=lifetimes,
+        cookie="__Host-session",
         cursor_key=CURSOR_KEY,
         clock=clock,
         on_request=requests,

@@ -29,6 +29,7 @@ PATHS: Final = {
     "until": "dates such as 30 February match",
 }
 MESSAGES: Final = {
+    "give scopes or metadata": "at least one member that is not null",
     "Input should be a valid integer": "1.0 is an integer in JSON Schema, and a float in Python",
 }
 CODES: Final = {

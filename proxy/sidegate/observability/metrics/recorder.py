@@ -207,7 +207,12 @@ class Metrics:
         self.breakers[store] = state
 
     def watch_round_trips(self, store: str, trips: Callable[[], int]) -> None:
-        """`trips` returns the number of round trips for lookups to a store so far."""
+        """`trips` returns the number of round trips for lookups to a store so far.
+
+        All its series exist from now on: a rate needs a value from before the first outage.
+        """
+        for outcome in ("hit", "miss", "error"):
+            _ = self.lookup_seconds[store, outcome]
         self.round_trips[store] = trips
 
     def watch_redis_trust(

@@ -62,6 +62,7 @@ def build_admin_app(
     keys: ApiKeys,
     hosts: Iterable[str],
     lifetimes: Mapping[SessionType, Lifetimes],
+    cookie: str | None,
     cursor_key: bytes,
     clock: Clock,
     on_request: OnRequest,
@@ -71,9 +72,10 @@ def build_admin_app(
     """Build the application of the admin listener.
 
     `hosts` are the accepted host names. `lifetimes` limit `expires_in`, and are those of
-    `sessions`. `cursor_key` has 32 secret bytes, the same on all instances. `on_request` is called
-    after each request. `timeout` is in seconds, per request. `logout` handles back-channel logout,
-    with the provider's name in `request.match_info["provider"]`; without it the route returns 404.
+    `sessions`. `cookie` is the name of the session cookie, if there is one. `cursor_key` has 32
+    secret bytes, the same on all instances. `on_request` is called after each request. `timeout` is
+    in seconds, per request. `logout` handles back-channel logout, with the provider's name in
+    `request.match_info["provider"]`; without it the route returns 404.
     """
     app = web.Application(
         client_max_size=bodies.MAX_SIZE,
@@ -89,9 +91,9 @@ def build_admin_app(
     app.on_response_prepare.append(set_common_headers)
     cursors = CursorCodec(cursor_key)
     groups = (
-        SessionRoutes(sessions, lifetimes=lifetimes, clock=clock),
+        SessionRoutes(sessions, lifetimes=lifetimes, cookie=cookie, clock=clock),
         BulkRoutes(sessions, cursors, clock=clock),
-        RotationRoutes(rotation, clock=clock),
+        RotationRoutes(rotation, cookie=cookie, clock=clock),
         LockRoutes(locks),
         AuditRoutes(audit, cursors),
         AnalyticsRoutes(analytics),

@@ -1,4 +1,4 @@
-"""The routes that issue another token for a session: refresh, and migration to SSO."""
+"""The routes that issue another token: refresh, another authentication, migration to SSO."""
 
 from aiohttp import web
 
@@ -15,14 +15,15 @@ from sidegate.web.schemas import request_body as bodies
 from sidegate.web.schemas.base import parse_payload
 from sidegate.web.schemas.documents import build_issued_document
 from sidegate.web.schemas.problems import FieldError, Problem, validation_problem
-from sidegate.web.schemas.sessions import MigratePayload, RefreshPayload
+from sidegate.web.schemas.sessions import MigratePayload, ReauthenticatedPayload, RefreshPayload
 
 
 class RotationRoutes:
     """Handles requests that rotate tokens."""
 
-    def __init__(self, rotation: Rotation, *, clock: Clock) -> None:
+    def __init__(self, rotation: Rotation, *, cookie: str | None, clock: Clock) -> None:
         self._rotation = rotation
+        self._cookie = cookie
         self._clock = clock
 
     async def refresh(self, request: web.Request) -> web.Response:
@@ -45,6 +46,19 @@ class RotationRoutes:
             case issued:
                 log_change(request, "session.refresh", session_id=issued.record.session.id)
                 return self._respond(issued)
+
+    async def reauthenticate(self, request: web.Request) -> web.Response:
+        """Record that the user has authenticated again. The old token becomes invalid at once."""
+        session_id = path_session_id(request)
+        document = await bodies.read_json_object(request, optional=True)
+        payload = parse_payload(ReauthenticatedPayload, document)
+        issued = await self._rotation.reauthenticate(
+            session_id, by=request_actor(request), scopes=payload.new_scopes()
+        )
+        if issued is None:
+            raise Problem(404, "not_found", detail="there is no such session")
+        log_change(request, "session.reauthenticate", session_id=session_id)
+        return self._respond(issued)
 
     async def migrate(self, request: web.Request) -> web.Response:
         """Turn a session into an SSO session. Its old token becomes invalid at once."""
@@ -75,4 +89,6 @@ class RotationRoutes:
             raise validation_problem("invalid_request", errors) from None
 
     def _respond(self, issued: Issued) -> web.Response:
-        return web.json_response(build_issued_document(issued, self._clock.now()))
+        return web.json_response(
+            build_issued_document(issued, self._clock.now(), cookie=self._cookie)
+        )

@@ -41,10 +41,12 @@ from sidegate.web.schemas.sessions import (
     LogoutPayload,
     MigratePayload,
     NewSessionPayload,
+    ReauthenticatedPayload,
     RefreshPayload,
     RevokePayload,
     RevokeUserPayload,
     TokenPayload,
+    UpdatePayload,
 )
 
 _FROM_SESSION_ID: Final = {"session_id": "$response.body#/session/id"}
@@ -55,6 +57,8 @@ _ISSUED_SESSION_LINKS: Final = (
     Link("showSession", _FROM_SESSION_ID),
     Link("touchSession", _FROM_SESSION_ID),
     Link("revokeSession", _FROM_SESSION_ID),
+    Link("updateSession", _FROM_SESSION_ID),
+    Link("reauthenticateSession", _FROM_SESSION_ID),
     Link("migrateSession", _FROM_SESSION_ID),
     Link("acquireLock", _FROM_SESSION_ID),
     Link("refreshSession", body=_FROM_TOKEN),
@@ -112,6 +116,30 @@ ROUTES: Final = (
         operation_id="showSession",
         tag="sessions",
         response=ResponseSpec(SessionDocument, "The session."),
+    ),
+    Route(
+        "PATCH",
+        "/v1/sessions/{session_id}",
+        Scope.WRITE,
+        SessionRoutes.update,
+        operation_id="updateSession",
+        tag="sessions",
+        body=Body(UpdatePayload),
+        response=ResponseSpec(SessionDocument, "The session as it is now."),
+        problems=("identity_too_large", "conflict", "session_ended"),
+    ),
+    Route(
+        "POST",
+        "/v1/sessions/{session_id}/reauthenticated",
+        Scope.WRITE,
+        RotationRoutes.reauthenticate,
+        operation_id="reauthenticateSession",
+        tag="sessions",
+        body=Body(ReauthenticatedPayload, required=False),
+        response=ResponseSpec(
+            IssuedDocument, "The session and its new token.", links=_ISSUED_SESSION_LINKS
+        ),
+        problems=("identity_too_large", "conflict", "session_ended"),
     ),
     Route(
         "POST",

@@ -1,4 +1,4 @@
-"""The routes of single sessions: create, show, touch, revoke."""
+"""The routes of single sessions: create, show, touch, update, revoke."""
 
 import re
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from sidegate.web.schemas import values
 from sidegate.web.schemas.base import parse_payload
 from sidegate.web.schemas.documents import build_issued_document, build_session_document
 from sidegate.web.schemas.problems import FieldError, Problem, validation_problem
-from sidegate.web.schemas.sessions import NewSessionPayload, RevokePayload
+from sidegate.web.schemas.sessions import NewSessionPayload, RevokePayload, UpdatePayload
 
 _PERCENT_ENCODED: Final = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*", re.ASCII)
 _PARAMETER_SEGMENT: Final = 3  # of every path template with a parameter: /v1/users/{user_id}/…
@@ -33,9 +33,11 @@ class SessionRoutes:
         sessions: Sessions,
         *,
         lifetimes: Mapping[SessionType, Lifetimes],
+        cookie: str | None,
         clock: Clock,
     ) -> None:
         self._sessions = sessions
+        self._cookie = cookie
         self._lifetimes = lifetimes
         self._clock = clock
 
@@ -53,7 +55,7 @@ class SessionRoutes:
         session_id = issued.record.session.id
         log_change(request, "session.create", session_id=session_id)
         return web.json_response(
-            build_issued_document(issued, self._clock.now()),
+            build_issued_document(issued, self._clock.now(), cookie=self._cookie),
             status=201,
             headers={hdrs.LOCATION: f"/v1/sessions/{session_id}"},
         )
@@ -65,6 +67,20 @@ class SessionRoutes:
     async def touch(self, request: web.Request) -> web.Response:
         """Record activity of a session that the gate did not see."""
         return self._respond(await self._sessions.touch(path_session_id(request)))
+
+    async def update(self, request: web.Request) -> web.Response:
+        """Replace the scopes or the metadata of a session. Its token stays valid."""
+        session_id = path_session_id(request)
+        payload = parse_payload(UpdatePayload, await bodies.read_json_object(request))
+        record = await self._sessions.update(
+            session_id,
+            by=request_actor(request),
+            scopes=payload.new_scopes(),
+            metadata=payload.metadata,
+        )
+        if record is not None:
+            log_change(request, "session.update", session_id=session_id)
+        return self._respond(record)
 
     async def revoke(self, request: web.Request) -> web.Response:
         """Revoke a session. Idempotent: a session that has ended stays unchanged."""

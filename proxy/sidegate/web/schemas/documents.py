@@ -4,7 +4,7 @@ mypy checks responses against them, and the OpenAPI document is generated from t
 ignore unknown members: later versions may add some.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, NotRequired, overload
 
 from pydantic import ConfigDict, Field, WithJsonSchema, with_config
@@ -79,6 +79,9 @@ class IssuedDocument(TypedDict):
 
     token: str
     """A secret: pass it to the client and do not store it."""
+    set_cookie: str | None
+    """The value of a `Set-Cookie` header that gives the token to a browser until `expires_at`. Null
+    if the setting `gate.cookie` is."""
     session: SessionDocument
 
 
@@ -212,9 +215,22 @@ class ProblemDocument(TypedDict):
     """`locked`: the name that the holder gave, if any."""
 
 
-def build_issued_document(issued: Issued, now: datetime) -> IssuedDocument:
-    """Return a session with its token; its state is that at `now`."""
-    return {"token": issued.token.text, "session": build_session_document(issued.record, now)}
+def build_issued_document(issued: Issued, now: datetime, *, cookie: str | None) -> IssuedDocument:
+    """Return a session with its token; its state is that at `now`. `cookie` is its name."""
+    text, expires_at = issued.token.text, issued.record.session.expires_at
+    return {
+        "token": text,
+        "set_cookie": None
+        if cookie is None
+        else _format_cookie(cookie, text, lifetime=expires_at - now),
+        "session": build_session_document(issued.record, now),
+    }
+
+
+def _format_cookie(name: str, value: str, *, lifetime: timedelta) -> str:
+    """Return a cookie that scripts cannot read, and that other sites' requests do not carry."""
+    seconds = max(0, int(lifetime.total_seconds()))
+    return f"{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=Lax"
 
 
 def build_session_document(record: SessionRecord, now: datetime) -> SessionDocument:

@@ -1,9 +1,9 @@
 """Request schemas of single sessions, and of the sessions of a user."""
 
 from datetime import timedelta
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from sidegate.core.actor import Actor
@@ -179,6 +179,33 @@ class LogoutPayload(Payload):
 
     logout_token: Annotated[str, Field(min_length=1)]
     """A JWT signed by the provider."""
+
+
+class ReauthenticatedPayload(Payload):
+    """Records that the user has authenticated again."""
+
+    model_config = example_config(scopes=["orders:read", "payments"])
+
+    scopes: fields.Scopes | None = None
+    """Replace those of the session; absent: they stay."""
+
+    def new_scopes(self) -> tuple[str, ...] | None:
+        return None if self.scopes is None else tuple(self.scopes)
+
+
+class UpdatePayload(ReauthenticatedPayload):
+    """Replaces the scopes of a session, or its metadata, or both."""
+
+    model_config = example_config(scopes=["orders:read"], metadata={"theme": "dark"})
+
+    metadata: fields.JsonObject | None = None
+    """Replaces the metadata as a whole, with the same limits as at creation; absent: it stays."""
+
+    @model_validator(mode="after")
+    def _check_any(self) -> Self:
+        if self.scopes is None and self.metadata is None:
+            raise ValueError("give scopes or metadata")
+        return self
 
 
 class MigratePayload(Payload):
