@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -24,8 +25,10 @@ from click.testing import CliRunner, Result
 
 from sidegate.cli.main import main
 from sidegate.core.address import Address
+from sidegate.core.audit import Action
 from sidegate.core.token import KeyRing, Token, TokenKey
 from sidegate.runtime.healthcheck import get_livez
+from sidegate.settings import load
 from tests.support.processes import START_TIMEOUT, find_free_port
 from tests.support.sidegate import FAST_PATH
 
@@ -292,6 +295,37 @@ def test_keys_file_has_the_hash_of_each_new_key(tmp_path: Path) -> None:
     ]
     checked = run_command("config", "check", SIDEGATE_ADMIN__KEYS_FILE=str(keys_file))
     assert checked.exit_code == 0
+
+
+def test_new_api_key_may_expire(tmp_path: Path) -> None:
+    options = ("--scope", "read", "--expires-at", "2027-01-31T12:00:00+02:00")
+    printed = run_command("key", "new", "ci", *options).stdout
+    config = tmp_path / "sidegate.yaml"
+    config.write_text(printed.removeprefix(printed.splitlines()[0]))
+
+    [key] = load(config, {}).admin.keys
+
+    assert key.expires_at == datetime(2027, 1, 31, 10, tzinfo=UTC)
+    for wrong in ("tomorrow", "2027-01-31", "2027-01-31T12:00:00"):
+        refused = run_command("key", "new", "ci", "--scope", "read", "--expires-at", wrong)
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert "--expires-at" in refused.stderr
+
+
+def test_expiry_without_a_time_zone_is_a_settings_error(tmp_path: Path) -> None:
+    config = tmp_path / "sidegate.yaml"
+    key = {"name": "ci", "sha256": "0" * 64, "scopes": ["read"]}
+    config.write_text(json.dumps({"admin": {"keys": [key | {"expires_at": "2027-01-31"}]}}))
+
+    checked = run_command("config", "check", "--config", str(config))
+
+    assert checked.exit_code == 78
+    assert "admin.keys[0].expires_at: write a time with its zone" in checked.stderr
+
+
+def test_actions_of_the_audit_trail_are_those_that_exist() -> None:
+    for action in Action:
+        assert action in run_command("audit", "list", "--help").stdout
 
 
 @pytest.mark.parametrize(("existing", "mode"), [(None, 0o600), ("[]", 0o640), ("\n", 0o640)])

@@ -9,6 +9,7 @@ import click
 
 from sidegate.cli.keys_file import InvalidKeysFile, append_key
 from sidegate.cli.output import format_json, output_option
+from sidegate.cli.services import report_usage_errors
 
 
 @click.group()
@@ -32,6 +33,7 @@ def key() -> None:
     type=click.Choice(["read", "write", "revoke"]),
     help="A scope of the key; repeat the option for several.",
 )
+@click.option("--expires-at", metavar="TIME", help="Refuse the key from then on.")
 @click.option(
     "--keys-file",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -39,23 +41,39 @@ def key() -> None:
     " file has mode 0600.",
 )
 @output_option
-def key_new(name: str, scopes: Sequence[str], *, keys_file: Path | None, output: str) -> None:
+def key_new(
+    name: str,
+    scopes: Sequence[str],
+    *,
+    expires_at: str | None,
+    keys_file: Path | None,
+    output: str,
+) -> None:
     """Generate an admin API key. It is shown only once; the settings hold its hash.
 
     \b
     Examples:
       sidegate key new billing --scope read
+      sidegate key new migration --scope write --expires-at 2027-01-31T00:00:00Z
       sidegate key new login-service --scope read --scope write --scope revoke -o json
       KEY=$(sidegate key new backend --scope write --keys-file /run/secrets/admin-keys)
     """
     from sidegate.web.admin.auth import ApiKey, Scope
+    from sidegate.web.schemas.values import parse_timestamp
 
     unique_scopes = list(dict.fromkeys(scopes))
     try:
         text, api_key = ApiKey.mint(name, map(Scope, unique_scopes))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="NAME") from None
-    setting = {"name": api_key.name, "sha256": api_key.sha256, "scopes": unique_scopes}
+    setting: dict[str, Any] = {
+        "name": api_key.name,
+        "sha256": api_key.sha256,
+        "scopes": unique_scopes,
+    }
+    if expires_at is not None:
+        with report_usage_errors("--expires-at"):
+            setting["expires_at"] = parse_timestamp(expires_at).isoformat()
     if keys_file is not None:
         try:
             append_key(keys_file, setting)
@@ -76,6 +94,7 @@ def _format_yaml(text: str, setting: Mapping[str, Any]) -> str:
         f"admin:\n  keys:\n    - name: {json.dumps(setting['name'])}\n"
         f"      sha256: {json.dumps(setting['sha256'])}\n"
         f"      scopes: [{', '.join(setting['scopes'])}]"
+        + (f"\n      expires_at: {setting['expires_at']}" if "expires_at" in setting else "")
     )
 
 

@@ -56,7 +56,7 @@ def build_admin_application(
         validator=container.validator,
         audit=container.audit,
         analytics=container.analytics,
-        keys=ApiKeys(keys),
+        keys=ApiKeys(keys, now=container.clock.now),
         hosts=settings.admin.hosts,
         lifetimes=rules.lifetimes,
         cookie=settings.gate.cookie,
@@ -109,7 +109,12 @@ def _build_logout_routes(settings: Settings, container: Container) -> "LogoutRou
 
 def _build_api_keys(settings: Settings) -> list[ApiKey]:
     keys = [
-        ApiKey(key.name, key.sha256, frozenset(Scope(scope) for scope in key.scopes))
+        ApiKey(
+            key.name,
+            key.sha256,
+            frozenset(Scope(scope) for scope in key.scopes),
+            expires_at=key.expires_at,
+        )
         for key in settings.admin.keys
     ]
     first = read_admin_key(settings)

@@ -27,6 +27,7 @@ from sidegate.settings.values import (
     PeerNetwork,
     PositiveDuration,
     TextList,
+    Time,
     TokenKeys,
     matching,
     parse_null,
@@ -163,7 +164,7 @@ def _require_scopes(scopes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class ApiKey(Section):
-    """An admin API key: the SHA-256 of its text, and the scopes it grants."""
+    """An admin API key: the SHA-256 of its text, the scopes it grants, and when that ends."""
 
     name: Annotated[
         str, matching(r"[A-Za-z0-9._-]{1,64}", "write up to 64 letters, digits, dots and dashes")
@@ -176,6 +177,7 @@ class ApiKey(Section):
         AfterValidator(_require_scopes),
         Field(json_schema_extra={"minItems": 1}),
     ]
+    expires_at: Annotated[Time | None, Nullable] = None
 
 
 def _check_unique_keys(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:

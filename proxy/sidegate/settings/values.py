@@ -5,7 +5,7 @@ in the wrong place.
 """
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from math import isfinite
 from pathlib import Path
@@ -226,6 +226,28 @@ FileMode = Annotated[
 
 ExpandedPath = Annotated[
     Path, AfterValidator(Path.expanduser), PlainSerializer(str, return_type=str)
+]
+
+
+def parse_time(value: object) -> datetime:
+    """Parse a time with its zone; YAML has parsed one already. Raise ValueError with the format."""
+    at = value
+    if isinstance(value, str):
+        try:
+            at = datetime.fromisoformat(value)
+        except ValueError:
+            at = None
+    # Within years whose conversion to UTC cannot overflow.
+    if not isinstance(at, datetime) or at.tzinfo is None or not 1 < at.year < 9999:
+        raise ValueError("write a time with its zone, for example 2027-01-31T00:00:00Z")
+    return at.astimezone(UTC)
+
+
+Time = Annotated[
+    datetime,
+    PlainValidator(parse_time),
+    PlainSerializer(datetime.isoformat, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 
 

@@ -1,13 +1,17 @@
 """API keys, scopes and host names of the admin API."""
 
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sidegate.web.admin.auth import ApiKey, ApiKeys, Scope
+from sidegate.web.admin.auth import ApiKey, ApiKeys, KeyRefused, Scope
 from tests.web.admin.admin_listener import AdminHarness, Reply, open_admin
 
 UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -35,6 +39,18 @@ async def admin(tmp_path: Path) -> AsyncIterator[AdminHarness]:
 
 def mint_key(name: str = "ci", scopes: tuple[Scope, ...] = (Scope.READ,)) -> tuple[str, ApiKey]:
     return ApiKey.mint(name, scopes)
+
+
+def is_refused(key: ApiKey, *lines: str, takes_basic: bool = False) -> bool:
+    with suppress(KeyRefused):
+        ApiKeys([key]).authenticate(lines, takes_basic=takes_basic)
+        return False
+    return True
+
+
+def encode_client(client_id: str, secret: str) -> str:
+    """Return the header that OAuth clients send."""
+    return f"Basic {b64encode(f'{client_id}:{secret}'.encode()).decode()}"
 
 
 def test_minted_key_is_authenticated_by_its_text() -> None:
@@ -90,25 +106,26 @@ def test_valid_authorization_header_is_accepted(header: str) -> None:
 def test_malformed_authorization_header_is_refused(header: str) -> None:
     text, key = mint_key()
 
-    assert ApiKeys([key]).authenticate([header.format(text, text)]) is None
+    assert is_refused(key, header.format(text, text))
 
 
 def test_modified_key_is_refused() -> None:
     text, key = mint_key()
     wrong = text[:-1] + ("A" if text[-1] != "A" else "B")
 
-    assert ApiKeys([key]).authenticate([f"Bearer {wrong}"]) is None
-    assert ApiKeys([key]).authenticate([f"Bearer {text.upper()}"]) is None
+    assert is_refused(key, f"Bearer {wrong}")
+    assert is_refused(key, f"Bearer {text.upper()}")
 
 
 def test_duplicate_authorization_header_is_refused() -> None:
     text, key = mint_key()
 
-    assert ApiKeys([key]).authenticate([f"Bearer {text}"] * 2) is None
+    assert is_refused(key, f"Bearer {text}", f"Bearer {text}")
 
 
 def test_without_keys_every_key_is_refused() -> None:
-    assert ApiKeys([]).authenticate([f"Bearer {mint_key()[0]}"]) is None
+    with pytest.raises(KeyRefused):
+        ApiKeys([]).authenticate([f"Bearer {mint_key()[0]}"])
 
 
 def test_hash_may_be_in_upper_case() -> None:
@@ -116,6 +133,44 @@ def test_hash_may_be_in_upper_case() -> None:
     upper_case = ApiKey(key.name, key.sha256.upper(), key.scopes)
 
     assert ApiKeys([upper_case]).authenticate([f"Bearer {text}"]) == upper_case
+
+
+def test_key_is_refused_from_its_expiry_on() -> None:
+    text, key = mint_key()
+    expires_at = datetime(2026, 3, 4, tzinfo=UTC)
+    expiring = replace(key, expires_at=expires_at)
+    before = ApiKeys([expiring], now=lambda: expires_at - timedelta.resolution)
+    assert before.authenticate([f"Bearer {text}"]) == expiring
+    with pytest.raises(KeyRefused, match="expired"):
+        ApiKeys([expiring], now=lambda: expires_at).authenticate([f"Bearer {text}"])
+
+
+def test_client_authenticates_by_the_name_of_a_key_and_the_key() -> None:
+    text, key = mint_key("ci")
+    keys = ApiKeys([key])
+    line = encode_client("ci", text)
+    assert keys.authenticate([line], takes_basic=True) == key
+    assert keys.authenticate([f"Bearer {text}"], takes_basic=True) == key
+    assert is_refused(key, line)  # elsewhere only Bearer is taken
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        encode_client("other", "{}"),
+        encode_client("", "{}"),
+        encode_client("ci", "{}x"),
+        encode_client("ci", ""),
+        "Basic ",
+        "Basic ====",
+        "Basic {}",
+    ],
+)
+def test_other_client_is_refused(line: str) -> None:
+    text, key = mint_key("ci")
+    if line.startswith("Basic ") and line not in ("Basic ", "Basic ====", "Basic {}"):
+        line = encode_client(*b64decode(line[6:]).decode().format(text).split(":"))
+    assert is_refused(key, line.format(text), takes_basic=True)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +231,40 @@ async def test_request_without_a_key_gets_401_on_every_path(
 
     assert reply.status == 401
     assert reply.body["code"] == "unauthenticated"
-    assert reply.headers["WWW-Authenticate"] == 'Bearer realm="sidegate-admin"'
+    challenge = 'Bearer realm="sidegate-admin"'
+    if path.startswith("/oauth2/"):
+        challenge += ', Basic realm="sidegate-admin"'
+    assert reply.headers["WWW-Authenticate"] == challenge
+
+
+async def test_each_reason_for_a_401_is_told_and_nothing_of_what_was_sent(
+    admin: AdminHarness,
+) -> None:
+    unknown = "sgk_" + "A" * 43
+    details = {}
+    for line in ("", f"Bearer {unknown}", f"Basic {unknown}", f"Bearer {unknown[:-1]}"):
+        headers = [("Authorization", line)] if line else []
+        reply = await admin.call("GET", "/v1/users/ada/sessions", key=None, headers=headers)
+        assert reply.status == 401
+        assert "AAAA" not in reply.text
+        details[line] = reply.body["detail"]
+    assert len(set(details.values())) == 3
+    assert "not one of admin.keys" in details[f"Bearer {unknown}"]
+
+
+async def test_introspection_and_revocation_take_an_oauth_client(admin: AdminHarness) -> None:
+    token, _ = await admin.create()
+    client = [("Authorization", encode_client("all", admin.keys["all"]))]
+    for path in ("/oauth2/introspect", "/oauth2/revoke"):
+        reply = await admin.call("POST", path, data={"token": token}, key=None, headers=client)
+        assert reply.status == 200, reply.text
+    wrong = [("Authorization", encode_client("all", admin.keys["read"]))]
+    reply = await admin.call(
+        "POST", "/oauth2/introspect", data={"token": token}, key=None, headers=wrong
+    )
+    assert (reply.status, reply.body["error"]) == (401, "invalid_client")
+    assert "Basic realm=" in reply.headers["WWW-Authenticate"]
+    assert (await admin.call("GET", "/v1/audit", key=None, headers=client)).status == 401
 
 
 async def test_unknown_key_gets_invalid_token_challenge(admin: AdminHarness) -> None:

@@ -131,11 +131,39 @@ async def test_provider_sessions_are_listed_by_session_or_subject(admin: AdminHa
     assert session_ids(none) == []
 
 
-@pytest.mark.parametrize("query", ["", "provider=idp", "provider_session_id=1"])
-async def test_list_by_provider_requires_session_or_subject(
-    admin: AdminHarness, query: str
-) -> None:
-    assert (await admin.call("GET", f"/v1/sessions?{query}")).status == 400
+async def test_sessions_of_all_users_are_listed_newest_first(admin: AdminHarness) -> None:
+    created = []
+    for number in range(5):
+        admin.clock.advance(1)
+        _, session = await admin.create(user_id=f"user-{number}")
+        created.append(session["id"])
+    await admin.call("POST", f"/v1/sessions/{created[2]}/revoke")
+    active = [created[number] for number in (4, 3, 1, 0)]
+
+    first = await admin.call("GET", "/v1/sessions?limit=3")
+    rest = await admin.call("GET", f"/v1/sessions?limit=3&cursor={first.body['next_cursor']}")
+
+    assert session_ids(first) + session_ids(rest) == active
+    assert rest.body["next_cursor"] is None
+    ended = await admin.call("GET", "/v1/sessions?state=revoked")
+    assert session_ids(ended) == [created[2]]
+
+
+async def test_list_of_all_users_can_be_narrowed(admin: AdminHarness) -> None:
+    _, web = await admin.create()
+    _, api = await admin.create(type="api", tenant="north")
+    assert session_ids(await admin.call("GET", "/v1/sessions?type=web")) == [web["id"]]
+    assert session_ids(await admin.call("GET", "/v1/sessions?tenant=north")) == [api["id"]]
+    assert session_ids(await admin.call("GET", "/v1/sessions?type=web&tenant=north")) == []
+
+
+@pytest.mark.parametrize(
+    "query", ["provider_session_id=1", "provider_subject=1", "type=Web", "tenant=", "user_id=ada"]
+)
+async def test_invalid_list_query_is_400(admin: AdminHarness, query: str) -> None:
+    reply = await admin.call("GET", f"/v1/sessions?{query}")
+    assert (reply.status, reply.body["code"]) == (400, "invalid_query")
+    assert [each["path"] for each in reply.body["errors"]] == [query.partition("=")[0]]
 
 
 # --- Revocation by condition

@@ -33,9 +33,9 @@ from sidegate.stores.uvloop_errors import is_closed_transport_error
 
 STORE_NAME: Final = "redis"
 
-# Connections acquired at a time, for which further callers wait; and those that are borrowed without
-# waiting. Together half of what a pool may hold: subscriptions and connections that are being closed
-# need some, too.
+# Connections acquired at a time, for which further callers wait; and those borrowed without a wait.
+# Together half of what a pool may hold: subscriptions and connections that are being closed need
+# some, too.
 _MAX_ACQUIRED: Final = 24
 _MAX_BORROWED: Final = 8
 

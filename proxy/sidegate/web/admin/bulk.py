@@ -1,4 +1,4 @@
-"""The routes of many sessions: those of a user, of a provider, or matching a condition."""
+"""The routes of many sessions: all, those of a user, or those that match a condition."""
 
 import json
 from typing import Final
@@ -10,6 +10,7 @@ from sidegate.core.condition import Condition
 from sidegate.core.protocols import Cursor
 from sidegate.core.session import SessionId, SessionRecord
 from sidegate.core.session_state import SessionState
+from sidegate.core.session_type import SessionType
 from sidegate.services.sessions import Sessions
 from sidegate.web.admin.change_logging import log_change, request_actor
 from sidegate.web.admin.route import Parameter
@@ -42,8 +43,10 @@ PAGE_QUERY: Final = (
     Parameter("include_ended", bool, "`true`: sessions in any state. Not together with `state`."),
     Parameter("current", fields.SessionId, "Adds `is_current`, true for this session."),
 )
-PROVIDER_QUERY: Final = (
-    Parameter("provider", fields.Label, "The identity provider.", required=True),
+LIST_QUERY: Final = (
+    Parameter("type", SessionType, "Only sessions of this type."),
+    Parameter("tenant", fields.Label, "Only sessions with this label."),
+    Parameter("provider", fields.Label, "Only SSO sessions of this identity provider."),
     Parameter("provider_session_id", fields.NonEmptyText, "The provider's session id (`sid`)."),
     Parameter("provider_subject", fields.NonEmptyText, "The provider's id of the user (`sub`)."),
     *PAGE_QUERY,
@@ -71,21 +74,23 @@ class BulkRoutes:
         user_id, query = path_user_id(request), QueryReader(request)
         return await self._respond_page(query, Condition(user_id))
 
-    async def list_for_provider(self, request: web.Request) -> web.Response:
-        """List the sessions of an identity provider's session or subject, newest first.
+    async def list_all(self, request: web.Request) -> web.Response:
+        """List the sessions of all users, newest first.
 
-        One of `provider_session_id` and `provider_subject` is required.
+        `provider_session_id` and `provider_subject` require `provider`.
         """
         query = QueryReader(request)
         condition = Condition(
+            type=query.read("type", choice_parser(SessionType, *SessionType)),
+            tenant=query.read("tenant", values.check_label),
             provider=query.read("provider", values.check_label),
             provider_session_id=query.read("provider_session_id", values.check_nonempty_text),
             provider_subject=query.read("provider_subject", values.check_nonempty_text),
         )
-        if condition.provider is None:
-            query.add_error("provider", "is required")
-        if condition.provider_session_id is None and condition.provider_subject is None:
-            query.add_error("provider_session_id", "is required unless provider_subject is given")
+        if condition.provider is None and "provider" not in request.rel_url.query:
+            for name in ("provider_session_id", "provider_subject"):
+                if name in request.rel_url.query:
+                    query.add_error(name, "requires provider")
         return await self._respond_page(query, condition)
 
     async def revoke_for_user(self, request: web.Request) -> web.Response:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 
 from sidegate.core.idempotency import Idempotency
-from sidegate.web.admin.auth import parse_bearer_key
+from sidegate.web.admin.auth import parse_key
 from sidegate.web.admin.route import Parameter
 from sidegate.web.schemas import fields
 from sidegate.web.schemas.problems import Problem
@@ -35,12 +35,12 @@ def read_idempotency(request: web.Request, document: dict[str, Any]) -> Idempote
     if not lines:
         return None
     match = _KEY_PATTERN.fullmatch(lines[0]) if len(lines) == 1 else None
-    api_key = parse_bearer_key(request.headers.getall(hdrs.AUTHORIZATION, []))
-    if match is None or api_key is None:
+    if match is None:
         raise Problem(
             400,
             "invalid_idempotency_key",
             detail="send one Idempotency-Key of 1 to 255 printable ASCII characters except quotes",
         )
+    api_key = parse_key(request.headers.getall(hdrs.AUTHORIZATION, [])).text
     body = json.dumps(document, sort_keys=True).encode("ascii")
     return Idempotency.from_request(api_key=api_key, key=match[1] or match[2], body=body)

@@ -33,7 +33,7 @@ from sidegate.core.errors import (
     UnreadableRecord,
 )
 from sidegate.core.timeouts import with_timeout
-from sidegate.web.admin.auth import ApiKey, ApiKeys
+from sidegate.web.admin.auth import ApiKey, ApiKeys, KeyRefused
 from sidegate.web.schemas.problems import Problem, problem_response
 
 OnRequest = Callable[[str, str, int], None]
@@ -51,6 +51,9 @@ _HOST_PATTERN: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9
 _SAFE_METHODS: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
 _KNOWN_METHODS: Final = frozenset(hdrs.METH_ALL)
 _REALM: Final = 'Bearer realm="sidegate-admin"'
+# Where clients authenticate as OAuth clients do (RFC 6749, 2.3.1).
+BASIC_PATHS: Final = "/oauth2/"
+_BASIC_CHALLENGE: Final = ', Basic realm="sidegate-admin"'
 
 _log: Final = logging.getLogger("sidegate.admin")
 
@@ -123,16 +126,17 @@ def authenticate(keys: ApiKeys, *, public_paths: Collection[str] = ()) -> Middle
         if resource is not None and resource.canonical in public_paths:
             return await handler(request)
         lines = request.headers.getall(hdrs.AUTHORIZATION, [])
-        key = keys.authenticate(lines)
-        if key is None:
+        takes_basic = request.path.startswith(BASIC_PATHS)
+        try:
+            request[CALLER] = keys.authenticate(lines, takes_basic=takes_basic)
+        except KeyRefused as refused:
             challenge = f'{_REALM}, error="invalid_token"' if lines else _REALM
             raise Problem(
                 401,
                 "unauthenticated",
-                detail="send an API key as a bearer token",
-                headers={hdrs.WWW_AUTHENTICATE: challenge},
-            )
-        request[CALLER] = key
+                detail=str(refused),
+                headers={hdrs.WWW_AUTHENTICATE: challenge + _BASIC_CHALLENGE * takes_basic},
+            ) from None
         return await handler(request)
 
     return middleware

@@ -7,6 +7,7 @@ from inspect import cleandoc
 from itertools import chain
 from typing import Any, Final
 
+from sidegate.web.admin.middleware import BASIC_PATHS
 from sidegate.web.admin.route import Body, Link, Parameter, ResponseSpec, Route
 from sidegate.web.schemas import fields
 from sidegate.web.schemas import request_body as bodies
@@ -33,6 +34,13 @@ _API_KEY: Final = {
     "scheme": "bearer",
     "description": "An API key, created with `sidegate key new`. Each operation names the scope it "
     "needs, if any; no scope includes another.",
+}
+
+_CLIENT: Final = {
+    "type": "http",
+    "scheme": "basic",
+    "description": "An API key as an OAuth client sends it (RFC 6749, 2.3.1): the name of the key "
+    "is the client id, and the key is the secret.",
 }
 
 # Path parameters, each with the code of the problem for an invalid value.
@@ -102,7 +110,7 @@ def build_document(routes: Sequence[Route]) -> dict[str, Any]:
                 code: _build_problem([code], schemas) for code in sorted(_shared_codes(routes))
             },
             "schemas": dict(sorted(schemas.components.items())),
-            "securitySchemes": {"apiKey": _API_KEY},
+            "securitySchemes": {"apiKey": _API_KEY, "client": _CLIENT},
         },
     }
 
@@ -145,7 +153,8 @@ def _build_operation(route: Route, schemas: SchemaRegistry) -> dict[str, Any]:
 
 def _build_security(route: Route) -> list[dict[str, list[str]]]:
     scopes = [] if route.scope is None else [route.scope.value]
-    return [] if route.public else [{"apiKey": scopes}]
+    schemes = ["apiKey", "client"] if route.path.startswith(BASIC_PATHS) else ["apiKey"]
+    return [] if route.public else [{scheme: scopes} for scheme in schemes]
 
 
 def _parameter_names(path: str) -> list[str]:

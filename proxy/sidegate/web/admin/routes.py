@@ -5,7 +5,7 @@ from typing import Final
 from sidegate.web.admin.analytics import AnalyticsRoutes
 from sidegate.web.admin.audit import AUDIT_QUERY, AuditRoutes
 from sidegate.web.admin.auth import Scope
-from sidegate.web.admin.bulk import PAGE_QUERY, PROVIDER_QUERY, BulkRoutes
+from sidegate.web.admin.bulk import LIST_QUERY, PAGE_QUERY, BulkRoutes
 from sidegate.web.admin.idempotency_key import IDEMPOTENCY_KEY
 from sidegate.web.admin.locks import LockRoutes
 from sidegate.web.admin.logout import LOGOUT_PATH, BackchannelLogoutRoutes
@@ -102,10 +102,10 @@ ROUTES: Final = (
         "GET",
         "/v1/sessions",
         Scope.READ,
-        BulkRoutes.list_for_provider,
-        operation_id="listProviderSessions",
+        BulkRoutes.list_all,
+        operation_id="listSessions",
         tag="sessions",
-        query=PROVIDER_QUERY,
+        query=LIST_QUERY,
         response=ResponseSpec(SessionsDocument, "A page, possibly empty."),
     ),
     Route(

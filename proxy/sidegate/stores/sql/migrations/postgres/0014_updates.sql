@@ -1,3 +1,6 @@
+-- The list of all sessions, newest first.
+CREATE INDEX sessions_by_creation ON sessions (created_at DESC, id DESC);
+
 -- As in 0013, and with the changes that keep the token or replace it after another authentication.
 CREATE OR REPLACE FUNCTION sidegate_audit_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

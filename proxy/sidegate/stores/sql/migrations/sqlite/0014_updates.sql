@@ -1,3 +1,6 @@
+-- The list of all sessions, newest first.
+CREATE INDEX sessions_by_creation ON sessions (created_at DESC, id DESC);
+
 -- As in 0013, and with the changes that keep the token or replace it after another authentication.
 DROP TRIGGER audit_session_changed;
 CREATE TRIGGER audit_session_changed AFTER UPDATE OF version ON sessions
