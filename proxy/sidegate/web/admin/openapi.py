@@ -249,9 +249,4 @@ def _build_headers(*groups: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _build_link(link: Link) -> dict[str, Any]:
-    members = {
-        "operationId": link.operation_id,
-        "parameters": dict(link.parameters),
-        "requestBody": None if link.body is None else dict(link.body),
-    }
-    return {name: value for name, value in members.items() if value}
+    return {"operationId": link.operation_id, "parameters": dict(link.parameters)}

@@ -38,13 +38,12 @@ class Body:
 class Link:
     """An OpenAPI link: the operation that takes values from a response.
 
-    `parameters` and `body` map what the operation takes to runtime expressions, such as
-    `$response.body#/session/id`.
+    `parameters` maps its parameters to runtime expressions, such as `$response.body#/session/id`.
+    Values in bodies have no link: generators of clients reject those.
     """
 
     operation_id: str
     parameters: Mapping[str, str] = field(default_factory=dict)
-    body: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

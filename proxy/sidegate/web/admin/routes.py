@@ -51,8 +51,6 @@ from sidegate.web.schemas.sessions import (
 
 _FROM_SESSION_ID: Final = {"session_id": "$response.body#/session/id"}
 _FROM_PATH: Final = {"session_id": "$request.path.session_id"}
-_FROM_LEASE: Final = {"lease": "$response.body#/lease"}
-_FROM_TOKEN: Final = {"token": "$response.body#/token"}
 _ISSUED_SESSION_LINKS: Final = (
     Link("showSession", _FROM_SESSION_ID),
     Link("touchSession", _FROM_SESSION_ID),
@@ -61,9 +59,6 @@ _ISSUED_SESSION_LINKS: Final = (
     Link("reauthenticateSession", _FROM_SESSION_ID),
     Link("migrateSession", _FROM_SESSION_ID),
     Link("acquireLock", _FROM_SESSION_ID),
-    Link("refreshSession", body=_FROM_TOKEN),
-    Link("introspectToken", body=_FROM_TOKEN),
-    Link("revokeToken", body=_FROM_TOKEN),
 )
 
 _PENDING: Final = ResponseSpec(
@@ -189,8 +184,8 @@ ROUTES: Final = (
             "The lock is acquired.",
             status=201,
             links=(
-                Link("renewLock", _FROM_PATH, _FROM_LEASE),
-                Link("releaseLock", _FROM_PATH, _FROM_LEASE),
+                Link("renewLock", _FROM_PATH),
+                Link("releaseLock", _FROM_PATH),
             ),
         ),
         problems=("locked", "session_ended"),
