@@ -99,4 +99,9 @@ async def with_timeout(awaitable: Awaitable[_T], seconds: float, *, store: str) 
     except TimeoutError:
         if not timeout.expired:
             raise
-        raise StoreUnavailable(store, f"no answer within {seconds * 1000:.0f} ms") from None
+        raise build_timeout_error(store, seconds) from None
+
+
+def build_timeout_error(store: str, seconds: float) -> StoreUnavailable:
+    """Return the error for a store that has not answered within `seconds`."""
+    return StoreUnavailable(store, f"no answer within {seconds * 1000:.0f} ms")

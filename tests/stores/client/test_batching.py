@@ -10,7 +10,7 @@ import pytest
 from sidegate.core.change_log import ChangedSession, Mark
 from sidegate.core.digest import Digest
 from sidegate.core.errors import StoreUnavailable, UnreadableRecord
-from sidegate.core.protocols import Fill
+from sidegate.core.protocols import Fill, OnFound
 from sidegate.core.seal import Seal
 from sidegate.core.session import Session
 from sidegate.stores.client.batching import Batched, BatchedCache
@@ -431,3 +431,71 @@ async def test_failed_batch_lets_the_next_one_start() -> None:
         results = await asyncio.gather(first, second, return_exceptions=True)
     assert [type(result) for result in results] == [StoreUnavailable] * 2
     assert len(backend.lookups) == 2
+
+
+# --- Batches that begin without a task
+
+
+async def test_batches_begin_without_a_task_and_the_next_waits_for_them() -> None:
+    session = build_session()
+    backend = FakeBackend(session)
+    backend.starts = True
+    backend.unblocked.clear()
+    cache = BatchedCache(backend)
+    others = [build_digest() for _ in range(3)]
+    first = [asyncio.create_task(cache.find(session.digest))]
+    await wait_until(lambda: len(backend.lookups) == 1)
+    second = asyncio.create_task(cache.find(others[0]))
+    await wait_until(lambda: len(backend.lookups) == 2)
+    third = [asyncio.create_task(cache.find(digest)) for digest in others[1:]]
+    await asyncio.sleep(0)
+    backend.unblocked.set()
+    assert await asyncio.gather(*first, second, *third) == [session, None, None, None]
+    assert len(backend.lookups) == 3
+
+
+class InconclusiveBackend(FakeBackend):
+    """A backend whose lookups begin, and then have to be repeated."""
+
+    def start_many(self, _: Sequence[Digest], on_found: OnFound) -> bool:
+        asyncio.get_running_loop().call_soon(on_found, None)
+        return True
+
+
+async def test_batch_that_has_to_be_repeated_is_awaited() -> None:
+    session = build_session()
+    backend = InconclusiveBackend(session)
+    cache = BatchedCache(backend)
+    assert await cache.find(session.digest) == session
+    assert backend.lookups == [(session.digest,)]
+    assert cache.round_trips() == 1
+
+
+class DefectiveBackend(FakeBackend):
+    """A backend that cannot begin a lookup at all."""
+
+    def start_many(self, _: Sequence[Digest], __: OnFound) -> bool:
+        raise RuntimeError("a defect")
+
+
+async def test_defect_at_the_start_holds_up_no_lookup(caplog: pytest.LogCaptureFixture) -> None:
+    session = build_session()
+    cache = BatchedCache(DefectiveBackend(session))
+    for _ in range(5):  # more than may be in flight
+        assert await cache.find(session.digest) == session
+    assert "lookup not started" in caplog.text
+
+
+async def test_cancelled_caller_of_a_started_batch_cancels_nothing_for_others() -> None:
+    session = build_session()
+    backend = FakeBackend(session)
+    backend.starts = True
+    backend.unblocked.clear()
+    cache = BatchedCache(backend)
+    async with no_leaks():
+        cancelled = asyncio.create_task(cache.find(session.digest))
+        other = asyncio.create_task(cache.find(session.digest))
+        await wait_until(lambda: len(backend.lookups) == 1)
+        await cancel_all([cancelled])
+        backend.unblocked.set()
+        assert await other == session

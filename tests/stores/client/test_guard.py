@@ -9,7 +9,7 @@ import pytest
 
 from sidegate.core.digest import Digest
 from sidegate.core.errors import CacheNotTrusted, StoreUnavailable, UnreadableRecord
-from sidegate.core.protocols import Fill
+from sidegate.core.protocols import Fill, Found
 from sidegate.core.seal import Seal
 from sidegate.core.session import Session
 from sidegate.stores.client.circuit_breaker import BreakerState, CircuitBreaker
@@ -243,3 +243,77 @@ async def test_outage_is_logged_once_when_it_starts_and_once_when_it_ends(
         "backend",
         2.8,
     )
+
+
+# --- Lookups that begin without a task
+
+
+class Started:
+    """What a lookup that began without a task has called back with."""
+
+    def __init__(self, guarded: GuardedBackend) -> None:
+        guarded.backend.starts = True
+        self.outcomes: list[Found] = []
+        self.has_begun = guarded.cache.start_many((build_digest(),), self.outcomes.append)
+
+    async def outcome(self) -> Found:
+        await wait_until(lambda: self.outcomes != [])
+        [found] = self.outcomes
+        return found
+
+
+async def test_started_lookup_counts_as_another_does() -> None:
+    guarded = GuardedBackend()
+    assert await Started(guarded).outcome() == {}
+    guarded.backend.down = True
+    for _ in range(5):
+        assert isinstance(await Started(guarded).outcome(), StoreUnavailable)
+    assert guarded.breaker.state is BreakerState.OPEN
+    assert guarded.outages == 1
+    refused = Started(guarded)
+    assert not refused.has_begun
+    assert refused.outcomes == []
+
+
+async def test_started_lookup_is_refused_while_it_might_be_a_probe() -> None:
+    guarded = GuardedBackend()
+    await guarded.fail(5)
+    guarded.clock.advance(1)
+    assert not Started(guarded).has_begun
+    await guarded.find()
+    assert Started(guarded).has_begun
+
+
+async def test_started_lookup_ends_with_the_timeout_and_its_late_answer_is_dropped() -> None:
+    guarded = GuardedBackend(timeout=0.01)
+    guarded.backend.unblocked.clear()
+    started = Started(guarded)
+    outcome = await started.outcome()
+    assert isinstance(outcome, StoreUnavailable)
+    assert "no answer within 10 ms" in str(outcome)
+    guarded.backend.unblocked.set()
+    await Started(guarded).outcome()
+    assert len(started.outcomes) == 1
+    for _ in range(4):  # with the first that makes four in a row, after a success
+        guarded.backend.unblocked.clear()
+        await Started(guarded).outcome()
+    assert guarded.breaker.state is BreakerState.CLOSED
+
+
+async def test_lookup_that_does_not_begin_leaves_no_timer() -> None:
+    guarded = GuardedBackend(timeout=0.001)
+    outcomes: list[Found] = []
+    assert not guarded.cache.start_many((build_digest(),), outcomes.append)
+    await asyncio.sleep(0.01)
+    assert outcomes == []
+    assert guarded.breaker.state is BreakerState.CLOSED
+
+
+async def test_untrusted_or_unreadable_answer_of_a_started_lookup_is_an_answer() -> None:
+    guarded = GuardedBackend()
+    await guarded.fail(4)
+    guarded.backend.invalidated = True
+    assert isinstance(await Started(guarded).outcome(), CacheNotTrusted)
+    guarded.backend.invalidated = False
+    await guarded.fail(4)
+    assert guarded.breaker.state is BreakerState.CLOSED

@@ -1,6 +1,7 @@
 """Send the lookups and fills of one event loop tick as one round trip."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -26,6 +27,8 @@ _Outcome = Mapping[Digest, Result | Exception] | Exception
 _Start = Callable[[Mapping[Digest, Payload], Callable[[_Outcome[Result] | None], None]], bool]
 
 UNLIMITED: Final = 1_000_000_000
+
+_log: Final = logging.getLogger("sidegate.stores")
 
 # Digests in one round trip. A fill costs about four times as much as a lookup.
 _LOOKUP_BATCH_SIZE: Final = 128
@@ -134,7 +137,12 @@ class Batcher(Generic[Payload, Result]):
             self._in_flight_digests += len(batch.waiting)
             self._counted[batch] = asyncio.get_running_loop().time()
             self.batches_sent += 1
-            if not self._start(batch.payloads, partial(self._on_started, batch)):
+            try:
+                is_started = self._start(batch.payloads, partial(self._on_started, batch))
+            except Exception:  # noqa: BLE001 - a defect must not hold up all later lookups
+                _log.exception("lookup not started")
+                is_started = False
+            if not is_started:
                 self._run_in_task(batch)
 
     def _take_batch(self) -> _Batch[Payload, Result]:

@@ -1,5 +1,6 @@
 """A timeout and a circuit breaker around a store, so that its outage fails fast."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -9,7 +10,7 @@ from sidegate.core.digest import Digest
 from sidegate.core.errors import CacheNotTrusted, StoreUnavailable, UnreadableRecord
 from sidegate.core.protocols import BatchFinder, Fill, Found, OnFound, RemoteBatchCache
 from sidegate.core.session import Session
-from sidegate.core.timeouts import with_timeout
+from sidegate.core.timeouts import LatenessTimer, build_timeout_error, with_timeout
 from sidegate.stores.client.circuit_breaker import BreakerState, CircuitBreaker
 
 _T = TypeVar("_T")
@@ -53,19 +54,30 @@ class Guard:
         return answer
 
     def start(self, begin: Callable[[OnFound], bool], on_found: OnFound) -> bool:
-        """Begin a lookup that limits its own time, and record its outcome.
+        """Begin a lookup, and call `on_found` with its outcome, or after the timeout with that.
 
-        Return False while the store was unavailable last: then the lookup may be a probe.
+        Return False, and begin nothing, while the breaker is not closed: it might be a probe.
         """
+        if self._breaker.state is not BreakerState.CLOSED:
+            return False
+        started = _Started(self, on_found)
+        loop = asyncio.get_running_loop()
+        started.timer = LatenessTimer(self._timeout, started.expire, loop=loop)
+        if begin(started.complete):
+            return True
+        started.timer.cancel()
+        return False
 
-        def record(found: Found) -> None:
-            if isinstance(found, Exception):
-                self._record_error(found)
-            elif found is not None:
-                self._record_success()
-            on_found(found)
+    def record(self, found: Found) -> None:
+        """Count the outcome of a lookup; None does not count."""
+        if isinstance(found, Exception):
+            self._record_error(found)
+        elif found is not None:
+            self._record_success()
 
-        return self._breaker.state is BreakerState.CLOSED and begin(record)
+    def build_timeout_error(self) -> StoreUnavailable:
+        """Return the error for a request without an answer within the timeout."""
+        return build_timeout_error(self._store, self._timeout)
 
     def _record_error(self, error: Exception) -> None:
         """Record what a request has raised; any other error counts neither way."""
@@ -88,6 +100,28 @@ class Guard:
                 "store available",
                 extra={"store": self._store, "outage_seconds": round(seconds, 1)},
             )
+
+
+class _Started:
+    """A lookup that has begun without a task. What comes after its timeout is dropped."""
+
+    __slots__ = ("_guard", "_on_found", "timer")
+
+    timer: LatenessTimer
+
+    def __init__(self, guard: Guard, on_found: OnFound) -> None:
+        self._guard = guard
+        self._on_found: OnFound | None = on_found
+
+    def complete(self, found: Found) -> None:
+        on_found, self._on_found = self._on_found, None
+        if on_found is not None:
+            self.timer.cancel()
+            self._guard.record(found)
+            on_found(found)
+
+    def expire(self) -> None:
+        self.complete(self._guard.build_timeout_error())
 
 
 class Guarded:

@@ -93,7 +93,7 @@ class RedisStore:
         return {digest: session for result in results for digest, session in result.items()}
 
     def start_many(self, digests: Sequence[Digest], on_found: OnFound) -> bool:
-        """See RemoteBatchCache. It limits its own time, as `timeout` says."""
+        """See RemoteBatchCache."""
         pool = self.client.only_pool
         connection = None if pool is None else self.client.borrow_idle(pool)
         if pool is None or connection is None:
