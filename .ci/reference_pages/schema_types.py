@@ -70,8 +70,8 @@ def describe(schema: Schema, definitions: Mapping[str, Schema]) -> str:
 
 def _describe_union(schema: Schema, definitions: Mapping[str, Schema]) -> str:
     kinds = [kind for each in schema["anyOf"] if (kind := describe(each, definitions))]
-    if kinds == ["list of text", "text"]:
-        return "list"  # or a text that is split at commas
+    if kinds[:2] == ["list of text", "text"]:
+        kinds[:2] = ["list"]  # or a text that is split at commas
     return " or ".join(dict.fromkeys(kinds))
 
 

@@ -68,6 +68,7 @@ local function subrequest_headers(txn)
         headers[name] = read_lines(sent, name)
     end
     if #headers["user-agent"] > 1 then headers["user-agent"] = {} end   -- two are not valid (RFC 9110, 5.3)
+    headers["x-original-host"] = to_list(sent["host"])
     headers["x-original-method"] = { txn.f:method() }
     headers["x-original-uri"] = { txn.f:pathq() }
     headers["x-real-ip"] = { txn.f:src() }

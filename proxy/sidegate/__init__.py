@@ -37,6 +37,9 @@ Where is ...
 
     a token parsed                      core/token.py (KeyRing); read from headers in
                                         web/gateways/credentials.py
+    an access rule applied              core/rules.py (the table), core/target.py (every reading of
+                                        a target); web/gate/check_by_rule.py chooses the check,
+                                        web/gate/rule_checks.py has them
     a token kept from the application   web/gateways/returned_headers.py, web/gate/returning.py
     a cache miss sent to Redis          stores/lookup.py
     Redis trusted or not                stores/client/redis_trust.py; verified and brought forward
@@ -90,6 +93,9 @@ To add ...
     a client signal to bind to          core/binding.py, web/gateways/client_signals.py, and
                                         BindingSection in settings/sections.py
     a reason to deny                    core/verdict.py, core/judge.py
+    a condition of access rules         core/requirement.py, settings/rule_section.py, a row in
+                                        docs/rules.md
+    a way to read a path                a step in core/target.py, rows in tests/core/test_target.py
     an operation on sessions            core/session.py (the pure step), services/sessions.py or
                                         rotation.py, web/schemas/, a row in web/admin/routes.py
     an admin endpoint                   a method in web/admin/, a schema in web/schemas/, a row in

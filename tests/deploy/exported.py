@@ -20,6 +20,7 @@ LABEL_VALUES = {
     "feed": {"redis", "postgres", "change_poller", "cache_follower"},
     "path": {"fast", "aiohttp"},
     "result": {"allow", "deny", "unavailable"},
+    "mode": {"enforced", "shadow"},
 }
 
 
@@ -35,6 +36,7 @@ def exported_series() -> Mapping[str, set[str]]:
 def _record_one_of_each() -> Metrics:
     metrics = Metrics(version="1", revocation_bound=5)
     metrics.record_check("forward-auth", "allow", reason="ok", seconds=0.001)
+    metrics.count_shadow("rules[0]", ("deny", "scope"))
     metrics.record_lookup("memory", "hit", 0.001)
     metrics.created(build_session())
     metrics.ended(build_session(), "revoked")

@@ -15,7 +15,7 @@ from sidegate.core.protocols import Fill, RoundStart
 from sidegate.core.seal import Seal
 from sidegate.core.session import Session, SessionRecord
 from sidegate.core.token import Token
-from sidegate.core.verdict import Allow, Deny, Unavailable, Verdict
+from sidegate.core.verdict import Allow, Answer, Deny, Unavailable, Verdict
 from sidegate.services.database_restore import DatabaseRestore
 from sidegate.services.idleness import Idleness
 from sidegate.services.rotation import Rotation
@@ -94,8 +94,8 @@ def _fail_open() -> None:
     """Unavailable is answered with 200."""
     write = GatewayPolicy.write
 
-    def write_allow(self: GatewayPolicy, verdict: Verdict) -> Response:
-        return Response(200, ()) if isinstance(verdict, Unavailable) else write(self, verdict)
+    def write_allow(self: GatewayPolicy, answer: Answer) -> Response:
+        return Response(200, ()) if isinstance(answer, Unavailable) else write(self, answer)
 
     GatewayPolicy.write = write_allow  # type: ignore[method-assign]
 

@@ -166,6 +166,43 @@ def gateway_with_all_sources(
     return start_with_all_sources(gateway_name, sidegate_with_all_sources.address).port
 
 
+# Where access rules need no session.
+OPEN_HOST = "open.example.test"
+RULES = [
+    {"paths": "/public/**", "methods": "GET", "access": "public"},
+    {"paths": "/home", "access": "optional"},
+    {"paths": "/admin/**", "scopes": "admin"},
+    {"paths": "/pay", "authenticated_within": "1ms"},
+    {"paths": "/api/**", "preflight": True},
+    {"paths": "/acme/**", "tenants": "acme"},
+    {
+        "hosts": "app.example.test",
+        "paths": ["/page/open", "/inherits/open"],
+        "methods": "GET",
+        "access": "public",
+    },
+    {"hosts": OPEN_HOST, "access": "public"},
+]
+
+
+@pytest.fixture(scope="session")
+def sidegate_with_rules() -> Iterator[Sidegate]:
+    with temporary_directory() as directory:
+        sidegate = start_sidegate(
+            directory,
+            wait_until_ready=True,
+            SIDEGATE_DRAIN__DELAY="0s",
+            SIDEGATE_RULES=json.dumps(RULES),
+        )
+        yield sidegate
+        sidegate.server.stop()
+
+
+@pytest.fixture(scope="session")
+def alice_with_rules(sidegate_with_rules: Sidegate) -> Created:
+    return sidegate_with_rules.create_session(user_id="alice", scopes=["read"], tenant="acme")
+
+
 @pytest.fixture(scope="session")
 def sidegate_on_a_socket() -> Iterator[Sidegate]:
     with temporary_directory() as directory:

@@ -19,9 +19,11 @@ import yaml
 from click.testing import CliRunner
 
 from sidegate.cli.main import main
+from tests.gateways.conftest import OPEN_HOST
 from tests.gateways.control_planes import CONTROL_PLANES, Tree, Wiring, read_objects
 from tests.gateways.http_client import HeaderLine, send, send_over_websocket
 from tests.gateways.launch import start_with_files
+from tests.gateways.test_access_rules import is_anonymous
 from tests.gateways.test_gateways import IDENTITY, bearer, cookie, identity_in, is_denied
 from tests.gateways.test_token_removal import find_token
 from tests.support.processes import Server, temporary_directory
@@ -253,6 +255,40 @@ def test_application_gets_the_identity_and_no_token(
     others = ["theme=dark; lang=en"] if credential is cookie else []
     assert response.upstream_values("Cookie") == others
     assert not identity_in(response)
+
+
+@every_proxy
+def test_target_of_access_rules_is_stated_by_the_gateway(
+    name: str, sidegate_with_rules: Sidegate, start_product: StartProduct
+) -> None:
+    port = start_product(name, sidegate_with_rules.address).port
+    stated = [
+        (f"X-{prefix}-{part}", value)
+        for prefix in ("Forwarded", "Original")
+        for part, value in (("Host", OPEN_HOST), ("Uri", "/page/open"), ("Method", "GET"))
+    ]
+
+    assert is_anonymous(send(port, "GET", "/page/open"))
+    assert is_anonymous(send(port, "GET", "/x", host=OPEN_HOST))
+    assert is_denied(send(port, "POST", "/page/open", stated))
+    assert is_denied(send(port, "GET", "/page/other", stated))
+    assert is_denied(send(port, "GET", "/page/open", stated, host="other.example.test"))
+    assert not send(port, "GET", "/page/open%2f..%2f..%2fadmin", stated).reached_upstream
+
+
+@every_proxy
+def test_application_of_another_host_is_not_reached_by_an_absolute_target(
+    name: str, sidegate_with_rules: Sidegate, start_product: StartProduct
+) -> None:
+    port = start_product(name, sidegate_with_rules.address).port
+
+    for target, host in (
+        (f"http://{OPEN_HOST}/x", "app.example.test"),
+        ("http://app.example.test/x", OPEN_HOST),
+    ):
+        response = send(port, "GET", target, host=host)
+        if response.reached_upstream:
+            assert response.upstream_values("Host") == [OPEN_HOST]
 
 
 @every_proxy

@@ -103,6 +103,9 @@ def record_one_of_each(metrics: Metrics, session: Session = SESSION) -> None:
     for outcome in ("taken", "failed"):
         metrics.count_sample(outcome)
     metrics.set_report(build_sample_report())
+    rules = metrics.count_by_rules(("static", "rules[1]"))
+    rules.record_check("ext-authz", "deny", reason="scope", seconds=0.001)
+    metrics.count_shadow("new", ("unchecked", "public"))
     metrics.binding_mismatch("ip", "deny")
     metrics.binding_revocation("revoked")
     metrics.count_deferred_revocation("accepted")
@@ -218,6 +221,46 @@ def test_fast_checks_are_counted_in_the_first_bucket(
     assert value(metrics, f"{seconds}_bucket", le=str(BUCKETS[0]), **gateway) == 4
     assert value(metrics, f"{seconds}_count", **gateway) == 5
     assert value(metrics, f"{seconds}_sum", **gateway) == pytest.approx(0.2)
+
+
+def test_check_is_counted_for_each_rule_and_once_for_its_gateway(metrics: Metrics) -> None:
+    one, both = metrics.count_by_rules(("a",)), metrics.count_by_rules(("a", "b"))
+    one.fast_check_counts("auth-request")["allow", "ok"] += 2
+    one.fast_check_counts("ext-authz")["allow", "anonymous"] += 3
+    both.fast_check_counts("auth-request")["deny", "missing"] += 4
+    both.record_check("auth-request", "deny", reason="scope", seconds=0.2)
+    metrics.fast_check_counts("auth-request")["allow", "ok"] += 5
+
+    name = "sidegate_rule_checks_total"
+    assert value(metrics, name, rule="a", mode="enforced", outcome="allow") == 2
+    assert value(metrics, name, rule="a", mode="enforced", outcome="anonymous") == 3
+    assert value(metrics, name, rule="a", mode="enforced", outcome="deny") == 5
+    assert value(metrics, name, rule="b", mode="enforced", outcome="deny") == 5
+    name, labels = "sidegate_checks_total", {"gateway": "auth-request"}
+    assert value(metrics, name, result="allow", reason="ok", **labels) == 7
+    assert value(metrics, name, result="deny", reason="scope", **labels) == 1
+    assert value(metrics, "sidegate_check_duration_seconds_count", **labels) == 12
+
+
+def test_counters_of_the_same_rules_are_the_same(metrics: Metrics) -> None:
+    """After a reload, for example."""
+    for _ in range(2):
+        metrics.count_by_rules(("a",)).fast_check_counts("ext-authz")["allow", "ok"] += 1
+
+    name = "sidegate_rule_checks_total"
+    assert value(metrics, name, rule="a", mode="enforced", outcome="allow") == 2
+
+
+def test_rules_in_shadow_are_counted_apart(metrics: Metrics) -> None:
+    metrics.count_shadow("a", ("deny", "scope"))
+    metrics.count_shadow("a", ("deny", "missing"))
+    metrics.count_shadow("a", ("allow", "anonymous"))
+    metrics.count_shadow("a", ("unchecked", "public"))
+
+    name, labels = "sidegate_rule_checks_total", {"rule": "a", "mode": "shadow"}
+    assert value(metrics, name, outcome="deny", **labels) == 2
+    assert value(metrics, name, outcome="anonymous", **labels) == 1
+    assert value(metrics, name, outcome="unchecked", **labels) == 1
 
 
 def test_memory_lookups_are_exported_with_those_of_other_stores(metrics: Metrics) -> None:
@@ -394,7 +437,7 @@ def test_label_names_and_values_are_a_fixed_set(metrics: Metrics) -> None:
     assert values.keys() == {
         "gateway", "result", "reason", "store", "outcome", "state", "type", "cause", "listener",
         "route", "method", "status", "feed", "version", "le", "signal", "policy", "path",
-        "provider", "window", "measure", "change", "task",
+        "provider", "window", "measure", "change", "task", "rule", "mode",
     }  # fmt: skip
     assert values["result"] == {"allow", "deny", "unavailable"}
     of_checks = {"ok", *(reason.value for reason in Reason), *OUTAGES}

@@ -195,6 +195,36 @@ async def test_optional_credential_sources_are_reloaded(running: RunningServer) 
     assert [await running.check(token, **each) for each in (basic, offer)] == [200, 200]
 
 
+async def test_access_rules_are_reloaded_all_or_none(running: RunningServer) -> None:
+    token, _ = await running.create_session()
+    public = {"X-Forwarded-Uri": "/public/x", "X-Forwarded-Method": "GET"}
+    admin = {"X-Forwarded-Uri": "/admin", "X-Forwarded-Method": "GET"}
+    rules = [
+        {"name": "static", "paths": "/public/**", "access": "public"},
+        {"paths": "/admin/**", "scopes": "admin"},
+    ]
+
+    async def check() -> list[int]:
+        return [
+            await running.check("none", **public),
+            await running.check(token, **admin),
+            await running.check(token),
+        ]
+
+    assert await check() == [401, 200, 200]
+    await running.reload(INITIAL | {"rules": rules})
+    assert await check() == [200, 403, 403]
+    wrong = [*rules, {"paths": "public"}]
+    running.file.write_text(yaml.safe_dump(INITIAL | {"rules": wrong}))
+    running.send_sighup()
+    await running.wait_for_metric(SUCCESSFUL, 0)
+    assert await check() == [200, 403, 403]
+    await running.reload(INITIAL, times=2)
+    assert await check() == [401, 200, 200]
+    labels = 'mode="enforced",outcome="anonymous",rule="static"'
+    await running.wait_for_metric(f"sidegate_rule_checks_total{{{labels}}}", 2)
+
+
 async def test_peer_removed_from_trusted_peers_gets_403(running: RunningServer) -> None:
     token, _ = await running.create_session()
     await running.reload(INITIAL | {"gate": {"trusted_peers": ["192.0.2.0/24"]}})

@@ -19,6 +19,7 @@ RELOADABLE = (
     "gate.max_identity",
     "gate.realm",
     "gate.trusted_hops",
+    "rules",
     "binding.",
     "admin.hosts",
     "admin.keys",

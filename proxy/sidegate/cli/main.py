@@ -16,6 +16,7 @@ from sidegate.cli.config import config
 from sidegate.cli.gateway import gateway
 from sidegate.cli.keys import key
 from sidegate.cli.output import format_json, output_option
+from sidegate.cli.rules import rules
 from sidegate.cli.services import report_database
 from sidegate.cli.sessions import session
 from sidegate.core.errors import (
@@ -101,7 +102,7 @@ def main() -> None:
     install_bounded_stderr()
 
 
-for command in (analytics, audit, config, gateway, key, session):
+for command in (analytics, audit, config, gateway, key, rules, session):
     main.add_command(command)
 
 

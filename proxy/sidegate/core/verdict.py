@@ -1,9 +1,10 @@
-"""The verdict of a check: Allow, Deny or Unavailable.
+"""The verdict of a check: Allow, Deny or Unavailable; and the answer, which may be Anonymous.
 
-A `match` handles all three and ends with `assert_never`.
+A `match` handles all of them and ends with `assert_never`.
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 
 from sidegate.core.session import Session
@@ -21,7 +22,9 @@ class Reason(StrEnum):
     REVOKED = "revoked"
     REUSED = "reused"  # rotated out, and the grace has ended
     BINDING = "binding"  # presented by another client than the session is bound to
-    RULE = "rule"  # a valid session, but not allowed here
+    RULE = "rule"  # a valid session, but an access rule allows others only
+    SCOPE = "scope"  # a valid session without a scope that an access rule needs
+    AUTHENTICATION_AGE = "authentication_age"  # the user authenticated too long ago for a rule
     AMBIGUOUS = "ambiguous"  # two different credentials were presented
 
 
@@ -34,9 +37,15 @@ class Allow:
 
 @dataclass(frozen=True, slots=True)
 class Deny:
-    """The request is refused for `reason`. This is a definite answer, never an outage."""
+    """The request is refused for `reason`. This is a definite answer, never an outage.
+
+    `scopes`: all that are needed, for SCOPE. `max_age`: the oldest authentication that is accepted,
+    for AUTHENTICATION_AGE.
+    """
 
     reason: Reason
+    scopes: tuple[str, ...] = ()
+    max_age: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,4 +59,13 @@ class Unavailable:
     store: str
 
 
+@dataclass(frozen=True, slots=True)
+class Anonymous:
+    """The request is allowed by an access rule, and belongs to no session."""
+
+
 Verdict = Allow | Deny | Unavailable
+"""The judgement of a credential."""
+
+Answer = Verdict | Anonymous
+"""The answer to a request, after the access rules."""

@@ -44,6 +44,7 @@ from sidegate.services.rules import RulesInForce
 from sidegate.services.session_reader import SessionReader
 from sidegate.services.sessions import Sessions
 from sidegate.services.store_monitor import Ping, StoreMonitor
+from sidegate.services.tenants import Tenants
 from sidegate.services.validator import Validator
 from sidegate.settings import Settings
 from sidegate.stores.client.batching import BatchedCache
@@ -90,6 +91,12 @@ class Container:
             deadline=deadline,
             require_idle_known=self.idleness.require_known,
         )
+
+    @cached_property
+    def tenants(self) -> Tenants:
+        timeout = seconds(self._settings.gate.deadline)
+        max_sessions = self._settings.memory.max_sessions
+        return Tenants(self._reader.get, timeout=timeout, max_sessions=max_sessions)
 
     @cached_property
     def binding(self) -> ClientBinding:

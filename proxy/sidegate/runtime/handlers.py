@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from sidegate.core.clock import SystemClock
+from sidegate.core.rules import RuleTable
 from sidegate.runtime.container import Container
 from sidegate.runtime.rules_in_force import read_identity_names
 from sidegate.services.rules import Rules
@@ -12,6 +13,7 @@ from sidegate.settings import Settings, read_admin_key
 from sidegate.web.admin.app import build_admin_app
 from sidegate.web.admin.auth import ApiKey, ApiKeys, Scope
 from sidegate.web.gate.app import build_handlers
+from sidegate.web.gate.rule_checks import AccessRules
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
 from sidegate.web.gateways.credentials import CredentialSources
@@ -36,6 +38,7 @@ def build_gate(
         clock=container.clock,
         on_allowed=container.activity.on_allowed,
         binding=container.binding,
+        rules=_build_access_rules(settings, container),
     )
     on_refused = container.metrics.count_untrusted_peer
     return handlers, TrustedPeers(settings.gate.trusted_peers, on_refused=on_refused)
@@ -65,6 +68,14 @@ def build_admin_application(
         on_request=container.metrics.count_admin_request,
         logout=None if logout is None else logout.receive,
     )
+
+
+def _build_access_rules(settings: Settings, container: Container) -> AccessRules | None:
+    """Return the access rules, or None if there are none."""
+    if not settings.rules:
+        return None
+    table = RuleTable(settings.access_rules())
+    return AccessRules(table, container.metrics, container.tenants)
 
 
 def _build_policy(settings: Settings, rules: Rules) -> GatewayPolicy:

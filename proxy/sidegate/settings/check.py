@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from sidegate.core.address import Address
 from sidegate.core.errors import SettingsError
+from sidegate.core.rules import find_unreachable
 from sidegate.settings.header_names import find_equal_names
 from sidegate.settings.sections import Settings
 from sidegate.settings.sources import RawSettings, SettingPath, read
@@ -32,7 +33,12 @@ def validate(raw: RawSettings) -> Settings:
         settings = Settings(**raw.tree)
     except ValidationError as error:
         errors += _describe_errors(error, raw)
-    conflicts = [*_find_conflicts(raw.tree), *_find_slow_touches(settings)]
+    conflicts = [
+        *_find_conflicts(raw.tree),
+        *_find_slow_touches(settings),
+        *_find_equal_rule_names(raw.tree.get("rules")),
+        *_find_unreachable_rules(settings),
+    ]
     errors += [raw.format_error(path, message) for path, message in conflicts]
     if errors or settings is None:
         raise SettingsError(errors)
@@ -68,13 +74,20 @@ def _suggest(path: SettingPath) -> str:
     section: Any = Settings
     for key in path[:-1]:
         if isinstance(key, int):
+            section = next(iter(get_args(section)), None)  # of the items of a list
+        elif _is_group(section):
+            section = section.model_fields[key].annotation
+        else:
             return ""
-        section = section.model_fields[key].annotation
-        if not (isinstance(section, type) and issubclass(section, BaseModel)):
-            return ""
+    if not _is_group(section):
+        return ""
     fields = section.model_fields
     close = get_close_matches(str(path[-1]), fields, n=1)
     return f"; did you mean {close[0]}?" if close else f"; known settings: {', '.join(fields)}"
+
+
+def _is_group(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 SettingIssue = tuple[SettingPath, str]
@@ -121,6 +134,21 @@ def _find_slow_touches(settings: Settings | None) -> Iterator[SettingIssue]:
     timeouts = [each.idle_timeout for each in lifetimes if each.idle_timeout is not None]
     if timeouts and settings.touch.interval * 3 > min(timeouts):
         yield ("touch", "interval"), "must be at most a third of every idle_timeout"
+
+
+def _find_unreachable_rules(settings: Settings | None) -> Iterator[SettingIssue]:
+    """Yield the conflict of each rule with an earlier one that matches all of its targets."""
+    for place, earlier in find_unreachable(() if settings is None else settings.access_rules()):
+        yield ("rules", place), f"never applies: rules[{earlier}] matches all that it does"
+
+
+def _find_equal_rule_names(rules: object) -> Iterator[SettingIssue]:
+    """Yield the conflict of each rule with the name of an earlier one: metrics have the names."""
+    names: dict[object, int] = {}
+    for index, rule in enumerate(rules if isinstance(rules, list) else ()):
+        name = rule.get("name") if isinstance(rule, dict) else None
+        if isinstance(name, str) and names.setdefault(name, index) != index:
+            yield ("rules", index, "name"), f"is the name of rules[{names[name]}], too"
 
 
 def _has_credential_source(get: Callable[..., Any]) -> bool:

@@ -7,15 +7,24 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from sidegate.core.address import Address
 from sidegate.core.binding import DEFAULT_PREFIX_LENGTHS, BindingPolicy, PrefixLengths, Signal
 from sidegate.core.lifetimes import DEFAULT_LIFETIMES, Lifetimes, Preset, get_preset_lifetimes
 from sidegate.core.limits import AtLimit, Limit
+from sidegate.core.rules import Rule
 from sidegate.core.secure_url import is_secure
 from sidegate.core.session_type import SessionType
 from sidegate.settings.header_names import check_client_name, check_identity_name
+from sidegate.settings.rule_section import RuleSection
+from sidegate.settings.section import Nullable, Section
 from sidegate.settings.store_urls import DatabaseUrl, RedisUrl
 from sidegate.settings.values import (
     Duration,
@@ -30,7 +39,6 @@ from sidegate.settings.values import (
     Time,
     TokenKeys,
     matching,
-    parse_null,
     to_lower,
 )
 
@@ -66,15 +74,8 @@ HeaderName = Annotated[
 ]
 IdentityHeaderName = Annotated[HeaderName, AfterValidator(check_identity_name)]
 ClientHeaderName = Annotated[HeaderName, AfterValidator(check_client_name)]
-Nullable = BeforeValidator(parse_null)
 OptionalDuration = Annotated[Duration | None, Nullable]
 Count = Annotated[int, Field(ge=1, le=100_000_000)]
-
-
-class Section(BaseModel):
-    """A group of settings: frozen, without unknown fields, and without input in its errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class TokenSection(Section):
@@ -468,6 +469,7 @@ class Settings(Section):
     redis_url: Annotated[RedisUrl | None, Nullable] = None
     token: TokenSection = TokenSection()
     gate: GateSection = GateSection()
+    rules: Annotated[tuple[RuleSection, ...], Reloadable] = ()
     binding: Annotated[BindingSection, Reloadable] = BindingSection()
     admin: AdminSection = AdminSection()
     sso: Annotated[SsoSection, Reloadable] = SsoSection()
@@ -485,3 +487,7 @@ class Settings(Section):
     analytics: AnalyticsSection = AnalyticsSection()
     logs: Annotated[LogsSection, Reloadable] = LogsSection()
     drain: Annotated[DrainSection, Reloadable] = DrainSection()
+
+    def access_rules(self) -> tuple[Rule, ...]:
+        """Return the access rules; one without a name has its place as its name."""
+        return tuple(rule.build(f"rules[{place}]") for place, rule in enumerate(self.rules))

@@ -1,7 +1,7 @@
 """A running gate for tests, with a fake backend, known sessions and recorded events."""
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,18 +12,22 @@ from typing import Any, Final
 from sidegate.core.address import Address
 from sidegate.core.clock import SystemClock
 from sidegate.core.digest import Digest
+from sidegate.core.errors import StoreUnavailable
 from sidegate.core.protocols import SessionFinder
-from sidegate.core.session import Session, SessionId
+from sidegate.core.rules import Rule, RuleTable
+from sidegate.core.session import Session, SessionDetails, SessionId, SessionRecord
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, Token, TokenKey
 from sidegate.services.binding import ClientBinding
 from sidegate.services.rules import Rules, RulesInForce
+from sidegate.services.tenants import Tenants
 from sidegate.services.validator import Lookup, Validator
 from sidegate.stores.client.batching import Batched, BatchedCache
 from sidegate.stores.lookup import SessionLookup
 from sidegate.stores.memory import MemoryStore
 from sidegate.stores.negative_cache import NegativeCache
 from sidegate.web.gate.app import build_gate_handler, build_handlers
+from sidegate.web.gate.rule_checks import AccessRules
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.server.fast_path import ConnectionTimeouts, FastPath
 from sidegate.web.server.listener import DEFAULT_MAX_CONNECTIONS, Listener
@@ -134,6 +138,11 @@ class GateHarness:
     checks: list[tuple[str, str, str]] = field(default_factory=list)
     allowed: list[SessionId] = field(default_factory=list)  # whose activity is recorded
     durations: list[float] = field(default_factory=list)  # of timed checks
+    rule_checks: list[tuple[str, ...]] = field(default_factory=list)  # the rules of each check
+    shadow_checks: list[tuple[str, str, str]] = field(default_factory=list)
+    tenants: dict[SessionId, str] = field(default_factory=dict)
+    records_down: bool = False
+    record_reads: list[SessionId] = field(default_factory=list)
     bad_requests: int = 0
     refused_peers: int = 0
     overloads: int = 0
@@ -145,6 +154,21 @@ class GateHarness:
 
     def fast_check_counts(self, gateway: str) -> MutableMapping[tuple[str, str], int]:
         return _ObservedCounts(lambda labels: self.checks.append((gateway, *labels)))
+
+    def count_by_rules(self, rules: tuple[str, ...]) -> "RecordedRules":
+        return RecordedRules(self, rules)
+
+    def count_shadow(self, rule: str, labels: tuple[str, str]) -> None:
+        self.shadow_checks.append((rule, *labels))
+
+    async def get_record(self, session_id: SessionId) -> SessionRecord | None:
+        """Return the record of a session, as the database does."""
+        self.record_reads.append(session_id)
+        if self.records_down:
+            raise StoreUnavailable("database", "down on demand")
+        session = next((s for s in self.backend.sessions.values() if s.id == session_id), None)
+        details = SessionDetails(tenant=self.tenants.get(session_id))
+        return None if session is None else SessionRecord(session, details)
 
     def on_allowed(self, session: Session, _: datetime) -> None:
         self.allowed.append(session.id)
@@ -181,6 +205,25 @@ class GateHarness:
         return self.lookup
 
 
+@dataclass
+class RecordedRules:
+    """Records the checks to which some rules apply."""
+
+    harness: GateHarness
+    rules: tuple[str, ...]
+
+    def record_check(self, gateway: str, result: str, *, reason: str, seconds: float) -> None:
+        self.harness.rule_checks.append(self.rules)
+        self.harness.record_check(gateway, result, reason=reason, seconds=seconds)
+
+    def fast_check_counts(self, gateway: str) -> MutableMapping[tuple[str, str], int]:
+        def count(labels: tuple[str, str]) -> None:
+            self.harness.rule_checks.append(self.rules)
+            self.harness.checks.append((gateway, *labels))
+
+        return _ObservedCounts(count)
+
+
 def build_redis_lookup(
     backend: FakeBackend, clock: FakeClock, *, memory: MemoryStore | None = None
 ) -> SessionLookup:
@@ -210,6 +253,7 @@ def build_gate(
     max_connections: int = DEFAULT_MAX_CONNECTIONS,
     memory: Callable[[Digest], Session | None] | None = None,
     lookup: Lookup | None = None,
+    rules: Sequence[Rule] = (),
 ) -> GateHarness:
     """Build the listener of `harness`, not open. `lookup` replaces `finder` and `memory`."""
     validator = Validator(
@@ -226,6 +270,7 @@ def build_gate(
         clock=harness.clock,
         on_allowed=harness.on_allowed,
         binding=binding,
+        rules=_build_access_rules(harness, rules, deadline=deadline) if rules else None,
     )
     peers = TrustedPeers(map(ip_network, trusted), on_refused=harness.on_refused)
     fast_path = FastPath(
@@ -246,6 +291,12 @@ def build_gate(
         on_full=harness.on_full,
     )
     return harness
+
+
+def _build_access_rules(
+    harness: GateHarness, rules: Sequence[Rule], *, deadline: float
+) -> AccessRules:
+    return AccessRules(RuleTable(rules), harness, Tenants(harness.get_record, timeout=deadline))
 
 
 @asynccontextmanager

@@ -13,12 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidegate.core.binding import BindingPolicy, PrefixLengths, Signal, Signals, bind
+from sidegate.core.requirement import Access, Requirement
+from sidegate.core.rules import Rule
 from sidegate.core.session import Session
 from sidegate.services.binding import ClientBinding
 from sidegate.services.rules import Rules, RulesInForce
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
 from sidegate.web.gateways.credentials import CredentialSources
+from tests.core.test_target import PIECES
 from tests.support.fakes import FakeBackend, raise_on_revocation
 from tests.support.replace import replace
 from tests.web.fake_transport import FakeTransport, normalize_responses
@@ -113,7 +116,11 @@ _TICKS_OF_A_REQUEST: Final = 30
 
 
 async def run_twice(
-    gate: GateHarness, chunks: Sequence[bytes], *, one_by_one: bool = False
+    gate: GateHarness,
+    chunks: Sequence[bytes],
+    *,
+    one_by_one: bool = False,
+    rules: Sequence[Rule] = (),
 ) -> Result:
     """Return the responses, the counted checks, the number of bad requests and the mismatches.
 
@@ -122,7 +129,7 @@ async def run_twice(
     the next chunk is sent.
     """
     recorded = RecordedMismatches()
-    build_gate(gate, policy=POLICY, binding=recorded.binding())
+    build_gate(gate, policy=POLICY, binding=recorded.binding(), rules=rules)
     first = await run_once(gate, recorded, chunks, one_by_one=one_by_one)
     second = await run_once(gate, recorded, chunks, one_by_one=one_by_one)
     await gate.listener.close(drain_timeout=0)
@@ -149,11 +156,16 @@ async def run_once(
     return normalize_responses(transport.sent), gate.checks, gate.bad_requests, recorded.mismatches
 
 
-async def assert_same_on_all_paths(*chunks: bytes, one_by_one: bool = False) -> None:
+async def assert_same_on_all_paths(
+    *chunks: bytes, one_by_one: bool = False, rules: Sequence[Rule] = ()
+) -> None:
     """Assert the same result on both paths, from memory, by prefetch and by lookup."""
     aiohttp, *others = [
         await run_twice(
-            GateHarness(backend=FakeBackend(*SESSIONS), **path), chunks, one_by_one=one_by_one
+            GateHarness(backend=FakeBackend(*SESSIONS), **path),
+            chunks,
+            one_by_one=one_by_one,
+            rules=rules,
         )
         for path in PATHS
     ]
@@ -444,3 +456,46 @@ async def test_damaged_request_has_the_same_result_on_all_paths(
         raw = raw[:point] + inserted + raw[point + length :]
 
     await assert_same_on_all_paths(*split_heads(raw, at))
+
+
+RULES: Final = (
+    Rule("public", Requirement(Access.PUBLIC), paths=("/public/**",), methods=("GET",)),
+    Rule("home", Requirement(Access.OPTIONAL), paths=("/",)),
+    Rule("admin", Requirement(scopes=frozenset({"admin"})), paths=("/admin/**",)),
+    Rule("bound", Requirement(bound=True), hosts=("app.test",), paths=("/a/**",), shadow=True),
+    Rule("host", Requirement(Access.PUBLIC), hosts=("open.test",), preflight=True),
+)
+CREDENTIALS: Final = (
+    (),
+    (bearer(ALICE),),
+    (cookie(CAROL), b"User-Agent: curl/8.5.0"),
+    (bearer(BOB), b"X-Device: device 7"),
+    (bearer(EXPIRED),),
+    (bearer(ALICE), bearer(BOB)),
+    (b"Authorization: Basic " + b64encode(b"ada:" + A),),
+    (b"Cookie: a=1; other=" + A,),
+)
+
+
+@settings(comparison, max_examples=100)
+@given(
+    route=st.sampled_from(["auth-request", "forward-auth", "ext-authz"]),
+    pieces=PIECES.map("".join),
+    stated=st.lists(st.sampled_from(["app.test", "OPEN.test.:80", "a, b", ""]), max_size=2),
+    method=st.sampled_from([b"GET", b"HEAD", b"POST", b"OPTIONS"]),
+    lines=st.sampled_from(CREDENTIALS),
+)
+async def test_access_rules_have_the_same_result_on_all_paths(
+    route: str, pieces: str, stated: list[str], method: bytes, lines: tuple[bytes, ...]
+) -> None:
+    name = "Original" if route == "auth-request" else "Forwarded"
+    uri = f"/{pieces}".encode()
+    own = [f"X-{name}-Host: {host}".encode() for host in stated]
+    own += [b"X-%b-Uri: %b" % (name.encode(), uri), b"X-%b-Method: %b" % (name.encode(), method)]
+    if route == "ext-authz":
+        target = f"/ext-authz/{pieces}" if pieces.isascii() and "#" not in pieces else "/ext-authz"
+        raw = build_request(*lines, target=target, method=method)
+    else:
+        raw = build_request(*lines, *own, target=f"/{route}")
+
+    await assert_same_on_all_paths(raw, rules=RULES)

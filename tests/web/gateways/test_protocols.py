@@ -3,7 +3,7 @@
 import string
 from base64 import b64encode
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_never
 from urllib.parse import unquote
 
@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidegate.core import target as readings
 from sidegate.core.session_type import SessionType
+from sidegate.core.target import StatedTarget
 from sidegate.core.token import TokenText
-from sidegate.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
+from sidegate.core.verdict import Allow, Anonymous, Deny, Reason, Unavailable, Verdict
 from sidegate.web.gateways.auth_request import AuthRequest
 from sidegate.web.gateways.base import GatewayPolicy, GatewayProtocol
 from sidegate.web.gateways.credentials import CredentialSources
@@ -35,7 +37,14 @@ AUTH_REQUEST, FORWARD_AUTH, EXT_AUTHZ = (
 GATEWAYS: tuple[GatewayProtocol, ...] = (AUTH_REQUEST, FORWARD_AUTH, EXT_AUTHZ)
 ALLOW = Allow(build_session())
 TOKEN = TokenText(ALICE.text.encode("ascii"))
-VERDICTS: tuple[Verdict, ...] = (ALLOW, *map(Deny, Reason), Unavailable("redis"))
+# The reasons to deny a valid session.
+RULES = {
+    Reason.RULE: Deny(Reason.RULE),
+    Reason.SCOPE: Deny(Reason.SCOPE, scopes=("read", "write")),
+    Reason.AUTHENTICATION_AGE: Deny(Reason.AUTHENTICATION_AGE, max_age=timedelta(minutes=5)),
+}
+DENIALS = tuple(RULES.get(reason, Deny(reason)) for reason in Reason)
+VERDICTS: tuple[Verdict, ...] = (ALLOW, *DENIALS, Unavailable("redis"))
 
 every_gateway = pytest.mark.parametrize("gateway", GATEWAYS, ids=lambda gateway: gateway.name)
 every_verdict = pytest.mark.parametrize("verdict", VERDICTS, ids=["allow", *Reason, "unavailable"])
@@ -77,7 +86,7 @@ def expected_status(verdict: Verdict) -> int:
     match verdict:
         case Allow():
             return 200
-        case Deny(Reason.RULE):
+        case Deny(Reason.RULE | Reason.SCOPE):
             return 403
         case Deny():
             return 401
@@ -122,16 +131,39 @@ def test_only_an_allow_has_no_body(gateway: GatewayProtocol, verdict: Verdict) -
 
 @every_gateway
 def test_all_denials_of_a_credential_are_equal(gateway: GatewayProtocol) -> None:
-    reasons = set(Reason) - {Reason.MISSING, Reason.RULE}
+    reasons = set(Reason) - {Reason.MISSING, *RULES}
 
     assert len({gateway.write(Deny(reason)) for reason in reasons}) == 1
 
 
 @every_gateway
-def test_only_a_401_has_a_challenge(gateway: GatewayProtocol) -> None:
-    challenged = {v: "www-authenticate" in names(gateway.write(v)) for v in VERDICTS}
+def test_a_401_and_a_missing_scope_have_a_challenge(gateway: GatewayProtocol) -> None:
+    challenged = {v for v in VERDICTS if "www-authenticate" in names(gateway.write(v))}
 
-    assert challenged == {verdict: expected_status(verdict) == 401 for verdict in VERDICTS}
+    assert challenged == {v for v in VERDICTS if expected_status(v) == 401} | {RULES[Reason.SCOPE]}
+
+
+@every_gateway
+def test_challenge_says_what_a_valid_session_lacks(gateway: GatewayProtocol) -> None:
+    scope, age = RULES[Reason.SCOPE], RULES[Reason.AUTHENTICATION_AGE]
+
+    assert value(gateway.write(scope), "WWW-Authenticate") == (
+        'Bearer realm="sidegate", error="insufficient_scope", scope="read write"'
+    )
+    assert value(gateway.write(age), "WWW-Authenticate") == (
+        'Bearer realm="sidegate", error="insufficient_user_authentication", max_age="300"'
+    )
+
+
+@every_gateway
+def test_anonymous_answer_has_every_identity_header_empty(gateway: GatewayProtocol) -> None:
+    response, allowed = gateway.write(Anonymous()), gateway.write(ALLOW)
+
+    assert response.status == 200
+    assert response.body == b""
+    assert names(response) == names(allowed)
+    assert {value for _, value in response.identity} == {""}
+    assert response.fields == allowed.fields
 
 
 @every_gateway
@@ -530,3 +562,79 @@ def test_a_budget_is_a_plain_number_of_milliseconds(stated: bytes, seconds: floa
 def test_gateway_headers_never_fail_nor_become_a_credential(fields: list[Field]) -> None:
     for gateway in GATEWAYS:
         assert read_subrequest(gateway, *fields).credential == Deny(Reason.MISSING)
+
+
+# The target
+
+
+def read_target(
+    gateway: GatewayProtocol,
+    *fields: Field,
+    method: bytes = b"POST",
+    target: bytes = b"/auth-request?x=/public/",
+) -> StatedTarget:
+    head = build_head(method, target, fields=fields, roles=gateway.roles)
+    host, uri, stated = (getattr(head, name) for name in gateway.target_fields)
+    return StatedTarget(host, uri and uri.removeprefix(gateway.target_prefix), stated)
+
+
+# Every header in which some gateway states a part of the target.
+ALL_STATED = [
+    (b"Host", b"host.test"),
+    (b"X-Original-Host", b"original.test"),
+    (b"X-Original-Method", b"PUT"),
+    (b"X-Original-URI", b"/original"),
+    (b"X-Forwarded-Host", b"forwarded.test"),
+    (b"X-Forwarded-Method", b"PATCH"),
+    (b"X-Forwarded-Uri", b"/forwarded"),
+    (b"X-Original-URL", b"http://url.test/url"),
+    (b"X-Rewrite-URL", b"/rewrite"),
+    (b"X-HTTP-Method-Override", b"DELETE"),
+    (b"X-Envoy-Original-Path", b"/envoy"),
+    (b"Forwarded", b"host=f.test"),
+]
+
+
+@pytest.mark.parametrize(
+    ("gateway", "target", "expected"),
+    [
+        (AUTH_REQUEST, b"/auth-request?a", (b"original.test", b"/original", b"PUT")),
+        (FORWARD_AUTH, b"/forward-auth?a", (b"forwarded.test", b"/forwarded", b"PATCH")),
+        (EXT_AUTHZ, b"/ext-authz/a?b", (b"host.test", b"/a?b", b"POST")),
+        (EXT_AUTHZ, b"/ext-authz", (b"host.test", b"", b"POST")),
+    ],
+)
+def test_target_is_read_where_the_gateway_states_it(
+    gateway: GatewayProtocol, target: bytes, expected: StatedTarget
+) -> None:
+    assert read_target(gateway, *ALL_STATED, target=target) == expected
+    assert read_target(gateway, *reversed(ALL_STATED), target=target) == expected
+
+
+@pytest.mark.parametrize("gateway", [AUTH_REQUEST, FORWARD_AUTH], ids=lambda gateway: gateway.name)
+def test_target_that_the_gateway_does_not_state_is_none(gateway: GatewayProtocol) -> None:
+    own = {*gateway.roles.values()}
+
+    assert read_target(gateway) == (None, None, None)
+    others = [field for field in ALL_STATED if field[0].lower() not in own]
+    assert read_target(gateway, *others) == (None, None, None)
+
+
+@every_gateway
+@pytest.mark.parametrize("role", ["host", "uri", "method"])
+def test_part_of_a_target_that_is_stated_twice_is_not_readable(
+    gateway: GatewayProtocol, role: str
+) -> None:
+    name = gateway.roles.get(f"original_{role}")
+    if name is None:
+        return  # of the request line, or Host, of which both HTTP paths accept one only
+    once, twice = (
+        readings.read_target(read_target(gateway, *ALL_STATED, *((name, b"/x"),) * more))
+        for more in (0, 1)
+    )
+
+    assert once is not None
+    assert None not in once
+    assert [part for part, reading in twice._asdict().items() if reading is None] == [
+        {"host": "host", "uri": "paths", "method": "methods"}[role]
+    ]

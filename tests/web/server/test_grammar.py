@@ -185,8 +185,10 @@ def test_disabled_source_is_not_captured() -> None:
 
 @every_gateway
 def test_both_http_paths_build_the_same_head(gateway: GatewayProtocol) -> None:
-    fields = [(name, b"value of " + name) for name in gateway.roles.values()]
+    names = [name for name in gateway.roles.values() if name != b"host"]
+    fields = [(name, b"value of " + name) for name in names]
     lines = [name + b": " + value for name, value in fields]
+    fields.append((b"host", b"gateway.test"))
     route = gateway.route.rstrip("/")
 
     head = build_templates(gateway).parse(build_request(*lines, target=route))
@@ -194,6 +196,8 @@ def test_both_http_paths_build_the_same_head(gateway: GatewayProtocol) -> None:
 
     assert head is not None
     assert gateway.read(head) == gateway.read(built)
+    for name in gateway.target_fields:
+        assert getattr(head, name) == getattr(built, name)
     assert head.raw_signals == built.raw_signals
 
 

@@ -12,19 +12,36 @@ from sidegate.observability.metrics.spec import MetricSpec, scalar
 def _count_checks(metrics: Metrics) -> Mapping[Labels, int]:
     """Return the checks of both HTTP paths."""
     checks = Counter(metrics.checks)
-    for gateway, counts in metrics.fast_checks.items():
+    for gateway, counts in metrics.iter_fast_checks():
         checks.update({(gateway, *labels): count for labels, count in counts.items()})
     return checks
 
 
+def _count_by_rule(metrics: Metrics) -> Mapping[Labels, int]:
+    """Return the checks of each access rule, by its mode and their outcome."""
+    checks: Counter[Labels] = Counter()
+    for rules, counts in metrics.rule_checks.items():
+        for by_labels in (counts.slow, *counts.fast.values()):
+            for (result, reason), count in by_labels.items():
+                outcome = _name_outcome(result, reason)
+                checks.update({(rule, "enforced", outcome): count for rule in rules})
+    for (rule, result, reason), count in metrics.shadow_checks.items():
+        checks[rule, "shadow", _name_outcome(result, reason)] += count
+    return checks
+
+
+def _name_outcome(result: str, reason: str) -> str:
+    return reason if reason == "anonymous" else result
+
+
 def _measure_checks(metrics: Metrics) -> Mapping[Labels, Histogram]:
     """Return the durations by gateway. A hit in memory takes microseconds, counted as 0 seconds."""
-    gateways = {*metrics.check_seconds, *((gateway,) for gateway in metrics.fast_checks)}
+    immediate: Counter[Labels] = Counter()
+    for gateway, counts in metrics.iter_fast_checks():
+        immediate[(gateway,)] += sum(counts.values())
     return {
-        gateway: metrics.check_seconds[gateway].with_immediate(
-            sum(metrics.fast_checks[gateway[0]].values())
-        )
-        for gateway in gateways
+        gateway: metrics.check_seconds[gateway].with_immediate(immediate[gateway])
+        for gateway in {*metrics.check_seconds, *immediate}
     }
 
 
@@ -42,6 +59,16 @@ CHECKS: Final = (
         "Duration of a check (hits in memory are counted as 0 seconds).",
         ("gateway",),
         _measure_checks,
+    ),
+    MetricSpec(
+        "sidegate_rule_checks",
+        "counter",
+        "Checks by access rule: allow, anonymous (allowed without a session), deny, unavailable. A"
+        " target that can be read in several ways counts for each of its rules. Mode shadow: what a"
+        " rule would answer that is not enforced; unchecked, if another rule made the target"
+        " public.",
+        ("rule", "mode", "outcome"),
+        _count_by_rule,
     ),
 )
 

@@ -1,7 +1,7 @@
 """The numbers behind the metrics, and the methods that change them."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Protocol
 
@@ -13,6 +13,9 @@ Labels = tuple[str, ...]
 """The values of the labels of one series, in the order of table.py."""
 
 Counts = dict[Labels, int]
+
+FastChecks = dict[str, dict[tuple[str, str], int]]
+"""By gateway, result and reason."""
 
 
 class MemoryStats(Protocol):
@@ -27,6 +30,24 @@ class MemoryStats(Protocol):
     def __len__(self) -> int: ...
 
 
+class RuleChecks:
+    """The checks to which some access rules apply, counted for their gateways, too."""
+
+    def __init__(self, metrics: "Metrics") -> None:
+        self.slow: dict[tuple[str, str], int] = defaultdict(int)
+        self.fast: FastChecks = defaultdict(lambda: defaultdict(int))
+        self._metrics = metrics
+
+    def record_check(self, gateway: str, result: str, *, reason: str, seconds: float) -> None:
+        """As Metrics does."""
+        self.slow[result, reason] += 1
+        self._metrics.record_check(gateway, result, reason=reason, seconds=seconds)
+
+    def fast_check_counts(self, gateway: str) -> dict[tuple[str, str], int]:
+        """As Metrics does."""
+        return self.fast[gateway]
+
+
 class Metrics:
     """The counters and gauges of one process. Only table.py reads the attributes."""
 
@@ -35,9 +56,9 @@ class Metrics:
         self.version = version
         self.revocation_bound = revocation_bound
         self.checks: Counts = defaultdict(int)
-        self.fast_checks: dict[str, dict[tuple[str, str], int]] = defaultdict(
-            lambda: defaultdict(int)
-        )
+        self.fast_checks: FastChecks = defaultdict(lambda: defaultdict(int))
+        self.rule_checks: dict[tuple[str, ...], RuleChecks] = {}
+        self.shadow_checks: Counts = defaultdict(int)
         self.check_seconds: dict[Labels, Histogram] = defaultdict(Histogram)
         self.lookup_seconds: dict[Labels, Histogram] = defaultdict(Histogram)
         self.sessions_created: Counts = defaultdict(int)
@@ -89,6 +110,20 @@ class Metrics:
     def fast_check_counts(self, gateway: str) -> dict[tuple[str, str], int]:
         """Return the counters, by result and reason, of checks too fast to be measured."""
         return self.fast_checks[gateway]
+
+    def count_by_rules(self, rules: tuple[str, ...]) -> RuleChecks:
+        """Return the counters of the checks to which all of these access rules apply."""
+        return self.rule_checks.setdefault(rules, RuleChecks(self))
+
+    def count_shadow(self, rule: str, labels: tuple[str, str]) -> None:
+        """Count what a rule that is not enforced would answer, by result and reason."""
+        self.shadow_checks[(rule, *labels)] += 1
+
+    def iter_fast_checks(self) -> Iterator[tuple[str, Mapping[tuple[str, str], int]]]:
+        """Yield the counts of checks too fast to be measured; a gateway may have several."""
+        yield from self.fast_checks.items()
+        for checks in self.rule_checks.values():
+            yield from checks.fast.items()
 
     def record_lookup(self, store: str, outcome: str, seconds: float) -> None:
         """Record a lookup in a store. `outcome` is hit, miss or error."""

@@ -12,11 +12,13 @@ from aiohttp import web
 from sidegate.core.clock import Clock
 from sidegate.services.binding import ClientBinding
 from sidegate.services.validator import Validator
-from sidegate.web.gate.check import Check, CheckEvents, OnAllowed
-from sidegate.web.gate.returning import ReturningCheck
+from sidegate.web.gate.check import Check, CheckEvents, CheckServices, OnAllowed
+from sidegate.web.gate.check_by_rule import CheckByRule
+from sidegate.web.gate.returning import return_headers
+from sidegate.web.gate.rule_checks import AccessRules, GatewayType, RuleCheckBuilder
 from sidegate.web.gate.session_status import SessionStatus
 from sidegate.web.gateways.auth_request import AuthRequest
-from sidegate.web.gateways.base import GatewayPolicy, GatewayProtocol
+from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.ext_authz import ExtAuthz
 from sidegate.web.gateways.forward_auth import ForwardAuth
 from sidegate.web.server.handler import RequestHandler, find_handler
@@ -25,7 +27,7 @@ from sidegate.web.server.listener import AnonymousResponse, Handler, build_error
 from sidegate.web.server.messages import Head, Response
 from sidegate.web.server.trusted_peers import TrustedPeers
 
-GATEWAYS: Final = (AuthRequest, ForwardAuth, ExtAuthz)
+GATEWAYS: Final[tuple[GatewayType, ...]] = (AuthRequest, ForwardAuth, ExtAuthz)
 
 
 def build_handlers(
@@ -36,23 +38,25 @@ def build_handlers(
     clock: Clock,
     on_allowed: OnAllowed = lambda _, __: None,
     binding: ClientBinding | None = None,
+    rules: AccessRules | None = None,
 ) -> tuple[RequestHandler, ...]:
-    """Return the request handlers of the gate."""
+    """Return the request handlers of the gate. Without `rules`, every request needs a session."""
+    services: CheckServices = {
+        "validator": validator,
+        "events": events,
+        "clock": clock,
+        "on_allowed": on_allowed,
+        "binding": binding,
+    }
 
-    def build_check(gateway: GatewayProtocol) -> RequestHandler:
-        check = Check(
-            gateway,
-            policy,
-            validator=validator,
-            events=events,
-            clock=clock,
-            on_allowed=on_allowed,
-            binding=binding,
-        )
-        build_lines = gateway.build_request_lines
-        return check if build_lines is None else ReturningCheck(check, build_lines)
+    def build_check(gateway_type: GatewayType) -> RequestHandler:
+        gateway = gateway_type(policy)
+        if rules is None:
+            return return_headers(Check(gateway, policy, **services), gateway)
+        builder = RuleCheckBuilder(gateway_type, policy, rules=rules, services=services)
+        return CheckByRule(gateway, rules.table, build_check=builder.build)
 
-    checks = (build_check(gateway(policy)) for gateway in GATEWAYS)
+    checks = (build_check(gateway) for gateway in GATEWAYS)
     return (*checks, SessionStatus(validator, policy))
 
 

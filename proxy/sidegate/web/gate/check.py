@@ -9,7 +9,7 @@ from collections.abc import Callable, MutableMapping
 from datetime import datetime
 from functools import lru_cache
 from time import perf_counter
-from typing import Final, Protocol, assert_never
+from typing import Final, Protocol, TypedDict, Unpack, assert_never
 
 from sidegate.core.binding import BindingMatcher, PrefixLengths, Signal
 from sidegate.core.clock import Clock
@@ -18,15 +18,19 @@ from sidegate.core.errors import StoreUnavailable
 from sidegate.core.memory_entry import MemoryEntry
 from sidegate.core.protocols import OnPrefetched, Prefetched
 from sidegate.core.session import Session
-from sidegate.core.verdict import Allow, Deny, Unavailable, Verdict
+from sidegate.core.verdict import Allow, Anonymous, Answer, Deny, Unavailable, Verdict
 from sidegate.services.binding import ClientBinding
 from sidegate.services.validator import Candidates, Presented, Validator
 from sidegate.web.gateways.base import GatewayPolicy, GatewayProtocol
 from sidegate.web.server.header_lines import Roles
-from sidegate.web.server.messages import Head, HeaderValue, Response, Subrequest
+from sidegate.web.server.messages import Head, HeaderValue, Response
 from sidegate.web.server.response_bytes import EncodedResponse, encode_response
 
-_ALLOWED: Final = ("allow", "ok")
+Labels = tuple[str, str]
+"""The result and the reason of an answer, in metrics."""
+
+_ALLOWED: Final[Labels] = ("allow", "ok")
+ANONYMOUS: Final[Labels] = ("allow", "anonymous")
 # No response is cached for client signals of more bytes in total; browsers send about half.
 # stores/memory.py relies on it for the size of an entry.
 _MAX_CACHED_SIGNALS_SIZE: Final = 400
@@ -41,7 +45,7 @@ class CheckEvents(Protocol):
 
     def record_check(self, gateway: str, result: str, *, reason: str, seconds: float) -> None: ...
 
-    def fast_check_counts(self, gateway: str) -> MutableMapping[tuple[str, str], int]:
+    def fast_check_counts(self, gateway: str) -> MutableMapping[Labels, int]:
         """Return the counts, by result and reason, of checks too fast to be timed."""
         ...
 
@@ -60,6 +64,19 @@ class _CachedReply(EncodedResponse, kw_only=True, gc=False):
         )
 
 
+class CheckServices(TypedDict):
+    """What a check is built on, whatever its gateway.
+
+    `binding` checks the signals that the policy enables; None: sessions are not bound.
+    """
+
+    validator: Validator
+    events: CheckEvents
+    clock: Clock
+    on_allowed: OnAllowed
+    binding: ClientBinding | None
+
+
 class Check:
     """The request handler for the checks of one gateway protocol.
 
@@ -71,14 +88,9 @@ class Check:
         self,
         gateway: GatewayProtocol,
         policy: GatewayPolicy,
-        *,
-        validator: Validator,
-        events: CheckEvents,
-        clock: Clock,
-        on_allowed: OnAllowed,
-        binding: ClientBinding | None = None,
+        **services: Unpack[CheckServices],
     ) -> None:
-        """`binding` checks the signals that `policy` enables; None: sessions are not bound."""
+        validator, events = services["validator"], services["events"]
         self.route: str = gateway.route
         self.roles: Roles = gateway.roles
         self.plain_forms = policy.sources.plain_forms
@@ -88,20 +100,18 @@ class Check:
         # no digest of several candidates.
         self._undecided: tuple[Head, Presented | Deny, Digest | None] | None = None
         self._validator = validator
-        self._check_memory, self._on_allowed = validator.check_memory, on_allowed
+        self._check_memory, self._on_allowed = validator.check_memory, services["on_allowed"]
         self._events = events
         self._fast_counts = events.fast_check_counts(gateway.name)
-        self._now = clock.now
-        self._binding = binding
+        self._now = services["clock"].now
+        self._binding = services["binding"]
         self._signals = policy.signals
         self._matcher: BindingMatcher | None = None  # for these prefix lengths
         self._matched_prefixes: PrefixLengths | None = None
         self._encode_identity = policy.identity.build_encoder()
         self._allowed_head: bytes | None = None
-        # At most one entry per reason.
-        self._encode_refusal = lru_cache(maxsize=32)(
-            lambda refusal: encode_response(gateway.write(refusal))
-        )
+        # Of answers without a session: at most one entry per reason.
+        self._encode = lru_cache(maxsize=32)(lambda answer: encode_response(gateway.write(answer)))
 
     def try_fast(self, head: Head) -> EncodedResponse | None:
         """Decide from memory; return None if the stores must be queried."""
@@ -155,17 +165,23 @@ class Check:
             verdict = presented
         else:
             budget = self._gateway.read_budget(head)
-            verdict = await self._validator.validate_presented(
-                presented, budget=budget, elapsed=elapsed
-            )
+            verdict = await self._validate(presented, budget=budget, elapsed=elapsed)
         now = self._now() if isinstance(verdict, Allow) else None
-        verdict, _ = self._finish(verdict, head, now=now, elapsed=perf_counter() - start)
-        return self._gateway.write(verdict)
+        answer, _ = self._finish(verdict, head, now=now, elapsed=perf_counter() - start)
+        return self._gateway.write(answer)
+
+    async def _validate(
+        self, presented: Presented, *, budget: float | None, elapsed: float | None
+    ) -> Verdict:
+        return await self._validator.validate_presented(presented, budget=budget, elapsed=elapsed)
 
     def _allow(
         self, entry: MemoryEntry, head: Head, *, now: datetime, elapsed: float | None
-    ) -> EncodedResponse:
-        """Return the response for a valid session; `elapsed` None: it was in memory."""
+    ) -> EncodedResponse | None:
+        """Return the response for a valid session; `elapsed` None: it was in memory.
+
+        None: the stores must be queried for something else.
+        """
         cached = entry.cached_reply
         if not isinstance(cached, _CachedReply) or not cached.matches(self._gateway, head):
             return self._reply(entry, head, now=now, elapsed=elapsed)
@@ -182,8 +198,8 @@ class Check:
         self, refusal: Deny | Unavailable, head: Head, *, elapsed: float | None
     ) -> EncodedResponse:
         """Return the response without a session; `elapsed` None: no store was asked."""
-        self._finish(refusal, head, now=None, elapsed=elapsed)
-        return self._encode_refusal(refusal)
+        answer, _ = self._finish(refusal, head, now=None, elapsed=elapsed)
+        return self._encode(answer)
 
     def _read_once(self, head: Head) -> Presented | Deny:
         """Return what is presented, as `try_fast` has read it if this was its last head."""
@@ -198,35 +214,39 @@ class Check:
         *,
         now: datetime | None,
         elapsed: float | None,
-    ) -> tuple[Verdict, tuple[Signal, ...]]:
+    ) -> tuple[Answer, tuple[Signal, ...]]:
         """Apply the binding policy to an allowed session, record activity, count and log.
 
-        Return the final verdict, and the signals that mismatch and are allowed by the policy. `now`
-        may be None, as the time may not be known, unless the verdict is Allow.
+        Return the answer, and the signals that mismatch and are allowed by the policy. `now` may be
+        None, as the time may not be known, unless the verdict is Allow.
         """
         mismatched: tuple[Signal, ...] = ()
         if isinstance(verdict, Allow) and self._binding is not None:
             mismatched = self._find_mismatches(verdict.session, head, binding=self._binding)
             if mismatched:
                 verdict = self._binding.apply_policy(verdict.session, mismatched)
-        if isinstance(verdict, Allow) and now is not None:
-            self._on_allowed(verdict.session, now)
-        result, reason = _get_labels(verdict)
-        self._count((result, reason), elapsed)
-        if _log.isEnabledFor(logging.DEBUG):
-            self._log_check(self._gateway.read(head), result, reason=reason)
-        return verdict, mismatched
+        answer = self._decide(verdict, now)
+        if isinstance(answer, Allow) and now is not None:
+            self._on_allowed(answer.session, now)
+        labels = get_labels(answer)
+        self._count(labels, elapsed)
+        log_check(self._gateway, head, labels=labels)
+        return answer, mismatched
+
+    def _decide(self, verdict: Verdict, _: datetime | None) -> Answer:
+        """Return the answer to a request with this verdict: without access rules, the same."""
+        return verdict
 
     def _reply(
         self, entry: MemoryEntry, head: Head, *, now: datetime, elapsed: float | None
     ) -> EncodedResponse:
         """Decide about a valid session; cache the response if it is allowed."""
-        verdict, mismatched = self._finish(Allow(entry.session), head, now=now, elapsed=elapsed)
-        if not isinstance(verdict, Allow):
-            return self._encode_refusal(verdict)
+        answer, mismatched = self._finish(Allow(entry.session), head, now=now, elapsed=elapsed)
+        if not isinstance(answer, Allow):
+            return self._encode(answer)
         session = entry.session
         if self._allowed_head is None:  # it is the same for all sessions
-            self._allowed_head = encode_response(self._gateway.write(verdict)).shared_head
+            self._allowed_head = encode_response(self._gateway.write(answer)).shared_head
         lines = self._encode_identity(session)
         if not _is_cacheable(session, head):
             return EncodedResponse(self._allowed_head, lines)
@@ -257,7 +277,7 @@ class Check:
             return ()
         return binding.mismatched(session, signals, watched=self._signals.enabled)
 
-    def _count(self, labels: tuple[str, str], elapsed: float | None) -> None:
+    def _count(self, labels: Labels, elapsed: float | None) -> None:
         """Count a check; `elapsed` None: too fast to be timed."""
         if elapsed is None:
             self._fast_counts[labels] += 1
@@ -265,20 +285,25 @@ class Check:
             result, reason = labels
             self._events.record_check(self._gateway.name, result, reason=reason, seconds=elapsed)
 
-    def _log_check(self, subrequest: Subrequest, result: str, *, reason: str) -> None:
-        """Log a check without the query of its URI, which may contain a token."""
-        path = None if subrequest.uri is None else subrequest.uri.partition("?")[0]
-        _log.debug(
-            "session checked",
-            extra={
-                "gateway": self._gateway.name,
-                "result": result,
-                "reason": reason,
-                "method": subrequest.method,
-                "path": path,
-                "client": subrequest.client,
-            },
-        )
+
+def log_check(gateway: GatewayProtocol, head: Head, *, labels: Labels) -> None:
+    """Log a check at the level debug, without the query of its URI, which may contain a token."""
+    if not _log.isEnabledFor(logging.DEBUG):
+        return
+    subrequest = gateway.read(head)
+    result, reason = labels
+    path = None if subrequest.uri is None else subrequest.uri.partition("?")[0]
+    _log.debug(
+        "session checked",
+        extra={
+            "gateway": gateway.name,
+            "result": result,
+            "reason": reason,
+            "method": subrequest.method,
+            "path": path,
+            "client": subrequest.client,
+        },
+    )
 
 
 def _is_cacheable(session: Session, head: Head) -> bool:
@@ -295,10 +320,13 @@ def _intern(value: HeaderValue) -> HeaderValue:
     return value
 
 
-def _get_labels(verdict: Verdict) -> tuple[str, str]:
-    match verdict:
+def get_labels(answer: Answer) -> Labels:
+    """Return the labels of an answer in metrics."""
+    match answer:
         case Allow():
             return _ALLOWED
+        case Anonymous():
+            return ANONYMOUS
         case Deny(reason):
             return "deny", reason.value
         case Unavailable(store):

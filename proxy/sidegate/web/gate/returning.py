@@ -7,9 +7,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sidegate.core.protocols import Prefetched
+from sidegate.web.gateways.base import GatewayProtocol
 from sidegate.web.server.handler import RequestHandler
 from sidegate.web.server.messages import Head, Response
 from sidegate.web.server.response_bytes import EncodedResponse
+
+
+def return_headers(check: RequestHandler, gateway: GatewayProtocol) -> RequestHandler:
+    """Return the check with the request lines of the gateway, if it has any."""
+    build_lines = gateway.build_request_lines
+    return check if build_lines is None else ReturningCheck(check, build_lines)
 
 
 class ReturningCheck:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from sidegate.core.verdict import Verdict
+from sidegate.core.verdict import Answer
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.server.header_lines import Roles, parse_single_value
 from sidegate.web.server.messages import Head, Response, Subrequest
@@ -23,12 +23,15 @@ class AuthRequest:
     policy: GatewayPolicy
     name: ClassVar[str] = "auth-request"
     route: ClassVar[str] = "/auth-request"
+    target_fields: ClassVar = ("original_host", "original_uri", "original_method")
+    target_prefix: ClassVar = b""
     lists_addresses: ClassVar[bool] = False
 
     @property
     def roles(self) -> Roles:
         return self.policy.build_roles(
             client=b"x-real-ip",
+            original_host=b"x-original-host",
             original_method=b"x-original-method",
             original_uri=b"x-original-uri",
         )
@@ -44,8 +47,8 @@ class AuthRequest:
     def read_budget(self, _: Head) -> float | None:
         return None
 
-    def write(self, verdict: Verdict) -> Response:
-        response = self.policy.write(verdict)
+    def write(self, answer: Answer) -> Response:
+        response = self.policy.write(answer)
         return replace(response, fields=(*response.fields, ("X-Auth-Status", str(response.status))))
 
     @property

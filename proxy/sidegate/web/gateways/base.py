@@ -2,16 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from http import HTTPStatus
-from typing import ClassVar, Protocol, assert_never
+from typing import ClassVar, Final, Protocol, assert_never
 
-from sidegate.core.verdict import Allow, Deny, Reason, Unavailable, Verdict
+from sidegate.core.verdict import Allow, Anonymous, Answer, Deny, Reason, Unavailable
 from sidegate.web.gateways.client_signals import SignalSources
 from sidegate.web.gateways.credentials import CredentialSources
 from sidegate.web.gateways.identity_headers import IdentityNames
 from sidegate.web.gateways.returned_headers import ReturnedHeaders
 from sidegate.web.server.header_lines import Roles
-from sidegate.web.server.messages import Head, Response, Subrequest, build_problem_response
+from sidegate.web.server.messages import (
+    Field,
+    Head,
+    Response,
+    Subrequest,
+    build_problem_response,
+)
 
 
 class GatewayProtocol(Protocol):
@@ -23,6 +30,11 @@ class GatewayProtocol(Protocol):
     lists_addresses: ClassVar[bool]
     """Whether it states the addresses of the client and of proxies, in one list."""
 
+    target_fields: ClassVar[tuple[str, str, str]]
+    """The fields of a Head in which it states host, URI and method, as no client can."""
+    target_prefix: ClassVar[bytes]
+    """What stands before the URI."""
+
     @property
     def roles(self) -> Roles: ...
 
@@ -32,7 +44,7 @@ class GatewayProtocol(Protocol):
         """Return the seconds that the gateway waits for the response, or None if unstated."""
         ...
 
-    def write(self, verdict: Verdict) -> Response: ...
+    def write(self, answer: Answer) -> Response: ...
 
     @property
     def build_request_lines(self) -> Callable[[Head], bytes] | None:
@@ -48,36 +60,53 @@ class GatewayPolicy:
     identity: IdentityNames = field(default_factory=IdentityNames)
     realm: str = "sidegate"
     signals: SignalSources = field(default_factory=SignalSources)
+    drops_embedded: bool = False  # see ReturnedHeaders
 
     @property
     def returned_headers(self) -> ReturnedHeaders:
-        return ReturnedHeaders(self.sources)
+        return ReturnedHeaders(self.sources, drops_embedded=self.drops_embedded)
 
     def build_roles(self, **own: bytes) -> Roles:
         """Return the headers by role: the protocol's own and the shared ones."""
         return {**self.sources.build_roles(), **self.signals.build_roles(), **own}
 
-    def write(self, verdict: Verdict) -> Response:
-        """Return 200 with the identity headers, 401, 403 or 503.
+    def write(self, answer: Answer) -> Response:
+        """Return 200 with the identity headers (empty ones if Anonymous), 401, 403 or 503.
 
         Allow is exactly 200: Envoy treats any other 2xx as a denial. A denial contains nothing of
         the session, because some gateways pass it on to the client.
         """
-        match verdict:
+        match answer:
             case Allow(session):
-                no_store = ("Cache-Control", "no-store")
-                return Response(200, (no_store,), identity=self.identity.build_fields(session))
+                return Response(200, _NO_STORE, identity=self.identity.build_fields(session))
+            case Anonymous():
+                return Response(200, _NO_STORE, identity=self.identity.build_empty_fields())
             case Deny(Reason.RULE):
                 return build_problem_response(HTTPStatus.FORBIDDEN)
-            case Deny(reason):
-                challenge = ("WWW-Authenticate", self._challenge(reason))
+            case Deny(Reason.SCOPE, scopes):
+                error = f'error="insufficient_scope", scope="{" ".join(scopes)}"'
+                return build_problem_response(HTTPStatus.FORBIDDEN, self._challenge(error))
+            case Deny(Reason.AUTHENTICATION_AGE, max_age=timedelta() as max_age):
+                error = f'error="insufficient_user_authentication", max_age="{_seconds(max_age)}"'
+                return build_problem_response(HTTPStatus.UNAUTHORIZED, self._challenge(error))
+            case Deny(Reason.MISSING):
+                return build_problem_response(HTTPStatus.UNAUTHORIZED, self._challenge())
+            case Deny():
+                challenge = self._challenge('error="invalid_token"')
                 return build_problem_response(HTTPStatus.UNAUTHORIZED, challenge)
             case Unavailable():
                 return build_problem_response(HTTPStatus.SERVICE_UNAVAILABLE, ("Retry-After", "1"))
             case never:
                 assert_never(never)
 
-    def _challenge(self, reason: Reason) -> str:
-        """RFC 6750, section 3.1: no error code if the request has no credential."""
+    def _challenge(self, error: str | None = None) -> Field:
+        """RFC 6750, section 3.1, and RFC 9470: no error if the request has no credential."""
         realm = f'Bearer realm="{self.realm}"'
-        return realm if reason is Reason.MISSING else f'{realm}, error="invalid_token"'
+        return "WWW-Authenticate", realm if error is None else f"{realm}, {error}"
+
+
+_NO_STORE: Final = (("Cache-Control", "no-store"),)
+
+
+def _seconds(duration: timedelta) -> int:
+    return int(duration.total_seconds())

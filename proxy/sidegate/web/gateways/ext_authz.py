@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain, combinations
 from typing import ClassVar, Final
 
-from sidegate.core.verdict import Verdict
+from sidegate.core.verdict import Answer
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.returned_headers import ReturnedHeaders, encode_fields
 from sidegate.web.server.header_lines import Roles, parse_single_value
@@ -31,6 +31,8 @@ class ExtAuthz:
     policy: GatewayPolicy
     name: ClassVar[str] = "ext-authz"
     route: ClassVar[str] = f"{ROUTE_PREFIX}/"
+    target_fields: ClassVar = ("host", "target", "method")
+    target_prefix: ClassVar = ROUTE_PREFIX.encode("ascii")
     lists_addresses: ClassVar[bool] = False
     _returned: ReturnedHeaders = field(init=False, repr=False)
     _removal_lines: Mapping[tuple[bytes, ...], bytes] = field(init=False, repr=False)
@@ -48,7 +50,7 @@ class ExtAuthz:
     @property
     def roles(self) -> Roles:
         return self.policy.build_roles(
-            client=b"x-real-ip", budget=b"x-envoy-expected-rq-timeout-ms"
+            host=b"host", client=b"x-real-ip", budget=b"x-envoy-expected-rq-timeout-ms"
         )
 
     def read(self, head: Head) -> Subrequest:
@@ -63,8 +65,8 @@ class ExtAuthz:
     def read_budget(self, head: Head) -> float | None:
         return _parse_milliseconds(parse_single_value(head.budget))
 
-    def write(self, verdict: Verdict) -> Response:
-        return self.policy.write(verdict)
+    def write(self, answer: Answer) -> Response:
+        return self.policy.write(answer)
 
     @property
     def build_request_lines(self) -> Callable[[Head], bytes] | None:

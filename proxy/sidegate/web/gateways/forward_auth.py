@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sidegate.core.verdict import Verdict
+from sidegate.core.verdict import Answer
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.server.header_lines import Roles, parse_single_value
 from sidegate.web.server.messages import Head, Response, Subrequest
@@ -20,12 +20,15 @@ class ForwardAuth:
     policy: GatewayPolicy
     name: ClassVar[str] = "forward-auth"
     route: ClassVar[str] = "/forward-auth"
+    target_fields: ClassVar = ("original_host", "original_uri", "original_method")
+    target_prefix: ClassVar = b""
     lists_addresses: ClassVar[bool] = True
 
     @property
     def roles(self) -> Roles:
         return self.policy.build_roles(
             client=b"x-forwarded-for",
+            original_host=b"x-forwarded-host",
             original_method=b"x-forwarded-method",
             original_uri=b"x-forwarded-uri",
         )
@@ -41,8 +44,8 @@ class ForwardAuth:
     def read_budget(self, _: Head) -> float | None:
         return None
 
-    def write(self, verdict: Verdict) -> Response:
-        return self.policy.write(verdict)
+    def write(self, answer: Answer) -> Response:
+        return self.policy.write(answer)
 
     @property
     def build_request_lines(self) -> Callable[[Head], bytes] | None:

@@ -49,6 +49,10 @@ class IdentityNames:
         formatted = (form % value for form, value in zip(_FORMATS, values, strict=True))
         return tuple(zip(self.all_names(), formatted, strict=True))
 
+    def build_empty_fields(self) -> tuple[tuple[str, str], ...]:
+        """Return the headers of a request without a session: each replaces the client's own."""
+        return tuple((name, "") for name in self.all_names())
+
     def build_encoder(self) -> Callable[[Session], bytes]:
         """Return a function that returns the lines of `build_fields` as they are sent."""
         names = [name.replace("%", "%%") for name in self.all_names()]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from sidegate.core.token import TOKEN_SIZE, TokenText
+from sidegate.web.gateways.authorization import decode_any_basic
 from sidegate.web.gateways.cookies import BETWEEN_PAIRS, remove_pairs
 from sidegate.web.gateways.credentials import (
     CredentialSources,
@@ -24,9 +25,14 @@ RawField = tuple[bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class ReturnedHeaders:
-    """The headers of the enabled sources, for the 200 to a head. `names`: of all of them."""
+    """The headers of the enabled sources, for the 200 to a head. `names`: of all of them.
+
+    `drops_embedded`: for answers that do not depend on the credential, which may be ambiguous then.
+    A header is left out if a part of what is left has the format of a token.
+    """
 
     sources: CredentialSources
+    drops_embedded: bool = False
     names: tuple[bytes, ...] = field(init=False)
     _own_cookie_start: bytes = field(init=False)
     _own_cookie_size: int = field(init=False)
@@ -46,7 +52,10 @@ class ReturnedHeaders:
 
     def read_fields(self, head: Head) -> list[RawField]:
         """Return one field for each header with something left, in the order of `names`."""
-        return [field for field in self._read_all(head) if field[1]]
+        fields = [field for field in self._read_all(head) if field[1]]
+        if self.drops_embedded:
+            fields = [field for field in fields if not self._has_embedded(field[1])]
+        return fields
 
     def read_plain_cookies(self, head: Head) -> bytes | None:
         """Return the value of Cookie, empty if there is none, as `read_fields` does but faster.
@@ -63,6 +72,8 @@ class ReturnedHeaders:
         line, token = head.cookies, head.session_cookie
         if line is None:
             return b""
+        if self.drops_embedded:
+            return None
         if token is not None:
             if len(line) == self._own_cookie_size:
                 return b""
@@ -90,6 +101,11 @@ class ReturnedHeaders:
             yield _title(self.sources.header), b", ".join(_others(head.token))
         if head.websocket_protocol is not None:
             yield b"Sec-WebSocket-Protocol", parse_offer(head.websocket_protocol).others
+
+    def _has_embedded(self, value: bytes) -> bool:
+        """Return whether a token may be in a value, or a line of its own in several."""
+        texts = [value, *(decode_any_basic(value) if self.sources.basic else ())]
+        return LINE_END in value or any(search_embedded(text) for text in texts)
 
     def _read_authorization(self, value: bytes) -> bytes:
         return b"" if self.sources.is_ours(value) else value.strip(WHITESPACE)

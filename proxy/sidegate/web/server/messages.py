@@ -17,7 +17,7 @@ class Head(NamedTuple):
     """A request without its body, which is never read: the request line, and headers by role.
 
     `RequestHandler.roles` maps roles to headers; other headers are dropped. Only the fast path sets
-    `is_http10`, `host`, `content_length`, `rare` and `connection`.
+    `is_http10`, `content_length`, `rare` and `connection`, and `host` without a role.
     """
 
     method: bytes
@@ -35,6 +35,7 @@ class Head(NamedTuple):
     user_agent: HeaderValue = None
     accept_language: HeaderValue = None
     device: HeaderValue = None  # the header named by binding.header
+    original_host: HeaderValue = None
     original_method: HeaderValue = None
     original_uri: HeaderValue = None
     budget: HeaderValue = None  # the gateway's timeout for this subrequest
