@@ -13,6 +13,7 @@ from sidegate.settings import Settings, read_admin_key
 from sidegate.web.admin.app import build_admin_app
 from sidegate.web.admin.auth import ApiKey, ApiKeys, Scope
 from sidegate.web.gate.app import build_handlers
+from sidegate.web.gate.own_session import SessionActions
 from sidegate.web.gate.rule_checks import AccessRules
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
@@ -39,6 +40,14 @@ def build_gate(
         on_allowed=container.activity.on_allowed,
         binding=container.binding,
         rules=_build_access_rules(settings, container),
+        public_path=settings.gate.public_path,
+        actions=SessionActions(
+            container.rotation,
+            container.sessions,
+            rules=container.rules,
+            clock=container.clock,
+            binding=container.binding,
+        ),
     )
     on_refused = container.metrics.count_untrusted_peer
     return handlers, TrustedPeers(settings.gate.trusted_peers, on_refused=on_refused)

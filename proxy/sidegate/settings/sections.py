@@ -91,6 +91,15 @@ class IdentitySection(Section):
     expires: IdentityHeaderName = "X-Auth-Expires"
 
 
+PublicPath = Annotated[
+    str,
+    matching(
+        r"(?!/ext-authz(?:/|\Z))(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]{1,64}){1,4}",
+        "write a path such as /.sidegate, without a slash at its end",
+    ),
+]
+
+
 class GateSection(Section):
     listen: ListenAddress = Address("127.0.0.1", 7080)
     socket_mode: FileMode = 0o660
@@ -105,6 +114,7 @@ class GateSection(Section):
     header: Annotated[ClientHeaderName | None, Nullable, Reloadable] = None
     identity: Annotated[IdentitySection, Reloadable] = IdentitySection()
     max_identity: Annotated[IdentitySize, Reloadable] = 4 * 2**10
+    public_path: PublicPath = "/.sidegate"
     realm: Annotated[
         str,
         matching(

@@ -31,7 +31,9 @@ from sidegate.services.analytics import Analytics
 from sidegate.services.audit_seal import AuditSealer
 from sidegate.services.backchannel_logout import BackchannelLogout
 from sidegate.services.locks import Locks
+from sidegate.services.rotation import Rotation
 from sidegate.services.rules import Rules, RulesInForce
+from sidegate.services.sessions import Sessions
 from sidegate.services.validator import Validator
 from sidegate.stores.sqlite.analytics import SqliteAnalytics
 from sidegate.stores.sqlite.audit import SqliteAudit
@@ -128,6 +130,8 @@ class AdminHarness:
     requests: RequestCounter
     routes: set[tuple[str, str]]
     rules: RulesInForce
+    sessions: Sessions
+    rotation: Rotation
 
     async def call(
         self,
@@ -275,6 +279,8 @@ async def open_admin(
                     requests,
                     routes,
                     in_force,
+                    sessions,
+                    rotation,
                 )
             await listener.close(drain_timeout=1)
     finally:

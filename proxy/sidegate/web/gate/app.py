@@ -14,9 +14,9 @@ from sidegate.services.binding import ClientBinding
 from sidegate.services.validator import Validator
 from sidegate.web.gate.check import Check, CheckEvents, CheckServices, OnAllowed
 from sidegate.web.gate.check_by_rule import CheckByRule
+from sidegate.web.gate.own_session import OwnSession, SessionActions
 from sidegate.web.gate.returning import return_headers
 from sidegate.web.gate.rule_checks import AccessRules, GatewayType, RuleCheckBuilder
-from sidegate.web.gate.session_status import SessionStatus
 from sidegate.web.gateways.auth_request import AuthRequest
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.ext_authz import ExtAuthz
@@ -39,8 +39,14 @@ def build_handlers(
     on_allowed: OnAllowed = lambda _, __: None,
     binding: ClientBinding | None = None,
     rules: AccessRules | None = None,
+    public_path: str = "/.sidegate",
+    actions: SessionActions | None = None,
 ) -> tuple[RequestHandler, ...]:
-    """Return the request handlers of the gate. Without `rules`, every request needs a session."""
+    """Return the request handlers of the gate. Without `rules`, every request needs a session.
+
+    Clients reach their own session at `/session`, and below `public_path`. Without `actions` they
+    cannot change it.
+    """
     services: CheckServices = {
         "validator": validator,
         "events": events,
@@ -57,7 +63,9 @@ def build_handlers(
         return CheckByRule(gateway, rules.table, build_check=builder.build)
 
     checks = (build_check(gateway) for gateway in GATEWAYS)
-    return (*checks, SessionStatus(validator, policy))
+    routes = ("/session", f"{public_path}/session")
+    own = (OwnSession(route, policy, validator=validator, actions=actions) for route in routes)
+    return (*checks, *own)
 
 
 def build_gate_handler(handlers: Sequence[RequestHandler], peers: TrustedPeers) -> Handler:

@@ -93,6 +93,15 @@ class CredentialSources:
         credential = self._read_authorization(authorization)
         return credential is not None and is_token(credential)
 
+    def has_cookie_token(self, head: Head) -> bool:
+        """Return whether a session cookie has the format of a token."""
+        return bool(_find_tokens(self._read_cookies(head)))
+
+    def has_token_beside_cookie(self, head: Head) -> bool:
+        """Return whether a token is sent other than by the cookie."""
+        others, _ = self._read_others(head)
+        return bool(_find_tokens(others))
+
     def has_basic_token(self, head: Head) -> bool:
         """Return whether the password of Basic credentials is a token."""
         if not self.basic or head.authorization is None:

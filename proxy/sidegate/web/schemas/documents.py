@@ -4,7 +4,7 @@ mypy checks responses against them, and the OpenAPI document is generated from t
 ignore unknown members: later versions may add some.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NotRequired, overload
 
 from pydantic import ConfigDict, Field, WithJsonSchema, with_config
@@ -15,6 +15,7 @@ from sidegate.core.judge import get_state
 from sidegate.core.session import Session, SessionRecord
 from sidegate.core.session_state import SessionState
 from sidegate.core.session_type import SessionType
+from sidegate.core.set_cookie import format_cookie
 from sidegate.services.sessions import Issued
 
 # Docstrings of a document and its members become descriptions in the OpenAPI document.
@@ -53,7 +54,7 @@ class SessionDocument(TypedDict):
     revoked_at: Time | None
     revoked_by: str | None
     """The actor: `key:` and the name of an API key, `provider:` and the name of an identity
-    provider, `cli`, or `sidegate`."""
+    provider, `user` (the client itself), `cli`, or `sidegate`."""
     revoked_reason: str | None
     ip: str | None
     user_agent: str | None
@@ -222,15 +223,9 @@ def build_issued_document(issued: Issued, now: datetime, *, cookie: str | None) 
         "token": text,
         "set_cookie": None
         if cookie is None
-        else _format_cookie(cookie, text, lifetime=expires_at - now),
+        else format_cookie(cookie, text, lifetime=expires_at - now),
         "session": build_session_document(issued.record, now),
     }
-
-
-def _format_cookie(name: str, value: str, *, lifetime: timedelta) -> str:
-    """Return a cookie that scripts cannot read, and that other sites' requests do not carry."""
-    seconds = max(0, int(lifetime.total_seconds()))
-    return f"{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=Lax"
 
 
 def build_session_document(record: SessionRecord, now: datetime) -> SessionDocument:

@@ -43,6 +43,8 @@ class Head(NamedTuple):
     content_length: HeaderValue = None  # only 0 is plain
     rare: HeaderValue = None  # one of a few unused headers
     connection: HeaderValue = None  # close, or keep-alive
+    fetch_site: HeaderValue = None
+    origin: HeaderValue = None
 
     @property
     def raw_signals(self) -> tuple[HeaderValue, ...]:
