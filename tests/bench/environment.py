@@ -31,6 +31,13 @@ ALL_FEATURES: Final = {
     "SIDEGATE_BINDING__USER_AGENT": "log",
     "SIDEGATE_BINDING__ACCEPT_LANGUAGE": "log",
     "SIDEGATE_DRAIN__DELAY": "0s",
+    # Twenty access rules, of which the last one applies to the requests.
+    "SIDEGATE_RULES": json.dumps(
+        [
+            *({"paths": [f"/service-{n}/**"], "scopes": [f"service-{n}"]} for n in range(19)),
+            {"paths": ["/shop/**"], "types": ["web", "mobile"]},
+        ]
+    ),
 }
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 

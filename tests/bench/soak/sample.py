@@ -15,8 +15,8 @@ from tests.support.sidegate import Sidegate
 class Sample:
     """`at` in seconds since the start, memory in bytes.
 
-    `series` are the names and labels of the metrics. `cached` is what the sessions in memory take by the account of the instance, `issued` the number
-    of tokens so far.
+    `series` are the names and labels of the metrics. `cached` is what the sessions in memory take
+    by the account of the instance, `issued` the number of tokens so far.
     """
 
     at: float

@@ -2,6 +2,7 @@
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from sidegate.web.gate.app import build_gate_handler
 from sidegate.web.gate.own_session import OwnSession, SessionActions
 from sidegate.web.gateways.base import GatewayPolicy
 from sidegate.web.gateways.client_signals import SignalSources
+from sidegate.web.gateways.credentials import CredentialSources
 from sidegate.web.server.fast_path import FastPath
 from sidegate.web.server.listener import Listener
 from sidegate.web.server.trusted_peers import TrustedPeers
@@ -73,7 +75,8 @@ async def open_site(directory: Path, *, fast_path: bool = True) -> AsyncIterator
         actions = SessionActions(
             admin.rotation, admin.sessions, rules=admin.rules, clock=admin.clock, binding=binding
         )
-        policy = GatewayPolicy(signals=SignalSources(enabled={Signal.USER_AGENT}))
+        sources = CredentialSources(header=b"x-session", basic=True)
+        policy = GatewayPolicy(sources=sources, signals=SignalSources(enabled={Signal.USER_AGENT}))
         handlers = [OwnSession(PATH, policy, validator=admin.validator, actions=actions)]
         peers = TrustedPeers([ip_network("127.0.0.0/8")], on_refused=lambda: None)
         fast = FastPath(handlers, is_trusted=peers.is_trusted, clock=SystemClock())
@@ -308,6 +311,21 @@ async def test_cookie_with_another_authorization_is_checked_as_a_cookie(site: Si
         response = await site.send("DELETE", cookie(token), f"Authorization: {other}")
         assert response.status == 403
     assert await site.is_active(token)
+
+
+async def test_basic_password_is_sent_by_browsers_too(site: Site) -> None:
+    token = await site.log_in()
+    basic = f"Authorization: Basic {b64encode(f'x:{token}'.encode()).decode()}"
+    assert (await site.send("DELETE", basic)).status == 403
+    assert await site.is_active(token)
+    assert (await site.send("DELETE", basic, SAME_ORIGIN)).status == 200
+    assert not await site.is_active(token)
+
+
+async def test_header_of_the_settings_is_sent_by_scripts_only(site: Site) -> None:
+    token = await site.log_in()
+    assert (await site.send("DELETE", f"X-Session: {token}")).status == 200
+    assert not await site.is_active(token)
 
 
 # --- Methods

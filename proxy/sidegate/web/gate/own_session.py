@@ -3,8 +3,8 @@
 The gateway passes these requests on as they are, without a check before them. Nothing here counts
 as activity: a page that polls must not extend the session.
 
-A browser sends its cookie with requests that other sites cause, too. So a change by cookie has to
-come from a page of the same origin.
+A browser sends its cookie, and a Basic password that it knows, with requests that other sites
+cause, too. So a change by these has to come from a page of the same origin.
 """
 
 import json
@@ -167,8 +167,8 @@ class OwnSession:
 
     def _is_intended(self, head: Head) -> bool:
         """Return whether a page of this origin, or no browser at all, has caused the request."""
-        if self._sources.has_token_beside_cookie(head):
-            return True  # other sites cannot set these headers
+        if self._sources.has_deliberate_token(head):
+            return True
         if head.fetch_site is not None:
             return parse_single_value(head.fetch_site) == "same-origin"
         origin, host = parse_single_value(head.origin), parse_single_value(head.original_host)

@@ -97,10 +97,17 @@ class CredentialSources:
         """Return whether a session cookie has the format of a token."""
         return bool(_find_tokens(self._read_cookies(head)))
 
-    def has_token_beside_cookie(self, head: Head) -> bool:
-        """Return whether a token is sent other than by the cookie."""
-        others, _ = self._read_others(head)
-        return bool(_find_tokens(others))
+    def has_deliberate_token(self, head: Head) -> bool:
+        """Return whether a token is sent as browsers send none by themselves, for another site.
+
+        They add cookies, and Basic passwords that they have once asked for, to every request.
+        """
+        bearer = head.bearer
+        if head.authorization is not None and self.bearer:
+            bearer = parse_bearer(head.authorization)
+        named = [] if head.token is None else head.token.split(LINE_END)
+        sent = (bearer, *(line.rstrip(WHITESPACE) for line in named))
+        return any(value is not None and is_token(value) for value in sent)
 
     def has_basic_token(self, head: Head) -> bool:
         """Return whether the password of Basic credentials is a token."""
