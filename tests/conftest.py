@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 for _name in [name for name in os.environ if name.startswith("SIDEGATE_")]:
     del os.environ[_name]
 
-# The tests of the fault rig and of the benchmark, which are programs of their own.
-_RIGS: Final = ("tests/faults/", "tests/bench/")
+# The tests of the fault rig, the simulation and the benchmark, which are programs of their own.
+_RIGS: Final = ("tests/faults/", "tests/simulation/", "tests/bench/")
 
 
 # Tests of programs that run beside this process, and long computations. To measure this process

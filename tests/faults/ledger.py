@@ -33,6 +33,7 @@ class SessionOperations:
     refreshes: list[Refresh] = field(default_factory=list)
     migrations: list[Migrate] = field(default_factory=list)
     lost_refreshes: list[Refresh] = field(default_factory=list)  # with a restored database
+    lost_migrations: list[Migrate] = field(default_factory=list)  # the same
     refusals: list[tuple[float, float]] = field(default_factory=list)  # (start, end)
     uses: list[Check] = field(default_factory=list)  # checks that allowed a token, or may have
 
@@ -274,11 +275,11 @@ class Ledger:
         return min(ends, default=inf)
 
     def may_be_stale(self, session: str, at: float) -> bool:
-        """Return whether a cache may still hold a rotation that a restored database has lost."""
+        """Return whether a cache may still hold a token's end that a restored database has lost."""
         operations = self.sessions.get(session)
         return (
             operations is not None
-            and bool(operations.lost_refreshes)
+            and bool(operations.lost_refreshes or operations.lost_migrations)
             and any(restore.end <= at < restore.settled_at for restore in self._restores)
         )
 
@@ -329,8 +330,10 @@ class Ledger:
                 self._add_login(entry)
             case Revoke(session=session):
                 self.sessions[session].revokes.append(entry)
-            case Refresh(session=session) if self._is_lost_refresh(entry):
+            case Refresh(session=session) if self._is_lost(entry):
                 self.sessions[session].lost_refreshes.append(entry)
+            case Migrate(session=session) if self._is_lost(entry):
+                self.sessions[session].lost_migrations.append(entry)
             case Migrate(session=session):
                 self.sessions[session].migrations.append(entry)
             case Refresh(session=session):
@@ -356,9 +359,9 @@ class Ledger:
         if create.limit is not None:
             self._logins_at_limit[create.user].append(create)
 
-    def _is_lost_refresh(self, refresh: Refresh) -> bool:
-        return refresh.successor in self._lost_tokens and any(
-            refresh.end < restore.end and refresh.successor in restore.tokens
+    def _is_lost(self, change: Refresh | Migrate) -> bool:
+        return change.successor in self._lost_tokens and any(
+            change.end < restore.end and change.successor in restore.tokens
             for restore in self._restores
         )
 
@@ -409,9 +412,14 @@ def _may_replace(operations: SessionOperations, migrate: Migrate, token: int) ->
 
     Without an answer it may have been done later.
     """
+    issued: tuple[Refresh | Migrate, ...] = (
+        *operations.refreshes,
+        *operations.migrations,
+        *operations.lost_refreshes,
+        *operations.lost_migrations,
+    )
     is_later = migrate.result is Result.OK and any(
-        refresh.successor == token and refresh.start >= migrate.end
-        for refresh in operations.refreshes
+        later.successor == token and later.start >= migrate.end for later in issued
     )
     return migrate.successor != token and not is_later
 

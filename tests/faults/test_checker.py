@@ -145,6 +145,12 @@ def test_i2_next_rotation_ends_the_grace_of_the_previous_token() -> None:
     assert violated(*history, refused(6.0, ENDED)) == []
 
 
+def test_i1_token_of_a_second_migration_is_valid() -> None:
+    history = [create(0.0), migrate(10.0), migrate(12.0, successor=4)]
+    assert violated(*history, allowed(20.0, token=4)) == []
+    assert violated(*history, allowed(20.0, ENDED, token=3)) == ["I1"]
+
+
 def test_i2_denial_of_an_old_token_after_a_migration_passes() -> None:
     history = [create(0.0), migrate(10.0, Result.INFO)]
     assert violated(*history, refused(11.0)) == []

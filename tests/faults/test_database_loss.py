@@ -14,6 +14,7 @@ from tests.faults.sample_entries import (
     event,
     fault,
     listing,
+    migrate,
     refresh,
     refused,
     revoke,
@@ -110,6 +111,13 @@ def test_token_before_a_lost_rotation_gets_another_successor() -> None:
 def test_two_successors_after_the_restore_are_a_violation() -> None:
     history = (*LOST_ROTATION, refresh(30.0, successor=3), refresh(30.5, successor=4))
     assert violated(*history) == ["I6"]
+
+
+def test_token_before_a_lost_migration_is_valid_again() -> None:
+    history = (create(1.0), migrate(10.0), restore(tokens={3}))
+    assert violated(*history, allowed(40.0, ENDED)) == []
+    assert violated(*history, refused(26.0, ENDED)) == []  # until the caches settle
+    assert violated(*history, refused(28.0, ENDED)) == ["I2"]
 
 
 # --- Lost ends

@@ -102,7 +102,7 @@ class CredentialSources:
 
         They add cookies, and Basic passwords that they have once asked for, to every request.
         """
-        bearer = head.bearer
+        bearer: bytes | None = head.bearer
         if head.authorization is not None and self.bearer:
             bearer = parse_bearer(head.authorization)
         named = [] if head.token is None else head.token.split(LINE_END)
