@@ -9,7 +9,7 @@ import pytest
 
 from sidegate.core.digest import Digest
 from sidegate.core.errors import CacheNotTrusted, StoreUnavailable, UnreadableRecord
-from sidegate.core.protocols import Fill, Found
+from sidegate.core.protocols import Fill, Found, OnFound
 from sidegate.core.seal import Seal
 from sidegate.core.session import Session
 from sidegate.stores.client.circuit_breaker import BreakerState, CircuitBreaker
@@ -317,3 +317,21 @@ async def test_untrusted_or_unreadable_answer_of_a_started_lookup_is_an_answer()
     guarded.backend.invalidated = False
     await guarded.fail(4)
     assert guarded.breaker.state is BreakerState.CLOSED
+
+
+class DefectiveBackend(FakeBackend):
+    """A backend that fails while it begins a lookup."""
+
+    def start_many(self, _: Sequence[Digest], __: OnFound) -> bool:
+        raise RuntimeError("a defect")
+
+
+async def test_lookup_that_fails_while_it_begins_is_not_called_back_later() -> None:
+    breaker = CircuitBreaker(failure_threshold=1, probe_interval=1.0, clock=FakeClock())
+    guard = Guard("backend", timeout=0.001, breaker=breaker)
+    outcomes: list[Found] = []
+    with pytest.raises(RuntimeError):
+        GuardedCache(DefectiveBackend(), guard=guard).start_many((build_digest(),), outcomes.append)
+    await asyncio.sleep(0.01)
+    assert outcomes == []
+    assert breaker.state is BreakerState.CLOSED

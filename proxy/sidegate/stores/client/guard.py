@@ -61,12 +61,12 @@ class Guard:
         if self._breaker.state is not BreakerState.CLOSED:
             return False
         started = _Started(self, on_found)
+        if not begin(started.complete):
+            return False
+        # It has not called back yet.
         loop = asyncio.get_running_loop()
         started.timer = LatenessTimer(self._timeout, started.expire, loop=loop)
-        if begin(started.complete):
-            return True
-        started.timer.cancel()
-        return False
+        return True
 
     def record(self, found: Found) -> None:
         """Count the outcome of a lookup; None does not count."""
