@@ -15,21 +15,20 @@ from typing import Final, assert_never
 from sidegate.core import metadata
 from sidegate.core.actor import SIDEGATE, Actor, Change
 from sidegate.core.clock import Clock
+from sidegate.core.digest import Digest
 from sidegate.core.errors import Conflict, IdentityTooLarge
 from sidegate.core.judge import judge
 from sidegate.core.limits import Limit
 from sidegate.core.protocols import SessionRepository
-from sidegate.core.session import Session, SessionId, SessionRecord
+from sidegate.core.session import Session, SessionDetails, SessionId, SessionRecord
 from sidegate.core.session_type import SessionType
 from sidegate.core.token import KeyRing, Token
 from sidegate.core.verdict import Deny, Reason
 from sidegate.services.publisher import ChangePublisher
 from sidegate.services.rules import Rules, RulesInForce
 from sidegate.services.session_reader import SessionReader
-from sidegate.services.sessions import Issued
+from sidegate.services.sessions import MAX_ATTEMPTS, Issued
 
-# A lost compare-and-set means that another request succeeded; five in a row mean overload.
-_MAX_ATTEMPTS: Final = 5
 _NONCE_BYTES: Final = 32
 
 
@@ -95,20 +94,13 @@ class Rotation:
         Raise SessionEnded if it has ended, IdentityTooLarge if it would be over that limit, and
         Conflict if concurrent changes win every attempt.
         """
-        rules, now = self._rules.current, self._clock.now()
-        for _ in range(_MAX_ATTEMPTS):
-            record = await self._reader.get(session_id)
-            if record is None:
-                return None
-            token = rules.ring.mint(record.session.type)
-            self._reader.require_idle_known(record.session, now)
-            session = record.session.reauthenticated(token.digest(), now, scopes=scopes)
-            rules.check_identity(session)
-            details = replace(record.details, rotation_nonce=None, change=Change(now, by))
-            stored = await self._replace(record.session, SessionRecord(session, details))
-            if stored is not None:
-                return Issued(token, SessionRecord(stored, details))
-        raise Conflict(f"session {session_id} kept changing")
+        return await self._replace_token(
+            session_id,
+            by=by,
+            change_session=lambda session, digest, now: session.reauthenticated(
+                digest, now, scopes=scopes
+            ),
+        )
 
     async def migrate(
         self,
@@ -127,26 +119,52 @@ class Rotation:
         it has ended, IdentityTooLarge or MetadataTooLarge if it would be over that limit, and
         Conflict if concurrent changes win every attempt.
         """
-        rules, now = self._rules.current, self._clock.now()
-        for _ in range(_MAX_ATTEMPTS):
-            record = await self._reader.get(session_id)
-            if record is None:
-                return None
-            token = rules.ring.mint(SessionType.SSO)
-            self._reader.require_idle_known(record.session, now)
-            session = record.session.migrated(token.digest(), now)
-            rules.check_identity(session)
-            details = replace(
-                record.details,
+
+        def change_details(details: SessionDetails) -> SessionDetails:
+            return replace(
+                details,
                 provider=provider,
                 provider_session_id=provider_session_id,
                 provider_subject=provider_subject,
-                metadata=metadata.merge(record.details.metadata, attributes),
-                rotation_nonce=None,
-                change=Change(now, by),
+                metadata=metadata.merge(details.metadata, attributes),
+            )
+
+        return await self._replace_token(
+            session_id,
+            by=by,
+            change_session=Session.migrated,
+            change_details=change_details,
+            joins=SessionType.SSO,
+        )
+
+    async def _replace_token(
+        self,
+        session_id: SessionId,
+        *,
+        by: Actor,
+        change_session: Callable[[Session, Digest, datetime], Session],
+        change_details: Callable[[SessionDetails], SessionDetails] = lambda details: details,
+        joins: SessionType | None = None,
+    ) -> Issued | None:
+        """Change a session, found by its id, under a new token; None: there is no such session.
+
+        `joins` is the type that it changes to, within the limit of that type.
+        """
+        rules, now = self._rules.current, self._clock.now()
+        limit = None if joins is None else rules.limits.get(joins)
+        for _ in range(MAX_ATTEMPTS):
+            record = await self._reader.get(session_id)
+            if record is None:
+                return None
+            token = rules.ring.mint(joins or record.session.type)
+            self._reader.require_idle_known(record.session, now)
+            session = change_session(record.session, token.digest(), now)
+            rules.check_identity(session)
+            # Without a nonce the old token has no successor.
+            details = replace(
+                change_details(record.details), rotation_nonce=None, change=Change(now, by)
             )
             after = SessionRecord(session, details)
-            limit = rules.limits.get(SessionType.SSO)
             stored = await self._replace_within_limit(record.session, after, limit=limit, now=now)
             if stored is not None:
                 return Issued(token, SessionRecord(stored, details))
@@ -156,7 +174,7 @@ class Rotation:
         self, token: Token, change: Change, *, extend_by: timedelta | None, rules: Rules
     ) -> Issued | Deny:
         digest, now = token.digest(), change.at
-        for _ in range(_MAX_ATTEMPTS):
+        for _ in range(MAX_ATTEMPTS):
             record = await self._reader.find_by_any_digest(digest)
             if record is None:
                 return Deny(Reason.UNKNOWN)

@@ -40,8 +40,8 @@ from sidegate.services.session_reader import SessionReader
 
 # Sessions in one statement: it holds its row locks for some milliseconds.
 _BATCH_SIZE: Final = 500
-# Each lost attempt means that another change was made.
-_MAX_UPDATE_ATTEMPTS: Final = 5
+# A lost compare-and-set means that another request succeeded; five in a row mean overload.
+MAX_ATTEMPTS: Final = 5
 # Seconds until a revocation that can be pending no longer waits for the database.
 _REVOKE_TIMEOUT: Final = 3.0
 
@@ -204,7 +204,7 @@ class Sessions:
         every attempt.
         """
         rules, now = self._rules.current, self._clock.now()
-        for _ in range(_MAX_UPDATE_ATTEMPTS):
+        for _ in range(MAX_ATTEMPTS):
             before = await self.get(session_id)
             if before is None:
                 return None
