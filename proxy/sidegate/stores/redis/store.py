@@ -194,7 +194,7 @@ class RedisStore:
         async with self.client.acquire(pool) as connection:
             found = await self._find_approved(connection, digests)
         if found is None:  # only now: an error would close the connection
-            raise CacheNotTrusted(STORE_NAME, "changes may have been missed")
+            raise _build_distrust()
         return found
 
     def _read_found(
@@ -206,9 +206,7 @@ class RedisStore:
         if not _keep_seals(connection, [lookup], replies=check_replies(replies)):
             return None
         found = self._decode_approved(connection, [lookup], replies=replies)
-        return (
-            CacheNotTrusted(STORE_NAME, "changes may have been missed") if found is None else found
-        )
+        return _build_distrust() if found is None else found
 
     async def _find_approved(
         self, connection: PipelinedConnection, digests: Sequence[Digest]
@@ -390,6 +388,10 @@ class RedisStore:
             pool = await self.client.get_pool(build_hash_tag(bucket).encode())
             groups.setdefault(pool, []).extend(group)
         return groups
+
+
+def _build_distrust() -> CacheNotTrusted:
+    return CacheNotTrusted(STORE_NAME, "changes may have been missed")
 
 
 def _keep_seals(

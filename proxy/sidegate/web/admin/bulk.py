@@ -87,7 +87,7 @@ class BulkRoutes:
             provider_session_id=query.read("provider_session_id", values.check_nonempty_text),
             provider_subject=query.read("provider_subject", values.check_nonempty_text),
         )
-        if condition.provider is None and "provider" not in request.rel_url.query:
+        if "provider" not in request.rel_url.query:
             for name in ("provider_session_id", "provider_subject"):
                 if name in request.rel_url.query:
                     query.add_error(name, "requires provider")

@@ -78,6 +78,8 @@ class OwnSession:
         self.plain_forms = policy.sources.plain_forms
         self._policy = policy
         self._sources = policy.sources
+        cookie = policy.sources.cookie
+        self._cookie = None if cookie is None else cookie.decode("ascii")
         self._validator = validator
         self._actions = actions
 
@@ -143,9 +145,9 @@ class OwnSession:
         if isinstance(verdict, Allow):
             with suppress(RevocationPending):  # it is in effect
                 await actions.sessions.revoke(verdict.session.id, by=_USER, reason="signed_out")
-        cookie = self._sources.cookie
-        removed = format_expired_cookie(cookie.decode("ascii")) if cookie is not None else None
-        fields = () if removed is None else (("Set-Cookie", removed),)
+        fields: tuple[Field, ...] = ()
+        if self._cookie is not None:
+            fields = (("Set-Cookie", format_expired_cookie(self._cookie)),)
         return Response(200, (*_JSON, *fields), _encode({"signed_out": True}))
 
     async def _validate(self, presented: Presented | Deny) -> Verdict:
@@ -179,10 +181,9 @@ class OwnSession:
         session, text = issued.record.session, issued.token.text
         document = _build_times(session)
         fields: tuple[Field, ...] = ()
-        cookie = self._sources.cookie
-        if cookie is not None and self._sources.has_cookie_token(head):
+        if self._cookie is not None and self._sources.has_cookie_token(head):
             lifetime = session.expires_at - actions.clock.now()
-            value = format_cookie(cookie.decode("ascii"), text, lifetime=lifetime)
+            value = format_cookie(self._cookie, text, lifetime=lifetime)
             fields = (("Set-Cookie", value),)
         else:
             document["token"] = text
