@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
 from sidegate.core.errors import UnreadableRecord
 from sidegate.stores.codec import decode
@@ -37,6 +37,26 @@ BOUND: Final = 5.0
 _RESTORE_TIME: Final = 5.0
 _MARGIN: Final = 1.0
 _RESTART_TIME: Final = 30.0
+
+
+class _Link(Protocol):
+    """The way of an instance to a store."""
+
+    is_cut: bool
+    extra_delay: float
+
+    def reset(self) -> None: ...
+
+
+_GetLink = Callable[[Instance], _Link]
+
+
+def _get_redis(instance: Instance) -> _Link:
+    return instance.machine.redis
+
+
+def _get_database(instance: Instance) -> _Link:
+    return instance.machine.database
 
 
 class Faults:
@@ -102,14 +122,24 @@ class Faults:
         everything = list(self._instances)
         return everything if random.random() < 0.5 else [random.choice(everything)]
 
-    async def _redis_cut(self, random: Random) -> None:
-        machines = [each.machine for each in self._some(random)]
-        for machine in machines:
-            machine.redis.is_cut = True
-            machine.redis.reset()
+    async def _cut(self, random: Random, get_link: _GetLink) -> None:
+        for each in self._some(random):
+            get_link(each).is_cut = True
+            get_link(each).reset()
         await asyncio.sleep(random.uniform(0.3, 9.0))
         for each in self._instances:
-            each.machine.redis.is_cut = False
+            get_link(each).is_cut = False
+
+    async def _slow(self, random: Random, get_link: _GetLink, *, delays: Sequence[float]) -> None:
+        links = [get_link(each) for each in self._some(random)]
+        for link in links:
+            link.extra_delay = random.choice(delays)
+        await asyncio.sleep(random.uniform(1.0, 6.0))
+        for link in links:
+            link.extra_delay = 0.0
+
+    async def _redis_cut(self, random: Random) -> None:
+        await self._cut(random, _get_redis)
 
     async def _redis_silent(self, random: Random) -> None:
         seconds = random.uniform(0.3, 9.0)
@@ -118,12 +148,7 @@ class Faults:
         await asyncio.sleep(seconds)
 
     async def _redis_slow(self, random: Random) -> None:
-        links = [each.machine.redis for each in self._some(random)]
-        for link in links:
-            link.extra_delay = random.choice([0.005, 0.02, 0.1, 0.5])
-        await asyncio.sleep(random.uniform(1.0, 6.0))
-        for link in links:
-            link.extra_delay = 0.0
+        await self._slow(random, _get_redis, delays=[0.005, 0.02, 0.1, 0.5])
 
     async def _redis_resets(self, random: Random) -> None:
         for _ in range(random.randrange(3, 20)):
@@ -239,12 +264,7 @@ class Faults:
             each.machine.database.reset()
 
     async def _database_cut(self, random: Random) -> None:
-        for each in self._some(random):
-            each.machine.database.is_cut = True
-            each.machine.database.reset()
-        await asyncio.sleep(random.uniform(0.3, 9.0))
-        for each in self._instances:
-            each.machine.database.is_cut = False
+        await self._cut(random, _get_database)
 
     async def _database_silent(self, random: Random) -> None:
         seconds = random.uniform(0.3, 9.0)
@@ -253,12 +273,7 @@ class Faults:
         await asyncio.sleep(seconds)
 
     async def _database_slow(self, random: Random) -> None:
-        links = [each.machine.database for each in self._some(random)]
-        for link in links:
-            link.extra_delay = random.choice([0.005, 0.03, 0.15])
-        await asyncio.sleep(random.uniform(1.0, 6.0))
-        for link in links:
-            link.extra_delay = 0.0
+        await self._slow(random, _get_database, delays=[0.005, 0.03, 0.15])
 
     async def _database_loses_replies(self, random: Random) -> None:
         links = [each.machine.database for each in self._instances]
