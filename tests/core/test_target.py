@@ -77,6 +77,16 @@ HOSTILE = [
     ("/public/..%ef%bc%8fadmin", {"/admin"}),
     ("/public/%e2%80%a5/admin", {"/admin"}),
     ("/caf%e9/..%2fadmin", {"/admin"}),
+    ("/public/%ef%bc%8e%ef%bc%8e/admin/%ff", {"/admin/\udcff"}),
+    # A step of one server that another does not take
+    ("/public/a%2fb/%2e%2e/%2e%2e/admin", {"/admin", "/public/admin"}),
+    ("/public/a%2fb/..%5c..%5cadmin", {"/admin"}),
+    ("/public/a/%u002e%u002e/..%2f..%2fadmin", {"/public/admin", "/admin"}),
+    ("/public/a%e2%88%95b/%ef%bc%8e%ef%bc%8e/%ef%bc%8e%ef%bc%8e/admin", {"/admin"}),
+    # Windows
+    ("/public/..%20/admin", {"/admin"}),
+    ("/admin:$i30:$INDEX_ALLOCATION/x", {"/admin/x"}),
+    ("/admin::$DATA", {"/admin"}),
     # Absolute
     ("http://app.test/admin", {"/admin"}),
     ("HTTP://app.test:80/public/../admin", {"/admin"}),
@@ -136,6 +146,7 @@ def test_reading_as_it_is_remains(uri: str) -> None:
         "/a\tb",
         "/a, /b",
         "/a\r\n/b",
+        "/a?b\r\n/c",
         "/a\0",
         "/admin%00/../public/x",
         "/public/x%00.html",
@@ -230,14 +241,22 @@ def test_method_has_readings_or_none(stated: bytes, methods: tuple[str, ...] | N
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("/ADMIN", "/admin"), ("/É", "/é"), ("/\u017f", "/s"), ("/K", "/k"), ("/ẞ", "/ss")],
+    [
+        ("/ADMIN", "/admin"),
+        ("/É", "/é"),
+        ("/\u017f", "/s"),
+        ("/K", "/k"),
+        ("/ẞ", "/ss"),
+        ("/\u0130", "/i"),
+        ("/\u0131", "/I"),
+    ],
 )
 def test_paths_that_differ_by_case_fold_to_the_same(one: str, other: str) -> None:
     assert fold(one.encode()) == fold(other.encode())
 
 
-def test_path_outside_utf8_folds_its_ascii_letters() -> None:
-    assert fold(b"/A\xe9") == b"/a\xe9"
+def test_path_outside_utf8_folds_its_letters() -> None:
+    assert fold(b"/A\xe9/\xc5\xbf") == b"/a\xe9/s"
 
 
 MARKS = ["/", "//", "\\", ".", "..", ";", "#", "?", "\uff0f", "é"]

@@ -15,7 +15,7 @@ from unicodedata import normalize
 from urllib.parse import unquote_to_bytes
 
 # The paths of honest clients have up to eight. Within these bounds, to read a target and to look up
-# 20 rules takes two milliseconds at most, and 50 microseconds for an honest path.
+# 20 rules takes two milliseconds at most, and a tenth of one for an honest path.
 _MAX_READINGS: Final = 16
 _MAX_ODD_SIZE: Final = 2048  # of a path that may have several
 
@@ -55,10 +55,20 @@ def read_target(stated: StatedTarget) -> Readings:
 
 def fold(path: bytes) -> bytes:
     """Return a path as a server reads it that does not distinguish case."""
-    try:
-        return path.decode("utf-8").casefold().encode("utf-8")
-    except UnicodeDecodeError:
-        return path.lower()
+    return _encode(_decode_text(path).translate(_TURKISH).casefold())
+
+
+# Java compares both without case as `i`. `casefold` keeps one, and makes the other two characters.
+_TURKISH: Final = {0x130: "i", 0x131: "i"}
+
+
+def _decode_text(path: bytes) -> str:
+    """Decode UTF-8; other bytes remain what they are, and do not hide what stands beside them."""
+    return path.decode("utf-8", "surrogateescape")
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 # Host
@@ -94,7 +104,7 @@ _ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#\\]*)(.*)", re.
 # Characters of a URI (RFC 3986), and those that clients should encode, but for blanks and controls.
 _TARGET: Final = re.compile(rb"[\x21-\x7e\x80-\xff]+")
 # A path without any of these has one reading.
-_ODD: Final = re.compile(rb"[^A-Za-z0-9_~!$&'()*+,=:@/.-]|//|/\.|\./|\.\Z")
+_ODD: Final = re.compile(rb"[^A-Za-z0-9_~!$&'()*+,=:@/.-]|//|/\.|\./|\.\Z|:\$")
 # No honest path has one, encoded or not. A NUL ends it for some servers, and others drop line ends.
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
@@ -103,6 +113,8 @@ _ALWAYS_ENCODED: Final = {byte: bytes((byte,)) for byte in (*b' "<>[]^`{|}', *ra
 
 
 def _read_paths(uri: bytes, absolute: "re.Match[bytes] | None") -> tuple[bytes, ...] | None:
+    if b"\r" in uri:  # stated twice: the query of the first would hide the second
+        return None
     path = uri.partition(b"?")[0]
     if absolute is None and path.startswith(b"/") and _ODD.search(path) is None:
         return (path,)
@@ -139,13 +151,20 @@ def _apply_steps(path: bytes) -> Iterator[bytes]:
     return (step(path) for step in _STEPS)
 
 
-def _decode(path: bytes) -> bytes:
-    """Decode once: `%2f`, and `%u002f` as IIS does."""
-    path = re.sub(rb"%[uU]([0-9A-Fa-f]{4})", _decode_unicode, path)
-    return unquote_to_bytes(path)
+def _decode_all_but_slashes(path: bytes) -> bytes:
+    """`/a/b%2fc/%2e%2e/d` is `/a/d` for many: with `%2f` kept, it is one segment."""
+    return _NO_SLASH.sub(lambda escape: bytes((int(escape[1], 16),)), path)
 
 
-def _decode_unicode(escape: "re.Match[bytes]") -> bytes:
+_NO_SLASH: Final = re.compile(rb"%(?!2[fF])([0-9A-Fa-f]{2})")
+
+
+def _decode_unicode(path: bytes) -> bytes:
+    """Decode `%u002f`, as IIS does. For others it is text."""
+    return re.sub(rb"%[uU]([0-9A-Fa-f]{4})", _read_unicode, path)
+
+
+def _read_unicode(escape: "re.Match[bytes]") -> bytes:
     return chr(int(escape[1], 16)).encode("utf-8", "surrogatepass")
 
 
@@ -193,6 +212,16 @@ def _trim_segments(path: bytes) -> bytes:
     return re.sub(rb"(?<=[^/. ])[. ]+(?=/|\Z)", b"", path)
 
 
+def _trim_blanks(path: bytes) -> bytes:
+    """`.. ` is `..`."""
+    return re.sub(rb"(?<=[^/ ]) +(?=/|\Z)", b"", path)
+
+
+def _remove_streams(path: bytes) -> bytes:
+    """`/admin:$i30:$INDEX_ALLOCATION` is `/admin` for NTFS."""
+    return re.sub(rb":[^/:]*:\$[^/]*", b"", path)
+
+
 _OVERLONG: Final = re.compile(
     rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80\x81][\x80-\xbf]|\xf0\x80[\x80\x81][\x80-\xbf]"
 )
@@ -213,19 +242,20 @@ def _read_overlong(encoded: bytes) -> int:
 _BEST_FIT: Final = {0x2044: "/", 0x2215: "/", 0x2216: "\\", 0x29F5: "\\"}
 
 
-def _replace_compatible(path: bytes) -> bytes:
-    """A full-width `/` or `.` is an ASCII one in NFKC; others are in Windows' code pages."""
-    if path.isascii():
-        return path
-    try:
-        text = normalize("NFKC", path.decode("utf-8"))
-        return text.translate(_BEST_FIT).encode("utf-8")
-    except UnicodeDecodeError:
-        return path
+def _normalize(path: bytes) -> bytes:
+    """A full-width `/` or `.` is an ASCII one in NFKC."""
+    return path if path.isascii() else _encode(normalize("NFKC", _decode_text(path)))
+
+
+def _replace_best_fit(path: bytes) -> bytes:
+    """Others are ASCII in Windows' code pages."""
+    return path if path.isascii() else _encode(_decode_text(path).translate(_BEST_FIT))
 
 
 _STEPS: Final[tuple[Callable[[bytes], bytes], ...]] = (
-    _decode,
+    unquote_to_bytes,
+    _decode_all_but_slashes,
+    _decode_unicode,
     _cut_at(b"?"),
     _cut_at(b"#"),
     _turn_backslashes,
@@ -234,6 +264,9 @@ _STEPS: Final[tuple[Callable[[bytes], bytes], ...]] = (
     _remove_authority,
     _remove_dot_segments,
     _trim_segments,
+    _trim_blanks,
+    _remove_streams,
     _decode_overlong,
-    _replace_compatible,
+    _normalize,
+    _replace_best_fit,
 )

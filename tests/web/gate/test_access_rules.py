@@ -235,6 +235,10 @@ UNSTATED: list[tuple[tuple[bytes, ...], int]] = [
         (b"X-Original-URI: /public/x", b"X-Original-URI: /public/x", b"X-Original-Method: GET"),
         401,
     ),
+    (
+        (b"X-Original-URI: /public/x?", b"X-Original-URI: /admin", b"X-Original-Method: GET"),
+        401,
+    ),
     ((b"X-Original-URI: /public/x", b"X-Original-Method: GET", b"X-Original-Method: GET"), 401),
     ((b"X-Original-URI: /public/x", b"X-Original-Method: POST"), 401),
     ((b"X-Original-URI: /public/x", b"X-Original-Method: get"), 401),

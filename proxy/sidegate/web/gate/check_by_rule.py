@@ -63,7 +63,8 @@ class CheckByRule:
 
     def _select(self, head: Head) -> RequestHandler:
         host, uri, method = self._get_stated(head)
-        if uri is not None and b"?" in uri:
+        # A header that is repeated has to be seen whole: its first line may have a query.
+        if uri is not None and b"?" in uri and b"\r" not in uri:
             uri = uri.partition(b"?")[0]
         return self._remembered.get((host, uri, method)) or self._find(host, uri, method=method)
 
