@@ -514,6 +514,19 @@ async def test_rule_in_shadow_is_counted_and_not_enforced(
         assert gate.rule_checks[:4] == [("default",)] * 4
 
 
+async def test_rule_in_shadow_changes_no_answer_in_an_outage(protocol: str) -> None:
+    acme = Rule("acme", Requirement(tenants=frozenset({"acme"})), paths=("/x/**",), shadow=True)
+    for fast_path in (False, True):
+        async with open_gate(rules=[acme], in_memory=True, fast_path=fast_path) as gate:
+            gate.records_down = True
+            assert (await ask(gate, protocol, "/x/1", bearer(ALICE))).status == 200
+            assert gate.shadow_checks == [("acme", "unchecked", "tenant")] * 2
+
+            gate.records_down = False
+            assert (await ask(gate, protocol, "/x/1", bearer(ALICE))).status == 200
+            assert gate.shadow_checks[2:] == [("acme", "deny", "rule")] * 2
+
+
 # The application never sees the token
 
 A = ALICE.text.encode()
@@ -687,3 +700,15 @@ def test_too_many_combinations_of_rules_get_the_strictest_check() -> None:
     assert set(selected[256:]) == {strictest}
     assert strictest not in selected[:256]
     assert select(check, "/x1") == ("r1",)
+
+
+def test_rule_in_shadow_is_not_enforced_after_too_many_combinations() -> None:
+    rules = [Rule(f"r{digit}", PUBLIC, paths=(f"/*{digit}",)) for digit in range(10)]
+    new = Rule("new", Requirement(scopes=frozenset({"admin"})), paths=("/new/**",), shadow=True)
+    check = build_check_by_rule(RuleTable([new, *rules]))
+
+    for size, path in ((4, "/{}%23{}%3f{};{}"), (3, "/{}%23{}%3f{}")):
+        for digits in combinations(range(10), size):
+            select(check, path.format(*digits))
+
+    assert select(check, "/new/x") == ("default",)

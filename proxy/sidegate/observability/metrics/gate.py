@@ -66,7 +66,7 @@ CHECKS: Final = (
         "Checks by access rule: allow, anonymous (allowed without a session), deny, unavailable. A"
         " target that can be read in several ways counts for each of its rules. Mode shadow: what a"
         " rule would answer that is not enforced; unchecked, if another rule made the target"
-        " public.",
+        " public, or the tenant is not known in an outage.",
         ("rule", "mode", "outcome"),
         _count_by_rule,
     ),

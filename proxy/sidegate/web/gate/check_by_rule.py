@@ -81,10 +81,13 @@ class CheckByRule:
         return check
 
     def _get_check(self, decision: Decision) -> RequestHandler:
-        """Return the check for rules; the strictest if there are too many combinations of rules."""
+        """Return the check for rules.
+
+        If there are too many combinations: without the rules in shadow, or the strictest.
+        """
         check = self._checks.get(decision)
         if check is None:
             if len(self._checks) >= self._max_checks:
-                return self._strictest
+                return self._checks.get(Decision(decision.rules), self._strictest)
             check = self._checks[decision] = self._build_check(decision)
         return check

@@ -35,6 +35,8 @@ CountShadow = Callable[[str, Labels], None]
 
 # A session is looked up for other reasons only, so it is not known whether it would be allowed.
 _NOT_CHECKED: Final[Labels] = ("unchecked", "public")
+# The database does not tell it.
+_UNKNOWN_TENANT: Final[Labels] = ("unchecked", "tenant")
 
 
 class RuleEvents(Protocol):
@@ -132,17 +134,20 @@ class RuleCheck(Check):
         self._shadow = tuple(shadow)
         self._count_shadow = count_shadow
         self._tenants = tenants
-        requirements = (requirement, *(rule.requirement for rule in self._shadow))
-        self._needs_tenant = any(each.tenants is not None for each in requirements)
+        self._needs_tenant = requirement.tenants is not None
+        shadow_needs = any(rule.requirement.tenants is not None for rule in self._shadow)
+        self._reads_tenant = self._needs_tenant or shadow_needs
 
     async def _validate(
         self, presented: Presented, *, budget: float | None, elapsed: float | None
     ) -> Verdict:
         begun = perf_counter() - (elapsed or 0.0)
         verdict = await super()._validate(presented, budget=budget, elapsed=elapsed)
-        if self._needs_tenant and isinstance(verdict, Allow):
+        if self._reads_tenant and isinstance(verdict, Allow):
             spent = perf_counter() - begun
-            return await self._tenants.load(verdict.session, spent=spent) or verdict
+            outage = await self._tenants.load(verdict.session, spent=spent)
+            if outage is not None and self._needs_tenant:  # rules in shadow change no answer
+                return outage
         return verdict
 
     def _allow(
@@ -150,7 +155,7 @@ class RuleCheck(Check):
     ) -> EncodedResponse | None:
         """Use the cached response only if nothing has to be denied or counted."""
         session, tenant = entry.session, None
-        if self._needs_tenant:
+        if self._reads_tenant:
             if not self._tenants.knows(session):
                 return None
             tenant = self._tenants.get_known(session)
@@ -164,12 +169,22 @@ class RuleCheck(Check):
     def _decide(self, verdict: Verdict, now: datetime | None) -> Answer:
         tenant = self._get_tenant(verdict.session) if isinstance(verdict, Allow) else None
         for rule in self._shadow:
-            answer = rule.requirement.apply(verdict, now, tenant=tenant)
-            self._count_shadow(rule.name, get_labels(answer))
+            self._count_shadow(rule.name, self._judge_shadow(rule, verdict, now=now, tenant=tenant))
         return self._requirement.apply(verdict, now, tenant=tenant)
 
+    def _judge_shadow(
+        self, rule: Rule, verdict: Verdict, *, now: datetime | None, tenant: str | None
+    ) -> Labels:
+        if (
+            rule.requirement.tenants is not None
+            and isinstance(verdict, Allow)
+            and not self._tenants.knows(verdict.session)
+        ):
+            return _UNKNOWN_TENANT
+        return get_labels(rule.requirement.apply(verdict, now, tenant=tenant))
+
     def _get_tenant(self, session: Session) -> str | None:
-        return self._tenants.get_known(session) if self._needs_tenant else None
+        return self._tenants.get_known(session) if self._reads_tenant else None
 
 
 class PublicCheck:
